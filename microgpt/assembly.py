@@ -1,0 +1,103 @@
+"""From a configuration to the things that it names: corpus, model, optimizer, schedule, policy, and a seed's own part of them."""
+
+import random
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from microgpt.config import Config, OptimConfig, SampleConfig, StyleConfig
+from microgpt.data.batches import BatchOrder, shuffled
+from microgpt.data.corpus import Corpus, build_corpus
+from microgpt.data.sources import read_source
+from microgpt.engines.base import EngineState, OptimizerSpec, Workload
+from microgpt.generation import SamplingPolicy
+from microgpt.model.init import init_parameters
+from microgpt.model.spec import ModelSpec
+from microgpt.training.schedules import Schedule
+
+
+def read_corpus(config: Config) -> Corpus:
+    data, style = config.data, config.style
+    return build_corpus(
+        read_source(data.name, data.path),
+        text_format=data.format,
+        long_documents=data.long_documents,
+        val_fraction=data.val_fraction,
+        split_seed=data.split_seed,
+        block_size=config.model.block_size,
+        style_documents=style.documents,
+        style_long_documents=style.long_documents,
+    )
+
+
+def model_spec(config: Config, vocab_size: int) -> ModelSpec:
+    model = config.model
+    bigram = model.kind == "bigram"
+    return ModelSpec(
+        kind=model.kind,
+        vocab_size=vocab_size,
+        n_embd=vocab_size if bigram else model.n_embd or 0,
+        n_head=1 if bigram else model.n_head or 0,
+        n_layer=0 if bigram else model.n_layer or 0,
+        block_size=model.block_size,
+        tie_lm_head=model.tie_lm_head,
+        input_rmsnorm=model.input_rmsnorm,
+        activation=model.activation,
+        init_std=model.init_std,
+        zero_init_residual=model.zero_init_residual,
+    )
+
+
+def optimizer_spec(optim: OptimConfig) -> OptimizerSpec:
+    chosen = {key: value for key, value in asdict(optim).items() if key != "lr" and value is not None}
+    return OptimizerSpec(**chosen)
+
+
+def schedule_of(config: Config) -> Schedule:
+    schedule = config.schedule
+    total = config.train.steps if schedule.total_steps is None else schedule.total_steps
+    return Schedule(schedule.name, max(total, 1), schedule.warmup_steps, schedule.warmdown_steps)
+
+
+def sampling_policy(sample: SampleConfig, style: StyleConfig | dict[str, Any]) -> SamplingPolicy:
+    """`style` is the configuration's node, or the one that a checkpoint recorded."""
+    node = asdict(style) if isinstance(style, StyleConfig) else style
+    return SamplingPolicy(
+        temperature=sample.temperature,
+        top_k=sample.top_k,
+        max_new_tokens=sample.max_new_tokens,
+        phrases=tuple(node.get("phrases", ())),
+        bias=node.get("bias", 0.0),
+    )
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a seed determines before the first step: all of it drawn from one generator, in microgpt.py's order."""
+
+    order: BatchOrder
+    state: EngineState  # R = 1
+    rng: random.Random  # where the draws ended; the samples' draws go on from here
+
+
+def begin(seed: int, corpus: Corpus, spec: ModelSpec, batch_size: int, style_share: float) -> Beginning:
+    """Shuffle the examples, then draw the initial values. Training itself draws nothing.
+
+    The style's examples follow the corpus's in `workload(...).examples`; they are met in their own order.
+    """
+    rng = random.Random(seed)
+    count = len(corpus.train.examples)
+    order = BatchOrder(
+        corpus=shuffled(count, rng),
+        style=range(count, count + len(corpus.style_train.examples)),
+        style_share=style_share if corpus.style_train.examples else 0.0,
+        batch_size=batch_size,
+    )
+    matrices = init_parameters(spec, rng)
+    parameters = {name: np.array([matrix]) for name, matrix in matrices.items()}
+    return Beginning(order, EngineState(parameters), rng)
+
+
+def workload(corpus: Corpus, orders: list[BatchOrder]) -> Workload:
+    return Workload([*corpus.train.examples, *corpus.style_train.examples], orders)

@@ -1,0 +1,251 @@
+"""Checkpoints: a directory of safetensors and JSON that any engine can take up again.
+
+    <run>/checkpoint/step_00000500/   weights.safetensors, optimizer_m.safetensors, optimizer_v.safetensors,
+                                      meta.json, train_state.json, checksums.json
+    <run>/checkpoint/latest, best     symbolic links to steps
+
+A step's directory appears by one rename, after everything in it is on disk, and is never written again: a crash at any
+instant leaves whole checkpoints only. Knows nothing of engines beyond their plain state, nothing of loops.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from microgpt.engines.base import Arrays, EngineState
+from microgpt.errors import UserError
+from microgpt.model.spec import ModelSpec
+
+FORMAT_VERSION = 1
+WEIGHTS, OPTIMIZER_M, OPTIMIZER_V = "weights.safetensors", "optimizer_m.safetensors", "optimizer_v.safetensors"
+META, TRAIN_STATE, CHECKSUMS = "meta.json", "train_state.json", "checksums.json"
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What inference needs to know beside the weights."""
+
+    spec: ModelSpec
+    chars: list[str]
+    dtype: str = "float32"
+    model: str = "gpt"  # the name under which it was chosen
+    style: dict[str, Any] = field(default_factory=dict)  # the style's node of the configuration
+
+
+@dataclass
+class TrainState:
+    """Where a training stands, apart from weights and moments. Everything a run needs to go on as if never stopped."""
+
+    step: int = 0  # steps done in this leg
+    first_step: int = 0  # steps done before this leg; the batches and the optimizer count from there
+    total_steps: int = 0  # the schedule's horizon
+    steps: int = 0  # the steps that the leg was asked for
+    tokens: int = 0  # target tokens trained on, in this leg
+    recent_losses: list[float] = field(default_factory=list)  # the last steps' losses, newest last
+    val_loss: float | None = None  # of the last evaluation
+    best_val_loss: float | None = None
+    best_step: int | None = None
+    first_val_loss: float | None = None
+    train_seconds: float = 0.0
+    evaluate_seconds: float = 0.0
+    checkpoint_seconds: float = 0.0
+    rng_state: list[Any] | None = None  # random.getstate() after the initial values were drawn: the samples' draws
+    seed: int | None = None
+    data_sha256: str | None = None
+    config_hash: str | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    path: Path
+    meta: Meta
+    state: EngineState
+    train: TrainState
+
+
+class CheckpointStore:
+    """The checkpoints of one run: writes them, names the latest and the best, drops the old."""
+
+    def __init__(self, directory: Path, keep: int):
+        self.directory = directory
+        self.keep = keep
+
+    def save(self, meta: Meta, state: EngineState, train: TrainState) -> Path:
+        final = self.directory / f"step_{train.step:08d}"
+        if not final.exists():
+            write_checkpoint(final, meta, state, train)
+        self.point("latest", final)
+        self.prune()
+        return final
+
+    def mark_best(self, step: int) -> None:
+        self.point("best", self.directory / f"step_{step:08d}")
+        self.prune()
+
+    def point(self, name: str, target: Path) -> None:
+        """Make a symbolic link, atomically."""
+        temporary = self.directory / f".{name}.{os.getpid()}"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target.name)
+        os.replace(temporary, self.directory / name)
+
+    def prune(self) -> None:
+        """Keep the newest `keep` checkpoints and the best; drop the rest and what a crash left half written."""
+        steps = sorted(self.directory.glob("step_*"))
+        best = self.directory / "best"
+        kept = {path.name for path in steps[-self.keep :]} | ({os.readlink(best)} if best.is_symlink() else set())
+        for path in [*steps, *self.directory.glob(".step_*")]:
+            if path.name not in kept:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def newest(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole, or None."""
+        for path in sorted(self.directory.glob("step_*"), reverse=True):
+            try:
+                return load_checkpoint(path)
+            except UserError:
+                continue
+        return None
+
+
+def write_checkpoint(final: Path, meta: Meta, state: EngineState, train: TrainState) -> None:
+    """Write a checkpoint directory of replica 0 under a hidden name, flush it to disk, then give it its name."""
+    temporary = final.parent / f".{final.name}.{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    files = {WEIGHTS: tensors(state.parameters)}
+    if state.m:
+        files[OPTIMIZER_M] = tensors(state.m)
+    if state.v:
+        files[OPTIMIZER_V] = tensors(state.v)
+    files[META] = document(meta_document(meta))
+    files[TRAIN_STATE] = document(asdict(train))
+    files[CHECKSUMS] = document({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
+    for name, content in files.items():
+        with (temporary / name).open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    os.rename(temporary, final)
+    sync_directory(final.parent)
+
+
+def sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def tensors(arrays: Arrays) -> bytes:
+    return save_tensors({name: np.ascontiguousarray(array[0]) for name, array in arrays.items()})
+
+
+def document(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def meta_document(meta: Meta) -> dict[str, Any]:
+    """meta.json: first the fields that the earlier format has, then ours."""
+    spec = meta.spec
+    first = {key: getattr(spec, key) for key in ("vocab_size", "n_embd", "n_head", "n_layer", "block_size")}
+    return {
+        **first,
+        "chars": meta.chars,
+        "format_version": FORMAT_VERSION,
+        **{key: value for key, value in spec.to_dict().items() if key not in first},
+        "dtype": meta.dtype,
+        "model": meta.model,
+        "style": meta.style,
+    }
+
+
+def parse_meta(found: dict[str, Any]) -> Meta:
+    """Read meta.json; what the earlier format did not have takes the values that its models had."""
+    own = {f.name: f.default for f in fields(ModelSpec)}
+    known = {key: found.get(key, default) for key, default in own.items()}
+    known["kind"] = found.get("kind", "gpt")
+    missing = [key for key in ("vocab_size", "n_embd", "n_head", "n_layer", "block_size", "chars") if key not in found]
+    if missing:
+        raise ValueError(f"meta.json lacks {', '.join(missing)}")
+    return Meta(
+        spec=ModelSpec(**known),
+        chars=found["chars"],
+        dtype=found.get("dtype", "float32"),
+        model=found.get("model", known["kind"]),
+        style=found.get("style", {}),
+    )
+
+
+def resolve_checkpoint(name: str, outputs_dir: str) -> Path:
+    """The directory behind checkpoint=<folder of a run or a checkpoint>|latest. Raises UserError."""
+    if name == "latest":
+        runs = sorted(Path(outputs_dir).glob("*/*/checkpoint/latest"))
+        if not runs:
+            raise UserError(f"checkpoint=latest: no run in outputs_dir={outputs_dir} has a checkpoint yet")
+        return runs[-1].resolve()
+    path = Path(name)
+    for candidate in (path, path / "latest", path / "checkpoint" / "latest"):
+        if (candidate / META).is_file():
+            return candidate.resolve()
+    raise UserError(f"checkpoint={name} is not a checkpoint: there is no {META} in it, nor in its checkpoint/latest")
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read and verify one checkpoint directory. Raises UserError that says what is damaged."""
+    try:
+        contents = {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
+        verify_checksums(contents)
+        for name in (META, WEIGHTS):
+            if name not in contents:
+                raise ValueError(f"{name} is missing")
+        meta = parse_meta(json.loads(contents[META]))
+        parameters = replica(contents[WEIGHTS])
+        check_shapes(meta.spec, parameters)
+        state = EngineState(
+            parameters=parameters,
+            m=replica(contents[OPTIMIZER_M]) if OPTIMIZER_M in contents else {},
+            v=replica(contents[OPTIMIZER_V]) if OPTIMIZER_V in contents else {},
+        )
+        found = json.loads(contents.get(TRAIN_STATE, b"{}"))
+        train = TrainState(**{f.name: found[f.name] for f in fields(TrainState) if f.name in found})
+        return Checkpoint(path, meta, state, train)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"checkpoint {path} is damaged: {reason}") from error
+
+
+def verify_checksums(contents: dict[str, bytes]) -> None:
+    """Compare every file with checksums.json, where there is one (the earlier format had none)."""
+    if CHECKSUMS not in contents:
+        return
+    for name, expected in json.loads(contents[CHECKSUMS]).items():
+        if name not in contents:
+            raise ValueError(f"{name} is missing")
+        if hashlib.sha256(contents[name]).hexdigest() != expected:
+            raise ValueError(f"{name} does not have the SHA-256 that {CHECKSUMS} states")
+
+
+def replica(content: bytes) -> Arrays:
+    """Tensors of one model, with the leading R axis (R = 1)."""
+    return {name: array[np.newaxis] for name, array in load_tensors(content).items()}
+
+
+def check_shapes(spec: ModelSpec, parameters: Arrays) -> None:
+    for name, shape in spec.shapes().items():
+        if name not in parameters:
+            raise ValueError(f"{WEIGHTS} lacks the tensor {name}")
+        if parameters[name].shape[1:] != shape:
+            raise ValueError(f"{WEIGHTS} has {name} of shape {parameters[name].shape[1:]}, meta.json says {shape}")
+
+

@@ -1,0 +1,101 @@
+"""The contract that every engine keeps, and the plain data that crosses it. Knows nothing of files, configuration or loops.
+
+An engine holds R >= 1 models of one shape (R = 1 for a single run) and trains them side by side. All arrays have a
+leading R axis. What an engine computes is defined by the scalar engine; the others are checked against it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from microgpt.data.batches import BatchOrder
+
+Arrays = dict[str, np.ndarray]
+Tokens = Sequence[int]
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """How parameters move. Fields that an optimizer does not use keep their defaults."""
+
+    name: str  # adam | adamw | sgd
+    beta1: float = 0.0
+    beta2: float = 0.0
+    eps: float = 0.0
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    grad_clip: float | None = None
+
+
+@dataclass
+class EngineState:
+    """Everything that training changes: by tensor name, arrays of shape (R, rows, columns)."""
+
+    parameters: Arrays
+    m: Arrays = field(default_factory=dict)  # first moments (adam, adamw) or momentum (sgd)
+    v: Arrays = field(default_factory=dict)  # second moments; empty for sgd
+
+    def is_finite(self) -> bool:
+        return all(np.isfinite(a).all() for part in (self.parameters, self.m, self.v) for a in part.values())
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What every run reports about where it ran."""
+
+    backend: str
+    device: str
+    using_gpu: bool
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What to train on: the examples that all models share, and for each model the order in which it meets them."""
+
+    examples: Sequence[Tokens]  # token ids; an example of n + 1 tokens has n targets
+    orders: Sequence[BatchOrder]  # R of them
+
+    def target_tokens(self, step: int, replica: int) -> int:
+        """How many tokens a model is asked to predict in a step."""
+        return sum(len(self.examples[i]) - 1 for i in self.orders[replica].batch(step))
+
+
+class Decoder(Protocol):
+    """One model reading one text, with the keys and values of earlier tokens kept."""
+
+    def feed(self, token: int) -> list[float]:
+        """Append a token; return the logits (V,) of the next one. At most block_size tokens fit."""
+        ...
+
+
+class Engine(Protocol):
+    info: EngineInfo
+
+    def load(self, state: EngineState) -> None:
+        """Take up parameters and moments; moments that are missing start at zero."""
+        ...
+
+    def state(self) -> EngineState:
+        """A copy of parameters and moments."""
+        ...
+
+    def advance(self, step: int, learning_rates: np.ndarray) -> np.ndarray:
+        """Train k steps from `step` on (counted from 0); learning_rates (k, R) -> mean loss per target token (k, R).
+
+        A step whose loss is not finite changes nothing, and nothing follows it: its remaining losses are NaN.
+        """
+        ...
+
+    def evaluate(self, examples: Sequence[Tokens]) -> np.ndarray:
+        """Mean loss in nats per target token over all examples: (R,)."""
+        ...
+
+    def decoder(self, replica: int) -> Decoder: ...
+
+
+def decays(tensor: str) -> bool:
+    """Whether adamw's weight decay applies to a tensor: to matrices that multiply, not to embeddings."""
+    return tensor not in ("wte", "wpe")

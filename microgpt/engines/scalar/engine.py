@@ -1,0 +1,134 @@
+"""The scalar engine: the contract of engines/base.py, kept with `Value`s. It is the definition of what all engines compute."""
+
+import gc
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from microgpt.engines.base import EngineInfo, EngineState, OptimizerSpec, Tokens, Workload, decays
+from microgpt.engines.scalar.model import FORWARD, PLAIN, WITH_GRADIENTS, Cache, Weights, document_losses
+from microgpt.engines.scalar.optimizers import Optimizer
+from microgpt.engines.scalar.value import Value, add_up
+from microgpt.model.spec import ModelSpec
+
+
+class ScalarModel:
+    """One model and its optimizer."""
+
+    def __init__(self, spec: ModelSpec, optimizer: OptimizerSpec, matrices: dict[str, list[list[float]]]):
+        self.spec = spec
+        self.weights: Weights = {
+            name: [[Value(number) for number in row] for row in matrices[name]] for name in spec.shapes()
+        }
+        named = [(name, p) for name, matrix in self.weights.items() for row in matrix for p in row]
+        self.parameters = [p for _, p in named]
+        self.optimizer = Optimizer(optimizer, self.parameters, [decays(name) for name, _ in named])
+
+    def train_step(self, step: int, documents: Sequence[Tokens], lr: float) -> float:
+        """Forward, backward, update: the whole of learning. Returns the mean loss over the documents' target tokens."""
+        losses = [
+            loss
+            for tokens in documents
+            for loss in document_losses(self.spec, self.weights, tokens, WITH_GRADIENTS)
+        ]
+        loss = add_up(losses) * (1 / len(losses))
+        if not math.isfinite(loss.data):
+            return loss.data
+        loss.backward()
+        self.optimizer.update(step, lr)
+        return loss.data
+
+    def plain_weights(self) -> Weights:
+        return {name: [[p.data for p in row] for row in matrix] for name, matrix in self.weights.items()}
+
+    def evaluate(self, documents: Sequence[Tokens]) -> float:
+        weights = self.plain_weights()
+        losses = [loss for tokens in documents for loss in document_losses(self.spec, weights, tokens, PLAIN)]
+        return sum(losses) / len(losses)
+
+
+class ScalarDecoder:
+    def __init__(self, model: ScalarModel):
+        self.spec = model.spec
+        self.weights = model.plain_weights()
+        self.cache = Cache(model.spec.n_layer)
+
+    def feed(self, token: int) -> list[float]:
+        return FORWARD[self.spec.kind](self.spec, self.weights, token, self.cache, PLAIN)
+
+
+@contextmanager
+def no_cycle_collection() -> Iterator[None]:
+    """A graph of Values has no cycles, so counting references frees it; looking for cycles would take most of a step."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+class ScalarEngine:
+    """R models, one after the other, in float64."""
+
+    info = EngineInfo(backend="python", device="cpu", using_gpu=False, dtype="float64")
+
+    def __init__(self, spec: ModelSpec, optimizer: OptimizerSpec, workload: Workload | None, state: EngineState):
+        self.spec = spec
+        self.optimizer = optimizer
+        self.workload = workload  # None: a model to evaluate and to sample from
+        self.load(state)
+
+    def load(self, state: EngineState) -> None:
+        replicas = len(next(iter(state.parameters.values())))
+        self.models = []
+        for r in range(replicas):
+            matrices = {name: array[r].tolist() for name, array in state.parameters.items()}
+            model = ScalarModel(self.spec, self.optimizer, matrices)
+            for moments, flat in ((state.m, model.optimizer.m), (state.v, model.optimizer.v)):
+                if moments and flat:
+                    flat[:] = [number for name in self.spec.shapes() for number in moments[name][r].ravel().tolist()]
+            self.models.append(model)
+
+    def state(self) -> EngineState:
+        return EngineState(
+            parameters=self.arrays([[p.data for p in model.parameters] for model in self.models]),
+            m=self.arrays([model.optimizer.m for model in self.models]),
+            v=self.arrays([model.optimizer.v for model in self.models]),
+        )
+
+    def arrays(self, flat: list[list[float]]) -> dict[str, np.ndarray]:
+        """R flat lists over all parameters -> (R, rows, columns) by tensor name."""
+        if not flat[0]:
+            return {}
+        every, start, arrays = np.array(flat), 0, {}
+        for name, (rows, columns) in self.spec.shapes().items():
+            arrays[name] = every[:, start : start + rows * columns].reshape(-1, rows, columns).copy()
+            start += rows * columns
+        return arrays
+
+    def advance(self, step: int, learning_rates: np.ndarray) -> np.ndarray:
+        assert self.workload is not None, "this engine was made without a workload"
+        losses = np.full(learning_rates.shape, np.nan)
+        examples = self.workload.examples
+        with no_cycle_collection():
+            for r, (model, order) in enumerate(zip(self.models, self.workload.orders, strict=True)):
+                for k in range(len(learning_rates)):
+                    documents = [examples[i] for i in order.batch(step + k)]
+                    try:
+                        losses[k, r] = model.train_step(step + k, documents, float(learning_rates[k, r]))
+                    except OverflowError:  # plain Python raises where other engines' numbers become infinite
+                        losses[k, r] = math.inf
+                    if not math.isfinite(losses[k, r]):
+                        break
+        return losses
+
+    def evaluate(self, examples: Sequence[Tokens]) -> np.ndarray:
+        with no_cycle_collection():
+            return np.array([model.evaluate(examples) for model in self.models])
+
+    def decoder(self, replica: int) -> ScalarDecoder:
+        return ScalarDecoder(self.models[replica])

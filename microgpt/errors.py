@@ -1,0 +1,29 @@
+"""What a user is told when something is wrong: one sentence and an exit code. Everything else is a bug and keeps its traceback."""
+
+
+class MicrogptError(Exception):
+    """A failure that one sentence explains; the application prints it on stderr without a traceback."""
+
+    exit_code = 1
+
+
+class UserError(MicrogptError):
+    """A mistake in what the user asked for: the sentence names the key, the value and what is allowed."""
+
+    exit_code = 2
+
+
+class NonFiniteError(MicrogptError):
+    """A loss or a weight became NaN or infinite; the last checkpoint is still good."""
+
+
+class MemoryDriftError(MicrogptError):
+    """Resident memory grew from evaluation to evaluation beyond what the run allows."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was stopped by Ctrl-C or SIGTERM after it wrote its checkpoint and its record."""
+
+    def __init__(self, signal_number: int):
+        super().__init__(f"stopped by signal {signal_number}")
+        self.exit_code = 128 + signal_number

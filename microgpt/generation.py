@@ -1,0 +1,125 @@
+"""From logits to text: temperature, top-k, a style's bias, and the reason to stop. The same for every engine."""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from microgpt.data.tokenizer import Tokenizer
+from microgpt.engines.base import Decoder
+from microgpt.errors import UserError
+
+
+@dataclass(frozen=True)
+class SamplingPolicy:
+    temperature: float = 0.5  # 0: always the likeliest token
+    top_k: int | None = None
+    max_new_tokens: int | None = None  # None: until the block is full
+    phrases: tuple[str, ...] = ()  # favoured
+    bias: float = 0.0  # added to the logit of a favoured phrase's next character
+
+    def without_bias(self) -> "SamplingPolicy":
+        return SamplingPolicy(self.temperature, self.top_k, self.max_new_tokens)
+
+
+@dataclass(frozen=True)
+class Sample:
+    text: str  # without the prompt
+    stop_reason: str  # end: the model ended the document; length: max_new_tokens; block: the block is full
+
+
+def encode_prompt(prompt: str, tokenizer: Tokenizer, block_size: int) -> list[int]:
+    """[BOS] + the prompt's characters. Raises UserError for unknown characters and for a prompt that does not fit."""
+    tokens = [tokenizer.bos, *tokenizer.encode(prompt, "sample.prompt")]
+    if len(tokens) > block_size:
+        raise UserError(f"prompt token count {len(tokens)} exceeds max prompt tokens {block_size}")
+    return tokens
+
+
+def generate(
+    new_decoder: Callable[[], Decoder],
+    tokenizer: Tokenizer,
+    block_size: int,
+    prompt: Sequence[int],
+    policy: SamplingPolicy,
+    rng: random.Random,
+) -> Sample:
+    """Sample one continuation of `prompt` (token ids, BOS first), token by token.
+
+    Without max_new_tokens a sample ends where the block ends. With it, a full block slides: the later half of the text
+    is read again from position 0, and generation goes on.
+    """
+    decoder, used = new_decoder(), 0
+    for token in prompt:
+        logits, used = decoder.feed(token), used + 1
+    tokens, new = list(prompt), 0
+    while True:
+        probs = probabilities(biased(logits, tokens, tokenizer, policy), policy)
+        token = rng.choices(range(len(probs)), weights=probs)[0]
+        if token == tokenizer.bos:
+            return Sample(tokenizer.decode(tokens[len(prompt) :]), "end")
+        tokens.append(token)
+        new += 1
+        if policy.max_new_tokens is not None and new == policy.max_new_tokens:
+            return Sample(tokenizer.decode(tokens[len(prompt) :]), "length")
+        if used == block_size:
+            if policy.max_new_tokens is None:
+                return Sample(tokenizer.decode(tokens[len(prompt) :]), "block")
+            decoder, used = new_decoder(), 0
+            for earlier in tokens[-max(block_size // 2, 1) : -1]:
+                decoder.feed(earlier)
+                used += 1
+        logits, used = decoder.feed(token), used + 1
+
+
+def probabilities(logits: Sequence[float], policy: SamplingPolicy) -> list[float]:
+    """softmax(logits / temperature) over the top_k likeliest tokens; temperature 0 puts everything on the likeliest.
+
+    Ties go to the lower id. The order of operations is microgpt.py's, so that equal draws choose equal tokens.
+    """
+    if policy.temperature == 0:
+        best = max(range(len(logits)), key=lambda i: logits[i])
+        return [float(i == best) for i in range(len(logits))]
+    scale = policy.temperature**-1
+    scaled = [logit * scale for logit in logits]
+    if policy.top_k is not None and policy.top_k < len(scaled):
+        kept = set(sorted(range(len(scaled)), key=lambda i: -scaled[i])[: policy.top_k])
+        scaled = [logit if i in kept else -math.inf for i, logit in enumerate(scaled)]
+    largest = max(scaled)
+    exps = [math.exp(logit - largest) for logit in scaled]
+    norm = sum(exps) ** -1
+    return [e * norm for e in exps]
+
+
+def biased(logits: Sequence[float], tokens: Sequence[int], tokenizer: Tokenizer, policy: SamplingPolicy) -> Sequence[float]:
+    """Add the style's bias to every character that would begin or continue one of its phrases."""
+    if not policy.phrases or policy.bias == 0:
+        return logits
+    raised = list(logits)
+    for char in favoured(tokenizer.decode(tokens), policy.phrases):
+        if char in tokenizer.ids:
+            raised[tokenizer.ids[char]] += policy.bias
+    return raised
+
+
+def favoured(text: str, phrases: Sequence[str]) -> set[str]:
+    """The characters that continue a phrase: at the start of a word each phrase's first, within one the next.
+
+    A phrase is under way where the text ends with its beginning and that beginning stands at the start of a word.
+    """
+    chars = set()
+    for phrase in phrases:
+        for length in range(min(len(phrase) - 1, len(text)), -1, -1):
+            start = len(text) - length
+            at_word_start = start == 0 or not text[start - 1].isalnum()
+            if at_word_start and text[start:] == phrase[:length]:
+                chars.add(phrase[length])
+                break
+    return chars
+
+
+def phrase_rate(texts: Sequence[str], phrases: Sequence[str]) -> float | None:
+    """Share of the texts in which one of the phrases occurs; None without texts or phrases."""
+    if not texts or not phrases:
+        return None
+    return sum(any(phrase in text for phrase in phrases) for text in texts) / len(texts)

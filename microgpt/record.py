@@ -1,0 +1,155 @@
+"""run.json: what was run, where, with what result. Written when a run starts and again, whole, when it ends, however it ends."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from microgpt import __version__
+from microgpt.atomic import write_json
+from microgpt.config import Config, config_hash
+
+SCHEMA_VERSION = 1
+REPORTED_VERSIONS = ("hydra-core", "omegaconf", "numpy", "torch", "numba")
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """How the program was called, as Hydra sees it."""
+
+    overrides: tuple[str, ...] = ()
+    job: tuple[str, int] | None = None  # of a sweep: its folder and the job's number
+
+    def touches(self, group: str) -> bool:
+        """Whether the user chose or changed something of a group."""
+        return any(o.lstrip("+~").split("=")[0].split(".")[0].split("@")[0] == group for o in self.overrides)
+
+
+def new_record(config: Config, invocation: Invocation, run_id: str) -> dict[str, Any]:
+    """A record with everything that is known before the run has read its data."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run_id,
+        "status": "running",
+        "task": config.task.name,
+        "started_at": timestamp(),
+        "finished_at": None,
+        "command": command_line(),
+        "overrides": list(invocation.overrides),
+        "config": asdict(config),
+        "config_hash": config_hash(config),
+        "seed": config.seed,
+        "git": git_state(),
+        "data": None,
+        "model": None,
+        "mode": config.mode.name,
+        "style": config.style.name,
+        "backend": config.backend.name,
+        "device": None,
+        "using_gpu": None,
+        "dtype": None,
+        "environment": environment(),
+        "metrics": None,
+        "timings": None,
+        "samples": [],
+        "error": None,
+    }
+
+
+def command_line() -> str:
+    """The command that repeats this run, from the folder it was given in."""
+    return shlex.join(["python", "-m", "microgpt", *sys.argv[1:]])
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    write_json(path, record)
+
+
+def timestamp() -> str:
+    """Now, as ISO 8601 in UTC with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@cache
+def git_state() -> dict[str, Any]:
+    """Commit of the source tree that runs and whether it was changed since; nulls where the package is installed."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return {"commit": None, "dirty": None}
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    status = git("status", "--porcelain")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+@cache
+def environment() -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "gpu": None,
+        "versions": {"microgpt": __version__, **{name: v for name in REPORTED_VERSIONS if (v := version_of(name))}},
+    }
+
+
+def version_of(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def record_failed_job(config: dict[str, Any], invocation: Invocation, error: Exception) -> None:
+    """Record a job of a sweep that failed before it made a folder, in the job's own folder.
+
+    A job that has a folder has recorded its end already. `config` is the composed configuration, which may be at fault.
+    """
+    assert invocation.job is not None
+    sweep, number = invocation.job
+    folder = Path(sweep) / str(number)
+    if folder.exists():
+        return
+    now = timestamp()
+    names = {key: (config.get(key) or {}).get("name") for key in ("task", "mode", "style", "backend")}
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": f"{Path(sweep).parent.name}/{Path(sweep).name}/{number}",
+        "status": "failed",
+        "started_at": now,
+        "finished_at": now,
+        "command": command_line(),
+        "overrides": list(invocation.overrides),
+        "config": config,
+        "config_hash": None,
+        "seed": config.get("seed"),
+        "git": git_state(),
+        "environment": environment(),
+        "error": str(error),
+        **names,
+    }
+    write_record(folder / "run.json", record)

@@ -1,0 +1,147 @@
+"""Folders of runs: a new one for a new run, the old one for a run that was stopped, never one for two runs at a time.
+
+    outputs/<date>/<time>_<first 8 digits of the configuration's hash>/     a run
+    outputs/sweeps/<name>_<hash of the command>/<job>/                      a job of a sweep
+
+A run holds a lock on its folder while it lives. The operating system gives the lock back when a process dies, however it
+dies: a record that says "running" without a lock belongs to a run that was killed.
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from microgpt.checkpoint import Checkpoint, CheckpointStore
+from microgpt.errors import UserError
+
+RECORD = "run.json"
+HISTORY = "history.jsonl"
+SAMPLES = "samples.txt"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run belongs, and what it must match to be the same run."""
+
+    parent: Path  # the folder in which the run's folder is made
+    name: str  # the folder's name; "-2", "-3", ... where that is taken
+    siblings: tuple[str, ...]  # patterns, below `outputs`, of folders that may hold an earlier attempt at the same run
+    outputs: Path
+    config_hash: str
+    data_sha256: str | None
+
+    def earlier(self) -> list[Path]:
+        """Folders of earlier attempts, oldest first."""
+        return sorted(path for pattern in self.siblings for path in self.outputs.glob(pattern))
+
+
+@dataclass
+class RunFolder:
+    """A folder that this process holds."""
+
+    path: Path
+    lock: FileLock
+    earlier: dict[str, Any] | None = None  # the record that an earlier attempt left here
+    checkpoint: Checkpoint | None = None  # from which the run goes on
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoint"
+
+    def release(self) -> None:
+        self.lock.release()
+        Path(self.lock.lock_file).unlink(missing_ok=True)
+
+
+def place_of_run(outputs_dir: str, config_hash: str, data_sha256: str | None, job: tuple[str, int] | None) -> Place:
+    """`job` is the sweep's folder and the job's number, or None for a single run."""
+    outputs = Path(outputs_dir)
+    if job is not None:
+        sweep, number = Path(job[0]), str(job[1])
+        siblings = (f"{sweep.name}/{number}", f"{sweep.name}/{number}-*")
+        return Place(sweep, number, siblings, sweep.parent, config_hash, data_sha256)
+    now = datetime.now(UTC).astimezone()
+    name = f"{now:%H-%M-%S}_{config_hash[:8]}"
+    siblings = (f"????-??-??/*_{config_hash[:8]}*",)
+    return Place(outputs / f"{now:%Y-%m-%d}", name, siblings, outputs, config_hash, data_sha256)
+
+
+def claim(place: Place, resume: bool, keep_checkpoints: int) -> RunFolder:
+    """The stopped run's folder if there is one to resume, else a new folder. Raises UserError when none can be made."""
+    if resume:
+        stopped = find_stopped(place, keep_checkpoints)
+        if stopped is not None:
+            return stopped
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path = make_unique(place.parent, place.name)
+    except OSError as error:
+        raise UserError(f"outputs_dir={place.outputs} cannot be written: {error.strerror}") from error
+    lock = try_lock(path)
+    assert lock is not None, "a folder that was just made has no other owner"
+    return RunFolder(path, lock)
+
+
+def find_completed(place: Place) -> dict[str, Any] | None:
+    """The record of a job of this sweep that has been completed already, or None."""
+    for path in place.earlier():
+        record = read_record(path)
+        if record is not None and record.get("status") == "completed" and is_same_run(record, place):
+            return {**record, "folder": str(path)}
+    return None
+
+
+def find_stopped(place: Place, keep_checkpoints: int) -> RunFolder | None:
+    """The newest folder of the same run that was interrupted or killed, locked; None if there is none to go on with."""
+    for path in reversed(place.earlier()):
+        record = read_record(path)
+        if record is None or record.get("status") not in ("running", "interrupted") or not is_same_run(record, place):
+            continue
+        lock = try_lock(path)
+        if lock is None:
+            continue  # alive in another process
+        record = read_record(path)  # again: its owner may have ended it before it gave the lock back
+        if record is None or record.get("status") not in ("running", "interrupted"):
+            lock.release()
+            continue
+        checkpoint = CheckpointStore(path / "checkpoint", keep_checkpoints).newest()
+        return RunFolder(path, lock, record, checkpoint)
+    return None
+
+
+def is_same_run(record: dict[str, Any], place: Place) -> bool:
+    data = record.get("data") or {}
+    return record.get("config_hash") == place.config_hash and data.get("sha256") == place.data_sha256
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads((path / RECORD).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def make_unique(parent: Path, name: str) -> Path:
+    """Make parent/name, or parent/name-2, ...: `mkdir` decides between two processes that ask for one name."""
+    attempt = 1
+    while True:
+        path = parent / (name if attempt == 1 else f"{name}-{attempt}")
+        try:
+            path.mkdir()
+            return path
+        except FileExistsError:
+            attempt += 1
+
+
+def try_lock(path: Path) -> FileLock | None:
+    lock = FileLock(path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return lock

@@ -1,0 +1,23 @@
+"""The tasks, one file each. They are imported when they are called: sampling need not load what training needs."""
+
+from collections.abc import Callable
+
+from microgpt.config import Config
+from microgpt.record import Invocation
+
+Task = Callable[[Config, Invocation], float | None]
+
+
+def task_named(name: str) -> Task:
+    if name == "train":
+        from microgpt.tasks.train import train
+
+        return train
+    if name == "sample":
+        from microgpt.tasks.sample import sample
+
+        return sample
+    assert name == "info", "checked in config.py"
+    from microgpt.tasks.info import info
+
+    return info

@@ -1,0 +1,31 @@
+"""history.jsonl: one JSON line for each logged step, full precision, appended as the run goes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+class History:
+    """Lines have `step` (steps done), `loss` and `lr` of that step, `tokens` so far, and `val_loss` where evaluated."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines from `step` on, and a line that a crash left unfinished: a resumed run writes them again."""
+        kept = [line for line in self.lines() if line["step"] < step]
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+    def lines(self) -> list[dict[str, Any]]:
+        found = []
+        if self.path.exists():
+            for line in self.path.read_text().splitlines():
+                try:
+                    found.append(json.loads(line))
+                except ValueError:
+                    break
+        return found
+
+    def write(self, lines: list[dict[str, Any]]) -> None:
+        with self.path.open("a") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)

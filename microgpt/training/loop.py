@@ -1,0 +1,166 @@
+"""The training loop, the same for every engine and model: save, evaluate, log, advance. Knows nothing of configuration."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from microgpt.checkpoint import CheckpointStore, Meta, TrainState
+from microgpt.engines.base import Engine, Tokens, Workload
+from microgpt.errors import NonFiniteError
+from microgpt.training.guards import MemoryDriftGuard, StopRequest, resident_memory
+from microgpt.training.history import History
+from microgpt.training.progress import Progress
+from microgpt.training.schedules import Schedule
+
+Result = TypeVar("Result")
+PIECE_SECONDS = 0.25  # how long the engine is left alone: progress, signals and checkpoints wait that long at most
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training is to do, and when."""
+
+    steps: int
+    first_step: int  # steps done in earlier legs; batches and optimizer count from there
+    lr: float
+    schedule: Schedule
+    val_examples: Sequence[Tokens]
+    log_every: int
+    eval_every: int | None
+    checkpoint_every: int | None
+    last_n: int
+
+    def logs_at(self, step: int) -> bool:
+        return step > 0 and (step % self.log_every == 0 or step in (1, self.steps))
+
+    def evaluates_at(self, step: int) -> bool:
+        return bool(self.val_examples) and (step in (0, self.steps) or is_due(step, self.eval_every))
+
+    def saves_at(self, step: int) -> bool:
+        """At its own times, and before every evaluation, so that the best checkpoint exists when it is found to be it."""
+        return step == self.steps or is_due(step, self.checkpoint_every) or self.evaluates_at(step)
+
+    def next_stop(self, step: int) -> int:
+        """The next step after `step` at which something other than training happens."""
+        return next(s for s in range(step + 1, self.steps + 1) if self.saves_at(s) or self.logs_at(s))
+
+    def learning_rate(self, step: int) -> float:
+        """Of the step that is counted from 0 in this leg."""
+        return self.lr * self.schedule.factor(step)
+
+
+def is_due(step: int, every: int | None) -> bool:
+    return every is not None and step > 0 and step % every == 0
+
+
+@dataclass
+class Training:
+    """A training under way: what it works with. `state` is all that changes, apart from the engine's own."""
+
+    engine: Engine
+    plan: Plan
+    workload: Workload
+    state: TrainState
+    meta: Meta
+    checkpoints: CheckpointStore
+    history: History
+    progress: Progress
+    stop: StopRequest
+    memory: MemoryDriftGuard | None
+
+    def run(self) -> None:
+        """Train to the plan's end, or until a stop is asked for.
+
+        Everything at the top of the loop is a function of the state: a run that resumes from the checkpoint of a step
+        does again what the stopped one may not have done there.
+        """
+        plan, state = self.plan, self.state
+        while True:
+            if plan.saves_at(state.step) or self.stop:
+                self.save()
+            if self.stop:
+                return
+            val_loss = self.evaluate() if plan.evaluates_at(state.step) else None
+            if plan.logs_at(state.step) or val_loss is not None:
+                self.log(val_loss)
+            if state.step == plan.steps:
+                return
+            self.advance()
+
+    def advance(self) -> None:
+        """Train up to the next event, or a part of the way if that would take too long."""
+        plan, state = self.plan, self.state
+        begin, end = state.step, plan.next_stop(state.step)
+        if state.train_seconds > 0 and state.step > 0:
+            end = min(end, begin + max(1, int(PIECE_SECONDS * state.step / state.train_seconds)))
+        else:
+            end = begin + 1  # the first step tells how long one takes
+        lrs = [plan.learning_rate(step) for step in range(begin, end)]
+        losses, seconds = timed(lambda: self.engine.advance(plan.first_step + begin, np.array(lrs)[:, np.newaxis]))
+        lines = []
+        for step, lr, loss in zip(range(begin + 1, end + 1), lrs, losses[:, 0].tolist(), strict=True):
+            if not math.isfinite(loss):
+                raise NonFiniteError(f"the loss of step {step} is {loss} (lr {lr:.6g}); {self.last_checkpoint()}")
+            state.tokens += self.workload.target_tokens(plan.first_step + step - 1, replica=0)
+            state.recent_losses.append(loss)
+            if plan.logs_at(step) and step < end:  # the last one's line waits for its evaluation
+                lines.append({"step": step, "loss": loss, "lr": lr, "tokens": state.tokens})
+                self.progress.log(step, loss, None)
+        del state.recent_losses[: -plan.last_n]
+        self.history.write(lines)
+        state.step = end
+        state.train_seconds += seconds
+        self.progress.update(state.step, state.recent_losses[-1])
+
+    def save(self) -> None:
+        """Persist everything, unless the weights are spoilt already."""
+        engine_state = self.engine.state()
+        if not engine_state.is_finite():
+            raise NonFiniteError(f"after step {self.state.step} a weight is not finite; {self.last_checkpoint()}")
+        _, seconds = timed(lambda: self.checkpoints.save(self.meta, engine_state, self.state))
+        self.state.checkpoint_seconds += seconds
+
+    def evaluate(self) -> float:
+        """Mean loss on the validation examples; notes the best."""
+        state = self.state
+        losses, seconds = timed(lambda: self.engine.evaluate(self.plan.val_examples))
+        val_loss = float(losses[0])
+        if not math.isfinite(val_loss):
+            raise NonFiniteError(f"the validation loss after step {state.step} is {val_loss}; {self.last_checkpoint()}")
+        state.evaluate_seconds += seconds
+        state.val_loss = val_loss
+        if state.step == 0:
+            state.first_val_loss = val_loss
+        if state.best_val_loss is None or val_loss < state.best_val_loss:
+            state.best_val_loss, state.best_step = val_loss, state.step
+            self.checkpoints.mark_best(state.step)
+        if self.memory is not None:
+            self.memory.observe(resident_memory())
+        return val_loss
+
+    def log(self, val_loss: float | None) -> None:
+        state = self.state
+        loss = state.recent_losses[-1] if state.recent_losses else None
+        line: dict[str, float] = {"step": state.step}
+        if loss is not None:
+            line |= {"loss": loss, "lr": self.plan.learning_rate(state.step - 1)}
+        line["tokens"] = state.tokens
+        if val_loss is not None:
+            line["val_loss"] = val_loss
+        self.history.write([line])
+        self.progress.log(state.step, loss, val_loss)
+
+    def last_checkpoint(self) -> str:
+        newest = self.checkpoints.newest()
+        return "there is no checkpoint yet" if newest is None else f"the last checkpoint is kept in {newest.path}"
+
+
+def timed(call: Callable[[], Result]) -> tuple[Result, float]:
+    """What a call returns, and how many seconds it took."""
+    start = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - start
