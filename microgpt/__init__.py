@@ -1,3 +1,3 @@
-"""microgpt: a laboratory for the smallest complete GPT. See README.md; the rooms are described in docs/architecture.md."""
+"""microgpt: a laboratory for the smallest complete GPT. docs/architecture.md describes its rooms."""
 
 __version__ = "0.1.0"

@@ -1,12 +1,14 @@
-"""The application: Hydra composes, `config.py` checks, a task runs; a user's mistake becomes one sentence and exit code 2.
+"""The application: Hydra composes, `rules.py` checks, a task runs; a user's mistake is one sentence and exit code 2.
 
-Hydra is told to raise its errors instead of printing them, and to make no folders of its own: a run makes its folder once
-nothing is wrong with what was asked for.
+Hydra is told to raise its errors instead of printing them, and to make no folders of its own: a run makes its folder
+once nothing is wrong with what was asked for.
 """
 
 import hashlib
+import io
 import os
 import re
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -14,14 +16,15 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from microgpt.config import from_omegaconf, register_schema, unknown_key
 from microgpt.errors import Interrupted, MicrogptError, UserError
-from microgpt.record import Invocation
+from microgpt.record import Invocation, record_failed_job
+from microgpt.rules import check
 from microgpt.tasks import task_named
 
 
@@ -36,7 +39,7 @@ class Outcome:
     """What the jobs of this process came to; Hydra's sweepers do not tell."""
 
     def __init__(self) -> None:
-        self.errors: list[MicrogptError | Exception] = []
+        self.errors: list[Exception] = []
         self.sweep_dir: str | None = None
         self.outputs_dir = ""
         self.results_dir = ""
@@ -47,7 +50,10 @@ outcome = Outcome()
 
 @hydra.main(version_base="1.3", config_path=config_directory(), config_name="config")
 def application(composed: DictConfig) -> float | None:
-    """One job. Returns what an optimizing sweeper minimises; NaN for a job that failed, so that the others go on."""
+    """One job. Returns what an optimizing sweeper minimises; NaN for a job that failed, so that the others go on.
+
+    Errors are kept, not raised: Hydra would add lines of its own to the sentence.
+    """
     hydra_config = HydraConfig.get()
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
     job = (hydra_config.sweep.dir, hydra_config.job.num) if in_sweep else None
@@ -57,14 +63,16 @@ def application(composed: DictConfig) -> float | None:
         outcome.outputs_dir, outcome.results_dir = composed.outputs_dir, composed.results_dir
     try:
         config = from_omegaconf(composed)
+        check(config)
         check_overrides(config.task.name, invocation)
         return task_named(config.task.name)(config, invocation)
+    except BrokenPipeError:
+        raise
     except Exception as error:
-        if not in_sweep:
-            raise
         outcome.errors.append(error)
-        report(error, prefix=f"job {hydra_config.job.num}: ")
-        record_failure(composed, invocation, error)
+        report(error, prefix=f"job {hydra_config.job.num}: " if in_sweep else "")
+        if in_sweep:  # the sweep's records tell of all its jobs, also of those that failed before they had a folder
+            record_failed_job(OmegaConf.to_container(composed, resolve=True), invocation, error)
         return float("nan")
 
 
@@ -77,19 +85,10 @@ def check_overrides(task: str, invocation: Invocation) -> None:
             raise UserError(f"{group} cannot be changed with task={task}: checkpoint=<folder> brings its own model")
 
 
-def record_failure(composed: DictConfig, invocation: Invocation, error: Exception) -> None:
-    """A job that failed before it had a folder is recorded all the same: the sweep's records tell of all its jobs."""
-    from microgpt.record import record_failed_job
-
-    plain = OmegaConf.to_container(composed, resolve=True)
-    assert isinstance(plain, dict)
-    record_failed_job(plain, invocation, error)
-
-
 def main() -> int:
     """Run the program on sys.argv; returns the exit code."""
     for stream in (sys.stdout, sys.stderr):  # a name may hold any character, whatever the locale is
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     register_schema()
@@ -97,42 +96,47 @@ def main() -> int:
     OmegaConf.register_new_resolver("sweep_id", lambda: sweep, use_cache=True, replace=True)
     try:
         application()
-        return finish_sweep()
+        return finish()
     except KeyboardInterrupt as stop:
-        finish_sweep()
+        finish()
         return stop.exit_code if isinstance(stop, Interrupted) else 130
+    except BrokenPipeError:  # whoever read our output has closed it, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except Exception as error:
         return report(error)
 
 
 def sweep_id(arguments: list[str]) -> str:
-    """The name of a sweep's folder: the same command finds its own sweep again, in whatever order its overrides stand."""
+    """The name of a sweep's folder: the same command, its overrides in any order, finds its own sweep again."""
     overrides = sorted(a for a in arguments if "=" in a and not a.startswith(("-", "train.resume=", "hydra.")))
     experiment = next((o.split("=", 1)[1] for o in overrides if o.lstrip("+").startswith("experiment=")), "sweep")
     name = experiment if re.fullmatch(r"[\w.-]+", experiment) else "sweep"
     return f"{name}_{hashlib.sha256(' '.join(overrides).encode()).hexdigest()[:8]}"
 
 
-def finish_sweep() -> int:
-    """Collect what a sweep left, also when a job failed; the exit code is that of the first failure."""
-    if outcome.sweep_dir is None:
-        return 0
-    from microgpt.reports.collect import collect
+def finish() -> int:
+    """After all jobs: collect what a sweep left, also when a job failed. The exit code is that of the first failure."""
+    if outcome.sweep_dir is not None:
+        if outcome.errors:
+            print(f"{len(outcome.errors)} job(s) of the sweep failed; run.json in their folders below "
+                  f"{outcome.sweep_dir} says why", file=sys.stderr)  # fmt: skip
+        collect_sweep()
+    return explain(outcome.errors[0])[1] if outcome.errors else 0
+
+
+def collect_sweep() -> None:
+    from microgpt.reports.collect import collect_and_print
 
     try:
-        collect([Path(outcome.outputs_dir)], Path(outcome.results_dir))
-    except OSError as error:
-        outcome.errors.append(UserError(f"results_dir={outcome.results_dir} cannot be written: {error.strerror}"))
-        report(outcome.errors[-1])
-    if not outcome.errors:
-        return 0
-    first = outcome.errors[0]
-    print(f"{len(outcome.errors)} job(s) of the sweep failed; their run.json says why", file=sys.stderr)
-    return first.exit_code if isinstance(first, MicrogptError) else 1
+        collect_and_print([Path(outcome.outputs_dir)], Path(outcome.results_dir))
+    except UserError as error:
+        outcome.errors.append(error)
+        report(error)
 
 
 def report(error: Exception, prefix: str = "") -> int:
-    """Print an error on stderr: one sentence for what a sentence explains, the traceback for a bug. Returns the exit code."""
+    """Print an error on stderr, a sentence where one explains it, the traceback of a bug. Returns the exit code."""
     sentence, code = explain(error)
     if sentence is None:
         print(prefix + "".join(traceback.format_exception(error)), file=sys.stderr, end="")
@@ -145,7 +149,7 @@ def explain(error: Exception) -> tuple[str | None, int]:
     """The sentence for an error, or None where there is none, and the exit code."""
     if isinstance(error, MicrogptError):
         return str(error), error.exit_code
-    if isinstance(error, (HydraException, OmegaConfBaseException)):
+    if isinstance(error, (HydraException, OmegaConfBaseException)) or "Config group override" in str(error):
         return explain_composition(error), 2
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}", 1
@@ -159,28 +163,41 @@ def explain_composition(error: Exception) -> str:
         return explain_missing_option(text)
     if isinstance(error, OverrideParseException):
         return f"{error.override} is not an override: write key=value, or group=option"
+    if "Config group override must be a string" in text:
+        return "a config group cannot be null: choose one of its options, or leave it out"
+    if found := re.match(r"Ambiguous value for argument '(.*)'", text):
+        return f"{found.group(1)} has several values: add -m to run them all, or quote them as one"
     cause = root_cause(error)
     key = getattr(cause, "full_key", None)
-    if isinstance(cause, ConfigKeyError) or "is not in struct" in str(cause):
-        return unknown_key(key or first_line(cause))
+    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and key:
+        return unknown_key(key)
+    found = re.search(r"Error merging override ([^\s=]+)=?(\S*)", text)
+    key, value = (found.group(1), found.group(2)) if found else (key, getattr(cause, "value", ""))
     reason = first_line(cause)
-    found = re.search(r"Error merging override (\S+)|Could not override '([^']+)'", text)
-    override = next(filter(None, found.groups()), key) if found else key
-    if conversion := re.match(r"Value '(.*)' of type '.*' could not be converted to (\w+)", reason):
-        value, wanted = conversion.groups()
-        names = {"Integer": "an integer", "Float": "a number", "Boolean": "true or false"}
-        return f"{key or override}={value} is not allowed: {key or override} is {names.get(wanted, wanted)}"
-    return f"{override}: {reason}" if override else reason
+    if not key:
+        return reason
+    for pattern, allowed in CONVERSIONS.items():
+        if re.search(pattern, reason):
+            return f"{key}={value} is not allowed: {key} is {allowed}"
+    return f"{key}={value} is not allowed: {reason}"
+
+
+CONVERSIONS = {
+    "could not be converted to Integer": "an integer",
+    "could not be converted to Float": "a number",
+    "is not a valid bool": "true or false",
+    "is not Optional": "never null",
+}
 
 
 def explain_missing_option(text: str) -> str:
-    """Hydra lists the options a line each below "Could not find 'group/option'"."""
-    found = re.search(r"Could not find '([^']+)'", text)
-    if found is None or "/" not in found.group(1):
+    """Hydra lists the options a line each between "Available options in 'group':" and the search path."""
+    found = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
+    listed = re.search(r"Available options in [^\n]*\n((?:\t[^\n]*\n)*)", text)
+    if found is None or listed is None:
         return first_line(text)
-    group, option = found.group(1).rsplit("/", 1)
-    options = [line.strip() for line in text.splitlines() if line.startswith("\t")]
-    return f"{group}={option} is not an option: {group} is one of {', '.join(sorted(options))}"
+    options = ", ".join(sorted(listed.group(1).split()))
+    return f"{found.group(1)}={found.group(2)} is not an option: {found.group(1)} is one of {options}"
 
 
 def root_cause(error: BaseException) -> BaseException:

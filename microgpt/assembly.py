@@ -1,4 +1,4 @@
-"""From a configuration to the things that it names: corpus, model, optimizer, schedule, policy, and a seed's own part of them."""
+"""From a configuration to the things that it names: corpus, model, optimizer, schedule, policy, a seed's beginning."""
 
 import random
 from dataclasses import asdict, dataclass
@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from microgpt.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
 from microgpt.config import Config, OptimConfig, SampleConfig, StyleConfig
 from microgpt.data.batches import BatchOrder, shuffled
 from microgpt.data.corpus import Corpus, build_corpus
 from microgpt.data.sources import read_source
 from microgpt.engines.base import EngineState, OptimizerSpec, Workload
-from microgpt.generation import SamplingPolicy
+from microgpt.errors import UserError
+from microgpt.generation import SamplingPolicy, encode_prompt
 from microgpt.model.init import init_parameters
 from microgpt.model.spec import ModelSpec
 from microgpt.training.schedules import Schedule
@@ -101,3 +103,45 @@ def begin(seed: int, corpus: Corpus, spec: ModelSpec, batch_size: int, style_sha
 
 def workload(corpus: Corpus, orders: list[BatchOrder]) -> Workload:
     return Workload([*corpus.train.examples, *corpus.style_train.examples], orders)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run works on, read and checked before anything is written."""
+
+    config: Config
+    corpus: Corpus
+    spec: ModelSpec
+    beginning: Beginning
+    prompt: list[int]
+    leg_from: Checkpoint | None  # train.resume=<folder>: the checkpoint that this run trains on from
+
+    @property
+    def val_examples(self) -> list[list[int]]:
+        """What the run is validated on: all held-out examples, or the first train.eval_documents of them."""
+        return self.corpus.val.examples[: self.config.train.eval_documents]
+
+
+def read_inputs(config: Config) -> Inputs:
+    """Read everything that a run needs. Raises UserError; nothing has been written by then."""
+    corpus = read_corpus(config)
+    spec = model_spec(config, corpus.tokenizer.vocab_size)
+    prompt = encode_prompt(config.sample.prompt, corpus.tokenizer, spec.block_size)
+    leg_from = None
+    if config.train.resume not in ("auto", "never"):
+        leg_from = load_checkpoint(resolve_checkpoint(config.train.resume, config.outputs_dir))
+        refuse_misfit(leg_from, spec, corpus)
+    beginning = begin(config.seed, corpus, spec, config.train.batch_size, config.style.share)
+    return Inputs(config, corpus, spec, beginning, prompt, leg_from)
+
+
+def refuse_misfit(checkpoint: Checkpoint, spec: ModelSpec, corpus: Corpus) -> None:
+    """Raises UserError with the reason why a checkpoint cannot be trained on with this data and this model."""
+    where = f"checkpoint {checkpoint.path} does not fit"
+    if checkpoint.meta.chars != corpus.tokenizer.chars:
+        ours, theirs = "".join(corpus.tokenizer.chars), "".join(checkpoint.meta.chars)
+        raise UserError(f"{where} the data: its characters are {theirs!r}, those of the data and the style {ours!r}")
+    for key, value in spec.to_dict().items():
+        found = checkpoint.meta.spec.to_dict()[key]
+        if found != value and key not in ("init_std", "zero_init_residual"):  # how it once began does not matter
+            raise UserError(f"{where} the model: model.{key} is {found} in the checkpoint and {value} here")

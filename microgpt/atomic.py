@@ -8,23 +8,24 @@ from typing import Any
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Replace a file's content: written beside it, flushed to disk, then renamed over it. Makes the folder if need be."""
+    """Replace a file: written beside it, flushed to disk, then renamed over it. Makes the folder if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~current_umask())  # mkstemp makes files that only their owner reads
-        os.replace(temporary, path)
+        temporary.chmod(0o666 & ~current_umask())  # mkstemp makes files that only their owner reads
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write a document as indented JSON, atomically. Raises ValueError for NaN and infinity, which JSON does not have."""
+    """Write a document as indented JSON, atomically. Raises ValueError for NaN and infinity, which JSON lacks."""
     write_atomically(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 

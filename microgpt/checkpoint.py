@@ -96,13 +96,13 @@ class CheckpointStore:
         temporary = self.directory / f".{name}.{os.getpid()}"
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(target.name)
-        os.replace(temporary, self.directory / name)
+        temporary.replace(self.directory / name)
 
     def prune(self) -> None:
         """Keep the newest `keep` checkpoints and the best; drop the rest and what a crash left half written."""
         steps = sorted(self.directory.glob("step_*"))
         best = self.directory / "best"
-        kept = {path.name for path in steps[-self.keep :]} | ({os.readlink(best)} if best.is_symlink() else set())
+        kept = {path.name for path in steps[-self.keep :]} | ({best.readlink().name} if best.is_symlink() else set())
         for path in [*steps, *self.directory.glob(".step_*")]:
             if path.name not in kept:
                 shutil.rmtree(path, ignore_errors=True)
@@ -135,7 +135,7 @@ def write_checkpoint(final: Path, meta: Meta, state: EngineState, train: TrainSt
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    os.rename(temporary, final)
+    temporary.rename(final)
     sync_directory(final.parent)
 
 
@@ -247,5 +247,3 @@ def check_shapes(spec: ModelSpec, parameters: Arrays) -> None:
             raise ValueError(f"{WEIGHTS} lacks the tensor {name}")
         if parameters[name].shape[1:] != shape:
             raise ValueError(f"{WEIGHTS} has {name} of shape {parameters[name].shape[1:]}, meta.json says {shape}")
-
-

@@ -1,24 +1,19 @@
-"""The schema of every configuration node, and the rules that span several keys.
+"""The schema of every configuration node. The rules that a type alone does not say are in rules.py.
 
-A default lives once. What holds for every choice of a group stands here; what one choice changes stands in its YAML file
-under conf/. OmegaConf objects stop in this file: below it travel the frozen dataclasses that stand here.
+A default lives once. What holds for every choice of a group stands here; what one choice changes stands in its YAML
+file under conf/. OmegaConf objects stop in this file: below it travel the frozen dataclasses that stand here.
 """
 
+import difflib
 import hashlib
 import json
-import math
-import re
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from microgpt.data.corpus import FORMATS, LONG_DOCUMENTS
 from microgpt.errors import UserError
-from microgpt.model.spec import ACTIVATIONS, KINDS
-from microgpt.training.schedules import SCHEDULES
 
 
 @dataclass(frozen=True)
@@ -117,7 +112,7 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A run, whole. `task`, `mode`, ... are config groups: choose with `model=bigram`, change with `model.n_embd=32`."""
+    """A run, whole. `task`, `model`, ... are config groups: choose with `model=gpt`, change with `model.n_embd=8`."""
 
     task: TaskConfig = field(default_factory=TaskConfig)
     mode: ModeConfig = field(default_factory=ModeConfig)
@@ -149,13 +144,12 @@ def register_schema() -> None:
 
 
 def from_omegaconf(composed: DictConfig) -> Config:
-    """The composed configuration as frozen dataclasses, checked. Raises UserError."""
+    """The composed configuration as frozen dataclasses. Raises UserError for a key that the schema does not have."""
     plain = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(plain, dict)
     refuse_unknown_keys(plain, Config, "")  # Hydra lets a key added with + into a structured node
     config = OmegaConf.to_object(OmegaConf.merge(schema(), plain))
     assert isinstance(config, Config)
-    check(config)
     return config
 
 
@@ -171,8 +165,6 @@ def refuse_unknown_keys(plain: dict[Any, Any], node: type, path: str) -> None:
 
 def unknown_key(key: str) -> str:
     """The sentence about a key that does not exist: what would be allowed there, and what may have been meant."""
-    import difflib
-
     group, _, name = key.rpartition(".")
     node: Any = Config
     for part in filter(None, group.split(".")):
@@ -183,160 +175,6 @@ def unknown_key(key: str) -> str:
     close = difflib.get_close_matches(name, allowed, n=1)
     meant = f"; did you mean {group + '.' if group else ''}{close[0]}?" if close else ""
     return f"{key} is not a key: {group or 'the configuration'} has {', '.join(allowed)}{meant}"
-
-
-# --- rules ---
-
-OPTIMIZER_KEYS = {"adam": {"beta1", "beta2", "eps"}, "adamw": {"beta1", "beta2", "eps", "weight_decay"}, "sgd": {"momentum"}}
-GPT_KEYS = ("n_embd", "n_head", "n_layer")
-
-
-def one_of(key: str, value: Any, allowed: Iterable[Any]) -> None:
-    if value not in allowed:
-        raise UserError(f"{key}={value} is not allowed: {key} is one of {', '.join(map(str, allowed))}")
-
-
-def require(holds: bool, key: str, value: Any, allowed: str) -> None:
-    if not holds:
-        raise UserError(f"{key}={'null' if value is None else value} is not allowed: {allowed}")
-
-
-def at_least(key: str, value: float | None, least: float) -> None:
-    if value is not None:
-        require(math.isfinite(value) and value >= least, key, value, f"{key} must be at least {least}")
-
-
-def positive(key: str, value: float | None) -> None:
-    if value is not None:
-        require(math.isfinite(value) and value > 0, key, value, f"{key} must be finite and above 0")
-
-
-def check(config: Config) -> None:
-    """Every rule that a type alone does not say. Raises UserError at the first that is broken."""
-    one_of("task.name", config.task.name, ("train", "sample", "info"))
-    check_mode(config)
-    check_model(config.model)
-    check_style(config.style)
-    check_data(config.data)
-    check_optim(config.optim)
-    check_schedule(config)
-    check_train(config.train)
-    check_sample(config.sample)
-    if config.task.name in ("sample", "info"):
-        require(config.checkpoint is not None, "checkpoint", None, f"task={config.task.name} needs checkpoint=<folder of a run>")
-    else:
-        hint = "to train on from a checkpoint, say train.resume=<folder>"
-        require(config.checkpoint is None, "checkpoint", config.checkpoint, f"task={config.task.name} reads none; {hint}")
-
-
-def check_mode(config: Config) -> None:
-    mode, backend = config.mode.name, config.backend.name
-    one_of("mode.name", mode, ("scalar", "tensor"))
-    one_of("backend.name", backend, ("python", "native", "torch", "auto"))
-    if mode == "scalar":
-        require(backend == "python", "backend", backend, "mode=scalar runs on backend=python alone")
-    else:
-        require(backend != "python", "backend", backend, "backend=python is the engine of mode=scalar")
-        raise UserError(f"mode=tensor (backend={backend}) is not built yet: what runs today is mode=scalar")
-
-
-def check_model(model: ModelConfig) -> None:
-    one_of("model.kind", model.kind, KINDS)
-    one_of("model.activation", model.activation, ACTIVATIONS)
-    at_least("model.block_size", model.block_size, 1)
-    at_least("model.init_std", model.init_std, 0)
-    for key in GPT_KEYS:
-        value = getattr(model, key)
-        if model.kind == "bigram":
-            require(value is None, f"model.{key}", value, f"model=bigram has no {key}: its tables are as wide as the vocabulary")
-        else:
-            require(value is not None, f"model.{key}", value, f"model={model.name} needs model.{key}")
-            at_least(f"model.{key}", value, 1)
-    if model.kind == "gpt":
-        assert model.n_embd is not None and model.n_head is not None
-        require(
-            model.n_embd % model.n_head == 0, "model.n_embd", model.n_embd,
-            f"it must be a multiple of model.n_head={model.n_head}",
-        )  # fmt: skip
-    else:
-        require(not model.zero_init_residual, "model.zero_init_residual", True, "model=bigram has no residual blocks")
-        require(model.activation == "relu", "model.activation", model.activation, "model=bigram has no activation")
-
-
-def check_style(style: StyleConfig) -> None:
-    named = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", style.name)
-    require(named is not None, "style.name", style.name, "it becomes part of a file's name: letters, digits, _ . - only")
-    one_of("style.long_documents", style.long_documents, LONG_DOCUMENTS)
-    require(0 <= style.share < 1, "style.share", style.share, "style.share must be at least 0 and below 1")
-    require((style.share > 0) == bool(style.documents), "style.share", style.share,
-            "it must be above 0 exactly where style.documents has documents")  # fmt: skip
-    for key in ("documents", "phrases"):
-        texts = getattr(style, key)
-        require(all(text.strip() for text in texts), f"style.{key}", texts, "none of them may be empty")
-    require(math.isfinite(style.bias), "style.bias", style.bias, "style.bias must be finite")
-
-
-def check_data(data: DataConfig) -> None:
-    one_of("data.name", data.name, ("names", "makemore", "text"))
-    one_of("data.format", data.format, FORMATS)
-    one_of("data.long_documents", data.long_documents, LONG_DOCUMENTS)
-    require(0 <= data.val_fraction < 1, "data.val_fraction", data.val_fraction, "it must be at least 0 and below 1")
-    if data.name == "text":
-        require(data.path is not None, "data.path", None, "data=text needs data.path=<file>")
-    else:
-        require(data.path is None, "data.path", data.path, f"data={data.name} has its own file; for yours say data=text")
-        require(data.format == "lines", "data.format", data.format, f"data={data.name} is a list of names")
-
-
-def check_optim(optim: OptimConfig) -> None:
-    one_of("optim.name", optim.name, OPTIMIZER_KEYS)
-    at_least("optim.lr", optim.lr, 0)
-    positive("optim.grad_clip", optim.grad_clip)
-    for key in ("beta1", "beta2", "eps", "momentum", "weight_decay"):
-        value, used = getattr(optim, key), key in OPTIMIZER_KEYS[optim.name]
-        require(used or value is None, f"optim.{key}", value, f"optim={optim.name} has no {key}")
-        require(not used or value is not None, f"optim.{key}", value, f"optim={optim.name} needs a number")
-        if value is None:
-            continue
-        if key in ("beta1", "beta2", "momentum"):
-            require(0 <= value < 1, f"optim.{key}", value, f"optim.{key} must be at least 0 and below 1")
-        elif key == "eps":
-            positive("optim.eps", value)
-        else:
-            at_least(f"optim.{key}", value, 0)
-
-
-def check_schedule(config: Config) -> None:
-    schedule, steps = config.schedule, config.train.steps
-    one_of("schedule.name", schedule.name, SCHEDULES)
-    at_least("schedule.warmup_steps", schedule.warmup_steps, 0)
-    at_least("schedule.warmdown_steps", schedule.warmdown_steps, 1)
-    if schedule.total_steps is not None:
-        require(schedule.total_steps >= max(steps, 1), "schedule.total_steps", schedule.total_steps,
-                f"the schedule must reach over all train.steps={steps}")  # fmt: skip
-    if schedule.warmdown_steps is not None:
-        require(schedule.name in ("warmdown", "sqrt"), "schedule.warmdown_steps", schedule.warmdown_steps,
-                f"schedule={schedule.name} has no warmdown")  # fmt: skip
-
-
-def check_train(train: TrainConfig) -> None:
-    at_least("train.steps", train.steps, 0)
-    for key in ("batch_size", "log_every", "eval_every", "eval_documents", "checkpoint_every", "keep_checkpoints", "last_n"):
-        at_least(f"train.{key}", getattr(train, key), 1)
-    if train.max_memory_growth is not None:
-        require(train.max_memory_growth > 1, "train.max_memory_growth", train.max_memory_growth, "it must be above 1")
-    require(bool(train.resume), "train.resume", "''", "it is auto, never or a folder")
-
-
-def check_sample(sample: SampleConfig) -> None:
-    if not (math.isfinite(sample.temperature) and sample.temperature >= 0):
-        raise UserError(f"temperature must be finite and >= 0, got {sample.temperature} (sample.temperature)")
-    at_least("sample.top_k", sample.top_k, 1)
-    at_least("sample.num_samples", sample.num_samples, 0)
-    at_least("sample.max_new_tokens", sample.max_new_tokens, 1)
-
-
-# --- identity ---
 
 
 def config_hash(config: Config) -> str:

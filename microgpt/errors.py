@@ -1,4 +1,4 @@
-"""What a user is told when something is wrong: one sentence and an exit code. Everything else is a bug and keeps its traceback."""
+"""What a user is told when something is wrong: one sentence and an exit code. A bug keeps its traceback."""
 
 
 class MicrogptError(Exception):

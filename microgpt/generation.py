@@ -49,9 +49,10 @@ def generate(
     Without max_new_tokens a sample ends where the block ends. With it, a full block slides: the later half of the text
     is read again from position 0, and generation goes on.
     """
-    decoder, used = new_decoder(), 0
-    for token in prompt:
-        logits, used = decoder.feed(token), used + 1
+    decoder, used = new_decoder(), len(prompt)
+    for token in prompt[:-1]:
+        decoder.feed(token)
+    logits = decoder.feed(prompt[-1])
     tokens, new = list(prompt), 0
     while True:
         probs = probabilities(biased(logits, tokens, tokenizer, policy), policy)
@@ -91,7 +92,9 @@ def probabilities(logits: Sequence[float], policy: SamplingPolicy) -> list[float
     return [e * norm for e in exps]
 
 
-def biased(logits: Sequence[float], tokens: Sequence[int], tokenizer: Tokenizer, policy: SamplingPolicy) -> Sequence[float]:
+def biased(
+    logits: Sequence[float], tokens: Sequence[int], tokenizer: Tokenizer, policy: SamplingPolicy
+) -> Sequence[float]:
     """Add the style's bias to every character that would begin or continue one of its phrases."""
     if not policy.phrases or policy.bias == 0:
         return logits

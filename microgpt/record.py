@@ -1,4 +1,4 @@
-"""run.json: what was run, where, with what result. Written when a run starts and again, whole, when it ends, however it ends."""
+"""run.json: what was run, where, with what result. Written when a run starts and, whole, however it ends."""
 
 import os
 import platform
@@ -124,7 +124,7 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def record_failed_job(config: dict[str, Any], invocation: Invocation, error: Exception) -> None:
+def record_failed_job(config: Any, invocation: Invocation, error: Exception) -> None:
     """Record a job of a sweep that failed before it made a folder, in the job's own folder.
 
     A job that has a folder has recorded its end already. `config` is the composed configuration, which may be at fault.

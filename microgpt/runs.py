@@ -3,8 +3,8 @@
     outputs/<date>/<time>_<first 8 digits of the configuration's hash>/     a run
     outputs/sweeps/<name>_<hash of the command>/<job>/                      a job of a sweep
 
-A run holds a lock on its folder while it lives. The operating system gives the lock back when a process dies, however it
-dies: a record that says "running" without a lock belongs to a run that was killed.
+A run holds a lock on its folder while it lives. The operating system gives the lock back when a process dies, however
+it dies: a record that says "running" without a lock belongs to a run that was killed.
 """
 
 import json

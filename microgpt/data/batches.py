@@ -1,5 +1,7 @@
-"""Which examples make up which step: a pure function of the order, the step and the batch size, so that a resumed run needs
-no data state and every engine sees the same examples."""
+"""Which examples make up which step: a pure function of the order, the step and the batch size.
+
+So a resumed run needs no data state, and every engine sees the same examples.
+"""
 
 import random
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Where texts come from: the embedded names, the reference names.txt (a local copy, the cache, or the network), any file."""
+"""Where texts come from: the embedded names, the reference names.txt (local, cached or fetched), any file."""
 
 import hashlib
 import os
@@ -58,7 +58,7 @@ def cache_dir() -> Path:
 
 
 def makemore_file() -> Path:
-    """The reference names.txt: from MICROGPT_DATA_DIR, else the cache, else fetched into the cache; its hash is checked."""
+    """The reference names.txt: from MICROGPT_DATA_DIR, else the cache, else fetched into it; its hash is checked."""
     local = os.environ.get(DATA_DIR_VARIABLE)
     candidates = [Path(local) / "names.txt"] if local else []
     cached = cache_dir() / "names.txt"

@@ -1,5 +1,7 @@
-"""Characters to token ids and back. The sorted characters are ids 0 .. n-1; the begin-of-sequence token (BOS) is n and also
-ends a document."""
+"""Characters to token ids and back.
+
+The sorted characters are ids 0 .. n-1; the begin-of-sequence token (BOS) is n and also ends a document.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -25,7 +27,9 @@ class Tokenizer:
         except KeyError:
             unknown = " ".join(repr(char) for char in dict.fromkeys(text) if char not in self.ids)
             known = "".join(self.chars)
-            raise UserError(f"{source}={text!r} has characters that the model does not know: {unknown} (it knows {known!r})") from None
+            raise UserError(
+                f"{source}={text!r} has characters that the model does not know: {unknown} (it knows {known!r})"
+            ) from None
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids; BOS has no text."""

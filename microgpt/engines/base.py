@@ -1,4 +1,4 @@
-"""The contract that every engine keeps, and the plain data that crosses it. Knows nothing of files, configuration or loops.
+"""The contract that every engine keeps, and the plain data that crosses it. Knows nothing of files or configuration.
 
 An engine holds R >= 1 models of one shape (R = 1 for a single run) and trains them side by side. All arrays have a
 leading R axis. What an engine computes is defined by the scalar engine; the others are checked against it.

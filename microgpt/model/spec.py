@@ -1,7 +1,7 @@
 """The shape of a model: which tensors it has, their sizes and their order. Knows nothing of engines, data or files.
 
-Tensor names and layout are those of microgpt.py and of the checkpoint format: every weight matrix is stored row major as
-(outputs, inputs) and used as y = x W^T; there are no biases and no gains.
+Tensor names and layout are those of microgpt.py and of the checkpoint format: every weight matrix is stored row major
+as (outputs, inputs) and used as y = x W^T; there are no biases and no gains.
 """
 
 from dataclasses import asdict, dataclass

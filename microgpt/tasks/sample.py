@@ -1,4 +1,4 @@
-"""task=sample: text from a checkpoint. What is sampled is always the trained model; the checkpoint brings its own style."""
+"""task=sample: text from a checkpoint. What is sampled is the trained model; the checkpoint brings its own style."""
 
 import random
 from pathlib import Path

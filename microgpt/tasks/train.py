@@ -1,59 +1,32 @@
 """task=train: one run from its configuration to its record."""
 
-import random
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-from microgpt.assembly import (
-    Beginning,
-    begin,
-    model_spec,
-    optimizer_spec,
-    read_corpus,
-    sampling_policy,
-    schedule_of,
-    workload,
-)
+from microgpt.assembly import Inputs, optimizer_spec, read_inputs, schedule_of, workload
 from microgpt.atomic import write_atomically
-from microgpt.checkpoint import Checkpoint, CheckpointStore, Meta, TrainState, load_checkpoint, resolve_checkpoint
+from microgpt.checkpoint import CheckpointStore, Meta, TrainState
 from microgpt.config import Config, config_hash
-from microgpt.data.corpus import Corpus
+from microgpt.console import print_beginning, print_end
 from microgpt.engines import make_engine
 from microgpt.engines.base import Engine
-from microgpt.errors import Interrupted, MicrogptError, UserError
-from microgpt.generation import encode_prompt, generate, phrase_rate
-from microgpt.model.spec import ModelSpec
+from microgpt.errors import Interrupted, MicrogptError
+from microgpt.outcome import measure, metrics, objective
 from microgpt.record import Invocation, new_record, timestamp, write_record
 from microgpt.runs import HISTORY, RECORD, SAMPLES, Place, RunFolder, claim, find_completed, place_of_run
 from microgpt.training.guards import MemoryDriftGuard, StopRequest, stop_on_signals
 from microgpt.training.history import History
 from microgpt.training.loop import Plan, Training
-from microgpt.training.metrics import bits_per_character, console_line, mean, perplexity
 from microgpt.training.progress import Progress
 
 Record = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What a run works on, read and checked before anything is written."""
-
-    config: Config
-    corpus: Corpus
-    spec: ModelSpec
-    beginning: Beginning
-    prompt: list[int]
-    leg_from: Checkpoint | None  # train.resume=<folder>: the checkpoint that this run trains on from
-
-
 def train(config: Config, invocation: Invocation) -> float:
-    """Train, sample, record. Returns val_loss, or the mean of the last losses where there is no validation."""
+    """Train, sample, record. Returns what an optimizing sweeper minimises."""
     inputs = read_inputs(config)
-    digest = config_hash(config)
-    place = place_of_run(config.outputs_dir, digest, inputs.corpus.source.sha256, invocation.job)
+    place = place_of_run(config.outputs_dir, config_hash(config), inputs.corpus.source.sha256, invocation.job)
     if invocation.job is not None and config.train.resume == "auto":
         done = find_completed(place)
         if done is not None:
@@ -67,46 +40,24 @@ def train(config: Config, invocation: Invocation) -> float:
             folder.release()
 
 
-def read_inputs(config: Config) -> Inputs:
-    """Read everything that a run needs. Raises UserError; nothing has been written by then."""
-    corpus = read_corpus(config)
-    spec = model_spec(config, corpus.tokenizer.vocab_size)
-    prompt = encode_prompt(config.sample.prompt, corpus.tokenizer, spec.block_size)
-    leg_from = None
-    if config.train.resume not in ("auto", "never"):
-        leg_from = load_checkpoint(resolve_checkpoint(config.train.resume, config.outputs_dir))
-        refuse_misfit(leg_from, spec, corpus)
-    beginning = begin(config.seed, corpus, spec, config.train.batch_size, config.style.share)
-    return Inputs(config, corpus, spec, beginning, prompt, leg_from)
-
-
-def refuse_misfit(checkpoint: Checkpoint, spec: ModelSpec, corpus: Corpus) -> None:
-    """Raises UserError with the reason why a checkpoint cannot be trained on with this data and this model."""
-    where = f"checkpoint {checkpoint.path} does not fit"
-    if checkpoint.meta.chars != corpus.tokenizer.chars:
-        ours, theirs = "".join(corpus.tokenizer.chars), "".join(checkpoint.meta.chars)
-        raise UserError(f"{where} the data: its characters are {theirs!r}, those of the data and the style {ours!r}")
-    for key, value in spec.to_dict().items():
-        found = checkpoint.meta.spec.to_dict()[key]
-        if found != value and key not in ("init_std", "zero_init_residual"):  # how it once began does not matter
-            raise UserError(f"{where} the model: model.{key} is {found} in the checkpoint and {value} here")
-
-
-def run_in_folder(
-    inputs: Inputs, invocation: Invocation, place: Place, folder: RunFolder, stop: StopRequest
-) -> float:
+def run_in_folder(inputs: Inputs, invocation: Invocation, place: Place, folder: RunFolder, stop: StopRequest) -> float:
     record = first_record(inputs, invocation, place, folder)
     path = folder.path / RECORD
     write_record(path, record)
     try:
-        engine, state = execute(inputs, folder, record, stop)
-        finish(inputs, record, engine, state, stop)
+        engine = execute(inputs, folder, record, stop)
+        if not stop:
+            measure(inputs, record, engine, stop)
         if stop:
             raise Interrupted(stop.signal_number or 0)
+        write_atomically(folder.path / SAMPLES, "".join(f"{sample}\n" for sample in record["samples"]))
         record["status"] = "completed"
     except KeyboardInterrupt:
         record |= {"status": "interrupted", "error": f"stopped by signal {stop.signal_number}" if stop else "stopped"}
         print(f"interrupted: the same command goes on from the last checkpoint in {folder.path}", flush=True)
+        raise
+    except BrokenPipeError:
+        record |= {"status": "interrupted", "error": "standard output was closed"}
         raise
     except BaseException as error:
         record |= {"status": "failed", "error": describe(error)}
@@ -114,7 +65,6 @@ def run_in_folder(
     finally:
         record["finished_at"] = timestamp()
         write_record(path, record)
-    write_atomically(folder.path / SAMPLES, "".join(f"{sample}\n" for sample in record["samples"]))
     print_end(record, folder.path)
     return objective(record["metrics"])
 
@@ -135,7 +85,7 @@ def first_record(inputs: Inputs, invocation: Invocation, place: Place, folder: R
         "train_documents": corpus.train.documents,
         "val_documents": corpus.val.documents,
         "train_examples": len(corpus.train.examples),
-        "evaluated_documents": len(evaluation_examples(config, corpus)),
+        "evaluated_documents": len(inputs.val_examples),
         "train_tokens": corpus.train.tokens,
         "vocab_size": spec.vocab_size,
         "long_documents": {"policy": config.data.long_documents, "count": corpus.long_documents},
@@ -156,11 +106,7 @@ def first_record(inputs: Inputs, invocation: Invocation, place: Place, folder: R
     return record
 
 
-def evaluation_examples(config: Config, corpus: Corpus) -> list[list[int]]:
-    return corpus.val.examples[: config.train.eval_documents]
-
-
-def execute(inputs: Inputs, folder: RunFolder, record: Record, stop: StopRequest) -> tuple[Engine, TrainState]:
+def execute(inputs: Inputs, folder: RunFolder, record: Record, stop: StopRequest) -> Engine:
     """Train, from wherever this run stands. Fills the record as far as the training came, also when it fails."""
     config, corpus, spec, beginning = inputs.config, inputs.corpus, inputs.spec, inputs.beginning
     state = TrainState(
@@ -189,7 +135,7 @@ def execute(inputs: Inputs, folder: RunFolder, record: Record, stop: StopRequest
             first_step=state.first_step,
             lr=config.optim.lr,
             schedule=schedule,
-            val_examples=evaluation_examples(config, corpus),
+            val_examples=inputs.val_examples,
             log_every=config.train.log_every,
             eval_every=config.train.eval_every,
             checkpoint_every=config.train.checkpoint_every,
@@ -204,7 +150,7 @@ def execute(inputs: Inputs, folder: RunFolder, record: Record, stop: StopRequest
         stop=stop,
         memory=MemoryDriftGuard(config.train.max_memory_growth) if config.train.max_memory_growth else None,
     )
-    print_beginning(inputs, record, training)
+    print_beginning(inputs, record)
     try:
         with training.progress:
             training.run()
@@ -216,139 +162,4 @@ def execute(inputs: Inputs, folder: RunFolder, record: Record, stop: StopRequest
             "evaluate": state.evaluate_seconds,
             "checkpoint": state.checkpoint_seconds,
         }
-    return engine, state
-
-
-def metrics(inputs: Inputs, state: TrainState) -> dict[str, Any]:
-    """F5's figures; rates leave out evaluation and disk, and no warm-up step, since plain Python needs none."""
-    config = inputs.config
-    seconds, val_loss = state.train_seconds, state.val_loss
-    return {
-        "parameter_count": inputs.spec.parameter_count(),
-        "steps": state.step,
-        "final_loss": state.recent_losses[-1] if state.recent_losses else None,
-        "mean_loss_last_n": mean(state.recent_losses),
-        "last_n": config.train.last_n,
-        "val_loss": val_loss,
-        "first_val_loss": state.first_val_loss,
-        "best_val_loss": state.best_val_loss,
-        "best_step": state.best_step,
-        "bits_per_character": None if val_loss is None else bits_per_character(val_loss),
-        "perplexity": None if val_loss is None else perplexity(val_loss),
-        "steps_per_sec": state.step / seconds if seconds else 0.0,
-        "tokens_per_sec": state.tokens / seconds if seconds else 0.0,
-        "rate_warmup_steps": 0,
-        "train_tokens": inputs.corpus.train.tokens,
-        "tokens_seen": state.tokens,
-        "vocab_size": inputs.spec.vocab_size,
-    }
-
-
-def finish(inputs: Inputs, record: Record, engine: Engine, state: TrainState, stop: StopRequest) -> None:
-    """What is measured on the trained model: samples, the style's effect, the untrained baseline of steps=0."""
-    if stop:
-        return
-    figures = record["metrics"]
-    if state.step == 0:
-        first_batch = [workload(inputs.corpus, []).examples[i] for i in inputs.beginning.order.batch(0)]
-        figures["final_loss"] = figures["mean_loss_last_n"] = float(engine.evaluate(first_batch)[0])
-    draw = sampler(inputs, engine, stop)
-    record["samples"] = draw(biased=True)
-    style = inputs.config.style
-    if style.documents or style.phrases:
-        figures["style"] = {
-            "documents": len(style.documents),
-            "train_documents": inputs.corpus.style_train.documents,
-            "val_documents": inputs.corpus.style_val.documents,
-            "share": inputs.beginning.order.style_share,
-            "train_loss": style_loss(engine, inputs.corpus.style_train.examples),
-            "val_loss": style_loss(engine, inputs.corpus.style_val.examples),
-            "bias": style.bias,
-            "phrase_rate": phrase_rate(record["samples"], style.phrases),
-            "phrase_rate_without_bias": phrase_rate(draw(biased=False), style.phrases),
-        }
-
-
-def style_loss(engine: Engine, examples: list[list[int]]) -> float | None:
-    return float(engine.evaluate(examples)[0]) if examples else None
-
-
-def sampler(inputs: Inputs, engine: Engine, stop: StopRequest) -> Callable[[bool], list[str]]:
-    """A function that draws the run's samples, with the style's bias or without, always from the same random state."""
-    sample = inputs.config.sample
-    policy = sampling_policy(sample, inputs.config.style)
-    beginning = inputs.beginning.rng if sample.seed is None else random.Random(sample.seed)
-    start = beginning.getstate()
-
-    def draw(biased: bool) -> list[str]:
-        rng = random.Random()
-        rng.setstate(start)
-        samples = []
-        for _ in range(sample.num_samples):
-            if stop:
-                break
-            drawn = generate(
-                lambda: engine.decoder(0), inputs.corpus.tokenizer, inputs.spec.block_size, inputs.prompt,
-                policy if biased else policy.without_bias(), rng,
-            )  # fmt: skip
-            samples.append(sample.prompt + drawn.text)
-        return samples
-
-    return draw
-
-
-def objective(figures: dict[str, Any]) -> float:
-    """What an optimizing sweeper minimises."""
-    return figures["mean_loss_last_n"] if figures["val_loss"] is None else figures["val_loss"]
-
-
-def print_beginning(inputs: Inputs, record: Record, training: Training) -> None:
-    corpus, data = inputs.corpus, record["data"]
-    print(f"num docs: {corpus.documents}")
-    print(f"vocab size: {inputs.spec.vocab_size}")
-    print(f"num params: {inputs.spec.parameter_count()}")
-    if corpus.val.documents:
-        print(f"split: {corpus.train.documents} train, {corpus.val.documents} validation documents, "
-              f"{data['evaluated_documents']} evaluated")  # fmt: skip
-    if corpus.long_documents:
-        policy = inputs.config.data.long_documents
-        done = {"truncate": "cut", "window": "read in windows", "skip": "left out"}[policy]
-        print(f"long documents: {corpus.long_documents} of {corpus.documents} exceed the block and are {done}")
-    if inputs.leg_from is not None:
-        schedule = training.plan.schedule
-        print(f"training on from step {training.plan.first_step} ({inputs.leg_from.path}): {training.plan.steps} steps, "
-              f"schedule {schedule.name} anew from lr {training.plan.lr} over {schedule.total_steps} steps")  # fmt: skip
-    print(f"backend={record['backend']} device={record['device']} using_gpu={str(record['using_gpu']).lower()} "
-          f"dtype={record['dtype']}", flush=True)  # fmt: skip
-
-
-def print_end(record: Record, path: Path) -> None:
-    if record["samples"]:
-        print("--- samples ---")
-    for number, sample in enumerate(record["samples"], 1):
-        print(f"sample {number:2d}: {sample}")
-    style = record["metrics"].get("style")
-    if style and style["phrase_rate"] is not None:
-        print(f"style {record['style']}: a phrase in {style['phrase_rate']:.0%} of the samples, "
-              f"in {style['phrase_rate_without_bias']:.0%} of those drawn without its bias")  # fmt: skip
-    print(f"files: {path}")
-    figures = record["metrics"]
-    print(console_line({
-        "mode": record["mode"],
-        "model": record["config"]["model"]["name"],
-        "style": record["style"],
-        "backend": record["backend"],
-        "device": record["device"],
-        "using_gpu": record["using_gpu"],
-        "tie_lm_head": record["model"]["tie_lm_head"],
-        "input_rmsnorm": record["model"]["input_rmsnorm"],
-        "params": figures["parameter_count"],
-        "steps": figures["steps"],
-        "final_loss": figures["final_loss"],
-        "val_loss": figures["val_loss"],
-        f"mean_loss_last_{figures['last_n']}": figures["mean_loss_last_n"],
-        "steps_per_sec": figures["steps_per_sec"],
-        "tokens_per_sec": figures["tokens_per_sec"],
-        "vocab_size": figures["vocab_size"],
-        "train_tokens": figures["train_tokens"],
-    }), flush=True)  # fmt: skip
+    return engine

@@ -1,4 +1,4 @@
-"""The training loop, the same for every engine and model: save, evaluate, log, advance. Knows nothing of configuration."""
+"""The training loop, the same for every engine and model: save, evaluate, log, advance. Knows no configuration."""
 
 import math
 import time
@@ -41,7 +41,7 @@ class Plan:
         return bool(self.val_examples) and (step in (0, self.steps) or is_due(step, self.eval_every))
 
     def saves_at(self, step: int) -> bool:
-        """At its own times, and before every evaluation, so that the best checkpoint exists when it is found to be it."""
+        """At its own times, and before every evaluation, so that the best checkpoint exists once it is known to be."""
         return step == self.steps or is_due(step, self.checkpoint_every) or self.evaluates_at(step)
 
     def next_stop(self, step: int) -> int:
@@ -95,10 +95,9 @@ class Training:
         """Train up to the next event, or a part of the way if that would take too long."""
         plan, state = self.plan, self.state
         begin, end = state.step, plan.next_stop(state.step)
-        if state.train_seconds > 0 and state.step > 0:
-            end = min(end, begin + max(1, int(PIECE_SECONDS * state.step / state.train_seconds)))
-        else:
-            end = begin + 1  # the first step tells how long one takes
+        end = min(
+            end, begin + max(1, int(PIECE_SECONDS * self.rate()))
+        )  # the first step alone tells how long one takes
         lrs = [plan.learning_rate(step) for step in range(begin, end)]
         losses, seconds = timed(lambda: self.engine.advance(plan.first_step + begin, np.array(lrs)[:, np.newaxis]))
         lines = []
@@ -109,12 +108,16 @@ class Training:
             state.recent_losses.append(loss)
             if plan.logs_at(step) and step < end:  # the last one's line waits for its evaluation
                 lines.append({"step": step, "loss": loss, "lr": lr, "tokens": state.tokens})
-                self.progress.log(step, loss, None)
+                self.progress.log(step, loss, None, self.rate())
         del state.recent_losses[: -plan.last_n]
         self.history.write(lines)
         state.step = end
         state.train_seconds += seconds
-        self.progress.update(state.step, state.recent_losses[-1])
+        self.progress.update(state.step, state.recent_losses[-1], self.rate())
+
+    def rate(self) -> float:
+        """Steps a second of training proper; 0 before the first."""
+        return self.state.step / self.state.train_seconds if self.state.train_seconds else 0.0
 
     def save(self) -> None:
         """Persist everything, unless the weights are spoilt already."""
@@ -152,7 +155,7 @@ class Training:
         if val_loss is not None:
             line["val_loss"] = val_loss
         self.history.write([line])
-        self.progress.log(state.step, loss, val_loss)
+        self.progress.log(state.step, loss, val_loss, self.rate())
 
     def last_checkpoint(self) -> str:
         newest = self.checkpoints.newest()

@@ -21,10 +21,10 @@ class Progress:
         self.total = total
         self.first = first
         self.bar: Any = None
-        self.started = self.last_line = time.monotonic()
+        self.last_line = time.monotonic()
 
     def __enter__(self) -> "Progress":
-        self.started = self.last_line = time.monotonic()
+        self.last_line = time.monotonic()
         if sys.stdout.isatty() and self.total > self.first:
             self.bar = terminal_bar()
             self.task = self.bar.add_task("", total=self.total, completed=self.first, loss="", rate="")
@@ -35,39 +35,34 @@ class Progress:
         if self.bar is not None:
             self.bar.stop()
 
-    def rate(self, step: int) -> float:
-        """Steps a second since this process began to train."""
-        return (step - self.first) / max(time.monotonic() - self.started, 1e-9)
-
-    def line(self, step: int, loss: float | None, val_loss: float | None) -> str:
+    def line(self, step: int, loss: float | None, val_loss: float | None, rate: float) -> str:
         parts = [f"step {step:4d} / {self.total:4d}"]
         if loss is not None:
             parts.append(f"loss {loss:.4f}")
         if val_loss is not None:
             parts.append(f"val_loss {val_loss:.4f}")
-        if step > self.first:
-            rate = self.rate(step)
+        if rate > 0:
             parts.append(f"{rate:.1f} steps/s")
             if step < self.total:
                 parts.append(f"eta {duration((self.total - step) / rate)}")
         return " | ".join(parts)
 
-    def update(self, step: int, loss: float | None) -> None:
-        """The run got on, and nothing is logged."""
+    def update(self, step: int, loss: float | None, rate: float) -> None:
+        """The run got on, and nothing is logged. `rate` is in steps a second of training proper."""
         if self.bar is not None:
             shown = "" if loss is None else f"loss {loss:.4f}"
-            self.bar.update(self.task, completed=step, loss=shown, rate=f"{self.rate(step):.1f} steps/s")
+            self.bar.update(self.task, completed=step, loss=shown, rate=f"{rate:.1f} steps/s")
         elif time.monotonic() - self.last_line > QUIET_SECONDS:
-            self.print(self.line(step, loss, None))
+            self.print(self.line(step, loss, None, rate))
 
-    def log(self, step: int, loss: float | None, val_loss: float | None) -> None:
+    def log(self, step: int, loss: float | None, val_loss: float | None, rate: float) -> None:
         """A logged step: a line of its own, except that a terminal's bar shows a bare loss already."""
         if self.bar is None:
-            self.print(self.line(step, loss, val_loss))
+            self.print(self.line(step, loss, val_loss, rate))
             return
-        self.update(step, loss)
+        self.update(step, loss, rate)
         if val_loss is not None:
-            self.bar.console.print(self.line(step, loss, val_loss), highlight=False)
+            self.bar.console.print(self.line(step, loss, val_loss, rate), highlight=False)
 
     def print(self, line: str) -> None:
         print(line, flush=True)

@@ -1,4 +1,4 @@
-"""The scalar engine: the contract of engines/base.py, kept with `Value`s. It is the definition of what all engines compute."""
+"""The scalar engine: the contract of engines/base.py, kept with `Value`s. It defines what all engines compute."""
 
 import gc
 import math
@@ -29,9 +29,7 @@ class ScalarModel:
     def train_step(self, step: int, documents: Sequence[Tokens], lr: float) -> float:
         """Forward, backward, update: the whole of learning. Returns the mean loss over the documents' target tokens."""
         losses = [
-            loss
-            for tokens in documents
-            for loss in document_losses(self.spec, self.weights, tokens, WITH_GRADIENTS)
+            loss for tokens in documents for loss in document_losses(self.spec, self.weights, tokens, WITH_GRADIENTS)
         ]
         loss = add_up(losses) * (1 / len(losses))
         if not math.isfinite(loss.data):
@@ -61,7 +59,7 @@ class ScalarDecoder:
 
 @contextmanager
 def no_cycle_collection() -> Iterator[None]:
-    """A graph of Values has no cycles, so counting references frees it; looking for cycles would take most of a step."""
+    """Counting references frees a graph of Values, which has no cycles; looking for some would take most of a step."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -7,6 +7,7 @@ Everything here works on lists of numbers that know +, * and **. The few operati
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from operator import mul
 from typing import Any
 
@@ -124,7 +125,7 @@ def gpt(spec: ModelSpec, weights: Weights, token: int, cache: Cache, ops: Arithm
 
 
 def bigram(spec: ModelSpec, weights: Weights, token: int, cache: Cache, ops: Arithmetic) -> Vector:
-    """Logits (V,) of the token that follows `token`, whatever came before: a table E of V rows, and an output matrix."""
+    """Logits (V,) of the token that follows `token`, whatever came before: a table of V rows, and an output matrix."""
     h = weights["wte"][token]
     if spec.input_rmsnorm:
         h = rmsnorm(h, ops)
@@ -139,7 +140,4 @@ def document_losses(spec: ModelSpec, weights: Weights, tokens: Sequence[int], op
     """The loss in nats at every position of one document: each token but the last predicts its successor."""
     forward = FORWARD[spec.kind]
     cache = Cache(spec.n_layer)
-    return [
-        ops.cross_entropy(forward(spec, weights, token, cache, ops), target)
-        for token, target in zip(tokens[:-1], tokens[1:], strict=True)
-    ]
+    return [ops.cross_entropy(forward(spec, weights, token, cache, ops), target) for token, target in pairwise(tokens)]

@@ -56,7 +56,7 @@ class Optimizer:
             p.grad = 0.0
 
     def adam(self, step: int, lr: float) -> None:
-        """Kingma and Ba (2014), algorithm 1, with the bias-corrected moments m / (1 - beta1^t) and v / (1 - beta2^t)."""
+        """Kingma and Ba (2014), algorithm 1, with the moments' bias corrected: m / (1 - beta1^t), v / (1 - beta2^t)."""
         beta1, beta2, eps = self.spec.beta1, self.spec.beta2, self.spec.eps
         new1, new2 = 1 - beta1, 1 - beta2
         grads = [p.grad for p in self.parameters]

@@ -7,7 +7,7 @@ from and applies the chain rule: a child's gradient grows by local gradient time
 Three things make this quick without changing a single result:
 
 1. A whole dot product is one node (`dot`, `linear`), not a chain of multiplications and additions.
-2. Parameters have nothing beneath them, so `linear` hangs a row of weights aside (`weights`) where the walk need not look.
+2. Parameters have nothing beneath them: `linear` hangs a row of weights aside (`weights`), where the walk need not go.
 3. The graph has no cycles, so the engine switches Python's cycle collector off while a graph lives.
 """
 

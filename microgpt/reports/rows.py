@@ -1,0 +1,111 @@
+"""From run.json to rows of a table, and rows to files. Changes nothing of what it reads."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from microgpt.atomic import write_atomically
+from microgpt.errors import UserError
+from microgpt.record import SCHEMA_VERSION
+from microgpt.runs import RECORD
+
+Row = dict[str, Any]
+
+FIRST_COLUMNS = (
+    "variant", "tie_lm_head", "input_rmsnorm", "style", "parameter_count", "steps", "seed", "final_loss",
+    "mean_loss_last_n", "last_n", "steps_per_sec", "tokens_per_sec", "vocab_size", "train_tokens",
+)  # fmt: skip
+METRIC_COLUMNS = (
+    "val_loss",
+    "best_val_loss",
+    "best_step",
+    "first_val_loss",
+    "bits_per_character",
+    "perplexity",
+    "tokens_seen",
+)
+RECORD_COLUMNS = (
+    "status", "mode", "backend", "device", "using_gpu", "dtype", "run_id", "started_at", "finished_at",
+    "config_hash", "error",
+)  # fmt: skip
+
+
+@dataclass
+class Collected:
+    rows: list[Row] = field(default_factory=list)
+    skipped: list[tuple[Path, str]] = field(default_factory=list)  # files that are no record, and why
+
+
+def variant_name(tie_lm_head: bool, input_rmsnorm: bool) -> str:
+    return f"{'tied' if tie_lm_head else 'untied'}_{'' if input_rmsnorm else 'no_'}input_rmsnorm"
+
+
+def find_records(folder: Path) -> Iterator[Path]:
+    """Every run.json below a folder, in sorted order, without looking into checkpoints."""
+    for path, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name != "checkpoint")
+        if RECORD in files:
+            yield Path(path) / RECORD
+
+
+def read_rows(folders: list[Path]) -> Collected:
+    collected = Collected()
+    seen = set()
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not a folder: collect takes folders with runs below them")
+        for path in find_records(folder):
+            if path.resolve() in seen:
+                continue
+            seen.add(path.resolve())
+            try:
+                collected.rows.append(row_of(json.loads(path.read_bytes()), path))
+            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+                collected.skipped.append((path, f"{type(error).__name__}: {error}".splitlines()[0]))
+    collected.rows.sort(key=lambda row: (row["started_at"] or "", row["path"]))
+    return collected
+
+
+def row_of(record: dict[str, Any], path: Path) -> Row:
+    """One run as a flat row. Raises ValueError, TypeError or KeyError for what is not a record of ours."""
+    if not isinstance(record, dict) or "schema_version" not in record or "run_id" not in record:
+        raise ValueError("not a record of a run: it has no schema_version and run_id")
+    if record["schema_version"] != SCHEMA_VERSION:
+        raise ValueError(f"schema_version {record['schema_version']} is not {SCHEMA_VERSION}")
+    config, metrics, data = record["config"], record.get("metrics") or {}, record.get("data") or {}
+    model = config["model"]
+    row: Row = dict.fromkeys(FIRST_COLUMNS)
+    row |= {
+        "variant": variant_name(model["tie_lm_head"], model["input_rmsnorm"]),
+        "tie_lm_head": model["tie_lm_head"],
+        "input_rmsnorm": model["input_rmsnorm"],
+        "style": str(record["style"]),
+        "seed": record["seed"],
+    }
+    row |= {key: metrics.get(key) for key in FIRST_COLUMNS if key in metrics}
+    row |= {key: metrics.get(key) for key in METRIC_COLUMNS}
+    row |= {key: record.get(key) for key in RECORD_COLUMNS}
+    git = record.get("git") or {}
+    return row | {
+        "model": model["name"],
+        "data": config["data"]["name"],
+        "data_sha256": data.get("sha256"),
+        "git_commit": git.get("commit"),
+        "git_dirty": git.get("dirty"),
+        "path": str(path.parent),
+        "config": config,
+    }
+
+
+def write_table(rows: list[Row], stem: Path) -> list[Path]:
+    """The rows as CSV (the configuration as JSON in the last column) and as JSON lines."""
+    table = pd.DataFrame([{**row, "config": json.dumps(row["config"], sort_keys=True)} for row in rows], dtype=object)
+    csv, jsonl = Path(f"{stem}.csv"), Path(f"{stem}.jsonl")
+    write_atomically(csv, table.to_csv(index=False, lineterminator="\n"))
+    write_atomically(jsonl, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return [csv, jsonl]
