@@ -1,8 +1,12 @@
 """task=info: what a checkpoint holds, for people to read."""
 
+from pathlib import Path
+from typing import Any
+
 from microgpt.checkpoint import load_checkpoint, resolve_checkpoint
 from microgpt.config import Config
 from microgpt.record import Invocation
+from microgpt.runs import read_record
 
 
 def info(config: Config, invocation: Invocation) -> None:
@@ -20,7 +24,7 @@ def info(config: Config, invocation: Invocation) -> None:
         "optimizer state": "yes" if checkpoint.state.m or checkpoint.state.v else "no",
         "seed": train.seed,
         "loss": train.recent_losses[-1] if train.recent_losses else None,
-        "best val_loss": None if train.best_val_loss is None else f"{train.best_val_loss} at step {train.best_step}",
+        **facts_of_run(checkpoint.path),
         "data sha256": train.data_sha256,
         "config hash": train.config_hash,
     }
@@ -30,3 +34,19 @@ def info(config: Config, invocation: Invocation) -> None:
     print("tensors:")
     for name, array in checkpoint.state.parameters.items():
         print(f"  {name:{width}}{list(array.shape[1:])} {array.dtype}")
+
+
+def facts_of_run(checkpoint: Path) -> dict[str, Any]:
+    """What the record of the run says, where the checkpoint still lies in its run's folder."""
+    run = checkpoint.parents[1]
+    record = read_record(run)
+    if record is None:
+        return {}
+    figures = record.get("metrics") or {}
+    return {
+        "run": run,
+        "run's status": record.get("status"),
+        "run's val_loss": figures.get("val_loss"),
+        "run's best val_loss": figures.get("best_val_loss"),
+        "at step": figures.get("best_step"),
+    }
