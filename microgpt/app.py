@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
@@ -92,6 +93,8 @@ def main() -> int:
             stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     register_schema()
+    # Hydra copies this singleton, with every schema in it, for each option that --help lists: half of its time.
+    ConfigStore.__deepcopy__ = lambda self, memo: self  # pyright: ignore[reportAttributeAccessIssue]
     sweep = sweep_id(sys.argv[1:])
     OmegaConf.register_new_resolver("sweep_id", lambda: sweep, use_cache=True, replace=True)
     try:

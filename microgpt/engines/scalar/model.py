@@ -26,7 +26,7 @@ class Arithmetic:
     linear: Callable[[Vector, list[Vector]], Vector]  # (x, W) -> x W^T
     dot: Callable[[Vector, Vector], Any]
     add_up: Callable[[Vector], Any]
-    exp: Callable[[Any], Any]
+    exp: Callable[[Any, float], Any]  # (x, c) -> exp(x - c)
     relu: Callable[[Any], Any]
     cross_entropy: Callable[[Vector, int], Any]  # (logits, target) -> -log softmax(logits)[target]
     number: Callable[[Any], float]  # the plain float behind a number
@@ -53,7 +53,7 @@ PLAIN = Arithmetic(
     linear=lambda x, matrix: [sum(map(mul, row, x)) for row in matrix],
     dot=lambda xs, ys: sum(map(mul, xs, ys)),
     add_up=sum,
-    exp=math.exp,
+    exp=lambda x, minus: math.exp(x - minus),
     relu=lambda x: x if x > 0.0 else 0.0,
     cross_entropy=plain_cross_entropy,
     number=float,
@@ -70,7 +70,7 @@ def rmsnorm(x: Vector, ops: Arithmetic) -> Vector:
 def softmax(logits: Vector, ops: Arithmetic) -> Vector:
     """exp(l_i) / sum_j exp(l_j), with the largest logit taken off first so that exp cannot overflow."""
     largest = max([ops.number(logit) for logit in logits])
-    exps = [ops.exp(logit + -largest) for logit in logits]
+    exps = [ops.exp(logit, largest) for logit in logits]
     scale = ops.add_up(exps) ** -1
     return [e * scale for e in exps]
 

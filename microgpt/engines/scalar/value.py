@@ -49,8 +49,9 @@ class Value:
     def __pow__(self, exponent: float) -> "Value":
         return Value(self.data**exponent, (self,), (exponent * self.data ** (exponent - 1),))
 
-    def exp(self) -> "Value":
-        result = math.exp(self.data)
+    def exp(self, minus: float = 0.0) -> "Value":
+        """exp(self - minus), as softmax needs it, in one node."""
+        result = math.exp(self.data - minus)
         return Value(result, (self,), (result,))
 
     def log(self) -> "Value":
@@ -90,10 +91,11 @@ class Value:
             grad = node.grad
             if grad == 0.0:  # behind a closed relu: nothing flows
                 continue
-            for child, local_grad in zip(node.children, node.local_grads, strict=True):
+            for child, local_grad in zip(node.children, node.local_grads):  # noqa: B905 (strict= is dear here)
                 child.grad += local_grad * grad
-            for weight, weight_grad in zip(node.weights, node.weight_grads, strict=True):
-                weight.grad += weight_grad * grad
+            if node.weights:
+                for weight, weight_grad in zip(node.weights, node.weight_grads):  # noqa: B905
+                    weight.grad += weight_grad * grad
 
 
 def topological_order(root: Value) -> list[Value]:
@@ -103,17 +105,21 @@ def topological_order(root: Value) -> list[Value]:
     """
     order: list[Value] = []
     seen = {root}
+    done: set[int] = set()  # ids of tuples of children that are in `order` already: the rows of `linear` share one
     stack = [(root, iter(root.children))]
     while stack:
         node, unvisited_children = stack[-1]
         for child in unvisited_children:
             if child not in seen:
                 seen.add(child)
-                if child.children:
+                if id(child.children) in done:
+                    order.append(child)
+                elif child.children:
                     stack.append((child, iter(child.children)))
                     break
         else:
             order.append(node)
+            done.add(id(node.children))
             stack.pop()
     return order
 
