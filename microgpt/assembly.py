@@ -11,7 +11,8 @@ from microgpt.config import Config, OptimConfig, SampleConfig, StyleConfig
 from microgpt.data.batches import BatchOrder, shuffled
 from microgpt.data.corpus import Corpus, build_corpus
 from microgpt.data.sources import read_source
-from microgpt.engines.base import EngineState, OptimizerSpec, Workload
+from microgpt.engines.base import EngineState, Workload
+from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.errors import UserError
 from microgpt.generation import SamplingPolicy, encode_prompt
 from microgpt.model.init import init_parameters

@@ -57,7 +57,8 @@ def time_ours(data: Path, steps: int) -> None:
     from microgpt.assembly import begin, workload
     from microgpt.data.corpus import build_corpus
     from microgpt.data.sources import read_source
-    from microgpt.engines import OptimizerSpec, make_engine
+    from microgpt.engines import make_engine
+    from microgpt.engines.optimizer import OptimizerSpec
     from microgpt.model.spec import ModelSpec
     from microgpt.training.schedules import Schedule
 

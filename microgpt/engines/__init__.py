@@ -1,8 +1,15 @@
-"""Which engines there are. Adding one is a line in `make_engine`."""
+"""Which engines there are. Adding one is a line in `make_engine`, which imports the engine that is asked for."""
 
-from microgpt.engines.base import Engine, EngineState, OptimizerSpec, Workload
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from microgpt.errors import UserError
-from microgpt.model.spec import ModelSpec
+
+if TYPE_CHECKING:  # the scalar engine's lesson is to be importable without numpy
+    from microgpt.engines.base import Engine, EngineState, Workload
+    from microgpt.engines.optimizer import OptimizerSpec
+    from microgpt.model.spec import ModelSpec
 
 BUILT = ("python",)
 

@@ -8,7 +8,7 @@ from microgpt.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
 from microgpt.config import Config
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.engines import make_engine
-from microgpt.engines.base import OptimizerSpec
+from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.generation import encode_prompt, generate
 from microgpt.record import Invocation
 

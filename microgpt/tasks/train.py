@@ -33,7 +33,7 @@ def train(config: Config, invocation: Invocation) -> float:
             print(f"job {invocation.job[1]} has been completed in {done['folder']}: not run again")
             return objective(done["metrics"])
     with stop_on_signals() as stop:
-        folder = claim(place, config.train.resume == "auto", config.train.keep_checkpoints)
+        folder = claim(place, config.train.resume != "never", config.train.keep_checkpoints)
         try:
             return run_in_folder(inputs, invocation, place, folder, stop)
         finally:
@@ -100,6 +100,8 @@ def first_record(inputs: Inputs, invocation: Invocation, place: Place, folder: R
         before = inputs.leg_from.train
         record["leg"] = {"from": str(inputs.leg_from.path), "first_step": before.first_step + before.step}
     if folder.earlier is not None:
+        if folder.checkpoint is not None and "leg" in folder.earlier:  # `latest` may mean another checkpoint by now
+            record["leg"] = folder.earlier["leg"]
         record["started_at"] = folder.earlier.get("started_at")
         resumed = {"at": timestamp(), "step": folder.checkpoint.train.step if folder.checkpoint else 0}
         record["resumed"] = [*folder.earlier.get("resumed", []), resumed]

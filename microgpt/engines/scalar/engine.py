@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from microgpt.engines.base import EngineInfo, EngineState, OptimizerSpec, Tokens, Workload, decays
+from microgpt.engines.base import EngineInfo, EngineState, Tokens, Workload
+from microgpt.engines.optimizer import OptimizerSpec, decays
 from microgpt.engines.scalar.model import FORWARD, PLAIN, WITH_GRADIENTS, Cache, Weights, document_losses
 from microgpt.engines.scalar.optimizers import Optimizer
 from microgpt.engines.scalar.value import Value, add_up

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from math import hypot, sqrt
 
-from microgpt.engines.base import OptimizerSpec
+from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.scalar.value import Value
 
 
