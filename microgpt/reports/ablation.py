@@ -9,10 +9,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import pandas as pd
-
 from microgpt.atomic import write_atomically
-from microgpt.reports.rows import Row, variant_name, write_table
+from microgpt.reports.rows import Row, shown, text_table, variant_name, write_table
 
 VARIANTS = tuple(variant_name(tied, normed) for tied in (True, False) for normed in (False, True))
 # Nodes of the configuration that say nothing about what was learned, and the seed.
@@ -126,12 +124,6 @@ def ablation_text(rows: list[Row]) -> str:
     """The ablation for a terminal; empty where it is not whole."""
     parts = []
     for group in comparable_groups(rows).values():
-        table = pd.DataFrame(summary(group)).convert_dtypes().to_string(index=False, na_rep="-", float_format="%.4f")
+        table = text_table(summary(group))
         parts.append(f"ablation: {subject(group)}\n{table}\nranked by {figure_of(group)}. {caveat(group)}")
     return "\n\n".join(parts)
-
-
-def shown(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)

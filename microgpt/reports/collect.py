@@ -5,11 +5,9 @@ Writing is atomic, so that two collectors at a time leave whole files; collectin
 
 from pathlib import Path
 
-import pandas as pd
-
 from microgpt.errors import UserError
 from microgpt.reports.ablation import ablation_text, write_ablation
-from microgpt.reports.rows import Collected, read_rows, write_table
+from microgpt.reports.rows import Collected, read_rows, text_table, write_table
 
 PRINTED = ("variant", "model", "style", "steps", "seed", "val_loss", "mean_loss_last_n", "steps_per_sec", "status")
 MOST_PRINTED = 40
@@ -38,12 +36,10 @@ def collect_and_print(folders: list[Path], results_dir: Path) -> None:
     for path, reason in collected.skipped:
         print(f"skipped {path}: {reason}")
     if collected.rows:
-        shown = collected.rows[-MOST_PRINTED:]
-        if len(shown) < len(collected.rows):
-            print(f"the newest {len(shown)} of {len(collected.rows)} runs:")
-        print(
-            pd.DataFrame(shown)[list(PRINTED)].convert_dtypes().to_string(index=False, na_rep="-", float_format="%.4f")
-        )
+        newest = collected.rows[-MOST_PRINTED:]
+        if len(newest) < len(collected.rows):
+            print(f"the newest {len(newest)} of {len(collected.rows)} runs:")
+        print(text_table([{key: row[key] for key in PRINTED} for row in newest]))
     for style in sorted({row["style"] for row in collected.rows}):
         text = ablation_text([row for row in collected.rows if row["style"] == style])
         if text:

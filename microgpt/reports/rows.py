@@ -109,3 +109,15 @@ def write_table(rows: list[Row], stem: Path) -> list[Path]:
     write_atomically(csv, table.to_csv(index=False, lineterminator="\n"))
     write_atomically(jsonl, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return [csv, jsonl]
+
+
+def text_table(lines: list[Row]) -> str:
+    """Lines of equal keys as a table for a terminal."""
+    return pd.DataFrame([{key: shown(value) for key, value in line.items()} for line in lines]).to_string(index=False)
+
+
+def shown(value: Any) -> str:
+    """A cell for people: four decimals, a dash for what there is not."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
