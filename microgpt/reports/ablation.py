@@ -21,9 +21,9 @@ def comparison_key(row: Row) -> str:
     """Equal for two runs that may be compared."""
     config = {key: value for key, value in row["config"].items() if key not in LEFT_OUT}
     model = {key: value for key, value in config["model"].items() if key not in ("tie_lm_head", "input_rmsnorm")}
-    train = {
-        key: value for key, value in config["train"].items() if key not in ("resume", "log_every", "checkpoint_every")
-    }
+    train = {key: value for key, value in config["train"].items() if key not in ("log_every", "checkpoint_every")}
+    if train.get("resume") in ("auto", "never"):  # a folder makes it a new leg, which is another thing
+        del train["resume"]
     content = json.dumps([{**config, "model": model, "train": train}, row["data_sha256"]], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:8]
 
