@@ -4,6 +4,7 @@ Hydra is told to raise its errors instead of printing them, and to make no folde
 once nothing is wrong with what was asked for.
 """
 
+import contextlib
 import hashlib
 import io
 import os
@@ -18,6 +19,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
@@ -41,12 +43,20 @@ class Outcome:
 
     def __init__(self) -> None:
         self.errors: list[Exception] = []
-        self.sweep_dir: str | None = None
-        self.outputs_dir = ""
-        self.results_dir = ""
+        self.sweep_dir: Path | None = None
+        self.outputs_dir = Path()
+        self.results_dir = Path()
 
 
 outcome = Outcome()
+
+
+class SweepStart(Callback):
+    """Hydra calls it when a sweep begins, before any of its jobs is composed (conf/config.yaml)."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        outcome.sweep_dir = Path(config.hydra.sweep.dir)
+        outcome.outputs_dir, outcome.results_dir = Path(config.outputs_dir), Path(config.results_dir)
 
 
 @hydra.main(version_base="1.3", config_path=config_directory(), config_name="config")
@@ -59,9 +69,6 @@ def application(composed: DictConfig) -> float | None:
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
     job = (hydra_config.sweep.dir, hydra_config.job.num) if in_sweep else None
     invocation = Invocation(tuple(hydra_config.overrides.task), job)
-    if in_sweep:
-        outcome.sweep_dir = hydra_config.sweep.dir
-        outcome.outputs_dir, outcome.results_dir = composed.outputs_dir, composed.results_dir
     try:
         config = from_omegaconf(composed)
         check(config)
@@ -106,8 +113,20 @@ def main() -> int:
     except BrokenPipeError:  # whoever read our output has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except Exception as error:
+    except Exception as error:  # in composition: no job ran
+        leave_no_empty_sweep()
         return report(error)
+
+
+def leave_no_empty_sweep() -> None:
+    """Hydra writes multirun.yaml before it composes the jobs: remove it where none of them could be composed."""
+    folder = outcome.sweep_dir
+    if folder is None or any(path.name != "multirun.yaml" for path in folder.glob("*")):
+        return
+    (folder / "multirun.yaml").unlink(missing_ok=True)
+    for empty in (folder, folder.parent, outcome.outputs_dir):
+        with contextlib.suppress(OSError):  # not there, or not empty
+            empty.rmdir()
 
 
 def sweep_id(arguments: list[str]) -> str:
@@ -115,7 +134,7 @@ def sweep_id(arguments: list[str]) -> str:
     overrides = sorted(a for a in arguments if "=" in a and not a.startswith(("-", "train.resume=", "hydra.")))
     experiment = next((o.split("=", 1)[1] for o in overrides if o.lstrip("+").startswith("experiment=")), "sweep")
     name = experiment if re.fullmatch(r"[\w.-]+", experiment) else "sweep"
-    return f"{name}_{hashlib.sha256(' '.join(overrides).encode()).hexdigest()[:8]}"
+    return f"{name}_{hashlib.sha256(os.fsencode(' '.join(overrides))).hexdigest()[:8]}"
 
 
 def finish() -> int:
@@ -132,7 +151,7 @@ def collect_sweep() -> None:
     from microgpt.reports.collect import collect_and_print
 
     try:
-        collect_and_print([Path(outcome.outputs_dir)], Path(outcome.results_dir))
+        collect_and_print([outcome.outputs_dir], outcome.results_dir)
     except UserError as error:
         outcome.errors.append(error)
         report(error)

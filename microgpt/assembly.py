@@ -130,14 +130,14 @@ def read_inputs(config: Config) -> Inputs:
     prompt = encode_prompt(config.sample.prompt, corpus.tokenizer, spec.block_size)
     leg_from = None
     if config.train.resume not in ("auto", "never"):
-        leg_from = load_checkpoint(resolve_checkpoint(config.train.resume, config.outputs_dir))
-        refuse_misfit(leg_from, spec, corpus)
+        leg_from = load_checkpoint(resolve_checkpoint(config.train.resume, config.outputs_dir, "train.resume"))
+        refuse_misfit(leg_from, spec, corpus, config.optim.name)
     beginning = begin(config.seed, corpus, spec, config.train.batch_size, config.style.share)
     return Inputs(config, corpus, spec, beginning, prompt, leg_from)
 
 
-def refuse_misfit(checkpoint: Checkpoint, spec: ModelSpec, corpus: Corpus) -> None:
-    """Raises UserError with the reason why a checkpoint cannot be trained on with this data and this model."""
+def refuse_misfit(checkpoint: Checkpoint, spec: ModelSpec, corpus: Corpus, optimizer: str) -> None:
+    """Raises UserError with the reason why a checkpoint cannot be trained on with this data, model and optimizer."""
     where = f"checkpoint {checkpoint.path} does not fit"
     if checkpoint.meta.chars != corpus.tokenizer.chars:
         ours, theirs = "".join(corpus.tokenizer.chars), "".join(checkpoint.meta.chars)
@@ -146,3 +146,5 @@ def refuse_misfit(checkpoint: Checkpoint, spec: ModelSpec, corpus: Corpus) -> No
         found = checkpoint.meta.spec.to_dict()[key]
         if found != value and key not in ("init_std", "zero_init_residual"):  # how it once began does not matter
             raise UserError(f"{where} the model: model.{key} is {found} in the checkpoint and {value} here")
+    if checkpoint.train.optimizer not in (None, optimizer):  # one optimizer's moments mean nothing to another
+        raise UserError(f"{where} optim={optimizer}: it was trained with optim={checkpoint.train.optimizer}")

@@ -14,7 +14,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            # A file name that is not UTF-8 comes as lone surrogates: they are written as the escapes that JSON knows.
+            file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~current_umask())  # mkstemp makes files that only their owner reads

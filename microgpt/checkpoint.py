@@ -59,6 +59,7 @@ class TrainState:
     evaluate_seconds: float = 0.0
     checkpoint_seconds: float = 0.0
     rng_state: list[Any] | None = None  # random.getstate() after the initial values were drawn: the samples' draws
+    optimizer: str | None = None
     seed: int | None = None
     data_sha256: str | None = None
     config_hash: str | None = None
@@ -80,8 +81,10 @@ class CheckpointStore:
         self.keep = keep
 
     def save(self, meta: Meta, state: EngineState, train: TrainState) -> Path:
+        """Write a checkpoint, unless the step has one that is whole already: the run that resumed from it came by."""
         final = self.directory / f"step_{train.step:08d}"
-        if not final.exists():
+        if not is_whole(final):
+            discard(final)
             write_checkpoint(final, meta, state, train)
         self.point("latest", final)
         self.prune()
@@ -105,7 +108,12 @@ class CheckpointStore:
         kept = {path.name for path in steps[-self.keep :]} | ({best.readlink().name} if best.is_symlink() else set())
         for path in [*steps, *self.directory.glob(".step_*")]:
             if path.name not in kept:
-                shutil.rmtree(path, ignore_errors=True)
+                discard(path)
+
+    def where_newest(self) -> str:
+        """For a message: which checkpoint a run that failed has left."""
+        newest = self.newest()
+        return "there is no checkpoint yet" if newest is None else f"the last checkpoint is kept in {newest.path}"
 
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint that is whole, or None."""
@@ -115,6 +123,27 @@ class CheckpointStore:
             except UserError:
                 continue
         return None
+
+
+def is_whole(path: Path) -> bool:
+    try:
+        load_checkpoint(path)
+    except UserError:
+        return False
+    return True
+
+
+def discard(path: Path) -> None:
+    """Remove a checkpoint directory; hidden first, so that a crash on the way leaves no visible part."""
+    if not path.name.startswith("."):
+        hidden = path.with_name(f".{path.name}.old")
+        shutil.rmtree(hidden, ignore_errors=True)
+        try:
+            path.rename(hidden)
+        except FileNotFoundError:
+            return
+        path = hidden
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def write_checkpoint(final: Path, meta: Meta, state: EngineState, train: TrainState) -> None:
@@ -187,18 +216,25 @@ def parse_meta(found: dict[str, Any]) -> Meta:
     )
 
 
-def resolve_checkpoint(name: str, outputs_dir: str) -> Path:
-    """The directory behind checkpoint=<folder of a run or a checkpoint>|latest. Raises UserError."""
+def resolve_checkpoint(name: str, outputs_dir: str, key: str = "checkpoint") -> Path:
+    """The directory behind <key>=<folder of a run or a checkpoint>, or <key>=latest, the last one that was written.
+
+    Raises UserError, which names the key.
+    """
     if name == "latest":
-        runs = sorted(Path(outputs_dir).glob("*/*/checkpoint/latest"))
-        if not runs:
-            raise UserError(f"checkpoint=latest: no run in outputs_dir={outputs_dir} has a checkpoint yet")
-        return runs[-1].resolve()
+        outputs = Path(outputs_dir)
+        links = [*outputs.glob("*/*/checkpoint/latest"), *outputs.glob("sweeps/*/*/checkpoint/latest")]
+        if not links:
+            raise UserError(f"{key}=latest: no run in outputs_dir={outputs_dir} has a checkpoint yet")
+        return max(links, key=lambda link: (link.lstat().st_mtime_ns, link)).resolve()
     path = Path(name)
     for candidate in (path, path / "latest", path / "checkpoint" / "latest"):
-        if (candidate / META).is_file():
-            return candidate.resolve()
-    raise UserError(f"checkpoint={name} is not a checkpoint: there is no {META} in it, nor in its checkpoint/latest")
+        try:
+            if (candidate / META).is_file():
+                return candidate.resolve()
+        except (OSError, ValueError):  # a name that cannot be a file's
+            break
+    raise UserError(f"{key}={name} is not a checkpoint: there is no {META} in it, nor in its checkpoint/latest")
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -209,7 +245,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         for name in (META, WEIGHTS):
             if name not in contents:
                 raise ValueError(f"{name} is missing")
-        meta = parse_meta(json.loads(contents[META]))
+        found_meta = json.loads(contents[META])
+        if "format_version" in found_meta and CHECKSUMS not in contents:  # the earlier format has neither
+            raise ValueError(f"{CHECKSUMS} is missing")
+        meta = parse_meta(found_meta)
         parameters = replica(contents[WEIGHTS])
         check_shapes(meta.spec, parameters)
         state = EngineState(
@@ -220,13 +259,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
         found = json.loads(contents.get(TRAIN_STATE, b"{}"))
         train = TrainState(**{f.name: found[f.name] for f in fields(TrainState) if f.name in found})
         return Checkpoint(path, meta, state, train)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"checkpoint {path} is damaged: {reason}") from error
 
 
 def verify_checksums(contents: dict[str, bytes]) -> None:
-    """Compare every file with checksums.json, where there is one (the earlier format had none)."""
+    """Compare every file with checksums.json, where there is one."""
     if CHECKSUMS not in contents:
         return
     for name, expected in json.loads(contents[CHECKSUMS]).items():

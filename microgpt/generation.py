@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.engines.base import Decoder
-from microgpt.errors import UserError
+from microgpt.errors import NonFiniteError, UserError
+
+SMALLEST_TEMPERATURE = 1e-100  # below, dividing by it could overflow, and the likeliest token is certain anyway
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,11 @@ def probabilities(logits: Sequence[float], policy: SamplingPolicy) -> list[float
     """softmax(logits / temperature) over the top_k likeliest tokens; temperature 0 puts everything on the likeliest.
 
     Ties go to the lower id. The order of operations is microgpt.py's, so that equal draws choose equal tokens.
+    Raises NonFiniteError for logits that are not numbers.
     """
-    if policy.temperature == 0:
+    if not all(math.isfinite(logit) for logit in logits):
+        raise NonFiniteError("the model's logits are not finite")
+    if policy.temperature < SMALLEST_TEMPERATURE:
         best = max(range(len(logits)), key=lambda i: logits[i])
         return [float(i == best) for i in range(len(logits))]
     scale = policy.temperature**-1

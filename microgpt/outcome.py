@@ -1,12 +1,14 @@
 """What is measured on a run: figures of the training, samples of the model, the effect of its style."""
 
+import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from microgpt.assembly import Inputs, sampling_policy, workload
-from microgpt.checkpoint import TrainState
-from microgpt.engines.base import Decoder, Engine
+from microgpt.checkpoint import CheckpointStore, TrainState
+from microgpt.engines.base import Decoder, Engine, Tokens
+from microgpt.errors import NonFiniteError
 from microgpt.generation import SamplingPolicy, generate, phrase_rate
 from microgpt.training.guards import StopRequest
 from microgpt.training.metrics import bits_per_character, mean, perplexity
@@ -39,12 +41,23 @@ def metrics(inputs: Inputs, state: TrainState) -> dict[str, Any]:
     }
 
 
-def measure(inputs: Inputs, record: Record, engine: Engine, stop: StopRequest) -> None:
-    """What is measured on the trained model: samples, the style's effect, the untrained baseline of steps=0."""
+def measure(inputs: Inputs, record: Record, engine: Engine, stop: StopRequest, checkpoints: CheckpointStore) -> None:
+    """What is measured on the trained model: samples, the style's effect, the untrained baseline of steps=0.
+
+    Raises NonFiniteError for a model whose weights are finite still, but too large to compute with.
+    """
+    try:
+        measure_model(inputs, record, engine, stop)
+    except NonFiniteError as error:
+        steps = record["metrics"]["steps"]
+        raise NonFiniteError(f"after step {steps} {error}; {checkpoints.where_newest()}") from error
+
+
+def measure_model(inputs: Inputs, record: Record, engine: Engine, stop: StopRequest) -> None:
     figures = record["metrics"]
     if figures["steps"] == 0:
         first_batch = [workload(inputs.corpus, []).examples[i] for i in inputs.beginning.order.batch(0)]
-        figures["final_loss"] = figures["mean_loss_last_n"] = float(engine.evaluate(first_batch)[0])
+        figures["final_loss"] = figures["mean_loss_last_n"] = finite_loss(engine, first_batch)
     style = inputs.config.style
     policy = sampling_policy(inputs.config.sample, style)
     draw = sampler(inputs, engine, stop)
@@ -55,16 +68,22 @@ def measure(inputs: Inputs, record: Record, engine: Engine, stop: StopRequest) -
             "train_documents": inputs.corpus.style_train.documents,
             "val_documents": inputs.corpus.style_val.documents,
             "share": inputs.beginning.order.style_share,
-            "train_loss": style_loss(engine, inputs.corpus.style_train.examples),
-            "val_loss": style_loss(engine, inputs.corpus.style_val.examples),
+            "train_loss": finite_loss(engine, inputs.corpus.style_train.examples),
+            "val_loss": finite_loss(engine, inputs.corpus.style_val.examples),
             "bias": style.bias,
             "phrase_rate": phrase_rate(record["samples"], style.phrases),
             "phrase_rate_without_bias": phrase_rate(draw(policy.without_bias()), style.phrases),
         }
 
 
-def style_loss(engine: Engine, examples: list[list[int]]) -> float | None:
-    return float(engine.evaluate(examples)[0]) if examples else None
+def finite_loss(engine: Engine, examples: Sequence[Tokens]) -> float | None:
+    """Mean loss per target token; None where there are no examples."""
+    if not examples:
+        return None
+    loss = float(engine.evaluate(examples)[0])
+    if not math.isfinite(loss):
+        raise NonFiniteError(f"a loss is {loss}")
+    return loss
 
 
 def sampler(inputs: Inputs, engine: Engine, stop: StopRequest) -> Callable[[SamplingPolicy], list[str]]:

@@ -1,11 +1,12 @@
 """run.json: what was run, where, with what result. Written when a run starts and, whole, however it ends."""
 
+import math
 import os
 import platform
 import shlex
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -14,7 +15,6 @@ from typing import Any
 
 from microgpt import __version__
 from microgpt.atomic import write_json
-from microgpt.config import Config, config_hash
 
 SCHEMA_VERSION = 1
 REPORTED_VERSIONS = ("hydra-core", "omegaconf", "numpy", "torch", "numba")
@@ -32,26 +32,30 @@ class Invocation:
         return any(o.lstrip("+~").split("=")[0].split(".")[0].split("@")[0] == group for o in self.overrides)
 
 
-def new_record(config: Config, invocation: Invocation, run_id: str) -> dict[str, Any]:
-    """A record with everything that is known before the run has read its data."""
+def new_record(config: dict[str, Any], digest: str | None, invocation: Invocation) -> dict[str, Any]:
+    """A record with all its keys, and with what is known before the run has read its data.
+
+    `config` is the whole configuration as plain dictionaries; `digest` is its hash, None where it is at fault.
+    """
+    named = {key: (config.get(key) or {}).get("name") for key in ("task", "mode", "style", "backend")}
     return {
         "schema_version": SCHEMA_VERSION,
-        "run_id": run_id,
+        "run_id": None,
         "status": "running",
-        "task": config.task.name,
+        "task": named["task"],
         "started_at": timestamp(),
         "finished_at": None,
         "command": command_line(),
         "overrides": list(invocation.overrides),
-        "config": asdict(config),
-        "config_hash": config_hash(config),
-        "seed": config.seed,
+        "config": config,
+        "config_hash": digest,
+        "seed": config.get("seed"),
         "git": git_state(),
         "data": None,
         "model": None,
-        "mode": config.mode.name,
-        "style": config.style.name,
-        "backend": config.backend.name,
+        "mode": named["mode"],
+        "style": named["style"],
+        "backend": named["backend"],
         "device": None,
         "using_gpu": None,
         "dtype": None,
@@ -69,7 +73,16 @@ def command_line() -> str:
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    write_json(path, record)
+    write_json(path, without_non_finite(record))
+
+
+def without_non_finite(value: Any) -> Any:
+    """NaN and infinity, which JSON does not have, as text: a configuration at fault may hold them."""
+    if isinstance(value, dict):
+        return {key: without_non_finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_non_finite(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def timestamp() -> str:
@@ -134,22 +147,11 @@ def record_failed_job(config: Any, invocation: Invocation, error: Exception) -> 
     folder = Path(sweep) / str(number)
     if folder.exists():
         return
-    now = timestamp()
-    names = {key: (config.get(key) or {}).get("name") for key in ("task", "mode", "style", "backend")}
-    record = {
-        "schema_version": SCHEMA_VERSION,
+    record = new_record(config, None, invocation)
+    record |= {
         "run_id": f"{Path(sweep).parent.name}/{Path(sweep).name}/{number}",
         "status": "failed",
-        "started_at": now,
-        "finished_at": now,
-        "command": command_line(),
-        "overrides": list(invocation.overrides),
-        "config": config,
-        "config_hash": None,
-        "seed": config.get("seed"),
-        "git": git_state(),
-        "environment": environment(),
+        "finished_at": timestamp(),
         "error": str(error),
-        **names,
     }
     write_record(folder / "run.json", record)

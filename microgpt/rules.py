@@ -11,6 +11,7 @@ from microgpt.errors import UserError
 from microgpt.model.spec import ACTIVATIONS, KINDS
 from microgpt.training.schedules import SCHEDULES
 
+STYLE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # it becomes part of the name of a table
 OPTIMIZER_KEYS = {
     "adam": {"beta1", "beta2", "eps"},
     "adamw": {"beta1", "beta2", "eps", "weight_decay"},
@@ -105,7 +106,7 @@ def check_model(model: ModelConfig) -> None:
 
 
 def check_style(style: StyleConfig) -> None:
-    named = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", style.name)
+    named = re.fullmatch(STYLE_NAME, style.name)
     require(
         named is not None, "style.name", style.name, "it becomes part of a file's name: letters, digits, _ . - only"
     )

@@ -8,8 +8,10 @@ it dies: a record that says "running" without a lock belongs to a run that was k
 """
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ class Place:
 
     def earlier(self) -> list[Path]:
         """Folders of earlier attempts, oldest first."""
-        return sorted(path for pattern in self.siblings for path in self.outputs.glob(pattern))
+        return sorted((path for pattern in self.siblings for path in self.outputs.glob(pattern)), key=attempt)
 
 
 @dataclass
@@ -53,8 +55,8 @@ class RunFolder:
         return self.path / "checkpoint"
 
     def release(self) -> None:
+        """Give the lock back. Its file stays: to remove it could take it from under the next owner."""
         self.lock.release()
-        Path(self.lock.lock_file).unlink(missing_ok=True)
 
 
 def place_of_run(outputs_dir: str, config_hash: str, data_sha256: str | None, job: tuple[str, int] | None) -> Place:
@@ -62,7 +64,7 @@ def place_of_run(outputs_dir: str, config_hash: str, data_sha256: str | None, jo
     outputs = Path(outputs_dir)
     if job is not None:
         sweep, number = Path(job[0]), str(job[1])
-        siblings = (f"{sweep.name}/{number}", f"{sweep.name}/{number}-*")
+        siblings = (f"{escape(sweep.name)}/{number}", f"{escape(sweep.name)}/{number}-*")
         return Place(sweep, number, siblings, sweep.parent, config_hash, data_sha256)
     now = datetime.now(UTC).astimezone()
     name = f"{now:%H-%M-%S}_{config_hash[:8]}"
@@ -121,9 +123,16 @@ def is_same_run(record: dict[str, Any], place: Place) -> bool:
 def read_record(path: Path) -> dict[str, Any] | None:
     try:
         record = json.loads((path / RECORD).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
+
+
+def attempt(path: Path) -> tuple[str, str, int]:
+    """Sorts "1-2" before "1-10"."""
+    found = re.fullmatch(r"(.+?)(?:-(\d+))?", path.name)
+    assert found
+    return path.parent.name, found.group(1), int(found.group(2) or 1)
 
 
 def make_unique(parent: Path, name: str) -> Path:

@@ -82,7 +82,11 @@ def build_corpus(
             f"{source.origin} is too small to split: {distinct} distinct document{'s' * (distinct != 1)}, of which "
             f"data.val_fraction={val_fraction} must leave at least one to train on and one to validate with"
         )
-    style_train, style_val = split(style_documents, val_fraction, split_seed)
+    # A style's document that the corpus has too is on the corpus's side of the split.
+    style_train, style_val = split([d for d in style_documents if d not in documents], val_fraction, split_seed)
+    held_out = set(val)
+    style_val += [document for document in style_documents if document in held_out]
+    style_train += [document for document in style_documents if document in documents and document not in held_out]
     corpus = Corpus(
         source=source,
         tokenizer=tokenizer,

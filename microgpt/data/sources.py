@@ -82,12 +82,12 @@ def check_makemore(content: bytes, origin: str) -> None:
 
 
 def fetch(url: str, why: str) -> bytes:
-    import urllib.error
+    import http.client
     import urllib.request
 
     try:
         with urllib.request.urlopen(url, timeout=30) as response:
             return response.read()
-    except (urllib.error.URLError, OSError) as error:
+    except (OSError, http.client.HTTPException) as error:  # urllib's own errors are OSErrors
         reason = getattr(error, "reason", error)
         raise UserError(f"data=makemore: {why}, and {url} cannot be fetched: {reason}") from error

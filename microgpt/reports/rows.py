@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import pandas as pd
 from microgpt.atomic import write_atomically
 from microgpt.errors import UserError
 from microgpt.record import SCHEMA_VERSION
+from microgpt.rules import STYLE_NAME
 from microgpt.runs import RECORD
 
 Row = dict[str, Any]
@@ -65,7 +67,7 @@ def read_rows(folders: list[Path]) -> Collected:
             seen.add(path.resolve())
             try:
                 collected.rows.append(row_of(json.loads(path.read_bytes()), path))
-            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 collected.skipped.append((path, f"{type(error).__name__}: {error}".splitlines()[0]))
     collected.rows.sort(key=lambda row: (row["started_at"] or "", row["path"]))
     return collected
@@ -73,10 +75,7 @@ def read_rows(folders: list[Path]) -> Collected:
 
 def row_of(record: dict[str, Any], path: Path) -> Row:
     """One run as a flat row. Raises ValueError, TypeError or KeyError for what is not a record of ours."""
-    if not isinstance(record, dict) or "schema_version" not in record or "run_id" not in record:
-        raise ValueError("not a record of a run: it has no schema_version and run_id")
-    if record["schema_version"] != SCHEMA_VERSION:
-        raise ValueError(f"schema_version {record['schema_version']} is not {SCHEMA_VERSION}")
+    check_record(record)
     config, metrics, data = record["config"], record.get("metrics") or {}, record.get("data") or {}
     model = config["model"]
     row: Row = dict.fromkeys(FIRST_COLUMNS)
@@ -90,6 +89,8 @@ def row_of(record: dict[str, Any], path: Path) -> Row:
     row |= {key: metrics.get(key) for key in FIRST_COLUMNS if key in metrics}
     row |= {key: metrics.get(key) for key in METRIC_COLUMNS}
     row |= {key: record.get(key) for key in RECORD_COLUMNS}
+    if row["error"] is not None:  # a lone carriage return would break the row of a CSV file
+        row["error"] = re.sub("\r\n?", "\n", str(row["error"]))
     git = record.get("git") or {}
     return row | {
         "model": model["name"],
@@ -100,6 +101,28 @@ def row_of(record: dict[str, Any], path: Path) -> Row:
         "path": str(path.parent),
         "config": config,
     }
+
+
+def check_record(record: Any) -> None:
+    """Raises ValueError that says why a file named run.json is not a record that tables can be made of."""
+    if not isinstance(record, dict) or "schema_version" not in record or "run_id" not in record:
+        raise ValueError("not a record of a run: it has no schema_version and run_id")
+    if record["schema_version"] != SCHEMA_VERSION:
+        raise ValueError(f"schema_version {record['schema_version']} is not {SCHEMA_VERSION}")
+    config, completed = record["config"], record["status"] == "completed"
+    expected = [("started_at", record["started_at"], str), ("config", config, dict)]
+    expected += [(f"config.{node}", config[node], dict) for node in ("model", "train", "optim", "schedule", "data")]
+    if completed:
+        metrics = record["metrics"]
+        expected += [("seed", record["seed"], int), ("metrics", metrics, dict), ("style", record["style"], str)]
+        figures = ("parameter_count", "mean_loss_last_n", "steps_per_sec")
+        expected += [(f"metrics.{key}", (metrics or {}).get(key), int | float) for key in figures]
+        expected += [("metrics.val_loss", (metrics or {}).get("val_loss"), int | float | None)]
+    for key, value, kind in expected:
+        if not isinstance(value, kind):
+            raise ValueError(f"{key} is {value!r}")
+    if re.fullmatch(STYLE_NAME, str(record["style"])) is None:
+        raise ValueError(f"style {record['style']!r} cannot be part of a file's name")
 
 
 def write_table(rows: list[Row], stem: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from microgpt.engines.base import Engine
 from microgpt.errors import Interrupted, MicrogptError
 from microgpt.outcome import measure, metrics, objective
 from microgpt.record import Invocation, new_record, timestamp, write_record
-from microgpt.runs import HISTORY, RECORD, SAMPLES, Place, RunFolder, claim, find_completed, place_of_run
+from microgpt.runs import HISTORY, RECORD, SAMPLES, RunFolder, claim, find_completed, place_of_run
 from microgpt.training.guards import MemoryDriftGuard, StopRequest, stop_on_signals
 from microgpt.training.history import History
 from microgpt.training.loop import Plan, Training
@@ -27,34 +27,39 @@ def train(config: Config, invocation: Invocation) -> float:
     """Train, sample, record. Returns what an optimizing sweeper minimises."""
     inputs = read_inputs(config)
     place = place_of_run(config.outputs_dir, config_hash(config), inputs.corpus.source.sha256, invocation.job)
-    if invocation.job is not None and config.train.resume == "auto":
+    if invocation.job is not None and config.train.resume != "never":
         done = find_completed(place)
         if done is not None:
             print(f"job {invocation.job[1]} has been completed in {done['folder']}: not run again")
             return objective(done["metrics"])
+    record = first_record(inputs, invocation)
     with stop_on_signals() as stop:
         folder = claim(place, config.train.resume != "never", config.train.keep_checkpoints)
         try:
-            return run_in_folder(inputs, invocation, place, folder, stop)
+            record["run_id"] = str(folder.path.relative_to(place.outputs))
+            return run_in_folder(inputs, record, folder, stop)
         finally:
             folder.release()
 
 
-def run_in_folder(inputs: Inputs, invocation: Invocation, place: Place, folder: RunFolder, stop: StopRequest) -> float:
-    record = first_record(inputs, invocation, place, folder)
+def run_in_folder(inputs: Inputs, record: Record, folder: RunFolder, stop: StopRequest) -> float:
+    """Train, sample and write all of it down, however it ends."""
+    add_past(record, inputs, folder)
     path = folder.path / RECORD
     write_record(path, record)
     try:
-        engine = execute(inputs, folder, record, stop)
+        checkpoints = CheckpointStore(folder.checkpoints, inputs.config.train.keep_checkpoints)
+        engine = execute(inputs, folder, record, checkpoints, stop)
         if not stop:
-            measure(inputs, record, engine, stop)
+            measure(inputs, record, engine, stop, checkpoints)
         if stop:
             raise Interrupted(stop.signal_number or 0)
         write_atomically(folder.path / SAMPLES, "".join(f"{sample}\n" for sample in record["samples"]))
         record["status"] = "completed"
     except KeyboardInterrupt:
         record |= {"status": "interrupted", "error": f"stopped by signal {stop.signal_number}" if stop else "stopped"}
-        print(f"interrupted: the same command goes on from the last checkpoint in {folder.path}", flush=True)
+        again = "" if inputs.config.train.resume == "never" else "; the same command goes on from there"
+        print(f"interrupted: the last checkpoint is in {folder.path}{again}", flush=True)
         raise
     except BrokenPipeError:
         record |= {"status": "interrupted", "error": "standard output was closed"}
@@ -74,10 +79,9 @@ def describe(error: BaseException) -> str:
     return str(error) if isinstance(error, MicrogptError) else "".join(traceback.format_exception(error)).rstrip()
 
 
-def first_record(inputs: Inputs, invocation: Invocation, place: Place, folder: RunFolder) -> Record:
+def first_record(inputs: Inputs, invocation: Invocation) -> Record:
     config, corpus, spec = inputs.config, inputs.corpus, inputs.spec
-    run_id = str(folder.path.relative_to(place.outputs))
-    record = new_record(config, invocation, run_id)
+    record = new_record(asdict(config), config_hash(config), invocation)
     record["data"] = {
         "name": corpus.source.name,
         "sha256": corpus.source.sha256,
@@ -96,6 +100,11 @@ def first_record(inputs: Inputs, invocation: Invocation, place: Place, folder: R
         "tie_lm_head": spec.tie_lm_head,
         "input_rmsnorm": spec.input_rmsnorm,
     }
+    return record
+
+
+def add_past(record: Record, inputs: Inputs, folder: RunFolder) -> None:
+    """What came before this process: the run that this leg trains on from, and the stops of this run itself."""
     if inputs.leg_from is not None:
         before = inputs.leg_from.train
         record["leg"] = {"from": str(inputs.leg_from.path), "first_step": before.first_step + before.step}
@@ -105,10 +114,11 @@ def first_record(inputs: Inputs, invocation: Invocation, place: Place, folder: R
         record["started_at"] = folder.earlier.get("started_at")
         resumed = {"at": timestamp(), "step": folder.checkpoint.train.step if folder.checkpoint else 0}
         record["resumed"] = [*folder.earlier.get("resumed", []), resumed]
-    return record
 
 
-def execute(inputs: Inputs, folder: RunFolder, record: Record, stop: StopRequest) -> Engine:
+def execute(
+    inputs: Inputs, folder: RunFolder, record: Record, checkpoints: CheckpointStore, stop: StopRequest
+) -> Engine:
     """Train, from wherever this run stands. Fills the record as far as the training came, also when it fails."""
     config, corpus, spec, beginning = inputs.config, inputs.corpus, inputs.spec, inputs.beginning
     state = TrainState(
@@ -123,7 +133,7 @@ def execute(inputs: Inputs, folder: RunFolder, record: Record, stop: StopRequest
         engine_state = inputs.leg_from.state
         state.first_step = record["leg"]["first_step"]
     schedule = schedule_of(config)
-    state.total_steps, state.steps = schedule.total_steps, config.train.steps
+    state.total_steps, state.steps, state.optimizer = schedule.total_steps, config.train.steps, config.optim.name
 
     work = workload(corpus, [beginning.order])
     engine = make_engine(config.backend.name, spec, optimizer_spec(config.optim), work, engine_state)
@@ -146,7 +156,7 @@ def execute(inputs: Inputs, folder: RunFolder, record: Record, stop: StopRequest
         workload=work,
         state=state,
         meta=Meta(spec, corpus.tokenizer.chars, engine.info.dtype, config.model.name, asdict(config.style)),
-        checkpoints=CheckpointStore(folder.checkpoints, config.train.keep_checkpoints),
+        checkpoints=checkpoints,
         history=history,
         progress=Progress(config.train.steps, state.step),
         stop=stop,

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from microgpt.atomic import write_atomically
+
 
 class History:
     """Lines have `step` (steps done), `loss` and `lr` of that step, `tokens` so far, and `val_loss` where evaluated."""
@@ -14,7 +16,7 @@ class History:
     def rewind(self, step: int) -> None:
         """Drop the lines from `step` on, and a line that a crash left unfinished: a resumed run writes them again."""
         kept = [line for line in self.lines() if line["step"] < step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def lines(self) -> list[dict[str, Any]]:
         found = []

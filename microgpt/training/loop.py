@@ -103,7 +103,9 @@ class Training:
         lines = []
         for step, lr, loss in zip(range(begin + 1, end + 1), lrs, losses[:, 0].tolist(), strict=True):
             if not math.isfinite(loss):
-                raise NonFiniteError(f"the loss of step {step} is {loss} (lr {lr:.6g}); {self.last_checkpoint()}")
+                raise NonFiniteError(
+                    f"the loss of step {step} is {loss} (lr {lr:.6g}); {self.checkpoints.where_newest()}"
+                )
             state.tokens += self.workload.target_tokens(plan.first_step + step - 1, replica=0)
             state.recent_losses.append(loss)
             if plan.logs_at(step) and step < end:  # the last one's line waits for its evaluation
@@ -123,7 +125,9 @@ class Training:
         """Persist everything, unless the weights are spoilt already."""
         engine_state = self.engine.state()
         if not engine_state.is_finite():
-            raise NonFiniteError(f"after step {self.state.step} a weight is not finite; {self.last_checkpoint()}")
+            raise NonFiniteError(
+                f"after step {self.state.step} a weight is not finite; {self.checkpoints.where_newest()}"
+            )
         _, seconds = timed(lambda: self.checkpoints.save(self.meta, engine_state, self.state))
         self.state.checkpoint_seconds += seconds
 
@@ -133,7 +137,9 @@ class Training:
         losses, seconds = timed(lambda: self.engine.evaluate(self.plan.val_examples))
         val_loss = float(losses[0])
         if not math.isfinite(val_loss):
-            raise NonFiniteError(f"the validation loss after step {state.step} is {val_loss}; {self.last_checkpoint()}")
+            raise NonFiniteError(
+                f"the validation loss after step {state.step} is {val_loss}; {self.checkpoints.where_newest()}"
+            )
         state.evaluate_seconds += seconds
         state.val_loss = val_loss
         if state.step == 0:
@@ -156,10 +162,6 @@ class Training:
             line["val_loss"] = val_loss
         self.history.write([line])
         self.progress.log(state.step, loss, val_loss, self.rate())
-
-    def last_checkpoint(self) -> str:
-        newest = self.checkpoints.newest()
-        return "there is no checkpoint yet" if newest is None else f"the last checkpoint is kept in {newest.path}"
 
 
 def timed(call: Callable[[], Result]) -> tuple[Result, float]:

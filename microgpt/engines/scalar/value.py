@@ -85,9 +85,15 @@ class Value:
         return f"Value(data={self.data}, grad={self.grad})"
 
     def backward(self) -> None:
-        """Add d(self)/d(node) to the `grad` of every node that this value was computed from."""
+        """Add d(self)/d(leaf) to the `grad` of every leaf that this value was computed from.
+
+        The nodes between hold d(self)/d(node) afterwards; what an earlier call left in them is forgotten.
+        """
+        order = topological_order(self)
+        for node in order:
+            node.grad = 0.0
         self.grad = 1.0
-        for node in reversed(topological_order(self)):
+        for node in reversed(order):
             grad = node.grad
             if grad == 0.0:  # behind a closed relu: nothing flows
                 continue

@@ -1,0 +1,79 @@
+"""README's commands, as they stand, one after the other in one folder, as a newcomer would type them."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+NEEDS_NAMES = ("experiment=karpathy", "data=makemore")
+
+
+def commands() -> list[str]:
+    """Every line of a shell block that runs the program, apart from the two that set it up."""
+    blocks = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if re.match(r"python (-m microgpt|scripts/)", line)]
+
+
+def set_up(name: str) -> str:
+    found = re.search(rf"<!-- set-up: {name} -->\n```sh\n(.*?)\n```", README, re.DOTALL)
+    assert found, f"README has no set-up command {name}"
+    return found.group(1)
+
+
+@pytest.mark.slow
+def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    (tmp_path / "input.txt").write_text("".join(f"the {n} small model reads line {n}.\n" for n in range(200)))
+    styles = tmp_path / "mine" / "style"
+    styles.mkdir(parents=True)
+    yaml = re.search(r"^```yaml\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert yaml
+    (styles / "pirate.yaml").write_text(yaml.group(1))
+    ran = []
+    for command in commands():
+        if any(name in command for name in NEEDS_NAMES) and "MICROGPT_DATA_DIR" not in os.environ:
+            continue  # they would fetch the reference's names.txt
+        shell = command.replace("python", sys.executable, 1)
+        done = subprocess.run(shell, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        ran.append(command)
+    assert len(ran) >= 15
+    assert (tmp_path / "results" / "ablation_style-futuristic.md").is_file()
+
+
+def test_ci_runs_the_readmes_own_set_up_commands() -> None:
+    assert set_up("run").endswith("python -m microgpt mode=scalar style=classic train.steps=500")
+    assert set_up("test").endswith("python -m pytest")
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "readme_command run" in script
+    assert "readme_command test" in script
+
+
+def test_the_file_tree_of_the_readme_is_true() -> None:
+    tree = README.split("## File tree", 1)[1].split("\n## ", 1)[0]
+    folder = ROOT
+    missing = []
+    for line in tree.splitlines():
+        if not line.startswith("    "):
+            continue
+        inside = line.startswith("      ")
+        names = re.match(r"\s+((?:[\w.]+/? )*[\w.]+/?)", line)
+        for name in names.group(1).split() if names else []:
+            folder = ROOT / "microgpt" if inside else ROOT
+            if re.search(r"[./]", name) and not (folder / name).exists():
+                missing.append(name)
+    assert not missing
+
+
+def test_the_architecture_names_only_rooms_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    table = text.split("## Rooms", 1)[1].split("## Decisions", 1)[0]
+    rooms = re.findall(r"\b([a-z_]+(?:\.py|/))", " ".join(re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)))
+    assert rooms
+    assert [room for room in rooms if not (ROOT / "microgpt" / room).exists()] == []

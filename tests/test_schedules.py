@@ -1,0 +1,139 @@
+"""Learning-rate schedules by their formulas, and the line of figures that ends a run."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from microgpt.training.metrics import console_line
+from microgpt.training.schedules import SCHEDULES, Schedule
+
+repeatable = settings(derandomize=True, deadline=None)
+
+NAMES = sorted(SCHEDULES)
+horizons = st.integers(1, 3000)
+descents = st.none() | st.integers(1, 4000)
+
+
+def half(total: int) -> int:
+    """floor(T/2 + 1/2), in whole numbers."""
+    return (total + 1) // 2
+
+
+def factors(schedule: Schedule) -> list[float]:
+    return [schedule.factor(step) for step in range(schedule.total_steps)]
+
+
+def test_there_are_these_five_schedules() -> None:
+    assert NAMES == ["constant", "cosine", "linear", "sqrt", "warmdown"]
+
+
+@repeatable
+@given(total=horizons)
+def test_linear_is_what_is_left_of_the_horizon(total: int) -> None:
+    assert factors(Schedule("linear", total)) == [1 - s / total for s in range(total)]
+
+
+@repeatable
+@given(total=horizons)
+def test_cosine_is_half_a_wave(total: int) -> None:
+    expected = [0.5 * (1 + math.cos(math.pi * s / total)) for s in range(total)]
+    assert factors(Schedule("cosine", total)) == expected
+
+
+@repeatable
+@given(total=horizons)
+def test_constant_is_one(total: int) -> None:
+    assert set(factors(Schedule("constant", total))) == {1.0}
+
+
+@repeatable
+@given(total=horizons, width=descents)
+def test_warmdown_stays_at_one_and_then_falls_in_a_line(total: int, width: int | None) -> None:
+    w = half(total) if width is None else width
+    expected = [1.0 if s <= total - w else (total - s) / w for s in range(total)]
+    assert factors(Schedule("warmdown", total, warmdown_steps=width)) == expected
+
+
+@repeatable
+@given(total=horizons, width=descents)
+def test_sqrt_stays_at_one_and_then_falls_with_the_root(total: int, width: int | None) -> None:
+    w = half(total) if width is None else width
+    expected = [1.0 if s <= total - w else 1 - math.sqrt((s - (total - w)) / w) for s in range(total)]
+    assert factors(Schedule("sqrt", total, warmdown_steps=width)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("linear", [1.0, 0.75, 0.5, 0.25]),
+        ("cosine", [1.0, 0.5 + math.sqrt(0.125), 0.5, 0.5 - math.sqrt(0.125)]),
+        ("warmdown", [1.0, 1.0, 1.0, 0.5]),
+        ("sqrt", [1.0, 1.0, 1.0, 1 - math.sqrt(0.5)]),
+        ("constant", [1.0, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_four_steps_by_hand(name: str, expected: list[float]) -> None:
+    assert factors(Schedule(name, 4)) == pytest.approx(expected, rel=1e-15)
+
+
+@pytest.mark.parametrize(("total", "descent"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)])
+def test_the_descent_is_half_of_the_horizon_rounded_up(total: int, descent: int) -> None:
+    assert Schedule("warmdown", total).descent == descent
+
+
+@pytest.mark.parametrize("name", NAMES)
+@repeatable
+@given(total=horizons, warmup=st.integers(1, 4000))
+def test_warm_up_multiplies_the_schedule(name: str, total: int, warmup: int) -> None:
+    plain = factors(Schedule(name, total))
+    expected = [min(1, (s + 1) / warmup) * factor for s, factor in enumerate(plain)]
+    assert factors(Schedule(name, total, warmup_steps=warmup)) == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+@repeatable
+@given(total=horizons, warmup=st.integers(0, 4000), width=descents)
+def test_every_factor_is_finite_and_between_zero_and_one(name: str, total: int, warmup: int, width: int | None) -> None:
+    schedule = Schedule(name, total, warmup, width)
+    assert all(0 <= factor <= 1 for factor in [*factors(schedule), schedule.factor(total)])  # false for NaN too
+
+
+@pytest.mark.parametrize("name", NAMES)
+@repeatable
+@given(total=horizons, width=descents)
+def test_no_factor_rises_without_warm_up(name: str, total: int, width: int | None) -> None:
+    schedule = Schedule(name, total, warmdown_steps=width)
+    assert factors(schedule) == sorted(factors(schedule), reverse=True)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "warmdown", "sqrt"])
+def test_a_descent_ends_at_zero_just_after_the_last_step(name: str) -> None:
+    schedule = Schedule(name, 10)
+    assert schedule.factor(10) == 0
+    assert schedule.factor(9) > 0
+
+
+def test_the_console_line_shows_each_kind_of_figure_in_its_way() -> None:
+    facts = {
+        "model": "gpt",
+        "using_gpu": False,
+        "tie_lm_head": True,
+        "params": 4192,
+        "final_loss": 2.6497331,
+        "val_loss": None,
+        "steps_per_sec": 107.934,
+        "tokens_per_sec": 751.0,
+    }
+    assert console_line(facts) == (
+        "model=gpt using_gpu=false tie_lm_head=true params=4192 final_loss=2.649733 val_loss=none "
+        "steps_per_sec=107.93 tokens_per_sec=751.00"
+    )
+
+
+@repeatable
+@given(loss=st.floats(0, 100), rate=st.floats(0, 1e6))
+def test_the_console_line_has_six_decimals_of_a_loss_and_two_of_a_rate(loss: float, rate: float) -> None:
+    facts = dict(part.split("=") for part in console_line({"loss": loss, "x_per_sec": rate}).split(" "))
+    assert facts == {"loss": f"{loss:.6f}", "x_per_sec": f"{rate:.2f}"}
