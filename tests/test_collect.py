@@ -3,8 +3,8 @@
 import csv
 import itertools
 import json
-import re
 import os
+import re
 import subprocess
 import sys
 from copy import deepcopy
