@@ -1,11 +1,13 @@
-"""What scripts/collect.py and the end of a sweep do: every run.json into results/, a table for each style.
+"""What scripts/collect.py, microgpt-collect and the end of a sweep do: every run.json into results/, a table for each style.
 
 Writing is atomic, so that two collectors at a time leave whole files; collecting again writes the same.
 """
 
+import argparse
+import sys
 from pathlib import Path
 
-from microgpt.errors import UserError
+from microgpt.errors import MicrogptError, UserError
 from microgpt.reports.ablation import ablation_text, write_ablation
 from microgpt.reports.rows import Collected, read_rows, text_table, write_table
 
@@ -48,3 +50,17 @@ def collect_and_print(folders: list[Path], results_dir: Path) -> None:
     print(f"collected {len(collected.rows)} runs ({unfinished} not completed), skipped {len(collected.skipped)} files")
     for path in written:
         print(f"wrote {path}")
+
+
+def main() -> int:
+    """The command: folders to look in, and where the tables go. Returns the exit code."""
+    parser = argparse.ArgumentParser(description="Merge every run.json below the folders into tables, and print them.")
+    parser.add_argument("folders", nargs="*", type=Path, default=[Path("outputs")], help="where to look for runs")
+    parser.add_argument("--results-dir", type=Path, default=Path("results"), help="where the tables go")
+    arguments = parser.parse_args()
+    try:
+        collect_and_print(arguments.folders, arguments.results_dir)
+    except MicrogptError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
