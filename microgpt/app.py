@@ -25,9 +25,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from microgpt.config import from_omegaconf, register_schema, unknown_key
-from microgpt.errors import Interrupted, MicrogptError, UserError
-from microgpt.record import Invocation, record_failed_job
+from microgpt.errors import RECORDED_IN, Interrupted, MicrogptError, UserError
+from microgpt.record import Invocation, record_failed_job, timestamp
 from microgpt.rules import check
+from microgpt.runs import read_record
 from microgpt.tasks import task_named
 
 
@@ -44,6 +45,7 @@ class Outcome:
     def __init__(self) -> None:
         self.errors: list[Exception] = []
         self.sweep_dir: Path | None = None
+        self.sweep_started = ""
         self.outputs_dir = Path()
         self.results_dir = Path()
 
@@ -55,7 +57,7 @@ class SweepStart(Callback):
     """Hydra calls it when a sweep begins, before any of its jobs is composed (conf/config.yaml)."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        outcome.sweep_dir = Path(config.hydra.sweep.dir)
+        outcome.sweep_dir, outcome.sweep_started = Path(config.hydra.sweep.dir), timestamp()
         outcome.outputs_dir, outcome.results_dir = Path(config.outputs_dir), Path(config.results_dir)
 
 
@@ -79,7 +81,8 @@ def application(composed: DictConfig) -> float | None:
     except Exception as error:
         outcome.errors.append(error)
         report(error, prefix=f"job {hydra_config.job.num}: " if in_sweep else "")
-        if in_sweep:  # the sweep's records tell of all its jobs, also of those that failed before they had a folder
+        recorded = any(note.startswith(RECORDED_IN) for note in getattr(error, "__notes__", []))
+        if in_sweep and composed.task.name == "train" and not recorded:  # the records of a sweep tell of all its jobs
             record_failed_job(OmegaConf.to_container(composed, resolve=True), invocation, error)
         return float("nan")
 
@@ -115,6 +118,8 @@ def main() -> int:
         return 128 + signal.SIGPIPE
     except Exception as error:  # in composition: no job ran
         leave_no_empty_sweep()
+        if isinstance(error, OSError) and outcome.sweep_dir is not None:
+            error = UserError(f"outputs_dir={outcome.outputs_dir} cannot be written: {error.strerror}")
         return report(error)
 
 
@@ -123,15 +128,19 @@ def leave_no_empty_sweep() -> None:
     folder = outcome.sweep_dir
     if folder is None or any(path.name != "multirun.yaml" for path in folder.glob("*")):
         return
-    (folder / "multirun.yaml").unlink(missing_ok=True)
-    for empty in (folder, folder.parent, outcome.outputs_dir):
-        with contextlib.suppress(OSError):  # not there, or not empty
+    with contextlib.suppress(OSError):  # not there, or not empty
+        (folder / "multirun.yaml").unlink(missing_ok=True)
+        for empty in (folder, folder.parent, outcome.outputs_dir):
             empty.rmdir()
 
 
 def sweep_id(arguments: list[str]) -> str:
-    """The name of a sweep's folder: the same command, its overrides in any order, finds its own sweep again."""
-    overrides = sorted(a for a in arguments if "=" in a and not a.startswith(("-", "train.resume=", "hydra.")))
+    """The name of a sweep's folder: the same command, its overrides in any order, finds its own sweep again.
+
+    Whether to resume, and which launcher runs the jobs, does not make it another sweep.
+    """
+    aside = ("-", "train.resume=auto", "train.resume=never", "hydra/launcher", "hydra.launcher")
+    overrides = sorted(a for a in arguments if "=" in a and not a.startswith(aside))
     experiment = next((o.split("=", 1)[1] for o in overrides if o.lstrip("+").startswith("experiment=")), "sweep")
     name = experiment if re.fullmatch(r"[\w.-]+", experiment) else "sweep"
     return f"{name}_{hashlib.sha256(os.fsencode(' '.join(overrides))).hexdigest()[:8]}"
@@ -140,11 +149,25 @@ def sweep_id(arguments: list[str]) -> str:
 def finish() -> int:
     """After all jobs: collect what a sweep left, also when a job failed. The exit code is that of the first failure."""
     if outcome.sweep_dir is not None:
+        failed = failed_jobs(outcome.sweep_dir)
+        if failed and not outcome.errors:  # in other processes, which a launcher may have started
+            outcome.errors.append(MicrogptError("a job failed"))
         if outcome.errors:
-            print(f"{len(outcome.errors)} job(s) of the sweep failed; run.json in their folders below "
+            count = max(len(outcome.errors), len(failed))
+            print(f"{count} job(s) of the sweep failed; run.json in their folders below "
                   f"{outcome.sweep_dir} says why", file=sys.stderr)  # fmt: skip
         collect_sweep()
     return explain(outcome.errors[0])[1] if outcome.errors else 0
+
+
+def failed_jobs(sweep_dir: Path) -> list[Path]:
+    """Folders of the jobs that have failed since this sweep began, in whatever process they ran."""
+    found = []
+    for path in sweep_dir.glob("*"):
+        record = read_record(path) or {}
+        if record.get("status") == "failed" and str(record.get("finished_at")) >= outcome.sweep_started:
+            found.append(path)
+    return found
 
 
 def collect_sweep() -> None:

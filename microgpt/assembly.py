@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from microgpt.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
-from microgpt.config import Config, OptimConfig, SampleConfig, StyleConfig
+from microgpt.config import Config, OptimConfig, SampleConfig
 from microgpt.data.batches import BatchOrder, shuffled
 from microgpt.data.corpus import Corpus, build_corpus
 from microgpt.data.sources import read_source
@@ -63,15 +63,14 @@ def schedule_of(config: Config) -> Schedule:
     return Schedule(schedule.name, max(total, 1), schedule.warmup_steps, schedule.warmdown_steps)
 
 
-def sampling_policy(sample: SampleConfig, style: StyleConfig | dict[str, Any]) -> SamplingPolicy:
-    """`style` is the configuration's node, or the one that a checkpoint recorded."""
-    node = asdict(style) if isinstance(style, StyleConfig) else style
+def sampling_policy(sample: SampleConfig, style: dict[str, Any]) -> SamplingPolicy:
+    """`style` is a style's node of the configuration as a dictionary, as a checkpoint records it."""
     return SamplingPolicy(
         temperature=sample.temperature,
         top_k=sample.top_k,
         max_new_tokens=sample.max_new_tokens,
-        phrases=tuple(node.get("phrases", ())),
-        bias=node.get("bias", 0.0),
+        phrases=tuple(style["phrases"]),
+        bias=style["bias"],
     )
 
 
@@ -119,8 +118,8 @@ class Inputs:
 
     @property
     def val_examples(self) -> list[list[int]]:
-        """What the run is validated on: all held-out examples, or the first train.eval_documents of them."""
-        return self.corpus.val.examples[: self.config.train.eval_documents]
+        """What the run is validated on: all held-out documents, or the first train.eval_documents of them."""
+        return self.corpus.val.head(self.config.train.eval_documents)
 
 
 def read_inputs(config: Config) -> Inputs:
@@ -146,5 +145,6 @@ def refuse_misfit(checkpoint: Checkpoint, spec: ModelSpec, corpus: Corpus, optim
         found = checkpoint.meta.spec.to_dict()[key]
         if found != value and key not in ("init_std", "zero_init_residual"):  # how it once began does not matter
             raise UserError(f"{where} the model: model.{key} is {found} in the checkpoint and {value} here")
-    if checkpoint.train.optimizer not in (None, optimizer):  # one optimizer's moments mean nothing to another
-        raise UserError(f"{where} optim={optimizer}: it was trained with optim={checkpoint.train.optimizer}")
+    earlier = checkpoint.train.optimizer or ("adam" if checkpoint.state.v else optimizer)
+    if ("sgd" in (earlier, optimizer)) and earlier != optimizer:  # their moments mean different things
+        raise UserError(f"{where} optim={optimizer}: it was trained with optim={earlier}")

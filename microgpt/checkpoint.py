@@ -207,6 +207,13 @@ def parse_meta(found: dict[str, Any]) -> Meta:
     missing = [key for key in ("vocab_size", "n_embd", "n_head", "n_layer", "block_size", "chars") if key not in found]
     if missing:
         raise ValueError(f"meta.json lacks {', '.join(missing)}")
+    if known["vocab_size"] != len(found["chars"]) + 1:
+        raise ValueError(
+            f"vocab_size {known['vocab_size']} is not that of {len(found['chars'])} characters and BOS "
+            "(a chat model's special tokens cannot be read yet)"
+        )
+    if known["n_embd"] % known["n_head"] != 0:
+        raise ValueError(f"n_embd {known['n_embd']} is not a multiple of n_head {known['n_head']}")
     return Meta(
         spec=ModelSpec(**known),
         chars=found["chars"],
@@ -250,16 +257,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise ValueError(f"{CHECKSUMS} is missing")
         meta = parse_meta(found_meta)
         parameters = replica(contents[WEIGHTS])
-        check_shapes(meta.spec, parameters)
-        state = EngineState(
-            parameters=parameters,
-            m=replica(contents[OPTIMIZER_M]) if OPTIMIZER_M in contents else {},
-            v=replica(contents[OPTIMIZER_V]) if OPTIMIZER_V in contents else {},
-        )
+        check_shapes(meta.spec, parameters, WEIGHTS)
+        moments = {name: replica(contents[name]) for name in (OPTIMIZER_M, OPTIMIZER_V) if name in contents}
+        for name, arrays in moments.items():
+            check_shapes(meta.spec, arrays, name)
+        state = EngineState(parameters, moments.get(OPTIMIZER_M, {}), moments.get(OPTIMIZER_V, {}))
         found = json.loads(contents.get(TRAIN_STATE, b"{}"))
         train = TrainState(**{f.name: found[f.name] for f in fields(TrainState) if f.name in found})
         return Checkpoint(path, meta, state, train)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+        SafetensorError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"checkpoint {path} is damaged: {reason}") from error
 
@@ -280,9 +295,9 @@ def replica(content: bytes) -> Arrays:
     return {name: array[np.newaxis] for name, array in load_tensors(content).items()}
 
 
-def check_shapes(spec: ModelSpec, parameters: Arrays) -> None:
+def check_shapes(spec: ModelSpec, arrays: Arrays, file: str) -> None:
     for name, shape in spec.shapes().items():
-        if name not in parameters:
-            raise ValueError(f"{WEIGHTS} lacks the tensor {name}")
-        if parameters[name].shape[1:] != shape:
-            raise ValueError(f"{WEIGHTS} has {name} of shape {parameters[name].shape[1:]}, meta.json says {shape}")
+        if name not in arrays:
+            raise ValueError(f"{file} lacks the tensor {name}")
+        if arrays[name].shape[1:] != shape:
+            raise ValueError(f"{file} has {name} of shape {arrays[name].shape[1:]}, meta.json says {shape}")

@@ -1,5 +1,7 @@
 """What a user is told when something is wrong: one sentence and an exit code. A bug keeps its traceback."""
 
+RECORDED_IN = "recorded in"  # begins the note on an error that a run.json tells already
+
 
 class MicrogptError(Exception):
     """A failure that one sentence explains; the application prints it on stderr without a traceback."""

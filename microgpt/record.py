@@ -1,5 +1,6 @@
 """run.json: what was run, where, with what result. Written when a run starts and, whole, however it ends."""
 
+import json
 import math
 import os
 import platform
@@ -16,7 +17,9 @@ from typing import Any
 from microgpt import __version__
 from microgpt.atomic import write_json
 
+RECORD = "run.json"
 SCHEMA_VERSION = 1
+STYLE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # it becomes part of the name of a table
 REPORTED_VERSIONS = ("hydra-core", "omegaconf", "numpy", "torch", "numba")
 
 
@@ -27,9 +30,13 @@ class Invocation:
     overrides: tuple[str, ...] = ()
     job: tuple[str, int] | None = None  # of a sweep: its folder and the job's number
 
+    def keys(self) -> list[str]:
+        """What the user chose or set: `style` for style=classic, `style.bias` for style.bias=2."""
+        return [override.lstrip("+~").split("=")[0].split("@")[0] for override in self.overrides]
+
     def touches(self, group: str) -> bool:
         """Whether the user chose or changed something of a group."""
-        return any(o.lstrip("+~").split("=")[0].split(".")[0].split("@")[0] == group for o in self.overrides)
+        return any(key.split(".")[0] == group for key in self.keys())
 
 
 def new_record(config: dict[str, Any], digest: str | None, invocation: Invocation) -> dict[str, Any]:
@@ -68,7 +75,7 @@ def new_record(config: dict[str, Any], digest: str | None, invocation: Invocatio
 
 
 def command_line() -> str:
-    """The command that repeats this run, from the folder it was given in."""
+    """The command as it was given; of a job of a sweep that is the sweep's, and `overrides` has the job's own part."""
     return shlex.join(["python", "-m", "microgpt", *sys.argv[1:]])
 
 
@@ -137,21 +144,36 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def record_failed_job(config: Any, invocation: Invocation, error: Exception) -> None:
-    """Record a job of a sweep that failed before it made a folder, in the job's own folder.
+def make_unique(parent: Path, name: str) -> Path:
+    """Make parent/name, or parent/name-2, ...: `mkdir` decides between two processes that ask for one name."""
+    attempt = 1
+    while True:
+        path = parent / (name if attempt == 1 else f"{name}-{attempt}")
+        try:
+            path.mkdir()
+            return path
+        except FileExistsError:
+            attempt += 1
 
-    A job that has a folder has recorded its end already. `config` is the composed configuration, which may be at fault.
-    """
+
+def record_failed_job(config: Any, invocation: Invocation, error: Exception) -> None:
+    """Record a job of a sweep that failed before it made a folder. `config` is as composed, and may be at fault."""
     assert invocation.job is not None
-    sweep, number = invocation.job
-    folder = Path(sweep) / str(number)
-    if folder.exists():
-        return
+    sweep, number = Path(invocation.job[0]), str(invocation.job[1])
     record = new_record(config, None, invocation)
-    record |= {
-        "run_id": f"{Path(sweep).parent.name}/{Path(sweep).name}/{number}",
-        "status": "failed",
-        "finished_at": timestamp(),
-        "error": str(error),
-    }
-    write_record(folder / "run.json", record)
+    record |= {"status": "failed", "finished_at": timestamp(), "error": str(error)}
+    folder = sweep / number
+    if not is_failed_before_it_began(folder):
+        sweep.mkdir(parents=True, exist_ok=True)
+        folder = make_unique(sweep, number)
+    record["run_id"] = f"{sweep.parent.name}/{sweep.name}/{folder.name}"
+    write_record(folder / RECORD, record)
+
+
+def is_failed_before_it_began(folder: Path) -> bool:
+    """Whether a folder holds nothing but the record of such a failure, which the next one may replace."""
+    try:
+        record = json.loads((folder / RECORD).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return record.get("status") == "failed" and record.get("config_hash") is None

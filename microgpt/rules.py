@@ -9,9 +9,9 @@ from microgpt.config import Config, DataConfig, ModelConfig, OptimConfig, Sample
 from microgpt.data.corpus import FORMATS, LONG_DOCUMENTS
 from microgpt.errors import UserError
 from microgpt.model.spec import ACTIVATIONS, KINDS
+from microgpt.record import STYLE_NAME
 from microgpt.training.schedules import SCHEDULES
 
-STYLE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # it becomes part of the name of a table
 OPTIMIZER_KEYS = {
     "adam": {"beta1", "beta2", "eps"},
     "adamw": {"beta1", "beta2", "eps", "weight_decay"},
@@ -43,6 +43,12 @@ def positive(key: str, value: float | None) -> None:
 def check(config: Config) -> None:
     """Every rule that a type alone does not say. Raises UserError at the first that is broken."""
     one_of("task.name", config.task.name, ("train", "sample", "info"))
+    for key, seed in (
+        ("seed", config.seed),
+        ("data.split_seed", config.data.split_seed),
+        ("sample.seed", config.sample.seed),
+    ):
+        at_least(key, seed, 0)  # Python's generator takes -1 for 1: two seeds would be one
     check_mode(config)
     check_model(config.model)
     check_style(config.style)

@@ -19,8 +19,8 @@ from filelock import FileLock, Timeout
 
 from microgpt.checkpoint import Checkpoint, CheckpointStore
 from microgpt.errors import UserError
+from microgpt.record import RECORD, make_unique
 
-RECORD = "run.json"
 HISTORY = "history.jsonl"
 SAMPLES = "samples.txt"
 
@@ -31,14 +31,21 @@ class Place:
 
     parent: Path  # the folder in which the run's folder is made
     name: str  # the folder's name; "-2", "-3", ... where that is taken
-    siblings: tuple[str, ...]  # patterns, below `outputs`, of folders that may hold an earlier attempt at the same run
+    siblings: str  # pattern, below `outputs`, of the folders that may hold an earlier attempt at the same run
     outputs: Path
     config_hash: str
     data_sha256: str | None
 
     def earlier(self) -> list[Path]:
-        """Folders of earlier attempts, oldest first."""
-        return sorted((path for pattern in self.siblings for path in self.outputs.glob(pattern)), key=attempt)
+        """Folders whose record mentions this run's hash, oldest attempt first."""
+        return sorted((path for path in self.outputs.glob(self.siblings) if self.is_mentioned(path)), key=attempt)
+
+    def is_mentioned(self, path: Path) -> bool:
+        """A quick look: a sweep asks this for each of its jobs about all of its folders."""
+        try:
+            return self.config_hash.encode() in (path / RECORD).read_bytes()
+        except OSError:
+            return False
 
 
 @dataclass
@@ -64,11 +71,11 @@ def place_of_run(outputs_dir: str, config_hash: str, data_sha256: str | None, jo
     outputs = Path(outputs_dir)
     if job is not None:
         sweep, number = Path(job[0]), str(job[1])
-        siblings = (f"{escape(sweep.name)}/{number}", f"{escape(sweep.name)}/{number}-*")
-        return Place(sweep, number, siblings, sweep.parent, config_hash, data_sha256)
+        # Any job of the sweep: the same jobs may come in another order, and so under other numbers.
+        return Place(sweep, number, f"{escape(sweep.name)}/*", sweep.parent, config_hash, data_sha256)
     now = datetime.now(UTC).astimezone()
     name = f"{now:%H-%M-%S}_{config_hash[:8]}"
-    siblings = (f"????-??-??/*_{config_hash[:8]}*",)
+    siblings = f"????-??-??/*_{config_hash[:8]}*"
     return Place(outputs / f"{now:%Y-%m-%d}", name, siblings, outputs, config_hash, data_sha256)
 
 
@@ -133,18 +140,6 @@ def attempt(path: Path) -> tuple[str, str, int]:
     found = re.fullmatch(r"(.+?)(?:-(\d+))?", path.name)
     assert found
     return path.parent.name, found.group(1), int(found.group(2) or 1)
-
-
-def make_unique(parent: Path, name: str) -> Path:
-    """Make parent/name, or parent/name-2, ...: `mkdir` decides between two processes that ask for one name."""
-    attempt = 1
-    while True:
-        path = parent / (name if attempt == 1 else f"{name}-{attempt}")
-        try:
-            path.mkdir()
-            return path
-        except FileExistsError:
-            attempt += 1
 
 
 def try_lock(path: Path) -> FileLock | None:

@@ -302,6 +302,20 @@ def test_a_checkpoint_of_the_earlier_format_loads(tmp_path):
     assert found.train == TrainState()
 
 
+def test_a_chat_model_of_the_earlier_format_is_refused_in_a_sentence(tmp_path):
+    special = {"user": 4, "assistant": 5, "end_turn": 6, "bos": 7}
+    path = earlier_checkpoint(tmp_path / "s4", vocab_size=len(CHARS) + 4, special_tokens=special)
+    with pytest.raises(UserError, match=r"special tokens cannot be read yet"):
+        load_checkpoint(path)
+
+
+def test_moments_that_do_not_fit_are_a_sentence(tmp_path):
+    path = earlier_checkpoint(tmp_path / "s4")
+    (path / "optimizer_m.safetensors").write_bytes(safetensors.numpy.save({"wte": np.zeros((2, 2), np.float32)}))
+    with pytest.raises(UserError, match=r"optimizer_m\.safetensors has wte of shape"):
+        load_checkpoint(path)
+
+
 @pytest.mark.parametrize("key", ["vocab_size", "n_embd", "n_head", "n_layer", "block_size", "chars"])
 def test_a_meta_json_that_lacks_a_field_is_a_sentence_that_names_it(tmp_path, key):
     with pytest.raises(UserError, match=rf"meta\.json lacks {key}"):

@@ -318,3 +318,12 @@ def test_the_reference_names_have_no_leak_between_training_and_validation():
     assert len(val) == 2949
     assert corpus.tokenizer.vocab_size == 27
     assert corpus.long_documents == 0
+
+
+@property_test
+@given(st.lists(st.text("ab", min_size=1, max_size=20), min_size=1, max_size=8), st.integers(1, 10))
+def test_the_head_of_a_part_is_whole_documents(documents: list[str], count: int) -> None:
+    tokenizer, cut = Tokenizer(["a", "b"]), Cut(4, "window")
+    part = encode_part(documents, tokenizer, cut)
+    assert part.head(count) == encode_part(documents[:count], tokenizer, cut).examples
+    assert part.head(None) == part.examples

@@ -30,6 +30,8 @@ def refused(program: Program, *arguments: str) -> str:
         (["model.n_embd=18"], "model.n_embd=18 is not allowed: it must be a multiple of model.n_head=4"),
         (["train.steps=-1"], "train.steps=-1 is not allowed: train.steps must be at least 0"),
         (["sample.temperature=nan"], "sample.temperature: temperature must be finite and >= 0, got nan"),
+        (["seed=-1"], "seed=-1 is not allowed: seed must be at least 0"),
+        (["-m", "seed=1,abc"], "seed=abc is not allowed: seed is an integer"),
         (["sample.prompt=aXYa"], "sample.prompt='aXYa' has characters that the model does not know: 'X' 'Y' "),
         (["sample.prompt=abcdefghijklmnop"], "prompt token count 17 exceeds max prompt tokens 16"),
         (["mode=tensor"], "mode=tensor (backend=auto) is not built yet"),
@@ -60,6 +62,13 @@ def test_unusable_file_is_refused(microgpt: Program, content: bytes, sentence: s
 def test_unwritable_outputs_dir_is_refused(microgpt: Program) -> None:
     (microgpt.folder / "file").touch()
     assert refused(microgpt, "outputs_dir=file/below") == "outputs_dir=file/below cannot be written: Not a directory"
+
+
+def test_unwritable_outputs_dir_of_a_sweep_is_refused(microgpt: Program) -> None:
+    (microgpt.folder / "file").touch()
+    assert (
+        refused(microgpt, "-m", "seed=1,2", "outputs_dir=file") == "outputs_dir=file cannot be written: Not a directory"
+    )
 
 
 def test_missing_folder_to_train_on_from_is_named_by_its_own_key(microgpt: Program) -> None:
@@ -132,6 +141,19 @@ def test_run_that_diverges_in_a_sweep_fails_its_job_alone(microgpt: Program) -> 
     microgpt(*SWEEP, "train.checkpoint_every=1", "optim.lr=1e300,0.01", expect=1)
     statuses = [read_record(job)["status"] for job in microgpt.jobs()]
     assert statuses == ["failed", "completed"]
+
+
+def test_job_that_fails_where_it_was_completed_before_is_recorded_beside_it(microgpt: Program) -> None:
+    file = microgpt.folder / "input.txt"
+    file.write_text("anna\nbea\nclara\n")
+    command = *SWEEP, "data=text", "data.path=input.txt", "data.val_fraction=0", "seed=1,2"
+    microgpt(*command)
+    file.unlink()
+    microgpt(*command, expect=2)
+    microgpt(*command, expect=2)
+    statuses = {job.name: read_record(job)["status"] for job in microgpt.jobs()}
+    assert {statuses.pop("0"), statuses.pop("1")} == {"completed"}
+    assert set(statuses.values()) == {"failed"}
 
 
 def test_value_that_does_not_compose_refuses_the_sweep_before_it_starts(microgpt: Program) -> None:

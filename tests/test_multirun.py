@@ -101,6 +101,24 @@ def test_same_sweep_again_runs_nothing_and_ends_well(ablation: Program) -> None:
     assert (ablation.folder / "results" / "ablation_style-futuristic.csv").read_bytes() == table
 
 
+def test_same_sweep_in_another_order_runs_nothing(ablation: Program) -> None:
+    before = ablation.jobs()
+    reordered = FOUR[0], FOUR[2], FOUR[1], *FOUR[3:]
+    assert ablation(*reordered).stdout.count("not run again") == 4
+    assert ablation.jobs() == before
+
+
+def test_jobs_that_failed_in_other_processes_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from microgpt import app
+
+    monkeypatch.setattr(app.outcome, "sweep_started", "2026-01-02T00:00:00.000+00:00")
+    for name, status, day in (("0", "failed", 3), ("1", "completed", 3), ("2", "failed", 1)):
+        (tmp_path / name).mkdir()
+        record = {"status": status, "finished_at": f"2026-01-0{day}T00:00:00.000+00:00"}
+        (tmp_path / name / "run.json").write_text(json.dumps(record))
+    assert app.failed_jobs(tmp_path) == [tmp_path / "0"]
+
+
 def test_experiment_ablation_is_a_sweep_in_one_word(microgpt: Program) -> None:
     microgpt("experiment=ablation", "train.steps=2", "train.eval_documents=5", "sample.num_samples=1", "style=classic")
     assert {path.name for path in (microgpt.folder / "results").iterdir()} == {

@@ -312,15 +312,17 @@ def test_a_resumed_run_goes_on_from_its_newest_whole_checkpoint(tmp_path):
 # Jobs of a sweep
 
 
-def test_jobs_one_and_ten_are_not_confused(tmp_path):
+def test_a_job_is_found_by_what_it_computes_under_whatever_number_it_ran(tmp_path):
     sweep = tmp_path / "sweeps" / "it_abc"
-    earlier_run(sweep / "10")
     place = place_of_run("outputs", HASH, DATA, (str(sweep), 1))
+    earlier_run(sweep / "1", config_hash=OTHER_HASH)
     assert find_stopped(place, 2) is None
+    earlier_run(sweep / "10")
+    assert stopped(place) == sweep / "10"
     earlier_run(sweep / "11", "completed")
-    assert find_completed(place) is None
-    earlier_run(sweep / "1")
-    assert stopped(place) == sweep / "1"
+    found = find_completed(place)
+    assert found is not None
+    assert found["folder"] == str(sweep / "11")
 
 
 def test_jobs_of_another_sweep_are_not_found(tmp_path):

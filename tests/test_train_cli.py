@@ -309,6 +309,25 @@ def test_latest_checkpoint_gives_the_samples_that_ended_its_run(twins: tuple[Pro
     assert twins[0].files() == before, "sampling is no run"
 
 
+def test_a_seed_that_was_given_draws_other_samples(twins: tuple[Program, list[str]], run: Path) -> None:
+    command = "task=sample", f"checkpoint={run}", "sample.num_samples=5"
+    own, one, again, other = (
+        sample_lines(twins[0](*command, *seed).stdout) for seed in ((), ("seed=1",), ("sample.seed=1",), ("seed=2",))
+    )
+    assert one == again
+    assert len({tuple(own), tuple(one), tuple(other)}) == 3
+
+
+def test_a_style_key_changes_the_checkpoints_own_style(microgpt: Program) -> None:
+    microgpt("experiment=debug", "style=classic", "sample.num_samples=0")
+    command = "task=sample", "checkpoint=latest", "sample.num_samples=5", "sample.seed=1"
+    plain = sample_lines(microgpt(*command).stdout)
+    assert sample_lines(microgpt(*command, "style.bias=50").stdout) == plain, "classic has no phrases to favour"
+    phrased = sample_lines(microgpt(*command, "style.bias=50", "style.phrases=[zebra]").stdout)
+    assert all(sample.startswith("zebra") for sample in phrased)
+    assert sample_lines(microgpt(*command, "style=futuristic", "style.bias=50").stdout) != plain
+
+
 def test_greedy_samples_go_on_from_the_prompt_and_are_all_the_same(twins: tuple[Program, list[str]], run: Path) -> None:
     command = (
         "task=sample", f"checkpoint={run}", "sample.prompt=an", "sample.temperature=0", "sample.num_samples=3",
@@ -375,6 +394,7 @@ def test_two_legs_at_a_constant_rate_learn_what_one_run_learns(microgpt: Program
         ("style=classic", "does not fit the data: its characters are ' .abcdefghijklmnopqrstuvwxyz', those of "),
         ("model.n_layer=2", "does not fit the model: model.n_layer is 1 in the checkpoint and 2 here"),
         ("model.tie_lm_head=true", "does not fit the model: model.tie_lm_head is False in the checkpoint and True"),
+        ("optim=sgd", "does not fit optim=sgd: it was trained with optim=adam"),
     ],
 )
 def test_leg_refuses_a_checkpoint_that_does_not_fit(run: Path, microgpt: Program, override: str, reason: str) -> None:

@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 
 from microgpt.data.sources import Source
 from microgpt.data.tokenizer import Tokenizer
@@ -34,6 +35,13 @@ class Part:
 
     documents: int
     examples: list[Example]
+    ends: list[int]  # for each document, how many examples there are up to its end
+
+    def head(self, documents: int | None) -> list[Example]:
+        """The examples of the first documents, or of all of them."""
+        if documents is None or documents >= self.documents:
+            return self.examples
+        return self.examples[: self.ends[documents - 1]]
 
     @property
     def tokens(self) -> int:
@@ -129,7 +137,8 @@ def is_long(document: str, cut: Cut) -> bool:
 
 
 def encode_part(documents: Sequence[str], tokenizer: Tokenizer, cut: Cut) -> Part:
-    return Part(len(documents), [example for text in documents for example in encode_document(text, tokenizer, cut)])
+    pieces = [encode_document(text, tokenizer, cut) for text in documents]
+    return Part(len(documents), list(chain.from_iterable(pieces)), list(accumulate(map(len, pieces))))
 
 
 def encode_document(text: str, tokenizer: Tokenizer, cut: Cut) -> list[Example]:

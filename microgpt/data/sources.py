@@ -31,7 +31,7 @@ def read_source(name: str, path: str | None) -> Source:
     if name == "makemore":
         file = makemore_file()
         return decode_source(name, str(file), file.read_bytes())
-    assert path is not None, "checked in config.py"
+    assert path is not None, "checked in rules.py"
     try:
         content = Path(path).read_bytes()
     except OSError as error:

@@ -13,6 +13,7 @@ from microgpt.atomic import write_atomically
 from microgpt.reports.rows import Row, shown, text_table, variant_name, write_table
 
 VARIANTS = tuple(variant_name(tied, normed) for tied in (True, False) for normed in (False, True))
+WITHOUT_EFFECT = ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "max_memory_growth")  # of train
 # Nodes of the configuration that say nothing about what was learned, and the seed.
 LEFT_OUT = ("task", "outputs_dir", "results_dir", "seed", "sample", "checkpoint")
 
@@ -21,7 +22,7 @@ def comparison_key(row: Row) -> str:
     """Equal for two runs that may be compared."""
     config = {key: value for key, value in row["config"].items() if key not in LEFT_OUT}
     model = {key: value for key, value in config["model"].items() if key not in ("tie_lm_head", "input_rmsnorm")}
-    train = {key: value for key, value in config["train"].items() if key not in ("log_every", "checkpoint_every")}
+    train = {key: value for key, value in config["train"].items() if key not in WITHOUT_EFFECT}
     if train.get("resume") in ("auto", "never"):  # a folder makes it a new leg, which is another thing
         del train["resume"]
     content = json.dumps([{**config, "model": model, "train": train}, row["data_sha256"]], sort_keys=True)
@@ -86,6 +87,12 @@ def summary(group: list[Row]) -> list[dict[str, Any]]:
 
 def caveat(group: list[Row]) -> str:
     """What the table does not show."""
+    commits = {(row["git_commit"], row["git_dirty"]) for row in group}
+    mixed = "" if len(commits) == 1 else " The runs are of different states of the code."
+    return seeds_caveat(group) + mixed
+
+
+def seeds_caveat(group: list[Row]) -> str:
     seeds = {variant: {row["seed"] for row in group if row["variant"] == variant} for variant in VARIANTS}
     if len({frozenset(s) for s in seeds.values()}) > 1:
         return "The variants were not run with the same seeds: their means are not paired."

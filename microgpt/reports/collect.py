@@ -1,4 +1,4 @@
-"""What scripts/collect.py, microgpt-collect and the end of a sweep do: every run.json into results/, a table for each style.
+"""What scripts/collect.py and the end of a sweep do: every run.json into results/, a table for each style.
 
 Writing is atomic, so that two collectors at a time leave whole files; collecting again writes the same.
 """

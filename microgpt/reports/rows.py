@@ -12,9 +12,7 @@ import pandas as pd
 
 from microgpt.atomic import write_atomically
 from microgpt.errors import UserError
-from microgpt.record import SCHEMA_VERSION
-from microgpt.rules import STYLE_NAME
-from microgpt.runs import RECORD
+from microgpt.record import RECORD, SCHEMA_VERSION, STYLE_NAME
 
 Row = dict[str, Any]
 
@@ -94,6 +92,8 @@ def row_of(record: dict[str, Any], path: Path) -> Row:
     git = record.get("git") or {}
     return row | {
         "model": model["name"],
+        "first_step": (record.get("leg") or {}).get("first_step", 0),
+        "leg_from": (record.get("leg") or {}).get("from"),
         "data": config["data"]["name"],
         "data_sha256": data.get("sha256"),
         "git_commit": git.get("commit"),
@@ -109,6 +109,8 @@ def check_record(record: Any) -> None:
         raise ValueError("not a record of a run: it has no schema_version and run_id")
     if record["schema_version"] != SCHEMA_VERSION:
         raise ValueError(f"schema_version {record['schema_version']} is not {SCHEMA_VERSION}")
+    if record["task"] != "train":
+        raise ValueError(f"task={record['task']} is no training")
     config, completed = record["config"], record["status"] == "completed"
     expected = [("started_at", record["started_at"], str), ("config", config, dict)]
     expected += [(f"config.{node}", config[node], dict) for node in ("model", "train", "optim", "schedule", "data")]

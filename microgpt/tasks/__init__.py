@@ -17,7 +17,7 @@ def task_named(name: str) -> Task:
         from microgpt.tasks.sample import sample
 
         return sample
-    assert name == "info", "checked in config.py"
+    assert name == "info", "checked in rules.py"
     from microgpt.tasks.info import info
 
     return info

@@ -1,7 +1,9 @@
 """task=sample: text from a checkpoint. What is sampled is the trained model; the checkpoint brings its own style."""
 
 import random
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from microgpt.assembly import sampling_policy
 from microgpt.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
@@ -18,10 +20,9 @@ def sample(config: Config, invocation: Invocation) -> None:
     spec = checkpoint.meta.spec
     tokenizer = Tokenizer(checkpoint.meta.chars)
     prompt = encode_prompt(config.sample.prompt, tokenizer, spec.block_size)
-    style = config.style if invocation.touches("style") else checkpoint.meta.style
-    policy = sampling_policy(config.sample, style)
+    policy = sampling_policy(config.sample, style_of(config, invocation, checkpoint))
     engine = make_engine(config.backend.name, spec, OptimizerSpec("sgd"), None, checkpoint.state)
-    rng = generator(config, checkpoint)
+    rng = generator(config, invocation, checkpoint)
     print(f"checkpoint: {shown(checkpoint.path)} (step {checkpoint.train.first_step + checkpoint.train.step})")
     info = engine.info
     print(f"backend={info.backend} device={info.device} using_gpu={str(info.using_gpu).lower()} dtype={info.dtype}")
@@ -32,13 +33,24 @@ def sample(config: Config, invocation: Invocation) -> None:
         print(f"sample {number:2d}: {config.sample.prompt}{drawn.text}{why}", flush=True)
 
 
-def generator(config: Config, checkpoint: Checkpoint) -> random.Random:
-    """A seed of its own, or the draws of the run that trained: those give the samples that ended that run."""
-    rng = random.Random(config.sample.seed if config.sample.seed is not None else config.seed)
+def style_of(config: Config, invocation: Invocation, checkpoint: Checkpoint) -> dict[str, Any]:
+    """The checkpoint's own style; another one where `style=` was given; single keys where `style.<key>=` was."""
+    chosen = asdict(config.style)
+    keys = invocation.keys()
+    style = chosen if "style" in keys or not checkpoint.meta.style else dict(checkpoint.meta.style)
+    return style | {key: chosen[key] for key in chosen if f"style.{key}" in keys}
+
+
+def generator(config: Config, invocation: Invocation, checkpoint: Checkpoint) -> random.Random:
+    """A seed that was given, or the draws of the run that trained: those give the samples that ended that run."""
     recorded = checkpoint.train.rng_state
-    if config.sample.seed is None and recorded is not None:
-        version, internal, gauss_next = recorded
-        rng.setstate((version, tuple(internal), gauss_next))
+    if config.sample.seed is not None:
+        return random.Random(config.sample.seed)
+    if recorded is None or invocation.touches("seed"):
+        return random.Random(config.seed)
+    version, internal, gauss_next = recorded
+    rng = random.Random()
+    rng.setstate((version, tuple(internal), gauss_next))
     return rng
 
 

@@ -11,10 +11,10 @@ from microgpt.config import Config, config_hash
 from microgpt.console import print_beginning, print_end
 from microgpt.engines import make_engine
 from microgpt.engines.base import Engine
-from microgpt.errors import Interrupted, MicrogptError
-from microgpt.outcome import measure, metrics, objective
-from microgpt.record import Invocation, new_record, timestamp, write_record
-from microgpt.runs import HISTORY, RECORD, SAMPLES, RunFolder, claim, find_completed, place_of_run
+from microgpt.errors import RECORDED_IN, Interrupted, MicrogptError
+from microgpt.measure import measure, metrics, objective
+from microgpt.record import RECORD, Invocation, new_record, timestamp, write_record
+from microgpt.runs import HISTORY, SAMPLES, RunFolder, claim, find_completed, place_of_run
 from microgpt.training.guards import MemoryDriftGuard, StopRequest, stop_on_signals
 from microgpt.training.history import History
 from microgpt.training.loop import Plan, Training
@@ -66,6 +66,7 @@ def run_in_folder(inputs: Inputs, record: Record, folder: RunFolder, stop: StopR
         raise
     except BaseException as error:
         record |= {"status": "failed", "error": describe(error)}
+        error.add_note(f"{RECORDED_IN} {folder.path}")
         raise
     finally:
         record["finished_at"] = timestamp()
@@ -89,7 +90,7 @@ def first_record(inputs: Inputs, invocation: Invocation) -> Record:
         "train_documents": corpus.train.documents,
         "val_documents": corpus.val.documents,
         "train_examples": len(corpus.train.examples),
-        "evaluated_documents": len(inputs.val_examples),
+        "evaluated_documents": min(corpus.val.documents, config.train.eval_documents or corpus.val.documents),
         "train_tokens": corpus.train.tokens,
         "vocab_size": spec.vocab_size,
         "long_documents": {"policy": config.data.long_documents, "count": corpus.long_documents},
@@ -113,7 +114,12 @@ def add_past(record: Record, inputs: Inputs, folder: RunFolder) -> None:
             record["leg"] = folder.earlier["leg"]
         record["started_at"] = folder.earlier.get("started_at")
         resumed = {"at": timestamp(), "step": folder.checkpoint.train.step if folder.checkpoint else 0}
-        record["resumed"] = [*folder.earlier.get("resumed", []), resumed]
+        earlier = {"git": folder.earlier.get("git"), "environment": folder.earlier.get("environment")}
+        record["resumed"] = [*folder.earlier.get("resumed", []), {**resumed, "before": earlier}]
+        if folder.checkpoint is not None and earlier != {key: record[key] for key in earlier}:
+            print(
+                "note: the first part of this run was trained by other code or elsewhere; run.json says which (resumed)"
+            )
 
 
 def execute(

@@ -1,6 +1,7 @@
 """history.jsonl: one JSON line for each logged step, full precision, appended as the run goes."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,12 @@ class History:
                 except ValueError:
                     break
         return found
+
+    def sync(self) -> None:
+        """Flush what was written to disk: the lines before a checkpoint are not written again after it."""
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
 
     def write(self, lines: list[dict[str, Any]]) -> None:
         with self.path.open("a") as file:

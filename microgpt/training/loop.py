@@ -45,8 +45,8 @@ class Plan:
         return step == self.steps or is_due(step, self.checkpoint_every) or self.evaluates_at(step)
 
     def next_stop(self, step: int) -> int:
-        """The next step after `step` at which something other than training happens."""
-        return next(s for s in range(step + 1, self.steps + 1) if self.saves_at(s) or self.logs_at(s))
+        """The next step after `step` at which the state is saved or evaluated; what is logged needs no stop."""
+        return next(s for s in range(step + 1, self.steps + 1) if self.saves_at(s))
 
     def learning_rate(self, step: int) -> float:
         """Of the step that is counted from 0 in this leg."""
@@ -80,9 +80,10 @@ class Training:
         """
         plan, state = self.plan, self.state
         while True:
-            if plan.saves_at(state.step) or self.stop:
+            stop = bool(self.stop)  # asked once: the signal may come at any moment
+            if plan.saves_at(state.step) or stop:
                 self.save()
-            if self.stop:
+            if stop:
                 return
             val_loss = self.evaluate() if plan.evaluates_at(state.step) else None
             if plan.logs_at(state.step) or val_loss is not None:
@@ -128,6 +129,7 @@ class Training:
             raise NonFiniteError(
                 f"after step {self.state.step} a weight is not finite; {self.checkpoints.where_newest()}"
             )
+        self.history.sync()
         _, seconds = timed(lambda: self.checkpoints.save(self.meta, engine_state, self.state))
         self.state.checkpoint_seconds += seconds
 

@@ -43,8 +43,12 @@ class ScalarModel:
         return {name: [[p.data for p in row] for row in matrix] for name, matrix in self.weights.items()}
 
     def evaluate(self, documents: Sequence[Tokens]) -> float:
+        """Mean loss over the documents' target tokens, without gradients."""
         weights = self.plain_weights()
-        losses = [loss for tokens in documents for loss in document_losses(self.spec, weights, tokens, PLAIN)]
+        try:
+            losses = [loss for tokens in documents for loss in document_losses(self.spec, weights, tokens, PLAIN)]
+        except OverflowError:
+            return math.inf
         return sum(losses) / len(losses)
 
 
@@ -55,7 +59,10 @@ class ScalarDecoder:
         self.cache = Cache(model.spec.n_layer)
 
     def feed(self, token: int) -> list[float]:
-        return FORWARD[self.spec.kind](self.spec, self.weights, token, self.cache, PLAIN)
+        try:
+            return FORWARD[self.spec.kind](self.spec, self.weights, token, self.cache, PLAIN)
+        except OverflowError:
+            return [math.nan] * self.spec.vocab_size
 
 
 @contextmanager

@@ -86,42 +86,42 @@ class Cache:
 
 def attention(q: Vector, keys: list[Vector], values: list[Vector], n_head: int, ops: Arithmetic) -> Vector:
     """softmax(q k^T / sqrt(head_dim)) v, head by head (Vaswani et al., 2017); q is one position, keys all up to it."""
-    head_dim = len(q) // n_head
+    head_dim = len(q) // n_head  # q (E,), keys and values (T, E) for the T positions so far
     scale = (head_dim**0.5) ** -1
     out = []
     for start in range(0, len(q), head_dim):
         head = slice(start, start + head_dim)
-        scores = [ops.dot(q[head], k[head]) * scale for k in keys]
-        weights = softmax(scores, ops)
-        out += [ops.dot(weights, [v[j] for v in values]) for j in range(start, start + head_dim)]
-    return out
+        scores = [ops.dot(q[head], k[head]) * scale for k in keys]  # (T,)
+        probs = softmax(scores, ops)  # (T,)
+        out += [ops.dot(probs, [v[j] for v in values]) for j in range(start, start + head_dim)]
+    return out  # (E,)
 
 
 def gpt(spec: ModelSpec, weights: Weights, token: int, cache: Cache, ops: Arithmetic) -> Vector:
     """Logits (V,) of the token that follows `token`, which stands at the cache's next position."""
-    x = [t + p for t, p in zip(weights["wte"][token], weights["wpe"][cache.position], strict=True)]
+    x = [t + p for t, p in zip(weights["wte"][token], weights["wpe"][cache.position], strict=True)]  # (E,)
     if spec.input_rmsnorm:
         x = rmsnorm(x, ops)
     for layer in range(spec.n_layer):
         # What does this position look for, and what do the earlier ones offer?
         residual = x
         x = rmsnorm(x, ops)
-        q = ops.linear(x, weights[f"layer{layer}.attn_wq"])
+        q = ops.linear(x, weights[f"layer{layer}.attn_wq"])  # (E,)
         cache.keys[layer].append(ops.linear(x, weights[f"layer{layer}.attn_wk"]))
         cache.values[layer].append(ops.linear(x, weights[f"layer{layer}.attn_wv"]))
-        x = attention(q, cache.keys[layer], cache.values[layer], spec.n_head, ops)
+        x = attention(q, cache.keys[layer], cache.values[layer], spec.n_head, ops)  # (E,)
         x = ops.linear(x, weights[f"layer{layer}.attn_wo"])
         x = [a + b for a, b in zip(x, residual, strict=True)]
         # What follows from it, at this position alone?
         residual = x
-        x = ops.linear(rmsnorm(x, ops), weights[f"layer{layer}.mlp_fc1"])
+        x = ops.linear(rmsnorm(x, ops), weights[f"layer{layer}.mlp_fc1"])  # (4E,)
         x = [ops.relu(xi) for xi in x]
         if spec.activation == "relu_squared":
             x = [xi**2 for xi in x]
-        x = ops.linear(x, weights[f"layer{layer}.mlp_fc2"])
+        x = ops.linear(x, weights[f"layer{layer}.mlp_fc2"])  # (E,)
         x = [a + b for a, b in zip(x, residual, strict=True)]
     cache.position += 1
-    return ops.linear(x, weights[spec.output_tensor])
+    return ops.linear(x, weights[spec.output_tensor])  # (V,)
 
 
 def bigram(spec: ModelSpec, weights: Weights, token: int, cache: Cache, ops: Arithmetic) -> Vector:

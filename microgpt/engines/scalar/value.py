@@ -4,11 +4,14 @@ A `Value` is a number that remembers how it was computed: its children (the numb
 the local gradient (how much it changes when that child changes). `backward` walks from a result to everything it came
 from and applies the chain rule: a child's gradient grows by local gradient times the parent's gradient.
 
-Three things make this quick without changing a single result:
+What makes this quick without changing what is computed:
 
-1. A whole dot product is one node (`dot`, `linear`), not a chain of multiplications and additions.
+1. A whole dot product is one node (`dot`, `linear`), not a chain of multiplications and additions; so are a sum and a
+   cross-entropy.
 2. Parameters have nothing beneath them: `linear` hangs a row of weights aside (`weights`), where the walk need not go.
-3. The graph has no cycles, so the engine switches Python's cycle collector off while a graph lives.
+3. The rows of one `linear` have the same children, which the walk visits once.
+4. Behind a closed relu the gradient is zero, and `backward` goes no further there.
+5. The graph has no cycles, so the engine switches Python's cycle collector off while a graph lives.
 """
 
 import math
@@ -108,10 +111,13 @@ def topological_order(root: Value) -> list[Value]:
     """Every node below `root` that has children, each after all of its own children; `root` is last.
 
     Depth first with a stack of our own: a recursive walk would hit Python's recursion limit on long documents.
+
+    The rows of one `linear` hold the same tuple of children: once its members are all in `order`, another node that
+    holds it follows at once. (A tuple is known by its id, which is its own as long as the graph keeps it alive.)
     """
     order: list[Value] = []
     seen = {root}
-    done: set[int] = set()  # ids of tuples of children that are in `order` already: the rows of `linear` share one
+    done: set[int] = set()  # ids of the tuples whose members are all in `order`, or have no children
     stack = [(root, iter(root.children))]
     while stack:
         node, unvisited_children = stack[-1]
@@ -143,7 +149,10 @@ def dot(xs: Sequence[Value], ys: Sequence[Value]) -> Value:
 
 
 def linear(x: Sequence[Value], matrix: Sequence[Sequence[Value]]) -> list[Value]:
-    """y = x W^T: one node for each row w of the matrix, the dot product w . x."""
+    """y = x W^T: one node for each row w of the matrix, the dot product w . x.
+
+    The matrix must hold parameters: gradients do not flow through it to anything beneath. Use `dot` for that.
+    """
     x = tuple(x)
     x_data = [v.data for v in x]
     y = []

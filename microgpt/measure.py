@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from microgpt.assembly import Inputs, sampling_policy, workload
@@ -59,7 +60,7 @@ def measure_model(inputs: Inputs, record: Record, engine: Engine, stop: StopRequ
         first_batch = [workload(inputs.corpus, []).examples[i] for i in inputs.beginning.order.batch(0)]
         figures["final_loss"] = figures["mean_loss_last_n"] = finite_loss(engine, first_batch)
     style = inputs.config.style
-    policy = sampling_policy(inputs.config.sample, style)
+    policy = sampling_policy(inputs.config.sample, asdict(style))
     draw = sampler(inputs, engine, stop)
     record["samples"] = draw(policy)
     if style.documents or style.phrases:
