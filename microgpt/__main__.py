@@ -2,7 +2,9 @@
 
 import sys
 
-from microgpt.app import main
-
 if __name__ == "__main__":
+    try:
+        from microgpt.app import main
+    except KeyboardInterrupt:  # while the libraries load
+        sys.exit(130)
     sys.exit(main())

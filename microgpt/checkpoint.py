@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,48 +21,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from microgpt.checkpoint_format import META, TRAIN_STATE, Meta, TrainState, meta_document, parse_meta, parse_train_state
 from microgpt.engines.base import Arrays, EngineState
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
 
-FORMAT_VERSION = 1
 WEIGHTS, OPTIMIZER_M, OPTIMIZER_V = "weights.safetensors", "optimizer_m.safetensors", "optimizer_v.safetensors"
-META, TRAIN_STATE, CHECKSUMS = "meta.json", "train_state.json", "checksums.json"
-
-
-@dataclass(frozen=True)
-class Meta:
-    """What inference needs to know beside the weights."""
-
-    spec: ModelSpec
-    chars: list[str]
-    dtype: str = "float32"
-    model: str = "gpt"  # the name under which it was chosen
-    style: dict[str, Any] = field(default_factory=dict)  # the style's node of the configuration
-
-
-@dataclass
-class TrainState:
-    """Where a training stands, apart from weights and moments. Everything a run needs to go on as if never stopped."""
-
-    step: int = 0  # steps done in this leg
-    first_step: int = 0  # steps done before this leg; the batches and the optimizer count from there
-    total_steps: int = 0  # the schedule's horizon
-    steps: int = 0  # the steps that the leg was asked for
-    tokens: int = 0  # target tokens trained on, in this leg
-    recent_losses: list[float] = field(default_factory=list)  # the last steps' losses, newest last
-    val_loss: float | None = None  # of the last evaluation
-    best_val_loss: float | None = None
-    best_step: int | None = None
-    first_val_loss: float | None = None
-    train_seconds: float = 0.0
-    evaluate_seconds: float = 0.0
-    checkpoint_seconds: float = 0.0
-    rng_state: list[Any] | None = None  # random.getstate() after the initial values were drawn: the samples' draws
-    optimizer: str | None = None
-    seed: int | None = None
-    data_sha256: str | None = None
-    config_hash: str | None = None
+CHECKSUMS = "checksums.json"
 
 
 @dataclass(frozen=True)
@@ -184,45 +149,6 @@ def document(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def meta_document(meta: Meta) -> dict[str, Any]:
-    """meta.json: first the fields that the earlier format has, then ours."""
-    spec = meta.spec
-    first = {key: getattr(spec, key) for key in ("vocab_size", "n_embd", "n_head", "n_layer", "block_size")}
-    return {
-        **first,
-        "chars": meta.chars,
-        "format_version": FORMAT_VERSION,
-        **{key: value for key, value in spec.to_dict().items() if key not in first},
-        "dtype": meta.dtype,
-        "model": meta.model,
-        "style": meta.style,
-    }
-
-
-def parse_meta(found: dict[str, Any]) -> Meta:
-    """Read meta.json; what the earlier format did not have takes the values that its models had."""
-    own = {f.name: f.default for f in fields(ModelSpec)}
-    known = {key: found.get(key, default) for key, default in own.items()}
-    known["kind"] = found.get("kind", "gpt")
-    missing = [key for key in ("vocab_size", "n_embd", "n_head", "n_layer", "block_size", "chars") if key not in found]
-    if missing:
-        raise ValueError(f"meta.json lacks {', '.join(missing)}")
-    if known["vocab_size"] != len(found["chars"]) + 1:
-        raise ValueError(
-            f"vocab_size {known['vocab_size']} is not that of {len(found['chars'])} characters and BOS "
-            "(a chat model's special tokens cannot be read yet)"
-        )
-    if known["n_embd"] % known["n_head"] != 0:
-        raise ValueError(f"n_embd {known['n_embd']} is not a multiple of n_head {known['n_head']}")
-    return Meta(
-        spec=ModelSpec(**known),
-        chars=found["chars"],
-        dtype=found.get("dtype", "float32"),
-        model=found.get("model", known["kind"]),
-        style=found.get("style", {}),
-    )
-
-
 def resolve_checkpoint(name: str, outputs_dir: str, key: str = "checkpoint") -> Path:
     """The directory behind <key>=<folder of a run or a checkpoint>, or <key>=latest, the last one that was written.
 
@@ -262,9 +188,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         for name, arrays in moments.items():
             check_shapes(meta.spec, arrays, name)
         state = EngineState(parameters, moments.get(OPTIMIZER_M, {}), moments.get(OPTIMIZER_V, {}))
-        found = json.loads(contents.get(TRAIN_STATE, b"{}"))
-        train = TrainState(**{f.name: found[f.name] for f in fields(TrainState) if f.name in found})
-        return Checkpoint(path, meta, state, train)
+        return Checkpoint(path, meta, state, parse_train_state(json.loads(contents.get(TRAIN_STATE, b"{}"))))
     except (
         OSError,
         ValueError,
@@ -301,3 +225,5 @@ def check_shapes(spec: ModelSpec, arrays: Arrays, file: str) -> None:
             raise ValueError(f"{file} lacks the tensor {name}")
         if arrays[name].shape[1:] != shape:
             raise ValueError(f"{file} has {name} of shape {arrays[name].shape[1:]}, meta.json says {shape}")
+        if not np.issubdtype(arrays[name].dtype, np.floating):
+            raise ValueError(f"{file} has {name} of type {arrays[name].dtype}, which is no floating-point type")

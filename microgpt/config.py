@@ -33,7 +33,7 @@ class BackendConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    name: str = "gpt"  # as it is called in records: gpt | gpt_first | bigram
+    name: str = ""  # as it is called in records; empty: as the option is called
     kind: str = "gpt"  # the architecture: gpt | bigram
     n_embd: int | None = None  # width of the residual stream
     n_head: int | None = None  # attention heads; must divide n_embd
@@ -48,7 +48,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class StyleConfig:
-    name: str = "classic"
+    name: str = ""  # as it is called in records and tables; empty: as the option is called
     documents: list[str] = field(default_factory=list)  # mixed into the training examples
     share: float = 0.0  # their share of the training examples
     long_documents: str = "window"  # truncate | window | skip
@@ -143,11 +143,16 @@ def register_schema() -> None:
     ConfigStore.instance().store(name="schema", node=schema())
 
 
-def from_omegaconf(composed: DictConfig) -> Config:
-    """The composed configuration as frozen dataclasses. Raises UserError for a key that the schema does not have."""
+def from_omegaconf(composed: DictConfig, choices: dict[str, Any]) -> Config:
+    """The composed configuration as frozen dataclasses; `choices` are the options chosen of each group.
+
+    Raises UserError for a key that the schema does not have.
+    """
     plain = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(plain, dict)
     refuse_unknown_keys(plain, Config, "")  # Hydra lets a key added with + into a structured node
+    for group in ("model", "style"):  # a file of the user's own may leave its name out
+        plain[group]["name"] = plain[group]["name"] or str(choices.get(group))
     config = OmegaConf.to_object(OmegaConf.merge(schema(), plain))
     assert isinstance(config, Config)
     return config

@@ -21,6 +21,11 @@ def print_beginning(inputs: Inputs, record: Record) -> None:
         policy = inputs.config.data.long_documents
         done = {"truncate": "cut", "window": "read in windows", "skip": "left out"}[policy]
         print(f"long documents: {corpus.long_documents} of {corpus.documents} exceed the block and are {done}")
+    lost = unknown_phrases(inputs)
+    if lost:
+        print(
+            f"style {record['style']}: phrases with characters that no document has are not favoured: {', '.join(lost)}"
+        )
     if inputs.leg_from is not None:
         leg, optim, schedule = record["leg"], inputs.config.optim, schedule_of(inputs.config)
         print(f"training on from step {leg['first_step']} of {leg['from']}")
@@ -28,6 +33,11 @@ def print_beginning(inputs: Inputs, record: Record) -> None:
               f"{schedule.total_steps} steps")  # fmt: skip
     print(f"backend={record['backend']} device={record['device']} using_gpu={str(record['using_gpu']).lower()} "
           f"dtype={record['dtype']}", flush=True)  # fmt: skip
+
+
+def unknown_phrases(inputs: Inputs) -> list[str]:
+    ids = inputs.corpus.tokenizer.ids
+    return [phrase for phrase in inputs.config.style.phrases if any(char not in ids for char in phrase)]
 
 
 def print_end(record: Record, path: Path) -> None:

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from microgpt.assembly import Inputs, sampling_policy, workload
-from microgpt.checkpoint import CheckpointStore, TrainState
+from microgpt.checkpoint import CheckpointStore
+from microgpt.checkpoint_format import TrainState
 from microgpt.engines.base import Decoder, Engine, Tokens
 from microgpt.errors import NonFiniteError
 from microgpt.generation import SamplingPolicy, generate, phrase_rate

@@ -32,7 +32,8 @@ def require(holds: bool, key: str, value: Any, allowed: str) -> None:
 
 def at_least(key: str, value: float | None, least: float) -> None:
     if value is not None:
-        require(math.isfinite(value) and value >= least, key, value, f"{key} must be at least {least}")
+        finite = "finite and " if isinstance(value, float) else ""
+        require(math.isfinite(value) and value >= least, key, value, f"{key} must be {finite}at least {least}")
 
 
 def positive(key: str, value: float | None) -> None:
@@ -54,8 +55,8 @@ def check(config: Config) -> None:
     check_style(config.style)
     check_data(config.data)
     check_optim(config.optim)
-    check_schedule(config)
     check_train(config.train)
+    check_schedule(config)
     check_sample(config.sample)
     if config.task.name in ("sample", "info"):
         require(
@@ -122,6 +123,8 @@ def check_style(style: StyleConfig) -> None:
             "it must be above 0 exactly where style.documents has documents")  # fmt: skip
     for key in ("documents", "phrases"):
         texts = getattr(style, key)
+        require(all(isinstance(text, str) for text in texts), f"style.{key}", texts,
+                "each must be a text; put one that has a colon in quotes")  # fmt: skip
         require(all(text.strip() for text in texts), f"style.{key}", texts, "none of them may be empty")
     require(math.isfinite(style.bias), "style.bias", style.bias, "style.bias must be finite")
 
@@ -166,6 +169,9 @@ def check_schedule(config: Config) -> None:
     if schedule.total_steps is not None:
         require(schedule.total_steps >= max(steps, 1), "schedule.total_steps", schedule.total_steps,
                 f"the schedule must reach over all train.steps={steps}")  # fmt: skip
+    horizon = schedule.total_steps or steps
+    for key, value in (("warmup_steps", schedule.warmup_steps), ("warmdown_steps", schedule.warmdown_steps or 0)):
+        require(value <= horizon or steps == 0, f"schedule.{key}", value, f"the schedule has {horizon} steps")
     if schedule.warmdown_steps is not None:
         require(schedule.name in ("warmdown", "sqrt"), "schedule.warmdown_steps", schedule.warmdown_steps,
                 f"schedule={schedule.name} has no warmdown")  # fmt: skip

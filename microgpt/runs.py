@@ -91,7 +91,8 @@ def claim(place: Place, resume: bool, keep_checkpoints: int) -> RunFolder:
     except OSError as error:
         raise UserError(f"outputs_dir={place.outputs} cannot be written: {error.strerror}") from error
     lock = try_lock(path)
-    assert lock is not None, "a folder that was just made has no other owner"
+    if lock is None:
+        raise UserError(f"outputs_dir={place.outputs} cannot be written: {path} takes no lock")
     return RunFolder(path, lock)
 
 
@@ -146,6 +147,6 @@ def try_lock(path: Path) -> FileLock | None:
     lock = FileLock(path / ".lock")
     try:
         lock.acquire(timeout=0)
-    except Timeout:
+    except (Timeout, OSError):  # held by another process, or on a disk that cannot be written
         return None
     return lock

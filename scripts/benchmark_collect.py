@@ -12,7 +12,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from microgpt.config import Config, ModelConfig
+from microgpt.config import Config, ModelConfig, StyleConfig
 from microgpt.record import Invocation, new_record
 
 FIGURES = {"parameter_count": 4256, "steps": 1000, "final_loss": 2.3, "mean_loss_last_n": 2.3, "last_n": 50}
@@ -22,8 +22,10 @@ def write_runs(folder: Path, count: int) -> None:
     """Records as a sweep of count / 4 seeds over the four variants leaves them."""
     for number in range(count):
         tied, normed, seed = number % 4 < 2, number % 2 == 0, number // 4
-        model = ModelConfig(n_embd=16, n_head=4, n_layer=1, tie_lm_head=tied, input_rmsnorm=normed)
-        record = new_record(asdict(Config(model=model, seed=seed)), f"{number:064x}", Invocation())
+        model = ModelConfig(name="gpt", n_embd=16, n_head=4, n_layer=1, tie_lm_head=tied, input_rmsnorm=normed)
+        record = new_record(
+            asdict(Config(model=model, style=StyleConfig(name="classic"), seed=seed)), f"{number:064x}", Invocation()
+        )
         rates = {"steps_per_sec": 100.0, "tokens_per_sec": 700.0, "val_loss": 2.3 + number / count}
         record |= {"run_id": f"sweeps/benchmark/{number}", "status": "completed", "metrics": {**FIGURES, **rates}}
         path = folder / "outputs" / "sweeps" / "benchmark" / str(number) / "run.json"

@@ -16,14 +16,8 @@ import safetensors.numpy
 from safetensors import safe_open
 
 from microgpt.atomic import write_atomically, write_json
-from microgpt.checkpoint import (
-    CheckpointStore,
-    Meta,
-    TrainState,
-    load_checkpoint,
-    resolve_checkpoint,
-    write_checkpoint,
-)
+from microgpt.checkpoint import CheckpointStore, load_checkpoint, resolve_checkpoint, write_checkpoint
+from microgpt.checkpoint_format import Meta, TrainState
 from microgpt.engines.base import Arrays, EngineState
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec

@@ -42,7 +42,7 @@ def record(
     **changes: Any,
 ) -> Record:
     config = Config(
-        model=ModelConfig(n_embd=16, n_head=4, n_layer=1, tie_lm_head=tied, input_rmsnorm=normed),
+        model=ModelConfig(name="gpt", n_embd=16, n_head=4, n_layer=1, tie_lm_head=tied, input_rmsnorm=normed),
         style=StyleConfig(name=style),
         data=DataConfig(),
         train=TrainConfig(steps=steps),

@@ -48,7 +48,9 @@ def composed(*overrides: str) -> Config:
     """Hydra composes the options, once each since that takes long; the keys are set on top."""
     options = [override for override in overrides if "." not in override.split("=")[0]]
     keys = [override for override in overrides if override not in options]
-    return from_omegaconf(cast(DictConfig, OmegaConf.merge(composed_options(*options), OmegaConf.from_dotlist(keys))))
+    return from_omegaconf(
+        cast(DictConfig, OmegaConf.merge(composed_options(*options), OmegaConf.from_dotlist(keys))), {}
+    )
 
 
 def test_every_group_has_options() -> None:
@@ -204,7 +206,7 @@ def test_broken_rule_names_key_and_value(overrides: list[str], key: str, value: 
 
 def test_key_added_with_plus_is_refused_with_what_was_meant() -> None:
     with pytest.raises(UserError, match=r"^train\.step is not a key: .*did you mean train\.steps\?$"):
-        from_omegaconf(compose("config", overrides=["+train.step=3"]))
+        from_omegaconf(compose("config", overrides=["+train.step=3"]), {})
 
 
 def test_temperature_zero_and_the_widest_allowed_values_are_accepted() -> None:

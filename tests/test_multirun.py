@@ -10,6 +10,8 @@ import pytest
 from conftest import Program, make_program, read_record
 from safetensors.numpy import load_file
 
+from microgpt import sweep
+
 FOUR = (
     "-m", "model.tie_lm_head=true,false", "model.input_rmsnorm=true,false", "experiment=debug", "train.steps=10",
     "train.eval_every=5", "train.eval_documents=5", "train.keep_checkpoints=9", "sample.num_samples=1",
@@ -109,14 +111,12 @@ def test_same_sweep_in_another_order_runs_nothing(ablation: Program) -> None:
 
 
 def test_jobs_that_failed_in_other_processes_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from microgpt import app
-
-    monkeypatch.setattr(app.outcome, "sweep_started", "2026-01-02T00:00:00.000+00:00")
+    monkeypatch.setattr(sweep.sweep, "started", "2026-01-02T00:00:00.000+00:00")
     for name, status, day in (("0", "failed", 3), ("1", "completed", 3), ("2", "failed", 1)):
         (tmp_path / name).mkdir()
         record = {"status": status, "finished_at": f"2026-01-0{day}T00:00:00.000+00:00"}
         (tmp_path / name / "run.json").write_text(json.dumps(record))
-    assert app.failed_jobs(tmp_path) == [tmp_path / "0"]
+    assert sweep.failed_jobs(tmp_path) == [tmp_path / "0"]
 
 
 def test_experiment_ablation_is_a_sweep_in_one_word(microgpt: Program) -> None:

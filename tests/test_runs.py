@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from microgpt.checkpoint import CheckpointStore, Meta, TrainState
+from microgpt.checkpoint import CheckpointStore
+from microgpt.checkpoint_format import Meta, TrainState
 from microgpt.engines.base import EngineState
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec

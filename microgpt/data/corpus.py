@@ -75,10 +75,11 @@ def build_corpus(
     style_long_documents: str = "window",
 ) -> Corpus:
     """Read, split, tokenize. Raises UserError when there is too little to train on or to validate with."""
+    text = io.StringIO(source.text, newline=None).read()  # every kind of line end as \n
     if text_format == "stream":
-        documents = [source.text[i : i + block_size] for i in range(0, len(source.text), block_size)]
+        documents = [text[i : i + block_size] for i in range(0, len(text), block_size)]
     else:
-        documents = [line.strip() for line in io.StringIO(source.text, newline=None) if line.strip()]
+        documents = [line.strip() for line in text.split("\n") if line.strip()]
     tokenizer = Tokenizer.of([*documents, *style_documents])
     cut = Cut(block_size, long_documents, closed=text_format == "lines")
     style_cut = Cut(block_size, style_long_documents)
@@ -91,10 +92,11 @@ def build_corpus(
             f"data.val_fraction={val_fraction} must leave at least one to train on and one to validate with"
         )
     # A style's document that the corpus has too is on the corpus's side of the split.
-    style_train, style_val = split([d for d in style_documents if d not in documents], val_fraction, split_seed)
-    held_out = set(val)
+    known, held_out = set(documents), set(val)
+    in_train = known - held_out
+    style_train, style_val = split([d for d in style_documents if d not in known], val_fraction, split_seed)
+    style_train += [document for document in style_documents if document in in_train]
     style_val += [document for document in style_documents if document in held_out]
-    style_train += [document for document in style_documents if document in documents and document not in held_out]
     corpus = Corpus(
         source=source,
         tokenizer=tokenizer,
@@ -105,11 +107,15 @@ def build_corpus(
         style_val=encode_part(style_val, tokenizer, style_cut),
         long_documents=sum(is_long(document, cut) for document in documents),
     )
-    for name, part in (("train on", corpus.train), ("validate with", corpus.val)):
+    for name, key, part in (
+        ("train on", "data.long_documents", corpus.train),
+        ("validate with", "data.long_documents", corpus.val),
+        ("mix in", "style.long_documents", corpus.style_train),
+    ):
         if part.documents and not part.examples:
             raise UserError(
-                f"data.long_documents=skip leaves nothing to {name}: all {part.documents} documents of that part of "
-                f"{source.origin} are longer than model.block_size={block_size} allows"
+                f"{key}=skip leaves nothing to {name}: all {part.documents} documents of that part are longer than "
+                f"model.block_size={block_size} allows"
             )
     return corpus
 

@@ -48,8 +48,11 @@ def comparable_groups(rows: list[Row]) -> dict[str, list[Row]]:
 
 
 def write_ablation(rows: list[Row], stem: Path) -> list[Path]:
+    """Write the ablation's tables; where there is none, remove what an earlier collection of other runs wrote."""
     groups = comparable_groups(rows)
     if not groups:
+        for ending in (".csv", ".jsonl", ".md"):
+            Path(f"{stem}{ending}").unlink(missing_ok=True)
         return []
     flat = [move_last(row, "comparison", "config") for group in groups.values() for row in group]
     markdown = Path(f"{stem}.md")

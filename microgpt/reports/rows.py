@@ -64,7 +64,7 @@ def read_rows(folders: list[Path]) -> Collected:
                 continue
             seen.add(path.resolve())
             try:
-                collected.rows.append(row_of(json.loads(path.read_bytes()), path))
+                collected.rows.append(row_of(json.loads(path.read_bytes(), parse_constant=no_constant), path))
             except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 collected.skipped.append((path, f"{type(error).__name__}: {error}".splitlines()[0]))
     collected.rows.sort(key=lambda row: (row["started_at"] or "", row["path"]))
@@ -101,6 +101,10 @@ def row_of(record: dict[str, Any], path: Path) -> Row:
         "path": str(path.parent),
         "config": config,
     }
+
+
+def no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def check_record(record: Any) -> None:

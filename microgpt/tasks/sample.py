@@ -7,6 +7,7 @@ from typing import Any
 
 from microgpt.assembly import sampling_policy
 from microgpt.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
+from microgpt.checkpoint_format import generator_at
 from microgpt.config import Config
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.engines import make_engine
@@ -37,7 +38,8 @@ def style_of(config: Config, invocation: Invocation, checkpoint: Checkpoint) -> 
     """The checkpoint's own style; another one where `style=` was given; single keys where `style.<key>=` was."""
     chosen = asdict(config.style)
     keys = invocation.keys()
-    style = chosen if "style" in keys or not checkpoint.meta.style else dict(checkpoint.meta.style)
+    own = checkpoint.meta.style or {"phrases": [], "bias": 0.0}  # the earlier format had no styles
+    style = chosen if "style" in keys else dict(own)
     return style | {key: chosen[key] for key in chosen if f"style.{key}" in keys}
 
 
@@ -48,10 +50,7 @@ def generator(config: Config, invocation: Invocation, checkpoint: Checkpoint) ->
         return random.Random(config.sample.seed)
     if recorded is None or invocation.touches("seed"):
         return random.Random(config.seed)
-    version, internal, gauss_next = recorded
-    rng = random.Random()
-    rng.setstate((version, tuple(internal), gauss_next))
-    return rng
+    return generator_at(recorded)
 
 
 def shown(path: Path) -> Path:

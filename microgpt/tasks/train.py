@@ -6,7 +6,8 @@ from typing import Any
 
 from microgpt.assembly import Inputs, optimizer_spec, read_inputs, schedule_of, workload
 from microgpt.atomic import write_atomically
-from microgpt.checkpoint import CheckpointStore, Meta, TrainState
+from microgpt.checkpoint import CheckpointStore
+from microgpt.checkpoint_format import Meta, TrainState
 from microgpt.config import Config, config_hash
 from microgpt.console import print_beginning, print_end
 from microgpt.engines import make_engine
@@ -47,8 +48,8 @@ def run_in_folder(inputs: Inputs, record: Record, folder: RunFolder, stop: StopR
     add_past(record, inputs, folder)
     path = folder.path / RECORD
     write_record(path, record)
+    checkpoints = CheckpointStore(folder.checkpoints, inputs.config.train.keep_checkpoints)
     try:
-        checkpoints = CheckpointStore(folder.checkpoints, inputs.config.train.keep_checkpoints)
         engine = execute(inputs, folder, record, checkpoints, stop)
         if not stop:
             measure(inputs, record, engine, stop, checkpoints)
@@ -64,6 +65,12 @@ def run_in_folder(inputs: Inputs, record: Record, folder: RunFolder, stop: StopR
     except BrokenPipeError:
         record |= {"status": "interrupted", "error": "standard output was closed"}
         raise
+    except OSError as error:  # a full disk: what was saved is good, and the same command goes on once there is room
+        reason = f"{folder.path}: {error.strerror or error}; {checkpoints.where_newest()}"
+        record |= {"status": "interrupted", "error": reason}
+        failure = MicrogptError(reason)
+        failure.add_note(f"{RECORDED_IN} {folder.path}")
+        raise failure from error
     except BaseException as error:
         record |= {"status": "failed", "error": describe(error)}
         error.add_note(f"{RECORDED_IN} {folder.path}")

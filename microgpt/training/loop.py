@@ -8,7 +8,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from microgpt.checkpoint import CheckpointStore, Meta, TrainState
+from microgpt.checkpoint import CheckpointStore
+from microgpt.checkpoint_format import Meta, TrainState
 from microgpt.engines.base import Engine, Tokens, Workload
 from microgpt.errors import NonFiniteError
 from microgpt.training.guards import MemoryDriftGuard, StopRequest, resident_memory

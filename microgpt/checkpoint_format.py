@@ -1,0 +1,141 @@
+"""What stands in a checkpoint's meta.json and train_state.json: written, read, and checked.
+
+Anyone may have made them: whatever does not make sense is a ValueError that says what.
+Standard library alone: the weights are checkpoint.py's.
+"""
+
+import math
+import random
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from microgpt.model.spec import ACTIVATIONS, KINDS, ModelSpec
+
+META, TRAIN_STATE = "meta.json", "train_state.json"
+FORMAT_VERSION = 1
+BOOLEANS = (True, False)
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What inference needs to know beside the weights."""
+
+    spec: ModelSpec
+    chars: list[str]
+    dtype: str = "float32"
+    model: str = "gpt"  # the name under which it was chosen
+    style: dict[str, Any] = field(default_factory=dict)  # the style's node of the configuration
+
+
+@dataclass
+class TrainState:
+    """Where a training stands, apart from weights and moments. Everything a run needs to go on as if never stopped."""
+
+    step: int = 0  # steps done in this leg
+    first_step: int = 0  # steps done before this leg; the batches and the optimizer count from there
+    total_steps: int = 0  # the schedule's horizon
+    steps: int = 0  # the steps that the leg was asked for
+    tokens: int = 0  # target tokens trained on, in this leg
+    recent_losses: list[float] = field(default_factory=list)  # the last steps' losses, newest last
+    val_loss: float | None = None  # of the last evaluation
+    best_val_loss: float | None = None
+    best_step: int | None = None
+    first_val_loss: float | None = None
+    train_seconds: float = 0.0
+    evaluate_seconds: float = 0.0
+    checkpoint_seconds: float = 0.0
+    rng_state: list[Any] | None = None  # random.getstate() after the initial values were drawn: the samples' draws
+    optimizer: str | None = None
+    seed: int | None = None
+    data_sha256: str | None = None
+    config_hash: str | None = None
+
+
+def meta_document(meta: Meta) -> dict[str, Any]:
+    """meta.json: first the fields that the earlier format has, then ours."""
+    spec = meta.spec
+    first = {key: getattr(spec, key) for key in ("vocab_size", "n_embd", "n_head", "n_layer", "block_size")}
+    return {
+        **first,
+        "chars": meta.chars,
+        "format_version": FORMAT_VERSION,
+        **{key: value for key, value in spec.to_dict().items() if key not in first},
+        "dtype": meta.dtype,
+        "model": meta.model,
+        "style": meta.style,
+    }
+
+
+def parse_meta(found: dict[str, Any]) -> Meta:
+    """Read meta.json; what the earlier format did not have takes the values that its models had."""
+    own = {f.name: f.default for f in fields(ModelSpec)}
+    known = {key: found.get(key, default) for key, default in own.items()}
+    known["kind"] = found.get("kind", "gpt")
+    missing = [key for key in ("vocab_size", "n_embd", "n_head", "n_layer", "block_size", "chars") if key not in found]
+    if missing:
+        raise ValueError(f"meta.json lacks {', '.join(missing)}")
+    check_meta(known, found["chars"])
+    return Meta(
+        spec=ModelSpec(**known),
+        chars=found["chars"],
+        dtype=found.get("dtype", "float32"),
+        model=found.get("model", known["kind"]),
+        style=parse_style(found.get("style", {})),
+    )
+
+
+def check_meta(spec: dict[str, Any], chars: Any) -> None:
+    """Raises ValueError for an architecture that no model of ours has. meta.json may have been written by anyone."""
+    least = {"vocab_size": 2, "n_embd": 1, "n_head": 1, "n_layer": 0, "block_size": 1}
+    for key, smallest in least.items():
+        if type(spec[key]) is not int or spec[key] < smallest:
+            raise ValueError(f"{META} has {key} {spec[key]!r}")
+    for key, allowed in (
+        ("kind", KINDS),
+        ("activation", ACTIVATIONS),
+        ("tie_lm_head", BOOLEANS),
+        ("input_rmsnorm", BOOLEANS),
+    ):
+        if spec[key] not in allowed:
+            raise ValueError(f"{META} has {key} {spec[key]!r}, which is none of {', '.join(map(str, allowed))}")
+    if spec["n_embd"] % spec["n_head"] != 0:
+        raise ValueError(f"{META} has n_embd {spec['n_embd']}, no multiple of n_head {spec['n_head']}")
+    single = isinstance(chars, list) and all(isinstance(char, str) and len(char) == 1 for char in chars)
+    if not single or len(set(chars)) != len(chars):
+        raise ValueError(f"{META} has chars that are no list of distinct characters")
+    if spec["vocab_size"] != len(chars) + 1:
+        raise ValueError(
+            f"vocab_size {spec['vocab_size']} is not that of {len(chars)} characters and BOS "
+            "(a chat model's special tokens cannot be read yet)"
+        )
+
+
+def parse_style(style: Any) -> dict[str, Any]:
+    """The style's node that sampling needs; empty where the checkpoint records none."""
+    if not style:
+        return {}
+    phrases, bias = style["phrases"], style["bias"]
+    if not all(isinstance(phrase, str) and phrase for phrase in phrases) or not math.isfinite(bias):
+        raise ValueError(f"{META} has a style whose phrases or bias cannot be used")
+    return style
+
+
+def parse_train_state(found: Any) -> TrainState:
+    """Read train_state.json; what the earlier format did not have takes its default."""
+    train = TrainState(**{f.name: found[f.name] for f in fields(TrainState) if f.name in found})
+    whole = (train.step, train.first_step, train.tokens)
+    if not all(type(number) is int and number >= 0 for number in whole):
+        raise ValueError(f"{TRAIN_STATE} counts steps or tokens in {whole}")
+    if not all(isinstance(loss, float) for loss in train.recent_losses):
+        raise ValueError(f"{TRAIN_STATE} has recent_losses that are no numbers")
+    if train.rng_state is not None:
+        generator_at(train.rng_state)
+    return train
+
+
+def generator_at(state: list[Any]) -> random.Random:
+    """The random generator whose `getstate()` was written to train_state.json."""
+    version, internal, gauss_next = state
+    generator = random.Random()
+    generator.setstate((version, tuple(internal), gauss_next))
+    return generator
