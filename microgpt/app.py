@@ -43,7 +43,9 @@ def application(composed: DictConfig) -> float | None:
     hydra_config = HydraConfig.get()
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
     job = (hydra_config.sweep.dir, hydra_config.job.num) if in_sweep else None
-    invocation = Invocation(tuple(hydra_config.overrides.task), job)
+    overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False) or []  # as they were typed
+    assert isinstance(overrides, list)
+    invocation = Invocation(tuple(map(str, overrides)), job)
     try:
         config = from_omegaconf(composed, dict(hydra_config.runtime.choices))
         check(config)
@@ -111,15 +113,15 @@ def output_was_closed() -> int:
 def finish() -> int:
     """After all jobs: the end of a sweep, and the exit code, which is that of the first failure."""
     try:
+        if any(isinstance(error, BrokenPipeError) for error in sweep.errors):
+            return output_was_closed()
         finish_sweep()
         sys.stdout.flush()
-    except BrokenPipeError as error:
-        sweep.errors.append(error)
+    except BrokenPipeError:
+        return output_was_closed()
     except UserError as error:
         sweep.errors.append(error)
         report(error)
-    if any(isinstance(error, BrokenPipeError) for error in sweep.errors):
-        return output_was_closed()
     return explain(sweep.errors[0])[1] if sweep.errors else 0
 
 
