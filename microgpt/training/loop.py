@@ -18,6 +18,7 @@ from microgpt.training.progress import Progress
 from microgpt.training.schedules import Schedule
 
 Result = TypeVar("Result")
+EVALUATION_SLICE = 250  # examples that are evaluated in one call; fixed, so that sums do not depend on speed
 PIECE_SECONDS = 0.25  # how long the engine is left alone: progress, signals and checkpoints wait that long at most
 
 
@@ -86,7 +87,11 @@ class Training:
                 self.save()
             if stop:
                 return
-            val_loss = self.evaluate() if plan.evaluates_at(state.step) else None
+            val_loss = None
+            if plan.evaluates_at(state.step):
+                val_loss = self.evaluate()
+                if val_loss is None:
+                    return
             if plan.logs_at(state.step) or val_loss is not None:
                 self.log(val_loss)
             if state.step == plan.steps:
@@ -97,9 +102,8 @@ class Training:
         """Train up to the next event, or a part of the way if that would take too long."""
         plan, state = self.plan, self.state
         begin, end = state.step, plan.next_stop(state.step)
-        end = min(
-            end, begin + max(1, int(PIECE_SECONDS * self.rate()))
-        )  # the first step alone tells how long one takes
+        patience = max(1, int(PIECE_SECONDS * self.rate()))  # in steps; the first step alone tells how long one takes
+        end = min(end, begin + patience)
         lrs = [plan.learning_rate(step) for step in range(begin, end)]
         losses, seconds = timed(lambda: self.engine.advance(plan.first_step + begin, np.array(lrs)[:, np.newaxis]))
         lines = []
@@ -134,11 +138,22 @@ class Training:
         _, seconds = timed(lambda: self.checkpoints.save(self.meta, engine_state, self.state))
         self.state.checkpoint_seconds += seconds
 
-    def evaluate(self) -> float:
-        """Mean loss on the validation examples; notes the best."""
-        state = self.state
-        losses, seconds = timed(lambda: self.engine.evaluate(self.plan.val_examples))
-        val_loss = float(losses[0])
+    def evaluate(self) -> float | None:
+        """Mean loss per target token on the validation examples; notes the best.
+
+        None if a stop is asked for on the way: the state is saved, and the run that resumes evaluates this step again.
+        """
+        state, examples = self.state, self.plan.val_examples
+        seconds, total, tokens = 0.0, 0.0, 0
+        for start in range(0, len(examples), EVALUATION_SLICE):
+            if self.stop:
+                return None
+            part = examples[start : start + EVALUATION_SLICE]
+            losses, took = timed(lambda part=part: self.engine.evaluate(part))
+            targets = sum(len(example) - 1 for example in part)
+            seconds, total, tokens = seconds + took, total + float(losses[0]) * targets, tokens + targets
+            self.progress.evaluating(start + len(part), len(examples), seconds)
+        val_loss = total / tokens
         if not math.isfinite(val_loss):
             raise NonFiniteError(
                 f"the validation loss after step {state.step} is {val_loss}; {self.checkpoints.where_newest()}"

@@ -5,7 +5,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-QUIET_SECONDS = 5.0  # the longest silence between plain lines
+QUIET_SECONDS = 2.0  # the longest silence between plain lines
 
 
 def duration(seconds: float) -> str:
@@ -27,7 +27,7 @@ class Progress:
         self.last_line = time.monotonic()
         if sys.stdout.isatty() and self.total > self.first:
             self.bar = terminal_bar()
-            self.task = self.bar.add_task("", total=self.total, completed=self.first, loss="", rate="")
+            self.task = self.bar.add_task("training", total=self.total, completed=self.first, loss="", rate="")
             self.bar.start()
         return self
 
@@ -55,6 +55,15 @@ class Progress:
         elif time.monotonic() - self.last_line > QUIET_SECONDS:
             self.print(self.line(step, loss, None, rate))
 
+    def evaluating(self, done: int, total: int, seconds: float) -> None:
+        """An evaluation got on: `done` of `total` examples in so many seconds."""
+        left = duration((total - done) * seconds / done)
+        line = f"evaluated {done} / {total} | {done / max(seconds, 1e-9):.0f} examples/s | eta {left}"
+        if self.bar is not None:
+            self.bar.update(self.task, description=line if done < total else "training")
+        elif time.monotonic() - self.last_line > QUIET_SECONDS and done < total:
+            self.print(line)
+
     def log(self, step: int, loss: float | None, val_loss: float | None, rate: float) -> None:
         """A logged step: a line of its own, except that a terminal's bar shows a bare loss already."""
         if self.bar is None:
@@ -73,7 +82,7 @@ def terminal_bar() -> Any:
     from rich import progress
 
     return progress.Progress(
-        progress.TextColumn("training"),
+        progress.TextColumn("{task.description}"),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TextColumn("{task.fields[loss]}"),
