@@ -19,7 +19,10 @@ Record = dict[str, Any]
 
 
 def metrics(inputs: Inputs, state: TrainState) -> dict[str, Any]:
-    """F5's figures; rates leave out evaluation and disk, and no warm-up step, since plain Python needs none."""
+    """A run's figures. Losses in nats per target token; rates in steps and target tokens a second.
+
+    Rates leave out evaluation and disk, and no warm-up steps, as plain Python needs none.
+    """
     config = inputs.config
     seconds, val_loss = state.train_seconds, state.val_loss
     return {
@@ -56,6 +59,7 @@ def measure(inputs: Inputs, record: Record, engine: Engine, stop: StopRequest, c
 
 
 def measure_model(inputs: Inputs, record: Record, engine: Engine, stop: StopRequest) -> None:
+    """Fill the record's samples, and into its metrics what the style did and, for steps=0, the untrained loss."""
     figures = record["metrics"]
     if figures["steps"] == 0:
         first_batch = [workload(inputs.corpus, []).examples[i] for i in inputs.beginning.order.batch(0)]

@@ -53,6 +53,8 @@ class ScalarModel:
 
 
 class ScalarDecoder:
+    """One text read by one model, as its weights stand now. Overflowing logits are NaN, for which nothing is sampled."""
+
     def __init__(self, model: ScalarModel):
         self.spec = model.spec
         self.weights = model.plain_weights()
