@@ -53,7 +53,7 @@ class ScalarModel:
 
 
 class ScalarDecoder:
-    """One text read by one model, as its weights stand now. Overflowing logits are NaN, for which nothing is sampled."""
+    """One text read by one model, as its weights stand now. Logits that overflow are NaN."""
 
     def __init__(self, model: ScalarModel):
         self.spec = model.spec
