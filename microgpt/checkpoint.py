@@ -46,8 +46,14 @@ class CheckpointStore:
         self.keep = keep
 
     def save(self, meta: Meta, state: EngineState, train: TrainState) -> Path:
-        """Write a checkpoint, unless the step has one that is whole already: the run that resumed from it came by."""
+        """Write a checkpoint, unless the step has one that is whole already: the run that resumed from it came by.
+
+        Later ones can only be damaged, or the run would have resumed from them; left there, they would count as newest.
+        """
         final = self.directory / f"step_{train.step:08d}"
+        for path in self.directory.glob("step_*"):
+            if path.name > final.name:
+                discard(path)
         if not is_whole(final):
             discard(final)
             write_checkpoint(final, meta, state, train)

@@ -3,7 +3,6 @@
 import re
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,8 +11,6 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from microgpt.config import unknown_key
 from microgpt.errors import MicrogptError
-
-PACKAGE = Path(__file__).parent
 
 # What OmegaConf says of a value, and what is allowed instead.
 ALLOWED = {
@@ -42,10 +39,9 @@ def explain(error: BaseException) -> tuple[str | None, int]:
 
 def raised_by_hydra(error: BaseException) -> bool:
     """Whether Hydra or OmegaConf itself stumbled over what it was given, with an error of Python's own kinds."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if Path(frame.filename).is_relative_to(PACKAGE)]  # more than the way into Hydra
-    theirs = bool(frames) and bool(re.search(r"/(hydra|omegaconf)/|codecs", frames[-1].filename))
-    return theirs and isinstance(error, ValueError | TypeError | AssertionError) and len(own) <= 2
+    last = traceback.extract_tb(error.__traceback__)[-2:]  # two: a file of theirs is decoded one frame further down
+    theirs = any(re.search(r"/(hydra|omegaconf)/", frame.filename) for frame in last)
+    return theirs and isinstance(error, ValueError | TypeError | AssertionError)
 
 
 def explain_yaml(error: yaml.YAMLError) -> str:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -294,6 +295,16 @@ def test_a_checkpoint_of_the_earlier_format_loads(tmp_path):
     assert_same_bits(found.state.parameters, arrays(SPEC, 0, np.float32))
     assert (found.state.m, found.state.v) == ({}, {})
     assert found.train == TrainState()
+
+
+def test_a_damaged_later_checkpoint_does_not_outlive_the_steps_before_it(tmp_path):
+    store = CheckpointStore(tmp_path, keep=1)
+    saved(store, 1)
+    shutil.copytree(tmp_path / "step_00000001", tmp_path / "step_00000009")
+    (tmp_path / "step_00000009" / "weights.safetensors").write_bytes(b"torn")
+    saved(store, 2)
+    assert steps_of(store) == [2]
+    assert load_checkpoint(tmp_path / "latest").train.step == 2
 
 
 def test_a_chat_model_of_the_earlier_format_is_refused_in_a_sentence(tmp_path):

@@ -148,3 +148,11 @@ def test_sweep_of_legs_again_runs_nothing(microgpt: Program) -> None:
     microgpt(*sweep)
     assert microgpt(*sweep).stdout.count("not run again") == 2
     assert len(microgpt.jobs()) == 2
+
+
+def test_sweep_of_legs_from_the_latest_checkpoint_is_refused(microgpt: Program) -> None:
+    """Each job would train on from the one before it."""
+    microgpt("experiment=debug", "train.steps=1", "sample.num_samples=0")
+    done = microgpt("-m", "seed=1,2", "experiment=debug", "train.resume=latest", expect=2)
+    assert done.stderr.count("train.resume=latest is another checkpoint for each job of a sweep: name the folder") == 2
+    assert {read_record(job)["status"] for job in microgpt.jobs()} == {"failed"}

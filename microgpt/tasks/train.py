@@ -12,7 +12,7 @@ from microgpt.config import Config, config_hash
 from microgpt.console import print_beginning, print_end
 from microgpt.engines import make_engine
 from microgpt.engines.base import Engine
-from microgpt.errors import RECORDED_IN, Interrupted, MicrogptError
+from microgpt.errors import RECORDED_IN, Interrupted, MicrogptError, UserError
 from microgpt.measure import measure, metrics, objective
 from microgpt.record import RECORD, Invocation, new_record, timestamp, write_record
 from microgpt.runs import HISTORY, SAMPLES, RunFolder, claim, find_completed, place_of_run
@@ -26,6 +26,8 @@ Record = dict[str, Any]
 
 def train(config: Config, invocation: Invocation) -> float:
     """Train, sample, record. Returns what an optimizing sweeper minimises."""
+    if invocation.job is not None and config.train.resume == "latest":
+        raise UserError("train.resume=latest is another checkpoint for each job of a sweep: name the folder")
     inputs = read_inputs(config)
     place = place_of_run(config.outputs_dir, config_hash(config), inputs.corpus.source.sha256, invocation.job)
     if invocation.job is not None and config.train.resume != "never":
