@@ -10,9 +10,12 @@ from microgpt.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
 from microgpt.config import Config, OptimConfig, SampleConfig
 from microgpt.data.batches import BatchOrder, shuffled
 from microgpt.data.corpus import Corpus, build_corpus
+from microgpt.data.examples import Examples
 from microgpt.data.sources import read_source
 from microgpt.engines.base import EngineState, Workload
+from microgpt.engines.choice import choose
 from microgpt.engines.optimizer import OptimizerSpec
+from microgpt.engines.options import EngineOptions
 from microgpt.errors import UserError
 from microgpt.generation import SamplingPolicy, encode_prompt
 from microgpt.model.init import init_parameters
@@ -55,6 +58,12 @@ def model_spec(config: Config, vocab_size: int) -> ModelSpec:
 def optimizer_spec(optim: OptimConfig) -> OptimizerSpec:
     chosen = {key: value for key, value in asdict(optim).items() if key != "lr" and value is not None}
     return OptimizerSpec(**chosen)
+
+
+def engine_options(config: Config, spec: ModelSpec, tokens: float) -> EngineOptions:
+    """Where and how to compute; `tokens` is how many targets a step has."""
+    backend = asdict(config.backend)
+    return choose(EngineOptions(backend=backend.pop("name"), **backend), spec, tokens)
 
 
 def schedule_of(config: Config) -> Schedule:
@@ -102,7 +111,7 @@ def begin(seed: int, corpus: Corpus, spec: ModelSpec, batch_size: int, style_sha
 
 
 def workload(corpus: Corpus, orders: list[BatchOrder]) -> Workload:
-    return Workload([*corpus.train.examples, *corpus.style_train.examples], orders)
+    return Workload(Examples.of([*corpus.train.examples, *corpus.style_train.examples]), orders)
 
 
 @dataclass(frozen=True)
@@ -117,9 +126,9 @@ class Inputs:
     leg_from: Checkpoint | None  # train.resume=<folder>: the checkpoint that this run trains on from
 
     @property
-    def val_examples(self) -> list[list[int]]:
+    def val_examples(self) -> Examples:
         """What the run is validated on: all held-out documents, or the first train.eval_documents of them."""
-        return self.corpus.val.head(self.config.train.eval_documents)
+        return Examples.of(self.corpus.val.head(self.config.train.eval_documents))
 
 
 def read_inputs(config: Config) -> Inputs:

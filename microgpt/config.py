@@ -29,6 +29,12 @@ class ModeConfig:
 @dataclass(frozen=True)
 class BackendConfig:
     name: str = "python"  # python | native | torch | auto
+    device: str = "auto"  # auto | cpu | cuda | mps
+    dtype: str | None = None  # float32 | float64 | bfloat16 (torch); null: float64 for python, float32 for the others
+    threads: int | None = None  # CPU threads; null: one for each core
+    kernel: str = "auto"  # native: auto | features
+    compile: bool = False  # torch: with torch.compile
+    micro_batch: int | None = None  # torch: examples in one pass; the gradients of a batch's passes add up
 
 
 @dataclass(frozen=True)

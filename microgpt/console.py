@@ -32,7 +32,9 @@ def print_beginning(inputs: Inputs, record: Record) -> None:
         print(f"a new leg of {inputs.config.train.steps} steps: schedule {schedule.name} anew from lr {optim.lr} over "
               f"{schedule.total_steps} steps")  # fmt: skip
     print(f"backend={record['backend']} device={record['device']} using_gpu={str(record['using_gpu']).lower()} "
-          f"dtype={record['dtype']}", flush=True)  # fmt: skip
+          f"dtype={record['dtype']} kernel={record['kernel']} threads={record['threads']}", flush=True)  # fmt: skip
+    if record["backend_reason"]:
+        print(f"backend=auto is {record['backend']}: {record['backend_reason']}", flush=True)
 
 
 def unknown_phrases(inputs: Inputs) -> list[str]:

@@ -5,7 +5,16 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from microgpt.config import Config, DataConfig, ModelConfig, OptimConfig, SampleConfig, StyleConfig, TrainConfig
+from microgpt.config import (
+    BackendConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    SampleConfig,
+    StyleConfig,
+    TrainConfig,
+)
 from microgpt.data.corpus import FORMATS, LONG_DOCUMENTS
 from microgpt.errors import UserError
 from microgpt.model.spec import ACTIVATIONS, KINDS
@@ -16,6 +25,18 @@ OPTIMIZER_KEYS = {
     "adam": {"beta1", "beta2", "eps"},
     "adamw": {"beta1", "beta2", "eps", "weight_decay"},
     "sgd": {"momentum"},
+}
+DEVICES = {
+    "python": ("auto", "cpu"),
+    "native": ("auto", "cpu"),
+    "torch": ("auto", "cpu", "cuda", "mps"),
+    "auto": ("auto", "cpu", "cuda", "mps"),
+}
+DTYPES = {
+    "python": ("float64",),
+    "native": ("float32", "float64"),
+    "torch": ("float32", "float64", "bfloat16"),
+    "auto": ("float32", "float64"),
 }
 GPT_KEYS = ("n_embd", "n_head", "n_layer")
 
@@ -73,14 +94,31 @@ def check(config: Config) -> None:
 
 
 def check_mode(config: Config) -> None:
-    mode, backend = config.mode.name, config.backend.name
+    mode, backend = config.mode.name, config.backend
     one_of("mode.name", mode, ("scalar", "tensor"))
-    one_of("backend.name", backend, ("python", "native", "torch", "auto"))
+    one_of("backend.name", backend.name, ("python", "native", "torch", "auto"))
     if mode == "scalar":
-        require(backend == "python", "backend", backend, "mode=scalar runs on backend=python alone")
+        require(backend.name == "python", "backend", backend.name, "mode=scalar runs on backend=python alone")
     else:
-        require(backend != "python", "backend", backend, "backend=python is the engine of mode=scalar")
-        raise UserError(f"mode=tensor (backend={backend}) is not built yet: what runs today is mode=scalar")
+        require(backend.name != "python", "backend", backend.name, "backend=python is the engine of mode=scalar")
+    check_backend(backend)
+
+
+def check_backend(backend: BackendConfig) -> None:
+    """What a backend cannot do is refused here, by name, before anything is read."""
+    one_of("backend.device", backend.device, DEVICES[backend.name])
+    one_of("backend.kernel", backend.kernel, ("auto", "features") if backend.name == "native" else ("auto",))
+    if backend.dtype is not None:
+        one_of("backend.dtype", backend.dtype, DTYPES[backend.name])
+    at_least("backend.threads", backend.threads, 1)
+    at_least("backend.micro_batch", backend.micro_batch, 1)
+    if backend.name != "torch":
+        for key, value, none in (("compile", backend.compile, False), ("micro_batch", backend.micro_batch, None)):
+            require(value == none, f"backend.{key}", value, f"it is backend=torch's, and this is backend={backend.name}")
+    if backend.name == "python":
+        require(backend.threads in (None, 1), "backend.threads", backend.threads, "backend=python runs on one thread")
+    require(backend.device != "mps" or backend.dtype != "float64", "backend.dtype", backend.dtype,
+            "backend.device=mps has no float64")  # fmt: skip
 
 
 def check_model(model: ModelConfig) -> None:

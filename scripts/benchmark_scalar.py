@@ -59,6 +59,7 @@ def time_ours(data: Path, steps: int) -> None:
     from microgpt.data.sources import read_source
     from microgpt.engines import make_engine
     from microgpt.engines.optimizer import OptimizerSpec
+    from microgpt.engines.options import EngineOptions
     from microgpt.model.spec import ModelSpec
     from microgpt.training.schedules import Schedule
 
@@ -73,7 +74,7 @@ def time_ours(data: Path, steps: int) -> None:
     spec = ModelSpec("gpt", corpus.tokenizer.vocab_size, n_embd=16, n_head=4, n_layer=1, block_size=16)
     start = begin(SEED, corpus, spec, batch_size=1, style_share=0.0)
     adam = OptimizerSpec("adam", beta1=0.85, beta2=0.99, eps=1e-8)
-    engine = make_engine("python", spec, adam, workload(corpus, [start.order]), start.state)
+    engine = make_engine(EngineOptions("python"), spec, adam, workload(corpus, [start.order]), start.state)
     schedule = Schedule("linear", steps)
     rates = np.array([[0.01 * schedule.factor(step)] for step in range(steps)])
     began = time.process_time()

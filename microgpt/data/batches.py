@@ -7,6 +7,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class BatchOrder:
@@ -16,25 +18,30 @@ class BatchOrder:
     A share of them comes from a style's own documents, spread as evenly as whole numbers allow.
     """
 
-    corpus: Sequence[int]  # example indices of the corpus, in this model's (shuffled) order; met round and round
-    style: Sequence[int]  # example indices of the style's documents, likewise
+    corpus: Sequence[int] | np.ndarray  # example indices of the corpus, in this model's (shuffled) order; met in rounds
+    style: Sequence[int] | np.ndarray  # example indices of the style's documents, likewise
     style_share: float  # share of the training examples, 0 <= share <= 1; 0 where the style has no documents
     batch_size: int
 
-    def example(self, count: int) -> int:
-        """Index of the count-th example."""
-        styled = int(count * self.style_share)  # how many of the earlier ones were the style's
-        if int((count + 1) * self.style_share) > styled:
-            return self.style[styled % len(self.style)]
-        return self.corpus[(count - styled) % len(self.corpus)]
+    def indices(self, begin: int, end: int) -> np.ndarray:
+        """Indices of the examples of the steps from `begin` to before `end`: int64 (end - begin, batch_size)."""
+        counts = np.arange(begin * self.batch_size, end * self.batch_size)
+        styled = (counts * self.style_share).astype(np.int64)  # how many of the earlier ones were the style's
+        corpus = np.asarray(self.corpus)
+        found = corpus[(counts - styled) % len(corpus)].astype(np.int64)
+        if self.style_share > 0:
+            style = np.asarray(self.style)
+            is_styled = ((counts + 1) * self.style_share).astype(np.int64) > styled
+            found[is_styled] = style[styled[is_styled] % len(style)]
+        return found.reshape(-1, self.batch_size)
 
     def batch(self, step: int) -> list[int]:
         """Indices of the examples of one step."""
-        return [self.example(count) for count in range(step * self.batch_size, (step + 1) * self.batch_size)]
+        return self.indices(step, step + 1)[0].tolist()
 
 
-def shuffled(count: int, rng: random.Random) -> list[int]:
-    """0 .. count - 1 in random order: the same permutation that `rng.shuffle` makes of a list of that length."""
+def shuffled(count: int, rng: random.Random) -> np.ndarray:
+    """0 .. count - 1 in random order, int32: the permutation that `rng.shuffle` makes of a list of that length."""
     order = list(range(count))
     rng.shuffle(order)
-    return order
+    return np.array(order, np.int32)

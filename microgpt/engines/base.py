@@ -6,11 +6,13 @@ leading R axis. What an engine computes is defined by the scalar engine; the oth
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
 from microgpt.data.batches import BatchOrder
+from microgpt.data.examples import Examples
 
 Arrays = dict[str, np.ndarray]
 Tokens = Sequence[int]
@@ -32,10 +34,13 @@ class EngineState:
 class EngineInfo:
     """What every run reports about where it ran."""
 
-    backend: str
-    device: str
+    backend: str  # python | native | torch
+    device: str  # cpu | cuda | mps
     using_gpu: bool
-    dtype: str
+    dtype: str  # float32 | float64 | bfloat16
+    kernel: str  # which of an engine's ways to compute: `features`, `eager`, ...
+    threads: int  # how many CPU threads it may use
+    reason: str = ""  # why this backend and kernel, where the engine chose
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,13 @@ class Workload:
     examples: Sequence[Tokens]  # token ids; an example of n + 1 tokens has n targets
     orders: Sequence[BatchOrder]  # R of them
 
-    def target_tokens(self, step: int, replica: int) -> int:
-        """How many tokens a model is asked to predict in a step."""
-        return sum(len(self.examples[i]) - 1 for i in self.orders[replica].batch(step))
+    @cached_property
+    def packed(self) -> Examples:
+        return Examples.of(self.examples)
+
+    def target_tokens(self, begin: int, end: int, replica: int) -> np.ndarray:
+        """How many tokens a model is asked to predict in each step from `begin` to before `end`: (end - begin,)."""
+        return self.packed.targets[self.orders[replica].indices(begin, end)].sum(axis=1)
 
 
 class Decoder(Protocol):
@@ -60,6 +69,7 @@ class Decoder(Protocol):
 
 class Engine(Protocol):
     info: EngineInfo
+    compile_seconds: float  # spent so far on compiling, which is no part of any rate
 
     def load(self, state: EngineState) -> None:
         """Take up parameters and moments; moments that are missing start at zero."""

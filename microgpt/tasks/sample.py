@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from microgpt.assembly import sampling_policy
+from microgpt.assembly import engine_options, sampling_policy
 from microgpt.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
 from microgpt.checkpoint_format import generator_at
 from microgpt.config import Config
@@ -22,7 +22,8 @@ def sample(config: Config, invocation: Invocation) -> None:
     tokenizer = Tokenizer(checkpoint.meta.chars)
     prompt = encode_prompt(config.sample.prompt, tokenizer, spec.block_size)
     policy = sampling_policy(config.sample, style_of(config, invocation, checkpoint))
-    engine = make_engine(config.backend.name, spec, OptimizerSpec("sgd"), None, checkpoint.state)
+    options = engine_options(config, spec, tokens=1)
+    engine = make_engine(options, spec, OptimizerSpec("sgd"), None, checkpoint.state)
     rng = generator(config, invocation, checkpoint)
     print(f"checkpoint: {shown(checkpoint.path)} (step {checkpoint.train.first_step + checkpoint.train.step})")
     info = engine.info

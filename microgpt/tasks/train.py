@@ -4,14 +4,14 @@ import traceback
 from dataclasses import asdict
 from typing import Any
 
-from microgpt.assembly import Inputs, optimizer_spec, read_inputs, schedule_of, workload
+from microgpt.assembly import Inputs, engine_options, optimizer_spec, read_inputs, schedule_of, workload
 from microgpt.atomic import write_atomically
 from microgpt.checkpoint import CheckpointStore
 from microgpt.checkpoint_format import Meta, TrainState
 from microgpt.config import Config, config_hash
 from microgpt.console import print_beginning, print_end
 from microgpt.engines import make_engine
-from microgpt.engines.base import Engine
+from microgpt.engines.base import Engine, EngineInfo
 from microgpt.errors import RECORDED_IN, Interrupted, MicrogptError, UserError
 from microgpt.measure import measure, metrics, objective
 from microgpt.record import RECORD, Invocation, new_record, timestamp, write_record
@@ -113,6 +113,16 @@ def first_record(inputs: Inputs, invocation: Invocation) -> Record:
     return record
 
 
+def said(line: str) -> None:
+    print(line, flush=True)
+
+
+def add_engine(record: Record, info: EngineInfo) -> None:
+    facts = asdict(info)
+    record["backend_reason"] = facts.pop("reason")
+    record |= facts
+
+
 def add_past(record: Record, inputs: Inputs, folder: RunFolder) -> None:
     """What came before this process: the run that this leg trains on from, and the stops of this run itself."""
     if inputs.leg_from is not None:
@@ -151,8 +161,11 @@ def execute(
     state.total_steps, state.steps, state.optimizer = schedule.total_steps, config.train.steps, config.optim.name
 
     work = workload(corpus, [beginning.order])
-    engine = make_engine(config.backend.name, spec, optimizer_spec(config.optim), work, engine_state)
-    record |= {**asdict(engine.info)}
+    tokens = float(work.packed.targets.mean()) * config.train.batch_size
+    engine = make_engine(
+        engine_options(config, spec, tokens), spec, optimizer_spec(config.optim), work, engine_state, said
+    )
+    add_engine(record, engine.info)
     history = History(folder.path / HISTORY)
     history.rewind(state.step)
     training = Training(
@@ -184,7 +197,7 @@ def execute(
     finally:
         record["metrics"] = metrics(inputs, state)
         record["timings"] = {
-            "compile": 0.0,
+            "compile": engine.compile_seconds,
             "train": state.train_seconds,
             "evaluate": state.evaluate_seconds,
             "checkpoint": state.checkpoint_seconds,

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from microgpt.checkpoint import CheckpointStore
 from microgpt.checkpoint_format import Meta, TrainState
-from microgpt.engines.base import Engine, Tokens, Workload
+from microgpt.data.examples import Examples
+from microgpt.engines.base import Engine, Workload
 from microgpt.errors import NonFiniteError
 from microgpt.training.guards import MemoryDriftGuard, StopRequest, resident_memory
 from microgpt.training.history import History
@@ -30,7 +31,7 @@ class Plan:
     first_step: int  # steps done in earlier legs; batches and optimizer count from there
     lr: float
     schedule: Schedule
-    val_examples: Sequence[Tokens]
+    val_examples: Examples
     log_every: int
     eval_every: int | None
     checkpoint_every: int | None
@@ -105,14 +106,19 @@ class Training:
         patience = max(1, int(PIECE_SECONDS * self.rate()))  # in steps; the first step alone tells how long one takes
         end = min(end, begin + patience)
         lrs = [plan.learning_rate(step) for step in range(begin, end)]
+        compiling = self.engine.compile_seconds
         losses, seconds = timed(lambda: self.engine.advance(plan.first_step + begin, np.array(lrs)[:, np.newaxis]))
+        seconds -= self.engine.compile_seconds - compiling
+        tokens = self.workload.target_tokens(plan.first_step + begin, plan.first_step + end, replica=0)
         lines = []
-        for step, lr, loss in zip(range(begin + 1, end + 1), lrs, losses[:, 0].tolist(), strict=True):
+        for step, lr, loss, targets in zip(
+            range(begin + 1, end + 1), lrs, losses[:, 0].tolist(), tokens.tolist(), strict=True
+        ):
             if not math.isfinite(loss):
                 raise NonFiniteError(
                     f"the loss of step {step} is {loss} (lr {lr:.6g}); {self.checkpoints.where_newest()}"
                 )
-            state.tokens += self.workload.target_tokens(plan.first_step + step - 1, replica=0)
+            state.tokens += targets
             state.recent_losses.append(loss)
             if plan.logs_at(step) and step < end:  # the last one's line waits for its evaluation
                 lines.append({"step": step, "loss": loss, "lr": lr, "tokens": state.tokens})
@@ -150,7 +156,7 @@ class Training:
                 return None
             part = examples[start : start + EVALUATION_SLICE]
             losses, took = timed(lambda part=part: self.engine.evaluate(part))
-            targets = sum(len(example) - 1 for example in part)
+            targets = int(part.targets.sum())
             seconds, total, tokens = seconds + took, total + float(losses[0]) * targets, tokens + targets
             self.progress.evaluating(start + len(part), len(examples), seconds)
         val_loss = total / tokens

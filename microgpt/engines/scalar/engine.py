@@ -82,7 +82,8 @@ def no_cycle_collection() -> Iterator[None]:
 class ScalarEngine:
     """R models, one after the other, in float64."""
 
-    info = EngineInfo(backend="python", device="cpu", using_gpu=False, dtype="float64")
+    info = EngineInfo(backend="python", device="cpu", using_gpu=False, dtype="float64", kernel="graph", threads=1)
+    compile_seconds = 0.0
 
     def __init__(self, spec: ModelSpec, optimizer: OptimizerSpec, workload: Workload | None, state: EngineState):
         self.spec = spec

@@ -1,0 +1,36 @@
+"""Which engine computes when nobody says: backend=auto. The reason goes into the record."""
+
+from dataclasses import replace
+from importlib.util import find_spec
+
+from microgpt.engines.options import EngineOptions
+from microgpt.model.spec import ModelSpec
+
+# Floating-point operations of a training step from which a GPU may pay: below, starting its kernels takes longer than
+# the native engine's whole step.
+LARGE_STEP = 1e9
+
+
+def choose(options: EngineOptions, spec: ModelSpec, tokens: float) -> EngineOptions:
+    """`options` with `auto` replaced by torch or native; `tokens` is how many targets a step has.
+
+    torch where a GPU was asked for, or is there and a step is large enough for it; native otherwise.
+    """
+    if options.backend != "auto":
+        return options
+    if options.device in ("cuda", "mps"):
+        return replace(options, backend="torch", reason=f"backend.device={options.device} was asked for")
+    if options.device == "cpu":
+        return replace(options, backend="native", reason="backend.device=cpu was asked for")
+    operations = 6 * spec.parameter_count() * tokens
+    if operations < LARGE_STEP:
+        return replace(options, backend="native", reason=f"a step of {operations:.1e} operations is too small for a GPU")
+    if find_spec("torch") is None:
+        return replace(options, backend="native", reason="PyTorch is not installed, so there is no GPU to ask for")
+    import torch
+
+    for device, present in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())):
+        if present and not (device == "mps" and options.dtype == "float64"):
+            reason = f"{device} is there and a step has {operations:.1e} operations"
+            return replace(options, backend="torch", device=device, reason=reason)
+    return replace(options, backend="native", reason="there is no GPU")

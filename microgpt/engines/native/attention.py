@@ -1,0 +1,133 @@
+"""Causal attention with the features of a position in the lanes: softmax(q k^T / sqrt(head_dim)) v, head by head.
+
+A position's queries, keys and values are rows of vectors. Heads of up to 16 features lie side by side in a vector, each in
+a slot of `width` lanes (the next power of two), and are computed at once: a sum over a slot leaves every lane with its own
+head's score. A larger head takes several vectors (`span`), and width is 16. Lanes that no feature uses are zero and stay so.
+
+Queries come in tiles, and a tile is computed in phases, each a loop of short independent steps: that keeps a processor
+busy that would otherwise wait for one query's sums.
+"""
+
+from microgpt.engines.native.compiling import DOUBLE, F, I, I64, kernel
+from microgpt.engines.native.simd import LANES, exp2, fma, get, load, maximum, slot_sum, splat, store
+
+TILE = 16  # queries
+LOG2_E = 1.4426950408889634
+
+
+@kernel(F, I, I, F, I, I, I, I, I, I, I, I, I, DOUBLE)
+def probabilities(A, q, q_row, K, k, k_row, s, s_row, scratch, first, queries, span, width, scale):
+    """s[t, j] = softmax_j(scale q_t k_j) over keys j <= first + t, for the queries t of a tile that begins at `first`.
+
+    q is the tile's first query, k the document's first key, which may be in another array; rows are q_row, k_row apart.
+    """
+    for t in range(queries):
+        largest = splat(A, -1e30)
+        for j in range(first + t + 1):
+            products = splat(A, 0.0)
+            for i in range(0, span * LANES, LANES):
+                products = fma(load(A, q + t * q_row + i), load(K, k + j * k_row + i), products)
+            score = slot_sum(products, width) * (scale * LOG2_E)
+            store(A, s + t * s_row + j * LANES, score)
+            largest = maximum(score, largest)
+        store(A, scratch + t * LANES, largest)
+    for t in range(queries):
+        largest, total = load(A, scratch + t * LANES), splat(A, 0.0)
+        for j in range(first + t + 1):
+            e = exp2(load(A, s + t * s_row + j * LANES) - largest)
+            store(A, s + t * s_row + j * LANES, e)
+            total = total + e
+        store(A, scratch + t * LANES, splat(A, 1.0) / total)
+    for t in range(queries):
+        factor = load(A, scratch + t * LANES)
+        for j in range(first + t + 1):
+            store(A, s + t * s_row + j * LANES, load(A, s + t * s_row + j * LANES) * factor)
+
+
+@kernel(F, I, I, F, I, I, I, I, I, I, I)
+def mix(A, o, o_row, V, v, v_row, s, s_row, first, queries, span):
+    """o[t, :] = sum_j s[t, j] v[j, :] over the keys j <= first + t, for the queries t of a tile"""
+    for t in range(queries):
+        for i in range(0, span * LANES, LANES):
+            mixed = splat(A, 0.0)
+            for j in range(first + t + 1):
+                mixed = fma(load(A, s + t * s_row + j * LANES), load(V, v + j * v_row + i), mixed)
+            store(A, o + t * o_row + i, mixed)
+
+
+@kernel(F, I, I, I, I, I, I, I64, I, I, I, I, DOUBLE)
+def attention(A, qkv, out, kept, keeps, scratch, block, begins, documents, features, span, width, scale):
+    """out[p, :] for every position p of every document d, whose rows are begins[d] to before begins[d + 1].
+
+    A row of qkv is q, k, v of `features` lanes each. With `keeps` the probabilities stay at `kept` for the way back,
+    `block` vectors for every position and every vector or head; without, they are computed there once more.
+    """
+    row, step = 3 * features, span * LANES
+    probs = scratch + 2 * TILE * LANES
+    for d in range(documents):
+        begin, end = get(begins, d), get(begins, d + 1)
+        for f in range(0, features, step):
+            keys = qkv + begin * row + features + f
+            for p in range(begin, end, TILE):
+                queries = min(TILE, end - p)
+                s = kept + (p * features // step + f // step) * block * LANES if keeps else probs
+                s_row = features // step * block * LANES if keeps else block * LANES
+                probabilities(A, qkv + p * row + f, row, A, keys, row, s, s_row, scratch, p - begin, queries, span, width, scale)
+                mix(A, out + p * features + f, features, A, keys + features, row, s, s_row, p - begin, queries, span)
+
+
+@kernel(F, I, I, I, I, I, I, I, I, I, I, I, I, I, I, I, I, I, DOUBLE)
+def tile_backward(A, q, dq, k, dk, v, row, o, do, o_row, s, s_row, ds, ds_row, first, queries, span, width, scale):
+    """dq of a tile's queries, and what they add to dk and dv (as far behind dk as v behind k).
+
+    ds = p (do v - do o) scale; dq_t = sum_j ds_tj k_j; dk_j += sum_t ds_tj q_t; dv_j += sum_t p_tj do_t.
+    """
+    for t in range(queries):
+        products = splat(A, 0.0)
+        for i in range(0, span * LANES, LANES):
+            products = fma(load(A, do + t * o_row + i), load(A, o + t * o_row + i), products)
+        mean = slot_sum(products, width)
+        for j in range(first + t + 1):
+            gains = splat(A, 0.0)
+            for i in range(0, span * LANES, LANES):
+                gains = fma(load(A, do + t * o_row + i), load(A, v + j * row + i), gains)
+            p = load(A, s + t * s_row + j * LANES)
+            store(A, ds + t * ds_row + j * LANES, p * (slot_sum(gains, width) - mean) * scale)
+    for i in range(0, span * LANES, LANES):
+        for t in range(queries):
+            total = splat(A, 0.0)
+            for j in range(first + t + 1):
+                total = fma(load(A, ds + t * ds_row + j * LANES), load(A, k + j * row + i), total)
+            store(A, dq + t * row + i, total)
+        for j in range(first + queries):
+            key, value = load(A, dk + j * row + i), load(A, dk + v - k + j * row + i)
+            for t in range(max(0, j - first), queries):
+                key = fma(load(A, ds + t * ds_row + j * LANES), load(A, q + t * row + i), key)
+                value = fma(load(A, s + t * s_row + j * LANES), load(A, do + t * o_row + i), value)
+            store(A, dk + j * row + i, key)
+            store(A, dk + v - k + j * row + i, value)
+
+
+@kernel(F, I, I, I, I, I, I, I, I, I64, I, I, I, I, DOUBLE)
+def attention_backward(A, qkv, dqkv, out, dout, kept, keeps, scratch, block, begins, documents, features, span, width,
+                       scale):  # fmt: skip
+    """dqkv[p, :] from dout[p, :], for every position of every document; layout as in `attention`."""
+    row, step = 3 * features, span * LANES
+    ds = scratch + 2 * TILE * LANES
+    probs = ds + TILE * block * LANES
+    for p in range(get(begins, 0) * row, get(begins, documents) * row, LANES):
+        store(A, dqkv + p, splat(A, 0.0))
+    for d in range(documents):
+        begin, end = get(begins, d), get(begins, d + 1)
+        for f in range(0, features, step):
+            k, dk = qkv + begin * row + features + f, dqkv + begin * row + features + f
+            for p in range(begin, end, TILE):
+                queries, first = min(TILE, end - p), p - begin
+                q = qkv + p * row + f
+                s = kept + (p * features // step + f // step) * block * LANES if keeps else probs
+                s_row = features // step * block * LANES if keeps else block * LANES
+                if not keeps:
+                    probabilities(A, q, row, A, k, row, s, s_row, scratch, first, queries, span, width, scale)
+                tile_backward(A, q, dqkv + p * row + f, k, dk, k + features, row, out + p * features + f,
+                              dout + p * features + f, features, s, s_row, ds, block * LANES, first, queries, span,
+                              width, scale)  # fmt: skip

@@ -1,0 +1,168 @@
+"""Texts drawn from a trained model, many at a time: each row of a pass is the next position of another text."""
+
+import math
+
+import numpy as np
+
+from microgpt.engines.native.attention import LOG2_E, mix, probabilities
+from microgpt.engines.native.compiling import ARRAY, DOUBLE, I32_ARRAY, I64, I64_ARRAY, U64, F, I, kernel
+from microgpt.engines.native.features import LAYOUT, conclude, enter, leave, project
+from microgpt.engines.native.simd import LANES, data, exp2, get, load, maximum, put, shift, slot_max, store
+
+UINT = np.uint64
+GOLDEN, MIX1, MIX2 = UINT(0x9E3779B97F4A7C15), UINT(0xBF58476D1CE4E5B9), UINT(0x94D049BB133111EB)
+
+
+@kernel(F, F, F, F, I64, I64, I64, I, LAYOUT)
+def decode(P, T, A, cache, tokens, positions, slots, rows, z):
+    """Logits of `rows` texts that go on by a token each; keys and values of earlier positions are in the cache.
+
+    cache (slots, layers, block, 2 head_lanes): a slot is a text's place in it.
+    """
+    a, scale = z.head_lanes, 1.0 / math.sqrt(z.embd / z.heads)
+    enter(P, A, tokens, positions, rows, z)
+    for layer in range(z.n_layer):
+        s = layer * z.w_layer
+        project(T, A, layer, rows, z)
+        for r in range(rows):
+            q = s + z.qkv_rows + r * 3 * a
+            own = (get(slots, r) * z.n_layer + layer) * z.block * 2 * a
+            position = get(positions, r)
+            for i in range(0, 2 * a, LANES):
+                store(cache, own + position * 2 * a + i, load(A, q + a + i))
+            for f in range(0, a, z.span * LANES):
+                scores = z.scratch + LANES
+                probabilities(A, q + f, 0, cache, own + f, 2 * a, scores, 0, z.scratch, position, 1, z.span, z.width, scale)
+                mix(A, s + z.attended + r * a + f, 0, cache, own + a + f, 2 * a, scores, 0, position, 1, z.span)
+        conclude(T, A, layer, rows, z)
+    leave(T, A, rows, z)
+
+
+@kernel(ARRAY, ARRAY, ARRAY, ARRAY, I, I64_ARRAY, I, LAYOUT)
+def feed(P, T, A, cache, model, ids, rows, z):
+    """`decode` for Python: ids are `rows` tokens, positions and slots."""
+    p, t, numbers = data(P, model * z.size), data(T, model * z.t_size), data(ids, 0)
+    decode(p, t, data(A, 0), data(cache, 0), numbers, shift(numbers, rows), shift(numbers, 2 * rows), rows, z)
+
+
+@kernel(U64, returns=U64)
+def scramble(x):
+    """The finalizer of SplitMix64 (Steele, Lea and Flood, 2014)."""
+    x = (x ^ (x >> UINT(30))) * MIX1
+    x = (x ^ (x >> UINT(27))) * MIX2
+    return x ^ (x >> UINT(31))
+
+
+@kernel(I64, I, returns=DOUBLE)
+def uniform(states, row):
+    """The next number in [0, 1) of a text's own stream: SplitMix64."""
+    state = UINT(get(states, row)) + GOLDEN
+    put(states, row, np.int64(state))
+    return np.float64(scramble(state) >> UINT(11)) * 2.0**-53
+
+
+@kernel(F, I, I, I)
+def keep_largest(A, logits, vocab, count):
+    """All but the `count` largest logits become as good as minus infinity; ties go to the lower token."""
+    value, token = math.inf, -1
+    for _ in range(count):
+        next_value, next_token = -math.inf, vocab
+        for i in range(vocab):
+            logit = get(A, logits + i)
+            if (logit < value or (logit == value and i > token)) and logit > next_value:
+                next_value, next_token = logit, i
+        value, token = next_value, next_token
+    for i in range(vocab):
+        logit = get(A, logits + i)
+        if logit < value or (logit == value and i > token):
+            put(A, logits + i, -1e30)
+
+
+@kernel(F, I, I, I, F, DOUBLE, I, DOUBLE, returns=I)
+def choose(A, logits, lanes, vocab, padding, inverse_temperature, top_k, u):
+    """The token into which u in [0, 1) falls, by softmax(logits / temperature) over the top_k largest.
+
+    The logits are overwritten by their weights.
+    """
+    if top_k < vocab:
+        keep_largest(A, logits, vocab, top_k)
+    last = logits + lanes - LANES
+    store(A, last, load(A, last) + load(padding, 0))
+    largest = load(A, last)
+    for i in range(logits, last, LANES):
+        largest = maximum(load(A, i), largest)
+    largest = slot_max(largest, 16)
+    total = 0.0
+    for i in range(logits, logits + lanes, LANES):
+        weights = exp2((load(A, i) - largest) * (inverse_temperature * LOG2_E))
+        store(A, i, weights)
+    for i in range(logits, logits + vocab):
+        total += get(A, i)
+    threshold = u * total
+    for i in range(vocab - 1):
+        threshold -= get(A, logits + i)
+        if threshold < 0:
+            return i
+    return vocab - 1
+
+
+@kernel(I64, I, I, I, I64, I)
+def begin_text(ids, slots, row, text, prompt, seed):
+    """Text number `text` starts in a row, with a stream of numbers that its number and the seed determine."""
+    put(ids, row, get(prompt, 0))
+    put(ids, slots + row, 0)
+    put(ids, 3 * slots + row, text)
+    put(ids, 4 * slots + row, np.int64(scramble(scramble(UINT(seed)) + UINT(text) * GOLDEN)))
+
+
+@kernel(ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, I, I64_ARRAY, I, I, I, DOUBLE, I, I, I64_ARRAY, I, I32_ARRAY, I64_ARRAY, LAYOUT,
+        returns=I)  # fmt: skip
+def sample(P, T, A, cache, padding, model, prompt, first, count, room, inverse_temperature, top_k, seed, ids, slots, drawn,
+           lengths, z):  # fmt: skip
+    """Draw the texts number first, ..., first + count - 1; returns how many tokens were chosen, ends included.
+
+    drawn (count, room) gets a text's tokens without prompt and end, lengths (count,) how many; one that does not end fills
+    its room. What a text becomes depends on its number and the seed, not on `slots`, how many are drawn at once: as soon as
+    one has ended the next takes its row. ids is scratch: tokens, positions, slots, texts and states of `slots` rows.
+    """
+    p, t, a = data(P, model * z.size), data(T, model * z.t_size), data(A, 0)
+    kept, pad, row_ids, asked = data(cache, 0), data(padding, 0), data(ids, 0), data(prompt, 0)
+    end, prompt_length = z.vocab - 1, len(prompt)
+    active = min(slots, count)
+    for row in range(active):
+        begin_text(row_ids, slots, row, first + row, asked, seed)
+        ids[2 * slots + row] = row
+    begun, chosen = active, 0
+    while active > 0:
+        decode(p, t, a, kept, row_ids, shift(row_ids, slots), shift(row_ids, 2 * slots), active, z)
+        row = 0
+        while row < active:
+            position, text = ids[slots + row] + 1, ids[3 * slots + row] - first
+            ids[slots + row] = position
+            if position < prompt_length:
+                ids[row] = prompt[position]
+                row += 1
+                continue
+            u = uniform(shift(row_ids, 4 * slots), row)
+            token = choose(a, z.logits + row * z.vocab_lanes, z.vocab_lanes, z.vocab, pad, inverse_temperature, top_k, u)
+            chosen += 1
+            length = position - prompt_length
+            if token != end:
+                drawn[text * room + length] = token
+                length += 1
+            if token != end and length < room:
+                ids[row] = token
+                row += 1
+                continue
+            lengths[text] = length
+            if begun < count:
+                begin_text(row_ids, slots, row, first + begun, asked, seed)
+                begun += 1
+                row += 1
+                continue
+            active -= 1  # the last row moves here; its logits with it
+            for part in range(5):
+                ids[part * slots + row] = ids[part * slots + active]
+            for i in range(0, z.vocab_lanes, LANES):
+                store(a, z.logits + row * z.vocab_lanes + i, load(a, z.logits + active * z.vocab_lanes + i))
+    return chosen

@@ -1,0 +1,132 @@
+"""What Python calls: k training steps, an evaluation, the gradient of a part of a batch. Nothing here holds the GIL."""
+
+import math
+
+from microgpt.engines.native.compiling import (
+    ARRAY,
+    DOUBLE,
+    F64_ARRAY,
+    I32,
+    I32_ARRAY,
+    I64,
+    I64_ARRAY,
+    F,
+    I,
+    kernel,
+)
+from microgpt.engines.native.features import LAYOUT, backward, forward, gather, transpose_all
+from microgpt.engines.native.optimizers import OPTIMIZER, update
+from microgpt.engines.native.pointwise import cross_entropy
+from microgpt.engines.native.simd import LANES, data, get, load, shift, store
+
+
+@kernel(F, F, F, F, I32, I64, I64, I64, I, I, DOUBLE, I64, F, LAYOUT, returns=DOUBLE)
+def part_gradient(P, T, G, A, tokens, starts, ends, batch, begin, end, weight, ids, padding, z):
+    """Sum of the losses of the examples batch[begin : end], chunk after chunk; G becomes `weight` times its gradient."""
+    inputs, targets = ids, shift(ids, z.rows)
+    positions, begins = shift(ids, 2 * z.rows), shift(ids, 3 * z.rows)
+    total, b = 0.0, begin
+    while b < end:
+        documents = gather(tokens, starts, ends, batch, b, end, z.rows, ids)
+        rows = get(begins, documents)
+        forward(P, T, A, inputs, positions, begins, documents, rows, z)
+        total += cross_entropy(A, z.logits, z.vocab_lanes, z.sums, targets, rows, padding, weight)
+        backward(P, G, A, inputs, positions, begins, documents, rows, b > begin, z)
+        b += documents
+    return total
+
+
+@kernel(F, F, F, I32, I64, I64, I64, I, I, I64, F, LAYOUT, returns=DOUBLE)
+def part_loss(P, T, A, tokens, starts, ends, batch, begin, end, ids, padding, z):
+    """Sum of the losses of the examples batch[begin : end]."""
+    inputs, targets = ids, shift(ids, z.rows)
+    positions, begins = shift(ids, 2 * z.rows), shift(ids, 3 * z.rows)
+    total, b = 0.0, begin
+    while b < end:
+        documents = gather(tokens, starts, ends, batch, b, end, z.rows, ids)
+        rows = get(begins, documents)
+        forward(P, T, A, inputs, positions, begins, documents, rows, z)
+        total += cross_entropy(A, z.logits, z.vocab_lanes, z.sums, targets, rows, padding, 0.0)
+        b += documents
+    return total
+
+
+@kernel(F, F, I)
+def add(G, H, size):
+    """G += H"""
+    for i in range(0, size, LANES):
+        store(G, i, load(G, i) + load(H, i))
+
+
+@kernel(I64, I64, I64, I, I, returns=I)
+def count_targets(starts, ends, batch, begin, end):
+    """How many targets the examples batch[begin : end] have."""
+    total = 0
+    for b in range(begin, end):
+        total += get(ends, get(batch, b)) - get(starts, get(batch, b)) - 1
+    return total
+
+
+@kernel(ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, I32_ARRAY, I64_ARRAY, I64_ARRAY, I64_ARRAY, I, I, I, I, F64_ARRAY,
+        F64_ARRAY, F64_ARRAY, F64_ARRAY, I64_ARRAY, ARRAY, I, I, LAYOUT, OPTIMIZER)  # fmt: skip
+def train(P, T, M, U, G, H, A, tokens, starts, ends, batches, steps, batch_size, part, models, rates, corrections1,
+          corrections2, losses, ids, padding, begin_model, end_model, z, o):  # fmt: skip
+    """`steps` steps of the models from begin_model to before end_model, model after model.
+
+    batches (models, steps, batch_size), rates and losses (steps, models). A batch is cut into parts of `part` examples whose
+    gradients are added up in their order; a step whose loss is not finite changes nothing and is its model's last.
+    """
+    g, h, a, pad, ids = data(G, 0), data(H, 0), data(A, 0), data(padding, 0), data(ids, 0)
+    tokens, starts, ends, batches = data(tokens, 0), data(starts, 0), data(ends, 0), data(batches, 0)
+    for model in range(begin_model, end_model):
+        p, t = data(P, model * z.size), data(T, model * z.t_size)
+        m, u = data(M, model * z.size), data(U, model * z.size)
+        for step in range(steps):
+            first = (model * steps + step) * batch_size
+            targets = count_targets(starts, ends, batches, first, first + batch_size)
+            loss = 0.0
+            for begin in range(first, first + batch_size, part):
+                end = min(begin + part, first + batch_size)
+                loss += part_gradient(p, t, g if begin == first else h, a, tokens, starts, ends, batches, begin, end,
+                                      1.0 / targets, ids, pad, z)  # fmt: skip
+                if begin > first:
+                    add(g, h, z.size)
+            loss /= targets
+            losses[step * models + model] = loss
+            if not math.isfinite(loss):
+                break
+            update(p, g, m, u, z.decayed, z.size, rates[step * models + model], corrections1[step], corrections2[step], o)
+            transpose_all(p, t, z)
+
+
+@kernel(ARRAY, ARRAY, I, I, LAYOUT)
+def prepare(P, T, begin_model, end_model, z):
+    """The transposed copies of the models from begin_model to before end_model."""
+    for model in range(begin_model, end_model):
+        transpose_all(data(P, model * z.size), data(T, model * z.t_size), z)
+
+
+@kernel(ARRAY, ARRAY, ARRAY, ARRAY, I32_ARRAY, I64_ARRAY, I64_ARRAY, I64_ARRAY, I, I, DOUBLE, I64_ARRAY, ARRAY, I, LAYOUT,
+        returns=DOUBLE)  # fmt: skip
+def gradient(P, T, G, A, tokens, starts, ends, batch, begin, end, weight, ids, padding, model, z):
+    """`part_gradient` of one model for Python."""
+    return part_gradient(data(P, model * z.size), data(T, model * z.t_size), data(G, 0), data(A, 0), data(tokens, 0),
+                         data(starts, 0), data(ends, 0), data(batch, 0), begin, end, weight, data(ids, 0), data(padding, 0),
+                         z)  # fmt: skip
+
+
+@kernel(ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, I, DOUBLE, DOUBLE, DOUBLE, I, LAYOUT, OPTIMIZER)
+def finish(P, T, M, U, G, H, parts, lr, correction1, correction2, model, z, o):
+    """Add the gradients of the other parts (H, one behind the other) to the first's (G), and update one model."""
+    for part in range(parts - 1):
+        add(data(G, 0), data(H, part * z.size), z.size)
+    p, t = data(P, model * z.size), data(T, model * z.t_size)
+    update(p, data(G, 0), data(M, model * z.size), data(U, model * z.size), z.decayed, z.size, lr, correction1, correction2, o)
+    transpose_all(p, t, z)
+
+
+@kernel(ARRAY, ARRAY, ARRAY, I32_ARRAY, I64_ARRAY, I64_ARRAY, I64_ARRAY, I, I, I64_ARRAY, ARRAY, I, LAYOUT, returns=DOUBLE)
+def total_loss(P, T, A, tokens, starts, ends, batch, begin, end, ids, padding, model, z):
+    """`part_loss` of one model for Python."""
+    return part_loss(data(P, model * z.size), data(T, model * z.t_size), data(A, 0), data(tokens, 0), data(starts, 0),
+                     data(ends, 0), data(batch, 0), begin, end, data(ids, 0), data(padding, 0), z)  # fmt: skip
