@@ -15,44 +15,60 @@ TILE = 16  # queries
 LOG2_E = 1.4426950408889634
 
 
-@kernel(F, I, I, F, I, I, I, I, I, I, I, I, I, DOUBLE)
-def probabilities(A, q, q_row, K, k, k_row, s, s_row, scratch, first, queries, span, width, scale):
+@kernel(F, I, F, I, I, I, I, I, I, I, DOUBLE, inline=True)
+def score(A, q, K, k, k_row, s, largest, count, span, width, scale):
+    """s[j] = log2(e) scale q k_j for one query and keys j < count, and the largest of them."""
+    maxima = splat(A, -1e30)
+    for j in range(count):
+        products = splat(A, 0.0)
+        for i in range(0, span * LANES, LANES):
+            products = fma(load(A, q + i), load(K, k + j * k_row + i), products)
+        scores = slot_sum(products, width) * (scale * LOG2_E)
+        store(A, s + j * LANES, scores)
+        maxima = maximum(scores, maxima)
+    store(A, largest, maxima)
+
+
+@kernel(F, I, I, I, inline=True)
+def exponentiate(A, s, largest, count):
+    """s[j] becomes 2^(s[j] - largest), and what was the largest 1 / sum_j s[j]."""
+    maxima, total = load(A, largest), splat(A, 0.0)
+    for j in range(s, s + count * LANES, LANES):
+        e = exp2(load(A, j) - maxima)
+        store(A, j, e)
+        total = total + e
+    store(A, largest, splat(A, 1.0) / total)
+
+
+@kernel(F, I, I, I, inline=True)
+def normalize(A, s, factor, count):
+    """s[j] *= factor"""
+    for j in range(s, s + count * LANES, LANES):
+        store(A, j, load(A, j) * load(A, factor))
+
+
+@kernel(F, I, F, I, I, I, I, I, inline=True)
+def mix(A, o, V, v, v_row, s, count, span):
+    """o = sum_j s[j] v_j for one query and keys j < count"""
+    for i in range(0, span * LANES, LANES):
+        mixed = splat(A, 0.0)
+        for j in range(count):
+            mixed = fma(load(A, s + j * LANES), load(V, v + j * v_row + i), mixed)
+        store(A, o + i, mixed)
+
+
+@kernel(F, I, I, I, I, I, I, I, I, I, I, DOUBLE)
+def probabilities(A, q, k, row, s, s_row, scratch, first, queries, span, width, scale):
     """s[t, j] = softmax_j(scale q_t k_j) over keys j <= first + t, for the queries t of a tile that begins at `first`.
 
-    q is the tile's first query, k the document's first key, which may be in another array; rows are q_row, k_row apart.
+    q and k point at the tile's first query and the document's first key; rows of both are `row` apart.
     """
     for t in range(queries):
-        largest = splat(A, -1e30)
-        for j in range(first + t + 1):
-            products = splat(A, 0.0)
-            for i in range(0, span * LANES, LANES):
-                products = fma(load(A, q + t * q_row + i), load(K, k + j * k_row + i), products)
-            score = slot_sum(products, width) * (scale * LOG2_E)
-            store(A, s + t * s_row + j * LANES, score)
-            largest = maximum(score, largest)
-        store(A, scratch + t * LANES, largest)
+        score(A, q + t * row, A, k, row, s + t * s_row, scratch + t * LANES, first + t + 1, span, width, scale)
     for t in range(queries):
-        largest, total = load(A, scratch + t * LANES), splat(A, 0.0)
-        for j in range(first + t + 1):
-            e = exp2(load(A, s + t * s_row + j * LANES) - largest)
-            store(A, s + t * s_row + j * LANES, e)
-            total = total + e
-        store(A, scratch + t * LANES, splat(A, 1.0) / total)
+        exponentiate(A, s + t * s_row, scratch + t * LANES, first + t + 1)
     for t in range(queries):
-        factor = load(A, scratch + t * LANES)
-        for j in range(first + t + 1):
-            store(A, s + t * s_row + j * LANES, load(A, s + t * s_row + j * LANES) * factor)
-
-
-@kernel(F, I, I, F, I, I, I, I, I, I, I)
-def mix(A, o, o_row, V, v, v_row, s, s_row, first, queries, span):
-    """o[t, :] = sum_j s[t, j] v[j, :] over the keys j <= first + t, for the queries t of a tile"""
-    for t in range(queries):
-        for i in range(0, span * LANES, LANES):
-            mixed = splat(A, 0.0)
-            for j in range(first + t + 1):
-                mixed = fma(load(A, s + t * s_row + j * LANES), load(V, v + j * v_row + i), mixed)
-            store(A, o + t * o_row + i, mixed)
+        normalize(A, s + t * s_row, scratch + t * LANES, first + t + 1)
 
 
 @kernel(F, I, I, I, I, I, I, I64, I, I, I, I, DOUBLE)
@@ -72,8 +88,10 @@ def attention(A, qkv, out, kept, keeps, scratch, block, begins, documents, featu
                 queries = min(TILE, end - p)
                 s = kept + (p * features // step + f // step) * block * LANES if keeps else probs
                 s_row = features // step * block * LANES if keeps else block * LANES
-                probabilities(A, qkv + p * row + f, row, A, keys, row, s, s_row, scratch, p - begin, queries, span, width, scale)
-                mix(A, out + p * features + f, features, A, keys + features, row, s, s_row, p - begin, queries, span)
+                probabilities(A, qkv + p * row + f, keys, row, s, s_row, scratch, p - begin, queries, span, width, scale)
+                for t in range(queries):
+                    o = out + (p + t) * features + f
+                    mix(A, o, A, keys + features, row, s + t * s_row, p - begin + t + 1, span)
 
 
 @kernel(F, I, I, I, I, I, I, I, I, I, I, I, I, I, I, I, I, I, DOUBLE)
@@ -127,7 +145,7 @@ def attention_backward(A, qkv, dqkv, out, dout, kept, keeps, scratch, block, beg
                 s = kept + (p * features // step + f // step) * block * LANES if keeps else probs
                 s_row = features // step * block * LANES if keeps else block * LANES
                 if not keeps:
-                    probabilities(A, q, row, A, k, row, s, s_row, scratch, first, queries, span, width, scale)
+                    probabilities(A, q, k, row, s, s_row, scratch, first, queries, span, width, scale)
                 tile_backward(A, q, dqkv + p * row + f, k, dk, k + features, row, out + p * features + f,
                               dout + p * features + f, features, s, s_row, ds, block * LANES, first, queries, span,
                               width, scale)  # fmt: skip

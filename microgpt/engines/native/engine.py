@@ -29,12 +29,27 @@ PART_EXAMPLES = 8  # a batch is cut into parts of at least so many examples,
 MOST_PARTS = 8  # and into so many parts at most: their gradients are added in this order, whoever computed them
 SHARED_WORK = 2e7  # products in a step from which on several threads for one model pay their start
 LISTED_INDICES = 1 << 22  # example indices that are listed at once
+SLOTS = 64  # texts that are drawn at once
+SMALLEST_TEMPERATURE = 1e-30  # below, only the likeliest token has a chance
 EVALUATION_PART = 64  # examples whose losses are added up before the sum goes into the total
 
 
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Texts that were drawn at once."""
+
+    drawn: np.ndarray  # (count, room) token ids without prompt and end
+    lengths: np.ndarray  # (count,) how many of them belong to each text
+    tokens: int  # how many were chosen, ends included
+
+    @property
+    def texts(self) -> list[list[int]]:
+        return [text[:length] for text, length in zip(self.drawn.tolist(), self.lengths.tolist(), strict=True)]
 
 
 @dataclass
@@ -180,7 +195,7 @@ class NativeEngine:
 
         def compute(w: Workspace, batch: np.ndarray, weight: float, mine: range) -> list[float]:
             return [
-                training.gradient(
+                training.loss(
                     self.parameters, self.transposed, gradients[n * size : (n + 1) * size], w.activations, x.tokens,
                     x.starts, x.ends, batch, n * part, min((n + 1) * part, batch_size), weight, w.ids, self.padding,
                     model, self.z,
@@ -225,9 +240,9 @@ class NativeEngine:
 
         def compute(w: Workspace, mine: list[tuple[int, int, int]]) -> list[float]:
             return [
-                training.total_loss(
-                    self.parameters, self.transposed, w.activations, x.tokens, x.starts, x.ends, order, begin, end,
-                    w.ids, self.padding, model, self.z,
+                training.loss(
+                    self.parameters, self.transposed, w.gradient, w.activations, x.tokens, x.starts, x.ends, order,
+                    begin, end, 0.0, w.ids, self.padding, model, self.z,
                 )
                 for model, begin, end in mine
             ]  # fmt: skip
@@ -238,6 +253,38 @@ class NativeEngine:
 
     def decoder(self, replica: int) -> "NativeDecoder":
         return NativeDecoder(self, replica)
+
+    def draw(
+        self,
+        replica: int,
+        prompt: Sequence[int],
+        count: int,
+        room: int,
+        temperature: float,
+        top_k: int | None,
+        seed: int,
+        first: int = 0,
+        slots: int = SLOTS,
+    ) -> Draws:
+        """Many texts from one model, in compiled code: numbers `first` to first + count - 1 of a seed's endless series.
+
+        Each goes on from `prompt` (BOS first) by at most `room` tokens, which must fit the block, with random numbers of
+        its own: what a text is does not depend on which others are drawn with it. The distribution is that of
+        generation.generate without a bias; the random numbers are others.
+        """
+        assert len(prompt) - 1 + room <= self.spec.block_size, "a text must fit the block"
+        slots = max(1, min(slots, count))
+        layout = layouts.layout_of(self.spec, slots)
+        drawn, lengths = np.zeros(count * room, np.int32), np.zeros(count, np.int64)
+        greedy = temperature < SMALLEST_TEMPERATURE
+        chosen = sampling.sample(
+            self.parameters, self.transposed, aligned(layout.w_size, self.dtype),
+            aligned(slots * layout.n_layer * layout.block * 2 * layout.head_lanes, self.dtype), self.padding, replica,
+            np.array(prompt, np.int64), first, count, room, 1.0 if greedy else 1.0 / temperature,
+            1 if greedy else min(top_k or layout.vocab, layout.vocab), seed, np.zeros(5 * slots, np.int64), slots, drawn,
+            lengths, layouts.record(layout, layouts.DTYPE),
+        )  # fmt: skip
+        return Draws(drawn.reshape(count, room), lengths, chosen)
 
 
 def part_size(batch_size: int) -> int:

@@ -4,36 +4,73 @@ import math
 
 import numpy as np
 
-from microgpt.engines.native.attention import LOG2_E, mix, probabilities
+from microgpt.engines.native.attention import LOG2_E, TILE, exponentiate, mix, normalize, score
 from microgpt.engines.native.compiling import ARRAY, DOUBLE, I32_ARRAY, I64, I64_ARRAY, U64, F, I, kernel
 from microgpt.engines.native.features import LAYOUT, conclude, enter, leave, project
-from microgpt.engines.native.simd import LANES, data, exp2, get, load, maximum, put, shift, slot_max, store
+from microgpt.engines.native.simd import (
+    LANES,
+    count_at_most,
+    data,
+    exp2,
+    first,
+    get,
+    last,
+    load,
+    load_splat,
+    maximum,
+    put,
+    running_sum,
+    shift,
+    slot_max,
+    splat,
+    store,
+)
 
 UINT = np.uint64
 GOLDEN, MIX1, MIX2 = UINT(0x9E3779B97F4A7C15), UINT(0xBF58476D1CE4E5B9), UINT(0x94D049BB133111EB)
 
 
+@kernel(F, F, I, I64, I64, I, LAYOUT)
+def remember(A, cache, layer, positions, slots, rows, z):
+    """Keys and values of `rows` new positions go into the cache: (slots, layers, block, 2 head_lanes)."""
+    a, qkv = z.head_lanes, layer * z.w_layer + z.qkv_rows
+    for r in range(rows):
+        own = ((get(slots, r) * z.n_layer + layer) * z.block + get(positions, r)) * 2 * a
+        for i in range(0, 2 * a, LANES):
+            store(cache, own + i, load(A, qkv + r * 3 * a + a + i))
+
+
+@kernel(F, F, I, I64, I64, I, LAYOUT)
+def attend(A, cache, layer, positions, slots, rows, z):
+    """Each row's query over the positions of its own text, in the same phases as attention over whole texts."""
+    a, step, scale = z.head_lanes, z.span * LANES, 1.0 / math.sqrt(z.embd / z.heads)
+    s, probs, s_row = layer * z.w_layer, z.scratch + TILE * LANES, z.block * LANES
+    size = z.n_layer * z.block * 2 * a  # of a slot
+    first = layer * z.block * 2 * a
+    for begin in range(0, rows, TILE):
+        end = min(begin + TILE, rows)
+        for f in range(0, a, step):
+            for r in range(begin, end):
+                score(A, s + z.qkv_rows + r * 3 * a + f, cache, get(slots, r) * size + first + f, 2 * a,
+                      probs + (r - begin) * s_row, z.scratch + (r - begin) * LANES, get(positions, r) + 1, z.span, z.width,
+                      scale)  # fmt: skip
+            for r in range(begin, end):
+                exponentiate(A, probs + (r - begin) * s_row, z.scratch + (r - begin) * LANES, get(positions, r) + 1)
+            for r in range(begin, end):
+                normalize(A, probs + (r - begin) * s_row, z.scratch + (r - begin) * LANES, get(positions, r) + 1)
+            for r in range(begin, end):
+                mix(A, s + z.attended + r * a + f, cache, get(slots, r) * size + first + a + f, 2 * a,
+                    probs + (r - begin) * s_row, get(positions, r) + 1, z.span)  # fmt: skip
+
+
 @kernel(F, F, F, F, I64, I64, I64, I, LAYOUT)
 def decode(P, T, A, cache, tokens, positions, slots, rows, z):
-    """Logits of `rows` texts that go on by a token each; keys and values of earlier positions are in the cache.
-
-    cache (slots, layers, block, 2 head_lanes): a slot is a text's place in it.
-    """
-    a, scale = z.head_lanes, 1.0 / math.sqrt(z.embd / z.heads)
+    """Logits of `rows` texts that go on by a token each; keys and values of earlier positions are in the cache."""
     enter(P, A, tokens, positions, rows, z)
     for layer in range(z.n_layer):
-        s = layer * z.w_layer
         project(T, A, layer, rows, z)
-        for r in range(rows):
-            q = s + z.qkv_rows + r * 3 * a
-            own = (get(slots, r) * z.n_layer + layer) * z.block * 2 * a
-            position = get(positions, r)
-            for i in range(0, 2 * a, LANES):
-                store(cache, own + position * 2 * a + i, load(A, q + a + i))
-            for f in range(0, a, z.span * LANES):
-                scores = z.scratch + LANES
-                probabilities(A, q + f, 0, cache, own + f, 2 * a, scores, 0, z.scratch, position, 1, z.span, z.width, scale)
-                mix(A, s + z.attended + r * a + f, 0, cache, own + a + f, 2 * a, scores, 0, position, 1, z.span)
+        remember(A, cache, layer, positions, slots, rows, z)
+        attend(A, cache, layer, positions, slots, rows, z)
         conclude(T, A, layer, rows, z)
     leave(T, A, rows, z)
 
@@ -78,32 +115,35 @@ def keep_largest(A, logits, vocab, count):
             put(A, logits + i, -1e30)
 
 
-@kernel(F, I, I, I, F, DOUBLE, I, DOUBLE, returns=I)
-def choose(A, logits, lanes, vocab, padding, inverse_temperature, top_k, u):
-    """The token into which u in [0, 1) falls, by softmax(logits / temperature) over the top_k largest.
+@kernel(F, I, I, F, DOUBLE, I, I, LAYOUT)
+def weigh(A, logits, sums, padding, inverse_temperature, top_k, rows, z):
+    """Logits become running sums of exp(logit / temperature), scaled by a row's largest, over the top_k largest."""
+    lanes = z.vocab_lanes
+    for r in range(rows):
+        row, end = logits + r * lanes, logits + (r + 1) * lanes - LANES
+        if top_k < z.vocab:
+            keep_largest(A, row, z.vocab, top_k)
+        store(A, end, load(A, end) + load(padding, 0))
+        largest = load(A, end)
+        for i in range(row, end, LANES):
+            largest = maximum(load(A, i), largest)
+        put(A, sums + r, first(slot_max(largest, 16)))
+    for r in range(rows):
+        row, largest, before = logits + r * lanes, load_splat(A, sums + r), splat(A, 0.0)
+        for i in range(row, row + lanes, LANES):
+            before = running_sum(exp2((load(A, i) - largest) * (inverse_temperature * LOG2_E))) + before
+            store(A, i, before)
+            before = splat(A, last(before))
 
-    The logits are overwritten by their weights.
-    """
-    if top_k < vocab:
-        keep_largest(A, logits, vocab, top_k)
-    last = logits + lanes - LANES
-    store(A, last, load(A, last) + load(padding, 0))
-    largest = load(A, last)
-    for i in range(logits, last, LANES):
-        largest = maximum(load(A, i), largest)
-    largest = slot_max(largest, 16)
-    total = 0.0
-    for i in range(logits, logits + lanes, LANES):
-        weights = exp2((load(A, i) - largest) * (inverse_temperature * LOG2_E))
-        store(A, i, weights)
-    for i in range(logits, logits + vocab):
-        total += get(A, i)
-    threshold = u * total
-    for i in range(vocab - 1):
-        threshold -= get(A, logits + i)
-        if threshold < 0:
-            return i
-    return vocab - 1
+
+@kernel(F, I, I, I, DOUBLE, returns=I)
+def choose(A, sums, lanes, vocab, u):
+    """The token into which u in [0, 1) falls, given the running sums of the tokens' weights."""
+    threshold = splat(A, u * get(A, sums + vocab - 1))
+    token = 0
+    for i in range(sums, sums + lanes, LANES):
+        token += count_at_most(load(A, i), threshold)
+    return min(token, vocab - 1)
 
 
 @kernel(I64, I, I, I, I64, I)
@@ -117,9 +157,9 @@ def begin_text(ids, slots, row, text, prompt, seed):
 
 @kernel(ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, I, I64_ARRAY, I, I, I, DOUBLE, I, I, I64_ARRAY, I, I32_ARRAY, I64_ARRAY, LAYOUT,
         returns=I)  # fmt: skip
-def sample(P, T, A, cache, padding, model, prompt, first, count, room, inverse_temperature, top_k, seed, ids, slots, drawn,
+def sample(P, T, A, cache, padding, model, prompt, first_text, count, room, inverse_temperature, top_k, seed, ids, slots, drawn,
            lengths, z):  # fmt: skip
-    """Draw the texts number first, ..., first + count - 1; returns how many tokens were chosen, ends included.
+    """Draw the texts number first_text, ..., first_text + count - 1; returns how many tokens were chosen, ends included.
 
     drawn (count, room) gets a text's tokens without prompt and end, lengths (count,) how many; one that does not end fills
     its room. What a text becomes depends on its number and the seed, not on `slots`, how many are drawn at once: as soon as
@@ -130,21 +170,22 @@ def sample(P, T, A, cache, padding, model, prompt, first, count, room, inverse_t
     end, prompt_length = z.vocab - 1, len(prompt)
     active = min(slots, count)
     for row in range(active):
-        begin_text(row_ids, slots, row, first + row, asked, seed)
+        begin_text(row_ids, slots, row, first_text + row, asked, seed)
         ids[2 * slots + row] = row
     begun, chosen = active, 0
     while active > 0:
         decode(p, t, a, kept, row_ids, shift(row_ids, slots), shift(row_ids, 2 * slots), active, z)
+        weigh(a, z.logits, z.sums, pad, inverse_temperature, top_k, active, z)
         row = 0
         while row < active:
-            position, text = ids[slots + row] + 1, ids[3 * slots + row] - first
+            position, text = ids[slots + row] + 1, ids[3 * slots + row] - first_text
             ids[slots + row] = position
             if position < prompt_length:
                 ids[row] = prompt[position]
                 row += 1
                 continue
             u = uniform(shift(row_ids, 4 * slots), row)
-            token = choose(a, z.logits + row * z.vocab_lanes, z.vocab_lanes, z.vocab, pad, inverse_temperature, top_k, u)
+            token = choose(a, z.logits + row * z.vocab_lanes, z.vocab_lanes, z.vocab, u)
             chosen += 1
             length = position - prompt_length
             if token != end:
@@ -156,11 +197,11 @@ def sample(P, T, A, cache, padding, model, prompt, first, count, room, inverse_t
                 continue
             lengths[text] = length
             if begun < count:
-                begin_text(row_ids, slots, row, first + begun, asked, seed)
+                begin_text(row_ids, slots, row, first_text + begun, asked, seed)
                 begun += 1
                 row += 1
                 continue
-            active -= 1  # the last row moves here; its logits with it
+            active -= 1  # the last row moves here, and what it is to choose from
             for part in range(5):
                 ids[part * slots + row] = ids[part * slots + active]
             for i in range(0, z.vocab_lanes, LANES):

@@ -368,6 +368,52 @@ def exchange(typing, x, distance):
     return x(x, distance), emit
 
 
+@intrinsic
+def behind(typing, x, distance):
+    """Lane i gets lane i - distance (a literal), the first lanes 0."""
+    if not isinstance(distance, types.IntegerLiteral):
+        raise RequireLiteralValue("behind(x, distance) needs a literal distance")
+
+    def emit(context, builder, signature, arguments):
+        order = [LANES + i - distance.literal_value for i in range(LANES)]
+        return builder.shuffle_vector(
+            constant(x, 0.0), arguments[0], ir.Constant(ir.VectorType(INT32, LANES), order)
+        )
+
+    return x(x, distance), emit
+
+
+@register_jitable
+def running_sum(x):
+    """Lane i gets the sum of lanes 0 to i."""
+    x = x + behind(x, 1)
+    x = x + behind(x, 2)
+    x = x + behind(x, 4)
+    return x + behind(x, 8)
+
+
+@intrinsic
+def count_at_most(typing, x, y):
+    """In how many lanes x <= y"""
+    bits = ir.IntType(LANES)
+
+    def emit(context, builder, signature, arguments):
+        mask = builder.bitcast(builder.fcmp_ordered("<=", *arguments), bits)
+        return builder.zext(builder.ctpop(mask), ir.IntType(64))
+
+    return types.int64(x, y), emit
+
+
+@intrinsic
+def last(typing, x):
+    """Lane 15 as a number"""
+
+    def emit(context, builder, signature, arguments):
+        return builder.extract_element(arguments[0], INT32(LANES - 1))
+
+    return x.dtype(x), emit
+
+
 @register_jitable
 def slot_max(x, width):
     """The largest of each aligned slot of `width` lanes, in all of its lanes."""

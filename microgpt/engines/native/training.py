@@ -21,8 +21,11 @@ from microgpt.engines.native.simd import LANES, data, get, load, shift, store
 
 
 @kernel(F, F, F, F, I32, I64, I64, I64, I, I, DOUBLE, I64, F, LAYOUT, returns=DOUBLE)
-def part_gradient(P, T, G, A, tokens, starts, ends, batch, begin, end, weight, ids, padding, z):
-    """Sum of the losses of the examples batch[begin : end], chunk after chunk; G becomes `weight` times its gradient."""
+def part_loss(P, T, G, A, tokens, starts, ends, batch, begin, end, weight, ids, padding, z):
+    """Sum of the losses of the examples batch[begin : end], chunk after chunk; G becomes `weight` times its gradient.
+
+    A weight of 0 asks for the loss alone: G stays as it is.
+    """
     inputs, targets = ids, shift(ids, z.rows)
     positions, begins = shift(ids, 2 * z.rows), shift(ids, 3 * z.rows)
     total, b = 0.0, begin
@@ -31,22 +34,8 @@ def part_gradient(P, T, G, A, tokens, starts, ends, batch, begin, end, weight, i
         rows = get(begins, documents)
         forward(P, T, A, inputs, positions, begins, documents, rows, z)
         total += cross_entropy(A, z.logits, z.vocab_lanes, z.sums, targets, rows, padding, weight)
-        backward(P, G, A, inputs, positions, begins, documents, rows, b > begin, z)
-        b += documents
-    return total
-
-
-@kernel(F, F, F, I32, I64, I64, I64, I, I, I64, F, LAYOUT, returns=DOUBLE)
-def part_loss(P, T, A, tokens, starts, ends, batch, begin, end, ids, padding, z):
-    """Sum of the losses of the examples batch[begin : end]."""
-    inputs, targets = ids, shift(ids, z.rows)
-    positions, begins = shift(ids, 2 * z.rows), shift(ids, 3 * z.rows)
-    total, b = 0.0, begin
-    while b < end:
-        documents = gather(tokens, starts, ends, batch, b, end, z.rows, ids)
-        rows = get(begins, documents)
-        forward(P, T, A, inputs, positions, begins, documents, rows, z)
-        total += cross_entropy(A, z.logits, z.vocab_lanes, z.sums, targets, rows, padding, 0.0)
+        if weight > 0:
+            backward(P, G, A, inputs, positions, begins, documents, rows, b > begin, z)
         b += documents
     return total
 
@@ -87,8 +76,8 @@ def train(P, T, M, U, G, H, A, tokens, starts, ends, batches, steps, batch_size,
             loss = 0.0
             for begin in range(first, first + batch_size, part):
                 end = min(begin + part, first + batch_size)
-                loss += part_gradient(p, t, g if begin == first else h, a, tokens, starts, ends, batches, begin, end,
-                                      1.0 / targets, ids, pad, z)  # fmt: skip
+                loss += part_loss(p, t, g if begin == first else h, a, tokens, starts, ends, batches, begin, end,
+                                  1.0 / targets, ids, pad, z)  # fmt: skip
                 if begin > first:
                     add(g, h, z.size)
             loss /= targets
@@ -108,11 +97,11 @@ def prepare(P, T, begin_model, end_model, z):
 
 @kernel(ARRAY, ARRAY, ARRAY, ARRAY, I32_ARRAY, I64_ARRAY, I64_ARRAY, I64_ARRAY, I, I, DOUBLE, I64_ARRAY, ARRAY, I, LAYOUT,
         returns=DOUBLE)  # fmt: skip
-def gradient(P, T, G, A, tokens, starts, ends, batch, begin, end, weight, ids, padding, model, z):
-    """`part_gradient` of one model for Python."""
-    return part_gradient(data(P, model * z.size), data(T, model * z.t_size), data(G, 0), data(A, 0), data(tokens, 0),
-                         data(starts, 0), data(ends, 0), data(batch, 0), begin, end, weight, data(ids, 0), data(padding, 0),
-                         z)  # fmt: skip
+def loss(P, T, G, A, tokens, starts, ends, batch, begin, end, weight, ids, padding, model, z):
+    """`part_loss` of one model, for Python."""
+    return part_loss(data(P, model * z.size), data(T, model * z.t_size), data(G, 0), data(A, 0), data(tokens, 0),
+                     data(starts, 0), data(ends, 0), data(batch, 0), begin, end, weight, data(ids, 0), data(padding, 0),
+                     z)  # fmt: skip
 
 
 @kernel(ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, I, DOUBLE, DOUBLE, DOUBLE, I, LAYOUT, OPTIMIZER)
@@ -123,10 +112,3 @@ def finish(P, T, M, U, G, H, parts, lr, correction1, correction2, model, z, o):
     p, t = data(P, model * z.size), data(T, model * z.t_size)
     update(p, data(G, 0), data(M, model * z.size), data(U, model * z.size), z.decayed, z.size, lr, correction1, correction2, o)
     transpose_all(p, t, z)
-
-
-@kernel(ARRAY, ARRAY, ARRAY, I32_ARRAY, I64_ARRAY, I64_ARRAY, I64_ARRAY, I, I, I64_ARRAY, ARRAY, I, LAYOUT, returns=DOUBLE)
-def total_loss(P, T, A, tokens, starts, ends, batch, begin, end, ids, padding, model, z):
-    """`part_loss` of one model for Python."""
-    return part_loss(data(P, model * z.size), data(T, model * z.t_size), data(A, 0), data(tokens, 0), data(starts, 0),
-                     data(ends, 0), data(batch, 0), begin, end, data(ids, 0), data(padding, 0), z)  # fmt: skip
