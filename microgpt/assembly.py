@@ -13,7 +13,7 @@ from microgpt.data.corpus import Corpus, build_corpus
 from microgpt.data.examples import Examples
 from microgpt.data.sources import read_source
 from microgpt.engines.base import EngineState, Workload
-from microgpt.engines.choice import choose
+from microgpt.engines.choice import choose, refuse_unavailable
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.errors import UserError
@@ -61,9 +61,11 @@ def optimizer_spec(optim: OptimConfig) -> OptimizerSpec:
 
 
 def engine_options(config: Config, spec: ModelSpec, tokens: float) -> EngineOptions:
-    """Where and how to compute; `tokens` is how many targets a step has."""
+    """Where and how to compute; `tokens` is how many targets a step has. Raises UserError where it is not possible."""
     backend = asdict(config.backend)
-    return choose(EngineOptions(backend=backend.pop("name"), **backend), spec, tokens)
+    options = choose(EngineOptions(backend=backend.pop("name"), **backend), spec, tokens)
+    refuse_unavailable(options)
+    return options
 
 
 def schedule_of(config: Config) -> Schedule:
@@ -119,6 +121,7 @@ class Inputs:
     """What a run works on, read and checked before anything is written."""
 
     config: Config
+    options: EngineOptions
     corpus: Corpus
     spec: ModelSpec
     beginning: Beginning
@@ -141,7 +144,8 @@ def read_inputs(config: Config) -> Inputs:
         leg_from = load_checkpoint(resolve_checkpoint(config.train.resume, config.outputs_dir, "train.resume"))
         refuse_misfit(leg_from, spec, corpus, config.optim.name)
     beginning = begin(config.seed, corpus, spec, config.train.batch_size, config.style.share)
-    return Inputs(config, corpus, spec, beginning, prompt, leg_from)
+    targets = corpus.train.tokens / len(corpus.train.examples) * config.train.batch_size
+    return Inputs(config, engine_options(config, spec, targets), corpus, spec, beginning, prompt, leg_from)
 
 
 def refuse_misfit(checkpoint: Checkpoint, spec: ModelSpec, corpus: Corpus, optimizer: str) -> None:

@@ -112,6 +112,7 @@ class SampleConfig:
     temperature: float = 0.5  # 0: always the likeliest token
     top_k: int | None = None  # choose among the k likeliest tokens; null: among all
     num_samples: int = 20
+    bulk: bool = False  # task=sample on the native backend: very many texts, with random numbers of their own
     max_new_tokens: int | None = None  # null: up to model.block_size
     seed: int | None = None  # null: go on where the draws of the initial values ended, as microgpt.py does
 

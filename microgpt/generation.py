@@ -2,13 +2,14 @@
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from microgpt.data.tokenizer import Tokenizer
-from microgpt.engines.base import Decoder
+from microgpt.engines.base import BulkSampler, Decoder, Engine
 from microgpt.errors import NonFiniteError, UserError
 
+BULK_PIECE = 50_000  # texts that are drawn in one call, and held in memory
 SMALLEST_TEMPERATURE = 1e-100  # below, dividing by it could overflow, and the likeliest token is certain anyway
 
 
@@ -73,6 +74,38 @@ def generate(
                 decoder.feed(earlier)
                 used += 1
         logits, used = decoder.feed(token), used + 1
+
+
+def generate_many(
+    engine: Engine,
+    tokenizer: Tokenizer,
+    block_size: int,
+    prompt: Sequence[int],
+    policy: SamplingPolicy,
+    count: int,
+    rng: random.Random,
+) -> Iterator[Sample]:
+    """`count` continuations of `prompt` by an engine's own sampler: the same distribution, other random numbers.
+
+    Raises UserError for what such a sampler does not do.
+    """
+    if not isinstance(engine, BulkSampler):
+        raise UserError(f"sample.bulk=true is not allowed: backend={engine.info.backend} has no sampler of its own")
+    if policy.phrases and policy.bias != 0:
+        raise UserError("sample.bulk=true is not allowed: it favours no phrases; say style.bias=0")
+    room = block_size - len(prompt) + 1
+    if policy.max_new_tokens is not None and policy.max_new_tokens > room:
+        raise UserError(
+            f"sample.max_new_tokens={policy.max_new_tokens} is not allowed: with sample.bulk=true a text ends with the "
+            f"block, which has room for {room}"
+        )
+    stop_reason = "block" if policy.max_new_tokens is None else "length"
+    room, seed = policy.max_new_tokens or room, rng.getrandbits(62)
+    for first in range(0, count, BULK_PIECE):
+        size = min(BULK_PIECE, count - first)
+        draws = engine.draw(0, prompt, size, room, policy.temperature, policy.top_k, seed, first)
+        for text in draws.texts:
+            yield Sample(tokenizer.decode(text), stop_reason if len(text) == room else "end")
 
 
 def probabilities(logits: Sequence[float], policy: SamplingPolicy) -> list[float]:

@@ -78,7 +78,7 @@ def check(config: Config) -> None:
     check_optim(config.optim)
     check_train(config.train)
     check_schedule(config)
-    check_sample(config.sample)
+    check_sample(config)
     if config.task.name in ("sample", "info"):
         require(
             config.checkpoint is not None,
@@ -114,7 +114,9 @@ def check_backend(backend: BackendConfig) -> None:
     at_least("backend.micro_batch", backend.micro_batch, 1)
     if backend.name != "torch":
         for key, value, none in (("compile", backend.compile, False), ("micro_batch", backend.micro_batch, None)):
-            require(value == none, f"backend.{key}", value, f"it is backend=torch's, and this is backend={backend.name}")
+            require(
+                value == none, f"backend.{key}", value, f"it is backend=torch's, and this is backend={backend.name}"
+            )
     if backend.name == "python":
         require(backend.threads in (None, 1), "backend.threads", backend.threads, "backend=python runs on one thread")
     require(backend.device != "mps" or backend.dtype != "float64", "backend.dtype", backend.dtype,
@@ -232,9 +234,13 @@ def check_train(train: TrainConfig) -> None:
     require(bool(train.resume), "train.resume", "''", "it is auto, never or a folder")
 
 
-def check_sample(sample: SampleConfig) -> None:
+def check_sample(config: Config) -> None:
+    sample = config.sample
     if not (math.isfinite(sample.temperature) and sample.temperature >= 0):
         raise UserError(f"sample.temperature: temperature must be finite and >= 0, got {sample.temperature}")
     at_least("sample.top_k", sample.top_k, 1)
     at_least("sample.num_samples", sample.num_samples, 0)
     at_least("sample.max_new_tokens", sample.max_new_tokens, 1)
+    if sample.bulk:
+        require(config.task.name == "sample" and config.backend.name in ("native", "auto"), "sample.bulk", True,
+                "it goes with task=sample mode=tensor backend=native")  # fmt: skip

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +22,16 @@ RECORD_KEYS = {
     "config_hash", "seed", "git", "data", "model", "mode", "style", "backend", "device", "using_gpu", "dtype", "kernel", "threads", "backend_reason",
     "environment", "metrics", "timings", "samples", "error",
 }  # fmt: skip
+
+
+KERNELS = "NUMBA_CACHE_DIR"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Kernels are compiled once for all processes of a session, into a folder that goes when it ends."""
+    if not hasattr(config, "workerinput") and KERNELS not in os.environ:
+        os.environ[KERNELS] = tempfile.mkdtemp(prefix="microgpt-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(KERNELS), ignore_errors=True))
 
 
 @dataclass(frozen=True)

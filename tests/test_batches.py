@@ -4,6 +4,7 @@ import math
 import random
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,7 +62,7 @@ def test_a_batch_is_a_function_of_the_step_alone(steps, share):
 def test_after_n_examples_the_style_had_the_floor_of_its_share(share, corpus_count, style_count, n):
     style = range(corpus_count, corpus_count + style_count)
     order = BatchOrder(corpus=range(corpus_count), style=style, style_share=share, batch_size=1)
-    met = [order.example(i) for i in range(n)]
+    met = order.indices(0, n).ravel().tolist()
     assert sum(example in style for example in met) == math.floor(n * share)
 
 
@@ -69,7 +70,7 @@ def test_after_n_examples_the_style_had_the_floor_of_its_share(share, corpus_cou
 @given(shares, st.permutations(range(5)), st.permutations(range(5, 9)), st.integers(0, 300))
 def test_corpus_and_style_cycle_each_in_its_own_order(share, corpus, style, n):
     order = BatchOrder(corpus=corpus, style=style, style_share=share, batch_size=1)
-    met = [order.example(i) for i in range(n)]
+    met = order.indices(0, n).ravel().tolist()
     of_style = [example for example in met if example >= 5]
     of_corpus = [example for example in met if example < 5]
     assert of_style == [style[i % 4] for i in range(len(of_style))]
@@ -80,8 +81,22 @@ def test_corpus_and_style_cycle_each_in_its_own_order(share, corpus, style, n):
 @given(st.integers(2, 20))
 def test_the_styles_examples_are_spread_evenly(every):
     order = BatchOrder(corpus=[0], style=[1], style_share=1 / every, batch_size=1)
-    places = [i for i in range(20 * every) if order.example(i) == 1]
+    places = np.flatnonzero(order.indices(0, 20 * every).ravel() == 1).tolist()
     assert {b - a for a, b in pairwise(places)} <= {every - 1, every, every + 1}
+
+
+@property_test
+@given(shares, st.integers(1, 5), st.integers(0, 50), st.integers(0, 20))
+def test_indices_of_several_steps_are_those_of_each_step(share, batch_size, begin, steps):
+    order = BatchOrder(corpus=range(7), style=range(7, 10), style_share=share, batch_size=batch_size)
+    assert order.indices(begin, begin + steps).tolist() == [order.batch(begin + s) for s in range(steps)]
+
+
+@property_test
+@given(shares, st.integers(0, 10**9))
+def test_the_count_of_the_styles_examples_is_that_of_python_s_own_arithmetic(share, count):
+    order = BatchOrder(corpus=[0], style=[1], style_share=share, batch_size=1)
+    assert order.batch(count) == [int(int((count + 1) * share) > int(count * share))]
 
 
 def test_a_share_of_zero_meets_the_corpus_alone():

@@ -67,11 +67,10 @@ def test_option_composes_and_keeps_the_rules(option: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["native", "torch", "auto"])
-def test_tensor_mode_composes_and_is_said_not_to_be_built(backend: str) -> None:
+def test_tensor_mode_composes_with_each_of_its_backends(backend: str) -> None:
     config = composed("mode=tensor", f"backend={backend}")
     assert (config.mode.name, config.backend.name) == ("tensor", backend)
-    with pytest.raises(UserError, match=rf"mode=tensor \(backend={backend}\) is not built yet"):
-        check(config)
+    check(config)
 
 
 def test_scalar_mode_chooses_the_python_backend() -> None:
@@ -125,6 +124,20 @@ BROKEN = [
     (["backend.name=abacus"], "backend.name", "abacus"),
     (["backend=torch"], "backend", "torch"),
     (["mode=tensor", "backend=python"], "backend", "python"),
+    (["mode=tensor", "backend=native", "backend.device=cuda"], "backend.device", "cuda"),
+    (["mode=tensor", "backend=native", "backend.dtype=bfloat16"], "backend.dtype", "bfloat16"),
+    (["mode=tensor", "backend=native", "backend.compile=true"], "backend.compile", "True"),
+    (["mode=tensor", "backend=auto", "backend.micro_batch=4"], "backend.micro_batch", "4"),
+    (["mode=tensor", "backend=native", "backend.kernel=lanes"], "backend.kernel", "lanes"),
+    (["mode=tensor", "backend=torch", "backend.kernel=features"], "backend.kernel", "features"),
+    (["mode=tensor", "backend=torch", "backend.device=mps", "backend.dtype=float64"], "backend.dtype", "float64"),
+    (["mode=tensor", "backend=torch", "backend.micro_batch=0"], "backend.micro_batch", "0"),
+    (["mode=tensor", "backend.threads=0"], "backend.threads", "0"),
+    (["backend.threads=2"], "backend.threads", "2"),
+    (["backend.dtype=float32"], "backend.dtype", "float32"),
+    (["task=sample", "checkpoint=x", "sample.bulk=true"], "sample.bulk", "True"),
+    (["mode=tensor", "backend=torch", "task=sample", "checkpoint=x", "sample.bulk=true"], "sample.bulk", "True"),
+    (["mode=tensor", "sample.bulk=true"], "sample.bulk", "True"),
     (["model.kind=rnn"], "model.kind", "rnn"),
     (["model.activation=gelu"], "model.activation", "gelu"),
     (["model.block_size=0"], "model.block_size", "0"),

@@ -9,6 +9,7 @@ import pytest
 from microgpt.checkpoint import CheckpointStore
 from microgpt.checkpoint_format import Meta, TrainState
 from microgpt.data.batches import BatchOrder
+from microgpt.data.examples import Examples
 from microgpt.engines.base import Decoder, EngineInfo, EngineState, Tokens, Workload
 from microgpt.model.spec import ModelSpec
 from microgpt.training import loop
@@ -25,7 +26,8 @@ WORK = Workload([[2, 0, 1, 2], [2, 1, 2]], [BatchOrder([0, 1], [], 0.0, 1)])
 class CountingEngine:
     """The loss of step s is s + 1, that of an example its number of targets; remembers what it was asked."""
 
-    info = EngineInfo("counting", "cpu", False, "float64")
+    info = EngineInfo("counting", "cpu", False, "float64", kernel="none", threads=1)
+    compile_seconds = 0.0
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, int]] = []
@@ -51,7 +53,9 @@ def training(folder: Path, *, steps: int = 10, examples: Sequence[Tokens] = (), 
     chosen = {"log_every": 1, "eval_every": None, "checkpoint_every": None, "last_n": 3, "first_step": 0} | plan
     return Training(
         engine=CountingEngine(),
-        plan=Plan(steps=steps, lr=0.1, schedule=Schedule("constant", steps), val_examples=examples, **chosen),  # pyright: ignore[reportArgumentType]
+        plan=Plan(
+            steps=steps, lr=0.1, schedule=Schedule("constant", steps), val_examples=Examples.of(examples), **chosen
+        ),  # pyright: ignore[reportArgumentType]
         workload=WORK,
         state=TrainState(),
         meta=Meta(SPEC, ["a", "b"]),

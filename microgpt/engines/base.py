@@ -7,7 +7,7 @@ leading R axis. What an engine computes is defined by the scalar engine; the oth
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -91,3 +91,39 @@ class Engine(Protocol):
         ...
 
     def decoder(self, replica: int) -> Decoder: ...
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Texts that were drawn at once."""
+
+    drawn: np.ndarray  # (count, room) token ids without prompt and end
+    lengths: np.ndarray  # (count,) how many of them belong to each text
+    tokens: int  # how many were chosen, ends included
+
+    @property
+    def texts(self) -> list[list[int]]:
+        return [text[:length] for text, length in zip(self.drawn.tolist(), self.lengths.tolist(), strict=True)]
+
+
+@runtime_checkable
+class BulkSampler(Protocol):
+    """What an engine may have beyond the contract: a sampler of its own for very many texts."""
+
+    def draw(
+        self,
+        replica: int,
+        prompt: Tokens,
+        count: int,
+        room: int,
+        temperature: float,
+        top_k: int | None,
+        seed: int,
+        first: int = 0,
+    ) -> Draws:
+        """The texts number `first` to first + count - 1 of a seed's endless series, each of at most `room` tokens.
+
+        Each goes on from `prompt` (BOS first) until BOS is chosen or its room is full; prompt and room together fit the
+        block. What a text is does not depend on which others are drawn with it.
+        """
+        ...

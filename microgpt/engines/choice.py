@@ -4,6 +4,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 from microgpt.engines.options import EngineOptions
+from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
 
 # Floating-point operations of a training step from which a GPU may pay: below, starting its kernels takes longer than
@@ -24,13 +25,26 @@ def choose(options: EngineOptions, spec: ModelSpec, tokens: float) -> EngineOpti
         return replace(options, backend="native", reason="backend.device=cpu was asked for")
     operations = 6 * spec.parameter_count() * tokens
     if operations < LARGE_STEP:
-        return replace(options, backend="native", reason=f"a step of {operations:.1e} operations is too small for a GPU")
+        return replace(
+            options, backend="native", reason=f"a step of {operations:.1e} operations is too small for a GPU"
+        )
     if find_spec("torch") is None:
         return replace(options, backend="native", reason="PyTorch is not installed, so there is no GPU to ask for")
-    import torch
+    from microgpt.engines.torch.device import available_devices
 
-    for device, present in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())):
-        if present and not (device == "mps" and options.dtype == "float64"):
-            reason = f"{device} is there and a step has {operations:.1e} operations"
-            return replace(options, backend="torch", device=device, reason=reason)
-    return replace(options, backend="native", reason="there is no GPU")
+    device = available_devices()[0]
+    if device == "cpu" or (device == "mps" and options.dtype == "float64"):
+        return replace(options, backend="native", reason=f"PyTorch finds no GPU for {options.dtype or 'float32'}")
+    reason = f"{device} is there and a step has {operations:.1e} operations"
+    return replace(options, backend="torch", device=device, reason=reason)
+
+
+def refuse_unavailable(options: EngineOptions) -> None:
+    """Raises UserError for a library, a device or a kind of number that is not there; before anything is written."""
+    if options.backend != "torch":
+        return
+    if find_spec("torch") is None:
+        raise UserError("backend=torch needs PyTorch: pip install 'microgpt[torch]'")
+    from microgpt.engines.torch.device import choose_device, choose_dtype
+
+    choose_dtype(options.dtype, choose_device(options.device))

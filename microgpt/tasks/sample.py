@@ -12,7 +12,7 @@ from microgpt.config import Config
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.engines import make_engine
 from microgpt.engines.optimizer import OptimizerSpec
-from microgpt.generation import encode_prompt, generate
+from microgpt.generation import encode_prompt, generate, generate_many
 from microgpt.record import Invocation
 
 
@@ -29,10 +29,16 @@ def sample(config: Config, invocation: Invocation) -> None:
     info = engine.info
     print(f"backend={info.backend} device={info.device} using_gpu={str(info.using_gpu).lower()} dtype={info.dtype}")
     print("--- samples ---")
-    for number in range(1, config.sample.num_samples + 1):
-        drawn = generate(lambda: engine.decoder(0), tokenizer, spec.block_size, prompt, policy, rng)
+    count = config.sample.num_samples
+    if config.sample.bulk:
+        draws = generate_many(engine, tokenizer, spec.block_size, prompt, policy, count, rng)
+    else:
+        draws = (
+            generate(lambda: engine.decoder(0), tokenizer, spec.block_size, prompt, policy, rng) for _ in range(count)
+        )
+    for number, drawn in enumerate(draws, 1):
         why = "" if drawn.stop_reason == "end" else f"  [stopped: {drawn.stop_reason}]"
-        print(f"sample {number:2d}: {config.sample.prompt}{drawn.text}{why}", flush=True)
+        print(f"sample {number:2d}: {config.sample.prompt}{drawn.text}{why}", flush=not config.sample.bulk)
 
 
 def style_of(config: Config, invocation: Invocation, checkpoint: Checkpoint) -> dict[str, Any]:

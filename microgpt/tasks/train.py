@@ -4,7 +4,7 @@ import traceback
 from dataclasses import asdict
 from typing import Any
 
-from microgpt.assembly import Inputs, engine_options, optimizer_spec, read_inputs, schedule_of, workload
+from microgpt.assembly import Inputs, optimizer_spec, read_inputs, schedule_of, workload
 from microgpt.atomic import write_atomically
 from microgpt.checkpoint import CheckpointStore
 from microgpt.checkpoint_format import Meta, TrainState
@@ -113,6 +113,11 @@ def first_record(inputs: Inputs, invocation: Invocation) -> Record:
     return record
 
 
+def dtype_of(engine: Engine) -> str:
+    """Of its parameters: bfloat16 is that of the products alone."""
+    return "float32" if engine.info.dtype == "bfloat16" else engine.info.dtype
+
+
 def said(line: str) -> None:
     print(line, flush=True)
 
@@ -161,10 +166,7 @@ def execute(
     state.total_steps, state.steps, state.optimizer = schedule.total_steps, config.train.steps, config.optim.name
 
     work = workload(corpus, [beginning.order])
-    tokens = float(work.packed.targets.mean()) * config.train.batch_size
-    engine = make_engine(
-        engine_options(config, spec, tokens), spec, optimizer_spec(config.optim), work, engine_state, said
-    )
+    engine = make_engine(inputs.options, spec, optimizer_spec(config.optim), work, engine_state, said)
     add_engine(record, engine.info)
     history = History(folder.path / HISTORY)
     history.rewind(state.step)
@@ -183,7 +185,7 @@ def execute(
         ),
         workload=work,
         state=state,
-        meta=Meta(spec, corpus.tokenizer.chars, engine.info.dtype, config.model.name, asdict(config.style)),
+        meta=Meta(spec, corpus.tokenizer.chars, dtype_of(engine), config.model.name, asdict(config.style)),
         checkpoints=checkpoints,
         history=history,
         progress=Progress(config.train.steps, state.step),

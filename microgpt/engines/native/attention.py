@@ -88,7 +88,9 @@ def attention(A, qkv, out, kept, keeps, scratch, block, begins, documents, featu
                 queries = min(TILE, end - p)
                 s = kept + (p * features // step + f // step) * block * LANES if keeps else probs
                 s_row = features // step * block * LANES if keeps else block * LANES
-                probabilities(A, qkv + p * row + f, keys, row, s, s_row, scratch, p - begin, queries, span, width, scale)
+                probabilities(
+                    A, qkv + p * row + f, keys, row, s, s_row, scratch, p - begin, queries, span, width, scale
+                )
                 for t in range(queries):
                     o = out + (p + t) * features + f
                     mix(A, o, A, keys + features, row, s + t * s_row, p - begin + t + 1, span)

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from microgpt.data.examples import Examples
-from microgpt.engines.base import EngineInfo, EngineState, Tokens, Workload
+from microgpt.engines.base import Draws, EngineInfo, EngineState, Tokens, Workload
 from microgpt.engines.native import compiling, sampling, training
 from microgpt.engines.native import layout as layouts
 from microgpt.engines.native import optimizers as optims
@@ -37,19 +37,6 @@ EVALUATION_PART = 64  # examples whose losses are added up before the sum goes i
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@dataclass(frozen=True)
-class Draws:
-    """Texts that were drawn at once."""
-
-    drawn: np.ndarray  # (count, room) token ids without prompt and end
-    lengths: np.ndarray  # (count,) how many of them belong to each text
-    tokens: int  # how many were chosen, ends included
-
-    @property
-    def texts(self) -> list[list[int]]:
-        return [text[:length] for text, length in zip(self.drawn.tolist(), self.lengths.tolist(), strict=True)]
 
 
 @dataclass
@@ -266,12 +253,7 @@ class NativeEngine:
         first: int = 0,
         slots: int = SLOTS,
     ) -> Draws:
-        """Many texts from one model, in compiled code: numbers `first` to first + count - 1 of a seed's endless series.
-
-        Each goes on from `prompt` (BOS first) by at most `room` tokens, which must fit the block, with random numbers of
-        its own: what a text is does not depend on which others are drawn with it. The distribution is that of
-        generation.generate without a bias; the random numbers are others.
-        """
+        """See base.BulkSampler; `slots` texts are under way at a time, which changes none of them."""
         assert len(prompt) - 1 + room <= self.spec.block_size, "a text must fit the block"
         slots = max(1, min(slots, count))
         layout = layouts.layout_of(self.spec, slots)

@@ -40,8 +40,6 @@ def tile(rows, vectors):
     return compute
 
 
-
-
 def panel(vectors, tall, middle, low):
     """A function that computes all rows of `vectors` vectors of Y: `tall` rows at a time, then what is left.
 

@@ -376,9 +376,7 @@ def behind(typing, x, distance):
 
     def emit(context, builder, signature, arguments):
         order = [LANES + i - distance.literal_value for i in range(LANES)]
-        return builder.shuffle_vector(
-            constant(x, 0.0), arguments[0], ir.Constant(ir.VectorType(INT32, LANES), order)
-        )
+        return builder.shuffle_vector(constant(x, 0.0), arguments[0], ir.Constant(ir.VectorType(INT32, LANES), order))
 
     return x(x, distance), emit
 

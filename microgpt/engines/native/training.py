@@ -84,7 +84,9 @@ def train(P, T, M, U, G, H, A, tokens, starts, ends, batches, steps, batch_size,
             losses[step * models + model] = loss
             if not math.isfinite(loss):
                 break
-            update(p, g, m, u, z.decayed, z.size, rates[step * models + model], corrections1[step], corrections2[step], o)
+            update(
+                p, g, m, u, z.decayed, z.size, rates[step * models + model], corrections1[step], corrections2[step], o
+            )
             transpose_all(p, t, z)
 
 
@@ -110,5 +112,16 @@ def finish(P, T, M, U, G, H, parts, lr, correction1, correction2, model, z, o):
     for part in range(parts - 1):
         add(data(G, 0), data(H, part * z.size), z.size)
     p, t = data(P, model * z.size), data(T, model * z.t_size)
-    update(p, data(G, 0), data(M, model * z.size), data(U, model * z.size), z.decayed, z.size, lr, correction1, correction2, o)
+    update(
+        p,
+        data(G, 0),
+        data(M, model * z.size),
+        data(U, model * z.size),
+        z.decayed,
+        z.size,
+        lr,
+        correction1,
+        correction2,
+        o,
+    )
     transpose_all(p, t, z)

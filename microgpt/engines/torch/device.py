@@ -7,6 +7,8 @@ from microgpt.errors import UserError
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}  # of the parameters
 
+OPERATIONS_FOR_THREADS = 5e6  # floating-point operations of a step from which several CPU threads pay
+
 
 def available_devices() -> list[str]:
     """The best one first."""
@@ -32,8 +34,14 @@ def choose_dtype(asked: str | None, device: torch.device) -> str:
     return asked or "float32"
 
 
-def use_threads(options: EngineOptions) -> int:
-    """How many CPU threads PyTorch uses from now on, in the whole process."""
+def use_threads(options: EngineOptions, operations: float) -> int:
+    """How many CPU threads PyTorch uses from now on, in the whole process, for steps of so many operations.
+
+    Small steps get one thread by themselves: PyTorch's threads wait for each other many times a step, and where another
+    process wants a core too, a step of a tiny model takes ten times as long with them as without.
+    """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    elif operations < OPERATIONS_FOR_THREADS:
+        torch.set_num_threads(1)
     return torch.get_num_threads()

@@ -51,13 +51,17 @@ class TorchEngine:
         self.device = choose_device(options.device)
         dtype = choose_dtype(options.dtype, self.device)
         self.dtype = DTYPES[dtype]
+        replicas = len(next(iter(state.parameters.values())))
+        examples = sum(order.batch_size for order in workload.orders) if workload else replicas
+        targets = workload.packed.targets.mean() if workload else 1.0
+        operations = 6.0 * spec.parameter_count() * examples * float(targets)
         self.info = EngineInfo(
             backend="torch",
             device=self.device.type,
             using_gpu=self.device.type != "cpu",
             dtype=dtype,
             kernel="compiled" if options.compile else "eager",
-            threads=use_threads(options),
+            threads=use_threads(options, operations),
             reason=options.reason,
         )
         self.layout = Layout(spec)
