@@ -11,7 +11,6 @@ from microgpt.config import (
     DataConfig,
     ModelConfig,
     OptimConfig,
-    SampleConfig,
     StyleConfig,
     TrainConfig,
 )

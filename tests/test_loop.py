@@ -54,8 +54,12 @@ def training(folder: Path, *, steps: int = 10, examples: Sequence[Tokens] = (), 
     return Training(
         engine=CountingEngine(),
         plan=Plan(
-            steps=steps, lr=0.1, schedule=Schedule("constant", steps), val_examples=Examples.of(examples), **chosen
-        ),  # pyright: ignore[reportArgumentType]
+            steps=steps,
+            lr=0.1,
+            schedule=Schedule("constant", steps),
+            val_examples=Examples.of(examples),
+            **chosen,  # pyright: ignore[reportArgumentType]
+        ),
         workload=WORK,
         state=TrainState(),
         meta=Meta(SPEC, ["a", "b"]),

@@ -1,21 +1,23 @@
 """Causal attention with the features of a position in the lanes: softmax(q k^T / sqrt(head_dim)) v, head by head.
 
-A position's queries, keys and values are rows of vectors. Heads of up to 16 features lie side by side in a vector, each in
-a slot of `width` lanes (the next power of two), and are computed at once: a sum over a slot leaves every lane with its own
-head's score. A larger head takes several vectors (`span`), and width is 16. Lanes that no feature uses are zero and stay so.
+A position's queries, keys and values are rows of vectors. Heads of up to 16 features lie side by side in a vector,
+each in a slot of `width` lanes (the next power of two), and are computed at once: a sum over a slot leaves every lane
+with its own head's score. A larger head takes several vectors (`span`), and width is 16. Lanes that no feature uses are
+zero and stay so.
 
 Queries come in tiles, and a tile is computed in phases, each a loop of short independent steps: that keeps a processor
 busy that would otherwise wait for one query's sums.
 """
 
-from microgpt.engines.native.compiling import DOUBLE, F, I, I64, kernel
-from microgpt.engines.native.simd import LANES, exp2, fma, get, load, maximum, slot_sum, splat, store
+from microgpt.engines.native.across import slot_sum
+from microgpt.engines.native.compiling import DOUBLE, I64, INT, F, kernel
+from microgpt.engines.native.simd import LANES, exp2, fma, get, load, maximum, splat, store
 
 TILE = 16  # queries
 LOG2_E = 1.4426950408889634
 
 
-@kernel(F, I, F, I, I, I, I, I, I, I, DOUBLE, inline=True)
+@kernel(F, INT, F, INT, INT, INT, INT, INT, INT, INT, DOUBLE, inline=True)
 def score(A, q, K, k, k_row, s, largest, count, span, width, scale):
     """s[j] = log2(e) scale q k_j for one query and keys j < count, and the largest of them."""
     maxima = splat(A, -1e30)
@@ -29,7 +31,7 @@ def score(A, q, K, k, k_row, s, largest, count, span, width, scale):
     store(A, largest, maxima)
 
 
-@kernel(F, I, I, I, inline=True)
+@kernel(F, INT, INT, INT, inline=True)
 def exponentiate(A, s, largest, count):
     """s[j] becomes 2^(s[j] - largest), and what was the largest 1 / sum_j s[j]."""
     maxima, total = load(A, largest), splat(A, 0.0)
@@ -40,14 +42,14 @@ def exponentiate(A, s, largest, count):
     store(A, largest, splat(A, 1.0) / total)
 
 
-@kernel(F, I, I, I, inline=True)
+@kernel(F, INT, INT, INT, inline=True)
 def normalize(A, s, factor, count):
     """s[j] *= factor"""
     for j in range(s, s + count * LANES, LANES):
         store(A, j, load(A, j) * load(A, factor))
 
 
-@kernel(F, I, F, I, I, I, I, I, inline=True)
+@kernel(F, INT, F, INT, INT, INT, INT, INT, inline=True)
 def mix(A, o, V, v, v_row, s, count, span):
     """o = sum_j s[j] v_j for one query and keys j < count"""
     for i in range(0, span * LANES, LANES):
@@ -57,7 +59,7 @@ def mix(A, o, V, v, v_row, s, count, span):
         store(A, o + i, mixed)
 
 
-@kernel(F, I, I, I, I, I, I, I, I, I, I, DOUBLE)
+@kernel(F, INT, INT, INT, INT, INT, INT, INT, INT, INT, INT, DOUBLE)
 def probabilities(A, q, k, row, s, s_row, scratch, first, queries, span, width, scale):
     """s[t, j] = softmax_j(scale q_t k_j) over keys j <= first + t, for the queries t of a tile that begins at `first`.
 
@@ -71,7 +73,7 @@ def probabilities(A, q, k, row, s, s_row, scratch, first, queries, span, width, 
         normalize(A, s + t * s_row, scratch + t * LANES, first + t + 1)
 
 
-@kernel(F, I, I, I, I, I, I, I64, I, I, I, I, DOUBLE)
+@kernel(F, INT, INT, INT, INT, INT, INT, I64, INT, INT, INT, INT, DOUBLE)
 def attention(A, qkv, out, kept, keeps, scratch, block, begins, documents, features, span, width, scale):
     """out[p, :] for every position p of every document d, whose rows are begins[d] to before begins[d + 1].
 
@@ -96,7 +98,7 @@ def attention(A, qkv, out, kept, keeps, scratch, block, begins, documents, featu
                     mix(A, o, A, keys + features, row, s + t * s_row, p - begin + t + 1, span)
 
 
-@kernel(F, I, I, I, I, I, I, I, I, I, I, I, I, I, I, I, I, I, DOUBLE)
+@kernel(F, INT, INT, INT, INT, INT, INT, INT, INT, INT, INT, INT, INT, INT, INT, INT, INT, INT, DOUBLE)
 def tile_backward(A, q, dq, k, dk, v, row, o, do, o_row, s, s_row, ds, ds_row, first, queries, span, width, scale):
     """dq of a tile's queries, and what they add to dk and dv (as far behind dk as v behind k).
 
@@ -128,7 +130,7 @@ def tile_backward(A, q, dq, k, dk, v, row, o, do, o_row, s, s_row, ds, ds_row, f
             store(A, dk + v - k + j * row + i, value)
 
 
-@kernel(F, I, I, I, I, I, I, I, I, I64, I, I, I, I, DOUBLE)
+@kernel(F, INT, INT, INT, INT, INT, INT, INT, INT, I64, INT, INT, INT, INT, DOUBLE)
 def attention_backward(A, qkv, dqkv, out, dout, kept, keeps, scratch, block, begins, documents, features, span, width,
                        scale):  # fmt: skip
     """dqkv[p, :] from dout[p, :], for every position of every document; layout as in `attention`."""

@@ -14,10 +14,11 @@ import numba
 import platformdirs
 from filelock import FileLock
 from numba import types
+from numba.core import config
 
 # Types of arguments. F and ARRAY stand for a pointer to, and an array of, the kind of float that is compiled for.
 F, ARRAY = "pointer to floats", "array of floats"
-I, U64, DOUBLE = types.int64, types.uint64, types.float64
+INT, U64, DOUBLE = types.int64, types.uint64, types.float64
 I32, I64 = types.CPointer(types.int32), types.CPointer(types.int64)
 I32_ARRAY, I64_ARRAY, F64_ARRAY = (types.Array(t, 1, "C") for t in (types.int32, types.int64, types.float64))
 
@@ -49,12 +50,13 @@ def cache_directory() -> Path:
 
 
 CACHE = cache_directory()
-numba.config.CACHE_DIR = str(CACHE)  # read by numba when a function is decorated
+# numba reads it when a function is decorated.
+config.CACHE_DIR = str(CACHE)  # pyright: ignore[reportAttributeAccessIssue]
 KERNELS: list[tuple[Any, Any, tuple, bool]] = []
 
 
-def kernel(*arguments, returns=types.void, inline=False):
-    """Compile a function for arguments of these types. One that takes an ARRAY is called from Python, and kept on disk."""
+def kernel(*arguments: Any, returns: Any = types.void, inline: bool = False) -> Callable[[Callable], Any]:
+    """Compile a function for these types of arguments. One that takes an ARRAY is for Python, and kept on disk."""
 
     def decorate(function: Callable) -> Any:
         entry = ARRAY in arguments

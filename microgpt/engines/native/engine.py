@@ -1,7 +1,7 @@
 """The native engine: the contract of engines/base.py, kept by compiled kernels on the CPU.
 
-Every model is computed apart from all others, in the same order whatever runs beside it: threads share out models, or the
-parts of one model's batch, and change no number.
+Every model is computed apart from all others, in the same order whatever runs beside it: threads share out models, or
+the parts of one model's batch, and change no number.
 """
 
 import math
@@ -9,15 +9,16 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from microgpt.data.examples import Examples
-from microgpt.engines.base import Draws, EngineInfo, EngineState, Tokens, Workload
-from microgpt.engines.native import compiling, sampling, training
+from microgpt.engines.base import Arrays, Draws, EngineInfo, EngineState, Tokens, Workload
+from microgpt.engines.native import compiling, training
 from microgpt.engines.native import layout as layouts
 from microgpt.engines.native import optimizers as optims
+from microgpt.engines.native.decoding import SLOTS, NativeDecoder, draw
 from microgpt.engines.native.packing import aligned, pack, places, unpack
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
@@ -29,8 +30,6 @@ PART_EXAMPLES = 8  # a batch is cut into parts of at least so many examples,
 MOST_PARTS = 8  # and into so many parts at most: their gradients are added in this order, whoever computed them
 SHARED_WORK = 2e7  # products in a step from which on several threads for one model pay their start
 LISTED_INDICES = 1 << 22  # example indices that are listed at once
-SLOTS = 64  # texts that are drawn at once
-SMALLEST_TEMPERATURE = 1e-30  # below, only the likeliest token has a chance
 EVALUATION_PART = 64  # examples whose losses are added up before the sum goes into the total
 
 
@@ -81,24 +80,26 @@ class NativeEngine:
     # State
 
     def load(self, state: EngineState) -> None:
-        layout, moments = self.layout, 1 if self.optimizer.name == "sgd" else 2
+        layout = self.layout
         self.replicas = len(next(iter(state.parameters.values())))
         self.parameters = pack(state.parameters, self.places, layout.size, self.dtype)
         self.transposed = aligned(self.replicas * layout.t_size, self.dtype)
-        given = [state.m, state.v if moments == 2 else {}]
-        self.m, self.v = (
-            pack(arrays, self.places, layout.size, self.dtype) if arrays else aligned(self.replicas * layout.size, self.dtype)
-            if wanted else aligned(0, self.dtype)
-            for arrays, wanted in zip(given, (True, moments == 2), strict=True)
-        )  # fmt: skip
+        self.m = self.moments(state.m)
+        self.v = self.moments(state.v) if self.optimizer.name != "sgd" else self.m  # sgd's kernel does not touch it
         training.prepare(self.parameters, self.transposed, 0, self.replicas, self.z)
+
+    def moments(self, given: Arrays) -> np.ndarray:
+        """As they were given, or from zero."""
+        if given:
+            return pack(given, self.places, self.layout.size, self.dtype)
+        return aligned(self.replicas * self.layout.size, self.dtype)
 
     def state(self) -> EngineState:
         size = self.layout.size
         return EngineState(
             parameters=unpack(self.parameters, self.places, size),
             m=unpack(self.m, self.places, size),
-            v=unpack(self.v, self.places, size) if len(self.v) else {},
+            v=unpack(self.v, self.places, size) if self.v is not self.m else {},
         )
 
     # Training
@@ -155,7 +156,7 @@ class NativeEngine:
             for model in np.flatnonzero(running):
                 self.train_together(int(model), steps, given)
         else:
-            self.each_thread([lambda w, s=s: self.train_models(w, *s, steps, given) for s in stretches])
+            self.each_thread([partial(self.train_models, begin, end, steps, given) for begin, end in stretches])
         return given["losses"]
 
     def is_shared(self, batch_size: int) -> bool:
@@ -164,11 +165,11 @@ class NativeEngine:
         tokens = batch_size * self.examples.targets.mean()
         return self.pool is not None and parts > 1 and tokens * self.layout.size > SHARED_WORK
 
-    def train_models(self, w: Workspace, begin: int, end: int, steps: int, given: dict) -> None:
+    def train_models(self, begin: int, end: int, steps: int, given: dict, w: Workspace) -> None:
         x = self.examples
         training.train(
-            self.parameters, self.transposed, self.m, self.v if len(self.v) else self.m, w.gradient, w.other, w.activations,
-            x.tokens, x.starts, x.ends, given["batches"], steps, given["batch_size"], given["part"], self.replicas,
+            self.parameters, self.transposed, self.m, self.v, w.gradient, w.other, w.activations, x.tokens, x.starts,
+            x.ends, given["batches"], steps, given["batch_size"], given["part"], self.replicas,
             given["rates"].ravel(), *given["corrections"], given["losses"].ravel(), w.ids, self.padding, begin, end,
             self.z, self.o,
         )  # fmt: skip
@@ -180,7 +181,7 @@ class NativeEngine:
         parts = -(-batch_size // part)
         gradients = aligned(parts * size, self.dtype)
 
-        def compute(w: Workspace, batch: np.ndarray, weight: float, mine: range) -> list[float]:
+        def compute(batch: np.ndarray, weight: float, mine: range, w: Workspace) -> list[float]:
             return [
                 training.loss(
                     self.parameters, self.transposed, gradients[n * size : (n + 1) * size], w.activations, x.tokens,
@@ -195,7 +196,7 @@ class NativeEngine:
             first = (model * steps + s) * batch_size
             batch = given["batches"][first : first + batch_size]
             count = int(targets[batch].sum())
-            losses = self.each_thread([lambda w, m=m: compute(w, batch, 1.0 / count, m) for m in shares])
+            losses = self.each_thread([partial(compute, batch, 1.0 / count, mine) for mine in shares])
             loss = 0.0
             for each in losses:
                 for part_loss in each:
@@ -205,9 +206,9 @@ class NativeEngine:
             if not math.isfinite(loss):
                 return
             training.finish(
-                self.parameters, self.transposed, self.m, self.v if len(self.v) else self.m, gradients[:size],
-                gradients[size:], parts, given["rates"][s, model], given["corrections"][0][s], given["corrections"][1][s],
-                model, self.z, self.o,
+                self.parameters, self.transposed, self.m, self.v, gradients[:size], gradients[size:], parts,
+                given["rates"][s, model], *(corrections[s] for corrections in given["corrections"]), model, self.z,
+                self.o,
             )  # fmt: skip
 
     def each_thread(self, works: list[Callable]) -> list:
@@ -225,7 +226,7 @@ class NativeEngine:
         slices = [(begin, min(begin + EVALUATION_PART, len(x))) for begin in range(0, len(x), EVALUATION_PART)]
         work = [(model, *s) for model in range(self.replicas) for s in slices]
 
-        def compute(w: Workspace, mine: list[tuple[int, int, int]]) -> list[float]:
+        def compute(mine: list[tuple[int, int, int]], w: Workspace) -> list[float]:
             return [
                 training.loss(
                     self.parameters, self.transposed, w.gradient, w.activations, x.tokens, x.starts, x.ends, order,
@@ -235,16 +236,16 @@ class NativeEngine:
             ]  # fmt: skip
 
         shares = [work[begin:end] for begin, end in contiguous(np.arange(len(work)), self.threads)]
-        sums = [loss for each in self.each_thread([lambda w, m=m: compute(w, m) for m in shares]) for loss in each]
+        sums = [loss for each in self.each_thread([partial(compute, mine) for mine in shares]) for loss in each]
         return np.array(sums).reshape(self.replicas, len(slices)).sum(axis=1) / x.targets.sum()
 
-    def decoder(self, replica: int) -> "NativeDecoder":
+    def decoder(self, replica: int) -> NativeDecoder:
         return NativeDecoder(self, replica)
 
     def draw(
         self,
         replica: int,
-        prompt: Sequence[int],
+        prompt: Tokens,
         count: int,
         room: int,
         temperature: float,
@@ -254,19 +255,7 @@ class NativeEngine:
         slots: int = SLOTS,
     ) -> Draws:
         """See base.BulkSampler; `slots` texts are under way at a time, which changes none of them."""
-        assert len(prompt) - 1 + room <= self.spec.block_size, "a text must fit the block"
-        slots = max(1, min(slots, count))
-        layout = layouts.layout_of(self.spec, slots)
-        drawn, lengths = np.zeros(count * room, np.int32), np.zeros(count, np.int64)
-        greedy = temperature < SMALLEST_TEMPERATURE
-        chosen = sampling.sample(
-            self.parameters, self.transposed, aligned(layout.w_size, self.dtype),
-            aligned(slots * layout.n_layer * layout.block * 2 * layout.head_lanes, self.dtype), self.padding, replica,
-            np.array(prompt, np.int64), first, count, room, 1.0 if greedy else 1.0 / temperature,
-            1 if greedy else min(top_k or layout.vocab, layout.vocab), seed, np.zeros(5 * slots, np.int64), slots, drawn,
-            lengths, layouts.record(layout, layouts.DTYPE),
-        )  # fmt: skip
-        return Draws(drawn.reshape(count, room), lengths, chosen)
+        return draw(self, replica, prompt, count, room, temperature, top_k, seed, first, max(1, min(slots, count)))
 
 
 def part_size(batch_size: int) -> int:
@@ -284,22 +273,3 @@ def contiguous(numbers: np.ndarray, pieces: int) -> Iterator[tuple[int, int]]:
         for stretch in np.split(share, np.flatnonzero(np.diff(share) != 1) + 1):
             if len(stretch):
                 yield int(stretch[0]), int(stretch[-1]) + 1
-
-
-class NativeDecoder:
-    """One text read by one model, as its weights stand when it is fed."""
-
-    def __init__(self, engine: NativeEngine, replica: int):
-        layout = layouts.layout_of(engine.spec, rows=1)
-        self.engine, self.replica, self.position = engine, replica, 0
-        self.z = layouts.record(layout, layouts.DTYPE)
-        self.activations = aligned(layout.w_size, engine.dtype)
-        self.logits = self.activations[layout.logits : layout.logits + layout.vocab]
-        self.cache = aligned(layout.n_layer * layout.block * 2 * layout.head_lanes, engine.dtype)
-
-    def feed(self, token: int) -> list[float]:
-        engine = self.engine
-        ids = np.array([token, self.position, 0])
-        sampling.feed(engine.parameters, engine.transposed, self.activations, self.cache, self.replica, ids, 1, self.z)
-        self.position += 1
-        return self.logits.tolist()

@@ -1,20 +1,20 @@
 """The kernel `features`: one model at a time, the features of a position in the lanes.
 
-A chunk of a batch is its documents' positions, one after the other, as rows. Forward products read transposed copies of the
-matrices, backward ones the matrices themselves (matmul.py), so no number of a product is ever moved between lanes.
+A chunk of a batch is its documents' positions, one after the other, as rows. Forward products read transposed copies
+of the matrices, backward ones the matrices themselves (matmul.py): no number of a product is ever moved between lanes.
 """
 
 import math
 
 import numba
 
+from microgpt.engines.native.across import transpose_block
 from microgpt.engines.native.attention import attention, attention_backward
-from microgpt.engines.native.compiling import I32, I64, F, I, kernel
+from microgpt.engines.native.compiling import I32, I64, INT, F, kernel
 from microgpt.engines.native.layout import DTYPE
 from microgpt.engines.native.matmul import multiply
 from microgpt.engines.native.pointwise import (
     copy,
-    cross_entropy,
     embed,
     embed_backward,
     relu,
@@ -22,13 +22,13 @@ from microgpt.engines.native.pointwise import (
     rmsnorm,
     rmsnorm_backward,
 )
-from microgpt.engines.native.simd import LANES, get, put, splat, store, transpose_block
+from microgpt.engines.native.simd import LANES, get, put, splat, store
 
 LAYOUT = numba.from_dtype(DTYPE)
 EPSILON = 1e-5
 
 
-@kernel(F, I, I, F, I, I, I, I)
+@kernel(F, INT, INT, F, INT, INT, INT, INT)
 def transpose(P, w, w_row, T, t, t_row, rows, columns):
     """T[k, o] = W[o, k], in blocks of 16 x 16"""
     for o in range(0, rows, LANES):
@@ -49,7 +49,7 @@ def transpose_all(P, T, z):
         transpose(P, w + z.fc2, f, T, t + z.fc2, e, e, f)
 
 
-@kernel(F, F, I64, I64, I, LAYOUT)
+@kernel(F, F, I64, I64, INT, LAYOUT)
 def enter(P, A, tokens, positions, rows, z):
     """What the first layer, or the head where there is none, reads: embeddings, normed or not."""
     x = z.x if z.n_layer > 0 else z.last
@@ -58,7 +58,7 @@ def enter(P, A, tokens, positions, rows, z):
         rmsnorm(A, x, z.scale0, z.embedded, z.embd_lanes, rows, z.embd, EPSILON)
 
 
-@kernel(F, F, I, I, LAYOUT)
+@kernel(F, F, INT, INT, LAYOUT)
 def project(T, A, layer, rows, z):
     """A layer up to its attention: queries, keys and values of every row."""
     e, a, t, s = z.embd_lanes, z.head_lanes, z.t_layers + layer * z.layer, layer * z.w_layer
@@ -66,7 +66,7 @@ def project(T, A, layer, rows, z):
     multiply(A, s + z.qkv_rows, 3 * a, A, s + z.n1, e, 1, T, t + z.qkv, 3 * a, rows, z.embd, 3 * a // LANES, 0)
 
 
-@kernel(F, F, I, I, LAYOUT)
+@kernel(F, F, INT, INT, LAYOUT)
 def conclude(T, A, layer, rows, z):
     """A layer from its attention on. Its result is where the next layer, or the head, looks for it."""
     e, f, a, t, s = z.embd_lanes, z.hidden_lanes, z.head_lanes, z.t_layers + layer * z.layer, layer * z.w_layer
@@ -80,14 +80,14 @@ def conclude(T, A, layer, rows, z):
     multiply(A, following, e, A, s + z.act, f, 1, T, t + z.fc2, e, rows, z.hidden, e // LANES, 1)
 
 
-@kernel(F, F, I, LAYOUT)
+@kernel(F, F, INT, LAYOUT)
 def leave(T, A, rows, z):
     """Logits of every row."""
     v = z.vocab_lanes
     multiply(A, z.logits, v, A, z.last, z.embd_lanes, 1, T, z.t_lm_head, v, rows, z.embd, v // LANES, 0)
 
 
-@kernel(F, F, F, I64, I64, I64, I, I, LAYOUT)
+@kernel(F, F, F, I64, I64, I64, INT, INT, LAYOUT)
 def forward(P, T, A, tokens, positions, begins, documents, rows, z):
     """Logits of every row, and on the way there all that the backward pass needs."""
     scale = 1.0 / math.sqrt(z.embd / z.heads)
@@ -101,7 +101,7 @@ def forward(P, T, A, tokens, positions, begins, documents, rows, z):
     leave(T, A, rows, z)
 
 
-@kernel(F, F, F, I64, I64, I64, I, I, I, LAYOUT)
+@kernel(F, F, F, I64, I64, I64, INT, INT, INT, LAYOUT)
 def backward(P, G, A, tokens, positions, begins, documents, rows, accumulate, z):
     """From the gradient of the logits to that of every parameter, added to G or written over it."""
     e, f, v, a = z.embd_lanes, z.hidden_lanes, z.vocab_lanes, z.head_lanes
@@ -133,7 +133,7 @@ def backward(P, G, A, tokens, positions, begins, documents, rows, accumulate, z)
     embed_backward(A, z.dx, e, rows, G, z.wte, z.wpe, tokens, positions)
 
 
-@kernel(I32, I64, I64, I64, I, I, I, I64, returns=I)
+@kernel(I32, I64, I64, I64, INT, INT, INT, I64, returns=INT)
 def gather(tokens, starts, ends, batch, begin, end, rows, ids):
     """Lay out the examples batch[begin], ... as rows, as many as fit before batch[end]; returns how many examples.
 

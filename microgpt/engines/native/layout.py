@@ -7,11 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from microgpt.engines.base import Arrays
 from microgpt.engines.native.attention import TILE
 from microgpt.engines.native.simd import LANES
 from microgpt.model.spec import ModelSpec
-
 
 KEEPING_BLOCK = 64  # up to this block size attention's probabilities are kept; they grow with its square
 
@@ -88,6 +86,7 @@ DTYPE = np.dtype([(field, np.int64) for field in Layout._fields])
 
 
 def layout_of(spec: ModelSpec, rows: int) -> Layout:
+    """The layout of a model whose workspace has room for `rows` positions at once; parameters do not depend on it."""
     embd, hidden, vocab, block = spec.n_embd, 4 * spec.n_embd, spec.vocab_size, spec.block_size
     gpt = spec.kind == "gpt"
     e, f, v = whole(embd), whole(hidden), whole(vocab)
@@ -116,14 +115,18 @@ def layout_of(spec: ModelSpec, rows: int) -> Layout:
     t_size = offset
     keeps = block <= KEEPING_BLOCK
     squared = spec.activation == "relu_squared"
-    own = section(x=rows * e, scale1=rows, n1=rows * e, qkv_rows=rows * 3 * a, kept=rows * (a // max(1, slot // LANES)) * block if keeps else 0, attended=rows * a,
-                  mid=rows * e, scale2=rows, n2=rows * e, pre=rows * f, act=rows * f if squared else 0)  # fmt: skip
+    span = max(1, slot // LANES)
+    own = section(
+        x=rows * e, scale1=rows, n1=rows * e, qkv_rows=rows * 3 * a, kept=rows * (a // span) * block if keeps else 0,
+        attended=rows * a, mid=rows * e, scale2=rows, n2=rows * e, pre=rows * f, act=rows * f if squared else 0,
+    )  # fmt: skip
     w_layer = offset
     if not squared:
         own["act"] = own["pre"]
     shared = section(
         all_layers=spec.n_layer * w_layer, embedded=rows * e, scale0=rows, last=rows * e, logits=rows * v, dx=rows * e,
-        dn=rows * e, dhidden=rows * f, dqkv=rows * 3 * a, dattended=rows * a, sums=rows, scratch=2 * (block + 1) * TILE * LANES,
+        dn=rows * e, dhidden=rows * f, dqkv=rows * 3 * a, dattended=rows * a, sums=rows,
+        scratch=2 * (block + 1) * TILE * LANES,
     )  # fmt: skip
     del shared["all_layers"]
     w_size = offset
@@ -133,10 +136,10 @@ def layout_of(spec: ModelSpec, rows: int) -> Layout:
     if spec.tie_lm_head:
         parameters["lm_head"] = parameters["wte"]
     return Layout(
-        n_layer=spec.n_layer, embd=embd, hidden=hidden, heads=spec.n_head, vocab=vocab, block=block, embd_lanes=e, hidden_lanes=f,
-        vocab_lanes=v, head_lanes=a, span=max(1, slot // LANES), width=min(slot, LANES), squared=int(squared),
-        normed=int(spec.input_rmsnorm), keeps=int(keeps), decayed=decayed, layer=layer_size, size=size, t_size=t_size, rows=capacity,
-        w_layer=w_layer, w_size=w_size, **parameters, **layer, **transposed, **own, **shared,
+        n_layer=spec.n_layer, embd=embd, hidden=hidden, heads=spec.n_head, vocab=vocab, block=block, embd_lanes=e,
+        hidden_lanes=f, vocab_lanes=v, head_lanes=a, span=span, width=min(slot, LANES), squared=int(squared),
+        normed=int(spec.input_rmsnorm), keeps=int(keeps), decayed=decayed, layer=layer_size, size=size, t_size=t_size,
+        rows=capacity, w_layer=w_layer, w_size=w_size, **parameters, **layer, **transposed, **own, **shared,
     )  # fmt: skip
 
 

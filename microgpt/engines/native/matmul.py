@@ -9,9 +9,7 @@ Y and W are rows of vectors; X is read number by number with any two strides, so
 A tile holds rows x vectors of Y in registers while k runs.
 """
 
-from numba import njit
-
-from microgpt.engines.native.compiling import F, I, kernel
+from microgpt.engines.native.compiling import INT, F, kernel
 from microgpt.engines.native.simd import LANES, fma, load, load_splat, read, registers, splat, store, write
 
 
@@ -19,7 +17,7 @@ def tile(rows, vectors):
     """A function that computes `rows` rows x `vectors` vectors of Y, which begins at y."""
     count = rows * vectors
 
-    @kernel(F, I, I, F, I, I, I, F, I, I, I, I, inline=True)
+    @kernel(F, INT, INT, F, INT, INT, INT, F, INT, INT, INT, INT, inline=True)
     def compute(Y, y, y_row, X, x, x_row, x_k, W, w, w_k, inner, accumulate):
         sums = registers(Y, count)
         row = registers(Y, vectors)
@@ -47,7 +45,7 @@ def panel(vectors, tall, middle, low):
     """
     tile_tall, tile_middle, tile_low = tile(tall, vectors), tile(middle, vectors), tile(low, vectors)
 
-    @kernel(F, I, I, F, I, I, I, F, I, I, I, I, I, inline=True)
+    @kernel(F, INT, INT, F, INT, INT, INT, F, INT, INT, INT, INT, INT, inline=True)
     def compute(Y, y, y_row, X, x, x_row, x_k, W, w, w_k, rows, inner, accumulate):
         i = 0
         while rows - i > tall - low:
@@ -66,7 +64,7 @@ def panel(vectors, tall, middle, low):
 panel_4, panel_2, panel_1 = panel(4, 4, 2, 1), panel(2, 8, 4, 2), panel(1, 8, 6, 4)
 
 
-@kernel(F, I, I, F, I, I, I, F, I, I, I, I, I, I)
+@kernel(F, INT, INT, F, INT, INT, INT, F, INT, INT, INT, INT, INT, INT)
 def multiply(Y, y, y_row, X, x, x_row, x_k, W, w, w_k, rows, inner, vectors, accumulate):
     """Y[i, :] (+)= sum_k X[i, k] W[k, :] for i < rows, k < inner; a row of Y and W has `vectors` vectors.
 

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from microgpt.engines.native.compiling import DOUBLE, F, I, kernel
-from microgpt.engines.native.simd import LANES, first, fma, load, slot_sum, splat, sqrt, store
+from microgpt.engines.native.across import lane, slot_sum
+from microgpt.engines.native.compiling import DOUBLE, INT, F, kernel
+from microgpt.engines.native.simd import LANES, fma, load, splat, sqrt, store
 from microgpt.engines.optimizer import OptimizerSpec
-
 
 SMALLEST_SHARING = 1e-15  # with an eps below it the product of two denominators might not be a float32
 
@@ -42,24 +42,24 @@ def optimizer_of(spec: OptimizerSpec) -> Optimizer:
     )
 
 
-@kernel(F, I, DOUBLE)
+@kernel(F, INT, DOUBLE)
 def clip(G, size, largest_norm):
     """Scale all gradients together so that their Euclidean norm is at most `largest_norm`."""
     squares = splat(G, 0.0)
     for i in range(0, size, LANES):
         squares = fma(load(G, i), load(G, i), squares)
-    norm = math.sqrt(first(slot_sum(squares, 16)))
+    norm = math.sqrt(lane(slot_sum(squares, 16), 0))
     if norm > largest_norm:
         for i in range(0, size, LANES):
             store(G, i, load(G, i) * (largest_norm / norm))
 
 
-@kernel(F, F, F, F, I, DOUBLE, DOUBLE, DOUBLE, DOUBLE, DOUBLE, DOUBLE)
+@kernel(F, F, F, F, INT, DOUBLE, DOUBLE, DOUBLE, DOUBLE, DOUBLE, DOUBLE)
 def adam(P, G, M, U, size, lr, beta1, beta2, eps, correction1, correction2):
     """m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2, p -= lr m' / (sqrt(v') + eps)
 
-    with m' = m / correction1 = m / (1 - beta1^t), and v' likewise. Two vectors share one division, the slowest instruction
-    of all: a / b = a d / (b d), c / d = c b / (b d).
+    with m' = m / correction1 = m / (1 - beta1^t), and v' likewise. Two vectors share one division, the slowest
+    instruction of all: a / b = a d / (b d), c / d = c b / (b d).
     """
     old1, new1, old2, new2 = splat(P, beta1), splat(P, 1 - beta1), splat(P, beta2), splat(P, 1 - beta2)
     rate, inverse2, epsilon = splat(P, lr / correction1), splat(P, 1 / correction2), splat(P, eps)
@@ -88,7 +88,7 @@ def adam(P, G, M, U, size, lr, beta1, beta2, eps, correction1, correction2):
         i += LANES
 
 
-@kernel(F, F, F, I, DOUBLE, DOUBLE)
+@kernel(F, F, F, INT, DOUBLE, DOUBLE)
 def sgd(P, G, M, size, lr, momentum):
     """m = momentum m + g, p -= lr m"""
     keep, rate = splat(P, momentum), splat(P, lr)
@@ -98,7 +98,7 @@ def sgd(P, G, M, size, lr, momentum):
         store(P, i, load(P, i) - rate * m)
 
 
-@kernel(F, F, F, F, I, I, DOUBLE, DOUBLE, DOUBLE, OPTIMIZER)
+@kernel(F, F, F, F, INT, INT, DOUBLE, DOUBLE, DOUBLE, OPTIMIZER)
 def update(P, G, M, U, decayed, size, lr, correction1, correction2, o):
     """One step of any optimizer on all parameters; weight decay applies from `decayed` on."""
     if o.largest_norm < math.inf:

@@ -5,20 +5,18 @@ Rows have `lanes` lanes, a multiple of 16, of which those behind the last featur
 
 import math
 
+from microgpt.engines.native.across import lane, largest_lane, slot_sum
 from microgpt.engines.native.attention import LOG2_E
-from microgpt.engines.native.compiling import DOUBLE, F, I, I64, kernel
+from microgpt.engines.native.compiling import DOUBLE, I64, INT, F, kernel
 from microgpt.engines.native.simd import (
     LANES,
     exp2,
-    first,
     fma,
     get,
     load,
     load_splat,
     maximum,
     put,
-    slot_max,
-    slot_sum,
     splat,
     sqrt,
     store,
@@ -28,7 +26,7 @@ from microgpt.engines.native.simd import (
 ROWS_A_LOGARITHM = 16  # each factor is at most the vocabulary's size: their product stays finite in float64
 
 
-@kernel(F, I, I, F, I, I, I64, I64, I)
+@kernel(F, INT, INT, F, INT, INT, I64, I64, INT)
 def embed(A, x, lanes, P, wte, wpe, tokens, positions, rows):
     """x[p, :] = wte[token_p, :] + wpe[position_p, :]; no wpe where it is negative."""
     for p in range(rows):
@@ -39,7 +37,7 @@ def embed(A, x, lanes, P, wte, wpe, tokens, positions, rows):
             store(A, x + p * lanes + i, value)
 
 
-@kernel(F, I, I, I, F, I, I, I64, I64)
+@kernel(F, INT, INT, INT, F, INT, INT, I64, I64)
 def embed_backward(A, dx, lanes, rows, G, wte, wpe, tokens, positions):
     """dwte[token_p, :] += dx[p, :], dwpe[position_p, :] += dx[p, :]"""
     for p in range(rows):
@@ -52,14 +50,14 @@ def embed_backward(A, dx, lanes, rows, G, wte, wpe, tokens, positions):
                 store(G, row, load(G, row) + gradient)
 
 
-@kernel(F, I, I, I, I, I, I, DOUBLE)
+@kernel(F, INT, INT, INT, INT, INT, INT, DOUBLE)
 def rmsnorm(A, y, scale, x, lanes, rows, features, epsilon):
     """y[p, :] = scale_p x[p, :] with scale_p = 1 / sqrt(mean(x[p, :]^2) + epsilon)"""
     for p in range(rows):
         squares = splat(A, 0.0)
         for i in range(p * lanes, (p + 1) * lanes, LANES):
             squares = fma(load(A, x + i), load(A, x + i), squares)
-        put(A, scale + p, first(slot_sum(squares, 16)))
+        put(A, scale + p, lane(slot_sum(squares, 16), 0))
     for p in range(0, rows, LANES):  # now with positions in the lanes
         store(A, scale + p, splat(A, 1.0) / sqrt(load(A, scale + p) * (1.0 / features) + epsilon))
     for p in range(rows):
@@ -68,7 +66,7 @@ def rmsnorm(A, y, scale, x, lanes, rows, features, epsilon):
             store(A, y + i, load(A, x + i) * factor)
 
 
-@kernel(F, I, I, I, I, I, I, I, I)
+@kernel(F, INT, INT, INT, INT, INT, INT, INT, INT)
 def rmsnorm_backward(A, dx, dy, y, scale, lanes, rows, features, accumulate):
     """dx[p, :] (+)= scale_p (dy[p, :] - y[p, :] mean(dy[p, :] y[p, :])), with y and scale as `rmsnorm` left them"""
     for p in range(rows):
@@ -82,16 +80,15 @@ def rmsnorm_backward(A, dx, dy, y, scale, lanes, rows, features, accumulate):
             store(A, dx + i, load(A, dx + i) + gradient if accumulate else gradient)
 
 
-@kernel(F, I, I, I)
+@kernel(F, INT, INT, INT)
 def copy(A, y, x, count):
     for i in range(0, count, LANES):
         store(A, y + i, load(A, x + i))
 
 
-@kernel(F, I, I, I, I)
+@kernel(F, INT, INT, INT, INT)
 def relu(A, y, x, count, squared):
     """y = max(x, 0), or its square; x keeps max(x, 0) for the way back"""
-    zero = splat(A, 0.0)
     for i in range(0, count, LANES):
         value = load(A, x + i)
         value = where_positive(value, value)
@@ -100,7 +97,7 @@ def relu(A, y, x, count, squared):
             store(A, y + i, value * value)
 
 
-@kernel(F, I, I, I, I)
+@kernel(F, INT, INT, INT, INT)
 def relu_backward(A, dx, x, count, squared):
     """dx becomes what it was times the slope: 1 or, squared, 2 x, where x > 0, and 0 elsewhere"""
     for i in range(0, count, LANES):
@@ -110,12 +107,12 @@ def relu_backward(A, dx, x, count, squared):
         store(A, dx + i, where_positive(value, gradient))
 
 
-@kernel(F, I, I, I, I64, I, F, DOUBLE, returns=DOUBLE)
+@kernel(F, INT, INT, INT, I64, INT, F, DOUBLE, returns=DOUBLE)
 def cross_entropy(A, logits, lanes, sums, targets, rows, padding, weight):
     """sum_p -log softmax(logits[p, :])[target_p]; logits become their gradient: weight (softmax - one_hot).
 
-    `padding` is added to a row's last vector: 0 for a token, -1e30 for a lane behind the vocabulary. `sums` is scratch for
-    a number a row. In phases of short steps, as attention is.
+    `padding` is added to a row's last vector: 0 for a token, -1e30 for a lane behind the vocabulary. `sums` is scratch
+    for a number a row. In phases of short steps, as attention is.
     """
     total, product = 0.0, 1.0
     for p in range(rows):
@@ -124,7 +121,7 @@ def cross_entropy(A, logits, lanes, sums, targets, rows, padding, weight):
         largest = load(A, last)
         for i in range(row, last, LANES):
             largest = maximum(load(A, i), largest)
-        put(A, sums + p, first(slot_max(largest, 16)))
+        put(A, sums + p, lane(largest_lane(largest), 0))
     for p in range(rows):
         row = logits + p * lanes
         total += get(A, sums + p) - get(A, row + get(targets, p))
@@ -133,7 +130,7 @@ def cross_entropy(A, logits, lanes, sums, targets, rows, padding, weight):
             e = exp2((load(A, i) - largest) * LOG2_E)
             store(A, i, e)
             normalizer = normalizer + e
-        put(A, sums + p, first(slot_sum(normalizer, 16)))
+        put(A, sums + p, lane(slot_sum(normalizer, 16), 0))
     for p in range(rows):
         product *= get(A, sums + p)
         if p % ROWS_A_LOGARITHM == ROWS_A_LOGARITHM - 1:  # the logarithm of a product is cheaper than their sum

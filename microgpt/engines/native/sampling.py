@@ -4,33 +4,17 @@ import math
 
 import numpy as np
 
+from microgpt.engines.native.across import count_at_most, lane, largest_lane, running_sum
 from microgpt.engines.native.attention import LOG2_E, TILE, exponentiate, mix, normalize, score
-from microgpt.engines.native.compiling import ARRAY, DOUBLE, I32_ARRAY, I64, I64_ARRAY, U64, F, I, kernel
+from microgpt.engines.native.compiling import ARRAY, DOUBLE, I32_ARRAY, I64, I64_ARRAY, INT, U64, F, kernel
 from microgpt.engines.native.features import LAYOUT, conclude, enter, leave, project
-from microgpt.engines.native.simd import (
-    LANES,
-    count_at_most,
-    data,
-    exp2,
-    first,
-    get,
-    last,
-    load,
-    load_splat,
-    maximum,
-    put,
-    running_sum,
-    shift,
-    slot_max,
-    splat,
-    store,
-)
+from microgpt.engines.native.simd import LANES, data, exp2, get, load, load_splat, maximum, put, shift, splat, store
 
 UINT = np.uint64
 GOLDEN, MIX1, MIX2 = UINT(0x9E3779B97F4A7C15), UINT(0xBF58476D1CE4E5B9), UINT(0x94D049BB133111EB)
 
 
-@kernel(F, F, I, I64, I64, I, LAYOUT)
+@kernel(F, F, INT, I64, I64, INT, LAYOUT)
 def remember(A, cache, layer, positions, slots, rows, z):
     """Keys and values of `rows` new positions go into the cache: (slots, layers, block, 2 head_lanes)."""
     a, qkv = z.head_lanes, layer * z.w_layer + z.qkv_rows
@@ -40,7 +24,7 @@ def remember(A, cache, layer, positions, slots, rows, z):
             store(cache, own + i, load(A, qkv + r * 3 * a + a + i))
 
 
-@kernel(F, F, I, I64, I64, I, LAYOUT)
+@kernel(F, F, INT, I64, I64, INT, LAYOUT)
 def attend(A, cache, layer, positions, slots, rows, z):
     """Each row's query over the positions of its own text, in the same phases as attention over whole texts."""
     a, step, scale = z.head_lanes, z.span * LANES, 1.0 / math.sqrt(z.embd / z.heads)
@@ -52,8 +36,8 @@ def attend(A, cache, layer, positions, slots, rows, z):
         for f in range(0, a, step):
             for r in range(begin, end):
                 score(A, s + z.qkv_rows + r * 3 * a + f, cache, get(slots, r) * size + first + f, 2 * a,
-                      probs + (r - begin) * s_row, z.scratch + (r - begin) * LANES, get(positions, r) + 1, z.span, z.width,
-                      scale)  # fmt: skip
+                      probs + (r - begin) * s_row, z.scratch + (r - begin) * LANES, get(positions, r) + 1, z.span,
+                      z.width, scale)  # fmt: skip
             for r in range(begin, end):
                 exponentiate(A, probs + (r - begin) * s_row, z.scratch + (r - begin) * LANES, get(positions, r) + 1)
             for r in range(begin, end):
@@ -63,7 +47,7 @@ def attend(A, cache, layer, positions, slots, rows, z):
                     probs + (r - begin) * s_row, get(positions, r) + 1, z.span)  # fmt: skip
 
 
-@kernel(F, F, F, F, I64, I64, I64, I, LAYOUT)
+@kernel(F, F, F, F, I64, I64, I64, INT, LAYOUT)
 def decode(P, T, A, cache, tokens, positions, slots, rows, z):
     """Logits of `rows` texts that go on by a token each; keys and values of earlier positions are in the cache."""
     enter(P, A, tokens, positions, rows, z)
@@ -75,7 +59,7 @@ def decode(P, T, A, cache, tokens, positions, slots, rows, z):
     leave(T, A, rows, z)
 
 
-@kernel(ARRAY, ARRAY, ARRAY, ARRAY, I, I64_ARRAY, I, LAYOUT)
+@kernel(ARRAY, ARRAY, ARRAY, ARRAY, INT, I64_ARRAY, INT, LAYOUT)
 def feed(P, T, A, cache, model, ids, rows, z):
     """`decode` for Python: ids are `rows` tokens, positions and slots."""
     p, t, numbers = data(P, model * z.size), data(T, model * z.t_size), data(ids, 0)
@@ -90,7 +74,7 @@ def scramble(x):
     return x ^ (x >> UINT(31))
 
 
-@kernel(I64, I, returns=DOUBLE)
+@kernel(I64, INT, returns=DOUBLE)
 def uniform(states, row):
     """The next number in [0, 1) of a text's own stream: SplitMix64."""
     state = UINT(get(states, row)) + GOLDEN
@@ -98,7 +82,7 @@ def uniform(states, row):
     return np.float64(scramble(state) >> UINT(11)) * 2.0**-53
 
 
-@kernel(F, I, I, I)
+@kernel(F, INT, INT, INT)
 def keep_largest(A, logits, vocab, count):
     """All but the `count` largest logits become as good as minus infinity; ties go to the lower token."""
     value, token = math.inf, -1
@@ -115,7 +99,7 @@ def keep_largest(A, logits, vocab, count):
             put(A, logits + i, -1e30)
 
 
-@kernel(F, I, I, F, DOUBLE, I, I, LAYOUT)
+@kernel(F, INT, INT, F, DOUBLE, INT, INT, LAYOUT)
 def weigh(A, logits, sums, padding, inverse_temperature, top_k, rows, z):
     """Logits become running sums of exp(logit / temperature), scaled by a row's largest, over the top_k largest."""
     lanes = z.vocab_lanes
@@ -127,16 +111,16 @@ def weigh(A, logits, sums, padding, inverse_temperature, top_k, rows, z):
         largest = load(A, end)
         for i in range(row, end, LANES):
             largest = maximum(load(A, i), largest)
-        put(A, sums + r, first(slot_max(largest, 16)))
+        put(A, sums + r, lane(largest_lane(largest), 0))
     for r in range(rows):
         row, largest, before = logits + r * lanes, load_splat(A, sums + r), splat(A, 0.0)
         for i in range(row, row + lanes, LANES):
             before = running_sum(exp2((load(A, i) - largest) * (inverse_temperature * LOG2_E))) + before
             store(A, i, before)
-            before = splat(A, last(before))
+            before = splat(A, lane(before, 15))
 
 
-@kernel(F, I, I, I, DOUBLE, returns=I)
+@kernel(F, INT, INT, INT, DOUBLE, returns=INT)
 def choose(A, sums, lanes, vocab, u):
     """The token into which u in [0, 1) falls, given the running sums of the tokens' weights."""
     threshold = splat(A, u * get(A, sums + vocab - 1))
@@ -146,7 +130,7 @@ def choose(A, sums, lanes, vocab, u):
     return min(token, vocab - 1)
 
 
-@kernel(I64, I, I, I, I64, I)
+@kernel(I64, INT, INT, INT, I64, INT)
 def begin_text(ids, slots, row, text, prompt, seed):
     """Text number `text` starts in a row, with a stream of numbers that its number and the seed determine."""
     put(ids, row, get(prompt, 0))
@@ -155,15 +139,15 @@ def begin_text(ids, slots, row, text, prompt, seed):
     put(ids, 4 * slots + row, np.int64(scramble(scramble(UINT(seed)) + UINT(text) * GOLDEN)))
 
 
-@kernel(ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, I, I64_ARRAY, I, I, I, DOUBLE, I, I, I64_ARRAY, I, I32_ARRAY, I64_ARRAY, LAYOUT,
-        returns=I)  # fmt: skip
-def sample(P, T, A, cache, padding, model, prompt, first_text, count, room, inverse_temperature, top_k, seed, ids, slots, drawn,
-           lengths, z):  # fmt: skip
-    """Draw the texts number first_text, ..., first_text + count - 1; returns how many tokens were chosen, ends included.
+@kernel(ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, INT, I64_ARRAY, INT, INT, INT, DOUBLE, INT, INT, I64_ARRAY, INT, I32_ARRAY,
+        I64_ARRAY, LAYOUT, returns=INT)  # fmt: skip
+def sample(P, T, A, cache, padding, model, prompt, first_text, count, room, inverse_temperature, top_k, seed, ids,
+           slots, drawn, lengths, z):  # fmt: skip
+    """Draw the texts from number first_text on; returns how many tokens were chosen, ends included.
 
-    drawn (count, room) gets a text's tokens without prompt and end, lengths (count,) how many; one that does not end fills
-    its room. What a text becomes depends on its number and the seed, not on `slots`, how many are drawn at once: as soon as
-    one has ended the next takes its row. ids is scratch: tokens, positions, slots, texts and states of `slots` rows.
+    drawn (count, room) gets a text's tokens without prompt and end, lengths (count,) how many; one that does not end
+    fills its room. What a text becomes depends on its number and the seed, not on `slots`, how many are under way: as
+    soon as one has ended the next takes its row. ids is scratch: the rows' tokens, positions, slots, texts and states.
     """
     p, t, a = data(P, model * z.size), data(T, model * z.t_size), data(A, 0)
     kept, pad, row_ids, asked = data(cache, 0), data(padding, 0), data(ids, 0), data(prompt, 0)

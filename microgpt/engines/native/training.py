@@ -10,8 +10,8 @@ from microgpt.engines.native.compiling import (
     I32_ARRAY,
     I64,
     I64_ARRAY,
+    INT,
     F,
-    I,
     kernel,
 )
 from microgpt.engines.native.features import LAYOUT, backward, forward, gather, transpose_all
@@ -20,7 +20,7 @@ from microgpt.engines.native.pointwise import cross_entropy
 from microgpt.engines.native.simd import LANES, data, get, load, shift, store
 
 
-@kernel(F, F, F, F, I32, I64, I64, I64, I, I, DOUBLE, I64, F, LAYOUT, returns=DOUBLE)
+@kernel(F, F, F, F, I32, I64, I64, I64, INT, INT, DOUBLE, I64, F, LAYOUT, returns=DOUBLE)
 def part_loss(P, T, G, A, tokens, starts, ends, batch, begin, end, weight, ids, padding, z):
     """Sum of the losses of the examples batch[begin : end], chunk after chunk; G becomes `weight` times its gradient.
 
@@ -40,14 +40,14 @@ def part_loss(P, T, G, A, tokens, starts, ends, batch, begin, end, weight, ids, 
     return total
 
 
-@kernel(F, F, I)
+@kernel(F, F, INT)
 def add(G, H, size):
     """G += H"""
     for i in range(0, size, LANES):
         store(G, i, load(G, i) + load(H, i))
 
 
-@kernel(I64, I64, I64, I, I, returns=I)
+@kernel(I64, I64, I64, INT, INT, returns=INT)
 def count_targets(starts, ends, batch, begin, end):
     """How many targets the examples batch[begin : end] have."""
     total = 0
@@ -56,14 +56,14 @@ def count_targets(starts, ends, batch, begin, end):
     return total
 
 
-@kernel(ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, I32_ARRAY, I64_ARRAY, I64_ARRAY, I64_ARRAY, I, I, I, I, F64_ARRAY,
-        F64_ARRAY, F64_ARRAY, F64_ARRAY, I64_ARRAY, ARRAY, I, I, LAYOUT, OPTIMIZER)  # fmt: skip
+@kernel(ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, I32_ARRAY, I64_ARRAY, I64_ARRAY, I64_ARRAY, INT, INT, INT, INT,
+        F64_ARRAY, F64_ARRAY, F64_ARRAY, F64_ARRAY, I64_ARRAY, ARRAY, INT, INT, LAYOUT, OPTIMIZER)  # fmt: skip
 def train(P, T, M, U, G, H, A, tokens, starts, ends, batches, steps, batch_size, part, models, rates, corrections1,
           corrections2, losses, ids, padding, begin_model, end_model, z, o):  # fmt: skip
     """`steps` steps of the models from begin_model to before end_model, model after model.
 
-    batches (models, steps, batch_size), rates and losses (steps, models). A batch is cut into parts of `part` examples whose
-    gradients are added up in their order; a step whose loss is not finite changes nothing and is its model's last.
+    batches (models, steps, batch_size), rates and losses (steps, models). A batch is cut into parts of `part` examples
+    whose gradients are added up in order; a step whose loss is not finite changes nothing and is its model's last.
     """
     g, h, a, pad, ids = data(G, 0), data(H, 0), data(A, 0), data(padding, 0), data(ids, 0)
     tokens, starts, ends, batches = data(tokens, 0), data(starts, 0), data(ends, 0), data(batches, 0)
@@ -84,21 +84,20 @@ def train(P, T, M, U, G, H, A, tokens, starts, ends, batches, steps, batch_size,
             losses[step * models + model] = loss
             if not math.isfinite(loss):
                 break
-            update(
-                p, g, m, u, z.decayed, z.size, rates[step * models + model], corrections1[step], corrections2[step], o
-            )
+            lr = rates[step * models + model]
+            update(p, g, m, u, z.decayed, z.size, lr, corrections1[step], corrections2[step], o)
             transpose_all(p, t, z)
 
 
-@kernel(ARRAY, ARRAY, I, I, LAYOUT)
+@kernel(ARRAY, ARRAY, INT, INT, LAYOUT)
 def prepare(P, T, begin_model, end_model, z):
     """The transposed copies of the models from begin_model to before end_model."""
     for model in range(begin_model, end_model):
         transpose_all(data(P, model * z.size), data(T, model * z.t_size), z)
 
 
-@kernel(ARRAY, ARRAY, ARRAY, ARRAY, I32_ARRAY, I64_ARRAY, I64_ARRAY, I64_ARRAY, I, I, DOUBLE, I64_ARRAY, ARRAY, I, LAYOUT,
-        returns=DOUBLE)  # fmt: skip
+@kernel(ARRAY, ARRAY, ARRAY, ARRAY, I32_ARRAY, I64_ARRAY, I64_ARRAY, I64_ARRAY, INT, INT, DOUBLE, I64_ARRAY, ARRAY, INT,
+        LAYOUT, returns=DOUBLE)  # fmt: skip
 def loss(P, T, G, A, tokens, starts, ends, batch, begin, end, weight, ids, padding, model, z):
     """`part_loss` of one model, for Python."""
     return part_loss(data(P, model * z.size), data(T, model * z.t_size), data(G, 0), data(A, 0), data(tokens, 0),
@@ -106,22 +105,12 @@ def loss(P, T, G, A, tokens, starts, ends, batch, begin, end, weight, ids, paddi
                      z)  # fmt: skip
 
 
-@kernel(ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, I, DOUBLE, DOUBLE, DOUBLE, I, LAYOUT, OPTIMIZER)
+@kernel(ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, INT, DOUBLE, DOUBLE, DOUBLE, INT, LAYOUT, OPTIMIZER)
 def finish(P, T, M, U, G, H, parts, lr, correction1, correction2, model, z, o):
     """Add the gradients of the other parts (H, one behind the other) to the first's (G), and update one model."""
     for part in range(parts - 1):
         add(data(G, 0), data(H, part * z.size), z.size)
     p, t = data(P, model * z.size), data(T, model * z.t_size)
-    update(
-        p,
-        data(G, 0),
-        data(M, model * z.size),
-        data(U, model * z.size),
-        z.decayed,
-        z.size,
-        lr,
-        correction1,
-        correction2,
-        o,
-    )
+    m, u = data(M, model * z.size), data(U, model * z.size)
+    update(p, data(G, 0), m, u, z.decayed, z.size, lr, correction1, correction2, o)
     transpose_all(p, t, z)
