@@ -38,30 +38,32 @@ def tile(rows, vectors):
     return compute
 
 
-def panel(vectors, tall, middle, low):
-    """A function that computes all rows of `vectors` vectors of Y: `tall` rows at a time, then what is left.
+def panel(vectors, size_1, size_2, size_3, size_4):
+    """A function that computes all rows of `vectors` vectors of Y, in tiles of four sizes, which descend.
 
-    What is left is rounded up to a multiple of `low` rows: fewer would wait for their own sums just as long.
+    As many as are left choose the smallest tile that takes them all. The last size is the least that pays: with fewer
+    sums at a time the processor waits for each just as long.
     """
-    tile_tall, tile_middle, tile_low = tile(tall, vectors), tile(middle, vectors), tile(low, vectors)
+    tile_1, tile_2, tile_3, tile_4 = (tile(size, vectors) for size in (size_1, size_2, size_3, size_4))
 
     @kernel(F, INT, INT, F, INT, INT, INT, F, INT, INT, INT, INT, INT, inline=True)
     def compute(Y, y, y_row, X, x, x_row, x_k, W, w, w_k, rows, inner, accumulate):
         i = 0
-        while rows - i > tall - low:
-            tile_tall(Y, y + i * y_row, y_row, X, x + i * x_row, x_row, x_k, W, w, w_k, inner, accumulate)
-            i += tall
-        while rows - i > middle - low:
-            tile_middle(Y, y + i * y_row, y_row, X, x + i * x_row, x_row, x_k, W, w, w_k, inner, accumulate)
-            i += middle
-        while rows > i:
-            tile_low(Y, y + i * y_row, y_row, X, x + i * x_row, x_row, x_k, W, w, w_k, inner, accumulate)
-            i += low
+        while rows - i > size_2:
+            tile_1(Y, y + i * y_row, y_row, X, x + i * x_row, x_row, x_k, W, w, w_k, inner, accumulate)
+            i += size_1
+        y, x = y + i * y_row, x + i * x_row
+        if rows - i > size_3:
+            tile_2(Y, y, y_row, X, x, x_row, x_k, W, w, w_k, inner, accumulate)
+        elif rows - i > size_4:
+            tile_3(Y, y, y_row, X, x, x_row, x_k, W, w, w_k, inner, accumulate)
+        elif rows > i:
+            tile_4(Y, y, y_row, X, x, x_row, x_k, W, w, w_k, inner, accumulate)
 
     return compute
 
 
-panel_4, panel_2, panel_1 = panel(4, 4, 2, 1), panel(2, 8, 4, 2), panel(1, 8, 6, 4)
+panel_4, panel_2, panel_1 = panel(4, 4, 3, 2, 1), panel(2, 8, 6, 4, 2), panel(1, 8, 7, 6, 4)
 
 
 @kernel(F, INT, INT, F, INT, INT, INT, F, INT, INT, INT, INT, INT, INT)
