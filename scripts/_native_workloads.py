@@ -79,7 +79,10 @@ def make_native(case: Case, threads: int, corpus: Corpus) -> NativeEngine:
 
 
 def time_training(case: Case, threads: int, seconds: float, corpus: Corpus) -> dict:
-    """Microseconds a name and model, from one call of `advance` that lasts at least `seconds`."""
+    """Microseconds a name and model, from one call of `advance` that lasts at least `seconds`.
+
+    The loss is that of the last such call: the engine learns all the while, at a constant rate.
+    """
     engine = make_native(case, threads, corpus)
     clock: Callable[[], float] = time.perf_counter if len(case.threads) > 1 else time.process_time
     step, steps = 0, FIRST_STEPS
@@ -96,10 +99,11 @@ def time_training(case: Case, threads: int, seconds: float, corpus: Corpus) -> d
     loss = losses[-max(1, len(losses) // 10) :].mean()
     if not math.isfinite(loss):
         sys.exit(f"error: the loss is {loss} after {step} steps")
-    note = f"loss {loss:.3f} in the last tenth of {step} steps"
-    if len(case.threads) > 1:
-        note = f"on a CPU {cpu / spent / threads:.0%} of the time; {note}"
-    return {TIME: 1e6 * spent / (steps * case.batch_size * case.models), "note": note}
+    figures = {
+        TIME: 1e6 * spent / (steps * case.batch_size * case.models),
+        "note": f"loss {loss:.3f} after {step} steps",
+    }
+    return figures | ({"on_cpu": cpu / spent / threads} if len(case.threads) > 1 else {})
 
 
 def time_sampling(case: Case, seconds: float, corpus: Corpus) -> dict:

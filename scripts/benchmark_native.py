@@ -13,7 +13,8 @@ compiling, reading data or, before sampling, training. two_cores alone is wall t
 
 Printed are medians with the smallest and the largest value of the rounds, and the ratio ours / peer: the median of the
 ratios within each round, which noise that lasts longer than a round does not change. In times a ratio under 1 means
-that ours is quicker, in tokens per second one over 1. For two_cores it is the speed-up: threads=1 / threads=2.
+that ours is quicker, in tokens per second one over 1. For two_cores it is the speed-up, threads=1 / threads=2, and is
+given apart for the rounds that no other program disturbed: those in which all threads were on a CPU nearly throughout.
 
 The names are the reference names.txt where MICROGPT_DATA_DIR is set, else the embedded ones; the output says which.
 """
@@ -26,11 +27,13 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 from _native_workloads import BLOCK, CASES, SPEED, TIME, UNITS, measure_ours, read_names
+
+UNDISTURBED = 0.97  # share of the wall time that a program's threads were on a CPU
 
 
 class NoFigureError(Exception):
@@ -42,8 +45,9 @@ class Program:
     label: str
     command: list[str]
     is_peer: bool
-    figures: list[float]
-    note: str = ""
+    figures: list[float] = field(default_factory=list)
+    note: str = ""  # of the last round
+    on_cpu: list[float] = field(default_factory=list)  # share of the wall time, where that is what is timed
 
 
 def programs_of(name: str, seconds: float, peers: list[tuple[str, list[str]]]) -> list[Program]:
@@ -52,8 +56,8 @@ def programs_of(name: str, seconds: float, peers: list[tuple[str, list[str]]]) -
     for threads in CASES[name].threads:
         command = [sys.executable, str(Path(__file__).resolve()), "--seconds", str(seconds)]
         label = f"microgpt, backend=native, threads={threads}"
-        found.append(Program(label, [*command, "--worker", name, "--threads", str(threads)], False, []))
-    return found + [Program(shlex.join(command), command, True, []) for case, command in peers if case == name]
+        found.append(Program(label, [*command, "--worker", name, "--threads", str(threads)], is_peer=False))
+    return found + [Program(shlex.join(command), command, is_peer=True) for case, command in peers if case == name]
 
 
 def measure(program: Program, figure: str, cores: set[int] | None) -> None:
@@ -81,6 +85,8 @@ def measure(program: Program, figure: str, cores: set[int] | None) -> None:
         if math.isfinite(value) and value > 0:
             program.figures.append(value)
             program.note = str(found.get("note", ""))
+            if not program.is_peer and "on_cpu" in found:
+                program.on_cpu.append(found["on_cpu"])
             return
     raise NoFigureError(f'printed no JSON line with a positive "{figure}"')
 
@@ -114,6 +120,8 @@ def summary(programs: list[Program]) -> list[dict]:
         for key, values in (("figure", program.figures), ("ratio", ratios(programs, program))):
             if values:
                 row[key] = {"median": median(values), "min": min(values), "max": max(values), "rounds": values}
+        if program.on_cpu:
+            row["on_cpu"] = program.on_cpu
         rows.append(row)
     return rows
 
@@ -130,6 +138,18 @@ def show(name: str, rows: list[dict]) -> None:
         r = row.get("ratio")
         compared = f"{r['median']:11.3f}  ({r['min']:.3f}-{r['max']:.3f})" if r else " " * 26
         print(f"{numbers}{compared}  {row['program']}" + (f"  [{row['note']}]" if row["note"] else ""))
+    if len(case.threads) > 1:
+        show_undisturbed(rows)
+
+
+def show_undisturbed(rows: list[dict]) -> None:
+    """The speed-up of the last row over the first in the rounds that no other program took a CPU from."""
+    shares = list(zip(*[row["on_cpu"] for row in rows], strict=True))
+    kept = [
+        ratio for ratio, share in zip(rows[-1]["ratio"]["rounds"], shares, strict=True) if min(share) >= UNDISTURBED
+    ]
+    speed_up = f": speed-up {median(kept):.3f}  ({min(kept):.3f}-{max(kept):.3f})" if kept else ""
+    print(f"rounds with all threads on a CPU for {UNDISTURBED:.0%} of the time: {len(kept)} of {len(shares)}{speed_up}")
 
 
 def compare(
