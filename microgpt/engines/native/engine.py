@@ -26,7 +26,7 @@ from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
 
 CHUNK_ROWS = 64  # positions that are computed together; fits the nearer caches at the sizes of this laboratory
-PART_EXAMPLES = 8  # a batch is cut into parts of at least so many examples,
+PART_EXAMPLES = 16  # a batch is cut into parts of at least so many examples,
 MOST_PARTS = 8  # and into so many parts at most: their gradients are added in this order, whoever computed them
 SHARED_WORK = 2e7  # products in a step from which on several threads for one model pay their start
 LISTED_INDICES = 1 << 22  # example indices that are listed at once

@@ -1,4 +1,8 @@
-"""Optimizers on a model's flat parameters, 16 at a time: the formulas are those of engines/scalar/optimizers.py."""
+"""Optimizers on a model's flat parameters, 16 at a time: the formulas are those of engines/scalar/optimizers.py.
+
+Moments whose gradient stays zero, as that of a unit that never fires, would fade and stick at the smallest number there
+is. They become zero instead (`flushed`).
+"""
 
 import math
 from typing import NamedTuple
@@ -8,7 +12,7 @@ import numpy as np
 
 from microgpt.engines.native.across import lane, slot_sum
 from microgpt.engines.native.compiling import DOUBLE, INT, F, kernel
-from microgpt.engines.native.simd import LANES, fma, load, splat, sqrt, store
+from microgpt.engines.native.simd import LANES, flushed, fma, load, splat, sqrt, store
 from microgpt.engines.optimizer import OptimizerSpec
 
 SMALLEST_SHARING = 1e-15  # with an eps below it the product of two denominators might not be a float32
@@ -67,8 +71,8 @@ def adam(P, G, M, U, size, lr, beta1, beta2, eps, correction1, correction2):
     while eps >= SMALLEST_SHARING and i + 2 * LANES <= size:
         j = i + LANES
         g, h = load(G, i), load(G, j)
-        m, n = fma(old1, load(M, i), new1 * g), fma(old1, load(M, j), new1 * h)
-        v, w = fma(old2, load(U, i), new2 * (g * g)), fma(old2, load(U, j), new2 * (h * h))
+        m, n = flushed(fma(old1, load(M, i), new1 * g)), flushed(fma(old1, load(M, j), new1 * h))
+        v, w = flushed(fma(old2, load(U, i), new2 * (g * g))), flushed(fma(old2, load(U, j), new2 * (h * h)))
         b, d = sqrt(v * inverse2) + epsilon, sqrt(w * inverse2) + epsilon
         shared = rate / (b * d)
         store(M, i, m)
@@ -80,8 +84,8 @@ def adam(P, G, M, U, size, lr, beta1, beta2, eps, correction1, correction2):
         i += 2 * LANES
     while i < size:
         g = load(G, i)
-        m = fma(old1, load(M, i), new1 * g)
-        v = fma(old2, load(U, i), new2 * (g * g))
+        m = flushed(fma(old1, load(M, i), new1 * g))
+        v = flushed(fma(old2, load(U, i), new2 * (g * g)))
         store(M, i, m)
         store(U, i, v)
         store(P, i, load(P, i) - m * (rate / (sqrt(v * inverse2) + epsilon)))
@@ -93,7 +97,7 @@ def sgd(P, G, M, size, lr, momentum):
     """m = momentum m + g, p -= lr m"""
     keep, rate = splat(P, momentum), splat(P, lr)
     for i in range(0, size, LANES):
-        m = fma(keep, load(M, i), load(G, i))
+        m = flushed(fma(keep, load(M, i), load(G, i)))
         store(M, i, m)
         store(P, i, load(P, i) - rate * m)
 

@@ -256,10 +256,18 @@ def where_positive(builder, kinds, x, y):
 
 
 @instruction(same)
+def flushed(builder, kinds, x):
+    """x, but 0 where it is too small for a normal float32: such numbers take the processor several times as long"""
+    least = builder.fcmp_ordered("<", call(builder, "fabs", kinds[0], x), constant(kinds[0], SMALLEST_NORMAL))
+    return builder.select(least, constant(kinds[0], 0.0), x)
+
+
+@instruction(same)
 def sqrt(builder, kinds, x):
     return call(builder, "sqrt", kinds[0], x)
 
 
+SMALLEST_NORMAL = 2.0**-126
 # 2^r on |r| <= 1/2, relative error at most 3e-9: fitted to equal ripples (least squares, reweighted)
 EXP2_COEFFICIENTS = (
     1.5345808576335804e-4, 1.339993119198909e-3, 9.618488969859828e-3, 5.550328777050003e-2, 0.24022646890516197,
