@@ -171,6 +171,16 @@ def get(builder, kinds, pointer, index):
 
 
 @instruction(nothing)
+def prefetch(builder, kinds, pointer, index):
+    """pointer[index] will be read soon: fetch its cache line"""
+    byte = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, INT32, INT32, INT32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    place = builder.bitcast(builder.gep(pointer, [index], inbounds=True), byte)
+    builder.call(function, [place, INT32(0), INT32(3), INT32(1)])  # for reading, to be kept, data
+
+
+@instruction(nothing)
 def put(builder, kinds, pointer, index, value):
     """pointer[index] = value, one number"""
     number = converted(builder, value, kinds[2], kinds[0].dtype)

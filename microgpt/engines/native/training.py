@@ -17,7 +17,7 @@ from microgpt.engines.native.compiling import (
 from microgpt.engines.native.features import LAYOUT, backward, forward, gather, transpose_all
 from microgpt.engines.native.optimizers import OPTIMIZER, update
 from microgpt.engines.native.pointwise import cross_entropy
-from microgpt.engines.native.simd import LANES, data, get, load, shift, store
+from microgpt.engines.native.simd import LANES, data, get, load, prefetch, shift, store
 
 
 @kernel(F, F, F, F, I32, I64, I64, I64, INT, INT, DOUBLE, I64, F, LAYOUT, returns=DOUBLE)
@@ -47,6 +47,15 @@ def add(G, H, size):
         store(G, i, load(G, i) + load(H, i))
 
 
+@kernel(I32, I64, I64, I64, INT, INT)
+def look_ahead(tokens, starts, ends, batch, begin, end):
+    """The examples batch[begin : end] come next: their tokens, which lie anywhere, are fetched into the cache."""
+    for b in range(begin, end):
+        example = get(batch, b)
+        prefetch(ends, example)
+        prefetch(tokens, get(starts, example))
+
+
 @kernel(I64, I64, I64, INT, INT, returns=INT)
 def count_targets(starts, ends, batch, begin, end):
     """How many targets the examples batch[begin : end] have."""
@@ -73,6 +82,8 @@ def train(P, T, M, U, G, H, A, tokens, starts, ends, batches, steps, batch_size,
         for step in range(steps):
             first = (model * steps + step) * batch_size
             targets = count_targets(starts, ends, batches, first, first + batch_size)
+            if step + 1 < steps:
+                look_ahead(tokens, starts, ends, batches, first + batch_size, first + 2 * batch_size)
             loss = 0.0
             for begin in range(first, first + batch_size, part):
                 end = min(begin + part, first + batch_size)
