@@ -11,7 +11,8 @@ busy that would otherwise wait for one query's sums.
 
 from microgpt.engines.native.across import slot_sum
 from microgpt.engines.native.compiling import DOUBLE, I64, INT, F, kernel
-from microgpt.engines.native.simd import LANES, exp2, fma, get, load, maximum, splat, store
+from microgpt.engines.native.exponential import exp2
+from microgpt.engines.native.simd import LANES, fma, get, load, maximum, splat, store
 
 TILE = 16  # queries
 LOG2_E = 1.4426950408889634

@@ -8,9 +8,9 @@ import math
 from microgpt.engines.native.across import lane, largest_lane, slot_sum
 from microgpt.engines.native.attention import LOG2_E
 from microgpt.engines.native.compiling import DOUBLE, I64, INT, F, kernel
+from microgpt.engines.native.exponential import exp2
 from microgpt.engines.native.simd import (
     LANES,
-    exp2,
     fma,
     get,
     load,

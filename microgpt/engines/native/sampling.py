@@ -7,8 +7,9 @@ import numpy as np
 from microgpt.engines.native.across import count_at_most, lane, largest_lane, running_sum
 from microgpt.engines.native.attention import LOG2_E, TILE, exponentiate, mix, normalize, score
 from microgpt.engines.native.compiling import ARRAY, DOUBLE, I32_ARRAY, I64, I64_ARRAY, INT, U64, F, kernel
+from microgpt.engines.native.exponential import exp2
 from microgpt.engines.native.features import LAYOUT, conclude, enter, leave, project
-from microgpt.engines.native.simd import LANES, data, exp2, get, load, load_splat, maximum, put, shift, splat, store
+from microgpt.engines.native.simd import LANES, data, get, load, load_splat, maximum, put, shift, splat, store
 
 UINT = np.uint64
 GOLDEN, MIX1, MIX2 = UINT(0x9E3779B97F4A7C15), UINT(0xBF58476D1CE4E5B9), UINT(0x94D049BB133111EB)
