@@ -24,6 +24,8 @@ from microgpt.engines.native.simd import (
 )
 
 ROWS_A_LOGARITHM = 16  # each factor is at most the vocabulary's size: their product stays finite in float64
+# Nats below the likeliest token from which a probability is 0 in float64, and its loss infinite as the scalar engine's
+LARGEST_GAP = 745.13
 
 
 @kernel(F, INT, INT, F, INT, INT, I64, I64, INT)
@@ -124,7 +126,8 @@ def cross_entropy(A, logits, lanes, sums, targets, rows, padding, weight):
         put(A, sums + p, lane(largest_lane(largest), 0))
     for p in range(rows):
         row = logits + p * lanes
-        total += get(A, sums + p) - get(A, row + get(targets, p))
+        gap = get(A, sums + p) - get(A, row + get(targets, p))
+        total += math.inf if gap > LARGEST_GAP else gap
         largest, normalizer = load_splat(A, sums + p), splat(A, 0.0)
         for i in range(row, row + lanes, LANES):
             e = exp2((load(A, i) - largest) * LOG2_E)

@@ -11,6 +11,7 @@ from microgpt.engines.native.exponential import exp2
 from microgpt.engines.native.features import LAYOUT, conclude, enter, leave, project
 from microgpt.engines.native.simd import LANES, data, get, load, load_splat, maximum, put, shift, splat, store
 
+BELOW_ONE = 1 - 2.0**-22  # so that no rounding to float32 takes a number below 1 to the end of the last token's share
 UINT = np.uint64
 GOLDEN, MIX1, MIX2 = UINT(0x9E3779B97F4A7C15), UINT(0xBF58476D1CE4E5B9), UINT(0x94D049BB133111EB)
 
@@ -124,7 +125,7 @@ def weigh(A, logits, sums, padding, inverse_temperature, top_k, rows, z):
 @kernel(F, INT, INT, INT, DOUBLE, returns=INT)
 def choose(A, sums, lanes, vocab, u):
     """The token into which u in [0, 1) falls, given the running sums of the tokens' weights."""
-    threshold = splat(A, u * get(A, sums + vocab - 1))
+    threshold = splat(A, u * get(A, sums + vocab - 1) * BELOW_ONE)
     token = 0
     for i in range(sums, sums + lanes, LANES):
         token += count_at_most(load(A, i), threshold)

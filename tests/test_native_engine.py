@@ -1,0 +1,290 @@
+"""The native engine: models apart from their neighbours, threads, pieces of training, states, random small models."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from microgpt.data.batches import BatchOrder
+from microgpt.engines import make_engine
+from microgpt.engines.base import Arrays, Engine, EngineState, Workload
+from microgpt.engines.native import engine as native
+from microgpt.engines.optimizer import OptimizerSpec
+from microgpt.engines.options import EngineOptions
+from microgpt.errors import UserError
+from microgpt.model.spec import ModelSpec
+
+ADAM = OptimizerSpec("adam", beta1=0.85, beta2=0.99, eps=1e-8)
+ADAMW = OptimizerSpec("adamw", beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.3, grad_clip=1.0)
+SGD = OptimizerSpec("sgd", momentum=0.9)
+each_optimizer = pytest.mark.parametrize("optimizer", [ADAM, ADAMW, SGD], ids=lambda o: o.name)
+each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
+EXAMPLES = 75
+
+
+def gpt(**changes: Any) -> ModelSpec:
+    return replace(ModelSpec("gpt", vocab_size=5, n_embd=6, n_head=2, n_layer=1, block_size=7), **changes)
+
+
+def bigram(**changes: Any) -> ModelSpec:
+    return replace(ModelSpec("bigram", vocab_size=7, n_embd=7, n_head=1, n_layer=0, block_size=7), **changes)
+
+
+def random_state(spec: ModelSpec, replicas: int, seed: int = 0) -> EngineState:
+    """The same first replicas, however many there are."""
+    rngs = [np.random.default_rng([seed, r]) for r in range(replicas)]
+    return EngineState({n: np.array([rng.normal(0, 0.4, s) for rng in rngs]) for n, s in spec.shapes().items()})
+
+
+def examples_of(spec: ModelSpec, count: int = EXAMPLES) -> list[list[int]]:
+    """The first document fills the block, the second has one character, the others vary."""
+    rng, bos = np.random.default_rng(1), spec.vocab_size - 1
+    lengths = [spec.block_size, 1, *rng.integers(1, spec.block_size + 1, count).tolist()][:count]
+    return [[bos, *rng.integers(0, bos, length).tolist(), bos][: spec.block_size + 1] for length in lengths]
+
+
+def order_of(replica: int, batch_size: int, count: int = EXAMPLES) -> BatchOrder:
+    return BatchOrder(np.random.default_rng(replica).permutation(count), (), 0.0, batch_size)
+
+
+def engine_of(
+    spec: ModelSpec,
+    state: EngineState,
+    batch_size: int = 1,
+    optimizer: OptimizerSpec = ADAM,
+    chosen: list[int] | None = None,
+    **options: Any,
+) -> Engine:
+    """`chosen` are the replicas of the state that the engine holds, each with its own order; all if left out."""
+    chosen = list(range(replicas_of(state))) if chosen is None else chosen
+    work = Workload(examples_of(spec), [order_of(r, batch_size) for r in chosen])
+    where = replace(EngineOptions("native", dtype="float32", threads=1), **options)
+    return make_engine(where, spec, optimizer, work, pick(state, chosen), say=lambda text: None)
+
+
+def replicas_of(state: EngineState) -> int:
+    return len(next(iter(state.parameters.values())))
+
+
+def pick(state: EngineState, replicas: list[int]) -> EngineState:
+    return EngineState(*[{n: a[replicas] for n, a in part.items()} for part in (state.parameters, state.m, state.v)])
+
+
+def own_rates(steps: int, replicas: int) -> np.ndarray:
+    """(steps, R): every model's rate begins elsewhere and falls."""
+    return np.outer(1 - np.arange(steps) / steps, 0.002 + 0.001 * (np.arange(replicas) % 20))
+
+
+def assert_identical(found: EngineState, expected: EngineState) -> None:
+    for part in ("parameters", "m", "v"):
+        first: Arrays = getattr(found, part)
+        second: Arrays = getattr(expected, part)
+        assert set(first) == set(second), part
+        for name in second:
+            assert first[name].tobytes() == second[name].tobytes(), f"{part} of {name}"
+
+
+def assert_close(found: Arrays, expected: Arrays, tolerance: float) -> None:
+    assert set(found) == set(expected)
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+# Neighbours and threads
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 20, 70])
+@pytest.mark.parametrize("spec", [gpt(n_layer=2, activation="relu_squared"), bigram()], ids=lambda spec: spec.kind)
+def test_a_model_s_numbers_are_the_same_alone_and_in_any_group(spec: ModelSpec, batch_size: int) -> None:
+    steps, watched = 3, [0, 1, 2, 63, 128, 256]
+    state, rates = random_state(spec, 257), own_rates(steps, 257)
+    groups = [[0, 1, 2], list(range(64)), [*range(256, -1, -1)]]  # in the last one the neighbours are others
+    alone = {}
+    for r in watched:
+        one = engine_of(spec, state, batch_size, chosen=[r])
+        alone[r] = one.advance(0, rates[:, [r]])[:, 0], one.state(), one.evaluate(examples_of(spec))[0]
+    assert len({losses.tobytes() for losses, _, _ in alone.values()}) == len(watched), "models that are all alike"
+    for group in groups:
+        engine = engine_of(spec, state, batch_size, chosen=group, threads=2)
+        losses, after, evaluated = (
+            engine.advance(0, rates[:, group]),
+            engine.state(),
+            engine.evaluate(examples_of(spec)),
+        )
+        for place, r in enumerate(group):
+            if r in alone:
+                assert losses[:, place].tobytes() == alone[r][0].tobytes()
+                assert_identical(pick(after, [place]), alone[r][1])
+                assert evaluated[place] == alone[r][2]
+
+
+@each_dtype
+@each_optimizer
+@pytest.mark.parametrize("batch_size", [1, 20])
+def test_a_neighbour_that_diverges_changes_nothing(batch_size: int, optimizer: OptimizerSpec, dtype: str) -> None:
+    spec = gpt(n_layer=2)
+    state, rates = random_state(spec, 4), own_rates(6, 4)
+    wild = rates.copy()
+    wild[1, 1] = 1e30 if dtype == "float64" else 1e100  # infinite in float32
+    calm_engine, engine, until_then = (engine_of(spec, state, batch_size, optimizer, dtype=dtype) for _ in range(3))
+    calm, losses = calm_engine.advance(0, rates), engine.advance(0, wild)
+    until_then.advance(0, wild[:2])
+    assert np.isfinite(losses[:2]).all()
+    assert not math.isfinite(losses[2, 1])
+    assert np.isnan(losses[3:, 1]).all()
+    others = [0, 2, 3]  # 2 is computed after 1 by the same thread
+    assert losses[:, others].tobytes() == calm[:, others].tobytes()
+    assert_identical(pick(engine.state(), others), pick(calm_engine.state(), others))
+    assert_identical(pick(engine.state(), [1]), pick(until_then.state(), [1]))
+    again = engine.advance(6, rates)
+    assert again[:, others].tobytes() == calm_engine.advance(6, rates)[:, others].tobytes()
+    assert not np.isfinite(again[:, 1]).any()
+    assert_identical(pick(engine.state(), others), pick(calm_engine.state(), others))
+
+
+@pytest.mark.parametrize("batch_size", [1, 20, 70])
+@pytest.mark.parametrize("replicas", [1, 2, 5])
+def test_threads_change_no_number(replicas: int, batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether they share out the models or, from a little work on, the parts of each model's batch."""
+    spec = gpt(n_layer=2)
+    state, rates = random_state(spec, replicas), own_rates(4, replicas)
+    rates[0, replicas // 2] = 1e30  # this one diverges
+    expected = engine_of(spec, state, batch_size)
+    losses, examples = expected.advance(0, rates), examples_of(spec)
+    assert np.isnan(losses).any()
+    for shared_work in (math.inf, 0.0):
+        monkeypatch.setattr(native, "SHARED_WORK", shared_work)
+        for threads in (2, 3):
+            engine = engine_of(spec, state, batch_size, threads=threads)
+            assert isinstance(engine, native.NativeEngine)
+            assert engine.is_shared(batch_size) == (shared_work == 0 and batch_size > 16)
+            assert engine.advance(0, rates).tobytes() == losses.tobytes()
+            assert_identical(engine.state(), expected.state())
+            assert engine.evaluate(examples).tobytes() == expected.evaluate(examples).tobytes()
+
+
+# Pieces of training
+
+
+@each_dtype
+@each_optimizer
+@pytest.mark.parametrize("batch_size", [1, 20])
+def test_many_steps_at_once_equal_one_at_a_time(batch_size: int, optimizer: OptimizerSpec, dtype: str) -> None:
+    spec = gpt(activation="relu_squared", tie_lm_head=True)
+    state, rates = random_state(spec, 3), own_rates(7, 3)
+    at_once, one_by_one = (engine_of(spec, state, batch_size, optimizer, dtype=dtype) for _ in range(2))
+    losses = at_once.advance(0, rates)
+    singles = np.concatenate([one_by_one.advance(step, rates[step : step + 1]) for step in range(7)])
+    assert singles.tobytes() == losses.tobytes()
+    assert_identical(one_by_one.state(), at_once.state())
+
+
+def test_steps_whose_indices_are_not_listed_at_once_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = gpt()
+    state, rates = random_state(spec, 3), own_rates(7, 3)
+    rates[1, 1] = 1e30  # diverges within a piece, and stays out of those that follow
+    whole, pieces = engine_of(spec, state, 3), engine_of(spec, state, 3)
+    losses = whole.advance(0, rates)
+    monkeypatch.setattr(native, "LISTED_INDICES", 20)  # two steps of three models
+    assert pieces.advance(0, rates).tobytes() == losses.tobytes()
+    assert np.isnan(losses[3:, 1]).all()
+    assert_identical(pieces.state(), whole.state())
+
+
+@each_dtype
+@each_optimizer
+def test_a_state_that_is_loaded_goes_on_as_if_training_had_not_stopped(optimizer: OptimizerSpec, dtype: str) -> None:
+    spec, rates = gpt(n_layer=2), own_rates(6, 2)
+    state = random_state(spec, 2)
+    straight, stopped = (engine_of(spec, state, 3, optimizer, dtype=dtype) for _ in range(2))
+    losses = straight.advance(0, rates)
+    first = stopped.advance(0, rates[:3])
+    saved = stopped.state()
+    resumed = engine_of(spec, random_state(spec, 2, seed=9), 3, optimizer, dtype=dtype)
+    resumed.advance(0, rates[:1])  # has moments of its own, which loading replaces
+    resumed.load(saved)
+    assert_identical(resumed.state(), saved)
+    assert np.concatenate([first, resumed.advance(3, rates[3:])]).tobytes() == losses.tobytes()
+    assert_identical(resumed.state(), straight.state())
+    made = engine_of(spec, saved, 3, optimizer, dtype=dtype)
+    made.advance(3, rates[3:])
+    assert_identical(made.state(), straight.state())
+
+
+@each_optimizer
+@pytest.mark.parametrize("taking", ["python", "native", "torch"])
+@pytest.mark.parametrize("giving", ["python", "native", "torch"])
+def test_a_state_of_any_engine_goes_on_in_any_other(giving: str, taking: str, optimizer: OptimizerSpec) -> None:
+    spec, rates = gpt(tie_lm_head=True), own_rates(8, 2)
+    state = random_state(spec, 2)
+
+    def engine(backend: str, state: EngineState) -> Engine:
+        return engine_of(spec, state, 3, optimizer, backend=backend, device="cpu", dtype="float64")
+
+    straight = engine("python", state)
+    losses = straight.advance(0, rates)
+    first = engine(giving, state)
+    first.advance(0, rates[:4])
+    second = engine(taking, first.state())
+    np.testing.assert_allclose(second.advance(4, rates[4:]), losses[4:], rtol=1e-9)
+    for part in ("parameters", "m", "v"):
+        assert_close(getattr(second.state(), part), getattr(straight.state(), part), 1e-9)
+
+
+# States
+
+
+@each_optimizer
+def test_moments_that_are_missing_start_at_zero_and_sgd_has_no_second_ones(optimizer: OptimizerSpec) -> None:
+    spec = gpt()
+    engine = engine_of(spec, random_state(spec, 2), 1, optimizer)
+    engine.advance(0, own_rates(2, 2))
+    assert all(moments.any() for moments in engine.state().m.values())
+    engine.load(EngineState(engine.state().parameters))
+    after = engine.state()
+    assert set(after.m) == set(spec.shapes())
+    assert set(after.v) == (set() if optimizer.name == "sgd" else set(spec.shapes()))
+    assert not any(moments.any() for moments in [*after.m.values(), *after.v.values()])
+
+
+@each_dtype
+def test_a_state_is_a_copy_in_the_contract_s_shapes(dtype: str) -> None:
+    spec = gpt(n_layer=2, n_head=3)
+    given_state = random_state(spec, 2)
+    engine = engine_of(spec, given_state, dtype=dtype)
+    before, taken = engine.state(), engine.state()
+    for name, shape in spec.shapes().items():
+        for part in (taken.parameters, taken.m, taken.v):
+            assert part[name].shape == (2, *shape)
+            assert part[name].dtype == dtype
+            part[name] += 1
+        assert np.array_equal(before.parameters[name], given_state.parameters[name].astype(dtype))
+        given_state.parameters[name] += 1
+    assert_identical(engine.state(), before)
+
+
+def test_decoders_share_nothing_that_they_have_read() -> None:
+    spec = gpt(n_layer=2)
+    engine = engine_of(spec, random_state(spec, 2))
+    first, second, other = engine.decoder(0), engine.decoder(0), engine.decoder(1)
+    at_once = [first.feed(token) for token in (4, 1, 2)]
+    assert [second.feed(token) for token in (4, 1, 2)] == at_once
+    assert [other.feed(token) for token in (4, 1, 2)] != at_once
+    assert at_once[1] != engine.decoder(0).feed(1)
+
+
+def test_evaluating_and_decoding_change_nothing() -> None:
+    spec = gpt()
+    engine = engine_of(spec, random_state(spec, 2), 20)
+    engine.advance(0, own_rates(3, 2))
+    before = engine.state()
+    engine.evaluate(examples_of(spec))
+    engine.decoder(1).feed(4)
+    assert_identical(engine.state(), before)
+
+
+def test_a_device_that_is_no_cpu_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^backend\.device=cuda is not allowed: backend=native runs on the cpu$"):
+        engine_of(gpt(), random_state(gpt(), 1), device="cuda")
