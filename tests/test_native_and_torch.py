@@ -56,3 +56,13 @@ def case_with_a_wild_step(case: Case) -> Case:
     rates = case.rates[:5].copy()
     rates[1, 0] = 1e5
     return replace(case, rates=rates)
+
+
+@pytest.mark.parametrize("engine", ["native", "torch-cpu"])
+def test_a_text_cannot_be_longer_than_the_block(engine: str) -> None:
+    case = case_of("gpt-1 tied normed relu heads-of-3 adam unclipped linear batch-1", 1000)
+    decoder = make_engine(options_of(engine, "float64"), case.spec, case.optimizer, None, case.state).decoder(0)
+    for _ in range(case.spec.block_size):
+        decoder.feed(0)
+    with pytest.raises(IndexError):
+        decoder.feed(0)

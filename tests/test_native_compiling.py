@@ -32,11 +32,17 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # The digest
 
 
-def test_digest_does_not_depend_on_when_a_source_was_written(sources: Path) -> None:
+def test_digest_changes_with_the_path_and_the_time_of_a_source_as_numba_s_own_index_does(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a second copy of the package would believe kernels compiled that numba does not find."""
     before = compiling.digest()
     assert re.fullmatch(r"[0-9a-f]{16}", before)
     os.utime(sources / "simd.py", (1, 1))
-    assert compiling.digest() == before
+    touched = compiling.digest()
+    shutil.copytree(sources, tmp_path / "elsewhere")
+    monkeypatch.setattr(compiling, "__file__", str(tmp_path / "elsewhere" / "compiling.py"))
+    assert len({before, touched, compiling.digest()}) == 3
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in SOURCES.glob("*.py") if path.stat().st_size))

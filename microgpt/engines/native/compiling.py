@@ -29,9 +29,13 @@ KEPT_VERSIONS = 3  # of compiled kernels, on disk
 def digest() -> str:
     """What compiled code depends on: these sources, the compiler, the processor.
 
-    numba itself looks at one file when it asks whether a function has changed, not at the functions that it calls.
+    numba itself looks at one file when it asks whether a function has changed, not at the functions that it calls; and
+    at the file's path and time of change too, so that these are part of the digest.
     """
-    sources = b"".join(source.read_bytes() for source in sorted(Path(__file__).parent.glob("*.py")))
+    sources = b"".join(
+        f"{source} {source.stat().st_mtime_ns}".encode() + source.read_bytes()
+        for source in sorted(Path(__file__).resolve().parent.glob("*.py"))
+    )
     machine = llvmlite.binding.get_host_cpu_name() + llvmlite.binding.get_host_cpu_features().flatten()
     versions = f"{numba.__version__} {llvmlite.__version__} {machine}"
     return hashlib.sha256(sources + versions.encode()).hexdigest()[:16]

@@ -31,6 +31,8 @@ class NativeDecoder:
 
     def feed(self, token: int) -> list[float]:
         engine = self.engine
+        if self.position == engine.spec.block_size:
+            raise IndexError(f"a text has at most block_size={self.position} tokens")
         ids = np.array([token, self.position, 0])
         sampling.feed(engine.parameters, engine.transposed, self.activations, self.cache, self.replica, ids, 1, self.z)
         self.position += 1
