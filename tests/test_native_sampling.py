@@ -18,7 +18,7 @@ from microgpt.engines.native.engine import NativeEngine
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.engines.scalar.engine import ScalarEngine
-from microgpt.errors import UserError
+from microgpt.errors import NonFiniteError, UserError
 from microgpt.generation import Sample, SamplingPolicy, generate, generate_many, probabilities
 from microgpt.model.spec import ModelSpec
 
@@ -223,6 +223,15 @@ def test_a_number_next_to_one_chooses_no_token_that_top_k_has_left_out() -> None
     allowed = {tuple(text) for text in texts(native(), 2000, room=1, top_k=2, seed=1)}
     assert () not in allowed, "the end is not among the two likeliest"
     assert tuple(texts(native(), 1, room=1, top_k=2, seed=1, first=LAST)[0]) in allowed
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_model_whose_logits_are_not_numbers_draws_nothing(wrong: float) -> None:
+    state = random_state(GPT)
+    state.parameters["lm_head"][:] = wrong
+    engine = NativeEngine(EngineOptions("native", threads=1), GPT, SGD, None, state, lambda said: None)
+    with pytest.raises(NonFiniteError, match="logits are not finite"):
+        texts(engine, 3)
 
 
 # The series

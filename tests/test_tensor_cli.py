@@ -23,7 +23,7 @@ NATIVE64 = (*NATIVE, "backend.dtype=float64")
 TORCH = ("mode=tensor", "backend=torch", "backend.device=cpu")
 TORCH64 = (*TORCH, "backend.dtype=float64")
 ENGINES = {"scalar": SCALAR, "native64": NATIVE64, "native32": NATIVE, "torch64": TORCH64}
-EXACT = {"scalar", "native64", "torch64"}  # engines that compute in float64
+EXACT = ("scalar", "native64", "torch64")  # engines that compute in float64
 
 DEBUG = ("experiment=debug", "style=classic", "train.log_every=1")
 TEXT = (*DEBUG, "data=text", "data.path=input.txt", "model.n_embd=8", "data.val_fraction=0.2")

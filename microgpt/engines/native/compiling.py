@@ -1,5 +1,6 @@
 """Kernels are compiled once for each kind of float, with explicit signatures, and kept on disk."""
 
+import atexit
 import hashlib
 import os
 import shutil
@@ -50,7 +51,11 @@ def cache_directory() -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError:  # a home that cannot be written: compiled anew by each process
-        return Path(tempfile.mkdtemp(prefix="microgpt-kernels-"))
+        private = tempfile.mkdtemp(prefix="microgpt-kernels-")
+        atexit.register(shutil.rmtree, private, ignore_errors=True)
+        folder = Path(private) / digest()
+        folder.mkdir()
+        return folder
 
 
 CACHE = cache_directory()

@@ -10,6 +10,7 @@ from microgpt.engines.base import Draws, Tokens
 from microgpt.engines.native import layout as layouts
 from microgpt.engines.native import sampling
 from microgpt.engines.native.packing import aligned
+from microgpt.errors import NonFiniteError
 
 if TYPE_CHECKING:
     from microgpt.engines.native.engine import NativeEngine
@@ -65,4 +66,6 @@ def draw(
         np.array(prompt, np.int64), first, count, room, sharpness, kept, seed, ids, slots, drawn, lengths,
         layouts.record(layout, layouts.DTYPE),
     )  # fmt: skip
+    if chosen < 0:
+        raise NonFiniteError("the model's logits are not finite")
     return Draws(drawn.reshape(count, room), lengths, chosen)

@@ -145,7 +145,7 @@ def begin_text(ids, slots, row, text, prompt, seed):
         I64_ARRAY, LAYOUT, returns=INT)  # fmt: skip
 def sample(P, T, A, cache, padding, model, prompt, first_text, count, room, inverse_temperature, top_k, seed, ids,
            slots, drawn, lengths, z):  # fmt: skip
-    """Draw the texts from number first_text on; returns how many tokens were chosen, ends included.
+    """Draw the texts from number first_text on; returns how many tokens were chosen, ends included; -1 for bad logits.
 
     drawn (count, room) gets a text's tokens without prompt and end, lengths (count,) how many; one that does not end
     fills its room. What a text becomes depends on its number and the seed, not on `slots`, how many are under way: as
@@ -170,6 +170,8 @@ def sample(P, T, A, cache, padding, model, prompt, first_text, count, room, inve
                 ids[row] = prompt[position]
                 row += 1
                 continue
+            if not math.isfinite(get(a, z.logits + row * z.vocab_lanes + end)):  # the sum of all weights
+                return -1
             u = uniform(shift(row_ids, 4 * slots), row)
             token = choose(a, z.logits + row * z.vocab_lanes, z.vocab_lanes, z.vocab, u)
             chosen += 1
