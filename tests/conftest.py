@@ -34,6 +34,17 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(KERNELS), ignore_errors=True))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Of several processes the first two compile for one kind of float each, so that none waits for the other."""
+    dtype = {"gw0": "float32", "gw1": "float64"}.get(os.environ.get("PYTEST_XDIST_WORKER", ""))
+    if dtype and any(item.path.name.startswith(("test_compliance", "test_native")) for item in session.items):
+        import microgpt.engines.native.engine  # all kernels are known once it is there
+        from microgpt.engines.native.compiling import compile_kernels
+
+        assert microgpt.engines.native.engine
+        compile_kernels(dtype, lambda said: None)
+
+
 @dataclass(frozen=True)
 class Program:
     """`program(*arguments)` runs `python -m microgpt *arguments` in its folder."""

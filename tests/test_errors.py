@@ -34,7 +34,6 @@ def refused(program: Program, *arguments: str) -> str:
         (["-m", "seed=1,abc"], "seed=abc is not allowed: seed is an integer"),
         (["sample.prompt=aXYa"], "sample.prompt='aXYa' has characters that the model does not know: 'X' 'Y' "),
         (["sample.prompt=abcdefghijklmnop"], "prompt token count 17 exceeds max prompt tokens 16"),
-        (["mode=tensor", "backend=torch", "backend.device=cuda"], "backend.device=cuda is not available"),
         (["mode=tensor", "backend=native", "backend.device=cuda"], "backend.device=cuda is not allowed"),
         (["data=text", "data.path=missing.txt"], "data.path=missing.txt cannot be read: No such file"),
         (["task=sample", "checkpoint=latest"], "checkpoint=latest: no run in outputs_dir=outputs has a checkpoint"),

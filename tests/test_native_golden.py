@@ -87,7 +87,9 @@ def test_the_package_alone_loads_neither_torch_nor_numba(tmp_path: Path) -> None
     assert loaded(tmp_path, code) == set()
 
 
-@pytest.mark.parametrize(("backend", "library"), [("native", "numba"), ("torch", "torch")])
+@pytest.mark.parametrize(
+    ("backend", "library"), [("native", "numba"), pytest.param("torch", "torch", marks=pytest.mark.slow)]
+)
 def test_an_engine_does_not_load_the_other_s_library(backend: str, library: str, tmp_path: Path) -> None:
     arguments = "mode=tensor", f"backend={backend}", "experiment=debug", "train.steps=2", "sample.num_samples=1"
     assert loaded(tmp_path, SPY, *arguments) & {"torch", "numba"} == {library}

@@ -114,7 +114,7 @@ def surprise(drawn: list[list[int]], expected: dict[Text, float]) -> float:
     [SamplingPolicy(0.5), SamplingPolicy(1.0), SamplingPolicy(2.0), SamplingPolicy(1.0, 2), SamplingPolicy(2.0, 3)],
     ids=["t=0.5", "t=1", "t=2", "t=1 top_k=2", "t=2 top_k=3"],
 )
-@each_dtype
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_texts_have_the_probabilities_of_the_scalar_engine(dtype: str, policy: SamplingPolicy, prompt: Text) -> None:
     expected = exact(GPT, policy, prompt)
     drawn = texts(native(GPT, dtype), DRAWN, prompt=prompt, temperature=policy.temperature, top_k=policy.top_k)
@@ -129,6 +129,7 @@ def test_bigram_s_texts_have_the_probabilities_of_the_scalar_engine(top_k: int |
     assert abs(surprise(texts(native(BIGRAM), DRAWN, top_k=top_k), expected)) < 3.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocab_size", [2, 15, 16, 17, 40])
 def test_vocabularies_of_every_width_are_drawn_from_whole(vocab_size: int) -> None:
     """A vector register holds 16 numbers: what fills the last one up is never chosen."""
@@ -374,6 +375,7 @@ def test_bulk_prints_as_many_texts_as_asked_for_and_the_same_again(trained: Prog
     assert trained.files() == before, "sampling is no run"
 
 
+@pytest.mark.slow
 def test_bulk_s_seed_and_number_decide_the_texts(trained: Program) -> None:
     one, more, other = (
         sample_lines(trained(*PLAIN, f"sample.num_samples={count}", f"sample.seed={seed}").stdout)

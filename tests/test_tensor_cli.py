@@ -217,6 +217,7 @@ Legs = dict[tuple[str, str], Path]
 
 @pytest.mark.parametrize("then", ["native64", "native32", "torch64"])
 @pytest.mark.parametrize("first", ENGINES)
+@pytest.mark.slow
 def test_checkpoint_of_any_engine_goes_on_in_any_other_as_in_scalar_mode(legs: Legs, first: str, then: str) -> None:
     ours, scalar = legs[first, then], legs[first, "scalar"]
     record = read_record(ours)
@@ -231,11 +232,13 @@ def test_checkpoint_of_any_engine_goes_on_in_any_other_as_in_scalar_mode(legs: L
 
 @pytest.mark.parametrize("then", EXACT)
 @pytest.mark.parametrize("first", ["native64", "native32", "torch64"])
+@pytest.mark.slow
 def test_whoever_trained_first_leaves_what_scalar_mode_leaves(legs: Legs, first: str, then: str) -> None:
     tolerance = 1e-9 if first in EXACT else 2e-3
     assert is_close(losses(legs[first, then]), losses(legs["scalar", then]), tolerance)
 
 
+@pytest.mark.slow
 def test_legs_are_not_all_the_same(legs: Legs) -> None:
     """Optimizer state and batches go on: a leg does not repeat the first steps."""
     leg = legs["native64", "native64"]
@@ -284,6 +287,7 @@ def assert_same_training(scalar: Path, native: Path) -> None:
             assert losses_of_style[1][key] == (loss if loss is None else pytest.approx(loss, rel=1e-9)), key
 
 
+@pytest.mark.slow
 def test_models_and_styles_train_as_in_scalar_mode(tmp_path_factory: pytest.TempPathFactory) -> None:
     for pairs in compared(
         tmp_path_factory, "model=gpt,gpt_first,bigram", "style=classic,futuristic", "data=text", "data.path=input.txt"
@@ -295,6 +299,7 @@ def test_models_and_styles_train_as_in_scalar_mode(tmp_path_factory: pytest.Temp
             assert_same_training(scalar, native)
 
 
+@pytest.mark.slow
 def test_texts_and_batches_train_as_in_scalar_mode(tmp_path_factory: pytest.TempPathFactory) -> None:
     for pairs in compared(
         tmp_path_factory, "data.format=lines,stream", "data.long_documents=truncate,window,skip",
@@ -357,6 +362,7 @@ def test_no_steps_report_the_untrained_baseline(microgpt: Program, engine: tuple
     assert " steps=0 " in stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_threads_change_no_number(microgpt: Program) -> None:
     """A batch and a model large enough that the threads share it out."""
     run = (*DEBUG, *NATIVE, "train.batch_size=64", "model.n_embd=64", "sample.num_samples=2", "train.steps=15")
@@ -367,6 +373,7 @@ def test_threads_change_no_number(microgpt: Program) -> None:
     assert checkpoint_files(one, 15)
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_and_keeps_float32(microgpt: Program) -> None:
     stdout = microgpt(*DEBUG, *TORCH, "backend.dtype=bfloat16", "train.eval_documents=200").stdout
     run = microgpt.only_run()
@@ -397,7 +404,7 @@ def test_run_that_diverges_stops_with_a_sentence_and_keeps_its_last_checkpoint(
     assert all(math.isfinite(loss) for loss in losses(run))
 
 
-@pytest.mark.parametrize("backend", ["torch", "auto"])
+@pytest.mark.parametrize("backend", ["torch", pytest.param("auto", marks=pytest.mark.slow)])
 @pytest.mark.skipif(not MISSING, reason="every device is there")
 def test_device_that_is_not_there_is_one_sentence_and_nothing_is_written(microgpt: Program, backend: str) -> None:
     device = MISSING[0]
@@ -433,7 +440,8 @@ def expected_of(
     return known[dtype]
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_run_killed_at_random_moments_gives_the_bits_of_the_uninterrupted_one(
     microgpt: Program,
     uninterrupted: dict[str, dict[str, Any]],
@@ -453,6 +461,7 @@ def test_run_killed_at_random_moments_gives_the_bits_of_the_uninterrupted_one(
     assert results_of(microgpt.only_run(), STEPS) == expected
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_at_a_checkpoint_and_the_same_command_finishes(
     microgpt: Program,
     uninterrupted: dict[str, dict[str, Any]],

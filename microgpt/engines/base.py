@@ -124,7 +124,7 @@ class BulkSampler(Protocol):
         """The texts number `first` to first + count - 1 of a seed's endless series, each of at most `room` tokens.
 
         Each goes on from `prompt` (BOS first) until BOS is chosen or its room is full; prompt and room together fit the
-        block. What a text is does not depend on which others are drawn with it. Raises NonFiniteError for logits that are
-        not numbers.
+        block. What a text is does not depend on which others are drawn with it. Raises NonFiniteError for logits that
+        are not numbers.
         """
         ...

@@ -82,7 +82,7 @@ def compile_kernels(dtype: str, say: Callable[[str], None]) -> float:
     Returns how many seconds were spent on compiling; 0 where there was nothing to compile.
     """
     done = CACHE / f"{dtype}.compiled"
-    with FileLock(f"{CACHE}.lock"):  # a second process waits, and finds them done
+    with FileLock(f"{CACHE}-{dtype}.lock"):  # a second process waits, and finds them done
         if done.exists():
             build(dtype, entries_only=True)
             return 0.0
