@@ -108,7 +108,14 @@ def surprise(drawn: list[list[int]], expected: dict[Text, float]) -> float:
     return ((square / freedom) ** (1 / 3) - (1 - spread)) / math.sqrt(spread)
 
 
-@pytest.mark.parametrize("prompt", [(), (1,), (0, 2, 1)], ids=["no prompt", "a prompt", "room for one token"])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        pytest.param((), id="no prompt", marks=pytest.mark.slow),
+        pytest.param((1,), id="a prompt"),
+        pytest.param((0, 2, 1), id="room for one token"),
+    ],
+)
 @pytest.mark.parametrize(
     "policy",
     [SamplingPolicy(0.5), SamplingPolicy(1.0), SamplingPolicy(2.0), SamplingPolicy(1.0, 2), SamplingPolicy(2.0, 3)],

@@ -380,6 +380,7 @@ def test_leg_has_its_own_folder_and_states_its_schedule(
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before, "the run is left alone"
 
 
+@pytest.mark.slow
 def test_two_legs_at_a_constant_rate_learn_what_one_run_learns(microgpt: Program) -> None:
     constant = *CLASSIC, "schedule=constant"
     microgpt(*constant, "train.steps=6", "outputs_dir=whole")
