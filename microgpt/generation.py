@@ -87,7 +87,7 @@ def generate_many(
 ) -> Iterator[Sample]:
     """`count` continuations of `prompt` by an engine's own sampler: the same distribution, other random numbers.
 
-    Raises UserError for what such a sampler does not do.
+    Raises UserError at once for what such a sampler does not do.
     """
     if not isinstance(engine, BulkSampler):
         raise UserError(f"sample.bulk=true is not allowed: backend={engine.info.backend} has no sampler of its own")
@@ -101,11 +101,15 @@ def generate_many(
         )
     stop_reason = "block" if policy.max_new_tokens is None else "length"
     room, seed = policy.max_new_tokens or room, rng.getrandbits(62)
-    for first in range(0, count, BULK_PIECE):
-        size = min(BULK_PIECE, count - first)
-        draws = engine.draw(0, prompt, size, room, policy.temperature, policy.top_k, seed, first)
-        for text in draws.texts:
-            yield Sample(tokenizer.decode(text), stop_reason if len(text) == room else "end")
+
+    def samples() -> Iterator[Sample]:
+        for first in range(0, count, BULK_PIECE):
+            size = min(BULK_PIECE, count - first)
+            draws = engine.draw(0, prompt, size, room, policy.temperature, policy.top_k, seed, first)
+            for text in draws.texts:
+                yield Sample(tokenizer.decode(text), stop_reason if len(text) == room else "end")
+
+    return samples()
 
 
 def probabilities(logits: Sequence[float], policy: SamplingPolicy) -> list[float]:

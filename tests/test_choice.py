@@ -190,3 +190,5 @@ def test_float64_is_refused_where_the_best_device_has_none(machine: Machine) -> 
 def test_engines_without_pytorch_are_always_there(machine: Machine, backend: str) -> None:
     machine()
     refuse_unavailable(EngineOptions(backend))
+    with pytest.raises(UserError, match="needs PyTorch"):
+        refuse_unavailable(EngineOptions("torch"))

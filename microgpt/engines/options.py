@@ -11,7 +11,7 @@ class EngineOptions:
     device: str = "auto"  # auto | cpu | cuda | mps
     dtype: str | None = None  # float32 | float64 | bfloat16 (torch: parameters in float32, products in bfloat16)
     threads: int | None = None  # CPU threads; None: one for each core that this process may use
-    kernel: str = "auto"  # native: auto | features | models
+    kernel: str = "auto"  # native: auto | features
     compile: bool = False  # torch: torch.compile
     micro_batch: int | None = None  # torch: examples in one pass; gradients of a batch's passes add up
     reason: str = ""  # why this backend, where it was chosen by a rule

@@ -25,10 +25,6 @@ def sample(config: Config, invocation: Invocation) -> None:
     options = engine_options(config, spec, tokens=1)
     engine = make_engine(options, spec, OptimizerSpec("sgd"), None, checkpoint.state)
     rng = generator(config, invocation, checkpoint)
-    print(f"checkpoint: {shown(checkpoint.path)} (step {checkpoint.train.first_step + checkpoint.train.step})")
-    info = engine.info
-    print(f"backend={info.backend} device={info.device} using_gpu={str(info.using_gpu).lower()} dtype={info.dtype}")
-    print("--- samples ---")
     count = config.sample.num_samples
     if config.sample.bulk:
         draws = generate_many(engine, tokenizer, spec.block_size, prompt, policy, count, rng)
@@ -36,6 +32,10 @@ def sample(config: Config, invocation: Invocation) -> None:
         draws = (
             generate(lambda: engine.decoder(0), tokenizer, spec.block_size, prompt, policy, rng) for _ in range(count)
         )
+    print(f"checkpoint: {shown(checkpoint.path)} (step {checkpoint.train.first_step + checkpoint.train.step})")
+    info = engine.info
+    print(f"backend={info.backend} device={info.device} using_gpu={str(info.using_gpu).lower()} dtype={info.dtype}")
+    print("--- samples ---")
     for number, drawn in enumerate(draws, 1):
         why = "" if drawn.stop_reason == "end" else f"  [stopped: {drawn.stop_reason}]"
         print(f"sample {number:2d}: {config.sample.prompt}{drawn.text}{why}", flush=not config.sample.bulk)
