@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import sys
-import traceback
 from pathlib import Path
 
 import hydra
@@ -20,10 +19,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from microgpt.config import from_omegaconf, register_schema
 from microgpt.errors import RECORDED_IN, Interrupted, UserError
-from microgpt.explain import explain
+from microgpt.explain import explain, report
 from microgpt.record import Invocation, record_failed_job
-from microgpt.rules import check
-from microgpt.sweep import finish_sweep, leave_no_empty_sweep, sweep, sweep_id
+from microgpt.rules import check, check_overrides
+from microgpt.sweep.ending import finish_sweep, leave_no_empty_sweep, sweep, sweep_id
+from microgpt.sweep.plugins import register_plugins
 from microgpt.tasks import task_named
 
 
@@ -61,20 +61,12 @@ def application(composed: DictConfig) -> float | None:
         return float("nan")
 
 
-def check_overrides(task: str, invocation: Invocation) -> None:
-    """A checkpoint decides its model: refuse what the user would expect to change it."""
-    if task == "train":
-        return
-    for group in ("model", "data", "optim", "schedule", "train"):
-        if invocation.touches(group):
-            raise UserError(f"{group} cannot be changed with task={task}: checkpoint=<folder> brings its own model")
-
-
 def main() -> int:
     """Run the program on sys.argv; returns the exit code."""
     prepare_streams()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     register_schema()
+    register_plugins()
     # Hydra copies this singleton, with every schema in it, for each option that --help lists: half of its time.
     ConfigStore.__deepcopy__ = lambda self, memo: self  # pyright: ignore[reportAttributeAccessIssue]
     name = sweep_id(sys.argv[1:])
@@ -123,13 +115,3 @@ def finish() -> int:
         sweep.errors.append(error)
         report(error)
     return explain(sweep.errors[0])[1] if sweep.errors else 0
-
-
-def report(error: Exception, prefix: str = "") -> int:
-    """Print an error on stderr, a sentence where one explains it, the traceback of a bug. Returns the exit code."""
-    sentence, code = explain(error)
-    if sentence is None:
-        print(prefix + "".join(traceback.format_exception(error)), file=sys.stderr, end="")
-    else:
-        print(f"{prefix}error: {sentence}", file=sys.stderr)
-    return code

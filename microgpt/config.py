@@ -7,7 +7,7 @@ file under conf/. OmegaConf objects stop in this file: below it travel the froze
 import difflib
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -118,6 +118,11 @@ class SampleConfig:
 
 
 @dataclass(frozen=True)
+class SweepConfig:
+    fresh: bool = False  # put an earlier sweep of the same command aside and begin anew
+
+
+@dataclass(frozen=True)
 class Config:
     """A run, whole. `task`, `model`, ... are config groups: choose with `model=gpt`, change with `model.n_embd=8`."""
 
@@ -131,6 +136,7 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     seed: int = 42  # order of the examples, initial values, samples
     checkpoint: str | None = None  # for task=sample|info: a run's folder, a checkpoint's, or `latest`
     outputs_dir: str = "outputs"
@@ -158,11 +164,13 @@ def from_omegaconf(composed: DictConfig, choices: dict[str, Any]) -> Config:
     plain = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(plain, dict)
     refuse_unknown_keys(plain, Config, "")  # Hydra lets a key added with + into a structured node
-    for group in ("model", "style"):  # a file of the user's own may leave its name out
-        plain[group]["name"] = plain[group]["name"] or str(choices.get(group))
-    config = OmegaConf.to_object(OmegaConf.merge(schema(), plain))
+    config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
-    return config
+    names = {  # a file of the user's own may leave its name out
+        group: replace(getattr(config, group), name=plain[group]["name"] or str(choices.get(group)))
+        for group in ("model", "style")
+    }
+    return replace(config, **names)
 
 
 def refuse_unknown_keys(plain: dict[Any, Any], node: type, path: str) -> None:
@@ -196,7 +204,7 @@ def config_hash(config: Config) -> str:
 
 def identity(config: Config) -> dict[str, Any]:
     plain = asdict(config)
-    for key in ("task", "outputs_dir", "results_dir"):
+    for key in ("task", "sweep", "outputs_dir", "results_dir"):
         del plain[key]
     if config.train.resume in ("auto", "never"):
         del plain["train"]["resume"]

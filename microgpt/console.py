@@ -1,12 +1,56 @@
-"""What a training run says on the terminal before its first step and after its last."""
+"""What training says on the terminal: a run alone in detail, the runs of a sweep together in a line every now and then."""
 
 from pathlib import Path
 from typing import Any
 
 from microgpt.assembly import Inputs, schedule_of
+from microgpt.trainer import Member
 from microgpt.training.metrics import console_line
+from microgpt.training.progress import Progress, SweepProgress
 
 Record = dict[str, Any]
+
+
+class RunDisplay(Progress):
+    """A run alone: what it works on, its progress, its samples, where its files are."""
+
+    def __init__(self, member: Member):
+        checkpoint = member.folder.checkpoint
+        super().__init__(member.inputs.config.train.steps, 0 if checkpoint is None else checkpoint.train.step)
+
+    def say(self, line: str) -> None:
+        print(line, flush=True)
+
+    def begin(self, members: list[Member]) -> None:
+        for member in members:
+            if member.folder.checkpoint is not None:
+                print(f"resuming {member.folder.path} at step {self.first}")
+            print_beginning(member.inputs, member.record)
+        self.start()
+
+    def end(self, member: Member) -> None:
+        print_end(member.record, member.folder.path)
+
+
+class SweepDisplay(SweepProgress):
+    """The runs of a sweep that train together: a line every two seconds; their figures are in the tables at the end."""
+
+    def __init__(self, jobs: int, steps: int):
+        super().__init__(jobs, steps)
+        self.told = False
+
+    def say(self, line: str) -> None:
+        self.print(line)
+
+    def begin(self, members: list[Member]) -> None:
+        if not self.told:
+            self.told = True
+            print_engine(members[0].record)
+        first = members[0].run.state.step
+        self.start(len(members), first, members[0].inputs.config.train.steps)
+
+    def end(self, member: Member) -> None:
+        pass
 
 
 def print_beginning(inputs: Inputs, record: Record) -> None:
@@ -31,6 +75,10 @@ def print_beginning(inputs: Inputs, record: Record) -> None:
         print(f"training on from step {leg['first_step']} of {leg['from']}")
         print(f"a new leg of {inputs.config.train.steps} steps: schedule {schedule.name} anew from lr {optim.lr} over "
               f"{schedule.total_steps} steps")  # fmt: skip
+    print_engine(record)
+
+
+def print_engine(record: Record) -> None:
     print(f"backend={record['backend']} device={record['device']} using_gpu={str(record['using_gpu']).lower()} "
           f"dtype={record['dtype']} kernel={record['kernel']} threads={record['threads']}", flush=True)  # fmt: skip
     if record["backend_reason"]:

@@ -1,6 +1,7 @@
 """Errors as sentences: Hydra's, OmegaConf's and YAML's many-line messages, each in one; and their exit codes."""
 
 import re
+import sys
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -103,3 +104,13 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def first_line(error: Any) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def report(error: Exception, prefix: str = "") -> int:
+    """Print an error on stderr, a sentence where one explains it, the traceback of a bug. Returns the exit code."""
+    sentence, code = explain(error)
+    if sentence is None:
+        print(prefix + "".join(traceback.format_exception(error)), file=sys.stderr, end="")
+    else:
+        print(f"{prefix}error: {sentence}", file=sys.stderr)
+    return code

@@ -2,14 +2,16 @@
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from microgpt.assembly import Inputs, sampling_policy, workload
-from microgpt.checkpoint import CheckpointStore
 from microgpt.checkpoint_format import TrainState
-from microgpt.engines.base import Decoder, Engine, Tokens
+from microgpt.data.corpus import Corpus
+from microgpt.engines.base import Decoder, Engine
 from microgpt.errors import NonFiniteError
 from microgpt.generation import SamplingPolicy, generate, phrase_rate
 from microgpt.training.guards import StopRequest
@@ -46,27 +48,32 @@ def metrics(inputs: Inputs, state: TrainState) -> dict[str, Any]:
     }
 
 
-def measure(inputs: Inputs, record: Record, engine: Engine, stop: StopRequest, checkpoints: CheckpointStore) -> None:
-    """What is measured on the trained model: samples, the style's effect, the untrained baseline of steps=0.
+def style_losses(engine: Engine, corpus: Corpus) -> dict[str, np.ndarray | None]:
+    """Each model's mean loss per target token on the style's documents, (R,); None where there are none."""
+    parts = {"train_loss": corpus.style_train.examples, "val_loss": corpus.style_val.examples}
+    return {name: engine.evaluate(examples) if examples else None for name, examples in parts.items()}
 
-    Raises NonFiniteError for a model whose weights are finite still, but too large to compute with.
+
+def measure(
+    inputs: Inputs,
+    record: Record,
+    engine: Engine,
+    replica: int,
+    losses: dict[str, np.ndarray | None],
+    stop: StopRequest,
+) -> None:
+    """Fill the record's samples, and into its metrics what the style did and, for steps=0, the untrained loss.
+
+    `losses` are the `style_losses` of the engine's models. Raises NonFiniteError for a model whose weights are finite
+    still, but too large to compute with.
     """
-    try:
-        measure_model(inputs, record, engine, stop)
-    except NonFiniteError as error:
-        steps = record["metrics"]["steps"]
-        raise NonFiniteError(f"after step {steps} {error}; {checkpoints.where_newest()}") from error
-
-
-def measure_model(inputs: Inputs, record: Record, engine: Engine, stop: StopRequest) -> None:
-    """Fill the record's samples, and into its metrics what the style did and, for steps=0, the untrained loss."""
     figures = record["metrics"]
     if figures["steps"] == 0:
         first_batch = [workload(inputs.corpus, []).examples[i] for i in inputs.beginning.order.batch(0)]
-        figures["final_loss"] = figures["mean_loss_last_n"] = finite_loss(engine, first_batch)
+        figures["final_loss"] = figures["mean_loss_last_n"] = finite(engine.evaluate(first_batch), replica)
     style = inputs.config.style
     policy = sampling_policy(inputs.config.sample, asdict(style))
-    draw = sampler(inputs, engine, stop)
+    draw = sampler(inputs, engine, replica, stop)
     record["samples"] = draw(policy)
     if style.documents or style.phrases:
         figures["style_effect"] = {
@@ -74,32 +81,31 @@ def measure_model(inputs: Inputs, record: Record, engine: Engine, stop: StopRequ
             "train_documents": inputs.corpus.style_train.documents,
             "val_documents": inputs.corpus.style_val.documents,
             "share": inputs.beginning.order.style_share,
-            "train_loss": finite_loss(engine, inputs.corpus.style_train.examples),
-            "val_loss": finite_loss(engine, inputs.corpus.style_val.examples),
+            **{name: finite(values, replica) for name, values in losses.items()},
             "bias": style.bias,
             "phrase_rate": phrase_rate(record["samples"], style.phrases),
             "phrase_rate_without_bias": phrase_rate(draw(policy.without_bias()), style.phrases),
         }
 
 
-def finite_loss(engine: Engine, examples: Sequence[Tokens]) -> float | None:
-    """Mean loss per target token; None where there are no examples."""
-    if not examples:
+def finite(losses: np.ndarray | None, replica: int) -> float | None:
+    """One model's loss; None where there is none. Raises NonFiniteError for one that is no number."""
+    if losses is None:
         return None
-    loss = float(engine.evaluate(examples)[0])
+    loss = float(losses[replica])
     if not math.isfinite(loss):
         raise NonFiniteError(f"a loss is {loss}")
     return loss
 
 
-def sampler(inputs: Inputs, engine: Engine, stop: StopRequest) -> Callable[[SamplingPolicy], list[str]]:
+def sampler(inputs: Inputs, engine: Engine, replica: int, stop: StopRequest) -> Callable[[SamplingPolicy], list[str]]:
     """A function that draws the run's samples by a policy, each time from the same random state."""
     sample = inputs.config.sample
     beginning = inputs.beginning.rng if sample.seed is None else random.Random(sample.seed)
     start = beginning.getstate()
 
     def new_decoder() -> Decoder:
-        return engine.decoder(0)
+        return engine.decoder(replica)
 
     def draw(policy: SamplingPolicy) -> list[str]:
         rng = random.Random()

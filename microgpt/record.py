@@ -69,6 +69,7 @@ def new_record(config: dict[str, Any], digest: str | None, invocation: Invocatio
         "kernel": None,
         "threads": None,
         "backend_reason": None,
+        "group": None,
         "environment": environment(),
         "metrics": None,
         "timings": None,

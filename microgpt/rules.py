@@ -17,7 +17,7 @@ from microgpt.config import (
 from microgpt.data.corpus import FORMATS, LONG_DOCUMENTS
 from microgpt.errors import UserError
 from microgpt.model.spec import ACTIVATIONS, KINDS
-from microgpt.record import STYLE_NAME
+from microgpt.record import STYLE_NAME, Invocation
 from microgpt.training.schedules import SCHEDULES
 
 OPTIMIZER_KEYS = {
@@ -243,3 +243,12 @@ def check_sample(config: Config) -> None:
     if sample.bulk:
         require(config.task.name == "sample" and config.backend.name in ("native", "auto"), "sample.bulk", True,
                 "it goes with task=sample mode=tensor backend=native")  # fmt: skip
+
+
+def check_overrides(task: str, invocation: Invocation) -> None:
+    """A checkpoint decides its model: refuse what the user would expect to change it."""
+    if task == "train":
+        return
+    for group in ("model", "data", "optim", "schedule", "train"):
+        if invocation.touches(group):
+            raise UserError(f"{group} cannot be changed with task={task}: checkpoint=<folder> brings its own model")

@@ -1,9 +1,8 @@
 """Folders of runs: a new one for a new run, the old one for a run that was stopped, never one for two runs at a time.
 
-    outputs/<date>/<time>_<first 8 digits of the configuration's hash>/     a run
-    outputs/sweeps/<name>_<hash of the command>/<job>/                      a job of a sweep
+    outputs/<date>/<time>_<first 8 digits of the configuration's hash>/
 
-A run holds a lock on its folder while it lives. The operating system gives the lock back when a process dies, however
+Jobs of a sweep have folders of another kind (jobs.py). A run holds a lock on its folder while it lives. The operating system gives the lock back when a process dies, however
 it dies: a record that says "running" without a lock belongs to a run that was killed.
 """
 
@@ -11,7 +10,6 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +35,8 @@ class Place:
     data_sha256: str | None
 
     def earlier(self) -> list[Path]:
-        """Folders whose record mentions this run's hash, oldest attempt first."""
-        return sorted((path for path in self.outputs.glob(self.siblings) if self.is_mentioned(path)), key=attempt)
-
-    def is_mentioned(self, path: Path) -> bool:
-        """A quick look: a sweep asks this for each of its jobs about all of its folders."""
-        try:
-            return self.config_hash.encode() in (path / RECORD).read_bytes()
-        except OSError:
-            return False
+        """Folders whose names have this run's hash, oldest attempt first."""
+        return sorted(self.outputs.glob(self.siblings), key=attempt)
 
 
 @dataclass
@@ -53,6 +44,7 @@ class RunFolder:
     """A folder that this process holds."""
 
     path: Path
+    run_id: str  # how records call it: the path below the outputs
     lock: FileLock
     earlier: dict[str, Any] | None = None  # the record that an earlier attempt left here
     checkpoint: Checkpoint | None = None  # from which the run goes on
@@ -66,13 +58,8 @@ class RunFolder:
         self.lock.release()
 
 
-def place_of_run(outputs_dir: str, config_hash: str, data_sha256: str | None, job: tuple[str, int] | None) -> Place:
-    """`job` is the sweep's folder and the job's number, or None for a single run."""
+def place_of_run(outputs_dir: str, config_hash: str, data_sha256: str | None) -> Place:
     outputs = Path(outputs_dir)
-    if job is not None:
-        sweep, number = Path(job[0]), str(job[1])
-        # Any job of the sweep: the same jobs may come in another order, and so under other numbers.
-        return Place(sweep, number, f"{escape(sweep.name)}/*", sweep.parent, config_hash, data_sha256)
     now = datetime.now(UTC).astimezone()
     name = f"{now:%H-%M-%S}_{config_hash[:8]}"
     siblings = f"????-??-??/*_{config_hash[:8]}*"
@@ -93,16 +80,11 @@ def claim(place: Place, resume: bool, keep_checkpoints: int) -> RunFolder:
     lock = try_lock(path)
     if lock is None:
         raise UserError(f"outputs_dir={place.outputs} cannot be written: {path} takes no lock")
-    return RunFolder(path, lock)
+    return RunFolder(path, run_id_of(path, place.outputs), lock)
 
 
-def find_completed(place: Place) -> dict[str, Any] | None:
-    """The record of a job of this sweep that has been completed already, or None."""
-    for path in place.earlier():
-        record = read_record(path)
-        if record is not None and record.get("status") == "completed" and is_same_run(record, place):
-            return {**record, "folder": str(path)}
-    return None
+def run_id_of(path: Path, outputs: Path) -> str:
+    return path.relative_to(outputs).as_posix()
 
 
 def find_stopped(place: Place, keep_checkpoints: int) -> RunFolder | None:
@@ -119,7 +101,7 @@ def find_stopped(place: Place, keep_checkpoints: int) -> RunFolder | None:
             lock.release()
             continue
         checkpoint = CheckpointStore(path / "checkpoint", keep_checkpoints).newest()
-        return RunFolder(path, lock, record, checkpoint)
+        return RunFolder(path, run_id_of(path, place.outputs), lock, record, checkpoint)
     return None
 
 

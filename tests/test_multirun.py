@@ -10,7 +10,7 @@ import pytest
 from conftest import Program, make_program, read_record
 from safetensors.numpy import load_file
 
-from microgpt import sweep
+from microgpt.sweep import ending
 
 FOUR = (
     "-m", "model.tie_lm_head=true,false", "model.input_rmsnorm=true,false", "experiment=debug", "train.steps=10",
@@ -97,7 +97,7 @@ def test_same_sweep_again_runs_nothing_and_ends_well(ablation: Program) -> None:
     before = [(job / "run.json").read_bytes() for job in ablation.jobs()]
     table = (ablation.folder / "results" / "ablation_style-futuristic.csv").read_bytes()
     done = ablation(*FOUR)
-    assert done.stdout.count("not run again") == 4
+    assert ": 4 jobs, 4 completed before, 0 to resume, 0 failed before and run again, 0 new" in done.stdout
     assert "step " not in done.stdout
     assert [(job / "run.json").read_bytes() for job in ablation.jobs()] == before
     assert (ablation.folder / "results" / "ablation_style-futuristic.csv").read_bytes() == table
@@ -106,17 +106,17 @@ def test_same_sweep_again_runs_nothing_and_ends_well(ablation: Program) -> None:
 def test_same_sweep_in_another_order_runs_nothing(ablation: Program) -> None:
     before = ablation.jobs()
     reordered = FOUR[0], FOUR[2], FOUR[1], *FOUR[3:]
-    assert ablation(*reordered).stdout.count("not run again") == 4
+    assert "4 completed before" in ablation(*reordered).stdout
     assert ablation.jobs() == before
 
 
 def test_jobs_that_failed_in_other_processes_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep.sweep, "started", "2026-01-02T00:00:00.000+00:00")
+    monkeypatch.setattr(ending.sweep, "started", "2026-01-02T00:00:00.000+00:00")
     for name, status, day in (("0", "failed", 3), ("1", "completed", 3), ("2", "failed", 1)):
         (tmp_path / name).mkdir()
         record = {"status": status, "finished_at": f"2026-01-0{day}T00:00:00.000+00:00"}
         (tmp_path / name / "run.json").write_text(json.dumps(record))
-    assert sweep.failed_jobs(tmp_path) == [tmp_path / "0"]
+    assert ending.failed_jobs(tmp_path) == [tmp_path / "0"]
 
 
 def test_experiment_ablation_is_a_sweep_in_one_word(microgpt: Program) -> None:
@@ -146,7 +146,7 @@ def test_sweep_of_legs_again_runs_nothing(microgpt: Program) -> None:
     microgpt(*quick)
     sweep = "-m", "seed=1,2", *quick, f"train.resume={microgpt.only_run()}"
     microgpt(*sweep)
-    assert microgpt(*sweep).stdout.count("not run again") == 2
+    assert "2 completed before" in microgpt(*sweep).stdout
     assert len(microgpt.jobs()) == 2
 
 

@@ -225,7 +225,7 @@ def test_stopped_sweep_goes_on_where_it_was(microgpt: Program) -> None:
     before = first.read_bytes()
 
     done = microgpt(*sweep)
-    assert done.stdout.count("not run again") == 1
+    assert ": 3 jobs, 1 completed before, 1 to resume, 0 failed before and run again, 1 new" in done.stdout
     assert first.read_bytes() == before
     records = [read_record(job) for job in microgpt.jobs()]
     assert [record["status"] for record in records] == ["completed"] * 3

@@ -23,7 +23,6 @@ from microgpt.runs import (
     Place,
     RunFolder,
     claim,
-    find_completed,
     find_stopped,
     make_unique,
     place_of_run,
@@ -45,7 +44,7 @@ sys.stdin.read()
 
 
 def single(outputs: Path, **changes: str | None) -> Place:
-    return replace(place_of_run(str(outputs), HASH, DATA, None), **changes)
+    return replace(place_of_run(str(outputs), HASH, DATA), **changes)
 
 
 def earlier_run(
@@ -84,19 +83,12 @@ def stopped(place: Place) -> Path | None:
 
 
 def test_a_run_has_a_folder_by_date_time_and_hash(tmp_path):
-    folder = claim(place_of_run(str(tmp_path), HASH, DATA, None), resume=True, keep_checkpoints=2)
+    folder = claim(place_of_run(str(tmp_path), HASH, DATA), resume=True, keep_checkpoints=2)
     date, name = folder.path.relative_to(tmp_path).parts
     assert name.endswith("_01234567")
     assert len(date.split("-")) == 3
     assert folder.earlier is None
     assert folder.checkpoint is None
-    folder.release()
-
-
-def test_a_job_has_the_folder_of_its_number(tmp_path):
-    place = place_of_run("ignored", HASH, DATA, (str(tmp_path / "sweeps" / "it_abc"), 3))
-    folder = claim(place, resume=True, keep_checkpoints=2)
-    assert folder.path == tmp_path / "sweeps" / "it_abc" / "3"
     folder.release()
 
 
@@ -184,7 +176,7 @@ def test_releasing_a_folder_never_undoes_the_lock_of_its_next_owner(tmp_path):
             give_back()
             next_owner.append(try_lock(folder.path))
 
-    RunFolder(folder.path, Released()).release()  # type: ignore[arg-type]
+    RunFolder(folder.path, "id", Released()).release()  # type: ignore[arg-type]
     assert next_owner[0] is not None
     assert try_lock(folder.path) is None
     next_owner[0].release()
@@ -242,10 +234,11 @@ def test_the_second_attempt_of_a_second_is_newer_than_the_first(tmp_path):
 
 
 def test_the_tenth_attempt_is_newer_than_the_second(tmp_path):
-    sweep = tmp_path / "sweeps" / "it_abc"
-    for name in ("1", "1-2", "1-9", "1-10"):
-        earlier_run(sweep / name)
-    assert stopped(place_of_run("outputs", HASH, DATA, (str(sweep), 1))) == sweep / "1-10"
+    day = tmp_path / "2026-01-01"
+    names = [f"10-00-00_01234567{attempt}" for attempt in ("", "-2", "-9", "-10")]
+    for name in names:
+        earlier_run(day / name)
+    assert stopped(single(tmp_path)) == day / names[-1]
 
 
 def test_a_run_that_lives_in_another_process_is_passed_over(tmp_path):
@@ -308,40 +301,3 @@ def test_a_resumed_run_goes_on_from_its_newest_whole_checkpoint(tmp_path):
     assert found.checkpoint is not None
     assert found.checkpoint.train.step == 5
     found.release()
-
-
-# Jobs of a sweep
-
-
-def test_a_job_is_found_by_what_it_computes_under_whatever_number_it_ran(tmp_path):
-    sweep = tmp_path / "sweeps" / "it_abc"
-    place = place_of_run("outputs", HASH, DATA, (str(sweep), 1))
-    earlier_run(sweep / "1", config_hash=OTHER_HASH)
-    assert find_stopped(place, 2) is None
-    earlier_run(sweep / "10")
-    assert stopped(place) == sweep / "10"
-    earlier_run(sweep / "11", "completed")
-    found = find_completed(place)
-    assert found is not None
-    assert found["folder"] == str(sweep / "11")
-
-
-def test_jobs_of_another_sweep_are_not_found(tmp_path):
-    earlier_run(tmp_path / "sweeps" / "other_def" / "1")
-    assert find_stopped(place_of_run("outputs", HASH, DATA, (str(tmp_path / "sweeps" / "it_abc"), 1)), 2) is None
-
-
-@pytest.mark.parametrize(("changes", "is_found"), [
-    ({}, True),
-    ({"status": "running"}, False),
-    ({"status": "failed"}, False),
-    ({"config_hash": OTHER_HASH}, False),
-    ({"data": OTHER_DATA}, False),
-])  # fmt: skip
-def test_a_completed_job_is_found_where_it_is_the_same_run(tmp_path, changes, is_found):
-    sweep = tmp_path / "sweeps" / "it_abc"
-    earlier_run(sweep / "1-2", **{"status": "completed", **changes})
-    found = find_completed(place_of_run("outputs", HASH, DATA, (str(sweep), 1)))
-    assert (found is not None) == is_found
-    if found is not None:
-        assert found["folder"] == str(sweep / "1-2")

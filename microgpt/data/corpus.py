@@ -8,8 +8,10 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, chain
 
+from microgpt.data.examples import Examples
 from microgpt.data.sources import Source
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.errors import UserError
@@ -43,7 +45,7 @@ class Part:
             return self.examples
         return self.examples[: self.ends[documents - 1]]
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """Number of target tokens."""
         return sum(len(example) - 1 for example in self.examples)
@@ -61,6 +63,11 @@ class Corpus:
     style_train: Part
     style_val: Part
     long_documents: int  # how many documents of the corpus are longer than the block
+
+    @cached_property
+    def examples(self) -> Examples:
+        """What can be trained on: the corpus's training examples, then the style's."""
+        return Examples.of([*self.train.examples, *self.style_train.examples])
 
 
 def build_corpus(

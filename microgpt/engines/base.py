@@ -26,6 +26,34 @@ class EngineState:
     m: Arrays = field(default_factory=dict)  # first moments (adam, adamw) or momentum (sgd)
     v: Arrays = field(default_factory=dict)  # second moments; empty for sgd
 
+    @classmethod
+    def together(cls, states: Sequence["EngineState"]) -> "EngineState":
+        """The models of several states as one; moments that some lack begin at zero."""
+        first = states[0].parameters
+
+        def stacked(parts: list[Arrays]) -> Arrays:
+            if not any(parts):
+                return {}
+            shapes = [{name: state.parameters[name].shape for name in first} for state in states]
+            return {
+                name: np.concatenate(
+                    [part[name] if part else np.zeros(shape[name]) for part, shape in zip(parts, shapes, strict=True)]
+                )
+                for name in first
+            }
+
+        return cls(
+            stacked([state.parameters for state in states]),
+            stacked([state.m for state in states]),
+            stacked([state.v for state in states]),
+        )
+
+    def of(self, replica: int) -> "EngineState":
+        """One model of them, R = 1."""
+        one = slice(replica, replica + 1)
+        parts = [{name: a[one] for name, a in part.items()} for part in (self.parameters, self.m, self.v)]
+        return EngineState(*parts)
+
     def is_finite(self) -> bool:
         return all(np.isfinite(a).all() for part in (self.parameters, self.m, self.v) for a in part.values())
 

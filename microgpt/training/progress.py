@@ -2,7 +2,6 @@
 
 import sys
 import time
-from types import TracebackType
 from typing import Any
 
 QUIET_SECONDS = 2.0  # the longest silence between plain lines
@@ -15,7 +14,7 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Shows the way from `first` to `total` steps. Use it as a context."""
+    """Shows the way of one run from `first` to `total` steps."""
 
     def __init__(self, total: int, first: int = 0):
         self.total = total
@@ -23,15 +22,14 @@ class Progress:
         self.bar: Any = None
         self.last_line = time.monotonic()
 
-    def __enter__(self) -> "Progress":
+    def start(self) -> None:
         self.last_line = time.monotonic()
         if sys.stdout.isatty() and self.total > self.first:
             self.bar = terminal_bar()
             self.task = self.bar.add_task("training", total=self.total, completed=self.first, loss="", rate="")
             self.bar.start()
-        return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def stop(self) -> None:
         if self.bar is not None:
             self.bar.stop()
 
@@ -72,6 +70,71 @@ class Progress:
         self.update(step, loss, rate)
         if val_loss is not None:
             self.bar.console.print(self.line(step, loss, val_loss, rate), highlight=False)
+
+    def print(self, line: str) -> None:
+        print(line, flush=True)
+        self.last_line = time.monotonic()
+
+
+class SweepProgress:
+    """Shows the way of a sweep's jobs, many of which train at a time. Steps are counted over all models."""
+
+    def __init__(self, jobs: int, steps: int):
+        self.jobs, self.steps = jobs, max(steps, 1)  # in all, of those that this process is to run
+        self.jobs_done, self.steps_done = 0, 0
+        self.models, self.first, self.last, self.step = 0, 0, 0, 0  # of the group that trains now
+        self.started = self.last_line = time.monotonic()
+        self.bar: Any = None
+
+    def start(self, models: int, first: int, last: int) -> None:
+        """A group of so many models begins to train, from step `first` to `last`."""
+        self.models, self.first, self.last, self.step = models, first, last, first
+        if sys.stdout.isatty():
+            self.bar = terminal_bar()
+            self.task = self.bar.add_task("", total=self.steps, loss="", rate="")
+            self.bar.start()
+            self.show(None, None, 0.0)
+
+    def stop(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def done(self, jobs: int, steps: int) -> None:
+        """So many jobs have ended, of so many steps together."""
+        self.jobs_done, self.steps_done = self.jobs_done + jobs, self.steps_done + steps
+        self.models = 0
+
+    def update(self, step: int, loss: float | None, rate: float) -> None:
+        self.step = step
+        self.show(loss, None, rate)
+
+    def evaluating(self, done: int, total: int, seconds: float) -> None:
+        if self.bar is None and time.monotonic() - self.last_line > QUIET_SECONDS and done < total:
+            self.print(f"{self.where()} | evaluated {done} / {total} documents of each | eta {self.eta()}")
+
+    def log(self, step: int, loss: float | None, val_loss: float | None, rate: float) -> None:
+        self.step = step
+        self.show(loss, val_loss, rate)
+
+    def where(self) -> str:
+        return f"jobs {self.jobs_done} / {self.jobs} | {self.models} models at step {self.step} / {self.last}"
+
+    def eta(self) -> str:
+        done = self.steps_done + self.models * (self.step - self.first)
+        elapsed = time.monotonic() - self.started
+        return duration(elapsed * (self.steps - done) / done) if done else "-:--:--"
+
+    def show(self, loss: float | None, val_loss: float | None, rate: float) -> None:
+        mean = "" if loss is None else f"mean loss {loss:.4f}"
+        speed = f"{rate * self.models:.0f} steps/s" if rate else ""
+        if self.bar is not None:
+            done = self.steps_done + self.models * (self.step - self.first)
+            self.bar.update(self.task, description=self.where(), completed=done, loss=mean, rate=speed)
+        elif time.monotonic() - self.last_line > QUIET_SECONDS:
+            validated = "" if val_loss is None else f"mean val_loss {val_loss:.4f}"
+            parts = [self.where(), mean, validated, speed, f"eta {self.eta()}"]
+            self.print(" | ".join(filter(None, parts)))
 
     def print(self, line: str) -> None:
         print(line, flush=True)

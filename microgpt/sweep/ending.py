@@ -36,6 +36,23 @@ class SweepStart(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         sweep.folder, sweep.started = Path(config.hydra.sweep.dir), timestamp()
         sweep.outputs_dir, sweep.results_dir = Path(config.outputs_dir), Path(config.results_dir)
+        if config.sweep.fresh:
+            put_aside(sweep.folder)
+
+
+def put_aside(folder: Path) -> None:
+    """Rename the folder of an earlier sweep of the same command. Raises UserError while a process works on it."""
+    from microgpt.sweep.jobs import SweepFolder
+
+    if not folder.is_dir():
+        return
+    if SweepFolder(folder).is_held():
+        raise UserError(f"sweep.fresh=true is not allowed now: another process runs jobs of {folder}")
+    number = 1
+    while (old := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    folder.rename(old)
+    print(f"sweep.fresh=true: the earlier sweep is now in {old}", flush=True)
 
 
 def sweep_id(arguments: list[str]) -> str:
@@ -43,7 +60,7 @@ def sweep_id(arguments: list[str]) -> str:
 
     Whether to resume, and which launcher runs the jobs, does not make it another sweep.
     """
-    aside = ("-", "train.resume=auto", "train.resume=never", "hydra/launcher", "hydra.launcher")
+    aside = ("-", "train.resume=auto", "train.resume=never", "sweep.fresh", "hydra/launcher", "hydra.launcher")
     overrides = sorted(a for a in arguments if "=" in a and not a.startswith(aside))
     experiment = next((o.split("=", 1)[1] for o in overrides if o.lstrip("+").startswith("experiment=")), "sweep")
     name = experiment if re.fullmatch(r"[\w.-]+", experiment) else "sweep"
