@@ -10,6 +10,7 @@ import numpy as np
 
 from microgpt.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
 from microgpt.config import Config, DataConfig, OptimConfig, SampleConfig
+from microgpt.data.baselines import count_baselines
 from microgpt.data.batches import BatchOrder, shuffled
 from microgpt.data.corpus import Corpus, build_corpus
 from microgpt.data.examples import Examples
@@ -132,6 +133,7 @@ class Inputs:
     beginning: Beginning
     prompt: list[int]
     leg_from: Checkpoint | None  # train.resume=<folder>: the checkpoint that this run trains on from
+    baselines: dict[str, float | None]  # what counting reaches on the documents that the run is validated on
 
     @property
     def val_examples(self) -> Examples:
@@ -139,18 +141,24 @@ class Inputs:
         return Examples.of(self.corpus.val.head(self.config.train.eval_documents))
 
 
+def corpus_key(config: Config) -> tuple[DataConfig, int, tuple[str, ...], str]:
+    """What a corpus depends on."""
+    style = config.style
+    return config.data, config.model.block_size, tuple(style.documents), style.long_documents
+
+
 class InputReader:
     """Reads what runs work on; what several runs of a process share is read, shuffled and packed once."""
 
     def __init__(self) -> None:
         self.corpus_of = lru_cache(MOST_CORPORA)(self.build_corpus)
+        self.baselines_of = lru_cache(MOST_CORPORA)(self.count)
         self.shuffled = lru_cache(MOST_ORDERS)(shuffle)
         self.threads: int | None = None  # for runs that do not say; None: one for each core
 
     def corpus(self, config: Config) -> Corpus:
         """Raises UserError for data that cannot be read."""
-        style = config.style
-        return self.corpus_of(config.data, config.model.block_size, tuple(style.documents), style.long_documents)
+        return self.corpus_of(*corpus_key(config))
 
     def build_corpus(
         self, data: DataConfig, block_size: int, style_documents: tuple[str, ...], style_long_documents: str
@@ -166,6 +174,11 @@ class InputReader:
             style_long_documents=style_long_documents,
         )
 
+    def count(self, eval_documents: int | None, *corpus_key: Any) -> dict[str, float | None]:
+        corpus = self.corpus_of(*corpus_key)
+        validation = corpus.val.head(eval_documents)
+        return count_baselines(corpus.train.examples, validation, corpus.tokenizer.vocab_size)
+
     def inputs(self, config: Config) -> Inputs:
         """Everything that a run needs. Raises UserError; nothing has been written by then."""
         corpus = self.corpus(config)
@@ -180,7 +193,8 @@ class InputReader:
         options = engine_options(config, spec, targets)
         if options.threads is None and options.backend != "python":
             options = replace(options, threads=self.threads)
-        return Inputs(config, options, corpus, spec, beginning, prompt, leg_from)
+        baselines = self.baselines_of(config.train.eval_documents, *corpus_key(config))
+        return Inputs(config, options, corpus, spec, beginning, prompt, leg_from, baselines)
 
 
 def refuse_misfit(checkpoint: Checkpoint, spec: ModelSpec, corpus: Corpus, optimizer: str) -> None:

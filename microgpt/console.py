@@ -1,4 +1,4 @@
-"""What training says on the terminal: a run alone in detail, the runs of a sweep together in a line every now and then."""
+"""What training says on the terminal: a run alone in detail, runs that train together in a line every two seconds."""
 
 from pathlib import Path
 from typing import Any

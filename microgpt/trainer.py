@@ -116,6 +116,7 @@ def first_record(inputs: Inputs, config_hash: str, invocation: Invocation) -> Re
         "train_tokens": corpus.train.tokens,
         "vocab_size": spec.vocab_size,
         "long_documents": {"policy": config.data.long_documents, "count": corpus.long_documents},
+        "baselines": inputs.baselines,
     }
     record["model"] = {
         "kind": spec.kind,

@@ -57,15 +57,15 @@ def test_runs_of_another_shape_train_apart(other: Config) -> None:
 
 
 def test_how_many_train_together_is_bounded_by_memory_and_by_the_user() -> None:
-    assert most_together(TENSOR, SMALL, None) >= 64
-    assert most_together(TENSOR, SMALL, 5) == 5
-    assert most_together(TENSOR, LARGE, None) == 1
-    assert most_together(changed("backend", name="torch", device="cuda"), SMALL, None) == 4096
+    assert most_together(TENSOR, SMALL, False, None) >= 64
+    assert most_together(TENSOR, SMALL, False, 5) == 5
+    assert most_together(TENSOR, LARGE, False, None) == 1
+    assert most_together(TENSOR, SMALL, True, None) == 4096
 
 
 def test_an_untrained_baseline_and_plain_python_go_alone() -> None:
-    assert most_together(changed("train", steps=0), SMALL, None) == 1
-    assert most_together(changed("backend", name="python"), SMALL, 64) == 1
+    assert most_together(changed("train", steps=0), SMALL, False, None) == 1
+    assert most_together(changed("backend", name="python"), SMALL, False, 64) == 1
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 99))), st.integers(1, 7))

@@ -48,3 +48,12 @@ def refuse_unavailable(options: EngineOptions) -> None:
     from microgpt.engines.torch.device import choose_device, choose_dtype
 
     choose_dtype(options.dtype, choose_device(options.device))
+
+
+def is_on_gpu(options: EngineOptions) -> bool:
+    """Whether these options compute on a GPU. Raises UserError for one that was asked for and is not there."""
+    if options.backend != "torch":
+        return False
+    from microgpt.engines.torch.device import choose_device
+
+    return choose_device(options.device).type != "cpu"

@@ -41,14 +41,13 @@ def group(items: Iterable[Item], key: Callable[[Item], Hashable], most: Callable
     ]
 
 
-def most_together(config: Config, spec: ModelSpec, most: int | None) -> int:
+def most_together(config: Config, spec: ModelSpec, on_gpu: bool, most: int | None) -> int:
     """How many models of this kind to train at a time; `most` is what the user allows, None for no word of theirs.
 
     An untrained baseline and a model in plain Python go alone: nothing is gained by company.
     """
     if config.train.steps == 0 or config.backend.name == "python":
         return 1
-    on_gpu = config.backend.device in ("cuda", "mps")
     limit = MOST_ON_GPU if on_gpu else max(MOST_ON_CPU, 2 * (os.cpu_count() or 1))
     fitting = (MOST_FLOATS_ON_GPU if on_gpu else MOST_FLOATS_ON_CPU) // floats(config, spec)
     return max(1, min(limit if most is None else most, fitting))

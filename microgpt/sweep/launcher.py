@@ -1,7 +1,7 @@
 """hydra/launcher=vectorized: takes a sweep's jobs together, so that those of one shape train side by side.
 
-It composes and checks all jobs before the first one runs, gives the training to work.py, in this process or in those of an
-executor (executors.py), and returns to Hydra what became of each job. Jobs of other tasks run one after the other.
+It composes and checks all jobs before the first one runs, has them trained (work.py) in this process or by the workers of
+an executor (executors.py), and returns to Hydra what became of each job. Jobs of other tasks run one after the other.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from microgpt.sweep.ending import sweep
 
 
 class VectorizedLauncher(Launcher):
-    """`executor`: process (this one), joblib, ray or submitit, with so many `workers`; `options` are the executor's own.
+    """`executor`: process (this one), joblib, ray or submitit, with so many `workers`; `options` are its own.
 
     At most `max_group` models train side by side; None leaves it to groups.py.
     """

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from microgpt.assembly import InputReader, model_spec
+from microgpt.assembly import InputReader, engine_options, model_spec
 from microgpt.config import Config, config_hash
 from microgpt.console import RunDisplay, SweepDisplay
+from microgpt.engines.choice import is_on_gpu
 from microgpt.errors import RECORDED_IN, Interrupted, MicrogptError, UserError
 from microgpt.explain import report
 from microgpt.measure import objective
@@ -124,8 +125,13 @@ class Work:
         return group(todo, lambda each: shape_of(each.job.config), lambda each: self.most_together(each.job.config))
 
     def most_together(self, config: Config) -> int:
-        spec = model_spec(config, self.reader.corpus(config).tokenizer.vocab_size)
-        return most_together(config, spec, self.most)
+        corpus = self.reader.corpus(config)
+        spec = model_spec(config, corpus.tokenizer.vocab_size)
+        try:
+            options = engine_options(config, spec, corpus.train.tokens / len(corpus.train.examples))
+            return most_together(config, spec, is_on_gpu(options), self.most)
+        except UserError:  # what this machine cannot do: each of the jobs fails with the sentence
+            return 1
 
     def note_completed(self, todo: Todo) -> None:
         done = self.sweep.completed(todo.identity)

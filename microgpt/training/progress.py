@@ -111,7 +111,7 @@ class SweepProgress:
 
     def evaluating(self, done: int, total: int, seconds: float) -> None:
         if self.bar is None and time.monotonic() - self.last_line > QUIET_SECONDS and done < total:
-            self.print(f"{self.where()} | evaluated {done} / {total} documents of each | eta {self.eta()}")
+            self.print(f"{self.where()} | evaluated {done} / {total} examples | eta {self.eta()}")
 
     def log(self, step: int, loss: float | None, val_loss: float | None, rate: float) -> None:
         self.step = step
