@@ -21,6 +21,7 @@ from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.errors import UserError
 from microgpt.generation import SamplingPolicy, encode_prompt
+from microgpt.loggers import check_installed
 from microgpt.model.init import init_parameters
 from microgpt.model.spec import ModelSpec
 from microgpt.training.schedules import Schedule
@@ -181,6 +182,7 @@ class InputReader:
 
     def inputs(self, config: Config) -> Inputs:
         """Everything that a run needs. Raises UserError; nothing has been written by then."""
+        check_installed(config.logger.name)
         corpus = self.corpus(config)
         spec = model_spec(config, corpus.tokenizer.vocab_size)
         prompt = encode_prompt(config.sample.prompt, corpus.tokenizer, spec.block_size)

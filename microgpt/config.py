@@ -118,6 +118,12 @@ class SampleConfig:
 
 
 @dataclass(frozen=True)
+class LoggerConfig:
+    name: str = "none"  # none | tensorboard | wandb | mlflow | trackio, beside history.jsonl
+    project: str | None = None  # wandb, trackio: the project; mlflow: the experiment; null: as the environment says
+
+
+@dataclass(frozen=True)
 class SweepConfig:
     fresh: bool = False  # put an earlier sweep of the same command aside and begin anew
 
@@ -136,6 +142,7 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     seed: int = 42  # order of the examples, initial values, samples
     checkpoint: str | None = None  # for task=sample|info: a run's folder, a checkpoint's, or `latest`
@@ -204,7 +211,7 @@ def config_hash(config: Config) -> str:
 
 def identity(config: Config) -> dict[str, Any]:
     plain = asdict(config)
-    for key in ("task", "sweep", "outputs_dir", "results_dir"):
+    for key in ("task", "logger", "sweep", "outputs_dir", "results_dir"):
         del plain[key]
     if config.train.resume in ("auto", "never"):
         del plain["train"]["resume"]

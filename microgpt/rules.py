@@ -16,6 +16,7 @@ from microgpt.config import (
 )
 from microgpt.data.corpus import FORMATS, LONG_DOCUMENTS
 from microgpt.errors import UserError
+from microgpt.loggers import NAMES as LOGGER_NAMES
 from microgpt.model.spec import ACTIVATIONS, KINDS
 from microgpt.record import STYLE_NAME, Invocation
 from microgpt.training.schedules import SCHEDULES
@@ -78,6 +79,7 @@ def check(config: Config) -> None:
     check_train(config.train)
     check_schedule(config)
     check_sample(config)
+    one_of("logger.name", config.logger.name, LOGGER_NAMES)
     if config.task.name in ("sample", "info"):
         require(
             config.checkpoint is not None,

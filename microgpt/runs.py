@@ -2,8 +2,9 @@
 
     outputs/<date>/<time>_<first 8 digits of the configuration's hash>/
 
-Jobs of a sweep have folders of another kind (jobs.py). A run holds a lock on its folder while it lives. The operating system gives the lock back when a process dies, however
-it dies: a record that says "running" without a lock belongs to a run that was killed.
+A run holds a lock on its folder while it lives. The operating system gives the lock back when a process dies, however
+it dies: a record that says "running" without a lock belongs to a run that was killed. Jobs of a sweep have folders and
+locks of another kind (sweep/jobs.py).
 """
 
 import json

@@ -6,6 +6,7 @@ others; what ends the process's work (a signal, a full disk) ends them all.
 
 import traceback
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from microgpt.assembly import Inputs, optimizer_spec, schedule_of, workload
@@ -15,6 +16,7 @@ from microgpt.checkpoint_format import Meta, TrainState
 from microgpt.engines import make_engine
 from microgpt.engines.base import Engine, EngineInfo, EngineState
 from microgpt.errors import RECORDED_IN, Interrupted, MicrogptError, NonFiniteError
+from microgpt.loggers import LoggerOptions, NoLogger, RunLogger, make_logger
 from microgpt.measure import measure, metrics, style_losses
 from microgpt.record import RECORD, Invocation, new_record, timestamp, write_record
 from microgpt.runs import HISTORY, SAMPLES, RunFolder
@@ -34,6 +36,7 @@ class Member:
     record: Record
     checkpoints: CheckpointStore = field(init=False)
     run: Run = field(init=False)
+    logger: RunLogger = field(default_factory=NoLogger)
     failure: Exception | None = None
 
     def __post_init__(self) -> None:
@@ -46,6 +49,10 @@ class Member:
         self.failure = error
         self.record |= {"status": "failed", "error": describe(error)}
         error.add_note(f"{RECORDED_IN} {self.folder.path}")
+
+
+class DiskError(MicrogptError):
+    """A disk that takes no more: what was saved is good, and the same command goes on once there is room."""
 
 
 class Display(Observer, Protocol):
@@ -62,13 +69,14 @@ class Display(Observer, Protocol):
 def train_members(members: list[Member], stop: StopRequest, display: Display) -> None:
     """Train, sample and write all of it down. The members have one shape and stand at the same step.
 
-    A member that fails alone has its `failure`. Raises what ended all of them: Interrupted, or a MicrogptError for a
-    disk that cannot be written; their records are written by then.
+    A member that fails alone has its `failure`. Raises what ended all of them: Interrupted, DiskError, or what makes
+    them fail; their records are written by then.
     """
-    for member in members:
-        add_past(member, display)
-        member.write_record()
     try:
+        for member in members:
+            add_past(member)
+            member.write_record()
+        tell_of_the_past(members, display)
         engine = execute(members, stop, display)
         if not stop:
             measure_members(members, engine, stop)
@@ -81,14 +89,15 @@ def train_members(members: list[Member], stop: StopRequest, display: Display) ->
     except KeyboardInterrupt:
         end_all(members, "interrupted", f"stopped by signal {stop.signal_number}" if stop else "stopped")
         raise
-    except BrokenPipeError:
+    except BrokenPipeError as error:
         end_all(members, "interrupted", "standard output was closed")
+        error.add_note(f"{RECORDED_IN} {members[0].folder.path}")
         raise
-    except OSError as error:  # a full disk: what was saved is good, and the same command goes on once there is room
+    except OSError as error:
         first = members[0]
         reason = f"{first.folder.path}: {error.strerror or error}; {first.checkpoints.where_newest()}"
         end_all(members, "interrupted", reason)
-        failure = MicrogptError(reason)
+        failure = DiskError(reason)
         failure.add_note(f"{RECORDED_IN} {first.folder.path}")
         raise failure from error
     except BaseException as error:
@@ -146,6 +155,7 @@ def write_records(members: list[Member]) -> None:
             member.write_record()
         except OSError as error:
             failure = error
+        member.logger.finish(member.record)
     if failure is not None:
         raise failure
 
@@ -155,7 +165,7 @@ def describe(error: BaseException) -> str:
     return str(error) if isinstance(error, MicrogptError) else "".join(traceback.format_exception(error)).rstrip()
 
 
-def add_past(member: Member, display: Display) -> None:
+def add_past(member: Member) -> None:
     """What came before this process: the run that this leg trains on from, and the stops of this run itself."""
     inputs, folder, record = member.inputs, member.folder, member.record
     record["run_id"] = folder.run_id
@@ -164,9 +174,11 @@ def add_past(member: Member, display: Display) -> None:
         record["leg"] = {"from": str(inputs.leg_from.path), "first_step": before.first_step + before.step}
     if folder.earlier is None:
         return
+    if "earlier_failures" in folder.earlier:
+        record["earlier_failures"] = folder.earlier["earlier_failures"]
     if folder.earlier.get("status") == "failed":  # begun anew in its folder
         failure = {"at": folder.earlier.get("finished_at"), "error": folder.earlier.get("error")}
-        record["earlier_failures"] = [*folder.earlier.get("earlier_failures", []), failure]
+        record["earlier_failures"] = [*record.get("earlier_failures", []), failure]
         return
     if folder.checkpoint is not None and "leg" in folder.earlier:  # `latest` may mean another checkpoint by now
         record["leg"] = folder.earlier["leg"]
@@ -174,9 +186,17 @@ def add_past(member: Member, display: Display) -> None:
     resumed = {"at": timestamp(), "step": folder.checkpoint.train.step if folder.checkpoint else 0}
     earlier = {"git": folder.earlier.get("git"), "environment": folder.earlier.get("environment")}
     record["resumed"] = [*folder.earlier.get("resumed", []), {**resumed, "before": earlier}]
-    if folder.checkpoint is not None and earlier != {key: record[key] for key in earlier}:
+
+
+def tell_of_the_past(members: list[Member], display: Display) -> None:
+    """Say, once for all of them, that runs go on whose first part other code computed, or another machine."""
+    records = [member.record for member in members if member.folder.checkpoint is not None]
+    before = [record["resumed"][-1]["before"] for record in records]
+    changed = sum(any(then[key] != now[key] for key in then) for then, now in zip(before, records, strict=True))
+    if changed:
+        runs = "this run" if len(members) == 1 else f"{changed} runs"
         display.say(
-            "note: the first part of this run was trained by other code or elsewhere; run.json says which (resumed)"
+            f"note: the first part of {runs} was trained by other code or elsewhere; run.json says which (resumed)"
         )
 
 
@@ -243,7 +263,9 @@ def run_of(member: Member, state: TrainState, engine: Engine) -> Run:
     history.rewind(state.step)
     dtype = "float32" if engine.info.dtype == "bfloat16" else engine.info.dtype  # bfloat16 is that of products alone
     meta = Meta(inputs.spec, inputs.corpus.tokenizer.chars, dtype, config.model.name, asdict(config.style))
-    return Run(config.optim.lr, schedule_of(config), state, meta, member.checkpoints, history)
+    options = LoggerOptions(config.logger.name, config.logger.project, Path(config.outputs_dir))
+    member.logger = make_logger(options, member.folder.path, member.record, history.lines())
+    return Run(config.optim.lr, schedule_of(config), state, meta, member.checkpoints, history, member.logger.log)
 
 
 def add_engine(record: Record, info: EngineInfo, group: int) -> None:

@@ -27,6 +27,7 @@ FIRST = [
 ]  # fmt: skip
 VARIANTS = ["tied_no_input_rmsnorm", "tied_input_rmsnorm", "untied_no_input_rmsnorm", "untied_input_rmsnorm"]
 TOGGLES = [(True, False), (True, True), (False, False), (False, True)]
+TABLES = (".csv", ".jsonl", ".md")
 Record = dict[str, Any]
 
 
@@ -111,6 +112,10 @@ class Tree:
         return collect([self.outputs], self.results)[0]
 
     def files(self) -> dict[str, bytes]:
+        """The tables; the report and its plots have tests of their own."""
+        return {name: content for name, content in self.everything().items() if name.endswith(TABLES)}
+
+    def everything(self) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in sorted(self.results.iterdir())}
 
     def csv(self, name: str = "runs_style-classic") -> list[dict[str, str]]:
@@ -231,10 +236,11 @@ def test_collecting_again_writes_the_same_bytes(tree):
     tree.add_variants(seed=2)
     tree.add(record(style="futuristic"))
     tree.collect()
-    before = tree.files()
-    assert len(before) == 7
+    before = tree.everything()
+    assert len(tree.files()) == 7
+    assert {"report.html", "ablation_style-classic_"} <= {re.split(r"(?<=classic_)", name)[0] for name in before}
     tree.collect()
-    assert tree.files() == before
+    assert tree.everything() == before
 
 
 def test_collecting_changes_nothing_of_what_it_reads(tree):
@@ -375,8 +381,9 @@ def test_records_inside_checkpoints_are_not_looked_for(tree):
 
 
 def summary_of(markdown: str) -> list[dict[str, str]]:
-    """The rows of the only table of a page."""
-    cells = [[c.strip() for c in line.strip("|").split("|")] for line in markdown.splitlines() if line.startswith("|")]
+    """The rows of the first table of a page, that of the variants."""
+    first = "|" + markdown.partition("\n|")[2].partition("\n\n")[0]
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in first.splitlines()]
     header, _, *rows = cells
     return [dict(zip(header, row, strict=True)) for row in rows]
 
@@ -622,7 +629,7 @@ from pathlib import Path
 from microgpt.reports.collect import collect
 print("ready", flush=True)
 sys.stdin.readline()
-for _ in range(20):
+for _ in range(4):
     collect([Path(sys.argv[1])], Path(sys.argv[2]))
 """
 
@@ -631,7 +638,7 @@ def test_two_collectors_at_a_time_leave_whole_files(tree, tmp_path):
     for seed in range(5):
         tree.add_variants(seed=seed)
     tree.collect()
-    expected = tree.files()
+    expected = tree.everything()
     collectors = [
         subprocess.Popen(
             [sys.executable, "-c", COLLECTOR, str(tree.outputs), str(tree.results)],
@@ -652,7 +659,7 @@ def test_two_collectors_at_a_time_leave_whole_files(tree, tmp_path):
     for collector in collectors:
         collector.communicate()
     assert [collector.returncode for collector in collectors] == [0, 0]
-    assert tree.files() == expected
+    assert tree.everything() == expected
 
 
 @pytest.mark.slow

@@ -120,11 +120,16 @@ def test_jobs_that_failed_in_other_processes_are_found(tmp_path: Path, monkeypat
 
 
 def test_experiment_ablation_is_a_sweep_in_one_word(microgpt: Program) -> None:
-    microgpt("experiment=ablation", "train.steps=2", "train.eval_documents=5", "sample.num_samples=1", "style=classic")
-    assert {path.name for path in (microgpt.folder / "results").iterdir()} == {
+    chosen = "train.steps=2", "train.eval_documents=5", "sample.num_samples=1", "style=classic"
+    microgpt("experiment=ablation", "seed=1,2", *chosen)
+    written = {path.name for path in (microgpt.folder / "results").iterdir() if path.suffix != ".png"}
+    assert written == {
         f"{table}_style-classic.{kind}" for table in ("runs", "ablation") for kind in ("csv", "jsonl")
-    } | {"ablation_style-classic.md"}
-    assert len(microgpt.jobs()) == 4
+    } | {"ablation_style-classic.md", "report.html"}
+    records = [read_record(job) for job in microgpt.jobs()]
+    assert len(records) == 8
+    assert {record["mode"] for record in records} == {"tensor"}
+    assert {record["group"] for record in records} == {2}
 
 
 def test_seeds_are_a_sweep(microgpt: Program) -> None:

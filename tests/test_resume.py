@@ -36,6 +36,7 @@ def is_completed(program: Program) -> bool:
     return any(read_record(run)["status"] == "completed" for run in program.runs())
 
 
+@pytest.mark.slow
 def test_run_killed_at_random_moments_ends_as_if_never_killed(
     microgpt: Program, uninterrupted: tuple[dict[str, Any], float]
 ) -> None:
@@ -122,6 +123,7 @@ def test_interrupted_leg_is_finished_by_the_same_command(microgpt: Program) -> N
     assert results_of(microgpt.only_run(), 60) == results_of(microgpt.only_run("uninterrupted"), 60)
 
 
+@pytest.mark.slow
 def test_resume_never_starts_anew(microgpt: Program) -> None:
     run = *FAST, "train.steps=40"
     microgpt.stop(microgpt.start(*run), "step   20", signal.SIGTERM)
@@ -213,6 +215,7 @@ def test_unfinished_last_line_of_the_history_is_dropped(tmp_path: Path) -> None:
     assert history.path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
+@pytest.mark.slow
 def test_stopped_sweep_goes_on_where_it_was(microgpt: Program) -> None:
     sweep = "-m", "seed=1,2,3", *FAST, "train.steps=60"
     process = microgpt.start(*sweep)

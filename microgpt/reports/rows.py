@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,9 +36,21 @@ RECORD_COLUMNS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Detail:
+    """What of a record no table has: what the report alone tells of a run. Empty where the record has no such thing."""
+
+    command: str
+    overrides: tuple[str, ...]
+    environment: str  # as words, `backend native, ..., python 3.11.7`
+    samples: tuple[str, ...]
+    baselines: dict[str, float]  # nats per token of `uniform`, `unigram` and `bigram`, as far as they were counted
+
+
 @dataclass
 class Collected:
     rows: list[Row] = field(default_factory=list)
+    details: dict[str, Detail] = field(default_factory=dict)  # by the `path` of a row
     skipped: list[tuple[Path, str]] = field(default_factory=list)  # files that are no record, and why
 
 
@@ -64,7 +77,10 @@ def read_rows(folders: list[Path]) -> Collected:
                 continue
             seen.add(path.resolve())
             try:
-                collected.rows.append(row_of(json.loads(path.read_bytes(), parse_constant=no_constant), path))
+                record = json.loads(path.read_bytes(), parse_constant=no_constant)
+                row = row_of(record, path)
+                collected.rows.append(row)
+                collected.details[row["path"]] = detail_of(record)
             except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 collected.skipped.append((path, f"{type(error).__name__}: {error}".splitlines()[0]))
     collected.rows.sort(key=lambda row: (row["started_at"] or "", row["path"]))
@@ -101,6 +117,37 @@ def row_of(record: dict[str, Any], path: Path) -> Row:
         "path": str(path.parent),
         "config": config,
     }
+
+
+def detail_of(record: dict[str, Any]) -> Detail:
+    """The rest of a record, of which nothing is certain: what is not of the expected kind is left out."""
+    overrides, samples, data = record.get("overrides"), record.get("samples"), record.get("data") or {}
+    baselines = data.get("baselines")
+    return Detail(
+        command=sys.intern(str(record.get("command") or "")),  # a sweep's thousand runs share one
+        overrides=tuple(map(str, overrides)) if isinstance(overrides, list) else (),
+        environment=sys.intern(", ".join(environment_words(record))),
+        samples=tuple(map(str, samples)) if isinstance(samples, list) else (),
+        baselines={
+            name: float(loss)
+            for name, loss in (baselines.items() if isinstance(baselines, dict) else ())
+            if isinstance(loss, int | float)
+        },
+    )
+
+
+def environment_words(record: dict[str, Any]) -> Iterator[str]:
+    """Where a run ran: `name value` of each thing that is known."""
+    found = record.get("environment")
+    environment = found if isinstance(found, dict) else {}
+    for name in ("backend", "kernel", "dtype", "device", "threads"):
+        if record.get(name) is not None:
+            yield f"{name} {record[name]}"
+    for name in ("cpu", "cores", "gpu", "platform", "python"):
+        if environment.get(name) is not None:
+            yield f"{name} {environment[name]}"
+    versions = environment.get("versions")
+    yield from (f"{name} {version}" for name, version in (versions if isinstance(versions, dict) else {}).items())
 
 
 def no_constant(name: str) -> None:

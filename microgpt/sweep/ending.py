@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import sys
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from microgpt.errors import MicrogptError, UserError
+from microgpt.explain import report
 from microgpt.record import timestamp
 from microgpt.runs import read_record
 
@@ -22,6 +24,7 @@ class Sweep:
     def __init__(self) -> None:
         self.errors: list[Exception] = []
         self.folder: Path | None = None
+        self.put_aside: Path | None = None  # where sweep.fresh=true has put an earlier sweep of the same command
         self.started = ""
         self.outputs_dir = Path()
         self.results_dir = Path()
@@ -37,22 +40,30 @@ class SweepStart(Callback):
         sweep.folder, sweep.started = Path(config.hydra.sweep.dir), timestamp()
         sweep.outputs_dir, sweep.results_dir = Path(config.outputs_dir), Path(config.results_dir)
         if config.sweep.fresh:
-            put_aside(sweep.folder)
+            try:
+                sweep.put_aside = put_aside(sweep.folder)
+            except UserError as error:  # Hydra only warns of an Exception in a callback
+                raise SystemExit(report(error)) from error
 
 
-def put_aside(folder: Path) -> None:
-    """Rename the folder of an earlier sweep of the same command. Raises UserError while a process works on it."""
+def put_aside(folder: Path) -> Path | None:
+    """Rename the folder of an earlier sweep of the same command; returns its new name, None where there is none.
+
+    Raises UserError while a process works on it, and where it cannot be renamed.
+    """
     from microgpt.sweep.jobs import SweepFolder
 
     if not folder.is_dir():
-        return
+        return None
     if SweepFolder(folder).is_held():
-        raise UserError(f"sweep.fresh=true is not allowed now: another process runs jobs of {folder}")
-    number = 1
-    while (old := folder.with_name(f"{folder.name}.{number}")).exists():
-        number += 1
-    folder.rename(old)
+        raise UserError(f"sweep.fresh=true is not allowed now: another process works on {folder}")
+    old = next(path for number in count(1) if not (path := folder.with_name(f"{folder.name}.{number}")).exists())
+    try:
+        folder.rename(old)
+    except OSError as error:
+        raise UserError(f"sweep.fresh=true: {folder} cannot be renamed: {error.strerror}") from error
     print(f"sweep.fresh=true: the earlier sweep is now in {old}", flush=True)
+    return old
 
 
 def sweep_id(arguments: list[str]) -> str:
@@ -112,11 +123,16 @@ def is_without_jobs(folder: Path) -> bool:
 
 
 def leave_no_empty_sweep() -> None:
-    """Remove the folder of a sweep none of whose jobs could be composed."""
+    """Remove the folder of a sweep none of whose jobs could be composed; what was put aside for it comes back."""
     folder = sweep.folder
-    if folder is None or not is_without_jobs(folder):
+    if folder is None or (folder.exists() and not is_without_jobs(folder)):
         return
     with contextlib.suppress(OSError):  # not there, or not empty
-        (folder / "multirun.yaml").unlink(missing_ok=True)
-        for empty in (folder, folder.parent, sweep.outputs_dir):
+        if folder.exists():
+            (folder / "multirun.yaml").unlink(missing_ok=True)
+            folder.rmdir()
+        if sweep.put_aside is not None:
+            sweep.put_aside.rename(folder)
+            print(f"the earlier sweep is in {folder} again", flush=True)
+        for empty in (folder.parent, sweep.outputs_dir):
             empty.rmdir()

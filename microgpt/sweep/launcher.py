@@ -1,6 +1,6 @@
 """hydra/launcher=vectorized: takes a sweep's jobs together, so that those of one shape train side by side.
 
-It composes and checks all jobs before the first one runs, has them trained (work.py) in this process or by the workers of
+It composes and checks all jobs before the first one runs, has them trained (work.py) in this process or by workers of
 an executor (executors.py), and returns to Hydra what became of each job. Jobs of other tasks run one after the other.
 """
 

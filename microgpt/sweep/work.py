@@ -20,8 +20,8 @@ from microgpt.explain import report
 from microgpt.measure import objective
 from microgpt.record import Invocation, record_failed_job, timestamp
 from microgpt.sweep.groups import group, most_together, shape_of
-from microgpt.sweep.jobs import JobIdentity, SweepFolder
-from microgpt.trainer import Member, first_record, train_members
+from microgpt.sweep.jobs import JobIdentity, SweepFolder, most_held
+from microgpt.trainer import DiskError, Member, first_record, train_members
 from microgpt.training.guards import StopRequest, stop_on_signals
 
 POLL_SECONDS = 0.2  # between looks at jobs that another process holds
@@ -72,36 +72,53 @@ class Work:
         try:
             self.run_all()
         except Interrupted:
-            done = sum(outcome.error is None for outcome in self.outcomes.values())
+            done = sum(outcome.error is None for outcome in self.of_twins().values())
             print(f"interrupted: {done} of {len(self.jobs)} jobs are completed; the same command goes on from there")
             raise
-        for first, *others in self.twins.values():
-            self.outcomes |= dict.fromkeys(others, self.outcomes[first])
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # records that cannot be written: neither could those of other jobs
+            raise DiskError(f"{self.sweep.path}: {error.strerror or error}") from error
+        self.outcomes = self.of_twins()
         return self.outcomes
+
+    def of_twins(self) -> dict[int, Outcome]:
+        """The outcomes, also of jobs that compute what another one does."""
+        known = {numbers[0]: numbers[1:] for numbers in self.twins.values()}
+        return self.outcomes | {
+            other: self.outcomes[first] for first, others in known.items() if first in self.outcomes for other in others
+        }
 
     def run_all(self) -> None:
         with stop_on_signals() as stop:
             todo = self.begin()
-            display = SweepDisplay(len(todo), sum(each.job.config.train.steps for each in todo))
-            while todo:
-                busy = []
-                for chunk in self.chunks(todo):
-                    left = self.train(chunk, display, stop)
-                    ended = [each.job.config.train.steps for each in chunk if each not in left]
-                    display.done(len(ended), sum(ended))
-                    busy += left
-                todo = busy
-                if todo:
-                    self.wait(todo, display)
+            if todo:
+                with self.sweep.attended():
+                    self.train_all(todo, stop)
+
+    def train_all(self, todo: list[Todo], stop: StopRequest) -> None:
+        display = SweepDisplay(len(todo), sum(each.job.config.train.steps for each in todo))
+        while todo:
+            busy = []
+            for chunk in self.chunks(todo):
+                left = self.train(chunk, display, stop)
+                ended = [each.job.config.train.steps for each in chunk if each not in left]
+                display.done(len(ended), sum(ended))
+                busy += left
+            todo = busy
+            if todo:
+                self.wait(todo, display)
 
     def begin(self) -> list[Todo]:
         """Read what the jobs compute, say what there is of them already; returns those that are to be run."""
-        found: dict[str, list[Todo]] = {"completed": [], "stopped": [], "failed": [], "new": []}
+        found: dict[str, list[Todo]] = {key: [] for key in ("completed", "running", "stopped", "failed", "new")}
         for job in self.jobs:
             resume = job.config.train.resume
             try:
                 if resume == "latest":
-                    raise UserError("train.resume=latest is another checkpoint for each job of a sweep: name the folder")
+                    raise UserError(
+                        f"train.resume={resume} is another checkpoint for each job of a sweep: name the folder"
+                    )
                 identity = JobIdentity(config_hash(job.config), self.reader.corpus(job.config).source.sha256)
             except Exception as error:
                 self.fail(job, error)
@@ -111,14 +128,29 @@ class Work:
                 self.twins[identity].append(job.number)
                 continue
             self.twins[identity] = [job.number]
-            found[self.sweep.state(identity) if todo.resume else "new"].append(todo)
-        for todo in found["completed"]:
+            found[self.sweep.state(identity, job.overrides) if todo.resume else "new"].append(todo)
+        for todo in found.pop("completed"):
             self.note_completed(todo)
-        counts = [f"{len(found['completed'])} completed before", f"{len(found['stopped'])} to resume",
-                  f"{len(found['failed'])} failed before and run again", f"{len(found['new'])} new"]  # fmt: skip
-        print(f"sweep {self.sweep.path}: {len(self.jobs)} jobs, {', '.join(counts)}", flush=True)
-        pending = found["stopped"] + found["failed"] + found["new"]
-        return sorted(pending, key=lambda todo: todo.job.number)
+        print(f"sweep {self.sweep.path}: {self.counts({key: len(those) for key, those in found.items()})}", flush=True)
+        return sorted((todo for those in found.values() for todo in those), key=lambda todo: todo.job.number)
+
+    def counts(self, found: dict[str, int]) -> str:
+        """How many jobs there are, and how many of each kind; together they are all jobs."""
+        failed = sum(outcome.error is not None for outcome in self.outcomes.values())
+        rare = {
+            "that another process runs": found["running"],
+            "the same as another": len(self.jobs) - len(self.twins) - failed,
+            "failed just now": failed,
+        }
+        counts = [
+            f"{len(self.jobs)} job{'' if len(self.jobs) == 1 else 's'}",
+            f"{len(self.outcomes) - failed} completed before",
+            f"{found['stopped']} to resume",
+            f"{found['failed']} failed before and run again",
+            f"{found['new']} new",
+            *(f"{number} {kind}" for kind, number in rare.items() if number),
+        ]
+        return ", ".join(counts)
 
     def chunks(self, todo: list[Todo]) -> list[list[Todo]]:
         """Jobs that are trained side by side."""
@@ -129,7 +161,7 @@ class Work:
         spec = model_spec(config, corpus.tokenizer.vocab_size)
         try:
             options = engine_options(config, spec, corpus.train.tokens / len(corpus.train.examples))
-            return most_together(config, spec, is_on_gpu(options), self.most)
+            return most_held(most_together(config, spec, is_on_gpu(options), self.most))
         except UserError:  # what this machine cannot do: each of the jobs fails with the sentence
             return 1
 
@@ -138,13 +170,23 @@ class Work:
         assert done is not None
         assert done.metrics is not None
         self.outcomes[todo.job.number] = Outcome(objective(done.metrics))
+        if self.sweep.has_never_begun(todo.job.overrides):
+            with self.sweep.making_folders():
+                self.sweep.forget_failures(todo.job.overrides)
 
     def fail(self, job: Job, error: Exception) -> None:
         """Tell of a job that failed, and record it unless its run did."""
         if not any(note.startswith(RECORDED_IN) for note in getattr(error, "__notes__", [])):
-            record_failed_job(asdict(job.config), self.invocation(job), error)
+            with self.sweep.making_folders():
+                record_failed_job(asdict(job.config), self.invocation(job), error)
         report(error, prefix=f"job {job.number}: ")
         self.outcomes[job.number] = Outcome(error=error)
+
+    def fail_together(self, together: list[tuple[Todo, Member]], error: Exception) -> None:
+        """Tell once of what made a group's runs fail; their records do."""
+        numbers = [todo.job.number for todo, member in together if member.failure is None]
+        report(error, prefix=f"job{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers))}: ")
+        self.outcomes |= {number: Outcome(error=error) for number in numbers}
 
     def invocation(self, job: Job) -> Invocation:
         return Invocation(job.overrides, (str(self.sweep.path), job.number))
@@ -184,34 +226,38 @@ class Work:
         try:
             inputs = self.reader.inputs(job.config)
             record = first_record(inputs, todo.identity.config_hash, self.invocation(job))
-            folder = self.sweep.claim(todo.identity, job.number, lock, todo.resume, train.keep_checkpoints)
         except Exception as error:
             self.fail(job, error)
             return []
-        return [(todo, Member(inputs, folder, record))]
+        with self.sweep.making_folders():
+            self.sweep.forget_failures(job.overrides)
+            folder = self.sweep.claim(todo.identity, job.number, lock, todo.resume, train.keep_checkpoints)
+            member = Member(inputs, folder, record)
+            if folder.earlier is None:
+                member.write_record()
+        return [(todo, member)]
 
     def train_together(self, together: list[tuple[Todo, Member]], display: SweepDisplay, stop: StopRequest) -> None:
-        """One engine's runs. What ends the process's work is raised; a bug fails these runs alone."""
+        """One engine's runs. What ends the process's work is raised; anything else fails these runs alone."""
         members = [member for _, member in together]
         alone = len(together) == 1
         if alone:
             job = together[0][0].job
             print(f"job {job.number}: {' '.join(job.overrides)}", flush=True)
+        ended: Exception | None = None
         try:
             train_members(members, stop, RunDisplay(members[0]) if alone else display)
-        except OSError as error:  # records that cannot be written: neither could those of other jobs
-            raise MicrogptError(f"{self.sweep.path}: {error.strerror or error}") from error
-        except MicrogptError:
+        except (OSError, DiskError):
             raise
         except Exception as error:
-            for todo, _ in together:
-                self.fail(todo.job, error)
-            return
+            ended = error
         for todo, member in together:
             if member.failure is not None:
                 self.fail(todo.job, member.failure)
-            else:
+            elif ended is None:
                 self.outcomes[todo.job.number] = Outcome(objective(member.record["metrics"]))
+        if ended is not None:
+            self.fail_together(together, ended)
 
     def wait(self, todo: list[Todo], display: SweepDisplay) -> None:
         """Other processes hold these jobs: give them time."""
