@@ -77,7 +77,7 @@ def make_logger(options: LoggerOptions, folder: Path, record: Record, earlier: S
         opened: Callable[[LoggedRun], Destination] = import_module(f"microgpt.loggers.{options.name}").connect
         return opened(run)
 
-    return Delivery(options.name, connect, earlier)
+    return Delivery(options.name, connect, earlier, run.forget)
 
 
 def where_to_look(options: LoggerOptions) -> str | None:

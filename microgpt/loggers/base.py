@@ -10,7 +10,7 @@ from microgpt.atomic import write_json
 
 MEMORY = "logger.json"  # in a run's folder: what each library calls this run
 DEFAULT_PROJECT = "microgpt"
-FINAL = "final/"  # before the names of the figures of a run's end, which are not of one step
+FINAL = "whole_run/"  # before the figures of a run as a whole; pages sorted by name show them after the curves
 
 Line = Mapping[str, float]  # of history.jsonl: `step`, `tokens` and, where there are any, `loss`, `lr`, `val_loss`
 Record = Mapping[str, Any]  # run.json
@@ -98,6 +98,13 @@ class LoggedRun:
     def remember(self, identity: str) -> None:
         path = self.folder / MEMORY
         write_json(path, {**read_memory(path), self.options.name: identity})
+
+    def forget(self) -> None:
+        """What is done in this folder from now on is another run."""
+        path = self.folder / MEMORY
+        kept = read_memory(path)
+        if kept.pop(self.options.name, None) is not None:
+            write_json(path, kept)
 
 
 def read_memory(path: Path) -> dict[str, str]:

@@ -26,10 +26,13 @@ class Delivery:
         name: str,
         connect: Callable[[], Destination],
         earlier: Sequence[Line] = (),
+        forget: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ):
+        """`forget` parts the run from what the library calls it: one that failed is not resumed, but done anew."""
         self.name = name
         self.connect = connect
+        self.forget = forget
         self.clock = clock
         self.destination: Destination | None = None
         self.last_step = -1  # that the library has
@@ -52,6 +55,8 @@ class Delivery:
         self.attempt(self.deliver)
         if self.destination is not None:
             self.attempt(lambda: self.close(record))
+        if record.get("status") == "failed":
+            self.attempt(self.forget)
         Delivery.under_way -= 1
 
     def take(self, lines: Sequence[Line]) -> None:

@@ -1,6 +1,6 @@
 """MLflow by its client, in a SQLite file below the outputs unless MLFLOW_TRACKING_URI says otherwise.
 
-mlflow-skinny is enough, with the two libraries of its database: all of mlflow asks for another pandas than ours.
+mlflow-skinny is enough, with the two libraries of its database; all of mlflow is for the server that shows the runs.
 """
 
 import logging

@@ -14,7 +14,7 @@ from typing import Any
 
 from microgpt.loggers.base import LoggedRun, Point, Record, final_figures, final_texts
 
-PATTERN = "*.tfevents.*"
+PATTERN = "events.out.tfevents.*.microgpt"
 
 
 def connect(run: LoggedRun) -> "EventFiles":
@@ -44,6 +44,10 @@ class EventFiles:
         self.file: Path | None = None  # none yet, or a failure left the last one in the middle of a record
         self.introduced = False  # whether the settings have been written
         self.last = -1
+        if run.remembered() is None:
+            for file in run.folder.glob(PATTERN):
+                file.unlink()  # of a run that failed and is done anew in its folder
+            run.remember(run.name)
         for event in self.earlier_events():
             tags = [value.tag for value in event.summary.value]
             self.introduced |= library().hparams.SESSION_START_INFO_TAG in tags
@@ -87,7 +91,7 @@ class EventFiles:
         self.file, self.introduced = Path(stream.name), True
 
     def new_file(self) -> Path:
-        return self.run.folder / f"events.out.tfevents.{time.time_ns()}.microgpt"
+        return self.run.folder / PATTERN.replace("*", str(time.time_ns()))
 
     def opening(self, first_step: int) -> list[Any]:
         now, types = time.time(), library().events

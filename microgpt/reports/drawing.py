@@ -6,6 +6,7 @@ so that a print without colour can be read. In the page colours become CSS varia
 
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,16 +59,20 @@ class Plot:
 
 @contextmanager
 def our_style() -> Iterator[None]:
-    """matplotlib's defaults and our style, whatever a matplotlibrc says; the caller's settings come back afterwards."""
+    """matplotlib's defaults and our style, whatever a matplotlibrc says; the caller's settings come back afterwards.
+
+    A letter that the font lacks is no warning: the page has the reader's fonts, and a PNG shows a box.
+    """
     import matplotlib
 
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
+        warnings.filterwarnings("ignore", message="Glyph")
         yield
 
 
-def new_axes(height: float, *, left: float = 0.62, bottom: float = 0.5, top: float = 0.12) -> "tuple[Figure, Axes]":
+def new_axes(height: float, *, left: float = 0.74, bottom: float = 0.5, top: float = 0.12) -> "tuple[Figure, Axes]":
     """A figure of WIDTH x `height` inches with one pair of axes; margins in inches. No pyplot, and so no state."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

@@ -116,7 +116,9 @@ def against_compute(
         scale, unit = (1000, "milliseconds") if max(band.x[-1] for band in seconds.values()) < 0.5 else (1, "seconds")
         scaled = {name: Band(b.x * scale, b.mean, b.low, b.high, b.runs) for name, b in seconds.items()}
         figure = curves(scaled, x_label=f"{unit} of training", references=references)
-        caption = joined("Time of training alone, by each run's mean rate on its machine.", left_out)
+        rates = [run.steps_per_sec for runs in histories.values() for run in runs]
+        shared = "Runs that were trained side by side share one measurement of time." * (len(set(rates)) < len(rates))
+        caption = joined("Time of training alone, by each run's mean rate on its machine.", shared, left_out)
         found.append(Plot("seconds", "Validation loss against training time", caption, figure))
     tokens = bands_of(histories, "val_loss", "tokens")
     ends = [band.x[-1] for band in tokens.values()]

@@ -32,12 +32,12 @@ def report_html(collected: Collected, sections: Sequence[Section]) -> str:
     )
 
 
-def sections_of(collected: Collected) -> list[Section]:
+def sections_of(collected: Collected, most_drawn: int = MOST_DRAWN) -> list[Section]:
     """Newest first; the plots of the newest alone, as each takes time and room."""
     found = families(collected.rows)
     newest = sorted(found, key=lambda family: max(str(row["started_at"]) for row in family.rows), reverse=True)
     return [
-        section_of(family, collected.rows, collected.details, with_plots=number < MOST_DRAWN)
+        section_of(family, collected.rows, collected.details, with_plots=number < most_drawn)
         for number, family in enumerate(newest)
     ]
 
