@@ -1,18 +1,24 @@
 """Where the trainings of a sweep run: in this process, or shared out to the workers of joblib, Ray or submitit (Slurm).
 
-Each worker gets a share of the sweep's groups and trains them as this process would (work.py). Locks in the sweep's
-folder keep two workers, or two whole sweeps, from one job.
+Each worker gets a share of the sweep's jobs and trains them as this process would (work.py). Locks in the sweep's
+folder keep two workers, or two whole sweeps, from one job. A signal to this process asks all workers to stop: each
+writes its checkpoints first. Knows no library: those are in pools.py.
 """
 
+import contextlib
 import os
-from dataclasses import dataclass, replace
+import shutil
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from microgpt.errors import Interrupted, MicrogptError, UserError
+from microgpt.errors import Interrupted, UserError
 from microgpt.sweep.groups import group, shape_of
+from microgpt.sweep.pools import GO_ON, LostWorkerError, Pool, pool_named
 from microgpt.sweep.work import Job, Outcome, Work
+from microgpt.sweep.workers import Share, attending, new_folder
+from microgpt.training.guards import StopRequest, stop_on_signals
 
 EXTRAS = {"joblib": "joblib", "ray": "ray", "submitit": "slurm"}  # library: our extra
 
@@ -20,7 +26,11 @@ EXTRAS = {"joblib": "joblib", "ray": "ray", "submitit": "slurm"}  # library: our
 def execute(
     executor: str, workers: int | None, options: dict[str, Any], folder: Path, jobs: list[Job], most: int | None
 ) -> dict[int, Outcome]:
-    """The outcomes of all jobs, by number. Raises UserError for an executor that does not exist or is not installed."""
+    """The outcomes of all jobs, by number.
+
+    Raises UserError for a value that is not allowed and an executor that is not installed, Interrupted, and
+    MicrogptError where nothing can be written any more or a worker was lost.
+    """
     key = "hydra.launcher.executor"
     if executor not in ("process", *EXTRAS):
         raise UserError(f"{key}={executor} is not allowed: {key} is one of process, {', '.join(EXTRAS)}")
@@ -32,87 +42,54 @@ def execute(
         return Work(folder, jobs, most).run()
     if find_spec(executor) is None:
         raise UserError(f"{key}={executor} needs {executor}: pip install 'microgpt[{EXTRAS[executor]}]'")
-    count = workers or os.cpu_count() or 1
-    shares = [Share(folder, share, most, None) for share in share_out(jobs, count)]
-    run = {"joblib": with_joblib, "ray": with_ray, "submitit": with_submitit}[executor]
-    done = run(shares, count, options, folder)
+    said = new_folder(folder)
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        with stop_on_signals() as stop, contextlib.closing(pool_named(executor, workers, given, said)) as pool:
+            outcomes = run(pool, folder, jobs, most, said, stop)
+    except LostWorkerError:  # more may stand there than was printed
+        raise
+    except BaseException:
+        discard(said)
+        raise
+    discard(said)
+    return outcomes
+
+
+def discard(said: Path) -> None:
+    shutil.rmtree(said, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another process has workers on this sweep too
+        said.parent.rmdir()
+
+
+def run(
+    pool: Pool, folder: Path, jobs: list[Job], most: int | None, said: Path, stop: StopRequest
+) -> dict[int, Outcome]:
+    parts = share_out(jobs, pool.count)
+    starter = os.getpid() if pool.here else None
+    shares = [Share(n, folder, part, most, pool.threads, said, starter=starter) for n, part in enumerate(parts, 1)]
+    try:
+        with attending(shares, stop, pool.ask_to_stop):
+            done = pool.run(shares)
+    except KeyboardInterrupt as second:
+        print(f"stopped at once; {GO_ON}", flush=True)
+        raise Interrupted(stop.signal_number or signal.SIGINT) from second
+    outcomes = {number: outcome for each in done for number, outcome in each.outcomes.items()}
     signals = [each.signal_number for each in done if each.signal_number is not None]
-    if signals:
-        raise Interrupted(signals[0])
-    return {number: outcome for each in done for number, outcome in each.outcomes.items()}
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a worker hands back: what became of its jobs, and the signal that stopped it."""
-
-    outcomes: dict[int, Outcome]
-    signal_number: int | None = None
-
-
-@dataclass(frozen=True)
-class Share:
-    """The jobs of one worker."""
-
-    folder: Path
-    jobs: list[Job]
-    most: int | None
-    threads: int | None  # for each; None: all cores that the worker has
-
-    def __call__(self) -> Done:
-        work = Work(self.folder, self.jobs, self.most, self.threads)
-        signal_number = None
-        try:
-            work.run()
-        except Interrupted as stop:
-            signal_number = stop.exit_code - 128
-        return Done({number: portable(outcome) for number, outcome in work.outcomes.items()}, signal_number)
-
-
-def portable(outcome: Outcome) -> Outcome:
-    """With an error that any process can unpickle; a bug has shown its traceback where it happened."""
-    if outcome.error is None or isinstance(outcome.error, MicrogptError):
-        return outcome
-    return Outcome(error=MicrogptError(str(outcome.error)))
+    if stop or signals:
+        completed = sum(outcome.error is None for outcome in outcomes.values())
+        print(f"interrupted: {completed} of {len(jobs)} jobs are completed; {GO_ON}", flush=True)
+        raise Interrupted(stop.signal_number or signals[0])
+    for each in done:
+        if each.error is not None:
+            raise each.error
+    return outcomes
 
 
 def share_out(jobs: list[Job], count: int) -> list[list[Job]]:
-    """A share of about the same size for each worker; jobs of one shape stay together as far as that allows."""
+    """So many shares, or fewer where there are fewer jobs.
+
+    Each has its part of the jobs of every shape, so that none has more than one job of each more than another.
+    """
     ordered = [job for shape in group(jobs, lambda job: shape_of(job.config), lambda job: len(jobs)) for job in shape]
-    size = -(-len(ordered) // count)
-    return [ordered[begin : begin + size] for begin in range(0, len(ordered), size)]
-
-
-def with_joblib(shares: list[Share], count: int, options: dict[str, Any], folder: Path) -> list[Done]:
-    """Processes of this machine, which share its cores; `options` are those of joblib.Parallel."""
-    import joblib
-
-    threads = max(1, (os.cpu_count() or 1) // count)
-    calls = [joblib.delayed(replace(share, threads=threads))() for share in shares]
-    return list(joblib.Parallel(n_jobs=count, **options)(calls) or [])  # pyright: ignore[reportReturnType]
-
-
-def with_ray(shares: list[Share], count: int, options: dict[str, Any], folder: Path) -> list[Done]:
-    """Ray's workers, here or on its cluster; `options` are those of ray.init."""
-    import ray  # pyright: ignore[reportMissingImports] (an extra)
-
-    here = not ray.is_initialized()
-    if here:
-        own = {} if "address" in options else {"num_cpus": count, "include_dashboard": False}
-        ray.init(**{"log_to_driver": True, **own, **options})
-    try:
-        run = ray.remote(lambda share: share())
-        return ray.get([run.remote(share) for share in shares])
-    finally:
-        if here:
-            ray.shutdown()
-
-
-def with_submitit(shares: list[Share], count: int, options: dict[str, Any], folder: Path) -> list[Done]:
-    """Jobs of Slurm; `options` are those of submitit's AutoExecutor, and `cluster`: slurm, or local to try it here."""
-    import submitit
-
-    cluster = options.pop("cluster", None)
-    executor = submitit.AutoExecutor(folder=folder / ".submitit", cluster=cluster)
-    executor.update_parameters(**{"name": folder.name, **options})
-    return [job.result() for job in executor.map_array(Share.__call__, shares)]
+    return [ordered[first::count] for first in range(min(count, len(ordered)))]
