@@ -20,8 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from microgpt.config import from_omegaconf, register_schema
 from microgpt.errors import RECORDED_IN, Interrupted, UserError
 from microgpt.explain import explain, report
+from microgpt.processes import processes
 from microgpt.record import Invocation, record_failed_job
-from microgpt.rules import check, check_overrides
+from microgpt.rules import check, check_overrides, check_processes
 from microgpt.sweep.ending import finish_sweep, leave_no_empty_sweep, sweep, sweep_id
 from microgpt.sweep.plugins import register_plugins
 from microgpt.tasks import task_named
@@ -50,6 +51,7 @@ def application(composed: DictConfig) -> float | None:
         config = from_omegaconf(composed, dict(hydra_config.runtime.choices))
         check(config)
         check_overrides(config.task.name, invocation)
+        check_processes(config, processes().count)
         return task_named(config.task.name)(config, invocation)
     except Exception as error:
         sweep.errors.append(error)
@@ -62,8 +64,21 @@ def application(composed: DictConfig) -> float | None:
 
 
 def main() -> int:
-    """Run the program on sys.argv; returns the exit code."""
+    """Run the program on sys.argv; returns the exit code. Of several processes the first runs it, the others follow."""
     prepare_streams()
+    here = processes()
+    if here.count == 1:
+        return run()
+    try:
+        from microgpt.engines.torch.follower import follow, lead
+
+        return follow() if here.rank else lead(run)
+    except Exception as error:
+        return report(error, prefix=f"process {here.rank}: ")
+
+
+def run() -> int:
+    """The program in this process."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     register_schema()
     register_plugins()

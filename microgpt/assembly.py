@@ -24,6 +24,7 @@ from microgpt.generation import SamplingPolicy, encode_prompt
 from microgpt.loggers import check_installed
 from microgpt.model.init import init_parameters
 from microgpt.model.spec import ModelSpec
+from microgpt.processes import processes
 from microgpt.training.schedules import Schedule
 
 MOST_CORPORA, MOST_ORDERS = 8, 512  # that a process keeps: on names.txt 20 MB and 0.1 MB each
@@ -55,7 +56,8 @@ def optimizer_spec(optim: OptimConfig) -> OptimizerSpec:
 def engine_options(config: Config, spec: ModelSpec, tokens: float) -> EngineOptions:
     """Where and how to compute; `tokens` is how many targets a step has. Raises UserError where it is not possible."""
     backend = asdict(config.backend)
-    options = choose(EngineOptions(backend=backend.pop("name"), **backend), spec, tokens)
+    named = EngineOptions(backend=backend.pop("name"), processes=processes().count, **backend)
+    options = choose(named, spec, tokens)
     refuse_unavailable(options)
     return options
 

@@ -79,8 +79,10 @@ def print_beginning(inputs: Inputs, record: Record) -> None:
 
 
 def print_engine(record: Record) -> None:
+    shared = f" processes={record['processes']}" if record["processes"] > 1 else ""
     print(f"backend={record['backend']} device={record['device']} using_gpu={str(record['using_gpu']).lower()} "
-          f"dtype={record['dtype']} kernel={record['kernel']} threads={record['threads']}", flush=True)  # fmt: skip
+          f"dtype={record['dtype']} kernel={record['kernel']} threads={record['threads']}{shared}",
+          flush=True)  # fmt: skip
     if record["backend_reason"]:
         print(f"backend=auto is {record['backend']}: {record['backend_reason']}", flush=True)
 

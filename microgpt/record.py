@@ -16,6 +16,7 @@ from typing import Any
 
 from microgpt import __version__
 from microgpt.atomic import write_json
+from microgpt.processes import processes
 
 RECORD = "run.json"
 SCHEMA_VERSION = 1
@@ -68,6 +69,7 @@ def new_record(config: dict[str, Any], digest: str | None, invocation: Invocatio
         "dtype": None,
         "kernel": None,
         "threads": None,
+        "processes": processes().count,
         "backend_reason": None,
         "group": None,
         "environment": environment(),
@@ -80,7 +82,7 @@ def new_record(config: dict[str, Any], digest: str | None, invocation: Invocatio
 
 def command_line() -> str:
     """The command as it was given; of a job of a sweep that is the sweep's, and `overrides` has the job's own part."""
-    return shlex.join(["python", "-m", "microgpt", *sys.argv[1:]])
+    return shlex.join([*processes().launcher(), *sys.argv[1:]])
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:

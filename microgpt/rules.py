@@ -247,6 +247,19 @@ def check_sample(config: Config) -> None:
                 "it goes with task=sample mode=tensor backend=native")  # fmt: skip
 
 
+def check_processes(config: Config, count: int) -> None:
+    """What several processes can do together is to train one model with PyTorch."""
+    if count == 1:
+        return
+    task, mode, backend = config.task.name, config.mode.name, config.backend
+    require(task == "train", "task", task, f"{count} processes of torchrun can train together (task=train), no more")
+    require(mode == "tensor", "mode", mode, f"{count} processes of torchrun train with mode=tensor backend=torch")
+    require(backend.name in ("torch", "auto"), "backend", backend.name,
+            f"{count} processes of torchrun train with backend=torch")  # fmt: skip
+    require(backend.device != "mps", "backend.device", backend.device,
+            f"{count} processes of torchrun train with backend.device=cuda or cpu")  # fmt: skip
+
+
 def check_overrides(task: str, invocation: Invocation) -> None:
     """A checkpoint decides its model: refuse what the user would expect to change it."""
     if task == "train":

@@ -184,7 +184,7 @@ def add_past(member: Member) -> None:
         record["leg"] = folder.earlier["leg"]
     record["started_at"] = folder.earlier.get("started_at")
     resumed = {"at": timestamp(), "step": folder.checkpoint.train.step if folder.checkpoint else 0}
-    earlier = {"git": folder.earlier.get("git"), "environment": folder.earlier.get("environment")}
+    earlier = {key: folder.earlier.get(key) for key in ("git", "environment", "processes")}
     record["resumed"] = [*folder.earlier.get("resumed", []), {**resumed, "before": earlier}]
 
 

@@ -20,7 +20,8 @@ TIMEOUT = 120  # seconds that no command here comes near
 RECORD_KEYS = {
     "schema_version", "run_id", "status", "task", "started_at", "finished_at", "command", "overrides", "config",
     "config_hash", "seed", "git", "data", "model", "mode", "style", "backend", "device", "using_gpu", "dtype",
-    "kernel", "threads", "backend_reason", "group", "environment", "metrics", "timings", "samples", "error",
+    "kernel", "threads", "processes", "backend_reason", "group", "environment", "metrics", "timings", "samples",
+    "error",
 }  # fmt: skip
 
 

@@ -181,6 +181,16 @@ def test_rows_are_in_the_order_in_which_the_runs_began(tree):
     assert [row["seed"] for row in tree.jsonl()] == [2, 3, 1]
 
 
+def test_the_jobs_of_a_sweep_are_in_the_order_of_their_numbers_whichever_began_first(tree):
+    for number, name, day in ((1, "10", 3), (2, "9", 4), (3, "9-2", 5), (4, "0", 9)):
+        started, run_id = f"2026-01-0{day}T10:00:00.000+00:00", f"sweeps/one_01234567/{name}"
+        tree.add(record(seed=number, started=started, run_id=run_id), run_id)
+    tree.add(record(seed=5, started="2026-01-04T10:00:00.000+00:00"))
+    tree.add(record(seed=6, started="2026-01-02T10:00:00.000+00:00"))
+    tree.collect()
+    assert [row["seed"] for row in tree.jsonl()] == [6, 4, 2, 3, 1, 5]
+
+
 def test_the_csv_and_the_jsonl_agree_in_every_cell(tree):
     awkward = 'Traceback, "quoted"\n  File x; é\u2028💥\n\nEnd,'
     tree.add(record(seed=1))

@@ -17,7 +17,8 @@ NEEDS_NAMES = ("experiment=karpathy", "data=makemore")
 def commands() -> list[str]:
     """Every line of a shell block that runs the program, apart from the two that set it up."""
     blocks = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if re.match(r"python (-m microgpt|scripts/)", line)]
+    run = re.compile(r"python (-m microgpt|scripts/)|torchrun ")
+    return [line for block in blocks for line in block.splitlines() if run.match(line)]
 
 
 def set_up(name: str) -> str:
@@ -39,7 +40,7 @@ def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
     for command in commands():
         if any(name in command for name in NEEDS_NAMES) and "MICROGPT_DATA_DIR" not in os.environ:
             continue  # they would fetch the reference's names.txt
-        shell = command.replace("python", sys.executable, 1)
+        shell = command.replace("torchrun", "python -m torch.distributed.run", 1).replace("python", sys.executable, 1)
         done = subprocess.run(shell, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
         ran.append(command)

@@ -36,7 +36,6 @@ def tables(program: Program) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in Path(f"{stem}.jsonl").read_text().splitlines()]
     with Path(f"{stem}.csv").open() as file:
         assert [row["run_id"] for row in csv.DictReader(file)] == [row["run_id"] for row in rows]
-    rows.sort(key=lambda row: row["run_id"])  # from the order in which they began
     return [{key: value for key, value in row.items() if key not in OF_THE_PLACE} for row in rows]
 
 

@@ -69,6 +69,7 @@ class EngineInfo:
     kernel: str  # which of an engine's ways to compute: `features`, `eager`, ...
     threads: int  # how many CPU threads it may use
     reason: str = ""  # why this backend and kernel, where the engine chose
+    processes: int = 1  # which compute it together
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,10 @@ class Workload:
     @cached_property
     def packed(self) -> Examples:
         return Examples.of(self.examples)
+
+    def packed_alone(self) -> "Workload":
+        """The same in arrays alone, to be sent to another process."""
+        return Workload(self.packed, self.orders)
 
     def target_tokens(self, begin: int, end: int, replica: int) -> np.ndarray:
         """How many tokens a model is asked to predict in each step from `begin` to before `end`: (end - begin,)."""

@@ -15,10 +15,13 @@ LARGE_STEP = 1e9
 def choose(options: EngineOptions, spec: ModelSpec, tokens: float) -> EngineOptions:
     """`options` with `auto` replaced by torch or native; `tokens` is how many targets a step has.
 
-    torch where a GPU was asked for, or is there and a step is large enough for it; native otherwise.
+    torch where a GPU was asked for, or is there and a step is large enough for it, or where several processes share
+    the work; native otherwise.
     """
     if options.backend != "auto":
         return options
+    if options.processes > 1:
+        return replace(options, backend="torch", reason=f"{options.processes} processes share the work")
     if options.device in ("cuda", "mps"):
         return replace(options, backend="torch", reason=f"backend.device={options.device} was asked for")
     if options.device == "cpu":

@@ -14,4 +14,5 @@ class EngineOptions:
     kernel: str = "auto"  # native: auto | features
     compile: bool = False  # torch: torch.compile
     micro_batch: int | None = None  # torch: examples in one pass; gradients of a batch's passes add up
+    processes: int = 1  # torch: among which each batch is shared out
     reason: str = ""  # why this backend, where it was chosen by a rule

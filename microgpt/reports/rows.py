@@ -83,8 +83,28 @@ def read_rows(folders: list[Path]) -> Collected:
                 collected.details[row["path"]] = detail_of(record)
             except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 collected.skipped.append((path, f"{type(error).__name__}: {error}".splitlines()[0]))
-    collected.rows.sort(key=lambda row: (row["started_at"] or "", row["path"]))
+    collected.rows = in_order(collected.rows)
     return collected
+
+
+def in_order(rows: list[Row]) -> list[Row]:
+    """As they began; the jobs of a sweep together, by their numbers, whichever process ran which of them when."""
+    folders = [str(Path(row["path"]).parent) if is_job(row) else row["path"] for row in rows]
+    begun: dict[str, str] = {}
+    for row, folder in zip(rows, folders, strict=True):
+        started = row["started_at"] or ""
+        begun[folder] = min(begun.get(folder, started), started)
+
+    def key(place: tuple[Row, str]) -> tuple[str, str, list[int]]:
+        row, folder = place
+        return begun[folder], folder, [int(number) for number in re.findall(r"\d+", Path(row["path"]).name)]
+
+    return [row for row, _ in sorted(zip(rows, folders, strict=True), key=key)]
+
+
+def is_job(row: Row) -> bool:
+    """Whether the run is a job of a sweep."""
+    return str(row["run_id"]).startswith("sweeps/")
 
 
 def row_of(record: dict[str, Any], path: Path) -> Row:
@@ -143,6 +163,8 @@ def environment_words(record: dict[str, Any]) -> Iterator[str]:
     for name in ("backend", "kernel", "dtype", "device", "threads"):
         if record.get(name) is not None:
             yield f"{name} {record[name]}"
+    if record.get("processes") not in (None, 1):
+        yield f"processes {record['processes']}"
     for name in ("cpu", "cores", "gpu", "platform", "python"):
         if environment.get(name) is not None:
             yield f"{name} {environment[name]}"

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from microgpt.errors import MicrogptError, UserError
 from microgpt.explain import report
+from microgpt.processes import processes
 from microgpt.record import timestamp
 from microgpt.runs import read_record
 
@@ -37,6 +38,10 @@ class SweepStart(Callback):
     """Hydra calls it when a sweep begins, before any of its jobs is composed (conf/config.yaml)."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        count = processes().count
+        if count > 1:  # Hydra only warns of an Exception in a callback
+            why = "they train one model; a sweep without torchrun may have workers (hydra/launcher)"
+            raise SystemExit(report(UserError(f"a sweep is not allowed with {count} processes of torchrun: {why}")))
         sweep.folder, sweep.started = Path(config.hydra.sweep.dir), timestamp()
         sweep.outputs_dir, sweep.results_dir = Path(config.outputs_dir), Path(config.results_dir)
         if config.sweep.fresh:

@@ -20,11 +20,13 @@ class Batch:
 
     inputs: Tensor  # int64 (R, B, T): replica r's token t as r * V + t, a row of all embeddings together
     targets: Tensor  # int64 (R, B, T): tokens, or NO_TARGET
-    counts: Tensor  # (R,): how many targets a replica has, in the parameters' dtype
+    counts: Tensor  # (R,): how many targets a replica's whole batch has, in the parameters' dtype
 
     def passes(self, examples: int | None) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and targets of so many examples of each replica at a time; None: of all."""
         width = examples or self.inputs.shape[1]
+        if self.inputs.shape[1] == 0:  # where several processes share out a batch, one may get nothing of it
+            return
         for inputs, targets in zip(self.inputs.split(width, dim=1), self.targets.split(width, dim=1), strict=True):
             yield inputs.contiguous(), targets.contiguous()  # a stride of its own would be compiled for
 
@@ -51,12 +53,20 @@ class Texts:
 
 
 class Batches:
-    """A workload's batches, step by step."""
+    """A workload's batches, step by step: of each batch the `own` examples, those that this process computes."""
 
     def __init__(
-        self, workload: Workload, vocab_size: int, device: torch.device, dtype: torch.dtype, few_lengths: bool
+        self,
+        workload: Workload,
+        vocab_size: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        few_lengths: bool,
+        own: slice = slice(None),
     ):
         self.orders = workload.orders
+        self.own = own
+        self.width = len(range(workload.orders[0].batch_size)[own]) if workload.orders else 0
         self.texts = Texts(workload.packed, vocab_size, device)
         self.dtype = dtype
         longest = int(self.texts.counts.max())
@@ -65,15 +75,16 @@ class Batches:
 
     def steps(self, begin: int, end: int) -> Iterator[Batch]:
         """The batches from step `begin` to before `end`."""
-        width = int(self.lengths[-1]) * sum(order.batch_size for order in self.orders)
-        at_once = max(1, PIECE_POSITIONS // width)
+        positions = int(self.lengths[-1]) * self.width * len(self.orders)
+        at_once = max(1, PIECE_POSITIONS // max(1, positions))
         for first in range(begin, end, at_once):
             yield from self.piece(first, min(end, first + at_once))
 
     def piece(self, begin: int, end: int) -> Iterator[Batch]:
         chosen = np.stack([order.indices(begin, end) for order in self.orders])  # (R, k, B)
-        counts = self.texts.counts[chosen]
-        longest = counts.max(axis=(0, 2))  # of each step
+        counts = self.texts.counts[chosen]  # also of the examples that other processes compute
+        chosen = chosen[:, :, self.own]
+        longest = counts[:, :, self.own].max(axis=(0, 2), initial=0)  # of each step
         lengths = self.lengths[np.searchsorted(self.lengths, longest)].tolist()
         inputs, targets = self.texts.padded(chosen, max(lengths))
         totals = to_device(np.ascontiguousarray(counts.sum(axis=2).T), self.texts.device).to(self.dtype)  # (k, R)
@@ -82,7 +93,9 @@ class Batches:
 
     def invented(self, examples: int | None) -> Iterator[Batch]:
         """A batch of each length, and of each number of examples that a pass has where it has at most so many."""
-        replicas, batch_size = len(self.orders), self.orders[0].batch_size
+        replicas, batch_size = len(self.orders), self.width
+        if batch_size == 0:
+            return
         width = min(examples or batch_size, batch_size)
         rows = torch.arange(replicas, device=self.texts.device) * self.texts.vocab_size
         for count in dict.fromkeys([width, batch_size % width or width]):

@@ -4,6 +4,7 @@ import torch
 
 from microgpt.engines.options import EngineOptions
 from microgpt.errors import UserError
+from microgpt.processes import Processes, processes
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}  # of the parameters
 
@@ -23,7 +24,26 @@ def choose_device(asked: str) -> torch.device:
     if asked != "auto" and asked not in found:
         there = "cpu alone" if found == ["cpu"] else ", ".join(found)
         raise UserError(f"backend.device={asked} is not available: this PyTorch ({torch.__version__}) finds {there}")
+    here = processes()
+    if here.count > 1:
+        return device_of_process(asked, found, here)
     return torch.device(found[0] if asked == "auto" else asked)
+
+
+def device_of_process(asked: str, found: list[str], here: Processes) -> torch.device:
+    """The device of one of several processes, on CUDA a GPU of its own. MPS cannot add up over processes."""
+    chosen = next(name for name in found if name != "mps") if asked == "auto" else asked
+    if chosen == "mps":
+        raise UserError(f"backend.device=mps is not allowed with {here.count} processes: it is one of auto, cpu, cuda")
+    if chosen == "cpu":
+        return torch.device("cpu")
+    gpus = torch.cuda.device_count()
+    if here.local_count > gpus:
+        raise UserError(
+            f"backend.device={asked} is not allowed with {here.local_count} processes on a machine with {gpus} GPU(s): "
+            f"each needs one of its own, so say --nproc-per-node {gpus}, or backend.device=cpu"
+        )
+    return torch.device("cuda", here.local_rank)
 
 
 def choose_dtype(asked: str | None, device: torch.device) -> str:

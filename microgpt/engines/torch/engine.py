@@ -2,10 +2,14 @@
 
 A step of a GPU is queued without waiting for it: losses come back once an `advance`, and which models still train is
 decided on the device. What one model computes does not depend on the others: they share nothing but the padding.
+
+Several processes (company.py) hold the same models and compute a part of each batch; what the first one's engine is
+asked to do, it tells the others'.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,6 +26,7 @@ from microgpt.engines.base import EngineInfo, EngineState, Tokens, Workload
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.engines.torch.batches import Batch, Batches, Texts
+from microgpt.engines.torch.company import company
 from microgpt.engines.torch.decoder import TorchDecoder
 from microgpt.engines.torch.device import DTYPES, choose_device, choose_dtype, use_threads
 from microgpt.engines.torch.model import LARGEST_LOSS, Models
@@ -48,7 +53,11 @@ class TorchEngine:
         self.spec = spec
         self.optimizer_spec = optimizer
         self.say = say
+        self.company = company(options.processes)
         self.device = choose_device(options.device)
+        there = replace(options, device=self.device.type)
+        self.company.tell("make", there, spec, optimizer, workload and workload.packed_alone(), state)
+        self.company.meet(self.device)
         dtype = choose_dtype(options.dtype, self.device)
         self.dtype = DTYPES[dtype]
         replicas = len(next(iter(state.parameters.values())))
@@ -61,23 +70,29 @@ class TorchEngine:
             using_gpu=self.device.type != "cpu",
             dtype=dtype,
             kernel="compiled" if options.compile else "eager",
-            threads=use_threads(options, operations),
+            threads=use_threads(options, operations / options.processes),
             reason=options.reason,
+            processes=options.processes,
         )
         self.layout = Layout(spec)
         self.models = Models(spec, self.layout, self.device, self.dtype, autocast=dtype == "bfloat16")
         self.batches = workload and Batches(
-            workload, spec.vocab_size, self.device, self.dtype, few_lengths=options.compile
+            workload, spec.vocab_size, self.device, self.dtype, options.compile, self.company.own
         )
         self.pass_loss = self.models.mean_loss
         self.is_compiled = False
         self.compile_seconds = 0.0
-        self.load(state)
+        self.take_up(state)
 
     def load(self, state: EngineState) -> None:
+        self.company.tell("load", state)
+        self.take_up(state)
+
+    def take_up(self, state: EngineState) -> None:
         self.flat = self.layout.pack(state.parameters, self.dtype).to(self.device)  # (R, NP)
         self.parameters = [view.detach().requires_grad_() for view in self.layout.views(self.flat)]  # share its memory
-        self.grad = torch.zeros_like(self.flat)
+        self.sums = self.flat.new_zeros(self.flat.numel() + len(self.flat))  # what processes add up: gradients, losses
+        self.grad = self.sums[: self.flat.numel()].view_as(self.flat)
         m, v = (
             self.layout.pack(part, self.dtype).to(self.device) if part else torch.zeros_like(self.flat)
             for part in (state.m, state.v)
@@ -95,6 +110,7 @@ class TorchEngine:
 
     def advance(self, step: int, learning_rates: np.ndarray) -> np.ndarray:
         assert self.batches is not None, "this engine was made without a workload"
+        self.company.tell("advance", step, learning_rates)
         if self.options.compile and not self.is_compiled:
             self.compile(self.batches)
         count, replicas = learning_rates.shape
@@ -116,7 +132,9 @@ class TorchEngine:
 
     def loss_and_gradients(self, batch: Batch) -> Tensor:
         """The mean loss over each replica's target tokens, (R,); leaves the gradients in `self.grad`."""
-        loss = worst = torch.zeros(())
+        loss = worst = self.sums.new_zeros(len(self.flat))
+        if batch.inputs.shape[1] == 0:
+            self.grad.zero_()
         for number, (inputs, targets) in enumerate(batch.passes(self.options.micro_batch)):
             part, part_worst, gradients = self.pass_gradients(inputs, targets, batch.counts)
             flattened = [gradient.flatten(1) for gradient in gradients]
@@ -126,7 +144,12 @@ class TorchEngine:
             else:
                 loss, worst = loss + part, torch.maximum(worst, part_worst)
                 self.grad += torch.cat(flattened, dim=1)
-        return loss.masked_fill(worst > LARGEST_LOSS, torch.inf)
+        loss = loss.masked_fill(worst > LARGEST_LOSS, torch.inf)
+        if self.options.processes > 1:
+            self.sums[self.flat.numel() :] = loss
+            self.company.add_up(self.sums)
+            loss = self.sums[self.flat.numel() :]
+        return loss
 
     def pass_gradients(
         self, inputs: Tensor, targets: Tensor, counts: Tensor
@@ -159,6 +182,7 @@ class TorchEngine:
     @torch.no_grad()
     def evaluate(self, examples: Sequence[Tokens]) -> np.ndarray:
         packed = Examples.of(examples)
+        self.company.tell("evaluate", Examples.of(list(packed)))  # a slice would bring all tokens along
         texts = Texts(packed, self.spec.vocab_size, self.device)
         total = torch.zeros(len(self.flat), dtype=torch.float64)
         total = total if self.device.type == "mps" else total.to(self.device)
@@ -168,11 +192,12 @@ class TorchEngine:
                 losses = self.models.losses(self.parameters, inputs, targets)  # (R, B * T)
             losses = losses.masked_fill(losses > LARGEST_LOSS, torch.inf).to(total.device)
             total += losses.sum(dim=1, dtype=torch.float64)
+        self.company.add_up(total)
         return (total / int(packed.targets.sum())).cpu().numpy()
 
     def parts(self, targets: np.ndarray) -> Iterator[np.ndarray]:
-        """Indices of examples of about one length, as many as fit in memory at once."""
-        spec, order = self.spec, np.argsort(-targets, kind="stable")
+        """Indices of examples of about one length, as many as fit in memory at once; of those, this process's part."""
+        spec, order = self.spec, np.argsort(-targets, kind="stable")[self.company.own]
         while len(order):
             longest = int(targets[order[0]])
             widest = max(spec.vocab_size, 4 * spec.n_embd, spec.n_head * longest)
