@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
         assert microgpt.engines.native.engine
         compile_kernels(dtype, lambda said: None)
+
+
+def mostly_slow(
+    quick: int, names: str | tuple[str, ...], values: Iterable[Any], ids: Any = None
+) -> pytest.MarkDecorator:
+    """pytest.mark.parametrize, where all but the first few values are for the slow suite: each starts the program."""
+    found = []
+    for number, value in enumerate(values):
+        parts = (value,) if isinstance(names, str) else value
+        found.append(pytest.param(*parts, marks=[pytest.mark.slow] if number >= quick else []))
+    return pytest.mark.parametrize(names, found, ids=ids)
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,19 @@ import subprocess
 import sys
 from copy import deepcopy
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import pandas as pd
 import pytest
+from conftest import mostly_slow
 
 from microgpt.config import Config, DataConfig, ModelConfig, StyleConfig, TrainConfig
 from microgpt.errors import UserError
 from microgpt.reports.collect import collect, collect_and_print
+from microgpt.reports.page import sections_of
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "collect.py"
 FIRST = [
@@ -127,7 +130,9 @@ class Tree:
 
 
 @pytest.fixture
-def tree(tmp_path) -> Tree:
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
+    """Without plots, which have tests of their own."""
+    monkeypatch.setattr("microgpt.reports.collect.sections_of", partial(sections_of, most_drawn=0))
     return Tree(tmp_path)
 
 
@@ -241,7 +246,8 @@ def test_each_style_has_files_of_its_own(tree):
     assert [row["seed"] for row in tree.jsonl("runs_style-classic")] == [1]
 
 
-def test_collecting_again_writes_the_same_bytes(tree):
+def test_collecting_again_writes_the_same_bytes(tmp_path):
+    tree = Tree(tmp_path)
     tree.add_variants(seed=1)
     tree.add_variants(seed=2)
     tree.add(record(style="futuristic"))
@@ -339,7 +345,7 @@ def test_what_is_no_record_is_named_and_skipped(tree, capsys, content):
     assert len(tree.csv()) == 1
 
 
-@pytest.mark.parametrize("changes", [
+@mostly_slow(3, "changes", [
     {"started_at": 5},
     {"started_at": ["2026"]},
     {"metrics": None},
@@ -463,7 +469,7 @@ def test_a_run_that_differs_in_more_than_the_toggles_is_not_compared(tree, path,
     assert not [name for name in tree.files() if name.startswith("ablation")]
 
 
-@pytest.mark.parametrize(("path", "value"), [
+@mostly_slow(2, ("path", "value"), [
     ("config.train.log_every", 10),
     ("config.train.resume", "never"),
     ("config.outputs_dir", "elsewhere"),
@@ -644,6 +650,7 @@ for _ in range(4):
 """
 
 
+@pytest.mark.slow
 def test_two_collectors_at_a_time_leave_whole_files(tree, tmp_path):
     for seed in range(5):
         tree.add_variants(seed=seed)

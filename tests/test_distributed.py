@@ -95,6 +95,7 @@ def alone(shared_program: Program) -> Path:
     return shared_program.only_run("alone")
 
 
+@pytest.mark.slow
 def test_two_processes_leave_the_one_run_that_one_process_leaves(shared_program: Program, alone: Path) -> None:
     before = shared_program.files()
     stdout, stderr = together(shared_program, *RUN, "outputs_dir=together")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import RECORD_KEYS, Program, make_program, read_record
+from conftest import RECORD_KEYS, Program, make_program, mostly_slow, read_record
 
 CHECKPOINT_OF_A_RUN = "experiment=debug", "train.steps=1", "style=classic", "sample.num_samples=0"
 
@@ -19,24 +19,25 @@ def refused(program: Program, *arguments: str) -> str:
     return done.stderr.removeprefix("error: ").rstrip("\n")
 
 
-@pytest.mark.parametrize(
+@mostly_slow(
+    6,
     ("arguments", "sentence"),
     [
         (["train.step=3"], "train.step is not a key: train has steps, "),
+        (["model.n_embd=18"], "model.n_embd=18 is not allowed: it must be a multiple of model.n_head=4"),
+        (["-m", "seed=1,abc"], "seed=abc is not allowed: seed is an integer"),
+        (["mode=tensor", "backend=native", "backend.device=cuda"], "backend.device=cuda is not allowed"),
+        (["data=text", "data.path=missing.txt"], "data.path=missing.txt cannot be read: No such file"),
+        (["task=sample", "checkpoint=latest"], "checkpoint=latest: no run in outputs_dir=outputs has a checkpoint"),
         (["train.steps=abc"], "train.steps=abc is not allowed: train.steps is an integer"),
         (["train.steps"], "train.steps is not an override: "),
         (["seed=1,2"], "seed=1,2 has several values: add -m "),
         (["model=lstm"], "model=lstm is not an option: model is one of bigram, gpt, gpt_first"),
-        (["model.n_embd=18"], "model.n_embd=18 is not allowed: it must be a multiple of model.n_head=4"),
         (["train.steps=-1"], "train.steps=-1 is not allowed: train.steps must be at least 0"),
         (["sample.temperature=nan"], "sample.temperature: temperature must be finite and >= 0, got nan"),
         (["seed=-1"], "seed=-1 is not allowed: seed must be at least 0"),
-        (["-m", "seed=1,abc"], "seed=abc is not allowed: seed is an integer"),
         (["sample.prompt=aXYa"], "sample.prompt='aXYa' has characters that the model does not know: 'X' 'Y' "),
         (["sample.prompt=abcdefghijklmnop"], "prompt token count 17 exceeds max prompt tokens 16"),
-        (["mode=tensor", "backend=native", "backend.device=cuda"], "backend.device=cuda is not allowed"),
-        (["data=text", "data.path=missing.txt"], "data.path=missing.txt cannot be read: No such file"),
-        (["task=sample", "checkpoint=latest"], "checkpoint=latest: no run in outputs_dir=outputs has a checkpoint"),
         (["task=sample", "checkpoint=x", "model.n_embd=8"], "model cannot be changed with task=sample"),
     ],
     ids=lambda part: part[-1] if isinstance(part, list) else "sentence",
@@ -45,7 +46,8 @@ def test_mistake_is_one_sentence_and_leaves_nothing(microgpt: Program, arguments
     assert refused(microgpt, *arguments).startswith(sentence)
 
 
-@pytest.mark.parametrize(
+@mostly_slow(
+    1,
     ("content", "sentence"),
     [
         (b"", "data.path=input.txt is empty"),
@@ -64,6 +66,7 @@ def test_unwritable_outputs_dir_is_refused(microgpt: Program) -> None:
     assert refused(microgpt, "outputs_dir=file/below") == "outputs_dir=file/below cannot be written: Not a directory"
 
 
+@pytest.mark.slow
 def test_unwritable_outputs_dir_of_a_sweep_is_refused(microgpt: Program) -> None:
     (microgpt.folder / "file").touch()
     assert (
@@ -71,6 +74,7 @@ def test_unwritable_outputs_dir_of_a_sweep_is_refused(microgpt: Program) -> None
     )
 
 
+@pytest.mark.slow
 def test_missing_folder_to_train_on_from_is_named_by_its_own_key(microgpt: Program) -> None:
     assert refused(microgpt, "train.resume=nowhere").startswith("train.resume=nowhere ")
 
@@ -81,6 +85,7 @@ def damage_a_byte(file: Path) -> None:
     file.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_is_refused(microgpt: Program) -> None:
     microgpt(*CHECKPOINT_OF_A_RUN)
     run = microgpt.only_run()
@@ -122,6 +127,7 @@ def test_record_of_a_failed_job_has_the_keys_of_every_record(sweep_with_a_mistak
     assert RECORD_KEYS - set(sweep_with_a_mistake) == set()
 
 
+@pytest.mark.slow
 def test_mistake_that_json_cannot_hold_fails_its_job_alone(microgpt: Program) -> None:
     record = failed_job_of_a_sweep(microgpt, "sample.temperature=0.5,nan,1")
     assert record["error"] == "sample.temperature: temperature must be finite and >= 0, got nan"
@@ -143,6 +149,7 @@ def test_run_that_diverges_in_a_sweep_fails_its_job_alone(microgpt: Program) -> 
     assert statuses == ["failed", "completed"]
 
 
+@pytest.mark.slow
 def test_job_that_fails_where_it_was_completed_before_is_recorded_beside_it(microgpt: Program) -> None:
     file = microgpt.folder / "input.txt"
     file.write_text("anna\nbea\nclara\n")
@@ -156,6 +163,7 @@ def test_job_that_fails_where_it_was_completed_before_is_recorded_beside_it(micr
     assert set(statuses.values()) == {"failed"}
 
 
+@pytest.mark.slow
 def test_value_that_does_not_compose_refuses_the_sweep_before_it_starts(microgpt: Program) -> None:
     done = microgpt(*SWEEP, "seed=1,abc", expect=2)
     assert done.stderr == "error: seed=abc is not allowed: seed is an integer\n"

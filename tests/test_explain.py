@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Program, environment, read_record
+from conftest import Program, environment, mostly_slow, read_record
 
 QUICK = "experiment=debug", "train.steps=2", "train.eval_documents=2", "sample.num_samples=1"
 
@@ -23,7 +23,7 @@ STYLE_FILES = {
 }
 
 
-@pytest.mark.parametrize(("content", "sentence"), STYLE_FILES.items(), ids=range(len(STYLE_FILES)))
+@mostly_slow(2, ("content", "sentence"), STYLE_FILES.items(), ids=range(len(STYLE_FILES)))
 def test_mistake_in_a_style_file_is_one_sentence(microgpt: Program, content: str, sentence: str) -> None:
     folder = microgpt.folder / "mine" / "style"
     folder.mkdir(parents=True)
@@ -34,6 +34,7 @@ def test_mistake_in_a_style_file_is_one_sentence(microgpt: Program, content: str
     assert not (microgpt.folder / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_style_file_without_a_name_has_the_name_of_its_option(microgpt: Program) -> None:
     folder = microgpt.folder / "mine" / "style"
     folder.mkdir(parents=True)
@@ -44,7 +45,8 @@ def test_style_file_without_a_name_has_the_name_of_its_option(microgpt: Program)
     assert record["samples"][0].startswith("arr")
 
 
-@pytest.mark.parametrize(
+@mostly_slow(
+    3,
     ("arguments", "sentence"),
     [
         (["train=foo"], "train=foo is not allowed: train is a group of keys, not a value"),
@@ -85,12 +87,13 @@ def test_full_disk_is_one_sentence_and_the_same_command_finishes_the_run(microgp
     assert read_record(microgpt.only_run())["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_run_without_standard_output_completes(microgpt: Program) -> None:
     assert shell(microgpt.folder, f"MICROGPT {RUN} >&-").returncode == 0
     assert read_record(microgpt.only_run())["status"] == "completed"
 
 
-@pytest.mark.parametrize("sweep", ["", "-m seed=1,2"])
+@mostly_slow(1, "sweep", ["", "-m seed=1,2"])
 def test_reader_that_closes_the_pipe_hears_nothing_more(microgpt: Program, sweep: str) -> None:
     done = shell(microgpt.folder, f"set -o pipefail; MICROGPT {sweep} {RUN} train.log_every=1 train.steps=30 | head -1")
     assert done.returncode == 141

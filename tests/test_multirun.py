@@ -93,6 +93,7 @@ def test_ablation_is_written(ablation: Program) -> None:
     assert "Ranked by val_loss" in markdown
 
 
+@pytest.mark.slow
 def test_same_sweep_again_runs_nothing_and_ends_well(ablation: Program) -> None:
     before = [(job / "run.json").read_bytes() for job in ablation.jobs()]
     table = (ablation.folder / "results" / "ablation_style-futuristic.csv").read_bytes()
@@ -103,6 +104,7 @@ def test_same_sweep_again_runs_nothing_and_ends_well(ablation: Program) -> None:
     assert (ablation.folder / "results" / "ablation_style-futuristic.csv").read_bytes() == table
 
 
+@pytest.mark.slow
 def test_same_sweep_in_another_order_runs_nothing(ablation: Program) -> None:
     before = ablation.jobs()
     reordered = FOUR[0], FOUR[2], FOUR[1], *FOUR[3:]
@@ -119,6 +121,7 @@ def test_jobs_that_failed_in_other_processes_are_found(tmp_path: Path, monkeypat
     assert ending.failed_jobs(tmp_path) == [tmp_path / "0"]
 
 
+@pytest.mark.slow
 def test_experiment_ablation_is_a_sweep_in_one_word(microgpt: Program) -> None:
     chosen = "train.steps=2", "train.eval_documents=5", "sample.num_samples=1", "style=classic"
     microgpt("experiment=ablation", "seed=1,2", *chosen)
@@ -132,6 +135,7 @@ def test_experiment_ablation_is_a_sweep_in_one_word(microgpt: Program) -> None:
     assert {record["group"] for record in records} == {2}
 
 
+@pytest.mark.slow
 def test_seeds_are_a_sweep(microgpt: Program) -> None:
     done = microgpt(
         "-m", "seed=1,2,3", "experiment=debug", "train.steps=2", "train.eval_documents=5", "sample.num_samples=1"
@@ -155,6 +159,7 @@ def test_sweep_of_legs_again_runs_nothing(microgpt: Program) -> None:
     assert len(microgpt.jobs()) == 2
 
 
+@pytest.mark.slow
 def test_sweep_of_legs_from_the_latest_checkpoint_is_refused(microgpt: Program) -> None:
     """Each job would train on from the one before it."""
     microgpt("experiment=debug", "train.steps=1", "sample.num_samples=0")

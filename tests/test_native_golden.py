@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import test_golden
+from conftest import mostly_slow
 from test_golden import golden
 from test_startup import SPY
 
@@ -21,7 +22,7 @@ PRINTED = 100  # steps whose losses float32 repeats as printed, with four digits
 # step 89 is 2e-8 from the next printed number, and neither engine prints the same; torch neither k2's at step 24.
 FLOAT32 = 2e-6
 MEMORY = 300e6
-each_reference = pytest.mark.parametrize(("experiment", "name"), [("karpathy", "k2"), ("karpathy_first", "k1")])
+each_reference = mostly_slow(1, ("experiment", "name"), [("karpathy", "k2"), ("karpathy_first", "k1")])
 each_backend = pytest.mark.parametrize("backend", ["native", pytest.param("torch", marks=pytest.mark.slow)])
 
 
@@ -87,6 +88,7 @@ def test_the_package_alone_loads_neither_torch_nor_numba(tmp_path: Path) -> None
     assert loaded(tmp_path, code) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "library"), [("native", "numba"), pytest.param("torch", "torch", marks=pytest.mark.slow)]
 )

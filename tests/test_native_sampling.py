@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Program, make_program
+from conftest import Program, make_program, mostly_slow
 
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.engines.base import BulkSampler, EngineState
@@ -116,10 +116,11 @@ def surprise(drawn: list[list[int]], expected: dict[Text, float]) -> float:
         pytest.param((0, 2, 1), id="room for one token"),
     ],
 )
-@pytest.mark.parametrize(
+@mostly_slow(
+    2,
     "policy",
-    [SamplingPolicy(0.5), SamplingPolicy(1.0), SamplingPolicy(2.0), SamplingPolicy(1.0, 2), SamplingPolicy(2.0, 3)],
-    ids=["t=0.5", "t=1", "t=2", "t=1 top_k=2", "t=2 top_k=3"],
+    [SamplingPolicy(0.5), SamplingPolicy(2.0, 3), SamplingPolicy(1.0), SamplingPolicy(2.0), SamplingPolicy(1.0, 2)],
+    ids=["t=0.5", "t=2 top_k=3", "t=1", "t=2", "t=1 top_k=2"],
 )
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_texts_have_the_probabilities_of_the_scalar_engine(dtype: str, policy: SamplingPolicy, prompt: Text) -> None:
@@ -146,6 +147,7 @@ def test_vocabularies_of_every_width_are_drawn_from_whole(vocab_size: int) -> No
         assert abs(surprise(texts(native(spec), DRAWN, top_k=top_k), expected)) < 3.5
 
 
+@pytest.mark.slow
 def test_each_replica_s_texts_are_its_own() -> None:
     engine = native(GPT, "float32", replicas=2)
     first, second = exact(GPT, SamplingPolicy(1.0), ()), exact(GPT, SamplingPolicy(1.0), (), replica=1)
@@ -158,6 +160,7 @@ def test_chi_square_notices_another_policy(wrong: SamplingPolicy) -> None:
     assert surprise(texts(native(), DRAWN), exact(GPT, wrong, ())) > 10
 
 
+@pytest.mark.slow
 def test_neighbouring_texts_and_seeds_are_independent() -> None:
     """Two texts' beginnings together are as likely as the one's times the other's."""
     beginning: dict[Text, float] = {}
@@ -369,6 +372,7 @@ def sample_lines(stdout: str) -> list[str]:
     return re.findall(r"^sample +\d+: .*$", stdout, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_bulk_prints_as_many_texts_as_asked_for_and_the_same_again(trained: Program) -> None:
     before = trained.files()
     first, second = (trained(*PLAIN, "sample.num_samples=3000", "sample.prompt=ab").stdout for _ in range(2))
@@ -391,7 +395,7 @@ def test_bulk_s_seed_and_number_decide_the_texts(trained: Program) -> None:
     assert other != one
 
 
-@pytest.mark.parametrize(
+@mostly_slow(1,
     ("arguments", "sentence"),
     [
         (BULK, "sample.bulk=true is not allowed: it favours no phrases; say style.bias=0"),

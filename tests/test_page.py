@@ -25,8 +25,9 @@ from microgpt.reports.statistics import paired, summary
 
 SEEDS = 3
 SWEEP = (
-    "-m", "seed=0,1,2", "model.tie_lm_head=true,false", "model.input_rmsnorm=true,false", "experiment=debug",
-    "train.steps=10", "train.eval_every=2", "train.log_every=1", "train.eval_documents=5", "sample.num_samples=2",
+    "-m", "mode=tensor", "backend=native", "seed=0,1,2", "model.tie_lm_head=true,false",
+    "model.input_rmsnorm=true,false", "experiment=debug", "train.steps=10",
+    "train.eval_every=2", "train.log_every=1", "train.eval_documents=5", "sample.num_samples=2",
     "style=classic",
 )  # fmt: skip
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
@@ -236,7 +237,7 @@ def test_samples_of_the_first_seeds_stand_side_by_side(outputs: Path) -> None:
 
 def test_the_command_stands_there_once_with_its_overrides(outputs: Path) -> None:
     (command,) = read(outputs).all_of("pre")
-    assert command.startswith("python -m microgpt -m seed=0,1,2 model.tie_lm_head=true,false")
+    assert command.startswith(f"python -m microgpt {' '.join(SWEEP[:5])}")
 
 
 def test_what_all_runs_have_set_is_told_and_what_is_a_default_is_not(outputs: Path) -> None:
@@ -255,7 +256,7 @@ def test_environment_and_code_are_told(outputs: Path) -> None:
     assert found.table("runs", "commit") == [{"runs": "12", "commit": "a" * 40}]
     (environment,) = found.table("runs", "environment")
     assert f"python {sys.version.split()[0]}" in environment["environment"]
-    assert "backend python" in environment["environment"]
+    assert "backend native" in environment["environment"]
     assert "state" not in found.text.partition("What the data show")[0]
     change(runs(outputs)[0], of_commit("b" * 40, True))
     change(runs(outputs)[1], of_commit(None, None))

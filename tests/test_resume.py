@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Program, make_program, read_history, read_record, results_of, wait_for
+from conftest import Program, make_program, mostly_slow, read_history, read_record, results_of, wait_for
 
 from microgpt.checkpoint import load_checkpoint
 from microgpt.training.history import History
@@ -89,7 +89,7 @@ def test_kills_while_checkpoints_are_written_leave_whole_checkpoints(microgpt: P
     assert not list(microgpt.only_run().glob("checkpoint/.*")), "what the kills left half written is gone"
 
 
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@mostly_slow(1, ("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signal_stops_at_a_checkpoint_and_the_same_command_finishes(
     microgpt: Program, uninterrupted: tuple[dict[str, Any], float], number: signal.Signals, exit_code: int
 ) -> None:
@@ -155,6 +155,7 @@ def test_other_data_under_the_same_name_does_not_take_up_a_stopped_run(microgpt:
     assert sorted(read_record(run)["status"] for run in microgpt.runs()) == ["completed", "interrupted"]
 
 
+@pytest.mark.slow
 def test_live_run_is_not_taken_over_by_the_same_command(microgpt: Program) -> None:
     run = *FAST, "train.steps=30"
     first = microgpt.start(*run)

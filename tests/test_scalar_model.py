@@ -239,7 +239,7 @@ TRAINED = [
 ]
 
 
-@pytest.mark.parametrize("grad_clip", [None, 1.5], ids=["unclipped", "clipped"])
+@pytest.mark.parametrize("grad_clip", [pytest.param(None, marks=pytest.mark.slow), 1.5], ids=["unclipped", "clipped"])
 @each_optimizer
 @pytest.mark.parametrize("spec", TRAINED, ids=shown)
 def test_training_equals_torch_optim(spec: ModelSpec, optimizer: OptimizerSpec, grad_clip: float | None) -> None:

@@ -165,6 +165,7 @@ def test_scalar_mode_samples_from_a_native_float32_checkpoint(debug: Debug) -> N
     assert sample_lines(stdout) == read_record(run)["samples"]
 
 
+@pytest.mark.slow
 def test_native_float64_samples_from_a_scalar_checkpoint_what_scalar_mode_does(debug: Debug) -> None:
     program, _ = debug
     run = program.only_run("scalar")
@@ -328,6 +329,7 @@ def test_optimizers_and_schedules_train_as_in_scalar_mode(tmp_path_factory: pyte
             assert_same_training(scalar, native)
 
 
+@pytest.mark.slow
 def test_whole_validation_set_is_evaluated_by_default_as_scalar_mode_would(microgpt: Program) -> None:
     words = [f"{a}{b}{c}" for a in "abcdefgh" for b in "abcdefgh" for c in "abcdefgh"]
     (microgpt.folder / "input.txt").write_text("\n".join(words) + "\n")
@@ -350,6 +352,7 @@ def test_whole_validation_set_is_evaluated_by_default_as_scalar_mode_would(micro
 SLOW_TORCH = pytest.param(TORCH, marks=pytest.mark.slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [NATIVE, SLOW_TORCH], ids=["native", "torch"])
 def test_no_steps_report_the_untrained_baseline(microgpt: Program, engine: tuple[str, ...]) -> None:
     stdout = microgpt(*DEBUG, *engine, "train.steps=0", "sample.num_samples=1").stdout
@@ -387,10 +390,15 @@ def test_bfloat16_trains_and_keeps_float32(microgpt: Program) -> None:
     assert {array.dtype for part in parts for array in part.values()} == {np.dtype("float32")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "engine", [NATIVE, pytest.param(NATIVE64, marks=pytest.mark.slow), SLOW_TORCH], ids=["native", "native64", "torch"]
 )
-@pytest.mark.parametrize("optimizer", [("optim.lr=1e300",), ("optim=sgd", "optim.lr=1e30")], ids=["adam", "sgd"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [("optim.lr=1e300",), pytest.param(("optim=sgd", "optim.lr=1e30"), marks=pytest.mark.slow)],
+    ids=["adam", "sgd"],
+)
 def test_run_that_diverges_stops_with_a_sentence_and_keeps_its_last_checkpoint(
     microgpt: Program, engine: tuple[str, ...], optimizer: tuple[str, ...]
 ) -> None:
@@ -406,7 +414,8 @@ def test_run_that_diverges_stops_with_a_sentence_and_keeps_its_last_checkpoint(
     assert all(math.isfinite(loss) for loss in losses(run))
 
 
-@pytest.mark.parametrize("backend", ["torch", pytest.param("auto", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", "auto"])
 @pytest.mark.skipif(not MISSING, reason="every device is there")
 def test_device_that_is_not_there_is_one_sentence_and_nothing_is_written(microgpt: Program, backend: str) -> None:
     device = MISSING[0]

@@ -111,7 +111,7 @@ def test_training_equals_the_scalar_engine(spec: ModelSpec) -> None:
     assert_states_close(ours.state(), scalar.state(), 1e-7)
 
 
-@pytest.mark.parametrize("grad_clip", [None, 0.5], ids=["unclipped", "clipped"])
+@pytest.mark.parametrize("grad_clip", [pytest.param(None, marks=pytest.mark.slow), 0.5], ids=["unclipped", "clipped"])
 @each_optimizer
 def test_optimizers_equal_the_scalar_engine_s(optimizer: OptimizerSpec, grad_clip: float | None) -> None:
     """Two replicas with rates of their own, a batch of 3, moments taken up and a step that is not the first."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import RECORD_KEYS, Program, checkpoint_files, read_history, read_record, results_of
+from conftest import RECORD_KEYS, Program, checkpoint_files, mostly_slow, read_history, read_record, results_of
 
 from microgpt.checkpoint import load_checkpoint
 
@@ -150,6 +150,7 @@ def test_same_command_started_twice_at_once_gives_two_folders_with_the_same_numb
     assert checkpoint_files(first, 20)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_numbers(run: Path, microgpt: Program) -> None:
     microgpt("experiment=debug", "seed=43", "train.steps=1", "sample.num_samples=0")
     other = microgpt.only_run()
@@ -180,6 +181,7 @@ def test_no_steps_report_the_untrained_baseline(microgpt: Program) -> None:
     assert len(record["samples"]) == 1
 
 
+@pytest.mark.slow
 def test_no_validation_is_said_as_none(microgpt: Program) -> None:
     done = microgpt(*CLASSIC, "data.val_fraction=0")
     assert console(done.stdout)["val_loss"] == "none"
@@ -189,7 +191,7 @@ def test_no_validation_is_said_as_none(microgpt: Program) -> None:
     assert all("val_loss" not in line for line in read_history(microgpt.only_run()))
 
 
-@pytest.mark.parametrize(
+@mostly_slow(1,
     ("overrides", "lr", "factor"),
     [
         (["model=bigram", "optim=sgd", "schedule=cosine"], 0.1, lambda s: 0.5 * (1 + math.cos(math.pi * s / 8))),
@@ -230,7 +232,8 @@ def test_gradient_clipping_changes_what_sgd_learns(microgpt: Program) -> None:
 # Texts and styles
 
 
-@pytest.mark.parametrize(
+@mostly_slow(
+    1,
     ("overrides", "documents", "tokens"),
     [
         (["data.long_documents=truncate"], 3, 4 + 16 + 16),
@@ -249,6 +252,7 @@ def test_text_becomes_examples_as_asked(microgpt: Program, overrides: list[str],
     assert data["name"] == "text"
 
 
+@pytest.mark.slow
 def test_style_s_share_of_the_training_examples_is_kept(microgpt: Program) -> None:
     (microgpt.folder / "input.txt").write_text("".join(f"{a}{b}a\n" for a in "abcdefgh" for b in "abcdefgh"))
     text = "data=text", "data.path=input.txt", "data.val_fraction=0", "experiment=debug", "sample.num_samples=2"
@@ -264,6 +268,7 @@ def test_style_s_share_of_the_training_examples_is_kept(microgpt: Program) -> No
     assert (classic["style"], futuristic["style"]) == ("classic", "futuristic")
 
 
+@pytest.mark.slow
 def test_style_s_bias_works_on_samples_and_is_measured(microgpt: Program) -> None:
     microgpt(*QUICK, "style.bias=1000", "sample.num_samples=4", "train.steps=1")
     record = read_record(microgpt.only_run())
@@ -275,7 +280,8 @@ def test_style_s_bias_works_on_samples_and_is_measured(microgpt: Program) -> Non
 # Failure
 
 
-@pytest.mark.parametrize(
+@mostly_slow(
+    1,
     "overrides",
     [
         ["optim.lr=1e300", "train.checkpoint_every=1"],
@@ -309,6 +315,7 @@ def test_latest_checkpoint_gives_the_samples_that_ended_its_run(twins: tuple[Pro
     assert twins[0].files() == before, "sampling is no run"
 
 
+@pytest.mark.slow
 def test_a_seed_that_was_given_draws_other_samples(twins: tuple[Program, list[str]], run: Path) -> None:
     command = "task=sample", f"checkpoint={run}", "sample.num_samples=5"
     own, one, again, other = (
@@ -318,6 +325,7 @@ def test_a_seed_that_was_given_draws_other_samples(twins: tuple[Program, list[st
     assert len({tuple(own), tuple(one), tuple(other)}) == 3
 
 
+@pytest.mark.slow
 def test_a_style_key_changes_the_checkpoints_own_style(microgpt: Program) -> None:
     microgpt("experiment=debug", "style=classic", "sample.num_samples=0")
     command = "task=sample", "checkpoint=latest", "sample.num_samples=5", "sample.seed=1"
@@ -328,6 +336,7 @@ def test_a_style_key_changes_the_checkpoints_own_style(microgpt: Program) -> Non
     assert sample_lines(microgpt(*command, "style=futuristic", "style.bias=50").stdout) != plain
 
 
+@pytest.mark.slow
 def test_greedy_samples_go_on_from_the_prompt_and_are_all_the_same(twins: tuple[Program, list[str]], run: Path) -> None:
     command = (
         "task=sample", f"checkpoint={run}", "sample.prompt=an", "sample.temperature=0", "sample.num_samples=3",
@@ -389,7 +398,8 @@ def test_two_legs_at_a_constant_rate_learn_what_one_run_learns(microgpt: Program
     assert checkpoint_files(microgpt.only_run("second"), 3) == checkpoint_files(microgpt.only_run("whole"), 6)
 
 
-@pytest.mark.parametrize(
+@mostly_slow(
+    1,
     ("override", "reason"),
     [
         ("style=classic", "does not fit the data: its characters are ' .abcdefghijklmnopqrstuvwxyz', those of "),
