@@ -651,7 +651,8 @@ for _ in range(4):
 
 
 @pytest.mark.slow
-def test_two_collectors_at_a_time_leave_whole_files(tree, tmp_path):
+def test_two_collectors_at_a_time_leave_whole_files(tmp_path):
+    tree = Tree(tmp_path)
     for seed in range(5):
         tree.add_variants(seed=seed)
     tree.collect()
