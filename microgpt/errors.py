@@ -1,5 +1,7 @@
 """What a user is told when something is wrong: one sentence and an exit code. A bug keeps its traceback."""
 
+import traceback
+
 RECORDED_IN = "recorded in"  # begins the note on an error that a run.json tells already
 
 
@@ -29,3 +31,8 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signal_number: int):
         super().__init__(f"stopped by signal {signal_number}")
         self.exit_code = 128 + signal_number
+
+
+def describe(error: BaseException) -> str:
+    """The sentence of an explained failure, the traceback of a bug."""
+    return str(error) if isinstance(error, MicrogptError) else "".join(traceback.format_exception(error)).rstrip()

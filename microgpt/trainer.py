@@ -4,7 +4,6 @@ Whatever happens, every run's record says how it ended. What ends one run alone 
 others; what ends the process's work (a signal, a full disk) ends them all.
 """
 
-import traceback
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +14,7 @@ from microgpt.checkpoint import CheckpointStore
 from microgpt.checkpoint_format import Meta, TrainState
 from microgpt.engines import make_engine
 from microgpt.engines.base import Engine, EngineInfo, EngineState
-from microgpt.errors import RECORDED_IN, Interrupted, MicrogptError, NonFiniteError
+from microgpt.errors import RECORDED_IN, Interrupted, MicrogptError, NonFiniteError, describe
 from microgpt.loggers import LoggerOptions, NoLogger, RunLogger, make_logger
 from microgpt.measure import measure, metrics, style_losses
 from microgpt.record import RECORD, Invocation, new_record, timestamp, write_record
@@ -158,11 +157,6 @@ def write_records(members: list[Member]) -> None:
         member.logger.finish(member.record)
     if failure is not None:
         raise failure
-
-
-def describe(error: BaseException) -> str:
-    """The sentence of an explained failure, the traceback of a bug."""
-    return str(error) if isinstance(error, MicrogptError) else "".join(traceback.format_exception(error)).rstrip()
 
 
 def add_past(member: Member) -> None:
