@@ -1,7 +1,7 @@
 """From a configuration to the things that it names: corpus, model, optimizer, schedule, policy, a seed's beginning."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -12,9 +12,12 @@ from microgpt.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
 from microgpt.config import Config, DataConfig, OptimConfig, SampleConfig
 from microgpt.data.baselines import count_baselines
 from microgpt.data.batches import BatchOrder, shuffled
+from microgpt.data.chat import build_chat_corpus
+from microgpt.data.conversations import USER, Turn, encode_prompt_turns
 from microgpt.data.corpus import Corpus, build_corpus
 from microgpt.data.examples import Examples
 from microgpt.data.sources import read_source
+from microgpt.data.tokenizer import Tokenizer
 from microgpt.engines.base import EngineState, Workload
 from microgpt.engines.choice import choose, refuse_unavailable
 from microgpt.engines.optimizer import OptimizerSpec
@@ -80,6 +83,30 @@ def sampling_policy(sample: SampleConfig, style: dict[str, Any]) -> SamplingPoli
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """What a sample goes on from."""
+
+    shown: str  # before the sample's text
+    tokens: list[int]
+
+
+def prompts_of(sample: SampleConfig, tokenizer: Tokenizer, block_size: int, questions: Sequence[str]) -> list[Prompt]:
+    """sample.prompt, or for a chat model that text as the user's, or, where there is none, some of the questions.
+
+    Raises UserError for what the model does not know, what does not fit, and a chat model that is asked nothing.
+    """
+    if not tokenizer.special:
+        return [Prompt(sample.prompt, encode_prompt(sample.prompt, tokenizer, block_size))]
+    asked = [sample.prompt] if sample.prompt else questions[: max(1, sample.num_samples)]
+    if not asked:
+        raise UserError("sample.prompt= is not allowed: a chat model answers; say sample.prompt=hello")
+    return [
+        Prompt(f"user: {text} assistant: ", encode_prompt_turns([Turn(USER, text)], tokenizer, block_size)[0])
+        for text in asked
+    ]
+
+
+@dataclass(frozen=True)
 class Beginning:
     """What a seed determines before the first step: all of it drawn from one generator, in microgpt.py's order."""
 
@@ -134,7 +161,7 @@ class Inputs:
     corpus: Corpus
     spec: ModelSpec
     beginning: Beginning
-    prompt: list[int]
+    prompts: list[Prompt]  # what its samples go on from, in turn
     leg_from: Checkpoint | None  # train.resume=<folder>: the checkpoint that this run trains on from
     baselines: dict[str, float | None]  # what counting reaches on the documents that the run is validated on
 
@@ -166,8 +193,14 @@ class InputReader:
     def build_corpus(
         self, data: DataConfig, block_size: int, style_documents: tuple[str, ...], style_long_documents: str
     ) -> Corpus:
+        source = read_source(data.name, data.path)
+        if data.name == "chat":
+            return build_chat_corpus(
+                source, val_fraction=data.val_fraction, split_seed=data.split_seed, block_size=block_size,
+                loss_on=data.loss_on,
+            )  # fmt: skip
         return build_corpus(
-            read_source(data.name, data.path),
+            source,
             text_format=data.format,
             long_documents=data.long_documents,
             val_fraction=data.val_fraction,
@@ -187,7 +220,7 @@ class InputReader:
         check_installed(config.logger.name)
         corpus = self.corpus(config)
         spec = model_spec(config, corpus.tokenizer.vocab_size)
-        prompt = encode_prompt(config.sample.prompt, corpus.tokenizer, spec.block_size)
+        prompts = prompts_of(config.sample, corpus.tokenizer, spec.block_size, corpus.questions)
         leg_from = None
         if config.train.resume not in ("auto", "never"):
             leg_from = load_checkpoint(resolve_checkpoint(config.train.resume, config.outputs_dir, "train.resume"))
@@ -198,12 +231,15 @@ class InputReader:
         if options.threads is None and options.backend != "python":
             options = replace(options, threads=self.threads)
         baselines = self.baselines_of(config.train.eval_documents, *corpus_key(config))
-        return Inputs(config, options, corpus, spec, beginning, prompt, leg_from, baselines)
+        return Inputs(config, options, corpus, spec, beginning, prompts, leg_from, baselines)
 
 
 def refuse_misfit(checkpoint: Checkpoint, spec: ModelSpec, corpus: Corpus, optimizer: str) -> None:
     """Raises UserError with the reason why a checkpoint cannot be trained on with this data, model and optimizer."""
     where = f"checkpoint {checkpoint.path} does not fit"
+    if checkpoint.meta.special != corpus.tokenizer.special:
+        kinds = ("of a chat", "of other texts") if checkpoint.meta.special else ("of other texts", "of a chat")
+        raise UserError(f"{where} the data: it was trained on tokens {kinds[0]}, and these are {kinds[1]}")
     if checkpoint.meta.chars != corpus.tokenizer.chars:
         ours, theirs = "".join(corpus.tokenizer.chars), "".join(checkpoint.meta.chars)
         raise UserError(f"{where} the data: its characters are {theirs!r}, those of the data and the style {ours!r}")

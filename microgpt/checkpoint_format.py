@@ -9,6 +9,7 @@ import random
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from microgpt.data.tokenizer import CHAT_SPECIAL, Tokenizer
 from microgpt.model.spec import ACTIVATIONS, KINDS, ModelSpec
 
 META, TRAIN_STATE = "meta.json", "train_state.json"
@@ -25,6 +26,7 @@ class Meta:
     dtype: str = "float32"
     model: str = "gpt"  # the name under which it was chosen
     style: dict[str, Any] = field(default_factory=dict)  # the style's node of the configuration
+    special: tuple[str, ...] = ()  # a chat model's tokens beside characters and BOS
 
 
 @dataclass
@@ -58,6 +60,7 @@ def meta_document(meta: Meta) -> dict[str, Any]:
     return {
         **first,
         "chars": meta.chars,
+        **({"special_tokens": Tokenizer(meta.chars, meta.special).special_ids} if meta.special else {}),
         "format_version": FORMAT_VERSION,
         **{key: value for key, value in spec.to_dict().items() if key not in first},
         "dtype": meta.dtype,
@@ -74,17 +77,29 @@ def parse_meta(found: dict[str, Any]) -> Meta:
     missing = [key for key in ("vocab_size", "n_embd", "n_head", "n_layer", "block_size", "chars") if key not in found]
     if missing:
         raise ValueError(f"meta.json lacks {', '.join(missing)}")
-    check_meta(known, found["chars"])
+    special = parse_special(found.get("special_tokens"))
+    check_meta(known, found["chars"], special)
     return Meta(
         spec=ModelSpec(**known),
         chars=found["chars"],
+        special=special,
         dtype=found.get("dtype", "float32"),
         model=found.get("model", known["kind"]),
         style=parse_style(found.get("style", {})),
     )
 
 
-def check_meta(spec: dict[str, Any], chars: Any) -> None:
+def parse_special(found: Any) -> tuple[str, ...]:
+    """The names of a chat model's special tokens in the order of their ids, BOS apart; of other models none."""
+    if not found:
+        return ()
+    names = sorted(found, key=found.__getitem__) if isinstance(found, dict) else list(found)
+    if tuple(name for name in names if name != "bos") != CHAT_SPECIAL:
+        raise ValueError(f"{META} has special_tokens {found!r}; a chat model's are {', '.join(CHAT_SPECIAL)}")
+    return CHAT_SPECIAL
+
+
+def check_meta(spec: dict[str, Any], chars: Any, special: tuple[str, ...] = ()) -> None:
     """Raises ValueError for an architecture that no model of ours has. meta.json may have been written by anyone."""
     least = {"vocab_size": 2, "n_embd": 1, "n_head": 1, "n_layer": 0, "block_size": 1}
     for key, smallest in least.items():
@@ -103,11 +118,9 @@ def check_meta(spec: dict[str, Any], chars: Any) -> None:
     single = isinstance(chars, list) and all(isinstance(char, str) and len(char) == 1 for char in chars)
     if not single or len(set(chars)) != len(chars):
         raise ValueError(f"{META} has chars that are no list of distinct characters")
-    if spec["vocab_size"] != len(chars) + 1:
-        raise ValueError(
-            f"vocab_size {spec['vocab_size']} is not that of {len(chars)} characters and BOS "
-            "(a chat model's special tokens cannot be read yet)"
-        )
+    if spec["vocab_size"] != len(chars) + len(special) + 1:
+        others = f"{len(special)} special tokens and BOS" if special else "BOS"
+        raise ValueError(f"vocab_size {spec['vocab_size']} is not that of {len(chars)} characters, {others}")
 
 
 def parse_style(style: Any) -> dict[str, Any]:

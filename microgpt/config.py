@@ -64,12 +64,13 @@ class StyleConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    name: str = "names"  # names | makemore | text
-    path: str | None = None  # the file of data=text
+    name: str = "names"  # names | makemore | text | chat
+    path: str | None = None  # the file of data=text; of data=chat, null for the embedded conversations
     format: str = "lines"  # lines: a document a line; stream: one running text
     val_fraction: float = 0.1  # share of the distinct documents held out; 0 for none
     split_seed: int = 0  # apart from `seed`, so that runs of all seeds are validated on the same documents
     long_documents: str = "truncate"  # truncate | window | skip
+    loss_on: str = "assistant"  # what data=chat asks for: the answers of the assistant, or all
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from microgpt.data.tokenizer import Tokenizer
@@ -47,9 +47,27 @@ def generate(
     policy: SamplingPolicy,
     rng: random.Random,
 ) -> Sample:
-    """Sample one continuation of `prompt` (token ids, BOS first), token by token.
+    """One continuation of `prompt` (token ids, BOS first)."""
+    drawn = continuation(new_decoder, tokenizer, block_size, prompt, policy, rng)
+    tokens = []
+    while True:
+        try:
+            tokens.append(next(drawn))
+        except StopIteration as ended:
+            return Sample(tokenizer.decode(tokens), ended.value)
 
-    Without max_new_tokens a sample ends where the block ends. With it, a full block slides: the later half of the text
+
+def continuation(
+    new_decoder: Callable[[], Decoder],
+    tokenizer: Tokenizer,
+    block_size: int,
+    prompt: Sequence[int],
+    policy: SamplingPolicy,
+    rng: random.Random,
+) -> Generator[int, None, str]:
+    """Sample the tokens that follow `prompt` one by one, each when it is asked for; returns the reason to stop.
+
+    Without max_new_tokens they end where the block ends. With it, a full block slides: the later half of the text
     is read again from position 0, and generation goes on.
     """
     decoder, used = new_decoder(), len(prompt)
@@ -60,15 +78,16 @@ def generate(
     while True:
         probs = probabilities(biased(logits, tokens, tokenizer, policy), policy)
         token = rng.choices(range(len(probs)), weights=probs)[0]
-        if token == tokenizer.bos:
-            return Sample(tokenizer.decode(tokens[len(prompt) :]), "end")
+        if token in tokenizer.ends:
+            return "end"
         tokens.append(token)
+        yield token
         new += 1
         if policy.max_new_tokens is not None and new == policy.max_new_tokens:
-            return Sample(tokenizer.decode(tokens[len(prompt) :]), "length")
+            return "length"
         if used == block_size:
             if policy.max_new_tokens is None:
-                return Sample(tokenizer.decode(tokens[len(prompt) :]), "block")
+                return "block"
             decoder, used = new_decoder(), 0
             for earlier in tokens[-max(block_size // 2, 1) : -1]:
                 decoder.feed(earlier)
@@ -91,6 +110,8 @@ def generate_many(
     """
     if not isinstance(engine, BulkSampler):
         raise UserError(f"sample.bulk=true is not allowed: backend={engine.info.backend} has no sampler of its own")
+    if tokenizer.special:
+        raise UserError("sample.bulk=true is not allowed: it does not know where an answer of a chat model ends")
     if policy.phrases and policy.bias != 0:
         raise UserError("sample.bulk=true is not allowed: it favours no phrases; say style.bias=0")
     room = block_size - len(prompt) + 1

@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -111,11 +112,11 @@ def sampler(inputs: Inputs, engine: Engine, replica: int, stop: StopRequest) -> 
         rng = random.Random()
         rng.setstate(start)
         samples = []
-        for _ in range(sample.num_samples):
+        for _, prompt in zip(range(sample.num_samples), cycle(inputs.prompts)):
             if stop:
                 break
-            drawn = generate(new_decoder, inputs.corpus.tokenizer, inputs.spec.block_size, inputs.prompt, policy, rng)
-            samples.append(sample.prompt + drawn.text)
+            drawn = generate(new_decoder, inputs.corpus.tokenizer, inputs.spec.block_size, prompt.tokens, policy, rng)
+            samples.append(prompt.shown + drawn.text)
         return samples
 
     return draw

@@ -14,6 +14,7 @@ from microgpt.config import (
     StyleConfig,
     TrainConfig,
 )
+from microgpt.data.conversations import LOSS_ON
 from microgpt.data.corpus import FORMATS, LONG_DOCUMENTS
 from microgpt.errors import UserError
 from microgpt.loggers import NAMES as LOGGER_NAMES
@@ -64,7 +65,7 @@ def positive(key: str, value: float | None) -> None:
 
 def check(config: Config) -> None:
     """Every rule that a type alone does not say. Raises UserError at the first that is broken."""
-    one_of("task.name", config.task.name, ("train", "sample", "info"))
+    one_of("task.name", config.task.name, ("train", "sample", "chat", "info"))
     for key, seed in (
         ("seed", config.seed),
         ("data.split_seed", config.data.split_seed),
@@ -75,12 +76,15 @@ def check(config: Config) -> None:
     check_model(config.model)
     check_style(config.style)
     check_data(config.data)
+    if config.data.name == "chat" and config.task.name == "train":
+        require(not config.style.documents, "style", config.style.name,
+                "data=chat has no documents to mix a style's into: say style=classic")  # fmt: skip
     check_optim(config.optim)
     check_train(config.train)
     check_schedule(config)
     check_sample(config)
     one_of("logger.name", config.logger.name, LOGGER_NAMES)
-    if config.task.name in ("sample", "info"):
+    if config.task.name in ("sample", "chat", "info"):
         require(
             config.checkpoint is not None,
             "checkpoint",
@@ -171,17 +175,24 @@ def check_style(style: StyleConfig) -> None:
 
 
 def check_data(data: DataConfig) -> None:
-    one_of("data.name", data.name, ("names", "makemore", "text"))
+    one_of("data.name", data.name, ("names", "makemore", "text", "chat"))
+    one_of("data.loss_on", data.loss_on, LOSS_ON)
     one_of("data.format", data.format, FORMATS)
     one_of("data.long_documents", data.long_documents, LONG_DOCUMENTS)
     require(0 <= data.val_fraction < 1, "data.val_fraction", data.val_fraction, "it must be at least 0 and below 1")
     if data.name == "text":
         require(data.path is not None, "data.path", None, "data=text needs data.path=<file>")
+    elif data.name == "chat":
+        require(data.format == "lines", "data.format", data.format, "data=chat is a conversation a line")
+        require(data.long_documents == "truncate", "data.long_documents", data.long_documents,
+                "of a long conversation data=chat leaves out the oldest turns")  # fmt: skip
     else:
         require(
             data.path is None, "data.path", data.path, f"data={data.name} has its own file; for yours say data=text"
         )
         require(data.format == "lines", "data.format", data.format, f"data={data.name} is a list of names")
+    if data.name != "chat":
+        require(data.loss_on == "assistant", "data.loss_on", data.loss_on, "it is a key of data=chat alone")
 
 
 def check_optim(optim: OptimConfig) -> None:

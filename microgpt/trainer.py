@@ -124,6 +124,7 @@ def first_record(inputs: Inputs, config_hash: str, invocation: Invocation) -> Re
         "train_tokens": corpus.train.tokens,
         "vocab_size": spec.vocab_size,
         "long_documents": {"policy": config.data.long_documents, "count": corpus.long_documents},
+        "conversations": corpus.conversations,
         "baselines": inputs.baselines,
     }
     record["model"] = {
@@ -256,7 +257,9 @@ def run_of(member: Member, state: TrainState, engine: Engine) -> Run:
     history = History(member.folder.path / HISTORY)
     history.rewind(state.step)
     dtype = "float32" if engine.info.dtype == "bfloat16" else engine.info.dtype  # bfloat16 is that of products alone
-    meta = Meta(inputs.spec, inputs.corpus.tokenizer.chars, dtype, config.model.name, asdict(config.style))
+    tokenizer = inputs.corpus.tokenizer
+    style = asdict(config.style)
+    meta = Meta(inputs.spec, tokenizer.chars, dtype, config.model.name, style, tokenizer.special)
     options = LoggerOptions(config.logger.name, config.logger.project, Path(config.outputs_dir))
     member.logger = make_logger(options, member.folder.path, member.record, history.lines())
     return Run(config.optim.lr, schedule_of(config), state, meta, member.checkpoints, history, member.logger.log)

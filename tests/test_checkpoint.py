@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from microgpt.atomic import write_atomically, write_json
 from microgpt.checkpoint import CheckpointStore, load_checkpoint, resolve_checkpoint, write_checkpoint
-from microgpt.checkpoint_format import Meta, TrainState
+from microgpt.checkpoint_format import Meta, TrainState, meta_document, parse_meta
 from microgpt.engines.base import Arrays, EngineState
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
@@ -307,11 +307,35 @@ def test_a_damaged_later_checkpoint_does_not_outlive_the_steps_before_it(tmp_pat
     assert load_checkpoint(tmp_path / "latest").train.step == 2
 
 
-def test_a_chat_model_of_the_earlier_format_is_refused_in_a_sentence(tmp_path):
-    special = {"user": 4, "assistant": 5, "end_turn": 6, "bos": 7}
-    path = earlier_checkpoint(tmp_path / "s4", vocab_size=len(CHARS) + 4, special_tokens=special)
-    with pytest.raises(UserError, match=r"special tokens cannot be read yet"):
-        load_checkpoint(path)
+def chat_meta(special: Any, vocab_size: int = 7) -> dict[str, Any]:
+    """meta.json of a chat model of the earlier format: three characters, three special tokens, BOS."""
+    sizes = {"n_embd": 6, "n_head": 2, "n_layer": 2, "block_size": 5}
+    return {"vocab_size": vocab_size, **sizes, "chars": CHARS, "special_tokens": special}
+
+
+CHAT = {"user": 3, "assistant": 4, "end_turn": 5}
+
+
+@pytest.mark.parametrize("special", [CHAT, CHAT | {"bos": 6}, list(CHAT)])
+def test_a_chat_model_s_special_tokens_are_read_and_written(special):
+    meta = parse_meta(chat_meta(special))
+    assert (meta.special, meta.spec.vocab_size) == (("user", "assistant", "end_turn"), 7)
+    assert meta_document(meta)["special_tokens"] == CHAT
+    assert parse_meta(meta_document(meta)) == meta
+    assert "special_tokens" not in meta_document(parse_meta(chat_meta(None, vocab_size=4)))
+
+
+@pytest.mark.parametrize(
+    "special", [{"user": 4}, ["assistant", "user", "end_turn"], 3, "user", {"user": "a", "bos": 1}, [["user"]]]
+)
+def test_special_tokens_that_are_none_of_a_chat_are_refused(special):
+    with pytest.raises((ValueError, TypeError)):
+        parse_meta(chat_meta(special))
+
+
+def test_a_vocabulary_without_its_special_tokens_is_refused():
+    with pytest.raises(ValueError, match=r"vocab_size 4 is not that of 3 characters, 3 special tokens and BOS"):
+        parse_meta(chat_meta(CHAT, vocab_size=4))
 
 
 def test_moments_that_do_not_fit_are_a_sentence(tmp_path):

@@ -15,7 +15,7 @@ import torch
 
 from microgpt.data.batches import BatchOrder
 from microgpt.engines import make_engine
-from microgpt.engines.base import Arrays, Engine, EngineState, Workload
+from microgpt.engines.base import Arrays, Engine, EngineState, Tokens, Workload
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.model.spec import ModelSpec
@@ -259,6 +259,33 @@ def assert_close(found: Arrays, expected: Arrays, tolerance: float) -> None:
 @pytest.mark.parametrize("line", CASES)
 def test_an_engine_computes_what_the_scalar_engine_computes(line: str, engine: str, dtype: str) -> None:
     check(line, WORK, engine, dtype)
+
+
+@each_engine
+@each_dtype
+@pytest.mark.parametrize("line", [
+    "bigram untied normed relu heads-of-4 adamw clipped cosine batch-3",
+    "gpt-1 tied unnormed squared heads-of-4 adam unclipped linear batch-20",
+    "gpt-2 untied normed relu heads-of-3 sgd clipped constant batch-1",
+])  # fmt: skip
+def test_tokens_that_are_not_asked_for_are_read_and_add_nothing(line: str, engine: str, dtype: str) -> None:
+    options, case = options_of(engine, dtype), case_of(line, WORK)
+    rng = np.random.default_rng(5)
+
+    def masked(example: Tokens) -> list[int]:
+        """More than half of the targets are not asked for, but one always is."""
+        kept = int(rng.integers(1, len(example)))
+        return [token if i in (0, kept) or rng.random() < 0.4 else ~token for i, token in enumerate(example)]
+
+    examples = [masked(example) for example in case.workload.examples]
+    case = replace(case, workload=Workload(examples, case.workload.orders))
+    expected = results(case, EngineOptions("python"))
+    found = results(case, options, expected.final)
+    allowed = EXACT if dtype == "float64" else FLOAT32[case.optimizer.name]
+    assert_close({"losses": found.losses}, {"losses": expected.losses}, allowed.losses)
+    assert_close(found.first_gradients, expected.first_gradients, allowed.same_parameters)
+    assert_close({"evaluated": found.evaluated}, {"evaluated": expected.evaluated}, allowed.same_parameters)
+    assert_close(found.final.parameters, expected.final.parameters, allowed.trained)
 
 
 def random_lines(count: int) -> list[str]:

@@ -22,6 +22,8 @@ from microgpt.rules import check
 NEEDS = {
     "task=sample": ["checkpoint=latest"],
     "task=info": ["checkpoint=latest"],
+    "task=chat": ["checkpoint=latest"],
+    "data=chat": ["style=classic"],
     "data=text": ["data.path=input.txt"],
 }
 GROUPS = ("task", "data", "model", "style", "optim", "schedule", "experiment")

@@ -107,3 +107,11 @@ def test_an_example_is_found_by_its_tokens() -> None:
     assert [5, 9] not in examples
     assert examples.index(THREE[1]) == 1
     assert examples.count(THREE[1]) == 2
+
+
+@given(st.lists(st.lists(st.integers(-9, 8), min_size=2, max_size=8), max_size=6))
+def test_targets_are_the_tokens_that_are_asked_for(lists):
+    examples = Examples.of(lists)
+    assert examples.positions.tolist() == [len(one) - 1 for one in lists]
+    assert examples.targets.tolist() == [sum(token >= 0 for token in one[1:]) for one in lists]
+    assert examples[1:4].targets.tolist() == examples.targets.tolist()[1:4]

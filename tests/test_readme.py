@@ -1,5 +1,6 @@
 """README's commands, as they stand, one after the other in one folder, as a newcomer would type them."""
 
+import json
 import os
 import re
 import shutil
@@ -31,6 +32,9 @@ def set_up(name: str) -> str:
 def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
     (tmp_path / "input.txt").write_text("".join(f"the {n} small model reads line {n}.\n" for n in range(200)))
+    talk = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
+    talks = [[*talk, {"role": "user", "content": "x" * n}, {"role": "assistant", "content": "y"}] for n in range(20)]
+    (tmp_path / "mine.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in talks))
     styles = tmp_path / "mine" / "style"
     styles.mkdir(parents=True)
     yaml = re.search(r"^```yaml\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)

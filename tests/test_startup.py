@@ -42,10 +42,10 @@ def test_no_heavy_library_is_loaded(tmp_path: Path, arguments: list[str]) -> Non
 def test_help_lists_groups_options_and_keys(microgpt: Program) -> None:
     stdout = microgpt("--help").stdout
     for line in (
-        "task: info, sample, train",
+        "task: chat, info, sample, train",
         "mode: scalar, tensor",
         "backend: auto, native, python, torch",
-        "data: makemore, names, text",
+        "data: chat, makemore, names, text",
         "style: classic, futuristic",
         "optim: adam, adamw, sgd",
         "schedule: constant, cosine, linear, sqrt, warmdown",

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microgpt.data.tokenizer import Tokenizer
+from microgpt.data.tokenizer import CHAT_SPECIAL, Tokenizer
 from microgpt.errors import UserError
 
 property_test = settings(deadline=None, database=None, max_examples=60)
@@ -74,3 +74,48 @@ def test_unknown_characters_are_never_dropped_silently(known, unknown):
         Tokenizer(list("abc")).encode(known + unknown + known)
     named = str(caught.value).split("does not know: ")[1].split(" (it knows")[0]
     assert named == " ".join(repr(char) for char in dict.fromkeys(unknown))
+
+
+def test_an_error_about_a_huge_text_stays_short():
+    text = "x" * 1_000_000 + "".join(map(chr, range(0x4E00, 0x5000)))
+    with pytest.raises(UserError) as caught:
+        Tokenizer(list("abc")).encode(text)
+    message = str(caught.value)
+    assert len(message) < 1000
+    assert "'x' '\u4e00' " in message
+    assert " and 463 more (it knows 'abc')" in message
+
+
+# Special tokens
+
+
+def test_the_special_tokens_of_chat_come_between_the_characters_and_bos():
+    tokenizer = Tokenizer.of(["abc"], CHAT_SPECIAL)
+    assert tokenizer.special == ("user", "assistant", "end_turn")
+    assert tokenizer.special_ids == {"user": 3, "assistant": 4, "end_turn": 5}
+    assert (tokenizer.bos, tokenizer.vocab_size) == (6, 7)
+
+
+@property_test
+@given(st.text(), st.data())
+def test_special_tokens_have_no_text_wherever_they_stand(text, data):
+    tokenizer = Tokenizer.of([text], CHAT_SPECIAL)
+    ids = tokenizer.encode(text)
+    for special in [*tokenizer.special_ids.values(), tokenizer.bos]:
+        ids.insert(data.draw(st.integers(0, len(ids))), special)
+    assert tokenizer.decode(ids) == text
+
+
+@property_test
+@given(st.text())
+def test_no_text_is_encoded_as_a_special_token(text):
+    text += "".join(CHAT_SPECIAL)
+    tokenizer = Tokenizer.of([text], CHAT_SPECIAL)
+    assert len(tokenizer.encode(text)) == len(text)
+    assert max(tokenizer.encode(text)) < min(tokenizer.special_ids.values())
+
+
+@pytest.mark.parametrize("i", [-1, -4, 7, 100])
+def test_what_is_no_id_is_not_decoded(i):
+    with pytest.raises(KeyError):
+        Tokenizer.of(["abc"], CHAT_SPECIAL).decode([0, i])

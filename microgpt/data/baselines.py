@@ -38,11 +38,13 @@ def count_baselines(
 
 def pairs(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
     """Every target with the token before it: two int64 arrays (number of targets,)."""
-    counts = examples.targets
+    counts = examples.positions
     total = int(counts.sum())
     first = np.cumsum(counts) - counts  # where an example's targets begin among all
     places = np.arange(total) + np.repeat(examples.starts - first, counts)
-    return examples.tokens[places].astype(np.int64), examples.tokens[places + 1].astype(np.int64)
+    sources, targets = examples.tokens[places].astype(np.int64), examples.tokens[places + 1].astype(np.int64)
+    asked = targets >= 0
+    return np.where(sources < 0, ~sources, sources)[asked], targets[asked]
 
 
 def occurrences(wanted: np.ndarray, among: np.ndarray) -> np.ndarray:

@@ -1,25 +1,28 @@
 """From a text to examples: documents, the split by distinct document, tokens cut to the block. Knows nothing of models.
 
-An example is a list of n + 1 token ids with n >= 1 targets, each token but the last predicting its successor.
+An example is a list of n + 1 token ids with n >= 1 targets, each token but the last predicting its successor. Of a
+conversation some are not asked for (examples.py).
 """
 
 import io
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, chain
+from typing import TypeVar
 
 from microgpt.data.examples import Examples
 from microgpt.data.sources import Source
-from microgpt.data.tokenizer import Tokenizer
+from microgpt.data.tokenizer import Tokenizer, targets_of
 from microgpt.errors import UserError
 
 LONG_DOCUMENTS = ("truncate", "window", "skip")
 FORMATS = ("lines", "stream")
 
 Example = list[int]
+Document = TypeVar("Document", bound=Hashable)  # a text, or a conversation
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Part:
     @cached_property
     def tokens(self) -> int:
         """Number of target tokens."""
-        return sum(len(example) - 1 for example in self.examples)
+        return sum(map(targets_of, self.examples))
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class Corpus:
     style_train: Part
     style_val: Part
     long_documents: int  # how many documents of the corpus are longer than the block
+    conversations: dict[str, int] | None = None  # of a chat: how many were skipped, trimmed, truncated
+    questions: tuple[str, ...] = ()  # of a chat: how the users of held-out conversations begin
 
     @cached_property
     def examples(self) -> Examples:
@@ -92,12 +97,7 @@ def build_corpus(
     style_cut = Cut(block_size, style_long_documents)
 
     train, val = split(documents, val_fraction, split_seed)
-    if not train or (val_fraction > 0 and not val):
-        distinct = len(set(documents))
-        raise UserError(
-            f"{source.origin} is too small to split: {distinct} distinct document{'s' * (distinct != 1)}, of which "
-            f"data.val_fraction={val_fraction} must leave at least one to train on and one to validate with"
-        )
+    refuse_too_small(source.origin, documents, train, val, val_fraction, "document")
     # A style's document that the corpus has too is on the corpus's side of the split.
     known, held_out = set(documents), set(val)
     in_train = known - held_out
@@ -127,7 +127,21 @@ def build_corpus(
     return corpus
 
 
-def split(documents: Sequence[str], val_fraction: float, seed: int) -> tuple[list[str], list[str]]:
+def refuse_too_small(
+    origin: str, documents: Sequence[Document], train: Sequence[Document], val: Sequence[Document],
+    val_fraction: float, called: str,
+) -> None:  # fmt: skip
+    """Raises UserError where a side of the split is empty that must not be."""
+    if train and (val or val_fraction == 0):
+        return
+    distinct = len(set(documents))
+    raise UserError(
+        f"{origin} is too small to split: {distinct} distinct {called}{'s' * (distinct != 1)}, of which "
+        f"data.val_fraction={val_fraction} must leave at least one to train on and one to validate with"
+    )
+
+
+def split(documents: Sequence[Document], val_fraction: float, seed: int) -> tuple[list[Document], list[Document]]:
     """Train and validation documents, split by distinct document: every copy of a document is on one side.
 
     The training side keeps the order of the source. The validation side is in random order, so that its first n

@@ -1,4 +1,4 @@
-"""Where texts come from: the embedded names, the reference names.txt (local, cached or fetched), any file."""
+"""Where texts come from: the embedded names and chat, the reference names.txt (local, cached or fetched), any file."""
 
 import hashlib
 import os
@@ -18,16 +18,18 @@ DATA_DIR_VARIABLE = "MICROGPT_DATA_DIR"
 class Source:
     """A text as it was read, and what identifies it in a record."""
 
-    name: str  # names | makemore | text
+    name: str  # names | makemore | text | chat
     origin: str  # the file it came from, for messages
     sha256: str
     text: str
 
 
 def read_source(name: str, path: str | None) -> Source:
-    """Read the text of data=names|makemore|text. Raises UserError for a file that is missing, empty or not UTF-8."""
+    """Read a data set's text. Raises UserError for a file that is missing, empty or not UTF-8."""
     if name == "names":
         return decode_source(name, "the embedded names", (files("microgpt.data") / "names.txt").read_bytes())
+    if name == "chat" and path is None:
+        return decode_source(name, "the embedded chat", (files("microgpt.data") / "chat.jsonl").read_bytes())
     if name == "makemore":
         file = makemore_file()
         return decode_source(name, str(file), file.read_bytes())

@@ -76,7 +76,7 @@ class EngineInfo:
 class Workload:
     """What to train on: the examples that all models share, and for each model the order in which it meets them."""
 
-    examples: Sequence[Tokens]  # token ids; an example of n + 1 tokens has n targets
+    examples: Sequence[Tokens]  # token ids; an example of n + 1 tokens has n targets, less those not asked for (~id)
     orders: Sequence[BatchOrder]  # R of them
 
     @cached_property

@@ -17,6 +17,10 @@ def task_named(name: str) -> Task:
         from microgpt.tasks.sample import sample
 
         return sample
+    if name == "chat":
+        from microgpt.tasks.chat import chat
+
+        return chat
     assert name == "info", "checked in rules.py"
     from microgpt.tasks.info import info
 

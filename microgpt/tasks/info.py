@@ -19,6 +19,7 @@ def info(config: Config, invocation: Invocation) -> None:
         "parameters": spec.parameter_count(),
         "dtype": meta.dtype,
         "characters": "".join(meta.chars),
+        "special tokens": " ".join(meta.special) or None,
         "style": meta.style.get("name"),
         "step": train.first_step + train.step,
         "optimizer state": "yes" if checkpoint.state.m or checkpoint.state.v else "no",

@@ -1,36 +1,29 @@
 """task=sample: text from a checkpoint. What is sampled is the trained model; the checkpoint brings its own style."""
 
 import random
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from microgpt.assembly import engine_options, sampling_policy
-from microgpt.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
+from microgpt.assembly import prompts_of
+from microgpt.checkpoint import Checkpoint
 from microgpt.checkpoint_format import generator_at
 from microgpt.config import Config
-from microgpt.data.tokenizer import Tokenizer
-from microgpt.engines import make_engine
-from microgpt.engines.optimizer import OptimizerSpec
-from microgpt.generation import encode_prompt, generate, generate_many
+from microgpt.generation import generate, generate_many
 from microgpt.record import Invocation
+from microgpt.trained import load_trained
 
 
 def sample(config: Config, invocation: Invocation) -> None:
-    checkpoint = load_checkpoint(resolve_checkpoint(config.checkpoint or "", config.outputs_dir))
-    spec = checkpoint.meta.spec
-    tokenizer = Tokenizer(checkpoint.meta.chars)
-    prompt = encode_prompt(config.sample.prompt, tokenizer, spec.block_size)
-    policy = sampling_policy(config.sample, style_of(config, invocation, checkpoint))
-    options = engine_options(config, spec, tokens=1)
-    engine = make_engine(options, spec, OptimizerSpec("sgd"), None, checkpoint.state)
+    trained = load_trained(config, invocation)
+    checkpoint, tokenizer, engine, policy = trained.checkpoint, trained.tokenizer, trained.engine, trained.policy
+    (prompt,) = prompts_of(config.sample, tokenizer, trained.block_size, questions=())
     rng = generator(config, invocation, checkpoint)
     count = config.sample.num_samples
     if config.sample.bulk:
-        draws = generate_many(engine, tokenizer, spec.block_size, prompt, policy, count, rng)
+        draws = generate_many(engine, tokenizer, trained.block_size, prompt.tokens, policy, count, rng)
     else:
         draws = (
-            generate(lambda: engine.decoder(0), tokenizer, spec.block_size, prompt, policy, rng) for _ in range(count)
+            generate(lambda: engine.decoder(0), tokenizer, trained.block_size, prompt.tokens, policy, rng)
+            for _ in range(count)
         )
     print(f"checkpoint: {shown(checkpoint.path)} (step {checkpoint.train.first_step + checkpoint.train.step})")
     info = engine.info
@@ -38,16 +31,7 @@ def sample(config: Config, invocation: Invocation) -> None:
     print("--- samples ---")
     for number, drawn in enumerate(draws, 1):
         why = "" if drawn.stop_reason == "end" else f"  [stopped: {drawn.stop_reason}]"
-        print(f"sample {number:2d}: {config.sample.prompt}{drawn.text}{why}", flush=not config.sample.bulk)
-
-
-def style_of(config: Config, invocation: Invocation, checkpoint: Checkpoint) -> dict[str, Any]:
-    """The checkpoint's own style; another one where `style=` was given; single keys where `style.<key>=` was."""
-    chosen = asdict(config.style)
-    keys = invocation.keys()
-    own = checkpoint.meta.style or {"phrases": [], "bias": 0.0}  # the earlier format had no styles
-    style = chosen if "style" in keys else dict(own)
-    return style | {key: chosen[key] for key in chosen if f"style.{key}" in keys}
+        print(f"sample {number:2d}: {prompt.shown}{drawn.text}{why}", flush=not config.sample.bulk)
 
 
 def generator(config: Config, invocation: Invocation, checkpoint: Checkpoint) -> random.Random:

@@ -109,6 +109,11 @@ class NativeEngine:
         assert self.workload is not None, "this engine was made without a workload"
         return self.workload.packed
 
+    @cached_property
+    def targets(self) -> np.ndarray:
+        """How many targets each example has."""
+        return np.ascontiguousarray(self.examples.targets, np.int64)
+
     def workspace(self, number: int) -> Workspace:
         """The n-th thread's; made when it is first asked for."""
         while len(self.workspaces) <= number:
@@ -162,14 +167,14 @@ class NativeEngine:
     def is_shared(self, batch_size: int) -> bool:
         """Whether the threads share out one model's batch: never a question of numbers, only of time."""
         parts = -(-batch_size // part_size(batch_size))
-        tokens = batch_size * self.examples.targets.mean()
+        tokens = batch_size * self.examples.positions.mean()
         return self.pool is not None and parts > 1 and tokens * self.layout.size > SHARED_WORK
 
     def train_models(self, begin: int, end: int, steps: int, given: dict, w: Workspace) -> None:
         x = self.examples
         training.train(
             self.parameters, self.transposed, self.m, self.v, w.gradient, w.other, w.activations, x.tokens, x.starts,
-            x.ends, given["batches"], steps, given["batch_size"], given["part"], self.replicas,
+            x.ends, self.targets, given["batches"], steps, given["batch_size"], given["part"], self.replicas,
             given["rates"].ravel(), *given["corrections"], given["losses"].ravel(), w.ids, self.padding, begin, end,
             self.z, self.o,
         )  # fmt: skip
@@ -177,7 +182,6 @@ class NativeEngine:
     def train_together(self, model: int, steps: int, given: dict) -> None:
         """One model, with all threads: each takes parts of the batch, and one adds up their gradients in order."""
         x, part, batch_size, size = self.examples, given["part"], given["batch_size"], self.layout.size
-        targets = x.targets
         parts = -(-batch_size // part)
         gradients = aligned(parts * size, self.dtype)
 
@@ -195,7 +199,7 @@ class NativeEngine:
         for s in range(steps):
             first = (model * steps + s) * batch_size
             batch = given["batches"][first : first + batch_size]
-            count = int(targets[batch].sum())
+            count = int(self.targets[batch].sum())
             losses = self.each_thread([partial(compute, batch, 1.0 / count, mine) for mine in shares])
             loss = 0.0
             for each in losses:

@@ -138,6 +138,7 @@ def gather(tokens, starts, ends, batch, begin, end, rows, ids):
     """Lay out the examples batch[begin], ... as rows, as many as fit before batch[end]; returns how many examples.
 
     ids becomes `rows` inputs, `rows` targets, `rows` positions, and the first row of each example and behind the last.
+    A token ~t, whose prediction is not asked for, is the input t, and as a target stays negative.
     """
     documents, p = 0, 0
     for b in range(begin, end):
@@ -147,7 +148,8 @@ def gather(tokens, starts, ends, batch, begin, end, rows, ids):
             break
         put(ids, 3 * rows + documents, p)
         for i in range(length):
-            put(ids, p + i, get(tokens, first + i))
+            token = get(tokens, first + i)
+            put(ids, p + i, token if token >= 0 else ~token)
             put(ids, rows + p + i, get(tokens, first + i + 1))
             put(ids, 2 * rows + p + i, i)
         p += length

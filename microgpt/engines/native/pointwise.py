@@ -113,6 +113,7 @@ def relu_backward(A, dx, x, count, squared):
 def cross_entropy(A, logits, lanes, sums, targets, rows, padding, weight):
     """sum_p -log softmax(logits[p, :])[target_p]; logits become their gradient: weight (softmax - one_hot).
 
+    A row whose target is negative is not asked for: it adds nothing, and its gradient is 0.
     `padding` is added to a row's last vector: 0 for a token, -1e30 for a lane behind the vocabulary. `sums` is scratch
     for a number a row. In phases of short steps, as attention is.
     """
@@ -125,9 +126,10 @@ def cross_entropy(A, logits, lanes, sums, targets, rows, padding, weight):
             largest = maximum(load(A, i), largest)
         put(A, sums + p, lane(largest_lane(largest), 0))
     for p in range(rows):
-        row = logits + p * lanes
-        gap = get(A, sums + p) - get(A, row + get(targets, p))
-        total += math.inf if gap > LARGEST_GAP else gap
+        row, target = logits + p * lanes, get(targets, p)
+        if target >= 0:
+            gap = get(A, sums + p) - get(A, row + target)
+            total += math.inf if gap > LARGEST_GAP else gap
         largest, normalizer = load_splat(A, sums + p), splat(A, 0.0)
         for i in range(row, row + lanes, LANES):
             e = exp2((load(A, i) - largest) * LOG2_E)
@@ -135,7 +137,10 @@ def cross_entropy(A, logits, lanes, sums, targets, rows, padding, weight):
             normalizer = normalizer + e
         put(A, sums + p, lane(slot_sum(normalizer, 16), 0))
     for p in range(rows):
-        product *= get(A, sums + p)
+        if get(targets, p) >= 0:
+            product *= get(A, sums + p)
+        else:
+            put(A, sums + p, math.inf)  # and so a factor of 0
         if p % ROWS_A_LOGARITHM == ROWS_A_LOGARITHM - 1:  # the logarithm of a product is cheaper than their sum
             total += math.log(product)
             product = 1.0
@@ -145,5 +150,7 @@ def cross_entropy(A, logits, lanes, sums, targets, rows, padding, weight):
         row, factor = logits + p * lanes, load_splat(A, sums + p)
         for i in range(row, row + lanes, LANES):
             store(A, i, load(A, i) * factor)
-        put(A, row + get(targets, p), get(A, row + get(targets, p)) - weight)
+        target = get(targets, p)
+        if target >= 0:
+            put(A, row + target, get(A, row + target) - weight)
     return total + math.log(product)

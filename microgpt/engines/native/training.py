@@ -56,42 +56,44 @@ def look_ahead(tokens, starts, ends, batch, begin, end):
         prefetch(tokens, get(starts, example))
 
 
-@kernel(I64, I64, I64, INT, INT, returns=INT)
-def count_targets(starts, ends, batch, begin, end):
+@kernel(I64, I64, INT, INT, returns=INT)
+def count_targets(targets, batch, begin, end):
     """How many targets the examples batch[begin : end] have."""
     total = 0
     for b in range(begin, end):
-        total += get(ends, get(batch, b)) - get(starts, get(batch, b)) - 1
+        total += get(targets, get(batch, b))
     return total
 
 
-@kernel(ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, I32_ARRAY, I64_ARRAY, I64_ARRAY, I64_ARRAY, INT, INT, INT, INT,
-        F64_ARRAY, F64_ARRAY, F64_ARRAY, F64_ARRAY, I64_ARRAY, ARRAY, INT, INT, LAYOUT, OPTIMIZER)  # fmt: skip
-def train(P, T, M, U, G, H, A, tokens, starts, ends, batches, steps, batch_size, part, models, rates, corrections1,
-          corrections2, losses, ids, padding, begin_model, end_model, z, o):  # fmt: skip
+@kernel(ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, I32_ARRAY, I64_ARRAY, I64_ARRAY, I64_ARRAY, I64_ARRAY,
+        INT, INT, INT, INT, F64_ARRAY, F64_ARRAY, F64_ARRAY, F64_ARRAY, I64_ARRAY, ARRAY, INT, INT,
+        LAYOUT, OPTIMIZER)  # fmt: skip
+def train(P, T, M, U, G, H, A, tokens, starts, ends, targets, batches, steps, batch_size, part, models, rates,
+          corrections1, corrections2, losses, ids, padding, begin_model, end_model, z, o):  # fmt: skip
     """`steps` steps of the models from begin_model to before end_model, model after model.
 
     batches (models, steps, batch_size), rates and losses (steps, models). A batch is cut into parts of `part` examples
     whose gradients are added up in order; a step whose loss is not finite changes nothing and is its model's last.
     """
     g, h, a, pad, ids = data(G, 0), data(H, 0), data(A, 0), data(padding, 0), data(ids, 0)
-    tokens, starts, ends, batches = data(tokens, 0), data(starts, 0), data(ends, 0), data(batches, 0)
+    tokens, starts, ends = data(tokens, 0), data(starts, 0), data(ends, 0)
+    targets, batches = data(targets, 0), data(batches, 0)
     for model in range(begin_model, end_model):
         p, t = data(P, model * z.size), data(T, model * z.t_size)
         m, u = data(M, model * z.size), data(U, model * z.size)
         for step in range(steps):
             first = (model * steps + step) * batch_size
-            targets = count_targets(starts, ends, batches, first, first + batch_size)
+            count = count_targets(targets, batches, first, first + batch_size)
             if step + 1 < steps:
                 look_ahead(tokens, starts, ends, batches, first + batch_size, first + 2 * batch_size)
             loss = 0.0
             for begin in range(first, first + batch_size, part):
                 end = min(begin + part, first + batch_size)
                 loss += part_loss(p, t, g if begin == first else h, a, tokens, starts, ends, batches, begin, end,
-                                  1.0 / targets, ids, pad, z)  # fmt: skip
+                                  1.0 / count, ids, pad, z)  # fmt: skip
                 if begin > first:
                     add(g, h, z.size)
-            loss /= targets
+            loss /= count
             losses[step * models + model] = loss
             if not math.isfinite(loss):
                 break

@@ -137,7 +137,15 @@ FORWARD = {"gpt": gpt, "bigram": bigram}
 
 
 def document_losses(spec: ModelSpec, weights: Weights, tokens: Sequence[int], ops: Arithmetic) -> Vector:
-    """The loss in nats at every position of one document: each token but the last predicts its successor."""
+    """The losses in nats of one document: each token but the last predicts its successor.
+
+    A token ~t (negative) is read as t, and its prediction is not asked for.
+    """
     forward = FORWARD[spec.kind]
     cache = Cache(spec.n_layer)
-    return [ops.cross_entropy(forward(spec, weights, token, cache, ops), target) for token, target in pairwise(tokens)]
+    losses = []
+    for token, target in pairwise(tokens):
+        logits = forward(spec, weights, token if token >= 0 else ~token, cache, ops)
+        if target >= 0:
+            losses.append(ops.cross_entropy(logits, target))
+    return losses

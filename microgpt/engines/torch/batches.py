@@ -38,18 +38,20 @@ class Texts:
         self.device = device
         self.vocab_size = vocab_size
         self.counts = examples.targets  # int64 (n,)
+        self.positions = examples.positions  # int64 (n,)
         self.starts = examples.starts
         self.tokens = to_device(examples.tokens, device)
 
     def padded(self, chosen: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
         """Examples by index, (R, ...) -> inputs and targets as in `Batch`, (R, ..., length)."""
-        counts, starts = to_device(self.counts[chosen], self.device), to_device(self.starts[chosen], self.device)
+        ends, starts = to_device(self.positions[chosen], self.device), to_device(self.starts[chosen], self.device)
         places = torch.arange(length, device=self.device)
-        known = places < counts[..., None]
+        known = places < ends[..., None]
         at = torch.where(known, starts[..., None] + places, 0)
         first_rows = torch.arange(len(chosen), device=self.device) * self.vocab_size
-        inputs = self.tokens[at].long() + first_rows.view(-1, *[1] * chosen.ndim)
-        return inputs, torch.where(known, self.tokens[at + 1].long(), NO_TARGET)
+        inputs, targets = self.tokens[at].long(), self.tokens[at + 1].long()
+        inputs = torch.where(inputs < 0, ~inputs, inputs) + first_rows.view(-1, *[1] * chosen.ndim)
+        return inputs, torch.where(known & (targets >= 0), targets, NO_TARGET)
 
 
 class Batches:
@@ -69,7 +71,7 @@ class Batches:
         self.width = len(range(workload.orders[0].batch_size)[own]) if workload.orders else 0
         self.texts = Texts(workload.packed, vocab_size, device)
         self.dtype = dtype
-        longest = int(self.texts.counts.max())
+        longest = int(self.texts.positions.max())
         # What batches are padded to: to no more than they need, or to two lengths where each is compiled for.
         self.lengths = np.unique([-(-longest // 2), longest]) if few_lengths else np.arange(longest + 1)
 
@@ -84,7 +86,7 @@ class Batches:
         chosen = np.stack([order.indices(begin, end) for order in self.orders])  # (R, k, B)
         counts = self.texts.counts[chosen]  # also of the examples that other processes compute
         chosen = chosen[:, :, self.own]
-        longest = counts[:, :, self.own].max(axis=(0, 2), initial=0)  # of each step
+        longest = self.texts.positions[chosen].max(axis=(0, 2), initial=0)  # of each step
         lengths = self.lengths[np.searchsorted(self.lengths, longest)].tolist()
         inputs, targets = self.texts.padded(chosen, max(lengths))
         totals = to_device(np.ascontiguousarray(counts.sum(axis=2).T), self.texts.device).to(self.dtype)  # (k, R)

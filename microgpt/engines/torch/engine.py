@@ -62,8 +62,8 @@ class TorchEngine:
         self.dtype = DTYPES[dtype]
         replicas = len(next(iter(state.parameters.values())))
         examples = sum(order.batch_size for order in workload.orders) if workload else replicas
-        targets = workload.packed.targets.mean() if workload else 1.0
-        operations = 6.0 * spec.parameter_count() * examples * float(targets)
+        positions = workload.packed.positions.mean() if workload else 1.0
+        operations = 6.0 * spec.parameter_count() * examples * float(positions)
         self.info = EngineInfo(
             backend="torch",
             device=self.device.type,
@@ -186,8 +186,8 @@ class TorchEngine:
         texts = Texts(packed, self.spec.vocab_size, self.device)
         total = torch.zeros(len(self.flat), dtype=torch.float64)
         total = total if self.device.type == "mps" else total.to(self.device)
-        for part in self.parts(packed.targets):
-            inputs, targets = texts.padded(np.tile(part, (len(self.flat), 1)), int(packed.targets[part].max()))
+        for part in self.parts(packed.positions):
+            inputs, targets = texts.padded(np.tile(part, (len(self.flat), 1)), int(packed.positions[part].max()))
             with self.models.precision():
                 losses = self.models.losses(self.parameters, inputs, targets)  # (R, B * T)
             losses = losses.masked_fill(losses > LARGEST_LOSS, torch.inf).to(total.device)
@@ -195,11 +195,11 @@ class TorchEngine:
         self.company.add_up(total)
         return (total / int(packed.targets.sum())).cpu().numpy()
 
-    def parts(self, targets: np.ndarray) -> Iterator[np.ndarray]:
+    def parts(self, positions: np.ndarray) -> Iterator[np.ndarray]:
         """Indices of examples of about one length, as many as fit in memory at once; of those, this process's part."""
-        spec, order = self.spec, np.argsort(-targets, kind="stable")[self.company.own]
+        spec, order = self.spec, np.argsort(-positions, kind="stable")[self.company.own]
         while len(order):
-            longest = int(targets[order[0]])
+            longest = int(positions[order[0]])
             widest = max(spec.vocab_size, 4 * spec.n_embd, spec.n_head * longest)
             fit = EVALUATED_AT_ONCE[self.device.type] // (len(self.flat) * longest * widest)
             yield order[: max(1, fit)]
