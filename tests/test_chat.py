@@ -191,7 +191,8 @@ def test_a_model_of_names_does_not_chat(microgpt: Program) -> None:
 def test_a_talk_on_a_terminal_streams_stops_and_ends(trained: Program) -> None:
     """Ctrl-C ends an answer and not the talk; Ctrl-D leaves."""
     terminal, theirs = pty.openpty()
-    options = ("checkpoint=latest", "sample.max_new_tokens=100000", "sample.temperature=3")
+    endless = (f"style.phrases=[{'a' * 20_000}]", "style.bias=1e6")  # an answer that is under way for a while
+    options = ("checkpoint=latest", "sample.max_new_tokens=100000", *endless)
     process = subprocess.Popen(
         command("task=chat", *options), cwd=trained.folder, stdin=theirs, stdout=theirs, stderr=theirs,
         env=environment() | {"TERM": "dumb"}, start_new_session=True,
@@ -211,14 +212,12 @@ def test_a_talk_on_a_terminal_streams_stops_and_ends(trained: Program) -> None:
 
     try:
         place = read_until("you: ", 0)
-        for _ in range(50):  # until an answer is under way when it is stopped
-            os.write(terminal, b"hello\n")
-            place = read_until("microgpt: .", place)
-            process.send_signal(signal.SIGINT)
-            place = read_until("Ctrl-(C|D).*you: ", place)
-            if "[stopped: Ctrl-C]" in said:
-                break
-        assert "[stopped: Ctrl-C]" in said
+        os.write(terminal, b"hello.\n")
+        place = read_until("microgpt: aaa", place)
+        process.send_signal(signal.SIGINT)
+        place = read_until(r"  \[stopped: Ctrl-C\]\r\nyou: ", place)
+        process.send_signal(signal.SIGINT)
+        read_until(r"\(Ctrl-D or /quit leaves\)\r\nyou: ", place)
         os.write(terminal, b"\x04")
         assert process.wait(30) == 0
     finally:

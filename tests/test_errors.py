@@ -32,7 +32,10 @@ def refused(program: Program, *arguments: str) -> str:
         (["train.steps=abc"], "train.steps=abc is not allowed: train.steps is an integer"),
         (["train.steps"], "train.steps is not an override: "),
         (["seed=1,2"], "seed=1,2 has several values: add -m "),
-        (["model=lstm"], "model=lstm is not an option: model is one of bigram, gpt, gpt_first"),
+        (
+            ["model=lstm"],
+            "model=lstm is not an option: model is one of bigram, gpt, gpt_chat, ",
+        ),
         (["train.steps=-1"], "train.steps=-1 is not allowed: train.steps must be at least 0"),
         (["sample.temperature=nan"], "sample.temperature: temperature must be finite and >= 0, got nan"),
         (["seed=-1"], "seed=-1 is not allowed: seed must be at least 0"),
