@@ -29,7 +29,9 @@ def read_source(name: str, path: str | None) -> Source:
     if name == "names":
         return decode_source(name, "the embedded names", (files("microgpt.data") / "names.txt").read_bytes())
     if name == "chat" and path is None:
-        return decode_source(name, "the embedded chat", (files("microgpt.data") / "chat.jsonl").read_bytes())
+        from microgpt.data.lessons import chat_text
+
+        return decode_source(name, "the embedded chat", chat_text().encode())
     if name == "makemore":
         file = makemore_file()
         return decode_source(name, str(file), file.read_bytes())

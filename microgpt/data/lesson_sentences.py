@@ -1,4 +1,4 @@
-"""The sentences of the embedded chat set, all written for this project. Knows nothing of how build_chat.py joins them.
+"""The sentences of the embedded chat set, all written for this project. Knows nothing of how lessons.py joins them.
 
 Marks that no sentence uses: "|" between equals, ">" between what is said and what is answered, "=" between a thing and
 what is told of it, {} where something is put in. A line that ends with "|" or ">" goes on in the next.
