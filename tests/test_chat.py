@@ -216,6 +216,7 @@ def test_a_talk_on_a_terminal_streams_stops_and_ends(trained: Program) -> None:
         place = read_until("microgpt: aaa", place)
         process.send_signal(signal.SIGINT)
         place = read_until(r"  \[stopped: Ctrl-C\]\r\nyou: ", place)
+        time.sleep(0.5)  # the line editor hears a signal only once it waits for a key
         process.send_signal(signal.SIGINT)
         read_until(r"\(Ctrl-D or /quit leaves\)\r\nyou: ", place)
         os.write(terminal, b"\x04")
