@@ -18,7 +18,7 @@ from microgpt.errors import UserError
 
 @dataclass(frozen=True)
 class TaskConfig:
-    name: str = "train"  # train | sample | info
+    name: str = "train"  # train | sample | chat | info | export | serve
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,26 @@ class SampleConfig:
 
 
 @dataclass(frozen=True)
+class ExportConfig:
+    format: str = "safetensors"  # safetensors | onnx
+    half: bool = False  # safetensors: float16 instead of float32, half the size
+    path: str | None = None  # the folder to write; null: one below exports/ that is named after the checkpoint
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    host: str = "127.0.0.1"  # 0.0.0.0: every interface of this machine
+    port: int = 8080  # 0: any that is free
+    api_key: str | None = None  # what clients must send as `Authorization: Bearer <key>`; null: MICROGPT_API_KEY, or none
+    max_active: int = 64  # requests that are generated for at a time
+    max_queue: int = 256  # requests that wait for that; one more is answered with 429
+    max_body_bytes: int = 1_000_000
+    max_new_tokens: int = 1024  # the most tokens that a request may ask for
+    timeout: float = 60.0  # seconds from a request's arrival to the end of its answer, else 503
+    drain: float = 30.0  # seconds that SIGTERM leaves to the requests under way
+
+
+@dataclass(frozen=True)
 class LoggerConfig:
     name: str = "none"  # none | tensorboard | wandb | mlflow | trackio, beside history.jsonl
     project: str | None = None  # wandb, trackio: the project; mlflow: the experiment; null: as the environment says
@@ -143,10 +163,12 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     seed: int = 42  # order of the examples, initial values, samples
-    checkpoint: str | None = None  # for task=sample|info: a run's folder, a checkpoint's, or `latest`
+    checkpoint: str | None = None  # for all tasks but train: a run's folder, a checkpoint's, or `latest`
     outputs_dir: str = "outputs"
     results_dir: str = "results"
 
@@ -212,7 +234,7 @@ def config_hash(config: Config) -> str:
 
 def identity(config: Config) -> dict[str, Any]:
     plain = asdict(config)
-    for key in ("task", "logger", "sweep", "outputs_dir", "results_dir"):
+    for key in ("task", "export", "serve", "logger", "sweep", "outputs_dir", "results_dir"):
         del plain[key]
     if config.train.resume in ("auto", "never"):
         del plain["train"]["resume"]

@@ -31,9 +31,9 @@ class Sample:
     stop_reason: str  # end: the model ended the document; length: max_new_tokens; block: the block is full
 
 
-def encode_prompt(prompt: str, tokenizer: Tokenizer, block_size: int) -> list[int]:
+def encode_prompt(prompt: str, tokenizer: Tokenizer, block_size: int, name: str = "sample.prompt") -> list[int]:
     """[BOS] + the prompt's characters. Raises UserError for unknown characters and for a prompt that does not fit."""
-    tokens = [tokenizer.bos, *tokenizer.encode(prompt, "sample.prompt")]
+    tokens = [tokenizer.bos, *tokenizer.encode(prompt, name)]
     if len(tokens) > block_size:
         raise UserError(f"prompt token count {len(tokens)} exceeds max prompt tokens {block_size}")
     return tokens
@@ -65,34 +65,65 @@ def continuation(
     policy: SamplingPolicy,
     rng: random.Random,
 ) -> Generator[int, None, str]:
-    """Sample the tokens that follow `prompt` one by one, each when it is asked for; returns the reason to stop.
+    """Sample the tokens that follow `prompt` one by one, each when it is asked for; returns the reason to stop."""
+    text = Continuation(tokenizer, block_size, prompt, policy, rng)
+    decoder = None
+    while text.stop_reason is None:
+        if decoder is None or text.position == 0:
+            decoder = new_decoder()
+        *earlier, last = text.pending
+        for token in earlier:
+            decoder.feed(token)
+        token = text.draw(decoder.feed(last))
+        if text.stop_reason != "end":
+            yield token
+    return text.stop_reason
 
-    Without max_new_tokens they end where the block ends. With it, a full block slides: the later half of the text
-    is read again from position 0, and generation goes on.
+
+class Continuation:
+    """A text being drawn, without an engine: it says which tokens are to be read next, and draws from their logits.
+
+    Without max_new_tokens it ends where the block ends. With it, a full block slides: the later half of the text is
+    read again from position 0, and generation goes on.
     """
-    decoder, used = new_decoder(), len(prompt)
-    for token in prompt[:-1]:
-        decoder.feed(token)
-    logits = decoder.feed(prompt[-1])
-    tokens, new = list(prompt), 0
-    while True:
-        probs = probabilities(biased(logits, tokens, tokenizer, policy), policy)
-        token = rng.choices(range(len(probs)), weights=probs)[0]
-        if token in tokenizer.ends:
-            return "end"
-        tokens.append(token)
-        yield token
-        new += 1
-        if policy.max_new_tokens is not None and new == policy.max_new_tokens:
-            return "length"
-        if used == block_size:
-            if policy.max_new_tokens is None:
-                return "block"
-            decoder, used = new_decoder(), 0
-            for earlier in tokens[-max(block_size // 2, 1) : -1]:
-                decoder.feed(earlier)
-                used += 1
-        logits, used = decoder.feed(token), used + 1
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        block_size: int,
+        prompt: Sequence[int],
+        policy: SamplingPolicy,
+        rng: random.Random,
+    ):
+        self.tokenizer, self.block_size, self.policy, self.rng = tokenizer, block_size, policy, rng
+        self.tokens = list(prompt)
+        self.drawn = 0
+        self.pending = list(prompt)  # to be read next
+        self.position = 0  # of the first of them; 0 where a text begins anew
+        self.probs: list[float] = []  # what the last token was drawn from
+        self.stop_reason: str | None = None  # as in Sample, once it has ended
+
+    def draw(self, logits: Sequence[float]) -> int:
+        """Choose the token that follows those that were pending, by the logits after the last of them.
+
+        The token that ends a text ("end") belongs to it no more.
+        """
+        self.probs = probabilities(biased(logits, self.tokens, self.tokenizer, self.policy), self.policy)
+        token = self.rng.choices(range(len(self.probs)), weights=self.probs)[0]
+        self.position += len(self.pending)
+        self.pending = [token]
+        if token in self.tokenizer.ends:
+            self.stop_reason = "end"
+            return token
+        self.tokens.append(token)
+        self.drawn += 1
+        if self.drawn == self.policy.max_new_tokens:
+            self.stop_reason = "length"
+        elif self.position == self.block_size:
+            if self.policy.max_new_tokens is None:
+                self.stop_reason = "block"
+            self.pending, self.position = self.tokens[-max(self.block_size // 2, 1) :], 0
+        return token
 
 
 def generate_many(

@@ -11,6 +11,7 @@ from microgpt.config import (
     DataConfig,
     ModelConfig,
     OptimConfig,
+    ServeConfig,
     StyleConfig,
     TrainConfig,
 )
@@ -22,6 +23,7 @@ from microgpt.model.spec import ACTIVATIONS, KINDS
 from microgpt.record import STYLE_NAME, Invocation
 from microgpt.training.schedules import SCHEDULES
 
+TASKS = ("train", "sample", "chat", "info", "export", "serve")
 OPTIMIZER_KEYS = {
     "adam": {"beta1", "beta2", "eps"},
     "adamw": {"beta1", "beta2", "eps", "weight_decay"},
@@ -65,7 +67,7 @@ def positive(key: str, value: float | None) -> None:
 
 def check(config: Config) -> None:
     """Every rule that a type alone does not say. Raises UserError at the first that is broken."""
-    one_of("task.name", config.task.name, ("train", "sample", "chat", "info"))
+    one_of("task.name", config.task.name, TASKS)
     for key, seed in (
         ("seed", config.seed),
         ("data.split_seed", config.data.split_seed),
@@ -84,7 +86,9 @@ def check(config: Config) -> None:
     check_schedule(config)
     check_sample(config)
     one_of("logger.name", config.logger.name, LOGGER_NAMES)
-    if config.task.name in ("sample", "chat", "info"):
+    check_export(config)
+    check_serve(config.serve)
+    if config.task.name != "train":
         require(
             config.checkpoint is not None,
             "checkpoint",
@@ -256,6 +260,28 @@ def check_sample(config: Config) -> None:
     if sample.bulk:
         require(config.task.name == "sample" and config.backend.name in ("native", "auto"), "sample.bulk", True,
                 "it goes with task=sample mode=tensor backend=native")  # fmt: skip
+
+
+def check_export(config: Config) -> None:
+    one_of("export.format", config.export.format, ("safetensors", "onnx"))
+    if config.export.format != "safetensors":
+        require(not config.export.half, "export.half", True, "it goes with export.format=safetensors")
+    require(config.export.path != "", "export.path", "''", "it is a folder, or null")
+
+
+def check_serve(serve: ServeConfig) -> None:
+    require(0 <= serve.port <= 65535, "serve.port", serve.port, "a port is a number from 0 (any) to 65535")
+    require(bool(serve.host), "serve.host", "''", "it is an address or a name of this machine")
+    if serve.api_key is not None:
+        printable = all(33 <= ord(char) <= 126 for char in serve.api_key)
+        require(bool(serve.api_key) and printable, "serve.api_key", "***",
+                "a key is one or more printable ASCII characters without blanks")  # fmt: skip
+    for key in ("max_active", "max_new_tokens"):
+        at_least(f"serve.{key}", getattr(serve, key), 1)
+    at_least("serve.max_queue", serve.max_queue, 0)
+    at_least("serve.max_body_bytes", serve.max_body_bytes, 1)
+    positive("serve.timeout", serve.timeout)
+    at_least("serve.drain", serve.drain, 0)
 
 
 def check_processes(config: Config, count: int) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Program, make_program, mostly_slow
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.engines.base import BulkSampler, EngineState
@@ -416,3 +418,35 @@ def test_what_bulk_does_not_do_is_one_sentence(trained: Program, arguments: tupl
     assert done.stderr.lower() == f"error: {sentence}\n".lower()
     assert not sample_lines(done.stdout)
     assert trained.files() == before
+
+
+# Many texts at once, token by token
+
+
+@given(st.data(), st.sampled_from([GPT, BIGRAM, LONG]), st.sampled_from(["float32", "float64"]))
+@settings(max_examples=40, deadline=None)
+def test_a_batch_decoder_s_rows_are_those_of_decoders_alone(data: st.DataObject, spec: ModelSpec, dtype: str) -> None:
+    engine = native(spec, dtype)
+    together = engine.batch_decoder(0, slots=5)
+    token = st.integers(0, spec.vocab_size - 1)
+    read: list[list[int]] = [[] for _ in range(5)]  # what stands in each slot
+    for _ in range(data.draw(st.integers(1, 12))):
+        rows: list[tuple[int, int, int]] = []
+        for slot in data.draw(st.permutations(range(5)))[: data.draw(st.integers(1, 5))]:
+            new = data.draw(st.lists(token, min_size=1, max_size=3))
+            if len(read[slot]) + len(new) > spec.block_size:
+                read[slot] = []  # another text
+            rows += [(slot, len(read[slot]) + i, each) for i, each in enumerate(new)]
+            read[slot] += new
+        logits = together.feed(*zip(*rows, strict=True))
+        for (slot, position, _), found in zip(rows, logits.tolist(), strict=True):
+            alone = engine.decoder(0)
+            assert [alone.feed(each) for each in read[slot][: position + 1]][-1] == found
+
+
+def test_a_batch_decoder_refuses_what_does_not_fit() -> None:
+    decoder = native(GPT).batch_decoder(0, slots=2)
+    with pytest.raises(IndexError, match="within the block"):
+        decoder.feed([0], [GPT.block_size], [0])
+    with pytest.raises(IndexError, match="at most"):
+        decoder.feed([0] * (decoder.rows + 1), [0] * (decoder.rows + 1), [0] * (decoder.rows + 1))

@@ -100,6 +100,28 @@ class Decoder(Protocol):
         ...
 
 
+class BatchDecoder(Protocol):
+    """One model reading many texts, each in a slot of its own that keeps the keys and values of its earlier tokens."""
+
+    rows: int  # the most tokens of one pass
+
+    def feed(self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
+        """Read a token in each row: of which slot, at which position, which token; returns logits (rows, V).
+
+        Several rows of one slot are consecutive positions in their order. A text begins anew with position 0. A row's
+        logits do not depend on the others: bit for bit they are those of a decoder that reads one token at a time.
+        The array is overwritten by the next call.
+        """
+        ...
+
+
+@runtime_checkable
+class DecodesBatches(Protocol):
+    """What an engine may have beyond the contract, where it pays: a decoder of many texts at once."""
+
+    def batch_decoder(self, replica: int, slots: int) -> BatchDecoder: ...
+
+
 class Engine(Protocol):
     info: EngineInfo
     compile_seconds: float  # spent so far on compiling, which is no part of any rate

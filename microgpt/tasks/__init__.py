@@ -21,6 +21,14 @@ def task_named(name: str) -> Task:
         from microgpt.tasks.chat import chat
 
         return chat
+    if name == "export":
+        from microgpt.tasks.export import export
+
+        return export
+    if name == "serve":
+        from microgpt.tasks.serve import serve
+
+        return serve
     assert name == "info", "checked in rules.py"
     from microgpt.tasks.info import info
 

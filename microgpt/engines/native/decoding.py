@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,6 +39,30 @@ class NativeDecoder:
         sampling.feed(engine.parameters, engine.transposed, self.activations, self.cache, self.replica, ids, 1, self.z)
         self.position += 1
         return self.logits.tolist()
+
+
+class NativeBatchDecoder:
+    """Many texts read by one model, up to `rows` tokens in a pass. See base.BatchDecoder."""
+
+    def __init__(self, engine: NativeEngine, replica: int, slots: int):
+        self.rows = max(SLOTS, slots)
+        layout = layouts.layout_of(engine.spec, self.rows)
+        self.engine, self.replica = engine, replica
+        self.z = layouts.record(layout, layouts.DTYPE)
+        self.activations = aligned(layout.w_size, engine.dtype)
+        rows_of_logits = self.activations[layout.logits : layout.logits + self.rows * layout.vocab_lanes]
+        self.logits = rows_of_logits.reshape(self.rows, layout.vocab_lanes)[:, : layout.vocab]
+        self.cache = aligned(slots * layout.n_layer * layout.block * 2 * layout.head_lanes, engine.dtype)
+
+    def feed(self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
+        engine, count = self.engine, len(tokens)
+        if count > self.rows or max(positions) >= engine.spec.block_size:
+            raise IndexError(f"{count} rows up to position {max(positions)}: at most {self.rows} within the block fit")
+        ids = np.array([*tokens, *positions, *slots])
+        sampling.feed(
+            engine.parameters, engine.transposed, self.activations, self.cache, self.replica, ids, count, self.z
+        )
+        return self.logits[:count]
 
 
 def draw(

@@ -18,7 +18,7 @@ from microgpt.engines.base import Arrays, Draws, EngineInfo, EngineState, Tokens
 from microgpt.engines.native import compiling, training
 from microgpt.engines.native import layout as layouts
 from microgpt.engines.native import optimizers as optims
-from microgpt.engines.native.decoding import SLOTS, NativeDecoder, draw
+from microgpt.engines.native.decoding import SLOTS, NativeBatchDecoder, NativeDecoder, draw
 from microgpt.engines.native.packing import aligned, pack, places, unpack
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
@@ -245,6 +245,9 @@ class NativeEngine:
 
     def decoder(self, replica: int) -> NativeDecoder:
         return NativeDecoder(self, replica)
+
+    def batch_decoder(self, replica: int, slots: int) -> NativeBatchDecoder:
+        return NativeBatchDecoder(self, replica, slots)
 
     def draw(
         self,

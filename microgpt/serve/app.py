@@ -1,0 +1,84 @@
+"""The web application: routes, the page, health, metrics, documentation."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from microgpt.serve import microgpt_api, openai_api, schemas
+from microgpt.serve.answering import ClientGoneError
+from microgpt.serve.errors import AsciiJSON, register_errors
+from microgpt.serve.metrics import Measured
+from microgpt.serve.service import Service
+
+STATIC = Path(__file__).parent / "static"
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+DESCRIPTION = """A tiny GPT over HTTP. Errors are JSON; where a key is set, requests that compute need it as
+`Authorization: Bearer <key>`."""
+
+
+def build_app(service: Service) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.batcher.start()
+        yield
+        service.batcher.close()
+
+    app = FastAPIOffline(
+        title="microgpt", version="1", description=DESCRIPTION, redoc_url=None, lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name, separate_input_output_schemas=False,
+    )  # fmt: skip
+    app.state.service, app.state.gate = service, service.gate
+    app.include_router(microgpt_api.router)
+    app.include_router(openai_api.router)
+    app.add_api_route("/health", health, response_model=schemas.Health, tags=["operation"])
+    app.add_api_route("/metrics", metrics, response_class=Response, tags=["operation"], responses=TEXT)
+    for file in sorted(STATIC.iterdir()):
+        if file.is_file():
+            app.router.routes.append(Route("/" if file.name == "index.html" else f"/{file.name}", static(file)))
+    register_errors(app)
+    app.add_exception_handler(ClientGoneError, nobody_reads)
+    app.add_middleware(Measured, metrics=service.metrics)
+    service.metrics.prepare(
+        [route.path for route in app.routes if isinstance(route, Route | APIRoute)],
+        waiting=lambda: len(service.batcher.waiting),
+        active=lambda: len(service.batcher.active),
+    )
+    return app
+
+
+TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+
+
+async def health() -> Response:
+    """Whether the server answers."""
+    return AsciiJSON({"status": "ok"})
+
+
+async def metrics(request: Request) -> Response:
+    """Figures for Prometheus."""
+    return Response(request.app.state.service.metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def static(file: Path) -> Callable[[Request], Awaitable[Response]]:
+    async def send(request: Request) -> Response:
+        return FileResponse(file, headers=PAGE_HEADERS)
+
+    return send
+
+
+async def nobody_reads(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)

@@ -1,0 +1,136 @@
+"""What requests and answers of /microgpt/v1 look like. FastAPI checks by these, and documents them."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+LARGEST_SEED = 2**63 - 1
+MOST_SAMPLES = 50
+MOST_CANDIDATES = 20
+
+Temperature = Annotated[
+    float, Field(ge=0, allow_inf_nan=False, description="0: always the likeliest token", examples=[0.5])
+]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED, description="equal seeds give equal answers", examples=[42])]
+TopK = Annotated[int | None, Field(ge=1, description="choose among the k likeliest tokens", examples=[None])]
+MaxTokens = Annotated[
+    int | None, Field(ge=1, description="without it a text ends with the model's block at the latest", examples=[16])
+]
+
+
+class Strict(BaseModel):
+    """No key that is not known, and no value that would have to be converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Message(BaseModel):
+    """A turn of a conversation. Other keys are passed over."""
+
+    model_config = ConfigDict(strict=True)
+    role: Literal["user", "assistant"]
+    content: str = Field(examples=["hello"])
+
+
+Messages = Annotated[list[Message], Field(min_length=1, description="the last one is the user's")]
+
+
+class GenerateRequest(Strict):
+    num_samples: int = Field(1, ge=1, le=MOST_SAMPLES)
+    temperature: Temperature = 0.5
+    seed: Seed = 42
+    max_tokens: MaxTokens = None
+    top_k: TopK = None
+    prompt: str = Field("", examples=["an"], description="what the texts go on from; a chat model answers it")
+
+
+class GenerateAnswer(BaseModel):
+    samples: list[str] = Field(description="without the prompt")
+
+
+class ChatRequest(Strict):
+    messages: Messages
+    temperature: Temperature = 0.5
+    seed: Seed = 42
+    max_tokens: MaxTokens = None
+    top_k: TopK = None
+
+
+class ChatAnswer(BaseModel):
+    role: Literal["assistant"] = "assistant"
+    content: str
+    tokens_dropped: int = Field(description="tokens of the oldest turns that did not fit the model's block")
+
+
+class StreamRequest(Strict):
+    prompt: str | None = Field(None, examples=["an"], description="this or messages")
+    messages: Annotated[list[Message] | None, Field(min_length=1, examples=[None])] = None
+    temperature: Temperature = 0.5
+    seed: Seed = 42
+    max_tokens: MaxTokens = None
+    top_k: TopK = None
+    candidates: int = Field(10, ge=0, le=MOST_CANDIDATES, description="how many of the likeliest tokens are told")
+
+
+class AttentionRequest(Strict):
+    text: str | None = Field(None, examples=["anna"], description="this or messages")
+    messages: Annotated[list[Message] | None, Field(min_length=1, examples=[None])] = None
+
+
+class Token(BaseModel):
+    id: int
+    text: str
+    special: str | None = Field(None, description="bos, user, assistant or end_turn, which have no text")
+
+
+class AttentionAnswer(BaseModel):
+    tokens: list[Token]
+    attention: list[list[list[list[float]]]] = Field(description="layer, head, query position, key position")
+    losses: list[float | None] = Field(description="nats of each token, given those before it")
+
+
+class TensorCard(BaseModel):
+    name: str
+    shape: list[int]
+
+
+class HistoryPoint(BaseModel):
+    step: int
+    loss: float | None
+    val_loss: float | None
+
+
+class ModelCard(BaseModel):
+    id: str
+    kind: str
+    is_chat: bool
+    parameters: int
+    block_size: int
+    n_embd: int
+    n_head: int
+    n_layer: int
+    tie_lm_head: bool
+    input_rmsnorm: bool
+    activation: str
+    vocab_size: int
+    characters: list[str]
+    special_tokens: list[str]
+    style: str | None
+    step: int
+    seed: int | None
+    backend: str
+    device: str
+    using_gpu: bool
+    dtype: str
+    tensors: list[TensorCard]
+    val_loss: float | None
+    history: list[HistoryPoint] = Field(description="of the run, where its folder is there")
+    limits: dict[str, int]
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+class Error(BaseModel):
+    error: str

@@ -1,0 +1,31 @@
+"""task=serve: a checkpoint over HTTP, until Ctrl-C or SIGTERM, which let the requests under way finish."""
+
+import os
+import sys
+
+from microgpt.config import Config, ServeConfig
+from microgpt.errors import UserError
+from microgpt.record import Invocation
+from microgpt.trained import load_trained
+
+API_KEY = "MICROGPT_API_KEY"
+SWITCH_SECONDS = 0.0005  # after so long the thread that generates lets the one that answers run
+
+
+def serve(config: Config, invocation: Invocation) -> None:
+    try:
+        import fastapi  # noqa: F401
+        import fastapi_offline  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise UserError(f'task=serve needs {error.name}: pip install "microgpt[serve]"') from None
+    from microgpt.serve.running import run
+
+    trained = load_trained(config, invocation)
+    sys.setswitchinterval(SWITCH_SECONDS)
+    run(trained, config.serve, api_key(config.serve))
+
+
+def api_key(config: ServeConfig) -> str | None:
+    return config.api_key or os.environ.get(API_KEY) or None
