@@ -23,6 +23,8 @@ NEEDS = {
     "task=sample": ["checkpoint=latest"],
     "task=info": ["checkpoint=latest"],
     "task=chat": ["checkpoint=latest"],
+    "task=export": ["checkpoint=latest"],
+    "task=serve": ["checkpoint=latest"],
     "data=chat": ["style=classic"],
     "data=text": ["data.path=input.txt"],
 }

@@ -42,7 +42,7 @@ def test_no_heavy_library_is_loaded(tmp_path: Path, arguments: list[str]) -> Non
 def test_help_lists_groups_options_and_keys(microgpt: Program) -> None:
     stdout = microgpt("--help").stdout
     for line in (
-        "task: chat, info, sample, train",
+        "task: benchmark, chat, export, info, sample, serve, train",
         "mode: scalar, tensor",
         "backend: auto, native, python, torch",
         "data: chat, makemore, names, text",
@@ -103,6 +103,7 @@ FORBIDDEN = {
     "engines": [f"microgpt.{room}" for room in ("tasks", "training", "config", "rules", "assembly", "app", "reports",
                                                 "checkpoint", "record", "runs", "atomic")],
     "training": [f"microgpt.{room}" for room in ("tasks", "config", "rules", "assembly", "app", "reports", "runs")],
+    "serve": [f"microgpt.{room}" for room in ("tasks", "rules", "app", "reports", "runs", "trainer", "sweep")],
     "reports": [f"microgpt.{room}" for room in ("tasks", "training", "engines", "app", "assembly")],
 }  # fmt: skip
 
@@ -135,4 +136,4 @@ def test_hydra_and_omegaconf_stop_at_the_configuration() -> None:
 
 def test_heavy_libraries_are_imported_in_their_rooms_alone() -> None:
     users = {relative(file) for file in modules() if imports_below(file, *HEAVY)}
-    assert {user for user in users if not user.startswith(("reports/", "engines/"))} == set()
+    assert {user for user in users if not user.startswith(("reports/", "engines/", "benchmarks/"))} == set()

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import FileResponse, Response
@@ -53,7 +52,7 @@ def build_app(service: Service) -> FastAPI:
     app.add_exception_handler(ClientGoneError, nobody_reads)
     app.add_middleware(Measured, metrics=service.metrics)
     service.metrics.prepare(
-        [route.path for route in app.routes if isinstance(route, Route | APIRoute)],
+        [*app.openapi()["paths"], *(route.path for route in app.routes if isinstance(route, Route))],
         waiting=lambda: len(service.batcher.waiting),
         active=lambda: len(service.batcher.active),
     )

@@ -1,6 +1,7 @@
 """The server's life: take the port, say where it is, answer until a signal, let requests under way finish."""
 
 import logging
+import signal
 import socket
 
 import uvicorn
@@ -34,6 +35,8 @@ def run(trained: Trained, config: ServeConfig, api_key: str | None) -> None:
             timeout_graceful_shutdown=round(config.drain),
         )
     )  # fmt: skip
+    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them once more when it has ended: for this handler
+        signal.signal(number, server.handle_exit)
     with listener:
         server.run(sockets=[listener])
     print("stopped", flush=True)
