@@ -4,11 +4,14 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import Program
+from serving import start_server
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -18,8 +21,14 @@ NEEDS_NAMES = ("experiment=karpathy", "data=makemore")
 def commands() -> list[str]:
     """Every line of a shell block that runs the program, apart from the two that set it up."""
     blocks = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    run = re.compile(r"python (-m microgpt|scripts/)|torchrun ")
+    run = re.compile(r"python (-m microgpt|scripts/)|torchrun |curl ")
     return [line for block in blocks for line in block.splitlines() if run.match(line)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def set_up(name: str) -> str:
@@ -29,7 +38,7 @@ def set_up(name: str) -> str:
 
 
 @pytest.mark.slow
-def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
+def test_every_command_of_the_readme_runs(tmp_path: Path, microgpt: Program) -> None:
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
     (tmp_path / "input.txt").write_text("".join(f"the {n} small model reads line {n}.\n" for n in range(200)))
     talk = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
@@ -40,15 +49,23 @@ def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
     yaml = re.search(r"^```yaml\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     assert yaml
     (styles / "pirate.yaml").write_text(yaml.group(1))
-    ran = []
+    ran, port, server = [], free_port(), None
     for command in commands():
         if any(name in command for name in NEEDS_NAMES) and "MICROGPT_DATA_DIR" not in os.environ:
             continue  # they would fetch the reference's names.txt
-        shell = command.replace("torchrun", "python -m torch.distributed.run", 1).replace("python", sys.executable, 1)
+        shell = command.replace("8080", str(port)).replace("curl", "curl --fail --silent --show-error", 1)
+        if "task=serve" in command:  # it answers the commands that follow
+            keys = [key for key in command.split()[3:] if key not in ("task=serve", "checkpoint=latest")]
+            server = start_server(microgpt, f"serve.port={port}", *keys)
+            ran.append(command)
+            continue
+        shell = shell.replace("torchrun", "python -m torch.distributed.run", 1).replace("python", sys.executable, 1)
         done = subprocess.run(shell, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
         ran.append(command)
     assert len(ran) >= 15
+    assert server is not None
+    assert server.stop() == 0
     assert (tmp_path / "results" / "ablation_style-futuristic.md").is_file()
 
 

@@ -35,7 +35,7 @@ class ServedModel:
         self.tokenizer, self.block_size = trained.tokenizer, trained.block_size
         self.max_new_tokens = max_new_tokens
         meta = trained.checkpoint.meta
-        self.id = meta.model
+        self.id = str(meta.model)
         self.created = int((trained.checkpoint.path / "meta.json").stat().st_mtime)
         self.fingerprint = f"fp_{digest(trained.checkpoint.state.parameters)}"
         self.names = {
@@ -139,6 +139,8 @@ class ServedModel:
     def history(self) -> list[dict[str, Any]]:
         """The loss curve up to this checkpoint, thinned; empty where the run's folder is not there."""
         checkpoint = self.trained.checkpoint
+        if checkpoint.path.parent.name != "checkpoint":
+            return []
         lines = History(checkpoint.path.parents[1] / "history.jsonl").lines()
         points = [{key: line.get(key) for key in ("step", "loss", "val_loss")} for line in lines]
         points = [point for point in points if point["step"] <= checkpoint.train.step]

@@ -33,7 +33,7 @@ async def models(request: Request) -> Response:
     return AsciiJSON({"object": "list", "data": [entry(service_of(request).model)]})
 
 
-@router.get("/models/{id}", response_model=schemas.ModelEntry, responses=MISSING)
+@router.get("/models/{id:path}", response_model=schemas.ModelEntry, responses=MISSING)
 async def model(request: Request, id: str) -> Response:
     """That model, by its id."""
     served = service_of(request).model
