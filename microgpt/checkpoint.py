@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,39 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from microgpt.checkpoint_format import META, TRAIN_STATE, Meta, TrainState, meta_document, parse_meta, parse_train_state
+from microgpt.checkpoint_format import (
+    CHECKSUMS,
+    META,
+    ONNX,
+    OPTIMIZER_M,
+    OPTIMIZER_V,
+    TRAIN_STATE,
+    WEIGHTS,
+    Meta,
+    TrainState,
+    meta_document,
+    parse_meta,
+    parse_train_state,
+)
 from microgpt.engines.base import Arrays, EngineState
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
 
-WEIGHTS, OPTIMIZER_M, OPTIMIZER_V = "weights.safetensors", "optimizer_m.safetensors", "optimizer_v.safetensors"
-CHECKSUMS = "checksums.json"
-
 
 @dataclass(frozen=True)
 class Checkpoint:
+    """What a directory holds. An export has neither moments nor a train state: to train on from it is a fresh start."""
+
     path: Path
     meta: Meta
-    state: EngineState
+    state: EngineState  # float32 or float64
     train: TrainState
+    stored: dict[str, str] = field(default_factory=dict)  # in which type each weight tensor lies on disk
+
+    @property
+    def step(self) -> int:
+        """How many steps the weights were trained, all legs together."""
+        return self.meta.origin.step if self.meta.origin else self.train.first_step + self.train.step
 
 
 class CheckpointStore:
@@ -118,10 +136,7 @@ def discard(path: Path) -> None:
 
 
 def write_checkpoint(final: Path, meta: Meta, state: EngineState, train: TrainState) -> None:
-    """Write a checkpoint directory of replica 0 under a hidden name, flush it to disk, then give it its name."""
-    temporary = final.parent / f".{final.name}.{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    """Write the directory of replica 0."""
     files = {WEIGHTS: tensors(state.parameters)}
     if state.m:
         files[OPTIMIZER_M] = tensors(state.m)
@@ -129,14 +144,31 @@ def write_checkpoint(final: Path, meta: Meta, state: EngineState, train: TrainSt
         files[OPTIMIZER_V] = tensors(state.v)
     files[META] = document(meta_document(meta))
     files[TRAIN_STATE] = document(asdict(train))
-    files[CHECKSUMS] = document({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
-    for name, content in files.items():
+    write_directory(final, files)
+
+
+def write_directory(final: Path, files: dict[str, bytes]) -> None:
+    """Write files and their checksums under a hidden name, flush them to disk, then give the directory its name.
+
+    Raises OSError also where `final` is there already and not empty.
+    """
+    temporary = hidden(final)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    checksums = document({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
+    for name, content in [*files.items(), (CHECKSUMS, checksums)]:
         with (temporary / name).open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+    sync_directory(temporary)
     temporary.rename(final)
     sync_directory(final.parent)
+
+
+def hidden(final: Path) -> Path:
+    """Where this process prepares a directory."""
+    return final.parent / f".{final.name}.{os.getpid()}"
 
 
 def sync_directory(path: Path) -> None:
@@ -181,6 +213,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         contents = {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
         verify_checksums(contents)
+        if ONNX in contents and WEIGHTS not in contents:
+            raise UserError(f"checkpoint {path} holds {ONNX} for other programs: microgpt reads {WEIGHTS}")
         for name in (META, WEIGHTS):
             if name not in contents:
                 raise ValueError(f"{name} is missing")
@@ -188,13 +222,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if "format_version" in found_meta and CHECKSUMS not in contents:  # the earlier format has neither
             raise ValueError(f"{CHECKSUMS} is missing")
         meta = parse_meta(found_meta)
-        parameters = replica(contents[WEIGHTS])
-        check_shapes(meta.spec, parameters, WEIGHTS)
+        weights, stored = weights_of(meta.spec, contents[WEIGHTS])
         moments = {name: replica(contents[name]) for name in (OPTIMIZER_M, OPTIMIZER_V) if name in contents}
         for name, arrays in moments.items():
             check_shapes(meta.spec, arrays, name)
-        state = EngineState(parameters, moments.get(OPTIMIZER_M, {}), moments.get(OPTIMIZER_V, {}))
-        return Checkpoint(path, meta, state, parse_train_state(json.loads(contents.get(TRAIN_STATE, b"{}"))))
+        state = EngineState(weights, moments.get(OPTIMIZER_M, {}), moments.get(OPTIMIZER_V, {}))
+        return Checkpoint(path, meta, state, parse_train_state(json.loads(contents.get(TRAIN_STATE, b"{}"))), stored)
     except (
         OSError,
         ValueError,
@@ -218,6 +251,20 @@ def verify_checksums(contents: dict[str, bytes]) -> None:
             raise ValueError(f"{name} is missing")
         if hashlib.sha256(contents[name]).hexdigest() != expected:
             raise ValueError(f"{name} does not have the SHA-256 that {CHECKSUMS} states")
+
+
+def weights_of(spec: ModelSpec, content: bytes) -> tuple[Arrays, dict[str, str]]:
+    """The tensors of a model, float16 widened to float32, which loses nothing; and the type that each had.
+
+    A tied lm_head, which exports have for readers that know no tied ones, is wte once more.
+    """
+    arrays = replica(content)
+    check_shapes(spec, arrays, WEIGHTS)
+    if spec.tie_lm_head and "lm_head" in arrays and not np.array_equal(arrays["lm_head"], arrays["wte"]):
+        raise ValueError(f"{WEIGHTS} has an lm_head that is not wte, and {META} says that it is")
+    own = {name: arrays[name] for name in spec.shapes()}
+    wide = {name: a.astype(np.float32) if a.dtype == np.float16 else a for name, a in own.items()}
+    return wide, {name: a.dtype.name for name, a in arrays.items()}
 
 
 def replica(content: bytes) -> Arrays:

@@ -6,13 +6,16 @@ Standard library alone: the weights are checkpoint.py's.
 
 import math
 import random
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from microgpt.data.tokenizer import CHAT_SPECIAL, Tokenizer
+from microgpt.data.tokenizer import CHAT_SPECIAL
 from microgpt.model.spec import ACTIVATIONS, KINDS, ModelSpec
 
 META, TRAIN_STATE = "meta.json", "train_state.json"
+WEIGHTS, OPTIMIZER_M, OPTIMIZER_V = "weights.safetensors", "optimizer_m.safetensors", "optimizer_v.safetensors"
+CHECKSUMS = "checksums.json"
+ONNX = "model.onnx"  # instead of weights, in an export for other programs
 FORMAT_VERSION = 1
 BOOLEANS = (True, False)
 
@@ -27,6 +30,16 @@ class Meta:
     model: str = "gpt"  # the name under which it was chosen
     style: dict[str, Any] = field(default_factory=dict)  # the style's node of the configuration
     special: tuple[str, ...] = ()  # a chat model's tokens beside characters and BOS
+    origin: "Origin | None" = None  # of an export: what it was made of
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which checkpoint an export was made of: it has no train_state.json that could tell."""
+
+    name: str  # of its run
+    step: int  # how many steps the weights were trained
+    dtype: str  # in which they were trained and stored
 
 
 @dataclass
@@ -60,12 +73,13 @@ def meta_document(meta: Meta) -> dict[str, Any]:
     return {
         **first,
         "chars": meta.chars,
-        **({"special_tokens": Tokenizer(meta.chars, meta.special).special_ids} if meta.special else {}),
+        **({"special_tokens": list(meta.special)} if meta.special else {}),
         "format_version": FORMAT_VERSION,
         **{key: value for key, value in spec.to_dict().items() if key not in first},
         "dtype": meta.dtype,
         "model": meta.model,
         "style": meta.style,
+        **({"exported_from": asdict(meta.origin)} if meta.origin else {}),
     }
 
 
@@ -86,6 +100,7 @@ def parse_meta(found: dict[str, Any]) -> Meta:
         dtype=found.get("dtype", "float32"),
         model=found.get("model", known["kind"]),
         style=parse_style(found.get("style", {})),
+        origin=parse_origin(found.get("exported_from")),
     )
 
 
@@ -131,6 +146,16 @@ def parse_style(style: Any) -> dict[str, Any]:
     if not all(isinstance(phrase, str) and phrase for phrase in phrases) or not math.isfinite(bias):
         raise ValueError(f"{META} has a style whose phrases or bias cannot be used")
     return style
+
+
+def parse_origin(found: Any) -> Origin | None:
+    if found is None:
+        return None
+    origin = Origin(found["name"], found["step"], found["dtype"])
+    names = isinstance(origin.name, str) and isinstance(origin.dtype, str)
+    if not names or type(origin.step) is not int or origin.step < 0:
+        raise ValueError(f"{META} has exported_from {found!r}")
+    return origin
 
 
 def parse_train_state(found: Any) -> TrainState:

@@ -73,6 +73,8 @@ def print_beginning(inputs: Inputs, record: Record) -> None:
     if inputs.leg_from is not None:
         leg, optim, schedule = record["leg"], inputs.config.optim, schedule_of(inputs.config)
         print(f"training on from step {leg['first_step']} of {leg['from']}")
+        if not leg.get("optimizer_state", True):
+            print("it has no optimizer state: moments begin at zero, and steps are counted from 0")
         print(f"a new leg of {inputs.config.train.steps} steps: schedule {schedule.name} anew from lr {optim.lr} over "
               f"{schedule.total_steps} steps")  # fmt: skip
     print_engine(record)

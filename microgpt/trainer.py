@@ -166,7 +166,11 @@ def add_past(member: Member) -> None:
     record["run_id"] = folder.run_id
     if inputs.leg_from is not None:
         before = inputs.leg_from.train
-        record["leg"] = {"from": str(inputs.leg_from.path), "first_step": before.first_step + before.step}
+        record["leg"] = {
+            "from": str(inputs.leg_from.path),
+            "first_step": before.first_step + before.step,
+            "optimizer_state": bool(inputs.leg_from.state.m),
+        }
     if folder.earlier is None:
         return
     if "earlier_failures" in folder.earlier:

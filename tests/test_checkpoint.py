@@ -307,6 +307,38 @@ def test_a_damaged_later_checkpoint_does_not_outlive_the_steps_before_it(tmp_pat
     assert load_checkpoint(tmp_path / "latest").train.step == 2
 
 
+def test_an_earlier_checkpoint_in_float16_is_widened_without_loss(tmp_path):
+    path = earlier_checkpoint(tmp_path / "s4")
+    weights = {name: array[0].astype(np.float16) for name, array in arrays(SPEC, 0).items()}
+    safetensors.numpy.save_file(weights, path / "weights.safetensors")
+    found = load_checkpoint(path)
+    assert set(found.stored.values()) == {"float16"}
+    for name, array in found.state.parameters.items():
+        assert array.dtype == np.float32
+        assert (array[0] == weights[name]).all()
+
+
+def test_an_earlier_training_s_step_and_moments_are_read(tmp_path):
+    path = earlier_checkpoint(tmp_path / "s4")
+    for number, name in enumerate(("optimizer_m", "optimizer_v"), 1):
+        moments = {key: array[0] for key, array in arrays(SPEC, number, np.float32).items()}
+        safetensors.numpy.save_file(moments, path / f"{name}.safetensors")
+    (path / "train_state.json").write_text('{"step": 500, "adam_step": 500}')
+    found = load_checkpoint(path)
+    assert (found.step, found.train.step) == (500, 500)
+    assert_same_bits(found.state.m, arrays(SPEC, 1, np.float32))
+    assert_same_bits(found.state.v, arrays(SPEC, 2, np.float32))
+
+
+@pytest.mark.parametrize("origin", [
+    3, [], "run", {}, {"name": "run", "step": "7", "dtype": "float32"}, {"name": None, "step": 7, "dtype": "float32"},
+    {"name": "run", "step": True, "dtype": "float32"}, {"name": "run", "step": -1, "dtype": "float32"},
+])  # fmt: skip
+def test_an_origin_that_makes_no_sense_is_a_sentence(tmp_path, origin):
+    with pytest.raises(UserError, match="is damaged"):
+        load_checkpoint(earlier_checkpoint(tmp_path / "s4", exported_from=origin))
+
+
 def chat_meta(special: Any, vocab_size: int = 7) -> dict[str, Any]:
     """meta.json of a chat model of the earlier format: three characters, three special tokens, BOS."""
     sizes = {"n_embd": 6, "n_head": 2, "n_layer": 2, "block_size": 5}
@@ -320,7 +352,7 @@ CHAT = {"user": 3, "assistant": 4, "end_turn": 5}
 def test_a_chat_model_s_special_tokens_are_read_and_written(special):
     meta = parse_meta(chat_meta(special))
     assert (meta.special, meta.spec.vocab_size) == (("user", "assistant", "end_turn"), 7)
-    assert meta_document(meta)["special_tokens"] == CHAT
+    assert meta_document(meta)["special_tokens"] == ["user", "assistant", "end_turn"]  # as the earlier reader wants it
     assert parse_meta(meta_document(meta)) == meta
     assert "special_tokens" not in meta_document(parse_meta(chat_meta(None, vocab_size=4)))
 
@@ -507,7 +539,7 @@ def assert_whole(store: CheckpointStore, allowed: set[int]) -> None:
     assert all(path.name in ("latest", "best") for path in store.directory.glob("[!.]*") if path.is_symlink())
 
 
-@pytest.mark.parametrize("call", range(1, 8))  # six files and the folder
+@pytest.mark.parametrize("call", range(1, 9))  # six files, their folder, and the one above
 def test_a_crash_while_flushing_leaves_whole_checkpoints_only(tmp_path, monkeypatch, call):
     store = CheckpointStore(tmp_path, keep=2)
     saved(store, 1)
@@ -515,8 +547,8 @@ def test_a_crash_while_flushing_leaves_whole_checkpoints_only(tmp_path, monkeypa
         patch.setattr(os, "fsync", crash_at(call, os.fsync))
         with pytest.raises(Crash):
             saved(store, 2)
-    assert steps_of(store) == ([1] if call < 7 else [1, 2])
-    assert_whole(store, {1} if call < 7 else {1, 2})
+    assert steps_of(store) == ([1] if call < 8 else [1, 2])
+    assert_whole(store, {1} if call < 8 else {1, 2})
 
 
 @pytest.mark.parametrize("what", ["rename", "replace", "symlink_to", "open"])

@@ -66,7 +66,10 @@ class Ticket:
         """All tokens of all texts in their order. Raises what the engine raised, and TimeoutError after so long."""
         texts, end = len(self.asked.prompts), self.loop.time() + seconds
         while texts:
-            arrived = await asyncio.wait_for(self.arrived.get(), end - self.loop.time())
+            # Not wait_for, which on Python 3.11 may lose a cancellation: a stream would go on for a client that left.
+            async with asyncio.timeout_at(end):
+                arrived = await self.arrived.get()
+                await asyncio.sleep(0)  # where tokens come faster than they are told, others have their turn too
             if isinstance(arrived, Exception):
                 raise arrived
             for drawn in arrived:

@@ -50,7 +50,7 @@ async def chat(request: Request, asked: schemas.ChatRequest) -> Response:
 @router.post(
     "/stream",
     response_class=Response,
-    responses=ERRORS | {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses=ERRORS | {200: {"content": {"text/event-stream": {}}}},
 )
 async def stream(request: Request, asked: schemas.StreamRequest) -> Response:
     """One text, token by token: events of the types start, token, end and error, each a JSON object.

@@ -118,7 +118,7 @@ class ServedModel:
             "characters": meta.chars,
             "special_tokens": list(meta.special),
             "style": meta.style.get("name"),
-            "step": train.first_step + train.step,
+            "step": checkpoint.step,
             "seed": train.seed,
             "backend": info.backend,
             "device": info.device,

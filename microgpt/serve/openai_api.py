@@ -21,7 +21,7 @@ from microgpt.serve.service import Service, Text, service_of
 PREFIX = "/v1"
 router = APIRouter(prefix=PREFIX, tags=["OpenAI-compatible"], route_class=Guarded)
 ERRORS = documented(400, 401, 404, 408, 413, 415, 429, 503, model=schemas.OpenAIError)
-ERRORS[200] = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+ERRORS[200] = {"content": {"text/event-stream": {}}}
 MISSING = documented(401, 404, model=schemas.OpenAIError)
 FINISH = {"end": "stop", "stop": "stop", "length": "length", "block": "length"}
 Choice = dict[str, Any]

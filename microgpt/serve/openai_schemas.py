@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from microgpt.serve.errors import UnsupportedError
-from microgpt.serve.schemas import LARGEST_SEED, MOST_SAMPLES, Strict
+from microgpt.serve.schemas import LARGEST_COUNT, LARGEST_SEED, MOST_SAMPLES, Strict
 
 MOST_STOPS = 4
 MOST_PROMPTS = 16
@@ -47,7 +47,7 @@ class Asking(Strict):
 
     model_config = ConfigDict(extra="allow", strict=True, json_schema_extra={"additionalProperties": False})
     model: str = Field(description="the id that /v1/models tells")
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1, le=LARGEST_COUNT)
     temperature: float | None = Field(None, ge=0, allow_inf_nan=False, description="1 where nothing is said")
     n: int | None = Field(None, ge=1, le=MOST_SAMPLES)
     seed: int | None = Field(None, ge=0, le=LARGEST_SEED, description="equal seeds give equal answers")
@@ -106,7 +106,7 @@ class ChatMessage(BaseModel):
 
 class ChatCompletionRequest(Asking):
     messages: list[ChatMessage] = Field(min_length=1, description="the last one is the user's")
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1, le=LARGEST_COUNT)
 
 
 class OpenAIErrorBody(BaseModel):

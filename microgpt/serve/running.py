@@ -1,5 +1,6 @@
 """The server's life: take the port, say where it is, answer until a signal, let requests under way finish."""
 
+import asyncio
 import logging
 import signal
 import socket
@@ -13,8 +14,21 @@ from microgpt.serve.protocol import PatientProtocol
 from microgpt.serve.service import Service
 from microgpt.trained import Trained
 
+LAST_WORDS = 5.0  # seconds to tell requests that outlast serve.drain that the server is shutting down
 KEEP_ALIVE = 20  # seconds that a connection may be idle between requests
 BACKLOG = 1024  # connections that wait to be accepted
+
+
+class Draining(uvicorn.Server):
+    """After a signal nothing new is taken; what is under way has so many seconds, and then hears that they are over."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, seconds: float):
+        super().__init__(config)
+        self.service, self.seconds = service, seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().call_later(self.seconds, self.service.batcher.close)
+        await super().shutdown(sockets)
 
 
 def run(trained: Trained, config: ServeConfig, api_key: str | None) -> None:
@@ -28,13 +42,12 @@ def run(trained: Trained, config: ServeConfig, api_key: str | None) -> None:
     print(f"serving {service.model.id} on {url} (page: {url}/  documentation: {url}/docs  OpenAI's base_url: {url}/v1)")
     print("a key is needed" if api_key else "no key is needed", "- Ctrl-C stops", flush=True)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            build_app(service), http=PatientProtocol, ws="none", loop="asyncio", lifespan="on", access_log=False,
-            log_config=None, server_header=False, timeout_keep_alive=KEEP_ALIVE,
-            timeout_graceful_shutdown=round(config.drain),
-        )
+    uvicorn_config = uvicorn.Config(
+        build_app(service), http=PatientProtocol, ws="none", loop="asyncio", lifespan="on", access_log=False,
+        log_config=None, server_header=False, timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=round(config.drain + LAST_WORDS),
     )  # fmt: skip
+    server = Draining(uvicorn_config, service, config.drain)
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them once more when it has ended: for this handler
         signal.signal(number, server.handle_exit)
     with listener:

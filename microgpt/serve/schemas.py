@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 LARGEST_SEED = 2**63 - 1
+LARGEST_COUNT = 10**9  # of tokens; serve.max_new_tokens is the limit
 MOST_SAMPLES = 50
 MOST_CANDIDATES = 20
 
@@ -14,7 +15,10 @@ Temperature = Annotated[
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED, description="equal seeds give equal answers", examples=[42])]
 TopK = Annotated[int | None, Field(ge=1, description="choose among the k likeliest tokens", examples=[None])]
 MaxTokens = Annotated[
-    int | None, Field(ge=1, description="without it a text ends with the model's block at the latest", examples=[16])
+    int | None,
+    Field(
+        ge=1, le=LARGEST_COUNT, description="without it a text ends with the model's block at the latest", examples=[16]
+    ),
 ]
 
 

@@ -29,6 +29,10 @@ def task_named(name: str) -> Task:
         from microgpt.tasks.serve import serve
 
         return serve
+    if name == "benchmark":
+        from microgpt.tasks.benchmark import benchmark
+
+        return benchmark
     assert name == "info", "checked in rules.py"
     from microgpt.tasks.info import info
 

@@ -25,7 +25,7 @@ def sample(config: Config, invocation: Invocation) -> None:
             generate(lambda: engine.decoder(0), tokenizer, trained.block_size, prompt.tokens, policy, rng)
             for _ in range(count)
         )
-    print(f"checkpoint: {shown(checkpoint.path)} (step {checkpoint.train.first_step + checkpoint.train.step})")
+    print(f"checkpoint: {shown(checkpoint.path)} (step {checkpoint.step})")
     info = engine.info
     print(f"backend={info.backend} device={info.device} using_gpu={str(info.using_gpu).lower()} dtype={info.dtype}")
     print("--- samples ---")

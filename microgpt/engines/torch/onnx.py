@@ -75,7 +75,8 @@ class InferenceModels(Models):
     def attention(self, qkv: Tensor, length: int) -> Tensor:
         spec = self.spec
         heads = qkv.view(-1, length, 3, spec.n_head, spec.head_dim).permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
-        x = functional.scaled_dot_product_attention(*heads.unbind(), is_causal=True)
+        q, k, v = heads.unbind()
+        x = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         return x.transpose(1, 2).reshape(1, -1, spec.n_embd)
 
 

@@ -1,0 +1,43 @@
+"""task=benchmark: how quick the engines are on this machine, as one JSON document on standard output.
+
+The document begins as the earlier systems' do; `engines` and `machine` stand beside that. What goes on is told on
+standard error.
+"""
+
+import json
+import platform
+import sys
+from typing import Any
+
+from microgpt import __version__
+from microgpt.benchmarks.machine import load
+from microgpt.benchmarks.micro import Patience, language_rows
+from microgpt.config import Config
+from microgpt.record import Invocation, environment, timestamp
+
+
+def benchmark(config: Config, invocation: Invocation) -> None:
+    from microgpt.benchmarks.engines import Bench
+
+    asked = config.benchmark
+    patience = Patience(asked.repeats, asked.seconds)
+    before = load()
+    say("python: random numbers, Values")
+    rows = language_rows(patience)
+    bench = Bench(patience, say)
+    engines = [bench.report(name, asked.widths) for name in asked.engines]
+    scalar = next((engine["benchmarks"] for engine in engines if engine["engine"] == "python"), None)
+    document: dict[str, Any] = {
+        "language": "Python",
+        "version": platform.python_version(),
+        "timestamp": timestamp(),
+        "benchmarks": rows + (bench.micro_rows("python") if scalar is None else scalar),
+        "engines": engines,
+        "machine": {**environment(), "load_before": before, "load_after": load()},
+        "microgpt": __version__,
+    }
+    print(json.dumps(document, indent=2))
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
