@@ -86,7 +86,7 @@ def test_the_embedded_chat_fits_the_model_that_is_trained_on_it() -> None:
     )
     assert corpus.conversations == {"skipped": 0, "trimmed": 0, "truncated": 0}
     assert corpus.documents > 1000
-    assert corpus.tokenizer.vocab_size <= 52
+    assert corpus.tokenizer.vocab_size <= 96  # all of them met often enough to be learned
     assert len(corpus.questions) > 50
 
 

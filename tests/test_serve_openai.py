@@ -9,8 +9,8 @@ from conftest import Program, make_program
 pytest.importorskip("fastapi_offline", reason="task=serve needs the extra [serve]")
 pytest.importorskip("openai", reason="the official client is not installed")
 
-import openai  # noqa: E402
-from serving import Server, start_server, train_names  # noqa: E402
+import openai
+from serving import Server, start_server, train_names
 
 pytestmark = pytest.mark.slow
 

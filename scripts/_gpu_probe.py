@@ -1,0 +1,102 @@
+"""What this Python's PyTorch can do with an NVIDIA GPU: facts, a `key=value` a line. nvidia_doctor.sh judges them.
+
+    python scripts/_gpu_probe.py
+
+    python, torch                  versions; without PyTorch `torch_error` says why, and nothing follows
+    build                          cuda <version> | rocm <version> | cpu
+    visible, gpu                   how many GPUs PyTorch sees, and the first one's name
+    probe, probe_device, probe_says    how a small training ended: ok | failed | elsewhere, where, and in words
+
+Exit code 0 where the training ran on a GPU and its numbers are right, else 1. Knows nothing of microgpt.
+"""
+
+import importlib
+import math
+import platform
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+STEPS = 20
+TOLERANCE = 1e-2  # of a product of unit normals, relative to its largest number: TF32 rounds to 1e-3
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of what an error says, after its kind."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+
+
+def build_of(torch: Any) -> str:
+    for name in ("cuda", "hip"):
+        if version := getattr(torch.version, name, None):
+            return f"{'rocm' if name == 'hip' else name} {version}"
+    return "cpu"
+
+
+def train_on(torch: Any, device: str) -> dict[str, str]:
+    """Train a linear model for STEPS steps on that kind of device, and compare a product with the CPU's.
+
+    Returns probe, probe_device and probe_says. Raises whatever PyTorch raises. Where it ran is read off the tensors:
+    asking for a device is no proof.
+    """
+    torch.manual_seed(0)
+    inputs, weights = torch.randn(256, 64), torch.randn(64, 8)
+    expected = inputs @ weights
+    there = torch.device(device)
+    x, y = inputs.to(there), expected.to(there)
+    product = x @ weights.to(there)
+    model = torch.nn.Linear(64, 8).to(there)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    losses = []
+    for _ in range(STEPS):
+        loss = ((model(x) - y) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    tensors = [product, losses[-1], model.weight, model.weight.grad]
+    used = {str(tensor.device) for tensor in tensors}
+    found = {"probe_device": " and ".join(sorted(used))}
+    if any(tensor.device.type != device for tensor in tensors):
+        return found | {"probe": "elsewhere", "probe_says": f"{device} was asked for"}
+    first, last = float(losses[0]), float(losses[-1])
+    difference = float((product.cpu() - expected).abs().max() / expected.abs().max())
+    if not (math.isfinite(last) and last < first):
+        return found | {"probe": "failed", "probe_says": f"the loss did not fall: {first:.3g} to {last:.3g}"}
+    if not difference < TOLERANCE:
+        return found | {"probe": "failed", "probe_says": f"a product differs from the CPU's by {difference:.1e}"}
+    return found | {"probe": "ok", "probe_says": f"{STEPS} training steps, loss {first:.3g} to {last:.3g}"}
+
+
+def facts() -> Iterator[tuple[str, str]]:
+    """Everything that can be found out, as it is found: a crash must not take along what went before it."""
+    yield "python", platform.python_version()
+    try:
+        torch: Any = importlib.import_module("torch")
+    except Exception as error:  # a broken installation raises OSError, ImportError, RuntimeError ...
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "torch"
+        yield "torch_error", "not installed" if missing else one_line(error)
+        return
+    yield "torch", str(torch.__version__)
+    yield "build", build_of(torch)
+    try:
+        visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        yield "visible", str(visible)
+        if visible:
+            yield "gpu", torch.cuda.get_device_name(0)
+            yield from train_on(torch, "cuda").items()
+    except Exception as error:
+        yield from {"probe": "failed", "probe_says": one_line(error)}.items()
+
+
+def main() -> int:
+    found = {}
+    for key, value in facts():
+        print(f"{key}={value}", flush=True)
+        found[key] = value
+    return 0 if found.get("probe") == "ok" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
