@@ -93,7 +93,7 @@ async def attention(request: Request, asked: schemas.AttentionRequest) -> Respon
         tokens = model.whole_conversation(turns(asked.messages))
     else:
         tokens = model.prompt(asked.text or "", "text")
-    return AsciiJSON(await model.attention(tokens))
+    return Response(await model.attention(tokens), media_type="application/json")
 
 
 def turns(messages: Sequence[schemas.Message]) -> list[Turn]:
@@ -112,4 +112,4 @@ def token_event(model: ServedModel, drawn: Drawn, candidates: int) -> dict[str, 
 
 
 def with_probability(model: ServedModel, token: int, probs: Sequence[float]) -> dict[str, Any]:
-    return {**model.token(token), "probability": round(probs[token], 6)}
+    return {**model.token(token), "probability": round(probs[token], 9)}

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from microgpt.trained import Trained
 from microgpt.training.history import History
 
 MOST_POINTS = 1000  # of the loss curve
+DECIMALS = 4  # of attention and losses
 MOST_LOOKS = 4  # requests for attention that wait for the one under way
 
 
@@ -84,8 +86,8 @@ class ServedModel:
     def token(self, id: int) -> dict[str, Any]:
         return {"id": id, "text": self.tokenizer.decode([id]), "special": self.names.get(id)}
 
-    async def attention(self, tokens: list[int]) -> dict[str, Any]:
-        """What every head looks at. Raises TooManyLooksError."""
+    async def attention(self, tokens: list[int]) -> bytes:
+        """What every head looks at, as JSON. Raises TooManyLooksError."""
         if self.looks > MOST_LOOKS:
             raise TooManyLooksError
         self.looks += 1
@@ -94,14 +96,14 @@ class ServedModel:
         finally:
             self.looks -= 1
 
-    def look(self, tokens: list[int]) -> dict[str, Any]:
+    def look(self, tokens: list[int]) -> bytes:
         with self.looking:
             found = look(self.trained.checkpoint.meta.spec, self.trained.checkpoint.state.parameters, tokens)
-        return {
+        told = {
             "tokens": [self.token(token) for token in tokens],
-            "attention": np.round(found.attention, 4).tolist(),
-            "losses": [None, *np.round(found.losses[1:], 4).tolist()],
+            "losses": [None, *np.round(found.losses[1:], DECIMALS).tolist()],
         }
+        return f'{json.dumps(told)[:-1]},"attention":{as_json(found.attention)}}}'.encode()
 
     def card(self) -> dict[str, Any]:
         checkpoint, info = self.trained.checkpoint, self.trained.engine.info
@@ -146,6 +148,13 @@ class ServedModel:
         points = [point for point in points if point["step"] <= checkpoint.train.step]
         every = -(-len(points) // MOST_POINTS)
         return [point for i, point in enumerate(points) if i % every == 0 or point["val_loss"] is not None]
+
+
+def as_json(array: np.ndarray) -> str:
+    """Nested lists of rounded numbers, a row at a time: megabytes in one go would keep the event loop waiting."""
+    if array.ndim == 1:
+        return json.dumps(np.round(array, DECIMALS).tolist(), allow_nan=False, separators=(",", ":"))
+    return f"[{','.join(map(as_json, array))}]"
 
 
 def digest(parameters: dict[str, np.ndarray]) -> str:

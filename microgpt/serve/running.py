@@ -1,6 +1,7 @@
 """The server's life: take the port, say where it is, answer until a signal, let requests under way finish."""
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -50,6 +51,8 @@ def run(trained: Trained, config: ServeConfig, api_key: str | None) -> None:
     server = Draining(uvicorn_config, service, config.drain)
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them once more when it has ended: for this handler
         signal.signal(number, server.handle_exit)
+    gc.collect()
+    gc.freeze()  # what is there now stays: looking through it again and again would stop everything for 0.1 s each time
     with listener:
         server.run(sockets=[listener])
     print("stopped", flush=True)

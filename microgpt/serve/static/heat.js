@@ -1,0 +1,95 @@
+// Heat maps: how a share between 0 and 1 looks, alone, as a map of one head, and as a table with its values.
+
+import { make } from "./dom.js";
+import { name, narrow, percent } from "./tokens.js";
+
+const PIXELS = 64; // tokens up to which every share of a small map is a square of its own
+const TABLE = 24; // tokens up to which a head is shown as a table with every value
+
+// The colours that shares go between, from the style sheet: they differ between light and dark.
+function ends() {
+  const style = getComputedStyle(document.documentElement);
+  return ["--heat-none", "--heat-all"].map((key) => {
+    const hex = style.getPropertyValue(key).trim();
+    return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+  });
+}
+
+const mix = ([none, all], share) => none.map((channel, i) => Math.round(channel + (all[i] - channel) * share));
+
+// Relative luminance, as WCAG 2 defines it
+function luminance(colour) {
+  const [r, g, b] = colour.map((channel) => {
+    const c = channel / 255;
+    return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+}
+
+export function paintScale(canvas) {
+  paint(canvas, [Array.from({ length: 101 }, (_, i) => i / 100)], false);
+}
+
+// One pixel a share; the browser enlarges it. Where a causal head cannot look, nothing is painted.
+export function paint(canvas, rows, causal = true) {
+  const colours = ends();
+  const width = rows[0].length;
+  canvas.width = width;
+  canvas.height = rows.length;
+  canvas.classList.toggle("fine", width > PIXELS); // made smaller, pixels are averaged instead of left out
+  const pixels = canvas.getContext("2d").createImageData(width, rows.length);
+  rows.forEach((row, t) =>
+    row.forEach((share, s) => {
+      if (!causal || s <= t) pixels.data.set([...mix(colours, share), 255], 4 * (t * width + s));
+    }),
+  );
+  canvas.getContext("2d").putImageData(pixels, 0, 0);
+}
+
+// One head large: a table with every value, or, of a longer text, a map.
+export function largeHead(tokens, rows, label) {
+  if (tokens.length <= TABLE) return headTable(tokens, rows, label);
+  const canvas = make("canvas", {
+    class: "map",
+    role: "img",
+    "aria-label": `${label}, as a map; its rows are read beside it`,
+  });
+  paint(canvas, rows);
+  const frame = make("div", { class: "map-frame" }, canvas, make("div", { class: "row-mark" }));
+  const axis = (side) => {
+    const labels = tokens.map((token) => make("span", { title: name(token) }, narrow(token)));
+    return make("div", { class: `axis ${side}`, "aria-hidden": "true" }, ...labels);
+  };
+  const map = make(
+    "div",
+    { class: "large-map" },
+    axis("top"),
+    axis("left"),
+    make("div", { class: "axis corner" }),
+    frame,
+  );
+  map.style.setProperty("--tokens", tokens.length);
+  return map;
+}
+
+function headTable(tokens, rows, label) {
+  const colours = ends();
+  const title = (scope, token) => make("th", { scope, title: name(token), "aria-label": name(token) }, narrow(token));
+  const head = make("tr", {}, make("td"), ...tokens.map((token) => title("col", token)));
+  const body = make("tbody");
+  rows.forEach((row, t) => {
+    const cells = make("tr", { "data-row": t }, title("row", tokens[t]));
+    row.forEach((share, s) => {
+      const cell = make("td", { text: s <= t ? percent(share).replace("%", "") : "" });
+      if (s <= t) {
+        const colour = mix(colours, share);
+        cell.style.setProperty("background-color", `rgb(${colour.join(" ")})`);
+        cell.style.setProperty("color", luminance(colour) > 0.179 ? "#000" : "#fff");
+      }
+      cells.append(cell);
+    });
+    body.append(cells);
+  });
+  const hint = make("p", { class: "hint", text: "Per cent. Rows: from which token. Columns: to which." });
+  return make("div", {}, hint, make("table", { class: "large", "aria-label": label }, make("thead", {}, head), body));
+}
