@@ -1,10 +1,12 @@
 """The server as a user starts it: a process on a free port of this machine, its address read from what it prints."""
 
+import json
 import re
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +24,16 @@ ENDLESS = (
     "mode=tensor", "backend=native", "data=text", "data.path=lines.txt", "data.format=stream", "style=classic",
     "train.steps=60", "model.block_size=32", "train.eval_documents=5", "sample.num_samples=0",
 )  # fmt: skip
+
+ACTIVE, WAITING = "microgpt_requests_active", "microgpt_requests_waiting"
+GENERATE, COMPLETIONS, STREAM = "/microgpt/v1/generate", "/v1/completions", "/microgpt/v1/stream"
+LONG = 100_000  # tokens that take seconds, of the endless model with serve.max_new_tokens=LONG
+WHOLE = {"temperature": 0, "max_tokens": LONG}
+LONG_STREAMS: list[tuple[str, dict[str, Any]]] = [
+    (STREAM, WHOLE | {"prompt": "", "candidates": 0}),
+    (COMPLETIONS, WHOLE | {"model": "gpt", "seed": 1, "stream": True}),
+]
+LONG_REQUESTS = [(GENERATE, WHOLE), (COMPLETIONS, WHOLE | {"model": "gpt", "seed": 1}), *LONG_STREAMS]
 
 
 @dataclass
@@ -113,3 +125,31 @@ def train_endless(program: Program) -> Program:
     (program.folder / "lines.txt").write_text("\n".join(letters[n:] + letters[:n] for n in range(26)) * 4)
     program(*ENDLESS)
     return program
+
+
+class InBackground(threading.Thread):
+    """A function's result, once it is joined."""
+
+    def __init__(self, function: Callable[[], Any]):
+        super().__init__(daemon=True)
+        self.function = function
+        self.start()
+
+    def run(self) -> None:
+        self.result = self.function()
+
+    def wait(self) -> Any:
+        self.join(60)
+        assert not self.is_alive(), "no answer in a minute"
+        return self.result
+
+
+def send(server: Server, path: str, body: Any, **settings: Any) -> httpx.Response:
+    with server.client() as client:
+        return client.post(path, json=body, **settings)
+
+
+def events(answer: httpx.Response) -> list[Any]:
+    """What the events of a stream say; [DONE] as it is."""
+    lines = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]

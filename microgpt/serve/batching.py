@@ -8,6 +8,7 @@ and what else is under way changes none of them. Knows nothing of HTTP.
 import asyncio
 import random
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -20,6 +21,9 @@ from microgpt.engines.base import BatchDecoder, Decoder, DecodesBatches, Engine
 from microgpt.errors import NonFiniteError
 from microgpt.generation import Continuation, SamplingPolicy
 from microgpt.serve.stops import Stops
+
+BETWEEN_PAUSES = 0.002  # seconds of drawing, after which the event loop comes first
+LONGEST_PAUSE = 0.005  # seconds that it may take then
 
 
 class QueueFullError(Exception):
@@ -157,6 +161,7 @@ class Batcher:
         self.free = list(range(max_active))
         self.changed = threading.Condition()
         self.closing = False
+        self.next_pause = 0.0
         self.thread = threading.Thread(target=self.work, name="generation", daemon=True)
 
     def start(self) -> None:
@@ -230,6 +235,7 @@ class Batcher:
             if work.read == len(text.pending):
                 last_rows.append((work, len(tokens) - 1))
         logits = self.decoder.feed(slots, positions, tokens)
+        self.make_way()
         for work, row in last_rows:
             try:
                 work.draw(logits[row].tolist())
@@ -238,6 +244,19 @@ class Batcher:
                 hand_over([(work.ticket, error)])
         self.count(len(tokens), len(last_rows))
         self.tell()
+
+    def make_way(self) -> None:
+        """Every few milliseconds the event loop comes first, until it has done what was ready, though not for long.
+
+        Python runs one thread at a time: a loop that had to fight for each of its turns would answer slowly.
+        """
+        if time.monotonic() < self.next_pause:
+            return
+        loop, ready = self.active[0].ticket.loop, threading.Event()
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(loop.call_soon, ready.set)
+            ready.wait(LONGEST_PAUSE)
+        self.next_pause = time.monotonic() + BETWEEN_PAUSES
 
     def tell(self) -> None:
         """Hand over what was drawn: of those that stream at once, of the others when they are done. One call a pass."""

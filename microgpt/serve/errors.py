@@ -1,6 +1,8 @@
 """Every error as JSON: {"error": sentence}, below /v1 as OpenAI's clients expect it. No path or stack in any."""
 
+import asyncio
 import json
+import random
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,6 +17,7 @@ from microgpt.serve.model import TooManyLooksError
 
 SHOWN_VALUE = 60  # characters of a refused value that its error repeats
 RETRY_AFTER = "1"  # seconds
+REFUSAL_SECONDS = (0.25, 0.75)  # before a 429, at random: clients that ask again at once would leave time for nothing
 KINDS = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -90,6 +93,8 @@ EXPLAINED = (
 def register_errors(app: FastAPI) -> None:
     async def handle(request: Request, error: Exception) -> Response:
         status, sentence, headers = explained(request.url.path, error)
+        if status == 429:
+            await asyncio.sleep(random.uniform(*REFUSAL_SECONDS))
         return answer(request.url.path, status, sentence, headers)
 
     for kind in (*EXPLAINED, Exception):

@@ -9,7 +9,7 @@ from microgpt.record import Invocation
 from microgpt.trained import load_trained
 
 API_KEY = "MICROGPT_API_KEY"
-SWITCH_SECONDS = 0.0005  # after so long the thread that generates lets the one that answers run
+SWITCH_SECONDS = 0.0001  # after so long the thread that generates lets the one that answers run
 
 
 def serve(config: Config, invocation: Invocation) -> None:
