@@ -22,9 +22,10 @@ from microgpt.errors import RECORDED_IN, Interrupted, UserError
 from microgpt.explain import explain, report
 from microgpt.processes import processes
 from microgpt.record import Invocation, record_failed_job
-from microgpt.rules import check, check_overrides, check_processes
+from microgpt.rules import check
 from microgpt.sweep.ending import finish_sweep, leave_no_empty_sweep, sweep, sweep_id
 from microgpt.sweep.plugins import register_plugins
+from microgpt.task_rules import check_overrides, check_processes
 from microgpt.tasks import task_named
 
 

@@ -18,7 +18,7 @@ from microgpt.errors import UserError
 
 @dataclass(frozen=True)
 class TaskConfig:
-    name: str = "train"  # train | sample | chat | info | export | serve
+    name: str = "train"  # train | sample | chat | info | export | serve | benchmark
 
 
 @dataclass(frozen=True)
@@ -129,13 +129,21 @@ class ExportConfig:
 class ServeConfig:
     host: str = "127.0.0.1"  # 0.0.0.0: every interface of this machine
     port: int = 8080  # 0: any that is free
-    api_key: str | None = None  # what clients must send as `Authorization: Bearer <key>`; null: MICROGPT_API_KEY, or none
+    api_key: str | None = None  # what clients send as `Authorization: Bearer <key>`; null: MICROGPT_API_KEY, or none
     max_active: int = 64  # requests that are generated for at a time
     max_queue: int = 256  # requests that wait for that; one more is answered with 429
     max_body_bytes: int = 1_000_000
     max_new_tokens: int = 1024  # the most tokens that a request may ask for
     timeout: float = 60.0  # seconds from a request's arrival to the end of its answer, else 503
     drain: float = 30.0  # seconds that SIGTERM leaves to the requests under way
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    engines: list[str] = field(default_factory=lambda: ["python", "native", "torch"])
+    widths: list[int] = field(default_factory=lambda: [16, 64])  # n_embd, of training and sampling
+    repeats: int = 3
+    seconds: float = 0.2  # the least that a repeat takes
 
 
 @dataclass(frozen=True)
@@ -165,6 +173,7 @@ class Config:
     sample: SampleConfig = field(default_factory=SampleConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     seed: int = 42  # order of the examples, initial values, samples
@@ -234,7 +243,7 @@ def config_hash(config: Config) -> str:
 
 def identity(config: Config) -> dict[str, Any]:
     plain = asdict(config)
-    for key in ("task", "export", "serve", "logger", "sweep", "outputs_dir", "results_dir"):
+    for key in ("task", "export", "serve", "benchmark", "logger", "sweep", "outputs_dir", "results_dir"):
         del plain[key]
     if config.train.resume in ("auto", "never"):
         del plain["train"]["resume"]

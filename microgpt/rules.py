@@ -2,8 +2,6 @@
 
 import math
 import re
-from collections.abc import Iterable
-from typing import Any
 
 from microgpt.config import (
     BackendConfig,
@@ -11,19 +9,18 @@ from microgpt.config import (
     DataConfig,
     ModelConfig,
     OptimConfig,
-    ServeConfig,
     StyleConfig,
     TrainConfig,
 )
 from microgpt.data.conversations import LOSS_ON
 from microgpt.data.corpus import FORMATS, LONG_DOCUMENTS
-from microgpt.errors import UserError
 from microgpt.loggers import NAMES as LOGGER_NAMES
 from microgpt.model.spec import ACTIVATIONS, KINDS
-from microgpt.record import STYLE_NAME, Invocation
+from microgpt.record import STYLE_NAME
+from microgpt.requirements import at_least, one_of, positive, require
+from microgpt.task_rules import check_task
 from microgpt.training.schedules import SCHEDULES
 
-TASKS = ("train", "sample", "chat", "info", "export", "serve")
 OPTIMIZER_KEYS = {
     "adam": {"beta1", "beta2", "eps"},
     "adamw": {"beta1", "beta2", "eps", "weight_decay"},
@@ -44,30 +41,8 @@ DTYPES = {
 GPT_KEYS = ("n_embd", "n_head", "n_layer")
 
 
-def one_of(key: str, value: Any, allowed: Iterable[Any]) -> None:
-    if value not in allowed:
-        raise UserError(f"{key}={value} is not allowed: {key} is one of {', '.join(map(str, allowed))}")
-
-
-def require(holds: bool, key: str, value: Any, allowed: str) -> None:
-    if not holds:
-        raise UserError(f"{key}={'null' if value is None else value} is not allowed: {allowed}")
-
-
-def at_least(key: str, value: float | None, least: float) -> None:
-    if value is not None:
-        finite = "finite and " if isinstance(value, float) else ""
-        require(math.isfinite(value) and value >= least, key, value, f"{key} must be {finite}at least {least}")
-
-
-def positive(key: str, value: float | None) -> None:
-    if value is not None:
-        require(math.isfinite(value) and value > 0, key, value, f"{key} must be finite and above 0")
-
-
 def check(config: Config) -> None:
     """Every rule that a type alone does not say. Raises UserError at the first that is broken."""
-    one_of("task.name", config.task.name, TASKS)
     for key, seed in (
         ("seed", config.seed),
         ("data.split_seed", config.data.split_seed),
@@ -84,22 +59,8 @@ def check(config: Config) -> None:
     check_optim(config.optim)
     check_train(config.train)
     check_schedule(config)
-    check_sample(config)
     one_of("logger.name", config.logger.name, LOGGER_NAMES)
-    check_export(config)
-    check_serve(config.serve)
-    if config.task.name != "train":
-        require(
-            config.checkpoint is not None,
-            "checkpoint",
-            None,
-            f"task={config.task.name} needs checkpoint=<folder of a run>",
-        )
-    else:
-        hint = "to train on from a checkpoint, say train.resume=<folder>"
-        require(
-            config.checkpoint is None, "checkpoint", config.checkpoint, f"task={config.task.name} reads none; {hint}"
-        )
+    check_task(config)
 
 
 def check_mode(config: Config) -> None:
@@ -248,59 +209,3 @@ def check_train(train: TrainConfig) -> None:
     if train.max_memory_growth is not None:
         require(train.max_memory_growth > 1, "train.max_memory_growth", train.max_memory_growth, "it must be above 1")
     require(bool(train.resume), "train.resume", "''", "it is auto, never or a folder")
-
-
-def check_sample(config: Config) -> None:
-    sample = config.sample
-    if not (math.isfinite(sample.temperature) and sample.temperature >= 0):
-        raise UserError(f"sample.temperature: temperature must be finite and >= 0, got {sample.temperature}")
-    at_least("sample.top_k", sample.top_k, 1)
-    at_least("sample.num_samples", sample.num_samples, 0)
-    at_least("sample.max_new_tokens", sample.max_new_tokens, 1)
-    if sample.bulk:
-        require(config.task.name == "sample" and config.backend.name in ("native", "auto"), "sample.bulk", True,
-                "it goes with task=sample mode=tensor backend=native")  # fmt: skip
-
-
-def check_export(config: Config) -> None:
-    one_of("export.format", config.export.format, ("safetensors", "onnx"))
-    if config.export.format != "safetensors":
-        require(not config.export.half, "export.half", True, "it goes with export.format=safetensors")
-    require(config.export.path != "", "export.path", "''", "it is a folder, or null")
-
-
-def check_serve(serve: ServeConfig) -> None:
-    require(0 <= serve.port <= 65535, "serve.port", serve.port, "a port is a number from 0 (any) to 65535")
-    require(bool(serve.host), "serve.host", "''", "it is an address or a name of this machine")
-    if serve.api_key is not None:
-        printable = all(33 <= ord(char) <= 126 for char in serve.api_key)
-        require(bool(serve.api_key) and printable, "serve.api_key", "***",
-                "a key is one or more printable ASCII characters without blanks")  # fmt: skip
-    for key in ("max_active", "max_new_tokens"):
-        at_least(f"serve.{key}", getattr(serve, key), 1)
-    at_least("serve.max_queue", serve.max_queue, 0)
-    at_least("serve.max_body_bytes", serve.max_body_bytes, 1)
-    positive("serve.timeout", serve.timeout)
-    at_least("serve.drain", serve.drain, 0)
-
-
-def check_processes(config: Config, count: int) -> None:
-    """What several processes can do together is to train one model with PyTorch."""
-    if count == 1:
-        return
-    task, mode, backend = config.task.name, config.mode.name, config.backend
-    require(task == "train", "task", task, f"{count} processes of torchrun can train together (task=train), no more")
-    require(mode == "tensor", "mode", mode, f"{count} processes of torchrun train with mode=tensor backend=torch")
-    require(backend.name in ("torch", "auto"), "backend", backend.name,
-            f"{count} processes of torchrun train with backend=torch")  # fmt: skip
-    require(backend.device != "mps", "backend.device", backend.device,
-            f"{count} processes of torchrun train with backend.device=cuda or cpu")  # fmt: skip
-
-
-def check_overrides(task: str, invocation: Invocation) -> None:
-    """A checkpoint decides its model: refuse what the user would expect to change it."""
-    if task == "train":
-        return
-    for group in ("model", "data", "optim", "schedule", "train"):
-        if invocation.touches(group):
-            raise UserError(f"{group} cannot be changed with task={task}: checkpoint=<folder> brings its own model")

@@ -32,7 +32,7 @@ from microgpt.errors import UserError  # noqa: E402
 from microgpt.model.init import init_parameters  # noqa: E402
 from microgpt.model.spec import ModelSpec  # noqa: E402
 from microgpt.processes import Processes, processes  # noqa: E402
-from microgpt.rules import check_processes  # noqa: E402
+from microgpt.task_rules import check_processes  # noqa: E402
 
 TENSOR = ("mode=tensor", "backend=torch", "backend.device=cpu")
 # A batch that does not divide by two, gradients that are clipped, a style with documents, phrases and a bias.

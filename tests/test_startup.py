@@ -91,19 +91,20 @@ def relative(file: Path) -> str:
     return file.relative_to(PACKAGE).as_posix()
 
 
+RULES = ("rules", "task_rules", "requirements")
 ABOVE_DATA_AND_MODEL = [
     f"microgpt.{room}" for room in (
-        "engines", "tasks", "training", "config", "reports", "rules", "assembly", "app", "checkpoint", "generation",
+        "engines", "tasks", "training", "config", "reports", *RULES, "assembly", "app", "checkpoint", "generation",
         "record", "runs", "outcome", "console",
     )
 ]  # fmt: skip
 FORBIDDEN = {
     "data": [*ABOVE_DATA_AND_MODEL, "microgpt.model"],
     "model": [*ABOVE_DATA_AND_MODEL, "microgpt.data"],
-    "engines": [f"microgpt.{room}" for room in ("tasks", "training", "config", "rules", "assembly", "app", "reports",
+    "engines": [f"microgpt.{room}" for room in ("tasks", "training", "config", *RULES, "assembly", "app", "reports",
                                                 "checkpoint", "record", "runs", "atomic")],
-    "training": [f"microgpt.{room}" for room in ("tasks", "config", "rules", "assembly", "app", "reports", "runs")],
-    "serve": [f"microgpt.{room}" for room in ("tasks", "rules", "app", "reports", "runs", "trainer", "sweep")],
+    "training": [f"microgpt.{room}" for room in ("tasks", "config", *RULES, "assembly", "app", "reports", "runs")],
+    "serve": [f"microgpt.{room}" for room in ("tasks", *RULES, "app", "reports", "runs", "trainer", "sweep")],
     "reports": [f"microgpt.{room}" for room in ("tasks", "training", "engines", "app", "assembly")],
 }  # fmt: skip
 

@@ -18,9 +18,10 @@ from microgpt.config import Config, from_omegaconf
 from microgpt.errors import UserError
 from microgpt.explain import report
 from microgpt.record import Invocation, record_failed_job
-from microgpt.rules import check, check_overrides
+from microgpt.rules import check
 from microgpt.sweep.composition import Composed, Composer, plain_dictionary
 from microgpt.sweep.ending import sweep
+from microgpt.task_rules import check_overrides
 
 
 class VectorizedLauncher(Launcher):

@@ -31,6 +31,7 @@ def benchmark(config: Config, invocation: Invocation) -> None:
         "language": "Python",
         "version": platform.python_version(),
         "timestamp": timestamp(),
+        "clock": "wall time; each figure is the median of its repeats, and stands beside the smallest and the largest",
         "benchmarks": rows + (bench.micro_rows("python") if scalar is None else scalar),
         "engines": engines,
         "machine": {**environment(), "load_before": before, "load_after": load()},
