@@ -1,0 +1,214 @@
+"""Compare this project with microgpt.py, nanoGPT and nanochat on the same work: from a command line to a report.
+
+results/benchmark_karpathy_<UTC>.json, .md, _logs/
+"""
+
+import argparse
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from microgpt.atomic import write_atomically, write_json
+from microgpt.benchmarks import machine
+from microgpt.benchmarks.arguments import parse
+from microgpt.benchmarks.contest import Comparison
+from microgpt.benchmarks.gpu import Gpu, decide
+from microgpt.benchmarks.interpreters import missing, python_for, sees_cuda
+from microgpt.benchmarks.karpathy_report import document, finish, markdown
+from microgpt.benchmarks.microgpt_py import compare_microgpt
+from microgpt.benchmarks.nanochat import PACKAGES as NANOCHAT_PACKAGES
+from microgpt.benchmarks.nanochat import compare_nanochat
+from microgpt.benchmarks.nanogpt import PACKAGES as NANOGPT_PACKAGES
+from microgpt.benchmarks.nanogpt import compare_nanogpt
+from microgpt.benchmarks.rounds import Conditions, exit_code, run_comparison
+from microgpt.benchmarks.sources import UnavailableError, Wanted, obtain
+from microgpt.benchmarks.texts import lines_text, read_data, stream_text
+from microgpt.benchmarks.workloads import Workload, precisions, repeats, workload
+from microgpt.data.sources import Source
+from microgpt.errors import UserError
+from microgpt.record import timestamp, without_non_finite
+
+PACKAGES = {"microgpt": {}, "nanogpt": NANOGPT_PACKAGES, "nanochat": NANOCHAT_PACKAGES}
+STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal that ends the benchmark; what was measured is written."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by signal {number}")
+        self.exit_code = STOPPED[signal.Signals(number)]
+
+
+def say(line: str) -> None:
+    """Progress; the tables alone are standard output."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@dataclass
+class Benchmark:
+    """What was asked for, where it writes, and what came of it so far."""
+
+    arguments: argparse.Namespace
+    profile: str
+    gpu: Gpu
+    source: Source
+    gpus: list[dict[str, Any]]
+    stem: Path  # results/benchmark_karpathy_<UTC>
+    comparisons: list[Comparison] = field(default_factory=list)
+    started_at: str = field(default_factory=timestamp)
+    load_before: list[float] | None = field(default_factory=machine.load)
+
+    @property
+    def logs(self) -> Path:
+        return self.stem.with_name(f"{self.stem.name}_logs")
+
+    def workload(self, baseline: str) -> Workload:
+        a = self.arguments
+        return workload(baseline, self.profile, self.gpu.device, a.seed, a.steps, a.threads)
+
+    def wanted(self, baseline: str) -> Wanted:
+        a = self.arguments
+        path = {"microgpt": a.microgpt_file, "nanogpt": a.nanogpt_dir, "nanochat": a.nanochat_dir}[baseline]
+        ref = {"nanogpt": a.nanogpt_ref, "nanochat": a.nanochat_ref}.get(baseline)
+        return Wanted(baseline, path and Path(path).resolve(), ref)
+
+    def compose(self, baseline: str, scratch: Path, copy: Path, python: str, origin: dict[str, Any]) -> Comparison:
+        """The comparison with one baseline; nothing is written yet. Raises UserError for data that is too short."""
+        work = self.workload(baseline)
+        if baseline == "microgpt":
+            text = lines_text(self.source, work.block_size, work.eval_documents)
+            return compare_microgpt(copy, origin, text, work, scratch)
+        text = stream_text(self.source, work.block_size, work.batch_size, work.eval_documents)
+        settings = precisions(baseline, self.profile, work.device)
+        compare = compare_nanogpt if baseline == "nanogpt" else compare_nanochat
+        return compare(copy, python, origin, text, work, settings, scratch)
+
+    def run(self, baseline: str, scratch: Path) -> None:
+        """Obtain the baseline and run the comparison; what cannot be had is written down."""
+        wanted = self.wanted(baseline)
+        folder = scratch / baseline
+        comparison = self.compose(baseline, folder, folder / "checkout", sys.executable, {"origin": wanted.told()})
+        self.comparisons.append(comparison)
+        try:
+            say(f"{baseline}: {wanted.told()}")
+            copy, origin = obtain(wanted, folder)
+            install = self.arguments.install_deps
+            python = python_for(baseline, PACKAGES[baseline], install, scratch, self.logs)
+        except UnavailableError as error:
+            comparison.problem = str(error)
+            say(f"  unavailable: {error}")
+            return
+        comparison = self.comparisons[-1] = self.compose(baseline, folder, copy, python, origin)
+        count = self.arguments.repeats or repeats(self.profile)
+        conditions = Conditions(count, self.arguments.timeout, self.logs, machine.gpu_memory_in_use, say)
+        try:
+            run_comparison(comparison, conditions)
+        finally:
+            finish(comparison, self.arguments.val_loss)
+        if comparison.problem:
+            say(f"  unavailable: {comparison.problem}")
+
+    def report(self, code: int, interrupted: bool) -> dict[str, Any]:
+        found = {
+            "schema_version": 1,
+            "command": f"python {shlex.join(sys.argv)}",
+            "arguments": vars(self.arguments),
+            "profile": self.profile,
+            "started_at": self.started_at,
+            "finished_at": timestamp(),
+            "exit_code": code,
+            "interrupted": interrupted,
+            "gpu": self.gpu.told,
+            "gpu_required": self.gpu.required,
+            "hardware": machine.hardware(self.gpus),
+            "load_before": self.load_before,
+            "load_after": machine.load(),
+            "data": {"origin": self.source.origin, "sha256": self.source.sha256},
+            "comparisons": [{**document(c), "briefly": c.workload.briefly()} for c in self.comparisons],
+        }
+        write_json(self.stem.with_suffix(".json"), without_non_finite(found))
+        write_atomically(self.stem.with_suffix(".md"), markdown(found))
+        return found
+
+    def tell(self, baselines: list[str]) -> None:
+        """--dry-run: what would be done. Nothing is fetched, installed or written."""
+        scratch = Path(self.arguments.scratch or "<scratch>")
+        for baseline in baselines:
+            wanted, folder = self.wanted(baseline), scratch / baseline
+            lacking = missing(sys.executable, PACKAGES[baseline]) if PACKAGES[baseline] else []
+            comparison = self.compose(baseline, folder, folder / "checkout", sys.executable, {})
+            count = self.arguments.repeats or repeats(self.profile)
+            print(f"\n{baseline}: {comparison.workload.briefly()}; a warm-up and {count} rounds")
+            print(f"  would {wanted.told()}")
+            if wanted.path is not None and not wanted.path.exists():
+                print(f"  but {wanted.path} does not exist")
+            if lacking:
+                does = "install" if self.arguments.install_deps else "fail for want of"
+                print(f"  would {does} {', '.join(lacking)}")
+            for contestant in comparison.contestants:
+                print(f"  {contestant.label}:\n    {contestant.launch(comparison.workload, 1).command.shown()}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 0, 1 a run failed, 2 a mistake, 3 no GPU or a fallback to the CPU, 124 out of time."""
+    try:
+        arguments, baselines = parse(argv)
+        gpus = machine.visible_gpus()
+        gpu = decide(arguments.require_gpu, gpus, baselines, (lambda: True) if arguments.dry_run else sees_cuda)
+        say(f"GPU: {gpu.told}")
+        if gpu.refused:
+            return 3
+        profile = arguments.profile if arguments.profile != "auto" else "full" if gpu.device == "cuda" else "quick"
+        benchmark = Benchmark(arguments, profile, gpu, read_data(arguments.data), gpus, new_stem(arguments.results_dir))
+        if arguments.dry_run:
+            print(f"GPU: {gpu.told}; profile {profile}; would write {benchmark.stem}.json, .md and _logs/")
+            benchmark.tell(baselines)
+            return 0
+        return run_all(benchmark, baselines)
+    except UserError as error:
+        say(f"error: {error}")
+        return 2
+
+
+def new_stem(results_dir: str) -> Path:
+    """results/benchmark_karpathy_<UTC>, of which there is nothing yet."""
+    while True:
+        stem = Path(results_dir) / time.strftime("benchmark_karpathy_%Y%m%dT%H%M%SZ", time.gmtime())
+        if not stem.with_suffix(".json").exists() and not stem.with_name(f"{stem.name}_logs").exists():
+            return stem
+        time.sleep(0.2)
+
+
+def run_all(benchmark: Benchmark, baselines: list[str]) -> int:
+    kept = benchmark.arguments.scratch
+    scratch = Path(kept or tempfile.mkdtemp(prefix="benchmark_karpathy_")).resolve()
+    code, earlier = 0, {number: signal.signal(number, stop) for number in STOPPED}
+    try:
+        benchmark.logs.mkdir(parents=True)
+        for baseline in baselines:
+            benchmark.run(baseline, scratch)
+            benchmark.report(exit_code(benchmark.comparisons), interrupted=False)
+        code = exit_code(benchmark.comparisons)
+    except OSError as error:
+        raise UserError(f"{error.filename or benchmark.stem} cannot be written: {error.strerror or error}") from error
+    except Stopped as stopped:
+        code = stopped.exit_code
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+        if kept is None:
+            shutil.rmtree(scratch, ignore_errors=True)
+    print(markdown(benchmark.report(code, interrupted=code in STOPPED.values())))
+    print(f"files: {benchmark.stem}.json, .md, _logs/")
+    return code
+
+
+def stop(number: int, frame: object) -> None:
+    raise Stopped(number)

@@ -1,0 +1,16 @@
+"""Time this project beside microgpt.py, nanoGPT and nanochat: the same data, shape, batch, precision and steps.
+
+    python scripts/benchmark_karpathy.py --baseline all --profile quick --install-deps
+    python scripts/benchmark_karpathy.py --baseline nanogpt --nanogpt-dir path/to/nanoGPT --profile full --require-gpu
+    python scripts/benchmark_karpathy.py --dry-run
+
+Writes results/benchmark_karpathy_<UTC>.json, .md and _logs/; what could not be made equal is named beside each figure.
+The code is in microgpt/benchmarks/.
+"""
+
+import sys
+
+from microgpt.benchmarks.karpathy import main
+
+if __name__ == "__main__":
+    sys.exit(main())
