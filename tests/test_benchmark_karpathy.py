@@ -28,6 +28,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 # What a benchmark that goes well leaves
 
 
+@pytest.mark.slow
 def test_three_comparisons_that_complete_end_with_0_and_leave_a_report_a_page_and_logs(stage: Stage) -> None:
     assert stage("--baseline", "all", repeats=2) == 0
     report = stage.report()
@@ -46,6 +47,7 @@ def test_three_comparisons_that_complete_end_with_0_and_leave_a_report_a_page_an
     assert "round 2 of 2" in stage.err
 
 
+@pytest.mark.slow
 def test_rounds_are_interleaved_and_every_other_one_is_reversed(stage: Stage) -> None:
     assert stage("--baseline", "nanogpt", repeats=2) == 0
     (comparison,) = stage.report()["comparisons"]
@@ -89,12 +91,14 @@ def test_time_to_a_loss_is_told_for_the_loss_that_is_asked_for(stage: Stage) -> 
     assert "s to val loss 2.9970" in stage.markdown()
 
 
+@pytest.mark.slow
 def test_loss_that_nobody_reaches_leaves_its_time_empty(stage: Stage) -> None:
     assert stage("--baseline", "nanogpt", "--val-loss", "0.5") == 0
     (comparison,) = stage.report()["comparisons"]
     assert all(contestant["seconds_to_val_loss"] is None for contestant in comparison["contestants"])
 
 
+@pytest.mark.slow
 def test_microgpt_py_gets_the_validation_losses_of_the_float64_run_that_agrees_with_it(stage: Stage) -> None:
     assert stage("--baseline", "microgpt") == 0
     (comparison,) = stage.report()["comparisons"]
@@ -102,6 +106,7 @@ def test_microgpt_py_gets_the_validation_losses_of_the_float64_run_that_agrees_w
     assert "agree to the four printed digits at 20 steps" in stage.markdown()
 
 
+@pytest.mark.slow
 def test_run_whose_validation_loss_rises_again_is_told_to_have_gone_astray(stage: Stage) -> None:
     astray = NANOGPT.replace("{3 - step / 1000:.4f}", "{3 + step:.4f}")
     write(stage.folder / "nanogpt" / "train.py", astray)
@@ -110,6 +115,7 @@ def test_run_whose_validation_loss_rises_again_is_told_to_have_gone_astray(stage
     assert note.startswith("the validation loss of nanoGPT, float32 rose again")
 
 
+@pytest.mark.slow
 def test_threads_are_told_to_both_sides(stage: Stage) -> None:
     assert stage("--baseline", "nanogpt", "--threads", "3") == 0
     assert stage.runs("nanoGPT, float32")[0]["command"].startswith("OMP_NUM_THREADS=3 ")
@@ -119,6 +125,7 @@ def test_threads_are_told_to_both_sides(stage: Stage) -> None:
 # What goes wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("behave", "label", "code", "status", "reason"),
     [
@@ -142,6 +149,7 @@ def test_failed_run_is_recorded_and_not_repeated_and_the_others_go_on(
     assert {len(stage.runs(c["label"])) for c in comparison["contestants"] if c["label"] != label} == {3}
 
 
+@pytest.mark.slow
 def test_run_out_of_time_is_killed_with_what_it_started_and_ends_with_124(stage: Stage) -> None:
     assert stage("--baseline", "nanogpt", "--timeout", "3", behave="nanogpt:hang") == 124
     (run,) = stage.runs("nanoGPT, float32")
@@ -163,6 +171,7 @@ def is_gone(pid: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["nanogpt", "ours_torch"])
 def test_run_that_falls_back_to_the_cpu_is_recorded_and_ends_with_3(stage: Stage, who: str) -> None:
     see_gpu(stage, usable=True)
@@ -178,6 +187,7 @@ def test_nanochat_that_falls_back_to_the_cpu_ends_with_3(stage: Stage) -> None:
     assert stage("--baseline", "nanochat", "--profile", "quick", behave="nanochat:cpu") == 3
 
 
+@pytest.mark.slow
 def test_runs_on_a_gpu_complete_in_both_precisions_and_tell_its_memory(stage: Stage) -> None:
     see_gpu(stage, usable=True)
     assert stage("--baseline", "nanogpt", "--profile", "full") == 0
@@ -204,6 +214,7 @@ def test_gpu_that_is_visible_is_required_and_the_sentence_says_so(stage: Stage) 
     assert "required, as it is visible (--no-require-gpu says otherwise), and PyTorch cannot use" in stage.err
 
 
+@pytest.mark.slow
 def test_gpu_that_pytorch_cannot_use_is_no_failure_with_no_require_gpu(stage: Stage) -> None:
     see_gpu(stage, usable=False)
     assert stage("--baseline", "nanogpt", "--no-require-gpu") == 0
@@ -227,6 +238,7 @@ def test_gpu_is_used_only_where_it_can_be_and_refused_only_where_it_is_required(
     assert found.required == bool(wanted)
 
 
+@pytest.mark.slow
 def test_baseline_that_is_not_there_is_recorded_and_the_others_are_compared(stage: Stage) -> None:
     assert stage("--baseline", "all", "--nanogpt-dir", str(stage.folder / "absent")) == 1
     first, second, third = stage.report()["comparisons"]
@@ -375,6 +387,7 @@ def test_clone_without_network_is_recorded(stage: Stage) -> None:
     assert "name a local checkout with --nanogpt-dir" in stage.report()["comparisons"][0]["problem"]
 
 
+@pytest.mark.slow
 def test_local_checkout_tells_its_commit_and_whether_it_was_changed_and_is_left_as_it_is(stage: Stage) -> None:
     origin = stage.folder / "nanogpt"
     git(origin, "init", "--quiet")

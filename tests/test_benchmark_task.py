@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import pytest
-from conftest import Program
+from conftest import Program, mostly_slow
 
 from microgpt.benchmarks import engines as bench_engines
 from microgpt.benchmarks.engines import BATCHES, Bench
@@ -49,13 +49,15 @@ def test_document_is_all_of_standard_output_and_has_every_engine(microgpt: Progr
     assert not list(microgpt.folder.iterdir())  # it leaves nothing
 
 
+@pytest.mark.slow
 def test_engines_that_are_not_asked_for_are_not_measured(microgpt: Program) -> None:
     document = json.loads(microgpt("task=benchmark", *QUICK, "benchmark.engines=[native]").stdout)
     assert [found["engine"] for found in document["engines"]] == ["native"]
     check_rows(document["benchmarks"], NAMES)
 
 
-@pytest.mark.parametrize(
+@mostly_slow(
+    2,
     ("override", "sentence"),
     [
         ("benchmark.engines=[]", "name at least one engine"),

@@ -54,6 +54,7 @@ def test_nanogpt_reads_our_split_in_our_vocabulary(tmp_path: Path) -> None:
     assert train.max() < text.vocab_size - 1  # BOS does not occur
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=5)
 @given(seed=st.integers(0, 1000), batch_size=st.sampled_from([1, 3]))
 def test_target_tokens_of_a_step_are_those_of_our_training(seed: int, batch_size: int) -> None:
@@ -197,6 +198,7 @@ def test_program_that_cannot_be_started_is_told(tmp_path: Path) -> None:
     assert done.problem == "cannot be started: No such file or directory"
 
 
+@pytest.mark.slow
 def test_gpu_memory_is_what_was_in_use_beyond_what_was_before(tmp_path: Path) -> None:
     readings: Callable[[], int | None] = iter([100, 100, 350, *[200] * 1000]).__next__
     done = run_command(

@@ -60,6 +60,7 @@ VALUES = {
 OVERRIDES = st.dictionaries(st.sampled_from(list(VALUES)), st.integers(0, 10), max_size=6)
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(chosen=st.lists(OVERRIDES, min_size=1, max_size=3))
 def test_a_quick_composition_is_hydra_s(composer: Composer, chosen: list[dict[str, int]]) -> None:

@@ -400,6 +400,7 @@ def onnx_of(checkpoint: Checkpoint) -> bytes:
     return onnx_files(checkpoint)[0]["model.onnx"]
 
 
+@pytest.mark.slow
 @mostly_slow(1, "name", ["tied bigram", *(name for name in SPECS if name != "tied bigram")])
 def test_an_onnx_graph_computes_what_the_scalar_engine_does(tmp_path, name):
     checkpoint = checkpoint_of(tmp_path, SPECS[name])
@@ -413,6 +414,7 @@ def test_an_onnx_graph_computes_what_the_scalar_engine_does(tmp_path, name):
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * max(1.0, np.abs(expected).max()))
 
 
+@pytest.mark.slow
 def test_an_onnx_graph_says_what_a_program_needs_to_know_and_nothing_of_this_machine(tmp_path):
     content = onnx_of(checkpoint_of(tmp_path, replace(SPEC, n_layer=0), special=CHAT_SPECIAL))
     onnx = pytest.importorskip("onnx")
@@ -460,6 +462,7 @@ def trained(shared_program: Program) -> Program:
     return shared_program
 
 
+@pytest.mark.slow
 def test_the_program_says_where_it_went_how_large_it_is_and_what_was_left_out(trained: Program) -> None:
     run = trained.only_run()
     done = trained("task=export", f"checkpoint={run}", "export.half=true")
@@ -475,6 +478,7 @@ def test_the_program_says_where_it_went_how_large_it_is_and_what_was_left_out(tr
     )
 
 
+@pytest.mark.slow
 @mostly_slow(1, "engine", [("mode=scalar",), ("mode=tensor", "backend=native"), ("mode=tensor", "backend=torch")])
 def test_exports_are_sampled_like_their_checkpoint(trained: Program, engine: tuple[str, ...]) -> None:
     def said(checkpoint: str) -> list[str]:
@@ -485,6 +489,7 @@ def test_exports_are_sampled_like_their_checkpoint(trained: Program, engine: tup
     assert said("latest") == said("full") == said("half")
 
 
+@pytest.mark.slow
 def test_info_shows_an_export_s_type_and_bytes(trained: Program) -> None:
     lines = trained("task=info", "checkpoint=half").stdout.splitlines()
     facts = {key: value.strip() for key, _, value in (line.partition(":") for line in lines) if value}
@@ -505,6 +510,7 @@ def test_info_reads_what_stands_beside_an_onnx_graph(trained: Program) -> None:
     assert "step:               1000\n" in said
 
 
+@pytest.mark.slow
 def test_greedy_text_changes_only_where_two_characters_are_about_equally_likely(trained: Program) -> None:
     full, half = (load_checkpoint(resolve_checkpoint(str(trained.folder / name), "")) for name in ("full", "half"))
     letters = [chr(number) for number in range(ord("a"), ord("z") + 1)]
@@ -535,6 +541,7 @@ def greedy(checkpoint: Checkpoint, prompts: Sequence[str]) -> Iterator[tuple[lis
         yield chosen, gaps
 
 
+@pytest.mark.slow
 def test_training_on_from_an_export_is_a_fresh_start_of_its_weights(trained: Program) -> None:
     done = trained(
         "mode=tensor", "backend=native", "style=classic", "train.steps=20", "train.resume=full", "outputs_dir=on"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import mostly_slow
 from torch_twin import Parameters, mean_loss, parameters_of
 
 from microgpt.data.batches import BatchOrder
@@ -241,7 +242,7 @@ TRAINED = [
 
 @pytest.mark.parametrize("grad_clip", [pytest.param(None, marks=pytest.mark.slow), 1.5], ids=["unclipped", "clipped"])
 @each_optimizer
-@pytest.mark.parametrize("spec", TRAINED, ids=shown)
+@mostly_slow(2, "spec", TRAINED, ids=shown)
 def test_training_equals_torch_optim(spec: ModelSpec, optimizer: OptimizerSpec, grad_clip: float | None) -> None:
     optimizer = replace(optimizer, grad_clip=grad_clip)
     state, examples, batch_size, steps = random_state(spec, seed=5), examples_of(spec, 7, seed=5), 2, 10

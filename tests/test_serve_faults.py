@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("fastapi_offline", reason="task=serve needs the extra [serve]")
 import numpy as np
-from conftest import Program, make_program, mostly_slow
+from conftest import Program, make_program
 from safetensors.numpy import load_file, save_file
 from serving import (
     ACTIVE,
@@ -31,6 +31,8 @@ from serving import (
     train_endless,
     train_names,
 )
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,6 @@ def sentence_of(complaint: str) -> str:
 # Its end
 
 
-@pytest.mark.slow
 def test_a_server_that_was_killed_serves_the_same_model_again(names: Program) -> None:
     found = []
     for _ in range(2):
@@ -80,7 +81,7 @@ def test_a_server_that_was_killed_serves_the_same_model_again(names: Program) ->
     assert len(set(found[0][1]["samples"])) > 5
 
 
-@mostly_slow(1, "number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_lets_requests_under_way_finish_and_no_other_begin(endless: Program, number: signal.Signals) -> None:
     whole, streamed = WHOLE | {"max_tokens": 30_000}, WHOLE | {"prompt": "", "max_tokens": 3_000}
     with start_server(endless, f"serve.max_new_tokens={LONG}") as server:
@@ -100,7 +101,6 @@ def test_a_signal_lets_requests_under_way_finish_and_no_other_begin(endless: Pro
         assert server.complained() == ""
 
 
-@pytest.mark.slow
 def test_requests_that_outlast_the_drain_are_told_so(endless: Program) -> None:
     with start_server(endless, "serve.drain=1", f"serve.max_new_tokens={LONG}") as server:
         waiting = [InBackground(lambda path=path, body=body: send(server, path, body)) for path, body in LONG_REQUESTS]
@@ -119,8 +119,7 @@ def test_requests_that_outlast_the_drain_are_told_so(endless: Program) -> None:
 # Its beginning
 
 
-@mostly_slow(
-    2,
+@pytest.mark.parametrize(
     ("overrides", "said"),
     [
         (["serve.host=no.such.host.invalid"], r"serve\.host=no\.such\.host\.invalid .* is not an address"),
@@ -155,7 +154,6 @@ def test_a_port_that_is_in_use_is_one_sentence(names: Program) -> None:
     assert done.stdout == ""
 
 
-@pytest.mark.slow
 def test_weights_that_are_no_numbers_are_not_served(names: Program, tmp_path: Path) -> None:
     names("task=export", "checkpoint=latest", f"export.path={tmp_path / 'copy'}")
     (file,) = (tmp_path / "copy").glob("*.safetensors")
@@ -169,7 +167,7 @@ def test_weights_that_are_no_numbers_are_not_served(names: Program, tmp_path: Pa
     assert "has weights that are not finite" in sentence_of(done.stderr)
 
 
-@mostly_slow(1, "library", ["fastapi", "uvicorn", "prometheus_client", "fastapi_offline"])
+@pytest.mark.parametrize("library", ["fastapi", "uvicorn", "prometheus_client", "fastapi_offline"])
 def test_a_missing_extra_is_named_with_its_cure(microgpt: Program, library: str) -> None:
     absent = f"raise ModuleNotFoundError('No module named {library}', name='{library}')"
     (microgpt.folder / f"{library}.py").write_text(absent)
@@ -180,7 +178,7 @@ def test_a_missing_extra_is_named_with_its_cure(microgpt: Program, library: str)
 # Keys
 
 
-@mostly_slow(1, "given", ["argument", "environment"])
+@pytest.mark.parametrize("given", ["argument", "environment"])
 def test_with_a_key_what_computes_wants_it_and_nothing_prints_it(names: Program, given: str) -> None:
     key = "sk-4f1b-very-secret"
     arguments = [f"serve.api_key={key}"] if given == "argument" else []

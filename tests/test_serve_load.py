@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("fastapi_offline", reason="task=serve needs the extra [serve]")
 import httpx
-from conftest import Program, make_program, mostly_slow
+from conftest import Program, make_program
 from serving import (
     ACTIVE,
     COMPLETIONS,
@@ -29,6 +29,8 @@ from serving import (
     train_endless,
     train_names,
 )
+
+pytestmark = pytest.mark.slow
 
 CLIENTS = 64
 
@@ -88,7 +90,6 @@ def test_a_full_queue_is_429_and_both_who_were_there_are_answered(narrow: Server
     assert send(narrow, GENERATE, {"max_tokens": 3}).status_code == 200
 
 
-@pytest.mark.slow
 def test_when_time_is_up_a_request_hears_so_and_its_slot_is_free(endless: Program) -> None:
     with start_server(endless, "serve.timeout=0.5", f"serve.max_new_tokens={LONG}", "serve.max_active=1") as server:
         for path, body in LONG_REQUESTS:
@@ -105,7 +106,7 @@ def test_when_time_is_up_a_request_hears_so_and_its_slot_is_free(endless: Progra
         assert server.complained() == ""
 
 
-@mostly_slow(2, ("path", "body"), [LONG_REQUESTS[0], *LONG_STREAMS, LONG_REQUESTS[1]])
+@pytest.mark.parametrize(("path", "body"), [LONG_REQUESTS[0], *LONG_STREAMS, LONG_REQUESTS[1]])
 def test_a_client_that_leaves_frees_its_slot(narrow: Server, path: str, body: dict[str, Any]) -> None:
     """Its request would go on for much longer than anyone waits here."""
     is_stream = (path, body) in LONG_STREAMS
@@ -116,7 +117,6 @@ def test_a_client_that_leaves_frees_its_slot(narrow: Server, path: str, body: di
     narrow.wait_for_metric(ACTIVE, 0)
 
 
-@pytest.mark.slow
 def test_a_client_that_leaves_the_queue_makes_room_in_it(narrow: Server) -> None:
     first = InBackground(lambda: send(narrow, GENERATE, WHOLE | {"max_tokens": 30_000}))
     narrow.wait_for_metric(ACTIVE, 1)
@@ -151,7 +151,7 @@ def asked_of(seed: int) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-@mostly_slow(1, "seeds", [range(1), range(8)], ids=["equal seeds", "eight seeds"])
+@pytest.mark.parametrize("seeds", [range(1), range(8)], ids=["equal seeds", "eight seeds"])
 def test_64_clients_at_once_each_hear_what_one_alone_hears(server: Server, seeds: range) -> None:
     alone = {seed: [told(send(server, path, body)) for path, body in asked_of(seed)] for seed in seeds}
 
