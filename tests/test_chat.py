@@ -80,6 +80,7 @@ def test_one_conversation_cannot_be_split() -> None:
         corpus_of(conversation("a", "b"), conversation("a", "b"))
 
 
+@pytest.mark.slow
 def test_the_embedded_chat_fits_the_model_that_is_trained_on_it() -> None:
     corpus = build_chat_corpus(
         read_source("chat", None), val_fraction=0.1, split_seed=0, block_size=256, loss_on="assistant"
@@ -125,6 +126,7 @@ def test_a_run_s_samples_are_answers_to_held_out_questions(trained: Program) -> 
     assert meta["vocab_size"] == len(meta["chars"]) + 4
 
 
+@pytest.mark.slow
 def test_answers_are_sampled_and_the_special_tokens_told(trained: Program) -> None:
     done = trained("task=sample", "checkpoint=latest", "mode=tensor", "sample.prompt=hello", "sample.num_samples=2")
     assert done.stdout.count(": user: hello assistant: ") == 2
@@ -168,6 +170,7 @@ def test_a_talk_through_pipes(trained: Program) -> None:
     assert again.stdout.splitlines() == answers[:3]
 
 
+@pytest.mark.slow
 def test_a_long_talk_says_how_much_the_model_no_longer_sees(trained: Program) -> None:
     done = talk(trained, *["what is your name?"] * 4)
     told = [int(number) for number in re.findall(r"tokens_dropped=(\d+)", done.stderr)]

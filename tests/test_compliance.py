@@ -12,6 +12,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 import torch
+from conftest import mostly_slow
 
 from microgpt.data.batches import BatchOrder
 from microgpt.engines import make_engine
@@ -263,10 +264,10 @@ def test_an_engine_computes_what_the_scalar_engine_computes(line: str, engine: s
 
 @each_engine
 @each_dtype
-@pytest.mark.parametrize("line", [
+@mostly_slow(1, "line", [
+    "gpt-2 untied normed relu heads-of-3 sgd clipped constant batch-1",
     "bigram untied normed relu heads-of-4 adamw clipped cosine batch-3",
     "gpt-1 tied unnormed squared heads-of-4 adam unclipped linear batch-20",
-    "gpt-2 untied normed relu heads-of-3 sgd clipped constant batch-1",
 ])  # fmt: skip
 def test_tokens_that_are_not_asked_for_are_read_and_add_nothing(line: str, engine: str, dtype: str) -> None:
     options, case = options_of(engine, dtype), case_of(line, WORK)

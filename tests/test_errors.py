@@ -121,6 +121,7 @@ def sweep_with_a_mistake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
         yield failed_job_of_a_sweep(program, "model.n_embd=8,18,4")
 
 
+@pytest.mark.slow
 def test_mistake_in_one_job_of_a_sweep_fails_that_job_alone(sweep_with_a_mistake: dict[str, object]) -> None:
     sentence = "model.n_embd=18 is not allowed: it must be a multiple of model.n_head=4"
     assert sweep_with_a_mistake["error"] == sentence

@@ -183,6 +183,7 @@ def kill_a_worker_of_joblib() -> None:
     workers[0].kill()
 
 
+@pytest.mark.slow
 def test_a_lost_worker_is_one_sentence_and_what_it_left_is_gone_on_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

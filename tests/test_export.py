@@ -501,6 +501,7 @@ def test_info_shows_an_export_s_type_and_bytes(trained: Program) -> None:
     assert "bytes of weights:   16,768\n" in full
 
 
+@pytest.mark.slow
 def test_info_reads_what_stands_beside_an_onnx_graph(trained: Program) -> None:
     folder = trained.folder / "graph"
     write_export(folder, {"model.onnx": b"x" * 100, "meta.json": (trained.folder / "full" / "meta.json").read_bytes()})

@@ -145,6 +145,7 @@ def test_the_doctor_takes_python3_where_there_is_no_python_and_the_one_that_is_n
     assert machine(DOCTOR, PYTHON="./mine").returncode == 0  # although it runs microgpt in another folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hanging", ["driver", "probe", "run"])
 def test_the_doctor_does_not_wait_for_ever(machine: Machine, hanging: str) -> None:
     sleep = "exec sleep 60"

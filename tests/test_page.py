@@ -388,6 +388,7 @@ def test_the_curves_are_the_means_of_the_histories(outputs: Path) -> None:
         np.testing.assert_array_equal(lines(plots["late"])[name], lines(plots["curves"])[name][-3:])
 
 
+@pytest.mark.slow
 def test_loss_against_compute_is_over_the_training_time(outputs: Path) -> None:
     for run in runs(outputs):
         change(run, lambda record: record["metrics"].update(steps_per_sec=2.0))
@@ -431,6 +432,7 @@ def test_the_ablation_s_page_in_markdown_has_the_plots_beside_it(swept: Program)
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_plots_of_an_ablation_that_is_gone_are_removed_and_those_of_others_are_not(outputs: Path) -> None:
     results = outputs.parent / "results"
     results.mkdir()

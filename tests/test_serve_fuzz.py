@@ -70,6 +70,7 @@ def fuzz(server: Server, seed: int, count: int) -> None:
     assert not faults, "\n".join([f"{len(faults)} of {count} with seed {seed}:", *faults[:10]])
 
 
+@pytest.mark.slow
 def test_a_few_hundred_wrong_requests_do_no_harm(names: Server) -> None:
     before = answers_of(names)
     fuzz(names, seed=1, count=100)

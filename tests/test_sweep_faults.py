@@ -121,6 +121,7 @@ def test_processes_share_a_sweep_and_no_job_is_trained_twice(
     assert not any("resumed" in read_record(path) for path in folders(tmp_path).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("event", "times"),
     [("SIGKILL", 2), *(pytest.param(event, 20, marks=pytest.mark.slow) for event in CODES)],

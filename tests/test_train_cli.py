@@ -349,6 +349,7 @@ def test_greedy_samples_go_on_from_the_prompt_and_are_all_the_same(twins: tuple[
     assert samples[0].startswith("an")
 
 
+@pytest.mark.slow
 def test_samples_come_from_the_trained_weights(microgpt: Program) -> None:
     """A corpus of one name: what was trained on it says that name, what was not does not."""
     (microgpt.folder / "input.txt").write_text("otto\n" * 9)
