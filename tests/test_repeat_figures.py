@@ -1,0 +1,100 @@
+"""scripts/repeat_figures.py: every command of README's "How fast"; one that fails, and one that lacks something."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = """
+## Elsewhere
+
+    python scripts/other.py
+
+## How fast
+
+Text.
+
+    python {good} --reference path/to/ref.py
+    python {good} --peer d16=path/to/one --peer d64="path/to/two 100"
+    python {bad}
+
+## File tree
+"""
+
+
+@pytest.fixture
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("repeat_figures", ROOT / "scripts" / "repeat_figures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def stage(tmp_path: Path, script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A README of two programs: one says its arguments, the other fails."""
+    good, bad = tmp_path / "good.py", tmp_path / "bad.py"
+    good.write_text("import sys; print('said', sys.argv[1:])")
+    bad.write_text("print('as far as it came'); raise SystemExit(3)")
+    (tmp_path / "README.md").write_text(README.format(good=good, bad=bad))
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def logs(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.glob("results/figures_*/*.log")}
+
+
+def test_what_is_given_is_put_in_and_a_failure_is_told(
+    stage: Path, script: ModuleType, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert script.main(["--with", "ref.py=/a/ref.py", "--with", "two=/bin/two"]) == 1
+    shown = capfd.readouterr().out
+    assert "said ['--reference', '/a/ref.py']" in shown
+    assert "said ['--peer', 'd64=/bin/two 100']" in shown  # the peer that was not given is left out
+    assert "1 of the commands failed" in shown
+    assert "other.py" not in shown
+    found = logs(stage)
+    assert sorted(found) == ["01_good.log", "02_good.log", "03_bad.log"]
+    assert "as far as it came" in found["03_bad.log"]
+    assert "exit code 3" in found["03_bad.log"]
+
+
+def test_a_command_that_lacks_something_is_skipped_in_words(
+    stage: Path, script: ModuleType, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert script.main(["--only=--reference"]) == 0
+    assert "it lacks --with ref.py=..." in capfd.readouterr().out
+    assert logs(stage) == {}
+
+
+def test_a_dry_run_runs_and_writes_nothing(stage: Path, script: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
+    assert script.main(["--dry-run", "--with", "ref.py=x"]) == 0
+    shown = capfd.readouterr().out
+    assert "bad.py" in shown
+    assert "said" not in shown
+    assert not (stage / "results").exists()
+
+
+def test_mistakes_are_one_sentence(stage: Path, script: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
+    assert script.main(["--only", "nothing like it"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        script.main(["--with", "ref.py"])
+    assert "it is NAME=VALUE" in capfd.readouterr().err
+
+
+def test_every_command_of_the_readme_is_found_and_names_a_script_that_exists(script: ModuleType) -> None:
+    found = script.figures((ROOT / "README.md").read_text(), {})
+    named = {Path(each.argv[1]).name for each in found}
+    assert named >= {
+        "benchmark_scalar.py", "benchmark_native.py", "benchmark_sweep.py", "benchmark_torch_replicas.py",
+        "benchmark_serve.py", "benchmark_karpathy.py",
+    }  # fmt: skip
+    assert all((ROOT / each.argv[1]).is_file() for each in found)
