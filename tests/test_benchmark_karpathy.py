@@ -56,6 +56,7 @@ def test_rounds_are_interleaved_and_every_other_one_is_reversed(stage: Stage) ->
     assert len(set(order[0])) == 3
 
 
+@pytest.mark.slow
 def test_figures_are_of_training_alone_and_the_ratio_is_ours_over_theirs(stage: Stage) -> None:
     assert stage("--baseline", "nanogpt", repeats=1) == 0
     (comparison,) = stage.report()["comparisons"]
@@ -81,6 +82,7 @@ def test_what_differs_is_told_beside_each_figure_and_in_full_below(stage: Stage)
     assert "- bfloat16" not in page
 
 
+@pytest.mark.slow
 def test_time_to_a_loss_is_told_for_the_loss_that_is_asked_for(stage: Stage) -> None:
     assert stage("--baseline", "nanogpt", "--val-loss", "2.997") == 0
     (comparison,) = stage.report()["comparisons"]

@@ -127,6 +127,7 @@ def test_mistake_in_one_job_of_a_sweep_fails_that_job_alone(sweep_with_a_mistake
     assert sweep_with_a_mistake["error"] == sentence
 
 
+@pytest.mark.slow
 def test_record_of_a_failed_job_has_the_keys_of_every_record(sweep_with_a_mistake: dict[str, object]) -> None:
     assert RECORD_KEYS - set(sweep_with_a_mistake) == set()
 

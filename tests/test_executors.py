@@ -142,7 +142,7 @@ def short(folder: Path, *overrides: str) -> list[Job]:
     return jobs_of(*kept, *TINY, "backend.threads=1", "data=text", f"data.path={names(folder)}", *overrides)
 
 
-@pytest.mark.parametrize("executor", ["joblib", *(pytest.param(name, marks=slow) for name in ("submitit", "ray"))])
+@pytest.mark.parametrize("executor", [pytest.param(name, marks=slow) for name in ("joblib", "submitit", "ray")])
 def test_workers_leave_what_this_process_leaves(
     tmp_path: Path, executor: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from conftest import mostly_slow
 from fake_gpu import SCRIPTS, SMI, TRAINED, VERSION, VISIBLE, Machine, microgpt_run, wait_until_gone
 
 DOCTOR = "nvidia_doctor.sh"
@@ -93,7 +94,7 @@ def check_verdict(machine: Machine, driver: str, torch: str, run: str) -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize(("driver", "torch", "run"), QUICK)
+@mostly_slow(len(QUICK[::3]), ("driver", "torch", "run"), [*QUICK[::3], *QUICK[1::3], *QUICK[2::3]])
 def test_the_doctor_says_ok_only_where_the_probe_and_microgpt_used_the_gpu(
     machine: Machine, driver: str, torch: str, run: str
 ) -> None:

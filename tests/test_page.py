@@ -148,6 +148,7 @@ def losses(outputs: Path) -> dict[str, dict[int, float]]:
 # What stands in it
 
 
+@pytest.mark.slow
 def test_the_end_of_a_sweep_and_collect_write_the_same_page(swept: Program) -> None:
     results = swept.folder / "results"
     before = {path.name: path.read_bytes() for path in results.iterdir()}

@@ -158,7 +158,7 @@ def gradients_of(twin: Parameters) -> Arrays:
     return {name: (torch.zeros_like(p) if p.grad is None else p.grad).numpy()[np.newaxis] for name, p in twin.items()}
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=shown)
+@mostly_slow(6, "spec", SPECS, ids=shown)
 def test_gradients_equal_finite_differences(spec: ModelSpec) -> None:
     """Three parameters of every tensor, chosen at random among those that have a gradient."""
     state, examples = random_state(spec, seed=2), examples_of(spec, 2, seed=2)

@@ -40,7 +40,7 @@ def run_all(folder: Path, jobs: list[Job], most: int | None = None) -> None:
 
 
 @pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
-@mostly_slow(3, "overrides", EQUAL.values(), ids=EQUAL)
+@mostly_slow(1, "overrides", EQUAL.values(), ids=EQUAL)
 def test_a_job_leaves_exactly_what_the_run_alone_leaves(tmp_path: Path, overrides: tuple[str, ...], every: int) -> None:
     jobs = jobs_on(tmp_path, *overrides)
     run_all(tmp_path, jobs)

@@ -88,6 +88,7 @@ def debug(shared_program: Program) -> tuple[Program, dict[str, str]]:
 Debug = tuple[Program, dict[str, str]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "backend", "kernel"),
     [("native", "native", "features"), ("torch", "torch", "eager"), ("auto", "native", "features")],
