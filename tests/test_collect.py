@@ -246,6 +246,7 @@ def test_each_style_has_files_of_its_own(tree):
     assert [row["seed"] for row in tree.jsonl("runs_style-classic")] == [1]
 
 
+@pytest.mark.slow
 def test_collecting_again_writes_the_same_bytes(tmp_path):
     tree = Tree(tmp_path)
     tree.add_variants(seed=1)

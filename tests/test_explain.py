@@ -75,6 +75,7 @@ def shell(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_full_disk_is_one_sentence_and_the_same_command_finishes_the_run(microgpt: Program) -> None:
     done = shell(
         microgpt.folder, f"ulimit -f 20; MICROGPT {RUN}"

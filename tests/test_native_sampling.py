@@ -397,6 +397,7 @@ def test_bulk_s_seed_and_number_decide_the_texts(trained: Program) -> None:
     assert other != one
 
 
+@pytest.mark.slow
 @mostly_slow(1,
     ("arguments", "sentence"),
     [

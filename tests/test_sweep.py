@@ -57,6 +57,7 @@ def test_a_leg_of_a_sweep_is_the_leg_alone(tmp_path: Path) -> None:
         assert left_by(folders(tmp_path)[str(job.number)]) == left_by(run_alone(tmp_path / "alone", job))
 
 
+@pytest.mark.slow
 def test_how_jobs_are_grouped_changes_nothing(tmp_path: Path) -> None:
     jobs = jobs_on(tmp_path, *TINY, "seed=1|2|3|4|5|6", "train.batch_size=3")
     run_all(tmp_path, jobs)
