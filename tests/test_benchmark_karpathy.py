@@ -71,6 +71,7 @@ def test_figures_are_of_training_alone_and_the_ratio_is_ours_over_theirs(stage: 
     assert theirs["peak_memory"] > 1 << 20
 
 
+@pytest.mark.slow
 def test_what_differs_is_told_beside_each_figure_and_in_full_below(stage: Stage) -> None:
     assert stage("--baseline", "nanochat") == 0
     (comparison,) = stage.report()["comparisons"]

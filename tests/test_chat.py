@@ -151,6 +151,7 @@ def test_a_mistake_is_one_sentence(trained: Program, arguments: list[str], sente
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_talk_through_pipes(trained: Program) -> None:
     done = talk(
         trained, "hello", "/temperature 0", "hello", "/clear", "hello", "", "/nix", "/temperature -1", "Ü", "/help"

@@ -595,6 +595,7 @@ def run_script(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess
     return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_program_collects_outputs_into_results_and_prints(tree, tmp_path):
     tree.add_variants()
     tree.add(record(status="failed", val_loss=None))

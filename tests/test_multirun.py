@@ -35,6 +35,7 @@ def records(program: Program) -> list[dict[str, Any]]:
     return [read_record(job) for job in program.jobs()]
 
 
+@pytest.mark.slow
 def test_four_variants_are_run(ablation: Program) -> None:
     toggles = {(record["model"]["tie_lm_head"], record["model"]["input_rmsnorm"]) for record in records(ablation)}
     assert toggles == {(True, True), (True, False), (False, True), (False, False)}

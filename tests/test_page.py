@@ -160,6 +160,7 @@ def test_the_end_of_a_sweep_and_collect_write_the_same_page(swept: Program) -> N
     assert {path.name: path.read_bytes() for path in results.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_the_table_of_variants_has_the_figures_of_the_runs(outputs: Path) -> None:
     rows = read(outputs).table("variant", "sd", "median")
     known = losses(outputs)
@@ -177,6 +178,7 @@ def test_the_table_of_variants_has_the_figures_of_the_runs(outputs: Path) -> Non
     assert means == sorted(means)
 
 
+@pytest.mark.slow
 def test_the_differences_are_those_of_the_statistics_in_table_and_words(outputs: Path) -> None:
     found, known = read(outputs), losses(outputs)
     rows = found.table("a", "b", "p (Holm)")
@@ -192,6 +194,7 @@ def test_the_differences_are_those_of_the_statistics_in_table_and_words(outputs:
         assert row["difference"] in sentence
 
 
+@pytest.mark.slow
 def test_main_effects_and_interaction_are_told(outputs: Path) -> None:
     found, known = read(outputs), losses(outputs)
     rows = found.table("effect", "difference")
@@ -204,6 +207,7 @@ def test_main_effects_and_interaction_are_told(outputs: Path) -> None:
     assert len([text for text in found.all_of("li") if text.startswith(("Main effect of", "Interaction ("))]) == 3
 
 
+@pytest.mark.slow
 def test_references_stand_in_the_table_and_in_the_captions(outputs: Path) -> None:
     baselines = json.loads((runs(outputs)[0] / "run.json").read_text())["data"]["baselines"]
     found = read(outputs, drawn=1)
@@ -212,6 +216,7 @@ def test_references_stand_in_the_table_and_in_the_captions(outputs: Path) -> Non
     assert any(f"bigram {baselines['bigram']:.4f}" in caption for caption in found.all_of("figcaption"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baselines", [None, "absent", {"uniform": 3.3, "unigram": None, "bigram": None}, [3.3], "3.3"])
 def test_records_without_references_have_a_page(outputs: Path, baselines: Any) -> None:
     for run in runs(outputs):
@@ -222,11 +227,13 @@ def test_records_without_references_have_a_page(outputs: Path, baselines: Any) -
     assert names == (["reference: uniform"] if isinstance(baselines, dict) else [])
 
 
+@pytest.mark.slow
 def test_runs_of_different_data_have_no_common_reference(outputs: Path) -> None:
     change(runs(outputs)[0], lambda record: record["data"]["baselines"].update(bigram=1.0))
     assert len(read(outputs).table("variant", "sd", "median")) == 4
 
 
+@pytest.mark.slow
 def test_samples_of_the_first_seeds_stand_side_by_side(outputs: Path) -> None:
     found = read(outputs)
     assert sorted(found.all_of("h4")) == sorted(losses(outputs))
@@ -236,17 +243,20 @@ def test_samples_of_the_first_seeds_stand_side_by_side(outputs: Path) -> None:
             assert (sample.strip() or "(empty)") in told
 
 
+@pytest.mark.slow
 def test_the_command_stands_there_once_with_its_overrides(outputs: Path) -> None:
     (command,) = read(outputs).all_of("pre")
     assert command.startswith(f"python -m microgpt {' '.join(SWEEP[:5])}")
 
 
+@pytest.mark.slow
 def test_what_all_runs_have_set_is_told_and_what_is_a_default_is_not(outputs: Path) -> None:
     settings = read(outputs).all_of("code")
     assert {"train.steps=10", "train.eval_documents=5", "model=gpt", "model.n_embd=16"} <= set(settings)
     assert not [setting for setting in settings if setting.startswith(("model.init_std", "tie_lm_head", "seed"))]
 
 
+@pytest.mark.slow
 def test_environment_and_code_are_told(outputs: Path) -> None:
     def of_commit(commit: str | None, dirty: bool | None) -> Callable[[Record], None]:
         return lambda record: record.update(git={"commit": commit, "dirty": dirty})
@@ -267,6 +277,7 @@ def test_environment_and_code_are_told(outputs: Path) -> None:
     assert any("1 of 12 runs were made with uncommitted changes" in note for note in found.all_of("strong"))
 
 
+@pytest.mark.slow
 def test_failed_and_interrupted_runs_are_counted_with_their_sentences(outputs: Path) -> None:
     first, second, third, *_ = runs(outputs)
     for run in (first, second):
@@ -284,6 +295,7 @@ def test_failed_and_interrupted_runs_are_counted_with_their_sentences(outputs: P
     ]
 
 
+@pytest.mark.slow
 def test_a_failure_that_was_made_good_is_not_told(outputs: Path) -> None:
     run = runs(outputs)[0]
     again = run.with_name("0-2")
@@ -331,6 +343,7 @@ def test_nothing_of_a_record_becomes_markup(hostile: Path) -> None:
     assert found.text.count("<script>alert(1)</script>") > 20
 
 
+@pytest.mark.slow
 def test_the_page_asks_for_nothing(outputs: Path) -> None:
     text = page_text(outputs, drawn=1)
     found = Page(text)
@@ -344,6 +357,7 @@ def test_the_page_asks_for_nothing(outputs: Path) -> None:
     assert policy == "default-src 'none'; style-src 'unsafe-inline'"
 
 
+@pytest.mark.slow
 def test_every_id_is_there_once_and_every_link_has_its_end(outputs: Path) -> None:
     as_another(outputs, "second", 0, 1)
     found = read(outputs, drawn=2)
@@ -374,6 +388,7 @@ def labels(figure: Any) -> list[str]:
     return [text.get_text() for text in figure.axes[0].texts]
 
 
+@pytest.mark.slow
 def test_the_curves_are_the_means_of_the_histories(outputs: Path) -> None:
     by_variant: dict[str, list[list[Record]]] = {}
     for row in read_rows([outputs]).rows:
@@ -401,6 +416,7 @@ def test_loss_against_compute_is_over_the_training_time(outputs: Path) -> None:
     assert plots_of(outputs)["seconds"].axes[0].get_xlabel() == "milliseconds of training"
 
 
+@pytest.mark.slow
 def test_loss_against_tokens_is_drawn_where_variants_differ_in_tokens(outputs: Path) -> None:
     assert "tokens" not in plots_of(outputs)
     for run in runs(outputs):
@@ -412,6 +428,7 @@ def test_loss_against_tokens_is_drawn_where_variants_differ_in_tokens(outputs: P
     assert drawn["tied_input_rmsnorm"][-1, 0] == pytest.approx(4 * drawn["untied_input_rmsnorm"][-1, 0])
 
 
+@pytest.mark.slow
 def test_every_run_is_a_dot_of_the_distribution_and_every_seed_one_of_the_differences(outputs: Path) -> None:
     plots, known = plots_of(outputs), losses(outputs)
     names = [name for name in labels(plots["seeds"]) if name in known]
@@ -423,6 +440,7 @@ def test_every_run_is_a_dot_of_the_distribution_and_every_seed_one_of_the_differ
     assert len(dots(plots["effects"])) == 3
 
 
+@pytest.mark.slow
 def test_the_ablation_s_page_in_markdown_has_the_plots_beside_it(swept: Program) -> None:
     results = swept.folder / "results"
     markdown = (results / "ablation_style-classic.md").read_text()
@@ -455,6 +473,7 @@ def test_plots_of_an_ablation_that_is_gone_are_removed_and_those_of_others_are_n
 # What may be missing
 
 
+@pytest.mark.slow
 def test_of_many_variants_some_are_drawn_and_all_are_in_the_table(outputs: Path) -> None:
     for number, (lr, seed) in enumerate(itertools.product(range(1, 13), range(2))):
         (new,) = as_another(outputs, f"many{number}", 0)
@@ -482,6 +501,7 @@ def test_of_many_variants_some_are_drawn_and_all_are_in_the_table(outputs: Path)
     assert {column.variant for column in section.samples} == set(shown)
 
 
+@pytest.mark.slow
 def test_without_validation_the_training_loss_is_told(outputs: Path) -> None:
     for run in runs(outputs):
         change(run, lambda record: record["metrics"].update(val_loss=None))
@@ -492,6 +512,7 @@ def test_without_validation_the_training_loss_is_told(outputs: Path) -> None:
     assert set(plots_of(outputs)) == {"seeds", "effects", "differences", "training"}
 
 
+@pytest.mark.slow
 def test_runs_without_histories_have_a_page(outputs: Path) -> None:
     for run in runs(outputs):
         (run / "history.jsonl").unlink()
@@ -499,6 +520,7 @@ def test_runs_without_histories_have_a_page(outputs: Path) -> None:
     assert len(read(outputs).table("variant", "sd", "median")) >= 4
 
 
+@pytest.mark.slow
 def test_one_seed_has_a_page_without_intervals(outputs: Path) -> None:
     for run in runs(outputs):
         if json.loads((run / "run.json").read_text())["seed"] != 0:
@@ -509,6 +531,7 @@ def test_one_seed_has_a_page_without_intervals(outputs: Path) -> None:
     assert "One run each, and so no band." in " ".join(found.all_of("figcaption"))
 
 
+@pytest.mark.slow
 def test_single_runs_stand_in_a_table_and_no_plotting_library_is_loaded(outputs: Path, tmp_path: Path) -> None:
     for number, run in enumerate(runs(outputs)[:2]):
         single = tmp_path / "single" / "2026-01-01" / str(number)
@@ -542,6 +565,7 @@ def test_without_a_run_no_page_is_written_and_an_old_one_stays(
     assert (tmp_path / "results" / "report.html").read_text() == "old"
 
 
+@pytest.mark.slow
 def test_the_newest_families_are_drawn_and_the_others_say_so(outputs: Path) -> None:
     for run in as_another(outputs, "newer", 0, 1):
         change(run, lambda record: record.update(started_at="2099-01-01T00:00:00.000+00:00"))
@@ -552,6 +576,7 @@ def test_the_newest_families_are_drawn_and_the_others_say_so(outputs: Path) -> N
     assert read(outputs, drawn=1).text.count("Plots are made for the newest families alone") == 1
 
 
+@pytest.mark.slow
 def test_a_job_whose_record_is_strange_in_what_no_table_has_is_in_the_report(outputs: Path) -> None:
     strange = {"samples": "text", "overrides": 3, "environment": [1], "command": None, "git": None, "error": 5}
     for run in runs(outputs):

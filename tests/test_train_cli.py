@@ -158,6 +158,7 @@ def test_another_seed_gives_other_numbers(run: Path, microgpt: Program) -> None:
     assert read_record(other)["data"] == read_record(run)["data"], "all seeds share data and split"
 
 
+@pytest.mark.slow
 def test_every_step_is_logged_where_asked(microgpt: Program) -> None:
     microgpt(*CLASSIC, "train.steps=7", "train.log_every=1", "train.eval_every=null")
     history = read_history(microgpt.only_run())
@@ -169,6 +170,7 @@ def test_every_step_is_logged_where_asked(microgpt: Program) -> None:
 # What can be trained
 
 
+@pytest.mark.slow
 def test_no_steps_report_the_untrained_baseline(microgpt: Program) -> None:
     done = microgpt(*CLASSIC, "train.steps=0")
     record = read_record(microgpt.only_run())
@@ -373,6 +375,7 @@ def test_info_says_what_a_checkpoint_holds(twins: tuple[Program, list[str]], run
 # Legs
 
 
+@pytest.mark.slow
 def test_leg_has_its_own_folder_and_states_its_schedule(
     twins: tuple[Program, list[str]], run: Path, microgpt: Program
 ) -> None:
