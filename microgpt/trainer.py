@@ -17,6 +17,7 @@ from microgpt.engines.base import Engine, EngineInfo, EngineState
 from microgpt.errors import RECORDED_IN, Interrupted, MicrogptError, NonFiniteError, describe
 from microgpt.loggers import LoggerOptions, NoLogger, RunLogger, make_logger
 from microgpt.measure import measure, metrics, style_losses
+from microgpt.past import add_past, remark_on_the_past
 from microgpt.record import RECORD, Invocation, new_record, timestamp, write_record
 from microgpt.runs import HISTORY, SAMPLES, RunFolder
 from microgpt.training.guards import MemoryDriftGuard, StopRequest
@@ -73,9 +74,10 @@ def train_members(members: list[Member], stop: StopRequest, display: Display) ->
     """
     try:
         for member in members:
-            add_past(member)
+            add_past(member.record, member.inputs, member.folder)
             member.write_record()
-        tell_of_the_past(members, display)
+        if remark := remark_on_the_past([m.record for m in members if m.folder.checkpoint is not None], len(members)):
+            display.say(remark)
         engine = execute(members, stop, display)
         if not stop:
             measure_members(members, engine, stop)
@@ -158,45 +160,6 @@ def write_records(members: list[Member]) -> None:
         member.logger.finish(member.record)
     if failure is not None:
         raise failure
-
-
-def add_past(member: Member) -> None:
-    """What came before this process: the run that this leg trains on from, and the stops of this run itself."""
-    inputs, folder, record = member.inputs, member.folder, member.record
-    record["run_id"] = folder.run_id
-    if inputs.leg_from is not None:
-        before = inputs.leg_from.train
-        record["leg"] = {
-            "from": str(inputs.leg_from.path),
-            "first_step": before.first_step + before.step,
-            "optimizer_state": bool(inputs.leg_from.state.m),
-        }
-    if folder.earlier is None:
-        return
-    if "earlier_failures" in folder.earlier:
-        record["earlier_failures"] = folder.earlier["earlier_failures"]
-    if folder.earlier.get("status") == "failed":  # begun anew in its folder
-        failure = {"at": folder.earlier.get("finished_at"), "error": folder.earlier.get("error")}
-        record["earlier_failures"] = [*record.get("earlier_failures", []), failure]
-        return
-    if folder.checkpoint is not None and "leg" in folder.earlier:  # `latest` may mean another checkpoint by now
-        record["leg"] = folder.earlier["leg"]
-    record["started_at"] = folder.earlier.get("started_at")
-    resumed = {"at": timestamp(), "step": folder.checkpoint.train.step if folder.checkpoint else 0}
-    earlier = {key: folder.earlier.get(key) for key in ("git", "environment", "processes")}
-    record["resumed"] = [*folder.earlier.get("resumed", []), {**resumed, "before": earlier}]
-
-
-def tell_of_the_past(members: list[Member], display: Display) -> None:
-    """Say, once for all of them, that runs go on whose first part other code computed, or another machine."""
-    records = [member.record for member in members if member.folder.checkpoint is not None]
-    before = [record["resumed"][-1]["before"] for record in records]
-    changed = sum(any(then[key] != now[key] for key in then) for then, now in zip(before, records, strict=True))
-    if changed:
-        runs = "this run" if len(members) == 1 else f"{changed} runs"
-        display.say(
-            f"note: the first part of {runs} was trained by other code or elsewhere; run.json says which (resumed)"
-        )
 
 
 def execute(members: list[Member], stop: StopRequest, display: Display) -> Engine:

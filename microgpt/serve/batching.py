@@ -10,6 +10,7 @@ import random
 import threading
 import time
 import traceback
+from array import array
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class Drawn:
     number: int  # of the text within the request
     token: int
     text: str  # what can be shown now: less than all while it may be the beginning of a stop
-    probs: list[float] | None  # what it was drawn from: (V,), where asked for
+    probs: Sequence[float] | None  # what it was drawn from: (V,), where asked for
     stop_reason: str | None  # of the last token: end | length | block, as in generation.py, or stop
 
 
@@ -111,7 +112,7 @@ class Work:
         reason = "stop" if stopped else text.stop_reason
         if reason not in (None, "stop"):
             shown += self.stops.rest()
-        self.told.append(Drawn(self.number, token, shown, text.probs if asked.with_probs else None, reason))
+        self.told.append(Drawn(self.number, token, shown, array("d", text.probs) if asked.with_probs else None, reason))
         if reason is not None:
             self.begin_next()
 
