@@ -1,6 +1,8 @@
 """The comparison with Karpathy's programs: every way that a run can end, on programs that only pretend to train."""
 
+import itertools
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,6 +20,8 @@ from microgpt.benchmarks import interpreters, karpathy, rounds, sources
 from microgpt.benchmarks.contest import COMPLETED, FAILED, FELL_BACK, TIMED_OUT, Comparison, Run
 from microgpt.benchmarks.gpu import decide
 from microgpt.benchmarks.workloads import BASELINES, workload
+
+NO_REPORT = Path(__file__).parent / "golden" / "k2_seed42.json"  # a JSON document of something else
 
 
 @pytest.fixture
@@ -54,6 +58,32 @@ def test_rounds_are_interleaved_and_every_other_one_is_reversed(stage: Stage) ->
     order = [[run["contestant"] for run in comparison["runs"] if run["round"] == n] for n in range(3)]
     assert order[0] == order[2] == order[1][::-1]
     assert len(set(order[0])) == 3
+
+
+@pytest.mark.slow
+def test_a_round_goes_through_all_comparisons_before_the_next_one_and_all_warm_up_first(stage: Stage) -> None:
+    assert stage("--baseline", "all", repeats=2) == 0
+    said = re.findall(r"^(\w+), (warm-up|round \d of 2): ", stage.err, re.MULTILINE)
+    turns = [turn for turn, _ in itertools.groupby(said)]
+    assert turns == [(name, turn) for turn in ("warm-up", "round 1 of 2", "round 2 of 2") for name in BASELINES]
+
+
+@pytest.mark.slow
+def test_an_earlier_report_is_compared_with(stage: Stage) -> None:
+    assert stage("--baseline", "nanogpt", repeats=2) == 0
+    first = stage.report()
+    (file,) = (stage.folder / "here" / "results").glob("*.json")
+    earlier = file.rename(stage.folder / "earlier.json")
+    assert stage("--baseline", "nanogpt", "--earlier", str(earlier), repeats=2) == 0
+    found = stage.report()["earlier"]
+    assert found["started_at"] == first["started_at"]
+    rows = {row["label"]: row for row in found["rows"]}
+    assert rows.keys() == {"microgpt torch, float32", "microgpt native, float32"}
+    for contestant in first["comparisons"][0]["contestants"][1:]:
+        row = rows[contestant["label"]]
+        low, high = contestant["ratio"]["expected"]
+        assert row["agrees"] == (low <= row["now"] <= high)
+    assert f"{sum(row['agrees'] for row in rows.values())} of 2 ratios are as that run expected" in stage.out
 
 
 @pytest.mark.slow
@@ -304,6 +334,9 @@ def test_ctrl_c_writes_what_was_measured_and_ends_with_130(stage: Stage) -> None
         (["--baseline", "microgpt", "--nanogpt-dir", "x"], "--nanogpt-dir=x does not go with --baseline microgpt"),
         (["--nanogpt-dir", "x", "--nanogpt-ref", "y"], "--nanogpt-ref goes with a clone"),
         (["--nanochat-dir", ""], "--nanochat-dir is empty"),
+        (["--earlier", "absent.json"], "--earlier=absent.json cannot be read"),
+        (["--earlier", os.devnull], f"--earlier={os.devnull} cannot be read"),
+        (["--earlier", str(NO_REPORT)], f"--earlier={NO_REPORT} is no report of this script with schema_version 2"),
     ],
 )
 def test_mistake_is_one_sentence_and_leaves_nothing(stage: Stage, arguments: list[str], sentence: str) -> None:

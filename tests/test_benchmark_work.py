@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,15 @@ from microgpt.assembly import workload as work_of
 from microgpt.benchmarks import nanochat
 from microgpt.benchmarks.commands import Command, Finished, Line, run_command
 from microgpt.benchmarks.contest import COMPLETED, Run
-from microgpt.benchmarks.karpathy_report import three_digits
-from microgpt.benchmarks.measures import Figures, NoFiguresError, common_loss, spread, times_between_evaluations
+from microgpt.benchmarks.karpathy_report import agreement, three_digits
+from microgpt.benchmarks.measures import (
+    Figures,
+    NoFiguresError,
+    common_loss,
+    one_more,
+    spread,
+    times_between_evaluations,
+)
 from microgpt.benchmarks.microgpt_py import LABEL, patched, take_validation
 from microgpt.benchmarks.nanogpt import flags_of, write_data
 from microgpt.benchmarks.ours import Ours
@@ -149,8 +157,43 @@ def test_common_loss_is_one_that_all_reached() -> None:
 
 
 def test_spread_is_median_smallest_and_largest() -> None:
-    assert spread([3.0, 1.0, 2.0]) == {"median": 2.0, "min": 1.0, "max": 3.0, "rounds": [3.0, 1.0, 2.0]}
+    found = spread([3.0, 1.0, 2.0])
+    assert found is not None
+    expected = found.pop("expected")
+    assert expected[0] < 1.0 < 3.0 < expected[1]
+    assert found == {"median": 2.0, "min": 1.0, "max": 3.0, "rounds": [3.0, 1.0, 2.0]}
     assert spread([]) is None
+
+
+def test_one_more_round_is_expected_where_19_of_20_lie() -> None:
+    rng = np.random.default_rng(0)
+    for rounds in (2, 3, 5):
+        values = np.exp(rng.normal(3.0, 0.05, (4000, rounds + 1)))
+        intervals = [one_more(row[:-1].tolist()) for row in values]
+        inside = [
+            interval[0] <= row[-1] <= interval[1] for interval, row in zip(intervals, values, strict=True) if interval
+        ]
+        assert np.mean(inside) == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / 4000))
+
+
+def test_nothing_is_expected_of_one_round_and_no_more_than_was_seen_of_equal_ones() -> None:
+    assert one_more([2.0]) is None
+    assert one_more([0.0, 1.0]) is None
+    assert one_more([2.0, 2.0, 2.0]) == pytest.approx((2.0, 2.0))
+
+
+def report_of(**ratios: list[float]) -> dict[str, Any]:
+    contestants = [
+        {"label": label, "against": "theirs", "ratio": spread(rounds) if rounds else None}
+        for label, rounds in ratios.items()
+    ]
+    return {"comparisons": [{"baseline": "nanogpt", "contestants": contestants}]}
+
+
+def test_a_ratio_agrees_with_an_earlier_run_where_that_expected_it() -> None:
+    earlier = report_of(same=[1.0, 1.1, 1.2], other=[1.0, 1.01, 1.02], gone=[1.0, 2.0], once=[1.0], theirs=[])
+    now = report_of(same=[1.15], other=[1.3], once=[1.0], new=[1.0], theirs=[])
+    assert [(one["label"], one["agrees"]) for one in agreement(now, earlier)] == [("same", True), ("other", False)]
 
 
 @given(st.floats(1e-6, 1e9))

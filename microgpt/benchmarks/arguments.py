@@ -43,13 +43,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--steps", type=int, help=f"training steps of a run, a multiple of {INTERVALS} (default: the profile's)"
     )
-    p.add_argument("--repeats", type=int, help="rounds that count (default: the profile's, 3 or 5)")
+    p.add_argument("--repeats", type=int, help="rounds that count (default: 5)")
     p.add_argument("--timeout", type=float, default=1800.0, help="seconds that one command may take (default: 1800)")
     p.add_argument(
         "--threads", type=int, help="CPU threads of every program (default: as many as each takes by itself)"
     )
     p.add_argument("--seed", type=int, default=42, help="of our weights, and of the order of the data (default: 42)")
     p.add_argument("--val-loss", type=float, help="tell the time to this loss (default: the lowest that all reach)")
+    p.add_argument("--earlier", metavar="JSON", help="a report of an earlier run: tell which ratios agree with it")
     p.add_argument("--data", metavar="FILE", help="an ASCII text, documents as lines (default: the embedded names)")
     p.add_argument("--results-dir", default="results", help="default: results")
     p.add_argument("--scratch", metavar="DIR", help="work here and keep it (default: a temporary folder)")

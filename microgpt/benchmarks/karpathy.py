@@ -4,6 +4,7 @@ results/benchmark_karpathy_<UTC>.json, .md, _logs/
 """
 
 import argparse
+import json
 import shlex
 import shutil
 import signal
@@ -20,21 +21,22 @@ from microgpt.benchmarks.arguments import parse
 from microgpt.benchmarks.contest import Comparison
 from microgpt.benchmarks.gpu import Gpu, decide
 from microgpt.benchmarks.interpreters import missing, python_for, sees_cuda
-from microgpt.benchmarks.karpathy_report import document, finish, markdown
+from microgpt.benchmarks.karpathy_report import agreement, document, finish, markdown
 from microgpt.benchmarks.microgpt_py import compare_microgpt
 from microgpt.benchmarks.nanochat import PACKAGES as NANOCHAT_PACKAGES
 from microgpt.benchmarks.nanochat import compare_nanochat
 from microgpt.benchmarks.nanogpt import PACKAGES as NANOGPT_PACKAGES
 from microgpt.benchmarks.nanogpt import compare_nanogpt
-from microgpt.benchmarks.rounds import Conditions, exit_code, run_comparison
+from microgpt.benchmarks.rounds import REPEATS, Conditions, exit_code, make_ready, run_round
 from microgpt.benchmarks.sources import UnavailableError, Wanted, obtain
 from microgpt.benchmarks.texts import lines_text, read_data, stream_text
-from microgpt.benchmarks.workloads import Workload, precisions, repeats, workload
+from microgpt.benchmarks.workloads import Workload, precisions, workload
 from microgpt.data.sources import Source
 from microgpt.errors import UserError
 from microgpt.record import timestamp, without_non_finite
 
 PACKAGES = {"microgpt": {}, "nanogpt": NANOGPT_PACKAGES, "nanochat": NANOCHAT_PACKAGES}
+SCHEMA_VERSION = 2  # 2: `expected` beside the rounds' smallest and largest, `earlier`
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -61,6 +63,7 @@ class Benchmark:
     source: Source
     gpus: list[dict[str, Any]]
     stem: Path  # results/benchmark_karpathy_<UTC>
+    earlier: dict[str, Any] | None  # a report to compare with
     comparisons: list[Comparison] = field(default_factory=list)
     started_at: str = field(default_factory=timestamp)
     load_before: list[float] | None = field(default_factory=machine.load)
@@ -68,6 +71,14 @@ class Benchmark:
     @property
     def logs(self) -> Path:
         return self.stem.with_name(f"{self.stem.name}_logs")
+
+    @property
+    def repeats(self) -> int:
+        return self.arguments.repeats or REPEATS
+
+    @property
+    def conditions(self) -> Conditions:
+        return Conditions(self.repeats, self.arguments.timeout, self.logs, machine.gpu_memory_in_use, say)
 
     def workload(self, baseline: str) -> Workload:
         a = self.arguments
@@ -90,8 +101,8 @@ class Benchmark:
         compare = compare_nanogpt if baseline == "nanogpt" else compare_nanochat
         return compare(copy, python, origin, text, work, settings, scratch)
 
-    def run(self, baseline: str, scratch: Path) -> None:
-        """Obtain the baseline and run the comparison; what cannot be had is written down."""
+    def make_ready(self, baseline: str, scratch: Path) -> None:
+        """Obtain the baseline, write what its comparison needs, and warm up; what cannot be had is written down."""
         wanted = self.wanted(baseline)
         folder = scratch / baseline
         comparison = self.compose(baseline, folder, folder / "checkout", sys.executable, {"origin": wanted.told()})
@@ -106,18 +117,16 @@ class Benchmark:
             say(f"  unavailable: {error}")
             return
         comparison = self.comparisons[-1] = self.compose(baseline, folder, copy, python, origin)
-        count = self.arguments.repeats or repeats(self.profile)
-        conditions = Conditions(count, self.arguments.timeout, self.logs, machine.gpu_memory_in_use, say)
-        try:
-            run_comparison(comparison, conditions)
-        finally:
-            finish(comparison, self.arguments.val_loss)
-        if comparison.problem:
+        if make_ready(comparison, self.conditions):
+            run_round(comparison, 0, self.conditions)
+        else:
             say(f"  unavailable: {comparison.problem}")
 
     def report(self, code: int, interrupted: bool) -> dict[str, Any]:
+        for comparison in self.comparisons:
+            finish(comparison, self.arguments.val_loss)
         found = {
-            "schema_version": 1,
+            "schema_version": SCHEMA_VERSION,
             "command": f"python {shlex.join(sys.argv)}",
             "arguments": vars(self.arguments),
             "profile": self.profile,
@@ -132,7 +141,11 @@ class Benchmark:
             "load_after": machine.load(),
             "data": {"origin": self.source.origin, "sha256": self.source.sha256},
             "comparisons": [{**document(c), "briefly": c.workload.briefly()} for c in self.comparisons],
+            "earlier": None,
         }
+        if self.earlier is not None:
+            told = {"file": self.arguments.earlier, "started_at": self.earlier["started_at"]}
+            found["earlier"] = {**told, "rows": agreement(found, self.earlier)}
         write_json(self.stem.with_suffix(".json"), without_non_finite(found))
         write_atomically(self.stem.with_suffix(".md"), markdown(found))
         return found
@@ -144,8 +157,7 @@ class Benchmark:
             wanted, folder = self.wanted(baseline), scratch / baseline
             lacking = missing(sys.executable, PACKAGES[baseline]) if PACKAGES[baseline] else []
             comparison = self.compose(baseline, folder, folder / "checkout", sys.executable, {})
-            count = self.arguments.repeats or repeats(self.profile)
-            print(f"\n{baseline}: {comparison.workload.briefly()}; a warm-up and {count} rounds")
+            print(f"\n{baseline}: {comparison.workload.briefly()}; a warm-up and {self.repeats} rounds")
             print(f"  would {wanted.told()}")
             if wanted.path is not None and not wanted.path.exists():
                 print(f"  but {wanted.path} does not exist")
@@ -166,7 +178,8 @@ def main(argv: list[str] | None = None) -> int:
         if gpu.refused:
             return 3
         profile = arguments.profile if arguments.profile != "auto" else "full" if gpu.device == "cuda" else "quick"
-        benchmark = Benchmark(arguments, profile, gpu, read_data(arguments.data), gpus, new_stem(arguments.results_dir))
+        data, stem, earlier = read_data(arguments.data), new_stem(arguments.results_dir), read_report(arguments.earlier)
+        benchmark = Benchmark(arguments, profile, gpu, data, gpus, stem, earlier)
         if arguments.dry_run:
             print(f"GPU: {gpu.told}; profile {profile}; would write {benchmark.stem}.json, .md and _logs/")
             benchmark.tell(baselines)
@@ -175,6 +188,23 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         say(f"error: {error}")
         return 2
+
+
+def read_report(file: str | None) -> dict[str, Any] | None:
+    """An earlier benchmark's JSON document. Raises UserError where it is none."""
+    if file is None:
+        return None
+    try:
+        found = json.loads(Path(file).read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"--earlier={file} cannot be read: {error}") from error
+    try:
+        if found["schema_version"] == SCHEMA_VERSION and found["started_at"]:
+            agreement(found, found)  # reads all that will be asked for
+            return found
+    except (KeyError, TypeError, AttributeError):
+        pass
+    raise UserError(f"--earlier={file} is no report of this script with schema_version {SCHEMA_VERSION}")
 
 
 def new_stem(results_dir: str) -> Path:
@@ -193,7 +223,11 @@ def run_all(benchmark: Benchmark, baselines: list[str]) -> int:
     try:
         benchmark.logs.mkdir(parents=True)
         for baseline in baselines:
-            benchmark.run(baseline, scratch)
+            benchmark.make_ready(baseline, scratch)
+        for number in range(1, benchmark.repeats + 1):
+            for comparison in benchmark.comparisons:
+                if not comparison.problem:
+                    run_round(comparison, number, benchmark.conditions)
             benchmark.report(exit_code(benchmark.comparisons), interrupted=False)
         code = exit_code(benchmark.comparisons)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a comparison came to: summaries for the JSON document, tables for people. Medians with smallest and largest."""
+"""What a comparison came to: summaries for the JSON document, tables for people."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,17 +12,19 @@ MIB = 1 << 20
 RISE = 0.05  # nats by which a validation loss may be above an earlier one
 SHORT = 0.2  # seconds that are too few to tell a rate
 PROTOCOL = (
-    "Each program runs in a process of its own, one after the other: a warm-up of all that does not count, then the "
-    "rounds, in reversed order every other round. What is timed is training alone: not start-up, compiling, the first "
-    "fifth of the steps, evaluation and checkpoints. A step ends once its loss is known to the CPU. A target token is "
-    "one that is predicted. Figures are medians of the rounds, in parentheses the smallest and the largest; a ratio is "
-    "taken within a round. Time to a loss is the steps until an evaluation finds it times a step's time. Memory is "
-    "the largest that was resident of the process; of a GPU, what was in use beyond what was in use before."
+    "Each program runs in a process of its own, one after another: a warm-up that does not count, then rounds through "
+    "all of them, in reversed order every other round. What is timed is training alone: not start-up, compiling, the "
+    "first fifth of the steps, evaluation and checkpoints. A step ends once its loss is known to the CPU. A target "
+    "token is one that is predicted. Figures are medians of the rounds, in parentheses where one more round would lie "
+    "in 19 of 20 cases (Student's prediction interval of the logarithms); a ratio is taken within a round. Time to a "
+    "loss is the steps until an evaluation finds it times a step's time. Memory is the largest that was resident of "
+    "the process; of a GPU, what was in use beyond what was in use before."
 )
 
 
 def finish(comparison: Comparison, val_loss: float | None) -> None:
-    """Once all runs are done: what is known only then."""
+    """What is known from all runs together. It may be called again once there are more."""
+    comparison.notes = []
     if comparison.baseline == "microgpt" and comparison.runs:
         comparison.notes.append(take_validation(comparison.runs))
     done = [run.figures for run in comparison.runs if run.round > 0 and run.status == COMPLETED and run.figures]
@@ -105,7 +107,49 @@ def markdown(report: dict[str, Any]) -> str:
     lines = ["# Beside Karpathy's own", "", *head(report), "", PROTOCOL]
     for comparison in report["comparisons"]:
         lines += ["", *section(comparison)]
+    if report["earlier"]:
+        lines += ["", *beside(report["earlier"])]
     return "\n".join(lines) + "\n"
+
+
+def agreement(report: dict[str, Any], earlier: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each ratio that both reports have: the earlier one, the one now, and whether this lies where it was expected."""
+    before = {(name, row["label"]): row["ratio"] for name, row in measured(earlier)}
+    found = []
+    for name, row in measured(report):
+        then, now = before.get((name, row["label"])), row["ratio"]["median"]
+        if then is not None and then["expected"] is not None:
+            low, high = then["expected"]
+            one = {"label": row["label"], "against": row["against"], "earlier": then, "now": now}
+            found.append({**one, "agrees": low <= now <= high})
+    return found
+
+
+def measured(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The baseline's name and the contestant, of each that has a ratio."""
+    rows = [(c["baseline"], contestant) for c in report["comparisons"] for contestant in c["contestants"]]
+    return [(name, contestant) for name, contestant in rows if contestant["ratio"] is not None]
+
+
+def beside(earlier: dict[str, Any]) -> list[str]:
+    """The table that says how this benchmark agrees with an earlier one."""
+    rows = [
+        [
+            f"{one['label']} / {one['against']}",
+            told(one["earlier"]),
+            three_digits(one["now"]),
+            "yes" if one["agrees"] else "no",
+        ]
+        for one in earlier["rows"]
+    ]
+    count = sum(one["agrees"] for one in earlier["rows"])
+    return [
+        "## Beside an earlier run",
+        "",
+        f"{earlier['file']}, of {earlier['started_at']}: {count} of {len(rows)} ratios are as that run expected.",
+        "",
+        *map(row, [["", "then", "now", "as expected"], ["---"] * 4, *rows]),
+    ]
 
 
 def head(report: dict[str, Any]) -> list[str]:
@@ -171,10 +215,13 @@ def three_digits(value: float) -> str:
 
 
 def told(values: dict[str, Any] | None, form: Callable[[float], str] = three_digits) -> str:
-    """Median (smallest-largest); one number where they look alike, nothing where there are none."""
+    """Median (where one more is expected); one number where they look alike, nothing where there are none."""
     if values is None:
         return ""
-    low, middle, high = (form(values[key]) for key in ("min", "median", "max"))
+    middle = form(values["median"])
+    if values["expected"] is None:
+        return middle
+    low, high = map(form, values["expected"])
     return middle if low == high else f"{middle} ({low}-{high})"
 
 

@@ -1,6 +1,8 @@
-"""Run a comparison: a warm-up of every contestant, then rounds in which each has its turn. What fails is written down.
+"""Run comparisons: a warm-up of every contestant, then rounds in which each has its turn. What fails is written down.
 
-The order is reversed every other round, so that a machine that slows down or speeds up does so for all.
+The order is reversed every other round, so that a machine that slows down or speeds up does so for all. A round goes
+through all comparisons before the next one begins, so that the rounds of each lie minutes apart: what a machine does
+differently after a while is then seen among the rounds, and not only in another benchmark.
 """
 
 import math
@@ -24,6 +26,7 @@ from microgpt.benchmarks.measures import Figures, NoFiguresError
 from microgpt.benchmarks.workloads import INTERVALS
 from microgpt.errors import UserError
 
+REPEATS = 5  # rounds that count, after one that does not
 WARM_UP_STEPS = 2 * INTERVALS  # of the round that does not count: it fills caches, and compiles what is to be compiled
 
 
@@ -38,24 +41,20 @@ class Conditions:
     say: Callable[[str], None]  # what is going on, a line each
 
 
-def run_comparison(comparison: Comparison, conditions: Conditions) -> None:
-    """Fill in its runs. A contestant that failed in one way or another is not run again."""
-    if not make_ready(comparison, conditions):
-        return
-    out: set[str] = set()
-    for number in range(conditions.repeats + 1):
-        for contestant in comparison.contestants[:: -1 if number % 2 else 1]:
-            if contestant.label in out:
-                continue
-            name = f"round {number} of {conditions.repeats}" if number else "warm-up"
-            conditions.say(f"{comparison.baseline}, {name}: {contestant.label}")
-            run = run_once(comparison, contestant, number, conditions)
-            comparison.runs.append(run)
-            if run.status != COMPLETED:
-                out.add(contestant.label)
-                conditions.say(f"  {run.status}: {run.reason}")
-            elif run.figures is not None and number:
-                conditions.say(f"  {run.figures.tokens_per_sec:,.0f} target tokens a second")
+def run_round(comparison: Comparison, number: int, conditions: Conditions) -> None:
+    """One run of every contestant of a comparison; of none that failed before. Round 0 is the warm-up."""
+    failed = {run.contestant for run in comparison.runs if run.status != COMPLETED}
+    for contestant in comparison.contestants[:: -1 if number % 2 else 1]:
+        if contestant.label in failed:
+            continue
+        name = f"round {number} of {conditions.repeats}" if number else "warm-up"
+        conditions.say(f"{comparison.baseline}, {name}: {contestant.label}")
+        run = run_once(comparison, contestant, number, conditions)
+        comparison.runs.append(run)
+        if run.status != COMPLETED:
+            conditions.say(f"  {run.status}: {run.reason}")
+        elif run.figures is not None and number:
+            conditions.say(f"  {run.figures.tokens_per_sec:,.0f} target tokens a second")
 
 
 def make_ready(comparison: Comparison, conditions: Conditions) -> bool:

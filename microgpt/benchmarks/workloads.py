@@ -95,8 +95,3 @@ def precisions(baseline: str, profile: str, device: str) -> Sequence[Precision]:
     compiled = [as_it_comes] if profile == "quick" else [as_it_comes, not as_it_comes]
     dtypes = ["float32"] if device == "cpu" else ["float32", "bfloat16"]
     return [Precision(dtype, each) for dtype in dtypes for each in compiled]
-
-
-def repeats(profile: str) -> int:
-    """Counted rounds, after one that is not."""
-    return 3 if profile == "quick" else 5
