@@ -20,6 +20,7 @@ from microgpt.model.spec import ModelSpec
 
 BLOCK = 16
 RATE = 0.01
+STEADY_RATE = 0.001  # for as many steps as a second has: at 0.01 and batch 1 some loss is infinite after 273,000
 FIRST_STEPS = 64  # of the first try; the following ones are longer, until one lasts long enough to be the figure
 TRAINED_STEPS = 2000  # of batch 16, before sampling
 TEXTS = 10_000  # in one call of `draw`
@@ -87,7 +88,7 @@ def time_training(case: Case, threads: int, seconds: float, corpus: Corpus) -> d
     clock: Callable[[], float] = time.perf_counter if len(case.threads) > 1 else time.process_time
     step, steps = 0, FIRST_STEPS
     while True:
-        rates = np.full((steps, case.models), RATE)
+        rates = np.full((steps, case.models), STEADY_RATE)
         cpu, began = time.process_time(), clock()
         losses = engine.advance(step, rates)
         spent = clock() - began

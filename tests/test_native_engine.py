@@ -1,5 +1,6 @@
 """The native engine: models apart from their neighbours, threads, pieces of training, states, random small models."""
 
+import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -179,6 +180,35 @@ def test_many_steps_at_once_equal_one_at_a_time(batch_size: int, optimizer: Opti
     singles = np.concatenate([one_by_one.advance(step, rates[step : step + 1]) for step in range(7)])
     assert singles.tobytes() == losses.tobytes()
     assert_identical(one_by_one.state(), at_once.state())
+
+
+@each_dtype
+@each_optimizer
+@pytest.mark.parametrize("batch_size", [1, 20])
+def test_moments_that_fade_become_zero_at_the_same_steps_however_training_is_cut(
+    batch_size: int, optimizer: OptimizerSpec, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens 5 to 8 are in no document: their rows of wte have no gradient, and moments that only fade."""
+    spec, used = gpt(vocab_size=9), examples_of(gpt())
+    state = random_state(spec, 2)
+    shapes = {name: array.shape for name, array in state.parameters.items()}
+    state = replace(state, m={name: np.full(shape, 2.0**-124) for name, shape in shapes.items()})
+    if optimizer.name != "sgd":
+        state = replace(state, v={name: np.full(shape, 2.0**-125.8) for name, shape in shapes.items()})
+    found = []
+    for cuts, threads in (([0, 40], 1), ([0, 31, 40], 1), ([0, 20, 40], 2)):
+        monkeypatch.setattr(native, "SHARED_WORK", 0.0 if threads > 1 else math.inf)
+        work = Workload(used, [order_of(r, batch_size) for r in range(2)])
+        options = EngineOptions("native", dtype=dtype, threads=threads)
+        engine = make_engine(options, spec, optimizer, work, state, say=lambda text: None)
+        for begin, end in itertools.pairwise(cuts):
+            engine.advance(begin, np.full((end - begin, 2), 0.01))
+        found.append(engine.state())
+    assert_identical(found[1], found[0])
+    assert_identical(found[2], found[0])
+    for moments in filter(None, (found[0].m, found[0].v)):
+        assert not moments["wte"][:, 5:].any()
+        assert moments["wte"][:, :5].any()
 
 
 def test_steps_whose_indices_are_not_listed_at_once_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,17 +82,17 @@ class NativeEngine:
     def load(self, state: EngineState) -> None:
         layout = self.layout
         self.replicas = len(next(iter(state.parameters.values())))
-        self.parameters = pack(state.parameters, self.places, layout.size, self.dtype)
-        self.transposed = aligned(self.replicas * layout.t_size, self.dtype)
-        self.m = self.moments(state.m)
-        self.v = self.moments(state.v) if self.optimizer.name != "sgd" else self.m  # sgd's kernel does not touch it
+        self.parameters = pack(state.parameters, self.places, layout.size, self.dtype, 0)
+        self.transposed = aligned(self.replicas * layout.t_size, self.dtype, 1)
+        self.m = self.moments(state.m, 2)
+        self.v = self.moments(state.v, 3) if self.optimizer.name != "sgd" else self.m  # sgd's kernel does not touch it
         training.prepare(self.parameters, self.transposed, 0, self.replicas, self.z)
 
-    def moments(self, given: Arrays) -> np.ndarray:
+    def moments(self, given: Arrays, place: int) -> np.ndarray:
         """As they were given, or from zero."""
         if given:
-            return pack(given, self.places, self.layout.size, self.dtype)
-        return aligned(self.replicas * self.layout.size, self.dtype)
+            return pack(given, self.places, self.layout.size, self.dtype, place)
+        return aligned(self.replicas * self.layout.size, self.dtype, place)
 
     def state(self) -> EngineState:
         size = self.layout.size
@@ -120,10 +120,10 @@ class NativeEngine:
             rows, size = self.layout.rows, self.layout.size
             self.workspaces.append(
                 Workspace(
-                    activations=aligned(self.layout.w_size, self.dtype),
+                    activations=aligned(self.layout.w_size, self.dtype, 5),
                     ids=np.zeros(4 * rows + 1, np.int64),
-                    gradient=aligned(size, self.dtype),
-                    other=aligned(size, self.dtype),
+                    gradient=aligned(size, self.dtype, 4),
+                    other=aligned(size, self.dtype, 6),
                 )
             )
         return self.workspaces[number]
@@ -149,12 +149,13 @@ class NativeEngine:
         batch_size = orders[0].batch_size
         powers = np.arange(step + 1, step + steps + 1)
         given = {
+            "step": step,
             "batches": batches,
             "batch_size": batch_size,
             "part": part_size(batch_size),
-            "rates": np.ascontiguousarray(learning_rates, np.float64),
+            "rates": np.ascontiguousarray(learning_rates.T, np.float64),  # a model's next to each other
             "corrections": (1 - spec.beta1**powers, 1 - spec.beta2**powers),
-            "losses": np.full((steps, self.replicas), np.nan),
+            "losses": np.full((self.replicas, steps), np.nan),
         }
         stretches = list(contiguous(np.flatnonzero(running), self.threads))
         if len(stretches) < self.threads and self.is_shared(batch_size):
@@ -162,7 +163,7 @@ class NativeEngine:
                 self.train_together(int(model), steps, given)
         else:
             self.each_thread([partial(self.train_models, begin, end, steps, given) for begin, end in stretches])
-        return given["losses"]
+        return given["losses"].T
 
     def is_shared(self, batch_size: int) -> bool:
         """Whether the threads share out one model's batch: never a question of numbers, only of time."""
@@ -174,7 +175,7 @@ class NativeEngine:
         x = self.examples
         training.train(
             self.parameters, self.transposed, self.m, self.v, w.gradient, w.other, w.activations, x.tokens, x.starts,
-            x.ends, self.targets, given["batches"], steps, given["batch_size"], given["part"], self.replicas,
+            x.ends, self.targets, given["batches"], given["step"], steps, given["batch_size"], given["part"],
             given["rates"].ravel(), *given["corrections"], given["losses"].ravel(), w.ids, self.padding, begin, end,
             self.z, self.o,
         )  # fmt: skip
@@ -206,13 +207,13 @@ class NativeEngine:
                 for part_loss in each:
                     loss += part_loss
             loss /= count
-            given["losses"][s, model] = loss
+            given["losses"][model, s] = loss
             if not math.isfinite(loss):
                 return
             training.finish(
                 self.parameters, self.transposed, self.m, self.v, gradients[:size], gradients[size:], parts,
-                given["rates"][s, model], *(corrections[s] for corrections in given["corrections"]), model, self.z,
-                self.o,
+                given["step"] + s, given["rates"][model, s], *(corrections[s] for corrections in given["corrections"]),
+                model, self.z, self.o,
             )  # fmt: skip
 
     def each_thread(self, works: list[Callable]) -> list:

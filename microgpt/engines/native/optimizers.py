@@ -1,7 +1,7 @@
 """Optimizers on a model's flat parameters, 16 at a time: the formulas are those of engines/scalar/optimizers.py.
 
 Moments whose gradient stays zero, as that of a unit that never fires, would fade and stick at the smallest number there
-is. They become zero instead (`flushed`).
+is, with which a processor is slow. Every so many steps those that are too small for a normal float32 become zero.
 """
 
 import math
@@ -15,6 +15,7 @@ from microgpt.engines.native.compiling import DOUBLE, INT, F, kernel
 from microgpt.engines.native.simd import LANES, flushed, fma, load, splat, sqrt, store
 from microgpt.engines.optimizer import OptimizerSpec
 
+FLUSHING_INTERVAL = 32  # steps; to look at every moment in every step takes a twentieth of the time
 SMALLEST_SHARING = 1e-15  # with an eps below it the product of two denominators might not be a float32
 
 
@@ -71,8 +72,8 @@ def adam(P, G, M, U, size, lr, beta1, beta2, eps, correction1, correction2):
     while eps >= SMALLEST_SHARING and i + 2 * LANES <= size:
         j = i + LANES
         g, h = load(G, i), load(G, j)
-        m, n = flushed(fma(old1, load(M, i), new1 * g)), flushed(fma(old1, load(M, j), new1 * h))
-        v, w = flushed(fma(old2, load(U, i), new2 * (g * g))), flushed(fma(old2, load(U, j), new2 * (h * h)))
+        m, n = fma(old1, load(M, i), new1 * g), fma(old1, load(M, j), new1 * h)
+        v, w = fma(old2, load(U, i), new2 * (g * g)), fma(old2, load(U, j), new2 * (h * h))
         b, d = sqrt(v * inverse2) + epsilon, sqrt(w * inverse2) + epsilon
         shared = rate / (b * d)
         store(M, i, m)
@@ -84,8 +85,8 @@ def adam(P, G, M, U, size, lr, beta1, beta2, eps, correction1, correction2):
         i += 2 * LANES
     while i < size:
         g = load(G, i)
-        m = flushed(fma(old1, load(M, i), new1 * g))
-        v = flushed(fma(old2, load(U, i), new2 * (g * g)))
+        m = fma(old1, load(M, i), new1 * g)
+        v = fma(old2, load(U, i), new2 * (g * g))
         store(M, i, m)
         store(U, i, v)
         store(P, i, load(P, i) - m * (rate / (sqrt(v * inverse2) + epsilon)))
@@ -97,21 +98,32 @@ def sgd(P, G, M, size, lr, momentum):
     """m = momentum m + g, p -= lr m"""
     keep, rate = splat(P, momentum), splat(P, lr)
     for i in range(0, size, LANES):
-        m = flushed(fma(keep, load(M, i), load(G, i)))
+        m = fma(keep, load(M, i), load(G, i))
         store(M, i, m)
         store(P, i, load(P, i) - rate * m)
 
 
-@kernel(F, F, F, F, INT, INT, DOUBLE, DOUBLE, DOUBLE, OPTIMIZER)
-def update(P, G, M, U, decayed, size, lr, correction1, correction2, o):
-    """One step of any optimizer on all parameters; weight decay applies from `decayed` on."""
+@kernel(F, INT)
+def flush(M, size):
+    for i in range(0, size, LANES):
+        store(M, i, flushed(load(M, i)))
+
+
+@kernel(F, F, F, F, INT, INT, INT, DOUBLE, DOUBLE, DOUBLE, OPTIMIZER)
+def update(P, G, M, U, decayed, size, step, lr, correction1, correction2, o):
+    """Step number `step`, from 0, of any optimizer on all parameters; weight decay applies from `decayed` on."""
     if o.largest_norm < math.inf:
         clip(G, size, o.largest_norm)
     if o.weight_decay > 0:
         keep = splat(P, 1 - lr * o.weight_decay)
         for i in range(decayed, size, LANES):
             store(P, i, load(P, i) * keep)
+    flushes = step % FLUSHING_INTERVAL == FLUSHING_INTERVAL - 1
     if o.moments == 1:
         sgd(P, G, M, size, lr, o.momentum)
     else:
         adam(P, G, M, U, size, lr, o.beta1, o.beta2, o.eps, correction1, correction2)
+        if flushes:
+            flush(U, size)
+    if flushes:
+        flush(M, size)

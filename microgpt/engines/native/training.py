@@ -47,13 +47,19 @@ def add(G, H, size):
         store(G, i, load(G, i) + load(H, i))
 
 
-@kernel(I32, I64, I64, I64, INT, INT)
-def look_ahead(tokens, starts, ends, batch, begin, end):
-    """The examples batch[begin : end] come next: their tokens, which lie anywhere, are fetched into the cache."""
-    for b in range(begin, end):
+@kernel(I32, I64, I64, I64, I64, INT, INT, INT)
+def look_ahead(tokens, starts, ends, targets, batch, begin, after, end):
+    """The examples batch[begin : after] come next, then batch[after : end]: what is read of them lies anywhere.
+
+    Where an example's tokens begin has itself to be fetched first: a step before the tokens.
+    """
+    for b in range(begin, after):
+        prefetch(tokens, get(starts, get(batch, b)))
+    for b in range(after, end):
         example = get(batch, b)
+        prefetch(starts, example)
         prefetch(ends, example)
-        prefetch(tokens, get(starts, example))
+        prefetch(targets, example)
 
 
 @kernel(I64, I64, INT, INT, returns=INT)
@@ -68,11 +74,11 @@ def count_targets(targets, batch, begin, end):
 @kernel(ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, I32_ARRAY, I64_ARRAY, I64_ARRAY, I64_ARRAY, I64_ARRAY,
         INT, INT, INT, INT, F64_ARRAY, F64_ARRAY, F64_ARRAY, F64_ARRAY, I64_ARRAY, ARRAY, INT, INT,
         LAYOUT, OPTIMIZER)  # fmt: skip
-def train(P, T, M, U, G, H, A, tokens, starts, ends, targets, batches, steps, batch_size, part, models, rates,
+def train(P, T, M, U, G, H, A, tokens, starts, ends, targets, batches, first_step, steps, batch_size, part, rates,
           corrections1, corrections2, losses, ids, padding, begin_model, end_model, z, o):  # fmt: skip
-    """`steps` steps of the models from begin_model to before end_model, model after model.
+    """`steps` steps, from `first_step` on, of the models from begin_model to before end_model, model after model.
 
-    batches (models, steps, batch_size), rates and losses (steps, models). A batch is cut into parts of `part` examples
+    batches (models, steps, batch_size), rates and losses (models, steps). A batch is cut into parts of `part` examples
     whose gradients are added up in order; a step whose loss is not finite changes nothing and is its model's last.
     """
     g, h, a, pad, ids = data(G, 0), data(H, 0), data(A, 0), data(padding, 0), data(ids, 0)
@@ -84,8 +90,9 @@ def train(P, T, M, U, G, H, A, tokens, starts, ends, targets, batches, steps, ba
         for step in range(steps):
             first = (model * steps + step) * batch_size
             count = count_targets(targets, batches, first, first + batch_size)
-            if step + 1 < steps:
-                look_ahead(tokens, starts, ends, batches, first + batch_size, first + 2 * batch_size)
+            following, end = first + batch_size, (model + 1) * steps * batch_size
+            after = min(following + batch_size, end)
+            look_ahead(tokens, starts, ends, targets, batches, following, after, min(after + batch_size, end))
             loss = 0.0
             for begin in range(first, first + batch_size, part):
                 end = min(begin + part, first + batch_size)
@@ -94,11 +101,11 @@ def train(P, T, M, U, G, H, A, tokens, starts, ends, targets, batches, steps, ba
                 if begin > first:
                     add(g, h, z.size)
             loss /= count
-            losses[step * models + model] = loss
+            losses[model * steps + step] = loss
             if not math.isfinite(loss):
                 break
-            lr = rates[step * models + model]
-            update(p, g, m, u, z.decayed, z.size, lr, corrections1[step], corrections2[step], o)
+            lr = rates[model * steps + step]
+            update(p, g, m, u, z.decayed, z.size, first_step + step, lr, corrections1[step], corrections2[step], o)
             transpose_all(p, t, z)
 
 
@@ -118,12 +125,12 @@ def loss(P, T, G, A, tokens, starts, ends, batch, begin, end, weight, ids, paddi
                      z)  # fmt: skip
 
 
-@kernel(ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, INT, DOUBLE, DOUBLE, DOUBLE, INT, LAYOUT, OPTIMIZER)
-def finish(P, T, M, U, G, H, parts, lr, correction1, correction2, model, z, o):
+@kernel(ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, INT, INT, DOUBLE, DOUBLE, DOUBLE, INT, LAYOUT, OPTIMIZER)
+def finish(P, T, M, U, G, H, parts, step, lr, correction1, correction2, model, z, o):
     """Add the gradients of the other parts (H, one behind the other) to the first's (G), and update one model."""
     for part in range(parts - 1):
         add(data(G, 0), data(H, part * z.size), z.size)
     p, t = data(P, model * z.size), data(T, model * z.t_size)
     m, u = data(M, model * z.size), data(U, model * z.size)
-    update(p, data(G, 0), m, u, z.decayed, z.size, lr, correction1, correction2, o)
+    update(p, data(G, 0), m, u, z.decayed, z.size, step, lr, correction1, correction2, o)
     transpose_all(p, t, z)
