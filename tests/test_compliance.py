@@ -3,6 +3,7 @@
 In float64 an engine computes what the scalar engine computes, to 1e-9; in float32 it stays within TOLERANCES.
 """
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -86,7 +87,7 @@ CASES = [  # with LARGE_CASES they hold every pair of words that fit each other
     "gpt-3 untied unnormed squared block-of-1 adamw unclipped sqrt batch-3",
     "gpt-3 untied unnormed squared heads-of-3 momentum clipped sqrt batch-3",
 ]
-LARGE_CASES = [  # the scalar engine takes seconds for each
+LARGE_CASES = [  # the scalar engine takes up to a minute for each
     "gpt-1 untied unnormed relu heads-of-1 adam clipped linear batch-70",
     "gpt-1 tied unnormed relu head-of-20 adam clipped linear batch-20",
     "gpt-1 tied normed squared heads-of-20 momentum unclipped warmdown batch-1",
@@ -100,7 +101,7 @@ LARGE_CASES = [  # the scalar engine takes seconds for each
     "gpt-2 tied unnormed squared head-of-20 momentum unclipped constant batch-70",
     "gpt-2 untied normed squared heads-of-20 momentum unclipped constant batch-20",
 ]
-WORK, MUCH_WORK = 120_000, 2_000_000  # products of parameters and targets that the scalar engine is given time for
+WORK = 120_000  # products of parameters and targets that the scalar engine is given time for in the quick suite
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,8 @@ class Results:
     logits: np.ndarray  # of every position of the first example, by both replicas
 
 
-def case_of(line: str, work: int) -> Case:
-    """As many of the 50 steps as the scalar engine has time for, and 3 at least."""
+def case_of(line: str, work: float) -> Case:
+    """As many of the 50 steps as the scalar engine is given time for, and 3 at least."""
     model, tied, normed, activation, size, optimizer, clip, schedule, batch = line.split()
     n_embd, n_head, vocab_size, block_size, usual = SIZES[size]
     is_gpt = model != "bigram"
@@ -176,7 +177,7 @@ def case_of(line: str, work: int) -> Case:
     orders = [BatchOrder(rng.permutation(len(examples)), (), 0.0, batch_size) for _ in range(2)]
     std = 0.8 * n_embd**-0.5  # far from where training begins: attention is not nearly uniform
     targets = batch_size * sum(len(example) - 1 for example in examples) / len(examples)
-    steps = max(3, min(STEPS, int(work / targets / spec.parameter_count()) - 4))  # gradients cost four more
+    steps = max(3, int(min(STEPS, work / targets / spec.parameter_count() - 4)))  # gradients cost four more
     factors = [Schedule(schedule, steps).factor(step) for step in range(steps)]
     return Case(
         spec=spec,
@@ -220,7 +221,7 @@ def gradients(engine: Engine, parameters: Arrays) -> Arrays:
 
 
 @cache
-def scalar_results(line: str, work: int) -> tuple[Case, Results]:
+def scalar_results(line: str, work: float) -> tuple[Case, Results]:
     case = case_of(line, work)
     return case, results(case, EngineOptions("python"))
 
@@ -232,7 +233,7 @@ def options_of(engine: str, dtype: str) -> EngineOptions:
     return EngineOptions(backend, device=device or "cpu", dtype=dtype, threads=1)
 
 
-def check(line: str, work: int, engine: str, dtype: str) -> None:
+def check(line: str, work: float, engine: str, dtype: str) -> None:
     options = options_of(engine, dtype)
     case, expected = scalar_results(line, work)
     assert np.isfinite(expected.losses).all(), "the scalar engine diverged: this case compares nothing"
@@ -305,8 +306,8 @@ def fits(line: str) -> bool:
 @each_engine
 @each_dtype
 @pytest.mark.parametrize("line", [*LARGE_CASES, *CASES, *random_lines(40)])
-def test_an_engine_computes_what_the_scalar_engine_computes_for_longer(line: str, engine: str, dtype: str) -> None:
-    check(line, MUCH_WORK, engine, dtype)
+def test_an_engine_computes_what_the_scalar_engine_computes_over_50_steps(line: str, engine: str, dtype: str) -> None:
+    check(line, math.inf, engine, dtype)
 
 
 def test_the_cases_hold_every_pair_of_words_but_those_of_the_largest_models() -> None:
