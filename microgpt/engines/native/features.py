@@ -6,12 +6,10 @@ of the matrices, backward ones the matrices themselves (matmul.py): no number of
 
 import math
 
-import numba
-
 from microgpt.engines.native.across import transpose_block
 from microgpt.engines.native.attention import attention, attention_backward
 from microgpt.engines.native.compiling import I32, I64, INT, F, kernel
-from microgpt.engines.native.layout import DTYPE
+from microgpt.engines.native.layout import LAYOUT
 from microgpt.engines.native.matmul import multiply
 from microgpt.engines.native.pointwise import (
     copy,
@@ -24,7 +22,6 @@ from microgpt.engines.native.pointwise import (
 )
 from microgpt.engines.native.simd import LANES, get, put, splat, store
 
-LAYOUT = numba.from_dtype(DTYPE)
 EPSILON = 1e-5
 
 

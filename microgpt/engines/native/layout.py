@@ -5,6 +5,7 @@ All offsets and widths count numbers, not bytes.
 
 from typing import NamedTuple
 
+import numba
 import numpy as np
 
 from microgpt.engines.native.attention import TILE
@@ -83,6 +84,7 @@ class Layout(NamedTuple):
 
 # In a kernel a layout is a record: passed as one pointer, its fields by name.
 DTYPE = np.dtype([(field, np.int64) for field in Layout._fields])
+LAYOUT = numba.from_dtype(DTYPE)
 
 
 def layout_of(spec: ModelSpec, rows: int) -> Layout:

@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
+from numba.extending import register_jitable
 
 from microgpt.engines.native.across import lane, slot_sum
 from microgpt.engines.native.compiling import DOUBLE, INT, F, kernel
+from microgpt.engines.native.layout import LAYOUT
 from microgpt.engines.native.simd import LANES, flushed, fma, load, splat, sqrt, store
 from microgpt.engines.optimizer import OptimizerSpec
 
@@ -59,17 +61,17 @@ def clip(G, size, largest_norm):
             store(G, i, load(G, i) * (largest_norm / norm))
 
 
-@kernel(F, F, F, F, INT, DOUBLE, DOUBLE, DOUBLE, DOUBLE, DOUBLE, DOUBLE)
-def adam(P, G, M, U, size, lr, beta1, beta2, eps, correction1, correction2):
+@kernel(F, F, F, F, INT, INT, DOUBLE, DOUBLE, DOUBLE, OPTIMIZER)
+def adam(P, G, M, U, begin, end, lr, correction1, correction2, o):
     """m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2, p -= lr m' / (sqrt(v') + eps)
 
-    with m' = m / correction1 = m / (1 - beta1^t), and v' likewise. Two vectors share one division, the slowest
-    instruction of all: a / b = a d / (b d), c / d = c b / (b d).
+    with m' = m / correction1 = m / (1 - beta1^t), and v' likewise, from `begin` to before `end`. Two vectors share one
+    division, the slowest instruction of all: a / b = a d / (b d), c / d = c b / (b d).
     """
-    old1, new1, old2, new2 = splat(P, beta1), splat(P, 1 - beta1), splat(P, beta2), splat(P, 1 - beta2)
-    rate, inverse2, epsilon = splat(P, lr / correction1), splat(P, 1 / correction2), splat(P, eps)
-    i = 0
-    while eps >= SMALLEST_SHARING and i + 2 * LANES <= size:
+    old1, new1, old2, new2 = splat(P, o.beta1), splat(P, 1 - o.beta1), splat(P, o.beta2), splat(P, 1 - o.beta2)
+    rate, inverse2, epsilon = splat(P, lr / correction1), splat(P, 1 / correction2), splat(P, o.eps)
+    i = begin
+    while o.eps >= SMALLEST_SHARING and i + 2 * LANES <= end:
         j = i + LANES
         g, h = load(G, i), load(G, j)
         m, n = fma(old1, load(M, i), new1 * g), fma(old1, load(M, j), new1 * h)
@@ -83,7 +85,7 @@ def adam(P, G, M, U, size, lr, beta1, beta2, eps, correction1, correction2):
         store(P, i, load(P, i) - m * d * shared)
         store(P, j, load(P, j) - n * b * shared)
         i += 2 * LANES
-    while i < size:
+    while i < end:
         g = load(G, i)
         m = fma(old1, load(M, i), new1 * g)
         v = fma(old2, load(U, i), new2 * (g * g))
@@ -109,21 +111,34 @@ def flush(M, size):
         store(M, i, flushed(load(M, i)))
 
 
-@kernel(F, F, F, F, INT, INT, INT, DOUBLE, DOUBLE, DOUBLE, OPTIMIZER)
-def update(P, G, M, U, decayed, size, step, lr, correction1, correction2, o):
-    """Step number `step`, from 0, of any optimizer on all parameters; weight decay applies from `decayed` on."""
+@register_jitable
+def pairs(count):
+    """The next multiple of two vectors."""
+    return -(-count // (2 * LANES)) * (2 * LANES)
+
+
+@kernel(F, F, F, F, INT, DOUBLE, DOUBLE, DOUBLE, OPTIMIZER, LAYOUT)
+def update(P, G, M, U, step, lr, correction1, correction2, o, z):
+    """Step number `step`, from 0, of any optimizer on all parameters of a model."""
     if o.largest_norm < math.inf:
-        clip(G, size, o.largest_norm)
+        clip(G, z.size, o.largest_norm)
     if o.weight_decay > 0:
         keep = splat(P, 1 - lr * o.weight_decay)
-        for i in range(decayed, size, LANES):
+        for i in range(z.decayed, z.size, LANES):
             store(P, i, load(P, i) * keep)
     flushes = step % FLUSHING_INTERVAL == FLUSHING_INTERVAL - 1
     if o.moments == 1:
-        sgd(P, G, M, size, lr, o.momentum)
+        sgd(P, G, M, z.size, lr, o.momentum)
     else:
-        adam(P, G, M, U, size, lr, o.beta1, o.beta2, o.eps, correction1, correction2)
+        # Without the rows of zeros behind a vocabulary, which of 27 letters would be a twenty-fifth of the work.
+        table, positions = pairs(z.vocab * z.embd_lanes), pairs(z.block * z.embd_lanes)
+        adam(P, G, M, U, z.wte, z.wte + table, lr, correction1, correction2, o)
+        if z.wpe >= 0:
+            adam(P, G, M, U, z.wpe, z.wpe + positions, lr, correction1, correction2, o)
+        if z.lm_head != z.wte:
+            adam(P, G, M, U, z.lm_head, z.lm_head + table, lr, correction1, correction2, o)
+        adam(P, G, M, U, z.layers, z.size, lr, correction1, correction2, o)
         if flushes:
-            flush(U, size)
+            flush(U, z.size)
     if flushes:
-        flush(M, size)
+        flush(M, z.size)

@@ -14,7 +14,8 @@ from microgpt.engines.native.compiling import (
     F,
     kernel,
 )
-from microgpt.engines.native.features import LAYOUT, backward, forward, gather, transpose_all
+from microgpt.engines.native.features import backward, forward, gather, transpose_all
+from microgpt.engines.native.layout import LAYOUT
 from microgpt.engines.native.optimizers import OPTIMIZER, update
 from microgpt.engines.native.pointwise import cross_entropy
 from microgpt.engines.native.simd import LANES, data, get, load, prefetch, shift, store
@@ -105,7 +106,7 @@ def train(P, T, M, U, G, H, A, tokens, starts, ends, targets, batches, first_ste
             if not math.isfinite(loss):
                 break
             lr = rates[model * steps + step]
-            update(p, g, m, u, z.decayed, z.size, first_step + step, lr, corrections1[step], corrections2[step], o)
+            update(p, g, m, u, first_step + step, lr, corrections1[step], corrections2[step], o, z)
             transpose_all(p, t, z)
 
 
@@ -132,5 +133,5 @@ def finish(P, T, M, U, G, H, parts, step, lr, correction1, correction2, model, z
         add(data(G, 0), data(H, part * z.size), z.size)
     p, t = data(P, model * z.size), data(T, model * z.t_size)
     m, u = data(M, model * z.size), data(U, model * z.size)
-    update(p, data(G, 0), m, u, z.decayed, z.size, step, lr, correction1, correction2, o)
+    update(p, data(G, 0), m, u, step, lr, correction1, correction2, o, z)
     transpose_all(p, t, z)
