@@ -39,6 +39,14 @@ def test_no_heavy_library_is_loaded(tmp_path: Path, arguments: list[str]) -> Non
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize("flag", ["--help", "--cfg=job"])
+def test_what_only_composes_starts_without_numpy_too(tmp_path: Path, flag: str) -> None:
+    """It takes a quarter of the time that --help takes."""
+    spy = SPY.replace(f"{HEAVY}", '("numpy",)')
+    done = subprocess.run([sys.executable, "-c", spy, *flag.split("=")], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1].rstrip() == "loaded:", done.stderr
+
+
 def test_help_lists_groups_options_and_keys(microgpt: Program) -> None:
     stdout = microgpt("--help").stdout
     for line in (

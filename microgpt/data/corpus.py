@@ -11,12 +11,14 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, chain
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from microgpt.data.examples import Examples
 from microgpt.data.sources import Source
 from microgpt.data.tokenizer import Tokenizer, targets_of
 from microgpt.errors import UserError
+
+if TYPE_CHECKING:
+    from microgpt.data.examples import Examples
 
 LONG_DOCUMENTS = ("truncate", "window", "skip")
 FORMATS = ("lines", "stream")
@@ -70,8 +72,10 @@ class Corpus:
     questions: tuple[str, ...] = ()  # of a chat: how the users of held-out conversations begin
 
     @cached_property
-    def examples(self) -> Examples:
+    def examples(self) -> "Examples":
         """What can be trained on: the corpus's training examples, then the style's."""
+        from microgpt.data.examples import Examples  # numpy, which --help starts without
+
         return Examples.of([*self.train.examples, *self.style_train.examples])
 
 

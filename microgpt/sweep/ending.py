@@ -16,7 +16,6 @@ from microgpt.errors import MicrogptError, UserError
 from microgpt.explain import report
 from microgpt.processes import processes
 from microgpt.record import timestamp
-from microgpt.runs import read_record
 
 
 class Sweep:
@@ -105,6 +104,8 @@ def finish_sweep() -> None:
 
 def failed_jobs(folder: Path) -> list[Path]:
     """Folders of the jobs that have failed since this sweep began, in whatever process they ran."""
+    from microgpt.runs import read_record  # numpy, which --help starts without
+
     found = []
     for path in folder.glob("*"):
         record = read_record(path) or {}
