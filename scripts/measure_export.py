@@ -1,0 +1,235 @@
+"""Measure what exporting a names model in float16 changes, and how near an ONNX graph is to the scalar engine.
+
+Each model is exported as task=export does, in float32 and in float16, and both exports are read again and asked for the
+likeliest text (temperature 0) after each prompt: all of 0 to 2 letters, and longer ones, which are distinct strings of
+3 to 8 letters drawn at random. Logits are compared wherever both have read the same; the loss on the held-out names.
+ONNX is compared with the scalar engine on held-out names; its difference is relative to the largest logit.
+
+python scripts/measure_export.py
+python scripts/measure_export.py --checkpoint outputs/2026-01-02/08-00-00_abcdef12 --without-onnx
+
+Without --checkpoint four models are trained first, in a temporary folder; in float64, as how a float32 is rounded in
+training leads to other weights after some thousand steps, and so to other texts that differ.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from random import Random
+from string import ascii_lowercase
+
+import numpy as np
+
+from microgpt.assembly import InputReader
+from microgpt.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
+from microgpt.config import BackendConfig, Config, ModelConfig, SampleConfig, StyleConfig
+from microgpt.data.corpus import Corpus
+from microgpt.engines import make_engine
+from microgpt.engines.base import Decoder
+from microgpt.engines.optimizer import OptimizerSpec
+from microgpt.engines.options import EngineOptions
+from microgpt.errors import MicrogptError, UserError
+from microgpt.export import onnx_files, weight_files, write_export
+from microgpt.generation import encode_prompt, generate
+from microgpt.record import Invocation
+from microgpt.trained import Trained, load_trained
+
+TRAINED = {
+    "microgpt.py's model, 1,000 steps": ["train.steps=1000"],
+    "batch 4": ["train.batch_size=4"],
+    "20,000 steps, batch 16": ["train.steps=20000", "train.batch_size=16"],
+    "n_embd 64, 2 layers": ["model.n_embd=64", "model.n_layer=2"],
+}
+COMMON = [
+    "mode=tensor", "backend.dtype=float64", "style=classic", "sample.num_samples=0", "train.eval_documents=100",
+]  # fmt: skip
+LONGER = range(3, 9)  # letters
+ONNX_TEXTS = 50
+
+
+@dataclass
+class Recorded:
+    """A decoder that keeps the logits after each token."""
+
+    decoder: Decoder
+    logits: list[list[float]] = field(default_factory=list)
+
+    def feed(self, token: int) -> list[float]:
+        self.logits.append(self.decoder.feed(token))
+        return self.logits[-1]
+
+
+@dataclass
+class Change:
+    """What another type of number did to the texts after some prompts."""
+
+    prompts: int
+    differing: int = 0
+    gap: float = 0.0  # where texts part, between the best two logits in float32: the largest
+    logit: float = 0.0  # the largest change of one
+
+
+def train(folder: str) -> dict[str, str]:
+    """The models that docs/log.md names, each a folder of outputs; what training says goes to standard error."""
+    found = {}
+    for number, (name, overrides) in enumerate(TRAINED.items()):
+        outputs = f"{folder}/{number}"
+        command = [sys.executable, "-m", "microgpt", *COMMON, *overrides, f"outputs_dir={outputs}"]
+        subprocess.run(command, cwd=folder, check=True, stdout=sys.stderr)
+        found[name] = str(resolve_checkpoint("latest", outputs))
+    return found
+
+
+def held_out(checkpoint: Checkpoint) -> Corpus:
+    """The embedded names as the model read them. Raises UserError for a model of something else."""
+    meta = checkpoint.meta
+    style = StyleConfig(documents=list(meta.style.get("documents", [])))
+    corpus = InputReader().corpus(Config(model=ModelConfig(block_size=meta.spec.block_size), style=style))
+    if meta.special or meta.chars != corpus.tokenizer.chars:
+        raise UserError(f"{checkpoint.path} is no model of the embedded names: its letters are others than data=names'")
+    return corpus
+
+
+def exported(checkpoint: Checkpoint, dtype: str, backend: str, folder: str) -> Trained:
+    """An export of the model, read again, which chooses the likeliest letters."""
+    path = Path(folder) / dtype
+    write_export(path, weight_files(checkpoint, dtype)[0])
+    config = Config(checkpoint=str(path), backend=BackendConfig(name=backend), sample=SampleConfig(temperature=0))
+    return load_trained(config, Invocation(("style=classic",)))  # without a style's bias
+
+
+def prompts_up_to(letters: int) -> list[str]:
+    """All of 0 to so many letters."""
+    return ["".join(each) for size in range(letters + 1) for each in product(ascii_lowercase, repeat=size)]
+
+
+def longer_prompts(count: int, seed: int) -> list[str]:
+    rng, found = Random(seed), dict[str, None]()
+    while len(found) < count:
+        found["".join(rng.choices(ascii_lowercase, k=rng.choice(LONGER)))] = None
+    return list(found)
+
+
+def greedy(trained: Trained, prompt: str) -> tuple[str, np.ndarray]:
+    """The likeliest text after a prompt, and the logits after each of its tokens, from BOS on: (T, V)."""
+    decoder = Recorded(trained.engine.decoder(0))
+    tokens = encode_prompt(prompt, trained.tokenizer, trained.block_size, "prompt")
+    drawn = generate(lambda: decoder, trained.tokenizer, trained.block_size, tokens, trained.policy, Random(0))
+    return drawn.text, np.array(decoder.logits)
+
+
+def compare(whole: Trained, half: Trained, prompts: Sequence[str]) -> Change:
+    change = Change(len(prompts))
+    for prompt in prompts:
+        (text, logits), (other, others) = greedy(whole, prompt), greedy(half, prompt)
+        best, theirs = logits[len(prompt) :].argmax(axis=1), others[len(prompt) :].argmax(axis=1)
+        shared = min(len(best), len(theirs))
+        apart = np.flatnonzero(best[:shared] != theirs[:shared])
+        same = len(prompt) + (apart[0] + 1 if apart.size else shared)  # positions at which both have read the same
+        change.logit = max(change.logit, float(np.abs(logits[:same] - others[:same]).max()))
+        if text != other:
+            second, first = np.sort(logits[same - 1])[-2:]
+            change.differing += 1
+            change.gap = max(change.gap, float(first - second))
+    return change
+
+
+def onnx_difference(checkpoint: Checkpoint, texts: Sequence[Sequence[int]]) -> float:
+    """Largest difference of a logit from the scalar engine's, relative to the largest logit.
+
+    Raises UserError where the libraries are not there.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError("onnxruntime is missing: pip install onnxruntime") from None
+    session = onnxruntime.InferenceSession(onnx_files(checkpoint)[0]["model.onnx"], providers=["CPUExecutionProvider"])
+    spec = checkpoint.meta.spec
+    engine = make_engine(EngineOptions("python"), spec, OptimizerSpec("sgd"), None, checkpoint.state)
+    largest = size = 0.0
+    for text in texts:
+        tokens = list(text)[: spec.block_size]
+        decoder = engine.decoder(0)
+        expected = np.array([decoder.feed(token) for token in tokens])
+        (found,) = session.run(["logits"], {"tokens": np.array([tokens])})
+        largest = max(largest, float(np.abs(np.asarray(found)[0] - expected).max()))
+        size = max(size, float(np.abs(expected).max()))
+    return largest / size
+
+
+def row(name: str, checkpoint: Checkpoint, chosen: argparse.Namespace) -> str:
+    corpus = held_out(checkpoint)
+    with tempfile.TemporaryDirectory() as folder:
+        whole, half = (exported(checkpoint, dtype, chosen.backend, folder) for dtype in ("float32", "float16"))
+        changes = [
+            compare(whole, half, prompts)
+            for prompts in (prompts_up_to(chosen.letters), longer_prompts(chosen.longer, chosen.seed))
+        ]
+        examples = corpus.val.head(chosen.eval_documents)
+        losses = [float(each.engine.evaluate(examples)[0]) for each in (whole, half)]
+    texts = " | ".join(f"{each.differing} of {each.prompts:,}" for each in changes)
+    gap, logit = (max(getattr(each, key) for each in changes) for key in ("gap", "logit"))
+    gaps = f"{gap:.1g}" if any(each.differing for each in changes) else ""
+    onnx = "" if chosen.without_onnx else told_of_onnx(checkpoint, examples[:ONNX_TEXTS])
+    return f"| {name} | {texts} | {gaps} | {logit:.2g} | {abs(losses[1] - losses[0]):.2g} | {onnx} |"
+
+
+def told_of_onnx(checkpoint: Checkpoint, texts: Sequence[Sequence[int]]) -> str:
+    """The figure; empty where it cannot be had, which a sentence on standard error explains."""
+    try:
+        return f"{onnx_difference(checkpoint, texts):.1g}"
+    except UserError as error:
+        print(f"ONNX is not measured: {error}", file=sys.stderr, flush=True)
+        return ""
+
+
+def measure(models: dict[str, str], chosen: argparse.Namespace) -> None:
+    """Print a row for each model: its name and where its checkpoint is."""
+    checkpoints = {name: load_checkpoint(resolve_checkpoint(path, "outputs")) for name, path in models.items()}
+    for checkpoint in checkpoints.values():
+        held_out(checkpoint)  # refused before anything is measured
+    texts = f"texts that differ: prompts of 0 to {chosen.letters} letters | of {LONGER.start} to {LONGER.stop - 1}"
+    changes = "largest gap of the best two logits there | largest change of a logit | change of the loss"
+    print(f"| model | {texts} | {changes} | ONNX, relative |\n|---|---|---|---|---|---|---|", flush=True)
+    for name, checkpoint in checkpoints.items():
+        print(row(name, checkpoint, chosen), flush=True)
+
+
+def check(chosen: argparse.Namespace) -> None:
+    """Raises UserError for what cannot be measured."""
+    least = {"letters": 0, "longer": 1, "eval_documents": 1}
+    for key, value in ((key, getattr(chosen, key)) for key in least):
+        if value is not None and value < least[key]:
+            raise UserError(f"--{key.replace('_', '-')} {value} is not allowed: it must be {least[key]} or more")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", metavar="RUN", nargs="+", help="folders of runs or checkpoints of names models")
+    parser.add_argument("--letters", type=int, default=2, help="prompts of 0 to so many letters, all of them")
+    parser.add_argument("--longer", type=int, default=3000, help="how many longer prompts")
+    parser.add_argument("--seed", type=int, default=0, help="of the longer prompts")
+    parser.add_argument("--eval-documents", type=int, help="held-out names for the loss; else all")
+    parser.add_argument("--backend", default="native", choices=["native", "python", "torch"])
+    parser.add_argument("--without-onnx", action="store_true")
+    chosen = parser.parse_args(arguments)
+    try:
+        check(chosen)
+        if chosen.checkpoint:
+            measure({path: path for path in chosen.checkpoint}, chosen)
+            return 0
+        with tempfile.TemporaryDirectory() as folder:
+            measure(train(folder), chosen)
+        return 0
+    except MicrogptError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
