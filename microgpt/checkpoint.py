@@ -95,8 +95,10 @@ class CheckpointStore:
         steps = sorted(self.directory.glob("step_*"))
         best = self.directory / "best"
         kept = {path.name for path in steps[-self.keep :]} | ({best.readlink().name} if best.is_symlink() else set())
-        for path in [*steps, *self.directory.glob(".step_*")]:
-            if path.name not in kept:
+        for path in [*steps, *self.directory.glob(".*")]:
+            if path.is_symlink():
+                path.unlink(missing_ok=True)  # a link that `point` had not yet given its name
+            elif path.name not in kept:
                 discard(path)
 
     def where_newest(self) -> str:

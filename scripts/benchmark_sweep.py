@@ -4,7 +4,8 @@
     python scripts/benchmark_sweep.py --compose 1000
 
 The first runs the ablation (4 variants of each seed) with each launcher in a folder of its own, compares every job's
-losses bit for bit, and prints wall times and their ratio. The second measures the composition of so many jobs alone.
+losses bit for bit, and prints wall times and their ratio, the time of the same command once all is done, what lies on
+the disk, and what the ablation shows. The second measures the composition of so many jobs alone.
 """
 
 import argparse
@@ -47,13 +48,20 @@ def compare_launchers(seeds: int, steps: int) -> None:
         run_sweep("vectorized", 1, 1, warm)  # kernels are compiled, files are in the machine's cache
         seconds = {launcher: run_sweep(launcher, seeds, steps, folder) for launcher, folder in folders.items()}
         found = {launcher: histories(folder) for launcher, folder in folders.items()}
+        once_more = run_sweep("vectorized", seeds, steps, folders["vectorized"])
+        files = (path for path in (folders["vectorized"] / "outputs").rglob("*") if not path.is_symlink())
+        size = sum(path.stat().st_size for path in files if path.is_file())
+        (report,) = (folders["vectorized"] / "results").glob("ablation_*.md")
+        shown = report.read_text()
     assert len(found["basic"]) == 4 * seeds
     same = sum(found["vectorized"].get(job) == lines for job, lines in found["basic"].items())
     print(f"{4 * seeds} jobs of {steps} steps, wall time with the report:")
     for launcher, taken in seconds.items():
         print(f"  hydra/launcher={launcher:<11} {taken:8.1f} s")
     print(f"  ratio {seconds['basic'] / seconds['vectorized']:.1f}")
+    print(f"  the same command once more, when all is completed: {once_more:.1f} s")
     print(f"  jobs whose history.jsonl is the same byte for byte: {same} of {4 * seeds}")
+    print(f"  on disk, with the last two checkpoints of each job: {size / 1e6:.0f} MB\n\n{shown}")
 
 
 def measure_composition(jobs: int) -> None:

@@ -588,6 +588,19 @@ def test_what_a_crash_left_is_cleared_away_by_the_next_checkpoint(tmp_path, monk
     assert {path.name for path in tmp_path.iterdir()} == {"step_00000001", "step_00000002", "latest"}
 
 
+def test_a_link_that_a_crash_left_without_its_name_is_cleared_away_too(tmp_path, monkeypatch):
+    store = CheckpointStore(tmp_path, keep=2)
+    saved(store, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", crash_at(1, Path.replace))
+        with pytest.raises(Crash):
+            store.mark_best(1)
+    (left,) = tmp_path.glob(".best.*")
+    left.rename(tmp_path / ".best.1")  # of another process
+    saved(store, 1)  # as a run that goes on from there does
+    assert {path.name for path in tmp_path.iterdir()} == {"step_00000001", "latest"}
+
+
 # Where checkpoint=... points
 
 
