@@ -25,6 +25,8 @@ import time
 from pathlib import Path
 from statistics import median
 
+from _arguments import at_least_1
+
 DTYPES = ("float32", "float64")
 KERNELS = "NUMBA_CACHE_DIR"
 COMMANDS = (
@@ -106,12 +108,6 @@ def show(heading: str, rows: dict[str, str]) -> None:
     columns = heading.count("|") - 1
     lines = [f"| {name} | {row} |" for name, row in rows.items()]
     print("\n".join([heading, "|---" * columns + "|", *lines, ""]), flush=True)
-
-
-def at_least_1(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: it is a whole number of at least 1")
-    return int(text)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -32,6 +32,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from _arguments import at_least_1
 
 from microgpt.benchmarks.microgpt_py import patched
 from microgpt.benchmarks.workloads import workload
@@ -223,12 +224,6 @@ def engine_list(text: str) -> list[str]:
     if unknown := [name for name in names if name not in ENGINES]:
         raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not allowed: it is of {', '.join(ENGINES)}")
     return names
-
-
-def at_least_1(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: it is a whole number of at least 1")
-    return int(text)
 
 
 def main(arguments: list[str] | None = None) -> int:

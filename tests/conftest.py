@@ -1,5 +1,6 @@
 """The program as a user runs it: a process of its own, in a folder of its own."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ RECORD_KEYS = {
 
 
 KERNELS = "NUMBA_CACHE_DIR"
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -190,3 +193,18 @@ def wait_for(folder: Path, pattern: str, seconds: float = 30) -> Path:
         assert time.monotonic() < end, f"no {pattern} appeared in {folder}"
         time.sleep(0.005)
     return found
+
+
+def load_script(name: str) -> ModuleType:
+    """scripts/<name>.py as a module of its own, made anew by each call; it finds its neighbours."""
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look there
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(SCRIPTS))
+    return module

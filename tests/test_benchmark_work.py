@@ -19,7 +19,7 @@ from microgpt.assembly import workload as work_of
 from microgpt.benchmarks import nanochat
 from microgpt.benchmarks.commands import Command, Finished, Line, run_command
 from microgpt.benchmarks.contest import COMPLETED, Run
-from microgpt.benchmarks.karpathy_report import agreement, three_digits
+from microgpt.benchmarks.karpathy_report import agreement, beside, three_digits
 from microgpt.benchmarks.measures import (
     Figures,
     NoFiguresError,
@@ -182,18 +182,21 @@ def test_nothing_is_expected_of_one_round_and_no_more_than_was_seen_of_equal_one
     assert one_more([2.0, 2.0, 2.0]) == pytest.approx((2.0, 2.0))
 
 
-def report_of(**ratios: list[float]) -> dict[str, Any]:
+def report_of(briefly: str = "100 steps", /, **ratios: list[float]) -> dict[str, Any]:
     contestants = [
         {"label": label, "against": "theirs", "ratio": spread(rounds) if rounds else None}
         for label, rounds in ratios.items()
     ]
-    return {"comparisons": [{"baseline": "nanogpt", "contestants": contestants}]}
+    return {"comparisons": [{"baseline": "nanogpt", "briefly": briefly, "contestants": contestants}]}
 
 
 def test_a_ratio_agrees_with_an_earlier_run_where_that_expected_it() -> None:
     earlier = report_of(same=[1.0, 1.1, 1.2], other=[1.0, 1.01, 1.02], gone=[1.0, 2.0], once=[1.0], theirs=[])
     now = report_of(same=[1.15], other=[1.3], once=[1.0], new=[1.0], theirs=[])
     assert [(one["label"], one["agrees"]) for one in agreement(now, earlier)] == [("same", True), ("other", False)]
+    assert agreement(report_of("20 steps", same=[1.15]), earlier) == []
+    nothing = beside({"file": "a.json", "started_at": "then", "rows": []})
+    assert nothing[-1] == "a.json, of then, has no ratio of the same work with an expectation."
 
 
 @given(st.floats(1e-6, 1e9))

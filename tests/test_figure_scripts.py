@@ -1,14 +1,12 @@
 """scripts/measure_fidelity.py, benchmark_startup.py and benchmark_memory.py: what they print, and what they refuse."""
 
-import importlib.util
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import test_golden
+from conftest import load_script
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("measure_fidelity", "benchmark_startup", "benchmark_memory")
@@ -41,16 +39,6 @@ samples = json.loads(run.read_text())["samples"]
 for sample_idx in range(20):
     print(f"sample {sample_idx+1:2d}: {samples[sample_idx]}")
 """
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def table(out: str, heading: str) -> dict[str, list[str]]:
@@ -102,7 +90,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     monkeypatch.chdir(tmp_path)
     Path("other.py").write_text("print('something else')\n")
     try:
-        code = load(name).main(arguments)
+        code = load_script(name).main(arguments)
     except SystemExit as ended:
         code = ended.code
     shown = capsys.readouterr()
@@ -115,7 +103,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_help_says_how_to_call_it(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
-        load(name).main(["--help"])
+        load_script(name).main(["--help"])
     assert f"python scripts/{name}.py" in capsys.readouterr().out
 
 
@@ -125,7 +113,7 @@ def test_help_says_how_to_call_it(name: str, capsys: pytest.CaptureFixture[str])
 def test_the_scalar_engine_has_the_golden_losses(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = load("measure_fidelity")
+    script = load_script("measure_fidelity")
     monkeypatch.setattr(script, "EXPERIMENTS", {"k1": "karpathy_first"})
     assert script.main(["--engines", "scalar", "--steps", "3"]) == 0
     rows = table(capsys.readouterr().out, "golden trace")
@@ -137,7 +125,7 @@ def test_the_scalar_engine_has_the_golden_losses(
 def test_without_names_it_says_so_and_does_the_rest(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = load("measure_fidelity")
+    script = load_script("measure_fidelity")
     monkeypatch.delenv("MICROGPT_DATA_DIR", raising=False)
     monkeypatch.setattr(script, "cache_dir", lambda: tmp_path)
     monkeypatch.setattr(script, "MODELS", dict(list(script.MODELS.items())[:1]))
@@ -155,7 +143,7 @@ def test_without_names_it_says_so_and_does_the_rest(
 def test_a_missing_torch_is_told_and_the_rest_done(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = load("measure_fidelity")
+    script = load_script("measure_fidelity")
     monkeypatch.setattr(script.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(script, "has_names", lambda: False)
     assert script.main(["--engines", "scalar,torch"]) == 0
@@ -165,7 +153,7 @@ def test_a_missing_torch_is_told_and_the_rest_done(
 def test_float64_that_is_far_away_ends_with_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = load("measure_fidelity")
+    script = load_script("measure_fidelity")
     far = [(("a model, native float64", "1.0e-08", "0.0e+00"), 1e-8), (("a model, native float32", "1", "1"), 1.0)]
     monkeypatch.setattr(script, "has_names", lambda: False)
     monkeypatch.setattr(script, "against_scalar", lambda model, others: far)
@@ -178,7 +166,7 @@ def test_float64_that_is_far_away_ends_with_1(
 def test_a_reference_gets_other_constants_and_is_compared_to_the_last_digit(
     added: str, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = load("measure_fidelity")
+    script = load_script("measure_fidelity")
     (tmp_path / "microgpt.py").write_text(REFERENCE.replace("ADDED", added))
     monkeypatch.setattr(script, "OTHER", replace(script.OTHER, steps=3, n_embd=8, n_head=2))
     monkeypatch.setattr(script, "has_names", lambda: False)
@@ -192,7 +180,7 @@ def test_a_reference_gets_other_constants_and_is_compared_to_the_last_digit(
 
 @pytest.mark.slow
 def test_every_engine_against_the_golden_traces(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert load("measure_fidelity").main(["--steps", "20"]) == 0
+    assert load_script("measure_fidelity").main(["--steps", "20"]) == 0
     out = capsys.readouterr().out
     rows = table(out, "golden trace")
     assert len(rows) == 10
@@ -207,7 +195,7 @@ def test_every_engine_against_the_golden_traces(data_dir: Path, capsys: pytest.C
 def test_a_command_that_fails_ends_the_measurement_with_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = load("benchmark_startup")
+    script = load_script("benchmark_startup")
     monkeypatch.setattr(script, "COMMANDS", (("seed=none",),))
     assert script.main(["--repeats", "1", "--skip-compile"]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
@@ -217,7 +205,7 @@ def test_a_command_that_fails_ends_the_measurement_with_1(
 def test_a_start_that_compiles_is_no_warm_start(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = load("benchmark_startup")
+    script = load_script("benchmark_startup")
     monkeypatch.setattr(script, "COMMANDS", ())
     monkeypatch.setattr(script, "start_engine", lambda dtype, kernels: (0.3, 20.0, 19.9))
     assert script.main(["--repeats", "1", "--skip-compile"]) == 1
@@ -228,7 +216,7 @@ def test_a_start_that_compiles_is_no_warm_start(
 def test_start_up_is_timed_with_kernels_of_its_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = load("benchmark_startup")
+    script = load_script("benchmark_startup")
     monkeypatch.setattr(script, "DTYPES", ("float32",))
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "kernels"))
     monkeypatch.chdir(tmp_path)
@@ -248,7 +236,7 @@ def test_start_up_is_timed_with_kernels_of_its_own(
 
 @needs_proc
 def test_memory_and_times_come_from_a_process_of_its_own() -> None:
-    script = load("benchmark_memory")
+    script = load_script("benchmark_memory")
     found = script.measure(script.SMALL, "python", "float64", 2, 1, [2, 1])
     assert 5e6 < found["now"] <= found["most"] < 1e9, "bytes above the bare interpreter, numpy included"
     assert len(numbers([str(seconds) for seconds in found["seconds"]])) == 2
@@ -257,7 +245,7 @@ def test_memory_and_times_come_from_a_process_of_its_own() -> None:
 
 @needs_proc
 def test_a_measurement_that_fails_is_told_with_its_error() -> None:
-    script = load("benchmark_memory")
+    script = load_script("benchmark_memory")
     with pytest.raises(script.FailedError, match=r"^training 1 on python, float64, failed with exit code 1: .*heads"):
         script.measure(script.SMALL | {"heads": 3}, "python", "float64", 1, 1, [1])
 
@@ -265,7 +253,7 @@ def test_a_measurement_that_fails_is_told_with_its_error() -> None:
 def test_a_system_without_proc_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = load("benchmark_memory")
+    script = load_script("benchmark_memory")
     monkeypatch.setattr(script, "STATUS", tmp_path / "status")
     with pytest.raises(SystemExit, match="2"):
         script.main([])
@@ -277,7 +265,7 @@ def test_a_system_without_proc_is_refused(
 def test_small_and_large_models_are_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = load("benchmark_memory")
+    script = load_script("benchmark_memory")
     monkeypatch.setattr(script, "LARGE", script.LARGE | {"n_embd": 32, "n_layer": 1, "block_size": 64})
     assert script.main(["--models", "4", "--steps", "2,5", "--large-steps", "2"]) == 0
     out = capsys.readouterr().out

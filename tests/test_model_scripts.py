@@ -1,6 +1,5 @@
 """measure_style.py, probe_chat.py and measure_export.py: their tables of tiny models, and what they refuse."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -10,9 +9,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import Program, make_program
+from conftest import SCRIPTS, Program, load_script, make_program
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 TINY = ("model.n_embd=8", "model.n_head=2", "train.steps=2", "train.eval_documents=5", "sample.num_samples=0")
 STYLE, CHAT, EXPORT = "measure_style.py", "probe_chat.py", "measure_export.py"
 QUICK_EXPORT = ("--letters", "1", "--longer", "6", "--eval-documents", "20", "--backend", "python", "--without-onnx")
@@ -32,17 +30,9 @@ def rows(table: str) -> list[list[str]]:
 
 
 @pytest.fixture
-def module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def module(request: pytest.FixtureRequest) -> ModuleType:
     """The script that a test names with indirect parameters."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    name = Path(request.param).stem
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / request.param)
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, name, loaded)
-    spec.loader.exec_module(loaded)
-    return loaded
+    return load_script(Path(request.param).stem)
 
 
 @pytest.fixture(scope="module")

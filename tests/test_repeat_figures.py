@@ -1,11 +1,10 @@
 """scripts/repeat_figures.py: the commands of README's "How fast" and of the log; one fails, one lacks something."""
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from conftest import load_script
 
 ROOT = Path(__file__).parents[1]
 README = """
@@ -38,13 +37,7 @@ Text, and a command that README has too:
 
 @pytest.fixture
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("repeat_figures", ROOT / "scripts" / "repeat_figures.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("repeat_figures")
 
 
 @pytest.fixture

@@ -113,11 +113,14 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def agreement(report: dict[str, Any], earlier: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each ratio that both reports have: the earlier one, the one now, and whether this lies where it was expected."""
-    before = {(name, row["label"]): row["ratio"] for name, row in measured(earlier)}
+    """Each ratio that both reports have: the earlier one, the one now, and whether this lies where it was expected.
+
+    Of comparisons in which both times the same was trained: another shape, or other steps, has another ratio.
+    """
+    before = {(work, row["label"]): row["ratio"] for work, row in measured(earlier)}
     found = []
-    for name, row in measured(report):
-        then, now = before.get((name, row["label"])), row["ratio"]["median"]
+    for work, row in measured(report):
+        then, now = before.get((work, row["label"])), row["ratio"]["median"]
         if then is not None and then["expected"] is not None:
             low, high = then["expected"]
             one = {"label": row["label"], "against": row["against"], "earlier": then, "now": now}
@@ -126,9 +129,9 @@ def agreement(report: dict[str, Any], earlier: dict[str, Any]) -> list[dict[str,
 
 
 def measured(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The baseline's name and the contestant, of each that has a ratio."""
-    rows = [(c["baseline"], contestant) for c in report["comparisons"] for contestant in c["contestants"]]
-    return [(name, contestant) for name, contestant in rows if contestant["ratio"] is not None]
+    """The baseline and what was trained, and the contestant, of each that has a ratio."""
+    rows = [(f"{c['baseline']}: {c['briefly']}", each) for c in report["comparisons"] for each in c["contestants"]]
+    return [(work, contestant) for work, contestant in rows if contestant["ratio"] is not None]
 
 
 def beside(earlier: dict[str, Any]) -> list[str]:
@@ -142,6 +145,9 @@ def beside(earlier: dict[str, Any]) -> list[str]:
         ]
         for one in earlier["rows"]
     ]
+    if not rows:
+        told_none = f"{earlier['file']}, of {earlier['started_at']}, has no ratio of the same work with an expectation."
+        return ["## Beside an earlier run", "", told_none]
     count = sum(one["agrees"] for one in earlier["rows"])
     return [
         "## Beside an earlier run",

@@ -107,6 +107,7 @@ def sgd(P, G, M, size, lr, momentum):
 
 @kernel(F, INT)
 def flush(M, size):
+    """Numbers that are too small for a normal float32 become zero."""
     for i in range(0, size, LANES):
         store(M, i, flushed(load(M, i)))
 
