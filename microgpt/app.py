@@ -17,15 +17,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from microgpt.config import from_omegaconf, register_schema
+from microgpt.config.hydra_errors import explain, report
+from microgpt.config.schema import from_omegaconf, register_schema
+from microgpt.config.task_rules import check_overrides, check_processes
+from microgpt.config.validation import check
+from microgpt.distributed import processes
 from microgpt.errors import RECORDED_IN, Interrupted, UserError
-from microgpt.explain import explain, report
-from microgpt.processes import processes
-from microgpt.record import Invocation, record_failed_job
-from microgpt.rules import check
-from microgpt.sweep.ending import finish_sweep, leave_no_empty_sweep, sweep, sweep_id
-from microgpt.sweep.plugins import register_plugins
-from microgpt.task_rules import check_overrides, check_processes
+from microgpt.runs.record import Invocation, record_failed_job
+from microgpt.sweeps.lifecycle import finish_sweep, leave_no_empty_sweep, sweep, sweep_id
+from microgpt.sweeps.plugins import register_plugins
 from microgpt.tasks import task_named
 
 
@@ -71,7 +71,7 @@ def main() -> int:
     if here.count == 1:
         return run()
     try:
-        from microgpt.engines.torch.follower import follow, lead
+        from microgpt.engines.torch.worker import follow, lead
 
         return follow() if here.rank else lead(run)
     except Exception as error:

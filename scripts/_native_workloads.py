@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from microgpt.assembly import begin, workload
 from microgpt.data.corpus import Corpus, build_corpus
 from microgpt.data.sources import read_source
 from microgpt.engines.base import EngineState
@@ -17,6 +16,7 @@ from microgpt.engines.native.engine import NativeEngine
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.model.spec import ModelSpec
+from microgpt.training.assembly import begin, workload
 
 BLOCK = 16
 RATE = 0.01

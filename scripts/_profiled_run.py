@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from microgpt.assembly import begin, workload
 from microgpt.data.corpus import build_corpus
 from microgpt.data.sources import read_source
 from microgpt.engines import make_engine
@@ -28,7 +27,8 @@ from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
-from microgpt.record import cpu_model
+from microgpt.runs.record import cpu_model
+from microgpt.training.assembly import begin, workload
 
 STEPS = {"cuda": (5, 20), "cpu": (1, 3)}  # to warm up, and to time where --steps does not say
 COSTLIEST = 15  # operators that profile.json lists

@@ -17,9 +17,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from microgpt.config import Config, ModelConfig, StyleConfig
-from microgpt.record import Invocation, new_record
-from microgpt.runs import HISTORY
+from microgpt.config.schema import Config, ModelConfig, StyleConfig
+from microgpt.runs.folders import HISTORY
+from microgpt.runs.record import Invocation, new_record
 
 FIGURES = {"parameter_count": 4256, "steps": 1000, "final_loss": 2.3, "mean_loss_last_n": 2.3, "last_n": 50}
 

@@ -54,13 +54,13 @@ def time_ours(data: Path, steps: int) -> None:
     """Train the same model through the scalar engine; prints as `time_reference` does."""
     import numpy as np
 
-    from microgpt.assembly import begin, workload
     from microgpt.data.corpus import build_corpus
     from microgpt.data.sources import read_source
     from microgpt.engines import make_engine
     from microgpt.engines.optimizer import OptimizerSpec
     from microgpt.engines.options import EngineOptions
     from microgpt.model.spec import ModelSpec
+    from microgpt.training.assembly import begin, workload
     from microgpt.training.schedules import Schedule
 
     corpus = build_corpus(

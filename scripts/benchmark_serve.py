@@ -121,10 +121,10 @@ def bare() -> None:
     import uvicorn
     from fastapi import FastAPI
 
-    from microgpt.config import ServeConfig
+    from microgpt.config.schema import ServeConfig
+    from microgpt.serve.native_schemas import GenerateAnswer, GenerateRequest
     from microgpt.serve.protocol import PatientProtocol
-    from microgpt.serve.running import listen
-    from microgpt.serve.schemas import GenerateAnswer, GenerateRequest
+    from microgpt.serve.server import listen
 
     app = FastAPI()
 

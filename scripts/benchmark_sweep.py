@@ -72,9 +72,9 @@ def measure_composition(jobs: int) -> None:
     from omegaconf import OmegaConf
 
     from microgpt.app import config_directory
-    from microgpt.config import config_hash, from_omegaconf, register_schema
-    from microgpt.rules import check
-    from microgpt.sweep.composition import Composer
+    from microgpt.config.schema import config_hash, from_omegaconf, register_schema
+    from microgpt.config.validation import check
+    from microgpt.sweeps.composition import Composer
 
     register_schema()
     OmegaConf.register_new_resolver("sweep_id", lambda: "x", replace=True)

@@ -15,7 +15,6 @@ from statistics import median
 
 import numpy as np
 
-from microgpt.assembly import begin, workload
 from microgpt.data.corpus import Corpus, build_corpus
 from microgpt.data.sources import read_source
 from microgpt.engines import make_engine
@@ -23,6 +22,7 @@ from microgpt.engines.base import Engine, EngineState
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.model.spec import ModelSpec
+from microgpt.training.assembly import begin, workload
 
 ADAM = OptimizerSpec("adam", beta1=0.85, beta2=0.99, eps=1e-8)
 WARM_UP = 5  # steps

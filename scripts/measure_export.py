@@ -25,19 +25,19 @@ from string import ascii_lowercase
 
 import numpy as np
 
-from microgpt.assembly import InputReader
-from microgpt.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
-from microgpt.config import BackendConfig, Config, ModelConfig, SampleConfig, StyleConfig
+from microgpt.config.schema import BackendConfig, Config, ModelConfig, SampleConfig, StyleConfig
 from microgpt.data.corpus import Corpus
 from microgpt.engines import make_engine
 from microgpt.engines.base import Decoder
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.errors import MicrogptError, UserError
-from microgpt.export import onnx_files, weight_files, write_export
-from microgpt.generation import encode_prompt, generate
-from microgpt.record import Invocation
-from microgpt.trained import Trained, load_trained
+from microgpt.inference.generation import encode_prompt, generate
+from microgpt.inference.loading import Trained, load_trained
+from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
+from microgpt.runs.record import Invocation
+from microgpt.tasks.export_formats import onnx_files, weight_files, write_export
+from microgpt.training.assembly import InputReader
 
 TRAINED = {
     "microgpt.py's model, 1,000 steps": ["train.steps=1000"],

@@ -15,12 +15,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-from microgpt.config import Config, SampleConfig, StyleConfig
+from microgpt.config.schema import Config, SampleConfig, StyleConfig
 from microgpt.errors import MicrogptError, UserError
-from microgpt.generation import encode_prompt, generate, phrase_rate
-from microgpt.record import Invocation
+from microgpt.inference.generation import encode_prompt, generate, phrase_rate
+from microgpt.inference.loading import load_trained
+from microgpt.runs.record import Invocation
 from microgpt.tasks.sample import generator
-from microgpt.trained import load_trained
 
 BIASES = [0.0, 2.0, 3.0, 4.0, 5.0]
 

@@ -17,13 +17,13 @@ from random import Random
 
 from _chat_probes import TALKS_SEED, Asker, Probe, singles
 
-from microgpt.config import BackendConfig, Config, SampleConfig
+from microgpt.config.schema import BackendConfig, Config, SampleConfig
 from microgpt.data import lesson_sentences as said
 from microgpt.data.conversations import ASSISTANT, USER, Turn, encode_prompt_turns
 from microgpt.errors import MicrogptError, UserError
-from microgpt.generation import generate
-from microgpt.record import Invocation
-from microgpt.trained import Trained, load_trained
+from microgpt.inference.generation import generate
+from microgpt.inference.loading import Trained, load_trained
+from microgpt.runs.record import Invocation
 
 REMEMBERED = re.compile(r"(?:Nice to meet you, |Your name is )(\w+)\.")
 

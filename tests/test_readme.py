@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Program
-from serving import start_server
+from support.program import Program
+from support.server_process import start_server
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -93,9 +93,9 @@ def test_the_file_tree_of_the_readme_is_true() -> None:
     assert not missing
 
 
-def test_the_architecture_names_only_rooms_that_exist() -> None:
+def test_the_architecture_names_only_packages_that_exist() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
-    table = text.split("## Rooms", 1)[1].split("## Decisions", 1)[0]
+    table = text.split("## Packages", 1)[1].split("## Decisions", 1)[0]
     rooms = re.findall(r"\b([a-z_]+(?:\.py|/))", " ".join(re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)))
     assert rooms
     assert [room for room in rooms if not (ROOT / "microgpt" / room).exists()] == []

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from microgpt.assembly import begin, workload
 from microgpt.benchmarks.micro import SEED, Patience, Row, measure, row, seconds_of
 from microgpt.data.corpus import Corpus, build_corpus
 from microgpt.data.sources import read_source
@@ -22,8 +21,9 @@ from microgpt.engines import make_engine
 from microgpt.engines.base import BulkSampler, Engine, EngineState
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
-from microgpt.generation import SamplingPolicy, generate
+from microgpt.inference.generation import SamplingPolicy, generate
 from microgpt.model.spec import ModelSpec
+from microgpt.training.assembly import begin, workload
 
 ENGINES = ("python", "native", "torch")
 HEADS, LAYERS, BLOCK = 4, 1, 16

@@ -33,7 +33,7 @@ from microgpt.benchmarks.texts import lines_text, read_data, stream_text
 from microgpt.benchmarks.workloads import Workload, precisions, workload
 from microgpt.data.sources import Source
 from microgpt.errors import UserError
-from microgpt.record import timestamp, without_non_finite
+from microgpt.runs.record import timestamp, without_non_finite
 
 PACKAGES = {"microgpt": {}, "nanogpt": NANOGPT_PACKAGES, "nanochat": NANOCHAT_PACKAGES}
 SCHEMA_VERSION = 2  # 2: `expected` beside the rounds' smallest and largest, `earlier`

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from typing import Any
 
-from microgpt.record import environment, git_state, version_of
+from microgpt.runs.record import environment, git_state, version_of
 
 VERSIONS = ("torch", "numpy", "numba", "hydra-core")
 SECONDS = 20.0  # that nvidia-smi may take

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from microgpt.reports.curves import Curve, read_curve
-from microgpt.reports.rows import Row
+from microgpt.reports.records import Row
 from microgpt.reports.settings import fingerprint, label
 from microgpt.reports.variants import Family, Variant
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from microgpt.atomic import write_atomically
 from microgpt.errors import MicrogptError, UserError
-from microgpt.reports.ablation import Plots, ablation_text, write_ablation
-from microgpt.reports.page import REPORT, report_html, sections_of
-from microgpt.reports.rows import Collected, read_rows, text_table, write_table
+from microgpt.reports.html import REPORT, report_html, sections_of
+from microgpt.reports.markdown import Plots, ablation_text, write_ablation
+from microgpt.reports.records import Collected, read_rows, text_table, write_table
 from microgpt.reports.sections import Section
 
 PRINTED = ("variant", "model", "style", "steps", "seed", "val_loss", "mean_loss_last_n", "steps_per_sec", "status")
@@ -48,7 +48,7 @@ def write_plots(sections: list[Section], stem: Path) -> Plots:
 
     Returns, for each comparison, the files by title, relative to the stem's folder.
     """
-    from microgpt.reports.drawing import png
+    from microgpt.reports.plot_style import png
 
     plots: dict[str, dict[str, Path]] = {}
     for section in sections:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from microgpt.reports.statistics import summary
-from microgpt.runs import HISTORY
+from microgpt.runs.folders import HISTORY
 
 Figure = Literal["loss", "val_loss"]
 COLUMNS = ("step", "tokens", "loss", "val_loss")

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from microgpt.reports.measured import measured_alike
-from microgpt.reports.rows import Row, variant_name
+from microgpt.reports.comparability import measured_alike
+from microgpt.reports.records import Row, variant_name
 from microgpt.reports.settings import (
     DATA,
     TOGGLES,

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from microgpt.reports.lines import interval_text, signed
 from microgpt.reports.provenance import counted
 from microgpt.reports.settings import label, short
 from microgpt.reports.statistics import Difference, Factorial, Verdict
+from microgpt.reports.tables import interval_text, signed
 from microgpt.reports.variants import Comparison, Factor, Family
 
 MOST_FINDINGS = 12  # sentences about comparisons

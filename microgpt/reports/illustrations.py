@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from microgpt.reports.curves import Band, Curve, Figure, over_runs
-from microgpt.reports.drawing import Plot
+from microgpt.reports.plot_style import Plot
 from microgpt.reports.plots import MOST_DOTS, Strip, curves, strips
-from microgpt.reports.rows import Row
+from microgpt.reports.records import Row
 from microgpt.reports.settings import short
 from microgpt.reports.statistics import Difference, Factorial, summary
 from microgpt.reports.variants import Comparison, Family, Variant

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from microgpt.reports.curves import Band
-from microgpt.reports.drawing import COLOURS, FAINT, INK, PAPER, line_style, new_axes, our_style, shortened
+from microgpt.reports.plot_style import COLOURS, FAINT, INK, PAPER, line_style, new_axes, our_style, shortened
 from microgpt.reports.statistics import Interval
 
 if TYPE_CHECKING:

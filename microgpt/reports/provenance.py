@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from microgpt.reports.rows import Detail, Row
+from microgpt.reports.records import Detail, Row
 from microgpt.reports.settings import DATA, exact, schema_defaults, settings_of, short, written
 
 LONG_SETTING = 80  # characters

@@ -10,11 +10,10 @@ from typing import Any
 
 from microgpt.reports.budgets import at_equal_parameters, at_equal_steps, at_equal_time
 from microgpt.reports.curves import Curve, read_curve
-from microgpt.reports.drawing import Plot
 from microgpt.reports.families import JOB
 from microgpt.reports.findings import findings
 from microgpt.reports.illustrations import MOST_CURVES, plots_of, shown_variants
-from microgpt.reports.lines import Line, budget_lines, comparison_lines, effect_lines, explanation, variant_lines
+from microgpt.reports.plot_style import Plot
 from microgpt.reports.provenance import (
     Counted,
     commands,
@@ -24,9 +23,10 @@ from microgpt.reports.provenance import (
     failures,
     git_states,
 )
-from microgpt.reports.rows import Detail, Row, shown
+from microgpt.reports.records import Detail, Row, shown
 from microgpt.reports.settings import DATA, comparison_key, fingerprint, settings_of
 from microgpt.reports.statistics import Factorial
+from microgpt.reports.tables import Line, budget_lines, comparison_lines, effect_lines, explanation, variant_lines
 from microgpt.reports.variants import Comparison, Family, comparisons, effects
 
 MOST_COMMANDS = 10

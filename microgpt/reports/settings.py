@@ -10,7 +10,7 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
-from microgpt.reports.rows import Row
+from microgpt.reports.records import Row
 
 TOGGLES = ("model.tie_lm_head", "model.input_rmsnorm")
 DATA = "data.sha256"  # of the text itself: a setting like the keys, though it is measured and not configured
@@ -119,7 +119,7 @@ def defaults_among(settings: Mapping[str, Any]) -> int:
 
 @cache
 def schema_defaults() -> Settings:
-    from microgpt.config import Config
+    from microgpt.config.schema import Config
 
     nodes = asdict(Config()).items()
     return {f"{group}.{key}": value for group, node in nodes if isinstance(node, dict) for key, value in node.items()}

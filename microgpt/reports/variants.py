@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from microgpt.reports.rows import Row
+from microgpt.reports.records import Row
 from microgpt.reports.settings import defaults_among, exact, label
 from microgpt.reports.statistics import Difference, Factorial, Summary, corrected, difference, factorial, summary
 

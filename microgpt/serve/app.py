@@ -11,11 +11,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from microgpt.serve import microgpt_api, openai_api, schemas
-from microgpt.serve.answering import ClientGoneError
+from microgpt.serve import native_api, native_schemas, openai_api
 from microgpt.serve.errors import AsciiJSON, register_errors
 from microgpt.serve.metrics import Measured
 from microgpt.serve.service import Service
+from microgpt.serve.streaming import ClientGoneError
 
 STATIC = Path(__file__).parent / "static"
 PAGE_HEADERS = {
@@ -40,9 +40,9 @@ def build_app(service: Service) -> FastAPI:
         generate_unique_id_function=lambda route: route.name, separate_input_output_schemas=False,
     )  # fmt: skip
     app.state.service, app.state.gate = service, service.gate
-    app.include_router(microgpt_api.router)
+    app.include_router(native_api.router)
     app.include_router(openai_api.router)
-    app.add_api_route("/health", health, response_model=schemas.Health, tags=["operation"])
+    app.add_api_route("/health", health, response_model=native_schemas.Health, tags=["operation"])
     app.add_api_route("/metrics", metrics, response_class=Response, tags=["operation"], responses=TEXT)
     for file in sorted(STATIC.iterdir()):
         if file.is_file():

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from microgpt.errors import NonFiniteError, UserError
-from microgpt.serve.batching import ClosedError, QueueFullError
+from microgpt.serve.generation_queue import ClosedError, QueueFullError
 from microgpt.serve.model import TooManyLooksError
 
 SHOWN_VALUE = 60  # characters of a refused value that its error repeats

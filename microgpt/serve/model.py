@@ -12,11 +12,11 @@ import numpy as np
 
 from microgpt.data.conversations import USER, Turn, encode_prompt_turns, encode_turn, prompt_room
 from microgpt.errors import UserError
-from microgpt.generation import SamplingPolicy, encode_prompt
-from microgpt.introspection import look
-from microgpt.serve.schemas import MOST_CANDIDATES, MOST_SAMPLES
-from microgpt.trained import Trained
-from microgpt.training.history import History
+from microgpt.inference.attention_maps import look
+from microgpt.inference.generation import SamplingPolicy, encode_prompt
+from microgpt.inference.loading import Trained
+from microgpt.runs.history import History
+from microgpt.serve.native_schemas import MOST_CANDIDATES, MOST_SAMPLES
 
 MOST_POINTS = 1000  # of the loss curve
 DECIMALS = 4  # of attention and losses

@@ -11,12 +11,12 @@ from starlette.responses import Response
 
 from microgpt.data.conversations import Turn
 from microgpt.serve import openai_schemas as schemas
-from microgpt.serve.answering import event
-from microgpt.serve.batching import Asked, Ticket
 from microgpt.serve.errors import AsciiJSON, body_of, documented, explained
-from microgpt.serve.gate import Guarded
+from microgpt.serve.generation_queue import Asked, Ticket
+from microgpt.serve.middleware import Guarded
 from microgpt.serve.model import ServedModel
 from microgpt.serve.service import Service, Text, service_of
+from microgpt.serve.streaming import event
 
 PREFIX = "/v1"
 router = APIRouter(prefix=PREFIX, tags=["OpenAI-compatible"], route_class=Guarded)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from microgpt.serve.errors import UnsupportedError
-from microgpt.serve.schemas import LARGEST_COUNT, LARGEST_SEED, MOST_SAMPLES, Strict
+from microgpt.serve.native_schemas import LARGEST_COUNT, LARGEST_SEED, MOST_SAMPLES, Strict
 
 MOST_STOPS = 4
 MOST_PROMPTS = 16

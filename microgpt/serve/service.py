@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from microgpt.config import ServeConfig
-from microgpt.serve.answering import Events, drawn_whole
-from microgpt.serve.batching import Asked, Batcher, Drawn, Ticket
-from microgpt.serve.gate import Gate
+from microgpt.config.schema import ServeConfig
+from microgpt.inference.loading import Trained
+from microgpt.serve.generation_queue import Asked, Batcher, Drawn, Ticket
 from microgpt.serve.metrics import Metrics
+from microgpt.serve.middleware import Gate
 from microgpt.serve.model import ServedModel
-from microgpt.trained import Trained
+from microgpt.serve.streaming import Events, drawn_whole
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from microgpt.config import Config
-from microgpt.record import Invocation
+from microgpt.config.schema import Config
+from microgpt.runs.record import Invocation
 
 Task = Callable[[Config, Invocation], float | None]
 

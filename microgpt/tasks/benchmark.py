@@ -12,8 +12,8 @@ from typing import Any
 from microgpt import __version__
 from microgpt.benchmarks.machine import load
 from microgpt.benchmarks.micro import Patience, language_rows
-from microgpt.config import Config
-from microgpt.record import Invocation, environment, timestamp
+from microgpt.config.schema import Config
+from microgpt.runs.record import Invocation, environment, timestamp
 
 
 def benchmark(config: Config, invocation: Invocation) -> None:

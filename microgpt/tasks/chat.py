@@ -6,12 +6,12 @@ import random
 import sys
 from dataclasses import replace
 
-from microgpt.config import Config
+from microgpt.config.schema import Config
 from microgpt.data.conversations import ASSISTANT, USER, Turn, encode_prompt_turns
 from microgpt.errors import UserError
-from microgpt.generation import SamplingPolicy, continuation
-from microgpt.record import Invocation
-from microgpt.trained import Trained, load_trained
+from microgpt.inference.generation import SamplingPolicy, continuation
+from microgpt.inference.loading import Trained, load_trained
+from microgpt.runs.record import Invocation
 
 HELP = """/temperature T   0: always the likeliest; higher: more surprising
 /clear           forget the conversation

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from microgpt.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
-from microgpt.checkpoint_format import CHECKSUMS, META, ONNX, WEIGHTS
-from microgpt.config import Config
-from microgpt.export import (
+from microgpt.config.schema import Config
+from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
+from microgpt.runs.checkpoint_format import CHECKSUMS, META, ONNX, WEIGHTS
+from microgpt.runs.record import Invocation
+from microgpt.tasks.export_formats import (
     Rounding,
     caveats,
     default_name,
@@ -15,7 +16,6 @@ from microgpt.export import (
     weight_files,
     write_export,
 )
-from microgpt.record import Invocation
 
 EXPORTS = Path("exports")
 

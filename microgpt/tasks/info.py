@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from microgpt.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
-from microgpt.checkpoint_format import META, ONNX, WEIGHTS, Meta, parse_meta
-from microgpt.config import Config
+from microgpt.config.schema import Config
 from microgpt.errors import UserError
-from microgpt.record import Invocation
-from microgpt.runs import read_record
+from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
+from microgpt.runs.checkpoint_format import META, ONNX, WEIGHTS, Meta, parse_meta
+from microgpt.runs.folders import read_record
+from microgpt.runs.record import Invocation
 
 
 def info(config: Config, invocation: Invocation) -> None:

@@ -3,13 +3,13 @@
 import random
 from pathlib import Path
 
-from microgpt.assembly import prompts_of
-from microgpt.checkpoint import Checkpoint
-from microgpt.checkpoint_format import generator_at
-from microgpt.config import Config
-from microgpt.generation import generate, generate_many
-from microgpt.record import Invocation
-from microgpt.trained import load_trained
+from microgpt.config.schema import Config
+from microgpt.inference.generation import generate, generate_many
+from microgpt.inference.loading import load_trained
+from microgpt.runs.checkpoint import Checkpoint
+from microgpt.runs.checkpoint_format import generator_at
+from microgpt.runs.record import Invocation
+from microgpt.training.assembly import prompts_of
 
 
 def sample(config: Config, invocation: Invocation) -> None:

@@ -3,10 +3,10 @@
 import os
 import sys
 
-from microgpt.config import Config, ServeConfig
+from microgpt.config.schema import Config, ServeConfig
 from microgpt.errors import UserError
-from microgpt.record import Invocation
-from microgpt.trained import load_trained
+from microgpt.inference.loading import load_trained
+from microgpt.runs.record import Invocation
 
 API_KEY = "MICROGPT_API_KEY"
 SWITCH_SECONDS = 0.0001  # after so long the thread that generates lets the one that answers run
@@ -20,7 +20,7 @@ def serve(config: Config, invocation: Invocation) -> None:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError(f'task=serve needs {error.name}: pip install "microgpt[serve]"') from None
-    from microgpt.serve.running import run
+    from microgpt.serve.server import run
 
     trained = load_trained(config, invocation)
     sys.setswitchinterval(SWITCH_SECONDS)

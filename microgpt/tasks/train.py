@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from microgpt.assembly import InputReader
-from microgpt.config import Config, config_hash
-from microgpt.console import RunDisplay
-from microgpt.measure import objective
-from microgpt.record import Invocation
-from microgpt.runs import claim, place_of_run
-from microgpt.sweep.work import Job, Work
-from microgpt.trainer import Member, first_record, train_members
+from microgpt.config.schema import Config, config_hash
+from microgpt.runs.folders import claim, place_of_run
+from microgpt.runs.record import Invocation
+from microgpt.sweeps.runner import Job, Work
+from microgpt.training.assembly import InputReader
+from microgpt.training.console import RunDisplay
+from microgpt.training.evaluation import objective
 from microgpt.training.guards import stop_on_signals
+from microgpt.training.runner import Member, first_record, train_members
 
 
 def train(config: Config, invocation: Invocation) -> float:

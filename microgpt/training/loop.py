@@ -14,13 +14,13 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from microgpt.checkpoint import CheckpointStore
-from microgpt.checkpoint_format import Meta, TrainState
 from microgpt.data.examples import Examples
 from microgpt.engines.base import Engine, EngineState, Workload
 from microgpt.errors import NonFiniteError
+from microgpt.runs.checkpoint import CheckpointStore
+from microgpt.runs.checkpoint_format import Meta, TrainState
+from microgpt.runs.history import History
 from microgpt.training.guards import MemoryDriftGuard, StopRequest, resident_memory
-from microgpt.training.history import History
 from microgpt.training.schedules import Schedule
 
 Result = TypeVar("Result")

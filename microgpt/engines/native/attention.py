@@ -9,10 +9,10 @@ Queries come in tiles, and a tile is computed in phases, each a loop of short in
 busy that would otherwise wait for one query's sums.
 """
 
-from microgpt.engines.native.across import slot_sum
-from microgpt.engines.native.compiling import DOUBLE, I64, INT, F, kernel
-from microgpt.engines.native.exponential import exp2
-from microgpt.engines.native.simd import LANES, fma, get, load, maximum, splat, store
+from microgpt.engines.native.kernel_cache import DOUBLE, I64, INT, F, kernel
+from microgpt.engines.native.simd.exp import exp2
+from microgpt.engines.native.simd.lanes import slot_sum
+from microgpt.engines.native.simd.types import LANES, fma, get, load, maximum, splat, store
 
 TILE = 16  # queries
 LOG2_E = 1.4426950408889634

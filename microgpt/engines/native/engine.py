@@ -15,7 +15,7 @@ import numpy as np
 
 from microgpt.data.examples import Examples
 from microgpt.engines.base import Arrays, Draws, EngineInfo, EngineState, Tokens, Workload
-from microgpt.engines.native import compiling, training
+from microgpt.engines.native import kernel_cache, train_kernels
 from microgpt.engines.native import layout as layouts
 from microgpt.engines.native import optimizers as optims
 from microgpt.engines.native.decoding import SLOTS, NativeBatchDecoder, NativeDecoder, draw
@@ -66,7 +66,7 @@ class NativeEngine:
         self.spec, self.optimizer, self.workload = spec, optimizer, workload
         self.threads = options.threads or available_cores()
         self.info = EngineInfo("native", "cpu", False, self.dtype, "features", self.threads, options.reason)
-        self.compile_seconds = compiling.compile_kernels(self.dtype, say)
+        self.compile_seconds = kernel_cache.compile_kernels(self.dtype, say)
         self.layout = layouts.layout_of(spec, max(CHUNK_ROWS, spec.block_size))
         self.places = places(spec, self.layout)
         self.z = layouts.record(self.layout, layouts.DTYPE)
@@ -86,7 +86,7 @@ class NativeEngine:
         self.transposed = aligned(self.replicas * layout.t_size, self.dtype, 1)
         self.m = self.moments(state.m, 2)
         self.v = self.moments(state.v, 3) if self.optimizer.name != "sgd" else self.m  # sgd's kernel does not touch it
-        training.prepare(self.parameters, self.transposed, 0, self.replicas, self.z)
+        train_kernels.prepare(self.parameters, self.transposed, 0, self.replicas, self.z)
 
     def moments(self, given: Arrays, place: int) -> np.ndarray:
         """As they were given, or from zero."""
@@ -173,7 +173,7 @@ class NativeEngine:
 
     def train_models(self, begin: int, end: int, steps: int, given: dict, w: Workspace) -> None:
         x = self.examples
-        training.train(
+        train_kernels.train(
             self.parameters, self.transposed, self.m, self.v, w.gradient, w.other, w.activations, x.tokens, x.starts,
             x.ends, self.targets, given["batches"], given["step"], steps, given["batch_size"], given["part"],
             given["rates"].ravel(), *given["corrections"], given["losses"].ravel(), w.ids, self.padding, begin, end,
@@ -188,7 +188,7 @@ class NativeEngine:
 
         def compute(batch: np.ndarray, weight: float, mine: range, w: Workspace) -> list[float]:
             return [
-                training.loss(
+                train_kernels.loss(
                     self.parameters, self.transposed, gradients[n * size : (n + 1) * size], w.activations, x.tokens,
                     x.starts, x.ends, batch, n * part, min((n + 1) * part, batch_size), weight, w.ids, self.padding,
                     model, self.z,
@@ -210,7 +210,7 @@ class NativeEngine:
             given["losses"][model, s] = loss
             if not math.isfinite(loss):
                 return
-            training.finish(
+            train_kernels.finish(
                 self.parameters, self.transposed, self.m, self.v, gradients[:size], gradients[size:], parts,
                 given["step"] + s, given["rates"][model, s], *(corrections[s] for corrections in given["corrections"]),
                 model, self.z, self.o,
@@ -233,7 +233,7 @@ class NativeEngine:
 
         def compute(mine: list[tuple[int, int, int]], w: Workspace) -> list[float]:
             return [
-                training.loss(
+                train_kernels.loss(
                     self.parameters, self.transposed, w.gradient, w.activations, x.tokens, x.starts, x.ends, order,
                     begin, end, 0.0, w.ids, self.padding, model, self.z,
                 )

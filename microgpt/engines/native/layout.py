@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 from microgpt.engines.native.attention import TILE
-from microgpt.engines.native.simd import LANES
+from microgpt.engines.native.simd.types import LANES
 from microgpt.model.spec import ModelSpec
 
 KEEPING_BLOCK = 64  # up to this block size attention's probabilities are kept; they grow with its square

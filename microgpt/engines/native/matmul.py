@@ -9,8 +9,8 @@ Y and W are rows of vectors; X is read number by number with any two strides, so
 A tile holds rows x vectors of Y in registers while k runs.
 """
 
-from microgpt.engines.native.compiling import INT, F, kernel
-from microgpt.engines.native.simd import LANES, fma, load, load_splat, read, registers, splat, store, write
+from microgpt.engines.native.kernel_cache import INT, F, kernel
+from microgpt.engines.native.simd.types import LANES, fma, load, load_splat, read, registers, splat, store, write
 
 
 def tile(rows, vectors):

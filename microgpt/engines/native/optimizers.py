@@ -11,10 +11,10 @@ import numba
 import numpy as np
 from numba.extending import register_jitable
 
-from microgpt.engines.native.across import lane, slot_sum
-from microgpt.engines.native.compiling import DOUBLE, INT, F, kernel
+from microgpt.engines.native.kernel_cache import DOUBLE, INT, F, kernel
 from microgpt.engines.native.layout import LAYOUT
-from microgpt.engines.native.simd import LANES, flushed, fma, load, splat, sqrt, store
+from microgpt.engines.native.simd.lanes import lane, slot_sum
+from microgpt.engines.native.simd.types import LANES, flushed, fma, load, splat, sqrt, store
 from microgpt.engines.optimizer import OptimizerSpec
 
 FLUSHING_INTERVAL = 32  # steps; to look at every moment in every step takes a twentieth of the time

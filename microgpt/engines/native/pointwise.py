@@ -5,11 +5,11 @@ Rows have `lanes` lanes, a multiple of 16, of which those behind the last featur
 
 import math
 
-from microgpt.engines.native.across import lane, largest_lane, slot_sum
 from microgpt.engines.native.attention import LOG2_E
-from microgpt.engines.native.compiling import DOUBLE, I64, INT, F, kernel
-from microgpt.engines.native.exponential import exp2
-from microgpt.engines.native.simd import (
+from microgpt.engines.native.kernel_cache import DOUBLE, I64, INT, F, kernel
+from microgpt.engines.native.simd.exp import exp2
+from microgpt.engines.native.simd.lanes import lane, largest_lane, slot_sum
+from microgpt.engines.native.simd.types import (
     LANES,
     fma,
     get,

@@ -4,13 +4,13 @@ import math
 
 import numpy as np
 
-from microgpt.engines.native.across import count_at_most, lane, largest_lane, running_sum
 from microgpt.engines.native.attention import LOG2_E, TILE, exponentiate, mix, normalize, score
-from microgpt.engines.native.compiling import ARRAY, DOUBLE, I32_ARRAY, I64, I64_ARRAY, INT, U64, F, kernel
-from microgpt.engines.native.exponential import exp2
-from microgpt.engines.native.features import conclude, enter, leave, project
+from microgpt.engines.native.kernel_cache import ARRAY, DOUBLE, I32_ARRAY, I64, I64_ARRAY, INT, U64, F, kernel
 from microgpt.engines.native.layout import LAYOUT
-from microgpt.engines.native.simd import LANES, data, get, load, load_splat, maximum, put, shift, splat, store
+from microgpt.engines.native.model import conclude, enter, leave, project
+from microgpt.engines.native.simd.exp import exp2
+from microgpt.engines.native.simd.lanes import count_at_most, lane, largest_lane, running_sum
+from microgpt.engines.native.simd.types import LANES, data, get, load, load_splat, maximum, put, shift, splat, store
 
 BELOW_ONE = 1 - 2.0**-22  # so that no rounding to float32 takes a number below 1 to the end of the last token's share
 UINT = np.uint64

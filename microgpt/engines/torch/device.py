@@ -2,9 +2,9 @@
 
 import torch
 
+from microgpt.distributed import Processes, processes
 from microgpt.engines.options import EngineOptions
 from microgpt.errors import UserError
-from microgpt.processes import Processes, processes
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}  # of the parameters
 

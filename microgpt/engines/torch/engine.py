@@ -26,9 +26,9 @@ from microgpt.engines.base import EngineInfo, EngineState, Tokens, Workload
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.engines.torch.batches import Batch, Batches, Texts
-from microgpt.engines.torch.company import company
 from microgpt.engines.torch.decoder import TorchDecoder
 from microgpt.engines.torch.device import DTYPES, choose_device, choose_dtype, use_threads
+from microgpt.engines.torch.distributed import company
 from microgpt.engines.torch.model import LARGEST_LOSS, Models
 from microgpt.engines.torch.optimizer import Optimizer
 from microgpt.engines.torch.parameters import Layout

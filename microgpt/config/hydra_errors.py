@@ -1,0 +1,116 @@
+"""Errors as sentences: Hydra's, OmegaConf's and YAML's many-line messages, each in one; and their exit codes."""
+
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from microgpt.config.schema import unknown_key
+from microgpt.errors import MicrogptError
+
+# What OmegaConf says of a value, and what is allowed instead.
+ALLOWED = {
+    "could not be converted to Integer": "an integer",
+    "could not be converted to Float": "a number",
+    "is not a valid bool": "true or false",
+    "is not Optional": "never null",
+    "is not a ListConfig": "a list, as in [a,b]",
+    "is not a subclass of": "a group of keys, not a value",
+    "does not support deletion": "part of every run and cannot be taken away",
+}
+
+
+def explain(error: BaseException) -> tuple[str | None, int]:
+    """The sentence for an error, or None for a bug, which keeps its traceback; and the exit code."""
+    if isinstance(error, MicrogptError):
+        return str(error), error.exit_code
+    if isinstance(error, yaml.YAMLError):
+        return explain_yaml(error), 2
+    if isinstance(error, (HydraException, OmegaConfBaseException)) or raised_by_hydra(error):
+        return explain_composition(error), 2
+    if isinstance(error, OSError):  # after Hydra's: its error about a missing option is an OSError too
+        return f"{error.filename or 'writing'}: {error.strerror or error}", 1
+    return None, 1
+
+
+def raised_by_hydra(error: BaseException) -> bool:
+    """Whether Hydra or OmegaConf itself stumbled over what it was given, with an error of Python's own kinds."""
+    last = traceback.extract_tb(error.__traceback__)[-2:]  # two: a file of theirs is decoded one frame further down
+    theirs = any(re.search(r"/(hydra|omegaconf)/", frame.filename) for frame in last)
+    return theirs and isinstance(error, ValueError | TypeError | AssertionError)
+
+
+def explain_yaml(error: yaml.YAMLError) -> str:
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    place = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}" if mark else "a configuration file"
+    return f"{place} is not YAML: {problem or first_line(error)}"
+
+
+def explain_composition(error: BaseException) -> str:
+    text = str(error)
+    if isinstance(error, MissingConfigException):
+        return explain_missing_option(text)
+    if isinstance(error, OverrideParseException):
+        quoting = (
+            f"; quote a value with other characters than letters and digits: '{error.override.split('=')[0]}=\"...\"'"
+        )
+        is_pair = "=" in error.override.strip("=")
+        return f"{error.override} is not an override: write key=value, or group=option{quoting if is_pair else ''}"
+    if "Config group override must be a string" in text:
+        return "a config group is given by one of its options, as in model=gpt, never by null or a number"
+    if found := re.match(r"Ambiguous value for argument '(.*)'", text):
+        return f"{found.group(1)} has several values: add -m to run them all, or quote them as one"
+    return explain_value(error)
+
+
+def explain_value(error: BaseException) -> str:
+    """A key that does not exist, or a value that its key does not take."""
+    cause = next((e for e in chain(error) if getattr(e, "full_key", None)), error)
+    key, value, reason = getattr(cause, "full_key", None), getattr(cause, "value", None), first_line(cause)
+    place = f" (in {found.group(1)}.yaml)" if (found := re.match(r"In '([^']+)'", str(error))) else ""
+    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and key:
+        return unknown_key(key) + place
+    if found := re.search(r"Error merging override ([^\s=]+)=?(\S*)", str(error)):
+        key, value = found.groups()
+    allowed = next((says for pattern, says in ALLOWED.items() if pattern in str(cause)), None)
+    if not key:
+        detail = str(error).strip().splitlines()[1:2] if place else []
+        return (" ".join(detail) or reason) + place
+    shown = key if value in (None, "") else f"{key}={value}"
+    return f"{shown} is not allowed{place}: " + (f"{key.lstrip('~')} is {allowed}" if allowed else reason)
+
+
+def explain_missing_option(text: str) -> str:
+    """Hydra lists the options a line each between "Available options in 'group':" and the search path."""
+    found = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
+    listed = re.search(r"Available options in [^\n]*\n((?:\t[^\n]*\n)*)", text)
+    if found is None or listed is None:
+        return first_line(text)
+    options = ", ".join(sorted(listed.group(1).split()))
+    return f"{found.group(1)}={found.group(2)} is not an option: {found.group(1)} is one of {options}"
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def first_line(error: Any) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def report(error: Exception, prefix: str = "") -> int:
+    """Print an error on stderr, a sentence where one explains it, the traceback of a bug. Returns the exit code."""
+    sentence, code = explain(error)
+    if sentence is None:
+        print(prefix + "".join(traceback.format_exception(error)), file=sys.stderr, end="")
+    else:
+        print(f"{prefix}error: {sentence}", file=sys.stderr)
+    return code

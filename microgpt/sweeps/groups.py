@@ -1,0 +1,60 @@
+"""Which jobs of a sweep one engine can train side by side, and how many at a time."""
+
+import json
+import os
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, TypeVar
+
+from microgpt.config.schema import Config, identity
+from microgpt.model.spec import ModelSpec
+
+Item = TypeVar("Item")
+# What the runs of one engine need not share: an engine keeps an order of examples and a learning rate for each model.
+OWN = (("seed",), ("optim", "lr"), ("schedule",), ("sample",))
+MOST_ON_CPU = 64  # more do not train faster, and fewer at a time lose less when they are killed
+MOST_ON_GPU = 4096
+MOST_FLOATS_ON_CPU = 2**26  # parameters, gradients, moments and activations: 256 MB
+MOST_FLOATS_ON_GPU = 2**31
+
+
+def shape_of(config: Config) -> str:
+    """Equal for two runs that one engine can train side by side."""
+    plain: dict[str, Any] = identity(config)
+    for key, *inner in OWN:
+        if inner:
+            del plain[key][inner[0]]
+        else:
+            del plain[key]
+    plain["max_memory_growth"] = config.train.max_memory_growth
+    return json.dumps(plain, sort_keys=True)
+
+
+def group(items: Iterable[Item], key: Callable[[Item], Hashable], most: Callable[[Item], int]) -> list[list[Item]]:
+    """Items of equal keys together, at most so many of them (1 or more), in the order in which they come."""
+    found: dict[Hashable, list[Item]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return [
+        members[begin : begin + most(members[0])]
+        for members in found.values()
+        for begin in range(0, len(members), most(members[0]))
+    ]
+
+
+def most_together(config: Config, spec: ModelSpec, on_gpu: bool, most: int | None) -> int:
+    """How many models of this kind to train at a time; `most` is what the user allows, None for no word of theirs.
+
+    An untrained baseline and a model in plain Python go alone: nothing is gained by company.
+    """
+    if config.train.steps == 0 or config.backend.name == "python":
+        return 1
+    limit = MOST_ON_GPU if on_gpu else max(MOST_ON_CPU, 2 * (os.cpu_count() or 1))
+    fitting = (MOST_FLOATS_ON_GPU if on_gpu else MOST_FLOATS_ON_CPU) // floats(config, spec)
+    return max(1, min(limit if most is None else most, fitting))
+
+
+def floats(config: Config, spec: ModelSpec) -> int:
+    """About how many numbers the training of one model keeps: four for each parameter, and activations."""
+    tokens = config.train.batch_size * spec.block_size
+    per_token = spec.n_layer * (14 * spec.n_embd + spec.n_head * spec.block_size) + 4 * spec.n_embd
+    return 4 * spec.parameter_count() + tokens * (per_token + 2 * spec.vocab_size)

@@ -1,0 +1,139 @@
+"""The native and the PyTorch engine against tests/golden, as a user runs them; what they load, and how much memory."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.program import SPY, mostly_slow
+from test_golden import golden
+
+from microgpt.data.sources import DATA_DIR_VARIABLE
+
+PRINTED = 100  # steps whose losses float32 repeats as printed, with four digits
+# Largest deviation of a loss in those steps in float32; found: 9e-7. Four digits do not follow from it: k1's loss at
+# step 89 is 2e-8 from the next printed number, and neither engine prints the same; torch neither k2's at step 24.
+FLOAT32 = 2e-6
+MEMORY = 300e6
+each_reference = mostly_slow(1, ("experiment", "name"), [("karpathy", "k2"), ("karpathy_first", "k1")])
+each_backend = pytest.mark.parametrize("backend", ["native", pytest.param("torch", marks=pytest.mark.slow)])
+
+
+def losses_and_record(folder: Path, data: Path, *arguments: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """A run in tensor mode on the cpu, in a process of its own."""
+    command = [sys.executable, "-m", "microgpt", "mode=tensor", "backend.device=cpu", *arguments]
+    run = subprocess.run(
+        command, cwd=folder, env=os.environ | {DATA_DIR_VARIABLE: str(data)}, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    (history,) = folder.glob("outputs/**/history.jsonl")
+    logged = [json.loads(line) for line in history.read_text().splitlines()]
+    record = json.loads((history.parent / "run.json").read_text())
+    assert record["status"] == "completed"
+    assert [line["step"] for line in logged] == list(range(1, len(logged) + 1))
+    return np.array([line["loss"] for line in logged]), record
+
+
+@each_backend
+@each_reference
+def test_float64_repeats_the_whole_reference(
+    experiment: str, name: str, backend: str, data_dir: Path, tmp_path: Path
+) -> None:
+    expected = golden(name)
+    arguments = f"experiment={experiment}", f"backend={backend}", "backend.dtype=float64"
+    losses, record = losses_and_record(tmp_path, data_dir, *arguments)
+    assert (record["backend"], record["dtype"]) == (backend, "float64")
+    assert len(losses) == expected["steps"]
+    assert np.abs(losses - expected["losses"]).max() <= 1e-9
+    assert record["samples"] == expected["samples"]
+
+
+@each_backend
+@each_reference
+def test_float32_repeats_the_first_losses(
+    experiment: str, name: str, backend: str, data_dir: Path, tmp_path: Path
+) -> None:
+    """Of the reference to the printed digits on the native engine; else within FLOAT32."""
+    expected = golden(name)["losses"][:PRINTED]
+    arguments = f"experiment={experiment}", f"backend={backend}", "backend.dtype=float32"
+    losses, record = losses_and_record(tmp_path, data_dir, *arguments)
+    assert (record["backend"], record["dtype"]) == (backend, "float32")
+    assert np.abs(losses[:PRINTED] - expected).max() <= FLOAT32
+    if (name, backend) == ("k2", "native"):
+        assert [f"{loss:.4f}" for loss in losses[:PRINTED]] == [f"{loss:.4f}" for loss in expected]
+
+
+# What is loaded
+
+
+def loaded(folder: Path, *command: str) -> set[str]:
+    """Which of the heavy libraries a process ends with; its last line says so."""
+    done = subprocess.run([sys.executable, "-c", *command], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    heading, *names = done.stdout.splitlines()[-1].split()
+    assert heading == "loaded:"
+    return set(names)
+
+
+def test_the_package_alone_loads_neither_torch_nor_numba(tmp_path: Path) -> None:
+    rooms = "microgpt, microgpt.engines, microgpt.engines.base, microgpt.engines.scalar.engine, microgpt.app"
+    code = f"import sys, {rooms}; print('loaded:', *[n for n in ('torch', 'numba', 'llvmlite') if n in sys.modules])"
+    assert loaded(tmp_path, code) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("backend", "library"), [("native", "numba"), pytest.param("torch", "torch", marks=pytest.mark.slow)]
+)
+def test_an_engine_does_not_load_the_other_s_library(backend: str, library: str, tmp_path: Path) -> None:
+    arguments = "mode=tensor", f"backend={backend}", "experiment=debug", "train.steps=2", "sample.num_samples=1"
+    assert loaded(tmp_path, SPY, *arguments) & {"torch", "numba"} == {library}
+
+
+# Memory
+
+MODELS_OF_THE_DEFAULT_SIZE = """
+import sys
+def resident(kind):  # VmRSS: now, VmHWM: at most so far
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(kind))
+start = resident("VmRSS")
+import numpy as np
+from microgpt.data.batches import BatchOrder
+from microgpt.engines import make_engine
+from microgpt.engines.base import EngineState, Workload
+from microgpt.engines.optimizer import OptimizerSpec
+from microgpt.engines.options import EngineOptions
+from microgpt.model.spec import ModelSpec
+R = 256
+spec = ModelSpec("gpt", vocab_size=27, n_embd=16, n_head=4, n_layer=1, block_size=16)
+rng = np.random.default_rng(0)
+examples = [[26, *rng.integers(0, 26, length).tolist(), 26] for length in rng.integers(1, 15, 500)]
+work = Workload(examples, [BatchOrder(rng.permutation(500), (), 0.0, 1) for _ in range(R)])
+state = EngineState({name: rng.normal(0, 0.08, (R, *shape)) for name, shape in spec.shapes().items()})
+engine = make_engine(EngineOptions("native", dtype=sys.argv[1]), spec, OptimizerSpec("adam", 0.85, 0.99, 1e-8),
+                     work, state, lambda text: None)
+found = []
+for step, count in ((0, 100), (100, 1900)):
+    assert np.isfinite(engine.advance(step, np.full((count, R), 0.01))).all()
+    found.append(resident("VmRSS") - start)
+print(engine.compile_seconds, *found, resident("VmHWM") - start)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system has no /proc/self/status to read")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_256_models_train_within_300_mb_and_do_not_grow(dtype: str, tmp_path: Path) -> None:
+    """Resident memory above the interpreter's at its start: numpy, numba, the engine and the models, all of it."""
+    command = [sys.executable, "-c", MODELS_OF_THE_DEFAULT_SIZE, dtype]
+    runs = [subprocess.run(command, cwd=tmp_path, capture_output=True, text=True) for _ in range(2)]
+    assert [run.returncode for run in runs] == [0, 0], runs[0].stderr
+    # The first one may have had to compile, which takes more memory, once.
+    compiling, early, late, peak = (float(number) for number in runs[1].stdout.split())
+    assert compiling == 0, "the kernels were not kept on disk"
+    assert peak < MEMORY
+    assert late - early < MEMORY / 100

@@ -1,0 +1,378 @@
+"""One model trained by several processes under torchrun: the numbers and the folder of one, whatever happens."""
+
+import random
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load
+from support.program import TIMEOUT, Program, checkpoint_files, environment, read_history, read_record, results_of
+
+torch = pytest.importorskip("torch")
+
+import microgpt.engines.torch.engine as engine_module  # noqa: E402 (needs torch)
+from microgpt.config.schema import BackendConfig, Config, ModeConfig, TaskConfig  # noqa: E402
+from microgpt.config.task_rules import check_processes  # noqa: E402
+from microgpt.data.batches import BatchOrder  # noqa: E402
+from microgpt.distributed import Processes, processes  # noqa: E402
+from microgpt.engines.base import EngineState, Workload  # noqa: E402
+from microgpt.engines.choice import choose  # noqa: E402
+from microgpt.engines.optimizer import OptimizerSpec  # noqa: E402
+from microgpt.engines.options import EngineOptions  # noqa: E402
+from microgpt.engines.torch.device import choose_device  # noqa: E402
+from microgpt.engines.torch.distributed import Company  # noqa: E402
+from microgpt.engines.torch.engine import TorchEngine  # noqa: E402
+from microgpt.errors import UserError  # noqa: E402
+from microgpt.model.init import init_parameters  # noqa: E402
+from microgpt.model.spec import ModelSpec  # noqa: E402
+
+TENSOR = ("mode=tensor", "backend=torch", "backend.device=cpu")
+# A batch that does not divide by two, gradients that are clipped, a style with documents, phrases and a bias.
+RUN = (
+    *TENSOR, "backend.dtype=float64", "train.batch_size=7", "train.steps=40", "optim.grad_clip=0.5",
+    "train.log_every=1", "train.eval_every=20", "train.eval_documents=300", "sample.num_samples=3",
+)  # fmt: skip
+STEPS = 600
+LONG = (
+    *TENSOR, "backend.dtype=float64", "train.batch_size=4", f"train.steps={STEPS}", "train.log_every=10",
+    "style=classic", "train.eval_documents=50", "train.checkpoint_every=100", "sample.num_samples=2",
+)  # fmt: skip
+
+
+def start(program: Program, *arguments: str, count: int = 2, torchrun: tuple[str, ...] = ("--standalone",)) -> Any:
+    """`torchrun -m microgpt` in the program's folder; what still runs when the test ends is killed."""
+    command = [sys.executable, "-m", "torch.distributed.run", *torchrun, "--nproc-per-node", str(count)]
+    process = subprocess.Popen(
+        [*command, "-m", "microgpt", *arguments], cwd=program.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env=environment(),
+    )  # fmt: skip
+    program.started.append(process)
+    return process
+
+
+def together(program: Program, *arguments: str, count: int = 2, expect: int = 0) -> tuple[str, str]:
+    """Run to the end; what it says on standard output and on standard error."""
+    process = start(program, *arguments, count=count)
+    stdout, stderr = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == expect, stdout[-2000:] + stderr[-4000:]
+    return stdout, stderr
+
+
+def until(process: Any, text: str) -> None:
+    assert any(text in line for line in process.stdout), f"no line has {text!r}"
+
+
+def workers(process: Any) -> dict[int, psutil.Process]:
+    """The processes that a torchrun has started, by rank."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return {int(rank): child for child in children if (rank := child.environ().get("RANK"))}
+
+
+def largest_difference(one: Path, other: Path) -> float:
+    """Of the losses and validation losses of two histories, which must have the same lines."""
+    ours, theirs = read_history(one), read_history(other)
+    assert [(line["step"], line["tokens"], line.keys()) for line in ours] == [
+        (line["step"], line["tokens"], line.keys()) for line in theirs
+    ]
+    keys = ("loss", "val_loss")
+    return max(abs(a[key] - b[key]) for a, b in zip(ours, theirs, strict=True) for key in keys if key in a)
+
+
+# Two processes against one
+
+
+@pytest.fixture(scope="module")
+def alone(shared_program: Program) -> Path:
+    shared_program(*RUN, "outputs_dir=alone")
+    return shared_program.only_run("alone")
+
+
+@pytest.mark.slow
+def test_two_processes_leave_the_one_run_that_one_process_leaves(shared_program: Program, alone: Path) -> None:
+    before = shared_program.files()
+    stdout, stderr = together(shared_program, *RUN, "outputs_dir=together")
+    run = shared_program.only_run("together")
+    assert largest_difference(alone, run) < 1e-9
+    for name, found in checkpoint_files(run, 40).items():
+        expected = load(checkpoint_files(alone, 40)[name])
+        for tensor, array in load(found).items():
+            np.testing.assert_allclose(array, expected[tensor], rtol=1e-7, atol=1e-9)
+    record, other = read_record(run), read_record(alone)
+    assert record["samples"] == other["samples"]
+    assert (record["status"], record["processes"], other["processes"]) == ("completed", 2, 1)
+    assert record["config_hash"] == other["config_hash"], "how many processes computed it does not make it another run"
+    assert record["command"].startswith("torchrun --nproc-per-node 2 -m microgpt mode=tensor ")
+    (where,) = [line for line in stdout.splitlines() if line.startswith("backend=")]
+    assert where.endswith(" processes=2")
+    assert stdout.count("step    1 /   40") == stdout.count("--- samples ---") == 1
+    assert "error" not in stderr
+    assert "Traceback" not in stderr
+    new = {file.split("/")[0] for file in shared_program.files() - before}
+    assert new == {"together"}, "the others write nothing"
+
+
+@pytest.mark.slow
+def test_float32_differs_by_rounding_alone(microgpt: Program) -> None:
+    run = *RUN[:3], "backend.dtype=float32", *RUN[4:], "train.steps=200"
+    microgpt(*run, "outputs_dir=alone")
+    together(microgpt, *run, "outputs_dir=together")
+    assert 0 < largest_difference(microgpt.only_run("alone"), microgpt.only_run("together")) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["train.batch_size=2", "backend.micro_batch=2", "model=bigram"])
+def test_three_processes_compute_the_same_also_where_one_gets_no_example(microgpt: Program, key: str) -> None:
+    microgpt(*RUN, key, "outputs_dir=alone")
+    together(microgpt, *RUN, key, "outputs_dir=together", count=3)
+    assert largest_difference(microgpt.only_run("alone"), microgpt.only_run("together")) < 1e-9
+
+
+@pytest.mark.slow
+def test_two_machines_need_one_configuration_one_text_and_one_folder(microgpt: Program) -> None:
+    """The second machine's torchrun is given neither the keys nor the text."""
+    rng = random.Random(3)
+    lines = ["".join(rng.choices("abcdef", k=rng.randint(1, 12))) for _ in range(80)]
+    (microgpt.folder / "input.txt").write_text("\n".join(lines) + "\n")
+    other = Program(microgpt.folder / "other", microgpt.started)
+    other.folder.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    run = *RUN, "data=text", "data.path=input.txt"
+    place = "--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", port, "--node-rank"
+    first = start(microgpt, *run, count=1, torchrun=(*place, "0"))
+    second = start(other, count=1, torchrun=(*place, "1"))
+    stdout, stderr = first.communicate(timeout=TIMEOUT)
+    assert first.returncode == 0, stdout + stderr
+    assert second.communicate(timeout=TIMEOUT)[0] == ""
+    assert second.returncode == 0
+    assert not other.files()
+    microgpt(*run, "outputs_dir=alone")
+    assert largest_difference(microgpt.only_run("alone"), microgpt.only_run()) < 1e-9
+
+
+# Ends
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(shared_program: Program) -> Path:
+    together(shared_program, *LONG, "outputs_dir=uninterrupted")
+    return shared_program.only_run("uninterrupted")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_to_torchrun_leaves_a_checkpoint_and_the_same_command_finishes(
+    microgpt: Program, uninterrupted: Path, number: signal.Signals
+) -> None:
+    process = start(microgpt, *LONG)
+    until(process, "step  120")
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=TIMEOUT)
+    assert process.returncode != 0
+    assert "interrupted: the last checkpoint is in" in stdout, stderr
+    run = microgpt.only_run()
+    record = read_record(run)
+    assert (record["status"], record["error"]) == ("interrupted", f"stopped by signal {int(number)}")
+    step = record["metrics"]["steps"]
+    assert step < STEPS
+    assert checkpoint_files(run, step), "what was computed is saved"
+
+    together(microgpt, *LONG)
+    assert [leg["step"] for leg in read_record(microgpt.only_run())["resumed"]] == [step]
+    assert results_of(run, STEPS) == results_of(uninterrupted, STEPS), "the same bits"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_killed_process_ends_all_and_the_same_command_finishes(
+    microgpt: Program, uninterrupted: Path, rank: int
+) -> None:
+    process = start(microgpt, *LONG)
+    until(process, "step  120")
+    ranks = workers(process)
+    ranks[rank].kill()
+    _, stderr = process.communicate(timeout=TIMEOUT)
+    assert process.returncode != 0
+    _, alive = psutil.wait_procs(ranks.values(), timeout=30)
+    assert not alive
+    status = read_record(microgpt.only_run())["status"]
+    if rank == 0:
+        assert status == "running", "what a killed process leaves"
+    else:
+        assert status == "interrupted"
+        assert stderr.count("another process of this run has ended") <= 1
+    together(microgpt, *LONG)
+    assert results_of(microgpt.only_run(), STEPS) == results_of(uninterrupted, STEPS)
+
+
+@pytest.mark.slow
+def test_torchrun_that_starts_its_processes_anew_finishes_the_run(microgpt: Program, uninterrupted: Path) -> None:
+    process = start(microgpt, *LONG, torchrun=("--standalone", "--max-restarts", "1"))
+    until(process, "step  120")
+    workers(process)[1].kill()
+    stdout, stderr = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, stderr
+    assert stdout.count("resuming ") == 1
+    assert results_of(microgpt.only_run(), STEPS) == results_of(uninterrupted, STEPS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [2, 1])
+def test_run_goes_on_with_another_number_of_processes_and_says_so(
+    microgpt: Program, uninterrupted: Path, first: int
+) -> None:
+    process = start(microgpt, *LONG) if first == 2 else microgpt.start(*LONG)
+    until(process, "step  120")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=TIMEOUT)
+    said = microgpt(*LONG).stdout if first == 2 else together(microgpt, *LONG)[0]
+    assert "was trained by other code or elsewhere" in said
+    record = read_record(microgpt.only_run())
+    assert (record["status"], record["processes"]) == ("completed", 3 - first)
+    assert [leg["before"]["processes"] for leg in record["resumed"]] == [first]
+    assert largest_difference(uninterrupted, microgpt.only_run()) < 1e-9
+
+
+@pytest.mark.slow
+def test_leg_goes_on_from_a_checkpoint_that_one_process_wrote(microgpt: Program, alone: Path) -> None:
+    """Weights and moments reach all processes."""
+    leg = *RUN, f"train.resume={alone}"
+    microgpt(*leg, "outputs_dir=alone")
+    together(microgpt, *leg, "outputs_dir=together")
+    assert largest_difference(microgpt.only_run("alone"), microgpt.only_run("together")) < 1e-9
+
+
+@pytest.mark.slow
+def test_loss_that_is_no_number_ends_all_processes_with_one_sentence(microgpt: Program) -> None:
+    _, stderr = together(microgpt, *RUN, "optim=sgd", "optim.lr=1e200", expect=1)
+    assert stderr.count("\nerror: the loss of step") == 1
+    assert read_record(microgpt.only_run())["status"] == "failed"
+
+
+# What is refused
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("mode=tensor", "backend=native"), "backend=native is not allowed: 2 processes of torchrun"),
+        (("mode=scalar",), "mode=scalar is not allowed: 2 processes of torchrun"),
+        (("task=sample", "checkpoint=latest"), "task=sample is not allowed: 2 processes of torchrun"),
+        (("-m", *TENSOR, "seed=1,2"), "a sweep is not allowed with 2 processes of torchrun"),
+        (("experiment=ablation", "mode=tensor"), "a sweep is not allowed with 2 processes of torchrun"),
+        (("mode=tensor", "model.nope=1"), "model.nope is not a key"),
+    ],
+)
+def test_mistake_is_said_once_and_ends_all(microgpt: Program, arguments: tuple[str, ...], sentence: str) -> None:
+    stdout, stderr = together(microgpt, *arguments, expect=1)  # torchrun's own exit code; it prints the program's
+    assert stdout == ""
+    assert stderr.count("error: ") == 1
+    assert f"error: {sentence}" in stderr
+    assert "exitcode  : 2 " in stderr
+    assert not microgpt.files(), "nothing is written"
+
+
+@pytest.mark.slow
+def test_help_under_torchrun_ends_all_processes_well(microgpt: Program) -> None:
+    stdout, _ = together(microgpt, "--help")
+    assert stdout == microgpt("--help").stdout
+
+
+@pytest.mark.parametrize("config", [
+    Config(task=TaskConfig("info")), Config(), Config(mode=ModeConfig("tensor"), backend=BackendConfig("native")),
+    Config(mode=ModeConfig("tensor"), backend=BackendConfig("torch", device="mps")),
+])  # fmt: skip
+def test_what_one_process_may_do_several_may_not(config: Config) -> None:
+    check_processes(config, 1)
+    with pytest.raises(UserError, match="is not allowed: 3 processes of torchrun"):
+        check_processes(config, 3)
+
+
+def place(monkeypatch: pytest.MonkeyPatch, rank: int, count: int, local_rank: int, local_count: int) -> None:
+    values = {"RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": local_rank, "LOCAL_WORLD_SIZE": local_count}
+    for key, value in values.items():
+        monkeypatch.setenv(key, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+
+
+def test_environment_says_how_many_processes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(key, raising=False)
+    assert processes() == Processes()
+    assert processes().launcher() == ["python", "-m", "microgpt"]
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert processes() == Processes(), "other programs set some of them"
+    place(monkeypatch, 5, 8, 1, 4)
+    assert processes() == Processes(5, 8, 1, 4)
+    assert " ".join(processes().launcher()) == "torchrun --nnodes 2 --nproc-per-node 4 -m microgpt"
+
+
+def test_auto_is_torch_for_several_processes() -> None:
+    spec = ModelSpec(kind="bigram", vocab_size=4, n_embd=4, n_head=1, n_layer=0, block_size=4)
+    chosen = choose(EngineOptions("auto", device="cpu", processes=2), spec, 1.0)
+    assert (chosen.backend, chosen.reason) == ("torch", "2 processes share the work")
+
+
+def test_each_process_has_a_gpu_of_its_own_or_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    place(monkeypatch, 3, 4, 1, 2)
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 1)
+    assert choose_device("cpu") == torch.device("cpu")
+    place(monkeypatch, 2, 3, 2, 3)
+    for asked in ("auto", "cuda"):
+        with pytest.raises(UserError, match=f"backend.device={asked} is not allowed with 3 processes .* 2 GPU"):
+            choose_device(asked)
+
+
+# The parts of a batch, without processes
+
+
+class Part(Company):
+    """A process whose sums nobody adds to."""
+
+    def meet(self, device: Any) -> None: ...
+    def add_up(self, tensor: Any) -> None: ...
+    def tell(self, order: str, *arguments: Any) -> None: ...
+
+
+EXAMPLES = [[0, *(1 + (i * j) % 4 for j in range(1 + i % 6)), 0] for i in range(17)]
+SPEC = ModelSpec(kind="gpt", vocab_size=5, n_embd=4, n_head=2, n_layer=1, block_size=8)
+
+
+@settings(deadline=None)  # the first engine takes longer
+@given(batch_size=st.integers(1, 9), count=st.integers(1, 5), micro_batch=st.none() | st.integers(1, 3),
+       begin=st.integers(0, 20))  # fmt: skip
+def test_parts_of_a_batch_add_up_to_it(batch_size: int, count: int, micro_batch: int | None, begin: int) -> None:
+    """Gradients and losses, for two models at once, whose examples differ in length."""
+    rng = random.Random(0)
+    states = [EngineState({n: np.array([m]) for n, m in init_parameters(SPEC, rng).items()}) for _ in range(2)]
+    orders = [BatchOrder(np.roll(np.arange(17), shift), [], 0.0, batch_size) for shift in (0, 5)]
+
+    def sums(part: Company) -> Any:
+        options = EngineOptions(
+            "torch", device="cpu", dtype="float64", threads=1, micro_batch=micro_batch, processes=part.place.count
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine_module, "company", lambda _: part)
+            engine = TorchEngine(
+                options, SPEC, OptimizerSpec("sgd"), Workload(EXAMPLES, orders), EngineState.together(states)
+            )
+        assert engine.batches is not None
+        (batch,) = engine.batches.steps(begin, begin + 1)
+        loss = engine.loss_and_gradients(batch)
+        return torch.cat([engine.grad.flatten(), loss])
+
+    found = sum(sums(Part(Processes(rank, count))) for rank in range(count))
+    torch.testing.assert_close(found, sums(Company(Processes())), rtol=1e-12, atol=1e-14)

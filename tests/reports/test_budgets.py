@@ -1,0 +1,193 @@
+"""Loss at equal time, steps and parameters: interpolated where that can be said, and a sentence where it cannot."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.report_rows import Sweep
+
+from microgpt.reports.budgets import at_equal_parameters, at_equal_steps, at_equal_time, evaluations, on_axis
+from microgpt.reports.curves import Curve
+from microgpt.reports.families import families
+from microgpt.reports.statistics import Verdict
+from microgpt.reports.tables import budget_lines
+from microgpt.reports.variants import Family, comparisons
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    return Sweep(tmp_path / "outputs")
+
+
+def only_family(sweep: Sweep) -> Family:
+    (family,) = families(sweep.rows)
+    return family
+
+
+CURVE = [(0, 3.0), (50, 2.0), (100, 1.0)]
+
+
+def test_at_equal_time_a_quick_variant_is_looked_at_where_the_slow_one_ends(sweep):
+    for seed in range(2):
+        sweep.add(seed, evaluations=CURVE, steps_per_sec=100.0, train__steps=100, model__n_layer=2)  # 1 s
+        sweep.add(seed, evaluations=CURVE, steps_per_sec=200.0 + seed, train__steps=100)  # half of that
+    budget = at_equal_time(only_family(sweep))
+    assert budget.axis == "seconds"
+    assert budget.at == pytest.approx(100 / 201)
+    assert budget.samples["model.n_layer=2"] == {s: pytest.approx(3.0 - 100 / 201 * 100 / 50) for s in (0, 1)}
+    assert budget.samples["model.n_layer=1"] == {0: pytest.approx(3 - 4 * 100 / 201), 1: pytest.approx(1.0)}
+    assert budget.sentence.startswith("val_loss after 0.498 s of training, which every run reached")
+
+
+def test_runs_that_were_timed_one_by_one_are_compared_at_equal_time(sweep):
+    for seed in range(3):
+        for lr in (0.01, 0.02):
+            sweep.add(seed, evaluations=CURVE, steps_per_sec=100.0 + seed + 10 * lr, optim__lr=lr)
+    budget = at_equal_time(only_family(sweep))
+    assert budget.independent
+    assert {"p (Holm)", "verdict", "95 % interval"} <= set(budget_lines(budget)[0])
+
+
+@pytest.mark.parametrize("rates", [(100.0, 100.0), (100.0, 120.0)], ids=["one group", "a group for each variant"])
+def test_runs_that_were_trained_side_by_side_have_no_test_at_equal_time(sweep, rates):
+    """Their seeds do not repeat the measurement of time: a slow moment would look like an effect."""
+    for seed in range(3):
+        for lr, rate in zip((0.01, 0.02), rates, strict=True):
+            sweep.add(seed, evaluations=CURVE, steps_per_sec=rate, optim__lr=lr)
+    budget = at_equal_time(only_family(sweep))
+    assert not budget.independent
+    assert "share one measurement of time" in budget.sentence
+    for line in budget_lines(budget):
+        assert set(line) == {"variant", "seeds", "mean", "against optim.lr=0.01"}
+
+
+@given(st.floats(1, 1000), st.integers(2, 20))
+def test_a_point_of_evaluation_is_met_exactly(rate, points):
+    step = np.arange(points) * 10.0
+    curve = Curve(step, step, np.full(points, np.nan), 3 - step / 1000, rate)
+    x, losses = evaluations(curve, "seconds")
+    assert float(np.interp(x[-1], x, losses)) == losses[-1]
+    assert list(x) == sorted(x)
+
+
+def test_without_validation_nothing_is_said_at_equal_time(sweep):
+    for lr in (0.01, 0.02):
+        sweep.add(val_loss=None, optim__lr=lr)
+    budget = at_equal_time(only_family(sweep))
+    assert (budget.at, budget.samples) == (None, {})
+    assert budget.sentence == "Loss at equal time cannot be said: not every run was validated."
+
+
+def test_without_histories_nothing_is_said_at_equal_time(sweep):
+    for lr in (0.01, 0.02):
+        sweep.add(optim__lr=lr, evaluations=CURVE if lr == 0.01 else ())
+    assert "histories with evaluations are missing" in at_equal_time(only_family(sweep)).sentence
+
+
+def test_a_single_lost_history_is_counted(sweep):
+    for seed in range(3):
+        for lr in (0.01, 0.02):
+            sweep.add(seed, optim__lr=lr, evaluations=() if (seed, lr) == (1, 0.02) else CURVE)
+    budget = at_equal_time(only_family(sweep))
+    assert budget.sentence.count("Without a history: 1 run(s).") == 1
+    assert sorted(budget.samples["optim.lr=0.02"]) == [0, 2]
+    (comparison,) = comparisons(budget.family, budget.samples)
+    assert (comparison.difference.n, comparison.difference.left_out) == (2, 1)
+    assert comparison.difference.verdict is Verdict.ZERO
+
+
+def test_two_evaluations_are_no_curve(sweep):
+    for rate, lr in ((100.0, 0.01), (200.0, 0.02)):
+        sweep.add(optim__lr=lr, evaluations=[(0, 3.0), (100, 1.0)], steps_per_sec=rate)
+    assert "before the first step and after the last alone" in at_equal_time(only_family(sweep)).sentence
+
+
+def test_at_equal_steps_the_family_s_own_figure_stands_where_all_have_the_same(sweep):
+    for lr in (0.01, 0.02):
+        sweep.add(val_loss=2 + lr, optim__lr=lr)
+    budget = at_equal_steps(only_family(sweep))
+    assert (budget.at, budget.sentence) == (1000, "Every run has 1000 steps.")
+    assert budget.samples == only_family(sweep).samples()
+
+
+def test_at_equal_steps_a_longer_run_is_looked_at_where_the_shorter_ends(sweep):
+    sweep.add(val_loss=1.0, train__steps=100, evaluations=CURVE)
+    sweep.add(val_loss=0.5, train__steps=200, evaluations=[(0, 3.0), (80, 2.0), (120, 1.5), (200, 0.5)])
+    budget = at_equal_steps(only_family(sweep))
+    assert (budget.axis, budget.at) == ("steps", 100)
+    assert budget.samples == {"train.steps=100": {1: 1.0}, "train.steps=200": {1: pytest.approx(1.75)}}
+    assert "learning rate of a longer run" in budget.sentence
+
+
+def test_at_equal_parameters_kinds_are_compared_on_lines_in_the_logarithm_of_the_size(sweep):
+    """Losses that are lines in log(parameters): what is interpolated is what the line says."""
+    sizes = {True: (1000, 4000, 16000), False: (1500, 5000, 20000)}
+    for seed in range(3):
+        for tied in (True, False):
+            for n_embd, size in zip((8, 16, 32), sizes[tied], strict=True):
+                loss = 4 - 0.2 * math.log(size) + 0.1 * tied + seed / 100
+                sweep.add(seed, loss, parameters=size, model__n_embd=n_embd, model__tie_lm_head=tied)
+    budget = at_equal_parameters(only_family(sweep))
+    at = math.sqrt(1500 * 16000)
+    assert budget.at == pytest.approx(at)
+    for tied in (True, False):
+        expected = {seed: pytest.approx(4 - 0.2 * math.log(at) + 0.1 * tied + seed / 100) for seed in range(3)}
+        assert budget.samples[f"tie_lm_head={str(tied).lower()}"] == expected
+    (comparison,) = comparisons(budget.family, budget.samples)
+    assert (comparison.a.name, comparison.b.name) == ("tie_lm_head=true", "tie_lm_head=false")
+    assert comparison.difference.mean == pytest.approx(0.1)
+
+
+def test_sizes_that_do_not_overlap_cannot_be_compared(sweep):
+    for tied, sizes in ((True, (1000, 2000)), (False, (3000, 4000))):
+        for n_embd, size in zip((8, 16), sizes, strict=True):
+            sweep.add(parameters=size, model__n_embd=n_embd, model__tie_lm_head=tied)
+    budget = at_equal_parameters(only_family(sweep))
+    assert budget.samples == {}
+    assert budget.sentence.endswith("(1000, 2000, 3000, 4000), and the ranges of sizes do not overlap.")
+
+
+def test_variants_of_one_size_are_compared_as_they_are(sweep):
+    for lr in (0.01, 0.02):
+        sweep.add(optim__lr=lr, val_loss=lr)
+    budget = at_equal_parameters(only_family(sweep))
+    assert budget.sentence == "All variants have 4192 parameters."
+    assert budget.samples == {"optim.lr=0.01": {1: 0.01}, "optim.lr=0.02": {1: 0.02}}
+
+
+def test_pairs_of_one_size_are_named_and_other_pairs_cannot_be_compared(sweep):
+    for tied in (True, False):
+        for normed in (True, False):
+            sweep.add(model__tie_lm_head=tied, model__input_rmsnorm=normed, parameters=3760 if tied else 4192)
+    sentence = at_equal_parameters(only_family(sweep)).sentence
+    assert "tied_no_input_rmsnorm and tied_input_rmsnorm have 3760 each" in sentence
+    assert "untied_no_input_rmsnorm and untied_input_rmsnorm have 4192 each" in sentence
+
+
+def test_two_sizes_alone_say_nothing(sweep):
+    for tied in (True, False):
+        sweep.add(model__tie_lm_head=tied, parameters=3760 if tied else 4192)
+    sentence = at_equal_parameters(only_family(sweep)).sentence
+    assert sentence.startswith(
+        "Loss at equal parameters cannot be said: no two variants have equally many (3760, 4192)"
+    )
+
+
+def test_histories_are_read_once_for_each_run_and_only_when_asked(sweep):
+    for seed in range(3):
+        for lr in (0.01, 0.02):
+            sweep.add(seed, optim__lr=lr, evaluations=CURVE)
+    family, asked = only_family(sweep), []
+
+    def read(row):
+        asked.append(row["path"])
+        step = np.array([0.0, 10.0, 20.0])
+        return Curve(step, step, step, 3 - step / 10, row["steps_per_sec"])
+
+    at_equal_steps(family, read)  # all have the same
+    assert asked == []
+    on_axis(family, "seconds", read)
+    assert sorted(asked) == sorted(row["path"] for row in sweep.rows)

@@ -1,0 +1,23 @@
+"""What is known beforehand on real runs: a planted effect is found at 64 seeds, and one that is not there is not."""
+
+import pytest
+from support.program import Program
+
+RUNS = (
+    "-m", "mode=tensor", "backend=native", "seed=range(64)", "train.steps=300", "train.eval_every=null",
+    "train.eval_documents=300", "train.checkpoint_every=null", "sample.num_samples=1",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_learning_rate_that_was_halved_is_found_and_identical_arms_are_not_told_apart(microgpt: Program) -> None:
+    microgpt(*RUNS, "optim.lr=0.01,0.005")
+    planted = (microgpt.folder / "results" / "report.html").read_text()
+    assert "at 64 seeds" in planted
+    assert "no difference shown" not in planted
+
+    microgpt(*RUNS, "style.bias=0,1", "outputs_dir=identical", "results_dir=same")
+    identical = (microgpt.folder / "same" / "report.html").read_text()
+    assert "no difference shown at 64 seeds" in identical
+    assert "higher at 64 seeds" not in identical
+    assert "lower at 64 seeds" not in identical

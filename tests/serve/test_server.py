@@ -1,0 +1,462 @@
+"""The server's parts and its routes, in this process: what it draws, answers, refuses and counts."""
+
+import asyncio
+import json
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("fastapi_offline", reason="task=serve needs the extra [serve]")
+from fastapi.testclient import TestClient
+
+from microgpt.config.schema import ServeConfig
+from microgpt.data.conversations import USER, Turn, encode_prompt_turns
+from microgpt.data.tokenizer import CHAT_SPECIAL, Tokenizer
+from microgpt.engines import make_engine
+from microgpt.engines.base import EngineState
+from microgpt.engines.optimizer import OptimizerSpec
+from microgpt.engines.options import EngineOptions
+from microgpt.errors import UserError
+from microgpt.inference.generation import SamplingPolicy, generate
+from microgpt.inference.loading import Trained
+from microgpt.model.spec import ModelSpec
+from microgpt.runs.checkpoint import Checkpoint
+from microgpt.runs.checkpoint_format import Meta, TrainState
+from microgpt.serve.app import build_app
+from microgpt.serve.generation_queue import Asked, Batcher, Drawn, QueueFullError
+from microgpt.serve.service import Service, text_of
+from microgpt.serve.stop_sequences import Stops
+
+CHARS = list(" abcdefgh")
+JSON_TYPE = {"content-type": "application/json"}
+
+
+def trained(path: Path, *, chat: bool = False, backend: str = "python", block_size: int = 24) -> Trained:
+    """A model of random weights, as if a checkpoint had brought it."""
+    tokenizer = Tokenizer(CHARS, CHAT_SPECIAL if chat else ())
+    spec = ModelSpec(
+        "gpt", vocab_size=tokenizer.vocab_size, n_embd=6, n_head=2, n_layer=1, block_size=block_size, init_std=0.08
+    )
+    rng = np.random.default_rng(3)
+    state = EngineState({name: rng.normal(0, 0.6, (1, *shape)) for name, shape in spec.shapes().items()})
+    meta = Meta(spec, CHARS, special=CHAT_SPECIAL if chat else (), style={"name": "classic"})
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "meta.json").write_text("{}")
+    engine = make_engine(EngineOptions(backend, threads=1), spec, OptimizerSpec("sgd"), None, state)
+    return Trained(Checkpoint(path, meta, state, TrainState(step=7, seed=5)), tokenizer, engine, SamplingPolicy())
+
+
+def service(path: Path, *, chat: bool = False, api_key: str | None = None, **config: Any) -> Service:
+    return Service(trained(path, chat=chat), ServeConfig(**config), api_key)
+
+
+@pytest.fixture
+def text_client(tmp_path: Path) -> Iterator[TestClient]:
+    with TestClient(build_app(service(tmp_path / "run" / "checkpoint" / "step_7"))) as client:
+        yield client
+
+
+@pytest.fixture
+def chat_client(tmp_path: Path) -> Iterator[TestClient]:
+    with TestClient(build_app(service(tmp_path / "run" / "checkpoint" / "step_7", chat=True))) as client:
+        yield client
+
+
+def events(text: str) -> list[Any]:
+    lines = [line.removeprefix("data: ") for line in text.splitlines() if line]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+# Stops
+
+
+@given(st.text("ab", max_size=20), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
+def test_a_stopped_text_is_all_that_comes_before_the_first_stop_to_be_complete(text: str, stops: list[str]) -> None:
+    filtered, shown, stopped = Stops(stops), "", False
+    for char in text:
+        piece, stopped = filtered.show(char)
+        shown += piece
+        if stopped:
+            break
+    else:
+        shown += filtered.rest()
+    ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
+    assert stopped == bool(ends)
+    if ends:
+        met = max((stop for stop in stops if text[: min(ends)].endswith(stop)), key=len)
+        assert shown == text[: min(ends) - len(met)]
+    else:
+        assert shown == text
+
+
+def test_what_may_begin_a_stop_is_not_shown_before_it_is_known() -> None:
+    filtered = Stops(["abc"])
+    assert [filtered.show(char) for char in "xabab"] == [
+        ("x", False),
+        ("", False),
+        ("", False),
+        ("ab", False),
+        ("", False),
+    ]
+    assert filtered.show("c") == ("", True)
+
+
+# The queue
+
+
+def drawn_by(batcher: Batcher, several: Sequence[Asked]) -> list[list[str]]:
+    """The texts of requests that are all under way at the same time."""
+
+    async def one(asked: Asked) -> list[str]:
+        found: list[list[Drawn]] = [[] for _ in asked.prompts]
+        async for drawn in batcher.submit(asked).tokens(60):
+            found[drawn.number].append(drawn)
+        return [text_of(drawn).text for drawn in found]
+
+    async def together() -> list[list[str]]:
+        batcher.start()
+        found = await asyncio.gather(*map(one, several))
+        batcher.close()
+        return list(found)
+
+    return asyncio.run(together())
+
+
+requests = st.lists(
+    st.builds(
+        Asked,
+        prompts=st.lists(
+            st.lists(st.integers(0, 8), max_size=8).map(lambda prompt: [9, *prompt]), min_size=1, max_size=3
+        ),
+        policy=st.builds(
+            SamplingPolicy,
+            temperature=st.sampled_from([0.0, 0.7, 2.0]),
+            top_k=st.sampled_from([None, 2]),
+            max_new_tokens=st.sampled_from([None, 1, 40]),
+        ),
+        seed=st.integers(0, 2**63 - 1),
+        streaming=st.booleans(),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@pytest.mark.parametrize("backend", ["native", "python"])
+def test_requests_that_are_drawn_together_get_what_each_would_get_alone(tmp_path: Path, backend: str) -> None:
+    model = trained(tmp_path, backend=backend, block_size=16)
+
+    @given(requests, st.integers(1, 5))
+    @settings(max_examples=25, deadline=None)
+    def check(several: list[Asked], max_active: int) -> None:
+        batcher = Batcher(model.engine, model.tokenizer, 16, max_active=max_active, max_queue=12)
+        alone = []
+        for asked in several:
+            rng = random.Random(asked.seed)
+            alone.append([
+                generate(lambda: model.engine.decoder(0), model.tokenizer, 16, prompt, asked.policy, rng).text
+                for prompt in asked.prompts
+            ])  # fmt: skip
+        assert drawn_by(batcher, several) == alone
+
+    check()
+
+
+def endless(seed: int = 0) -> Asked:
+    return Asked([[9]] * 50, SamplingPolicy(temperature=1.0, max_new_tokens=10_000), seed, streaming=True)
+
+
+def test_one_request_too_many_is_refused_and_a_cancelled_one_makes_room(tmp_path: Path) -> None:
+    model = trained(tmp_path)
+
+    async def scenario() -> None:
+        batcher = Batcher(model.engine, model.tokenizer, 24, max_active=1, max_queue=1)
+        batcher.start()
+        first = batcher.submit(endless())
+        await anext(first.tokens(30))  # it is under way
+        second = batcher.submit(endless(1))
+        with pytest.raises(QueueFullError):
+            batcher.submit(endless(2))
+        batcher.cancel(second)
+        third = batcher.submit(endless(3))
+        batcher.cancel(first)
+        await anext(third.tokens(30))
+        assert len(batcher.active) == 1
+        batcher.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_text_whose_logits_are_no_numbers_fails_alone_and_the_thread_goes_on(tmp_path: Path) -> None:
+    model = trained(tmp_path)
+
+    async def scenario() -> None:
+        batcher = Batcher(model.engine, model.tokenizer, 24, max_active=2, max_queue=4)
+        feed = batcher.decoder.feed
+
+        def broken(slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
+            logits = feed(slots, positions, tokens)
+            logits[[token == 1 for token in tokens]] = np.nan
+            return logits
+
+        batcher.decoder.feed = broken
+        batcher.start()
+        bad = batcher.submit(Asked([[9, 1]], SamplingPolicy(), 1))
+        good = batcher.submit(Asked([[9, 2]], SamplingPolicy(temperature=0.0, max_new_tokens=1), 1))
+        with pytest.raises(Exception, match="not finite"):
+            await anext(bad.tokens(30))
+        assert (await anext(good.tokens(30))).stop_reason is not None
+        batcher.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_that_fails_fails_its_requests_and_the_next_ones_are_served(tmp_path: Path) -> None:
+    model = trained(tmp_path)
+
+    async def scenario() -> None:
+        batcher = Batcher(model.engine, model.tokenizer, 24, max_active=2, max_queue=4)
+        feed, failing = batcher.decoder.feed, [True]
+
+        def sometimes(slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
+            if failing.pop() if failing else False:
+                raise RuntimeError("a bug")
+            return feed(slots, positions, tokens)
+
+        batcher.decoder.feed = sometimes
+        batcher.start()
+        with pytest.raises(RuntimeError, match="a bug"):
+            await anext(batcher.submit(Asked([[9]], SamplingPolicy(), 1)).tokens(30))
+        assert await anext(batcher.submit(Asked([[9]], SamplingPolicy(), 1)).tokens(30))
+        assert len(batcher.free) + len(batcher.active) == 2
+        batcher.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_model_with_weights_that_are_no_numbers_is_not_served(tmp_path: Path) -> None:
+    broken = trained(tmp_path)
+    broken.checkpoint.state.parameters["wte"][0, 0, 0] = np.nan
+    with pytest.raises(UserError, match="not finite"):
+        Service(broken, ServeConfig(), None)
+
+
+# Our own routes
+
+
+def test_generate_draws_what_the_sample_task_draws(text_client: TestClient, tmp_path: Path) -> None:
+    model, rng = trained(tmp_path), random.Random(11)
+    prompt = [model.tokenizer.bos, *model.tokenizer.encode("ab")]
+    policy = SamplingPolicy(temperature=0.8, max_new_tokens=12)
+    expected = [
+        generate(lambda: model.engine.decoder(0), model.tokenizer, 24, prompt, policy, rng).text for _ in range(3)
+    ]
+    asked = {"num_samples": 3, "temperature": 0.8, "seed": 11, "max_tokens": 12, "prompt": "ab"}
+    answer = text_client.post("/microgpt/v1/generate", json=asked)
+    assert (answer.status_code, answer.json()) == (200, {"samples": expected})
+    assert len(text_client.post("/microgpt/v1/generate", json={}).json()["samples"]) == 1
+
+
+def test_chat_answers_and_tells_how_much_of_a_long_conversation_is_dropped(
+    chat_client: TestClient, tmp_path: Path
+) -> None:
+    model = trained(tmp_path, chat=True)
+    turns = [Turn(USER, "abc"), Turn("assistant", "de"), Turn(USER, "fgh abc")]
+    prompt, dropped = encode_prompt_turns(turns, model.tokenizer, 24)
+    expected = generate(
+        lambda: model.engine.decoder(0), model.tokenizer, 24, prompt, SamplingPolicy(0.5), random.Random(42)
+    )
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    answer = chat_client.post("/microgpt/v1/chat", json={"messages": messages})
+    assert answer.json() == {"role": "assistant", "content": expected.text, "tokens_dropped": dropped}
+    assert dropped == 5
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "sentence"),
+    [
+        ("generate", {"num_samples": 51}, "num_samples=51 is not allowed: input should be less than or equal to 50"),
+        ("generate", {"num_samples": 0}, "num_samples=0 is not allowed"),
+        ("generate", {"num_samples": "3"}, 'num_samples="3" is not allowed: input should be a valid integer'),
+        ("generate", {"num_samples": True}, "num_samples=true is not allowed"),
+        ("generate", {"temperature": -0.1}, "temperature=-0.1 is not allowed"),
+        ("generate", {"seed": -1}, "seed=-1 is not allowed"),
+        ("generate", {"seed": 2**63}, "seed="),
+        ("generate", {"max_tokens": 2000}, "max_tokens=2000 is not allowed: at most 1024"),
+        ("generate", {"prompt": "ab!X"}, "prompt='ab!X' has characters that the model does not know: '!' 'X'"),
+        ("generate", {"prompt": "a" * 24}, "prompt token count 25 exceeds max prompt tokens 24"),
+        ("generate", {"tempratur": 1}, "tempratur is not a key of this request"),
+        ("generate", {"prompt": "\ud800"}, "prompt="),
+        ("generate", [], "the body=[] is not allowed"),
+        (
+            "chat",
+            {"messages": [{"role": "user", "content": "a"}]},
+            "messages are not allowed: this model is not a chat",
+        ),
+        ("chat", {}, "messages is missing"),
+        ("chat", {"messages": [{"role": "system", "content": "a"}]}, 'messages[0].role="system" is not allowed'),
+        ("stream", {}, "one of prompt and messages is needed, and only one"),
+        ("stream", {"prompt": "a", "candidates": 21}, "candidates=21 is not allowed"),
+        ("attention", {"text": "a" * 24}, "prompt token count 25"),
+        ("attention", {}, "one of text and messages is needed, and only one"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence(text_client: TestClient, path: str, asked: Any, sentence: str) -> None:
+    answer = text_client.post(f"/microgpt/v1/{path}", content=json.dumps(asked), headers=JSON_TYPE)
+    assert answer.status_code == 422
+    assert sentence in answer.json()["error"]
+    assert answer.json()["error"].isascii()
+    assert len(answer.json()["error"]) < 500
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "Expecting value at line 1 column 1"),
+        (b"{", "at line 1"),
+        (b'{"temperature": NaN}', "NaN is not a JSON value"),
+        (b'{"temperature": -Infinity}', "-Infinity is not a JSON value"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "a number in it is too long"),
+        (b'{"prompt": "\xff"}', "it is not UTF-8"),
+        (b"[" * 100_000, "it is nested too deeply"),
+    ],
+    ids=range(7),
+)
+def test_what_is_no_json_is_400(text_client: TestClient, body: bytes, reason: str) -> None:
+    for path in ("/microgpt/v1/generate", "/v1/completions"):
+        answer = text_client.post(path, content=body, headers=JSON_TYPE)
+        assert answer.status_code == 400
+        assert reason in str(answer.json()["error"])
+
+
+def test_other_errors_are_json_too(text_client: TestClient) -> None:
+    cases = [
+        ("GET", "/nothing", {}, 404),
+        ("GET", "/microgpt/v1/generate", {}, 405),
+        ("POST", "/health", {}, 405),
+        ("POST", "/microgpt/v1/generate", {"content": b"{}"}, 415),
+        ("POST", "/microgpt/v1/generate", {"content": b"{}", "headers": {"content-type": "text/plain"}}, 415),
+        ("POST", "/microgpt/v1/generate", {"content": b" " * 1_000_001, "headers": JSON_TYPE}, 413),
+        ("POST", "/nothing", {"content": b" " * 1_000_001}, 404),
+    ]
+    for method, path, sent, status in cases:
+        answer = text_client.request(method, path, **sent)
+        assert (answer.status_code, list(answer.json())) == (status, ["error"]), path
+        assert isinstance(answer.json()["error"], str)
+
+
+def test_a_body_without_a_length_is_counted_as_it_comes(text_client: TestClient) -> None:
+    pieces = (b" " * 100_000 for _ in range(20))
+    assert text_client.post("/microgpt/v1/generate", content=pieces, headers=JSON_TYPE).status_code == 413
+
+
+def test_a_streamed_text_comes_with_the_probabilities_that_it_was_drawn_from(text_client: TestClient) -> None:
+    asked = {"prompt": "ab", "temperature": 0.9, "seed": 4, "candidates": 3, "max_tokens": 30, "top_k": 5}
+    answer = text_client.post("/microgpt/v1/stream", json=asked)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    start, *tokens, end = events(answer.text)
+    assert start == {"type": "start", "tokens_dropped": 0, "prompt_tokens": 3}
+    whole = text_client.post("/microgpt/v1/generate", json={key: asked[key] for key in asked if key != "candidates"})
+    assert ["".join(token["text"] for token in tokens)] == whole.json()["samples"]
+    assert end["completion_tokens"] == len(tokens) - (end["stop_reason"] == "end")
+    for token in tokens:
+        shares = [candidate["probability"] for candidate in token["candidates"]]
+        assert len(shares) == 3
+        assert shares == sorted(shares, reverse=True)
+        assert 0 < sum(shares) <= 1 + 1e-5
+        assert 0 < token["probability"] <= shares[0]
+
+
+def test_attention_has_a_share_for_every_earlier_position(text_client: TestClient, chat_client: TestClient) -> None:
+    found = text_client.post("/microgpt/v1/attention", json={"text": "abcab"}).json()
+    assert [token["special"] or token["text"] for token in found["tokens"]] == ["bos", *"abcab"]
+    maps = np.array(found["attention"])
+    assert maps.shape == (1, 2, 6, 6)
+    assert np.allclose(maps.sum(axis=3), 1, atol=1e-3)
+    assert not np.triu(maps[0, 0], 1).any()
+    assert found["losses"][0] is None
+    assert all(loss > 0 for loss in found["losses"][1:])
+    messages = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "c"}]
+    found = chat_client.post("/microgpt/v1/attention", json={"messages": messages}).json()
+    shown = [token["special"] or token["text"] for token in found["tokens"]]
+    assert shown == ["bos", "user", "a", "b", "end_turn", "assistant", "c", "end_turn"]
+
+
+def test_the_card_tells_the_model_and_its_loss_curve(text_client: TestClient, tmp_path: Path) -> None:
+    history = tmp_path / "run" / "history.jsonl"
+    assert text_client.get("/microgpt/v1/model").json()["history"] == []
+    lines = [{"step": step, "loss": 3.0 - step / 10, "val_loss": 2.5 if step == 6 else None} for step in range(1, 12)]
+    history.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"half": ')
+    card = text_client.get("/microgpt/v1/model").json()
+    assert [point["step"] for point in card["history"]] == [1, 2, 3, 4, 5, 6, 7]  # the checkpoint is of step 7
+    assert (card["val_loss"], card["step"], card["seed"]) == (2.5, 7, 5)
+    assert card["parameters"] == sum(np.prod(tensor["shape"]) for tensor in card["tensors"])
+    assert str(tmp_path) not in json.dumps(card)
+
+
+# The key
+
+
+def test_what_computes_wants_the_key_and_the_rest_does_not(tmp_path: Path) -> None:
+    with TestClient(build_app(service(tmp_path, api_key="s3cret"))) as client:
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic s3cret"}):
+            for path in ("/microgpt/v1/generate", "/v1/completions"):
+                answer = client.post(path, json={}, headers=headers)
+                assert answer.status_code == 401
+                assert "s3cret" not in answer.text
+            assert client.get("/v1/models", headers=headers).status_code == 401
+            assert client.get("/microgpt/v1/model", headers=headers).json().keys() == {"error"}
+        right = {"authorization": "Bearer s3cret"}
+        assert client.post("/microgpt/v1/generate", json={}, headers=right).status_code == 200
+        assert client.get("/v1/models", headers=right).status_code == 200
+        for path in ("/health", "/metrics", "/openapi.json", "/docs"):
+            assert client.get(path).status_code == 200
+
+
+# What it says of itself
+
+
+def test_every_series_is_there_from_the_start_and_counts(text_client: TestClient) -> None:
+    def figures() -> dict[str, float]:
+        lines = text_client.get("/metrics").text.splitlines()
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+    before = figures()
+    for route in ("/microgpt/v1/generate", "/v1/chat/completions", "/health", "/", "elsewhere"):
+        for status in (200, 422, 429, 503):
+            assert f'microgpt_requests_total{{route="{route}",status="{status}"}}' in before
+    text_client.post("/microgpt/v1/generate", json={"num_samples": 2, "max_tokens": 3})
+    text_client.get("/nothing/at/all")
+    after = figures()
+    assert set(before) == set(after)
+    assert after['microgpt_requests_total{route="/microgpt/v1/generate",status="200"}'] == 1
+    assert after['microgpt_requests_total{route="elsewhere",status="404"}'] == 1
+    assert 2 <= after['microgpt_tokens_total{kind="drawn"}'] <= 6
+    assert after['microgpt_request_duration_seconds_count{route="/microgpt/v1/generate"}'] == 1
+
+
+def test_the_documentation_needs_no_other_site(text_client: TestClient) -> None:
+    page = text_client.get("/docs").text
+    assert not re.findall(r"(?:src|href)=\"(?:https?:)?//", page)
+    for address in re.findall(r"(?:src|href)=\"([^\"]+)\"", page):
+        assert text_client.get(address).status_code == 200
+    paths = text_client.get("/openapi.json").json()["paths"]
+    assert {"/microgpt/v1/generate", "/microgpt/v1/chat", "/v1/models", "/v1/completions", "/v1/chat/completions",
+            "/health", "/metrics"} <= set(paths)  # fmt: skip
+
+
+def test_two_models_have_two_fingerprints(tmp_path: Path) -> None:
+    one, other = trained(tmp_path), trained(tmp_path)
+    other.checkpoint.state.parameters["wte"][0, 0, 0] += 1e-3
+    prints = [
+        Service(replace(model), ServeConfig(), None).model.fingerprint for model in (one, trained(tmp_path), other)
+    ]
+    assert prints[0] == prints[1] != prints[2]

@@ -1,0 +1,71 @@
+"""Rows as a sweep's records give them, with a history where it is asked for."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from microgpt.config.schema import Config, ModelConfig, StyleConfig
+from microgpt.reports.records import Row, row_of
+
+GPT = ModelConfig(name="gpt", n_embd=16, n_head=4, n_layer=1)
+
+
+class Sweep:
+    """The jobs of one sweep, in the order in which they were added."""
+
+    def __init__(self, outputs: Path, name: str = "sweep_01234567"):
+        self.folder = outputs / "sweeps" / name
+        self.rows: list[Row] = []
+
+    def add(
+        self,
+        seed: int = 1,
+        val_loss: float | None = 2.25,
+        *,
+        status: str = "completed",
+        evaluations: Sequence[tuple[int, float]] = (),
+        steps_per_sec: float = 100.0,
+        parameters: int = 4192,
+        job: str | None = None,
+        data: dict[str, Any] | None = None,
+        vocab_size: int = 27,
+        **keys: Any,
+    ) -> Row:
+        """`keys` are `group__key=value`; `evaluations` are (step, val_loss) and become the run's history."""
+        config = asdict(Config(model=GPT, style=StyleConfig(name="classic"), seed=seed))
+        for path, value in keys.items():
+            group, _, key = path.partition("__")
+            assert key in config[group], path
+            config[group][key] = value
+        number = str(len(self.rows)) if job is None else job
+        facts = {"sha256": "d" * 64, "evaluated_documents": 100, "long_documents": {"count": 0}, **(data or {})}
+        record = {
+            "schema_version": 1,
+            "run_id": f"sweeps/{self.folder.name}/{number}",
+            "status": status,
+            "task": "train",
+            "started_at": f"2026-01-01T10:00:{len(self.rows):02d}.000+00:00",
+            "config": config,
+            "seed": seed,
+            "style": config["style"]["name"],
+            "backend": "native",
+            "git": {"commit": "a" * 40, "dirty": False},
+            "data": facts,
+            "metrics": {
+                "parameter_count": parameters,
+                "steps": config["train"]["steps"],
+                "val_loss": val_loss,
+                "mean_loss_last_n": 2.5,
+                "steps_per_sec": steps_per_sec,
+                "vocab_size": vocab_size,
+            },
+        }
+        folder = self.folder / number
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps(record))
+        lines = [{"step": step, "tokens": 7 * step, "val_loss": loss} for step, loss in evaluations]
+        (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        self.rows.append(row_of(record, folder / "run.json"))
+        return self.rows[-1]

@@ -1,0 +1,281 @@
+"""Workers of joblib, submitit and Ray leave what this process would have left; stopped or lost, the command goes on."""
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.program import TIMEOUT, Program, read_record, wait_for
+from support.sweep_runs import FOLDER, SMALL, TINY, folders, jobs_of, left_by, names
+
+from microgpt.config.schema import Config
+from microgpt.errors import UserError
+from microgpt.sweeps import executors
+from microgpt.sweeps.executors import execute, share_out
+from microgpt.sweeps.folder import SweepFolder
+from microgpt.sweeps.groups import shape_of
+from microgpt.sweeps.pools import LostWorkerError, part_of_gpus
+from microgpt.sweeps.runner import Job, Outcome
+from microgpt.sweeps.workers import Ear
+
+slow = pytest.mark.slow
+
+
+def run(folder: Path, jobs: list[Job], executor: str = "joblib", **options: Any) -> dict[int, Outcome]:
+    return execute(executor, 2, options, folder / FOLDER, jobs, None)
+
+
+def all_left(folder: Path) -> dict[str, Any]:
+    return {name: left_by(path) for name, path in folders(folder).items()}
+
+
+# Shares
+
+
+@cache
+def configurations() -> tuple[Config, ...]:
+    return tuple(job.config for job in jobs_of("model.n_embd=8|16|32"))
+
+
+@settings(deadline=None)  # the first example composes the configurations
+@given(shapes=st.lists(st.integers(0, 2), max_size=40), count=st.integers(1, 12))
+def test_every_job_is_in_one_share_and_the_jobs_of_each_shape_are_spread_evenly(shapes: list[int], count: int) -> None:
+    jobs = [Job(number, configurations()[shape], ()) for number, shape in enumerate(shapes)]
+    shares = share_out(jobs, count)
+    assert sorted(job.number for share in shares for job in share) == list(range(len(jobs)))
+    assert len(shares) == min(count, len(jobs))
+    assert all(shares)
+    for config in configurations():
+        sizes = [sum(shape_of(job.config) == shape_of(config) for job in share) for share in shares]
+        assert not sizes or max(sizes) - min(sizes) <= 1
+    assert not shares or max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@given(gpus=st.integers(0, 20), workers=st.integers(1, 50))
+def test_all_workers_have_a_part_of_the_gpus_at_the_same_time(gpus: int, workers: int) -> None:
+    part = part_of_gpus(float(gpus), workers)
+    if gpus == 0:
+        assert part == 0
+    elif part >= 1:
+        assert part == int(part)
+        assert workers <= gpus // part
+    else:
+        assert workers <= gpus * int(1 / part + 1e-9)
+
+
+# What workers say
+
+
+@given(
+    lines=st.lists(st.text("aé \t", max_size=5), min_size=1),
+    cuts=st.lists(st.integers(0, 99), max_size=5),
+    data=st.data(),
+)
+def test_a_growing_file_is_told_line_by_line_wherever_it_was_cut(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], cuts: list[int], data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "said"
+    path.unlink(missing_ok=True)
+    content = "\n".join(lines).encode() + data.draw(st.sampled_from([b"", b"\n"]))
+    ear, told = Ear(path, "worker 1: ", "out"), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("builtins.print", lambda line, **_: told.append(line))
+        ear.listen(is_last=False)
+        for end in [*sorted(min(cut, len(content)) for cut in cuts), len(content)]:
+            path.write_bytes(content[:end])
+            ear.listen(is_last=False)
+            assert len(told) == content[:end].count(b"\n")
+        ear.listen(is_last=True)
+    assert told == [f"worker 1: {line}" for line in content.decode().splitlines()]
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("executor", "workers", "options", "most", "sentence"),
+    [
+        ("nix", 1, {}, None, "hydra.launcher.executor=nix is not allowed: hydra.launcher.executor is one of process, "),
+        ("joblib", 0, {}, None, "hydra.launcher.workers=0 is not allowed: hydra.launcher.workers must be at least 1"),
+        ("process", 1, {}, 0, "hydra.launcher.max_group=0 is not allowed: hydra.launcher.max_group must be at least 1"),
+        ("joblib", 2, {"n_jobs": 3}, None, "hydra.launcher.options={'n_jobs': 3} is not allowed: "),
+        ("submitit", 2, {"cluster": "nix"}, None,
+         "hydra.launcher.options.cluster=nix is not allowed: hydra.launcher.options.cluster is one of slurm, local"),
+        ("submitit", None, {}, None, "hydra.launcher.workers=null is not allowed: say how many jobs Slurm is to run"),
+        ("submitit", 2, {"cluster": "local", "nix": 1}, None,
+         "hydra.launcher.options={'cluster': 'local', 'nix': 1} is not allowed: "),
+    ],
+)  # fmt: skip
+def test_a_value_that_is_not_allowed_is_named_and_leaves_nothing(
+    tmp_path: Path, executor: str, workers: int | None, options: dict[str, Any], most: int | None, sentence: str
+) -> None:
+    folder = tmp_path / FOLDER
+    folder.mkdir(parents=True)
+    with pytest.raises(UserError) as refused:
+        execute(executor, workers, options, folder, [], most)
+    assert str(refused.value).startswith(sentence)
+    assert "\n" not in str(refused.value)
+    assert list(folder.iterdir()) == []
+
+
+def test_an_absent_library_is_named_with_what_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"executor=submitit needs submitit: pip install 'microgpt\[slurm\]'$"):
+        run(tmp_path, [], "submitit")
+
+
+# Workers, as they are called from here
+
+
+def short(folder: Path, *overrides: str) -> list[Job]:
+    chosen = {override.split("=")[0] for override in overrides}
+    kept = [each for each in SMALL if each.split("=")[0] not in chosen]
+    return jobs_of(*kept, *TINY, "backend.threads=1", "data=text", f"data.path={names(folder)}", *overrides)
+
+
+@pytest.mark.parametrize("executor", [pytest.param(name, marks=slow) for name in ("joblib", "submitit", "ray")])
+def test_workers_leave_what_this_process_leaves(
+    tmp_path: Path, executor: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A group of two for each worker, and a model of another shape that diverges."""
+    pytest.importorskip(executor)
+    failing = short(tmp_path, "optim.lr=1e30", "train.checkpoint_every=5")[0]
+    jobs = [*short(tmp_path, "seed=1|2|3|4"), Job(4, failing.config, failing.overrides)]
+    expected = run(tmp_path / "alone", jobs, "process")
+    capsys.readouterr()
+    outcomes = run(tmp_path, jobs, executor, **({"cluster": "local"} if executor == "submitit" else {}))
+    assert all_left(tmp_path) == all_left(tmp_path / "alone")
+    assert [read_record(path)["group"] for path in folders(tmp_path).values()] == [2, 2, 2, 2, 1]
+    assert {number: outcomes[number] for number in range(4)} == {number: expected[number] for number in range(4)}
+    assert str(outcomes[4].error).startswith("the loss of step ")
+    said = capsys.readouterr()
+    for worker, count in ((1, 3), (2, 2)):
+        assert f"worker {worker}: sweep {tmp_path / FOLDER}: {count} jobs, 0 completed before, " in said.out
+    assert "worker 1: job 4: error: the loss of step " in said.err
+    assert not (tmp_path / FOLDER / ".workers").exists()
+
+
+@contextmanager
+def once_a_run_trains(folder: Path, act: Callable[[], None]) -> Iterator[None]:
+    """Act in another thread, as this one waits for the workers."""
+
+    def watch() -> None:
+        wait_for(folder, "**/history.jsonl")
+        act()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield
+    thread.join()
+
+
+def kill_a_worker_of_joblib() -> None:
+    workers = [child for child in psutil.Process().children() if "popen_loky_posix" in " ".join(child.cmdline())]
+    workers[0].kill()
+
+
+@pytest.mark.slow
+def test_a_lost_worker_is_one_sentence_and_what_it_left_is_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = short(tmp_path, "train.steps=50000", "train.eval_every=null", "train.checkpoint_every=null", "seed=1|2")
+    sentence = r"a worker of joblib ended before its jobs did: [^\n]*; the same command goes on from there$"
+    with once_a_run_trains(tmp_path, kill_a_worker_of_joblib), pytest.raises(LostWorkerError, match=sentence):
+        run(tmp_path, jobs)
+    assert "running" in {read_record(path.parent)["status"] for path in (tmp_path / FOLDER).glob("*/run.json")}
+    capsys.readouterr()
+    outcomes = run(tmp_path, jobs, "process")  # a launcher is no part of a sweep's name
+    assert [outcomes[number].error for number in (0, 1)] == [None, None]
+    assert " 0 to resume, " not in capsys.readouterr().out
+    assert {read_record(path.parent)["status"] for path in (tmp_path / FOLDER).glob("*/run.json")} == {"completed"}
+
+
+# The command, stopped
+
+
+LONG = (
+    *(each for each in SMALL if not each.startswith("train.")), *TINY, "data=text", "data.path=names.txt",
+    "train.steps=100000", "train.log_every=100", "train.eval_every=null", "train.checkpoint_every=10000",
+    "backend.threads=1", "seed=range(6)", "hydra.launcher.max_group=1", "hydra.launcher.workers=2",
+)  # fmt: skip
+COMMANDS = {
+    "joblib": ["hydra/launcher=vectorized_joblib"],
+    "submitit": ["hydra/launcher=vectorized_slurm", "hydra.launcher.options.cluster=local"],
+    "ray": ["hydra/launcher=vectorized_ray"],
+}
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + TIMEOUT
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(shared_program: Program) -> list[dict[str, Any]]:
+    """What the sweep comes to in one process that nothing stops."""
+    names(shared_program.folder)
+    shared_program("-m", *LONG)
+    return [left_by(job) for job in shared_program.jobs()]
+
+
+@slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("executor", COMMANDS)
+def test_a_stopped_sweep_s_workers_stop_and_the_same_command_finishes_it(
+    microgpt: Program, uninterrupted: list[dict[str, Any]], executor: str, number: signal.Signals
+) -> None:
+    """Also where the sweep's own process is killed: its workers notice (Ray's are killed by Ray)."""
+    pytest.importorskip(executor)
+    names(microgpt.folder)
+    command = "-m", *COMMANDS[executor], *LONG
+    process = microgpt.start(*command)
+    sweep = SweepFolder(wait_for(microgpt.folder, "outputs/sweeps/*/*/history.jsonl").parents[1])
+    process.send_signal(number)
+    if number == signal.SIGKILL:  # of whose workers joblib's keep the pipe open a while
+        process.wait()
+        for pipe in (process.stdout, process.stderr):
+            assert pipe is not None
+            pipe.close()
+        said = ""
+    else:
+        said = process.communicate(timeout=60)[0]
+    wait_until(lambda: not sweep.is_held())  # by workers that have not noticed yet
+    statuses = {read_record(job)["status"] for job in microgpt.jobs()}
+    if number == signal.SIGKILL:
+        assert statuses <= {"completed", "running" if executor == "ray" else "interrupted"}
+    else:
+        assert process.returncode == 128 + number
+        assert "\ninterrupted: " in said
+        assert statuses <= {"completed", "interrupted"}
+    assert statuses != {"completed"}
+    microgpt(*command)
+    assert [left_by(job) for job in microgpt.jobs()] == uninterrupted
+
+
+@slow
+@pytest.mark.parametrize("executor", COMMANDS)
+def test_an_idle_worker_does_not_keep_the_others_from_their_checkpoints(microgpt: Program, executor: str) -> None:
+    """Joblib would kill them all, did a request to stop end the process of one that has nothing to do."""
+    pytest.importorskip(executor)
+    names(microgpt.folder)
+    quick = [each for each in LONG if not each.startswith(("seed", "train.steps", "optim"))]
+    process = microgpt.start("-m", *COMMANDS[executor], *quick, "train.steps=10,300000", "optim.lr=0.001")
+    record = wait_for(microgpt.folder, "outputs/sweeps/*/0/run.json")
+    wait_until(lambda: json.loads(record.read_text())["status"] == "completed")
+    wait_for(microgpt.folder, "outputs/sweeps/*/1/history.jsonl")
+    time.sleep(0.3)  # for its end to be known
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[0]
+    assert [read_record(job)["status"] for job in microgpt.jobs()] == ["completed", "interrupted"]
+    assert "\ninterrupted: 1 of 2 jobs are completed; the same command goes on from there\n" in said
