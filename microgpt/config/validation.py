@@ -16,7 +16,7 @@ from microgpt.config.schema import (
 from microgpt.config.task_rules import check_task
 from microgpt.data.conversations import LOSS_ON
 from microgpt.data.corpus import FORMATS, LONG_DOCUMENTS
-from microgpt.model.spec import ACTIVATIONS, KINDS
+from microgpt.model.spec import ACTIVATIONS, MODEL_KINDS
 from microgpt.runs.record import STYLE_NAME
 from microgpt.training.loggers import NAMES as LOGGER_NAMES
 from microgpt.training.schedules import SCHEDULES
@@ -94,7 +94,7 @@ def check_backend(backend: BackendConfig) -> None:
 
 
 def check_model(model: ModelConfig) -> None:
-    one_of("model.kind", model.kind, KINDS)
+    one_of("model.kind", model.kind, MODEL_KINDS)
     one_of("model.activation", model.activation, ACTIVATIONS)
     at_least("model.block_size", model.block_size, 1)
     at_least("model.init_std", model.init_std, 0)

@@ -1,18 +1,26 @@
-"""Which engines there are. Adding one is a line in `make_engine`, which imports the engine that is asked for."""
+"""Engines by the name of their backend."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
+from microgpt.engines.options import BACKENDS
 from microgpt.errors import UserError
 
-if TYPE_CHECKING:  # the scalar engine's lesson is to be importable without numpy
+if TYPE_CHECKING:  # numpy stays unimported: the scalar model is read and run with the standard library alone
     from collections.abc import Callable
 
     from microgpt.engines.base import Engine, EngineState, Workload
     from microgpt.engines.optimizer import OptimizerSpec
     from microgpt.engines.options import EngineOptions
     from microgpt.model.spec import ModelSpec
+
+ENGINES = {  # backend -> module and class, imported when an engine is made
+    "python": ("microgpt.engines.scalar.engine", "ScalarEngine"),
+    "native": ("microgpt.engines.native.engine", "NativeEngine"),
+    "torch": ("microgpt.engines.torch.engine", "TorchEngine"),
+}
 
 
 def make_engine(
@@ -23,20 +31,12 @@ def make_engine(
     state: EngineState,
     say: Callable[[str], None] = print,
 ) -> Engine:
-    """An engine that holds the models of `state`; without a workload it only evaluates and decodes.
+    """Return an engine that holds the models of `state`. Without a workload it evaluates and decodes only.
 
-    `say` is told what takes long, such as compiling. Raises UserError for what this machine cannot do.
+    `say` prints what takes seconds, such as compiling. Raises UserError for what this machine or this engine lacks.
     """
-    if options.backend == "python":
-        from microgpt.engines.scalar.engine import ScalarEngine
-
-        return ScalarEngine(spec, optimizer, workload, state)
-    if options.backend == "native":
-        from microgpt.engines.native.engine import NativeEngine
-
-        return NativeEngine(options, spec, optimizer, workload, state, say)
-    if options.backend == "torch":
-        from microgpt.engines.torch.engine import TorchEngine
-
-        return TorchEngine(options, spec, optimizer, workload, state, say)
-    raise UserError(f"backend={options.backend} is not allowed: it is one of python, native, torch")
+    if options.backend not in ENGINES:
+        place = ": add it to ENGINES in engines/__init__.py" if options.backend in BACKENDS else ""
+        raise UserError(f"backend={options.backend} is none of the engines {', '.join(ENGINES)}{place}")
+    module, name = ENGINES[options.backend]
+    return getattr(import_module(module), name)(options, spec, optimizer, workload, state, say)

@@ -4,15 +4,16 @@ An engine holds R >= 1 models of one shape (R = 1 for a single run) and trains t
 leading R axis. What an engine computes is defined by the scalar engine; the others are checked against it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from microgpt.data.batches import BatchOrder
 from microgpt.data.examples import Examples
+from microgpt.errors import UserError
 
 Arrays = dict[str, np.ndarray]
 Tokens = Sequence[int]
@@ -90,6 +91,16 @@ class Workload:
     def target_tokens(self, begin: int, end: int, replica: int) -> np.ndarray:
         """How many tokens a model is asked to predict in each step from `begin` to before `end`: (end - begin,)."""
         return self.packed.targets[self.orders[replica].indices(begin, end)].sum(axis=1)
+
+
+Implementation = TypeVar("Implementation")
+
+
+def implementation(found: Mapping[str, Implementation], key: str, name: str, place: str) -> Implementation:
+    """Return an engine's implementation of key=name. Raises UserError with the table to extend if there is none."""
+    if name not in found:
+        raise UserError(f"{key}={name} is not implemented by this engine: add it to {place}")
+    return found[name]
 
 
 class Decoder(Protocol):

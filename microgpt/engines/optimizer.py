@@ -1,21 +1,46 @@
-"""What an optimizer is told, whatever engine it runs in. Standard library alone."""
+"""The optimizers and their settings, the same for every engine."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class OptimizerSpec:
-    """How parameters move. Fields that an optimizer does not use keep their defaults."""
+class OptimizerChoice:
+    """What an optimizer reads and keeps."""
 
-    name: str  # adam | adamw | sgd
+    keys: tuple[str, ...]  # the keys of `optim` that it reads besides lr and grad_clip
+    moments: int  # 1: m, 2: m and v
+
+
+# Every value of optim.name. Each engine maps these names to its implementations.
+OPTIMIZERS = {
+    "adam": OptimizerChoice(("beta1", "beta2", "eps"), moments=2),
+    "adamw": OptimizerChoice(("beta1", "beta2", "eps", "weight_decay"), moments=2),
+    "sgd": OptimizerChoice(("momentum",), moments=1),
+}
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """An optimizer with its settings. Settings that it does not read have no effect."""
+
+    name: str  # a key of OPTIMIZERS
     beta1: float = 0.0
     beta2: float = 0.0
     eps: float = 0.0
     momentum: float = 0.0
     weight_decay: float = 0.0
-    grad_clip: float | None = None
+    grad_clip: float | None = None  # largest Euclidean norm of all gradients of a model; None: no clipping
+
+    @property
+    def moments(self) -> int:
+        return OPTIMIZERS[self.name].moments
+
+    @property
+    def decay(self) -> float:
+        """Decoupled weight decay (Loshchilov and Hutter, 2017); 0 for an optimizer without."""
+        return self.weight_decay if "weight_decay" in OPTIMIZERS[self.name].keys else 0.0
 
 
 def decays(tensor: str) -> bool:
-    """Whether adamw's weight decay applies to a tensor: to matrices that multiply, not to embeddings."""
+    """Return whether weight decay applies to a tensor: to matrices that multiply, not to embeddings."""
     return tensor not in ("wte", "wpe")

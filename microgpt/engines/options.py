@@ -1,18 +1,45 @@
-"""What an engine is told about where and how to compute. Standard library alone."""
+"""The backends and the options of an engine."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class EngineOptions:
-    """Where and how to compute; what an engine does not use keeps its default."""
+class BackendChoice:
+    """What a backend supports."""
 
-    backend: str  # python | native | torch: `auto` has been decided by then (engines/choice.py)
-    device: str = "auto"  # auto | cpu | cuda | mps
-    dtype: str | None = None  # float32 | float64 | bfloat16 (torch: parameters in float32, products in bfloat16)
-    threads: int | None = None  # CPU threads; None: one for each core that this process may use
-    kernel: str = "auto"  # native: auto | features
-    compile: bool = False  # torch: torch.compile
-    micro_batch: int | None = None  # torch: examples in one pass; gradients of a batch's passes add up
-    processes: int = 1  # torch: among which each batch is shared out
-    reason: str = ""  # why this backend, where it was chosen by a rule
+    devices: tuple[str, ...]
+    dtypes: tuple[str, ...]  # the default first
+    kernels: tuple[str, ...] = ("auto",)
+    keys: tuple[str, ...] = ()  # the keys of `backend` that it reads besides name, device, dtype and kernel
+    extra: str = ""  # what it needs besides the core: pip install 'microgpt[extra]'
+
+
+# Every value of backend.name. engines/__init__.py maps these names to engines; engines/choice.py resolves `auto`.
+BACKENDS = {
+    "python": BackendChoice(devices=("auto", "cpu"), dtypes=("float64",)),
+    "native": BackendChoice(
+        devices=("auto", "cpu"), dtypes=("float32", "float64"), kernels=("auto", "features"), keys=("threads",)
+    ),
+    "torch": BackendChoice(
+        devices=("auto", "cpu", "cuda", "mps"),
+        dtypes=("float32", "float64", "bfloat16"),
+        keys=("threads", "compile", "micro_batch"),
+        extra="torch",
+    ),
+    "auto": BackendChoice(devices=("auto", "cpu", "cuda", "mps"), dtypes=("float32", "float64"), keys=("threads",)),
+}
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Where and how an engine computes. Options that a backend does not read keep their defaults."""
+
+    backend: str  # a key of BACKENDS
+    device: str = "auto"
+    dtype: str | None = None  # None: the backend's default; bfloat16: parameters in float32, products in bfloat16
+    threads: int | None = None  # CPU threads; None: one for each core available to this process
+    kernel: str = "auto"
+    compile: bool = False  # torch.compile
+    micro_batch: int | None = None  # examples in one pass; the gradients of a batch's passes add up
+    processes: int = 1  # processes that share each batch
+    reason: str = ""  # why `auto` became this backend

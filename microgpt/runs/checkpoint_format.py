@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from microgpt.data.tokenizer import CHAT_SPECIAL
-from microgpt.model.spec import ACTIVATIONS, KINDS, ModelSpec
+from microgpt.model.spec import ACTIVATIONS, MODEL_KINDS, ModelSpec
 
 META, TRAIN_STATE = "meta.json", "train_state.json"
 WEIGHTS, OPTIMIZER_M, OPTIMIZER_V = "weights.safetensors", "optimizer_m.safetensors", "optimizer_v.safetensors"
@@ -121,7 +121,7 @@ def check_meta(spec: dict[str, Any], chars: Any, special: tuple[str, ...] = ()) 
         if type(spec[key]) is not int or spec[key] < smallest:
             raise ValueError(f"{META} has {key} {spec[key]!r}")
     for key, allowed in (
-        ("kind", KINDS),
+        ("kind", tuple(MODEL_KINDS)),
         ("activation", ACTIVATIONS),
         ("tie_lm_head", BOOLEANS),
         ("input_rmsnorm", BOOLEANS),

@@ -67,7 +67,10 @@ def texts(
 
 def exact(spec: ModelSpec, policy: SamplingPolicy, prompt: Text, replica: int = 0) -> dict[Text, float]:
     """Every text that can follow a prompt within the block, with its probability by the scalar engine."""
-    engine, bos = ScalarEngine(spec, SGD, None, random_state(spec, replica + 1)), spec.vocab_size - 1
+    engine, bos = (
+        ScalarEngine(EngineOptions("python"), spec, SGD, None, random_state(spec, replica + 1)),
+        spec.vocab_size - 1,
+    )
     found: dict[Text, float] = {}
 
     def follow(text: Text, probability: float) -> None:
@@ -348,7 +351,7 @@ def test_phrases_are_refused_where_they_would_be_favoured() -> None:
 
 
 def test_engine_without_a_sampler_is_refused_by_name() -> None:
-    engine = ScalarEngine(LONG, SGD, None, random_state(LONG))
+    engine = ScalarEngine(EngineOptions("python"), LONG, SGD, None, random_state(LONG))
     with pytest.raises(UserError, match="backend=python has no sampler of its own"):
         generate_many(engine, Tokenizer.of(["abcde"]), 20, [5], SamplingPolicy(1.0), 1, random.Random(0))
 

@@ -14,6 +14,7 @@ from support.torch_reference import Parameters, mean_loss, parameters_of
 from microgpt.data.batches import BatchOrder
 from microgpt.engines.base import Arrays, EngineState, Workload
 from microgpt.engines.optimizer import OptimizerSpec
+from microgpt.engines.options import EngineOptions
 from microgpt.engines.scalar.engine import ScalarEngine, ScalarModel
 from microgpt.engines.scalar.model import FORWARD, WITH_GRADIENTS, Cache
 from microgpt.model.spec import ModelSpec
@@ -81,7 +82,7 @@ def engine_of(
 ) -> ScalarEngine:
     replicas = len(next(iter(state.parameters.values())))
     orders = [in_turn(examples, batch_size, start=r) for r in range(replicas)]
-    return ScalarEngine(spec, optimizer, Workload(examples, orders), state)
+    return ScalarEngine(EngineOptions("python"), spec, optimizer, Workload(examples, orders), state)
 
 
 def rates(*factors: float, replicas: int = 1) -> np.ndarray:
@@ -171,7 +172,9 @@ def test_gradients_equal_finite_differences(spec: ModelSpec) -> None:
     for i, (name, row, column) in enumerate(chosen):  # all shifted models side by side, each evaluated once
         shifted[name][2 * i, row, column] += h
         shifted[name][2 * i + 1, row, column] -= h
-    losses = ScalarEngine(spec, OptimizerSpec("sgd"), None, EngineState(shifted)).evaluate(examples)
+    losses = ScalarEngine(EngineOptions("python"), spec, OptimizerSpec("sgd"), None, EngineState(shifted)).evaluate(
+        examples
+    )
     slopes = (losses[0::2] - losses[1::2]) / (2 * h)
     found = [gradients[name][0, row, column] for name, row, column in chosen]
     np.testing.assert_allclose(found, slopes, rtol=1e-6, atol=1e-8)
@@ -299,7 +302,7 @@ def test_a_gradient_within_the_limit_is_not_scaled() -> None:
 @pytest.mark.parametrize("spec", [gpt(), gpt(tie_lm_head=True, activation="relu_squared"), bigram()], ids=shown)
 def test_evaluate_is_the_mean_over_all_target_tokens(spec: ModelSpec) -> None:
     state, examples = random_state(spec, replicas=2), examples_of(spec, 5)
-    engine = ScalarEngine(spec, OptimizerSpec("sgd"), None, state)
+    engine = ScalarEngine(EngineOptions("python"), spec, OptimizerSpec("sgd"), None, state)
     for r in range(2):
         alone = [loss_and_gradients(spec, replica_of(state, r), [example])[0] for example in examples]
         targets = [len(example) - 1 for example in examples]
@@ -313,7 +316,7 @@ def test_evaluate_is_the_loss_that_training_sees() -> None:
     for spec in SPECS:
         state, examples = random_state(spec), examples_of(spec, 3)
         loss, _ = loss_and_gradients(spec, state, examples)
-        evaluated = ScalarEngine(spec, OptimizerSpec("sgd"), None, state).evaluate(examples)
+        evaluated = ScalarEngine(EngineOptions("python"), spec, OptimizerSpec("sgd"), None, state).evaluate(examples)
         assert evaluated.tolist() == pytest.approx([loss], rel=1e-12)
 
 
@@ -331,7 +334,7 @@ def test_evaluating_and_decoding_change_nothing() -> None:
 @pytest.mark.parametrize("spec", SPECS, ids=shown)
 def test_decoder_s_logits_are_those_of_the_training_forward(spec: ModelSpec) -> None:
     state = random_state(spec, replicas=2)
-    engine = ScalarEngine(spec, OptimizerSpec("sgd"), None, state)
+    engine = ScalarEngine(EngineOptions("python"), spec, OptimizerSpec("sgd"), None, state)
     (tokens,) = examples_of(spec, 1)
     for r in range(2):
         matrices = {name: array[r].tolist() for name, array in state.parameters.items()}
@@ -344,7 +347,7 @@ def test_decoder_s_logits_are_those_of_the_training_forward(spec: ModelSpec) -> 
 
 def test_decoders_of_one_engine_do_not_share_what_they_have_read() -> None:
     spec = gpt()
-    engine = ScalarEngine(spec, OptimizerSpec("sgd"), None, random_state(spec))
+    engine = ScalarEngine(EngineOptions("python"), spec, OptimizerSpec("sgd"), None, random_state(spec))
     first, second = engine.decoder(0), engine.decoder(0)
     at_once = [first.feed(token) for token in (4, 1, 2)]
     third = engine.decoder(0)
@@ -365,7 +368,9 @@ def test_three_replicas_equal_three_engines_bit_for_bit(optimizer: OptimizerSpec
     assert losses.shape == (4, 3)
     for r in range(3):
         order = in_turn(examples, 2, start=r)
-        alone = ScalarEngine(spec, optimizer, Workload(examples, [order]), replica_of(state, r))
+        alone = ScalarEngine(
+            EngineOptions("python"), spec, optimizer, Workload(examples, [order]), replica_of(state, r)
+        )
         assert alone.advance(0, lrs[:, r : r + 1])[:, 0].tolist() == losses[:, r].tolist()
         assert_identical(alone.state(), replica_of(together.state(), r))
         assert alone.evaluate(examples)[0] == together.evaluate(examples)[r]
@@ -525,4 +530,6 @@ def test_evaluating_a_spoilt_model_gives_a_loss_that_is_not_finite() -> None:
         state = random_state(spec)
         for array in state.parameters.values():
             array *= 1e100
-        assert not np.isfinite(ScalarEngine(spec, ADAM, None, state).evaluate(examples_of(spec, 2))).any()
+        assert not np.isfinite(
+            ScalarEngine(EngineOptions("python"), spec, ADAM, None, state).evaluate(examples_of(spec, 2))
+        ).any()

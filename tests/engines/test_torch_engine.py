@@ -106,7 +106,7 @@ def assert_states_close(found: EngineState, expected: EngineState, tolerance: fl
 def test_training_equals_the_scalar_engine(spec: ModelSpec) -> None:
     state, work = random_state(spec), workload(examples_of(spec, 7), 2)
     rates = falling(32, 0.02)
-    ours, scalar = engine(spec, ADAM, work, state), ScalarEngine(spec, ADAM, work, state)
+    ours, scalar = engine(spec, ADAM, work, state), ScalarEngine(EngineOptions("python"), spec, ADAM, work, state)
     np.testing.assert_allclose(ours.advance(0, rates), scalar.advance(0, rates), rtol=1e-9)
     assert_states_close(ours.state(), scalar.state(), 1e-7)
 
@@ -117,7 +117,10 @@ def test_optimizers_equal_the_scalar_engine_s(optimizer: OptimizerSpec, grad_cli
     """Two replicas with rates of their own, a batch of 3, moments taken up and a step that is not the first."""
     spec, optimizer = gpt(tie_lm_head=True), replace(optimizer, grad_clip=grad_clip)
     state, work = random_state(spec, replicas=2), workload(examples_of(spec, 5), 3, (0, 2))
-    ours, scalar = engine(spec, optimizer, work, state), ScalarEngine(spec, optimizer, work, state)
+    ours, scalar = (
+        engine(spec, optimizer, work, state),
+        ScalarEngine(EngineOptions("python"), spec, optimizer, work, state),
+    )
     for begin, rates in ((3, falling(20, 0.02, 0.05)), (23, falling(15, 0.01, 0.002))):
         np.testing.assert_allclose(ours.advance(begin, rates), scalar.advance(begin, rates), rtol=1e-9)
         assert_states_close(ours.state(), scalar.state(), 1e-7)
@@ -125,7 +128,7 @@ def test_optimizers_equal_the_scalar_engine_s(optimizer: OptimizerSpec, grad_cli
 
 def test_fused_attention_over_long_blocks_equals_the_scalar_engine() -> None:
     state, work = random_state(LONG, replicas=2), workload(examples_of(LONG, 3), 2, (0, 1))
-    ours, scalar = engine(LONG, ADAM, work, state), ScalarEngine(LONG, ADAM, work, state)
+    ours, scalar = engine(LONG, ADAM, work, state), ScalarEngine(EngineOptions("python"), LONG, ADAM, work, state)
     rates = falling(2, 0.01, 0.02)
     np.testing.assert_allclose(ours.advance(0, rates), scalar.advance(0, rates), rtol=1e-9)
     np.testing.assert_allclose(ours.evaluate(work.examples), scalar.evaluate(work.examples), rtol=1e-9)
@@ -141,7 +144,7 @@ def test_fused_attention_goes_in_parts_where_a_device_cannot_count_so_many(monke
 @pytest.mark.parametrize("spec", SPECS, ids=shown)
 def test_evaluate_and_decoder_equal_the_scalar_engine_s(spec: ModelSpec) -> None:
     state, examples = random_state(spec, replicas=2), examples_of(spec, 6)
-    ours, scalar = engine(spec, SGD, None, state), ScalarEngine(spec, SGD, None, state)
+    ours, scalar = engine(spec, SGD, None, state), ScalarEngine(EngineOptions("python"), spec, SGD, None, state)
     np.testing.assert_allclose(ours.evaluate(examples), scalar.evaluate(examples), rtol=1e-12)
     for r in range(2):
         first, second = ours.decoder(r), scalar.decoder(r)
@@ -219,7 +222,10 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_ends_the_training(spec: M
     output = state.parameters[spec.output_tensor]
     output[:] = np.where(np.arange(spec.vocab_size)[:, np.newaxis] == 1, 1e4, -1e4)
     state.parameters["wte"][:] = 1.0
-    ours, scalar = engine(spec, ADAM, work, state, dtype=dtype), ScalarEngine(spec, ADAM, work, state)
+    ours, scalar = (
+        engine(spec, ADAM, work, state, dtype=dtype),
+        ScalarEngine(EngineOptions("python"), spec, ADAM, work, state),
+    )
     before = ours.state()
     losses = ours.advance(0, np.full((3, 1), 0.01))[:, 0]
     assert losses[0] == scalar.advance(0, np.full((1, 1), 0.01))[0, 0] == math.inf

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from microgpt.engines.base import EngineState
 from microgpt.engines.optimizer import OptimizerSpec
+from microgpt.engines.options import EngineOptions
 from microgpt.engines.scalar import model
 from microgpt.engines.scalar.engine import ScalarEngine
 from microgpt.inference.attention_maps import Insight, look
@@ -49,7 +50,9 @@ def random_text(spec: ModelSpec, length: int, seed: int = 0) -> list[int]:
 
 
 def scalar_logits(spec: ModelSpec, parameters: dict[str, np.ndarray], tokens: list[int]) -> np.ndarray:
-    decoder = ScalarEngine(spec, OptimizerSpec("sgd"), None, EngineState(parameters)).decoder(0)
+    decoder = ScalarEngine(EngineOptions("python"), spec, OptimizerSpec("sgd"), None, EngineState(parameters)).decoder(
+        0
+    )
     return np.array([decoder.feed(token) for token in tokens])
 
 

@@ -2,13 +2,14 @@
 
 import gc
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 
 from microgpt.engines.base import EngineInfo, EngineState, Tokens, Workload
 from microgpt.engines.optimizer import OptimizerSpec, decays
+from microgpt.engines.options import EngineOptions
 from microgpt.engines.scalar.model import FORWARD, PLAIN, WITH_GRADIENTS, Cache, Weights, document_losses
 from microgpt.engines.scalar.optimizers import Optimizer
 from microgpt.engines.scalar.value import Value, add_up
@@ -85,7 +86,15 @@ class ScalarEngine:
     info = EngineInfo(backend="python", device="cpu", using_gpu=False, dtype="float64", kernel="graph", threads=1)
     compile_seconds = 0.0
 
-    def __init__(self, spec: ModelSpec, optimizer: OptimizerSpec, workload: Workload | None, state: EngineState):
+    def __init__(
+        self,
+        options: EngineOptions,
+        spec: ModelSpec,
+        optimizer: OptimizerSpec,
+        workload: Workload | None,
+        state: EngineState,
+        say: Callable[[str], None] = print,
+    ):
         self.spec = spec
         self.optimizer = optimizer
         self.workload = workload  # None: a model to evaluate and to sample from
