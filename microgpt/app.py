@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from microgpt.config.hydra_compat import register_plugins, share_config_store
 from microgpt.config.hydra_errors import explain, report
 from microgpt.config.schema import from_omegaconf, register_schema
 from microgpt.config.task_rules import check_overrides, check_processes
@@ -25,7 +25,6 @@ from microgpt.distributed import processes
 from microgpt.errors import RECORDED_IN, Interrupted, UserError
 from microgpt.runs.record import Invocation, record_failed_job
 from microgpt.sweeps.lifecycle import finish_sweep, leave_no_empty_sweep, sweep, sweep_id
-from microgpt.sweeps.plugins import register_plugins
 from microgpt.tasks import task_named
 
 
@@ -82,9 +81,8 @@ def run() -> int:
     """The program in this process."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     register_schema()
-    register_plugins()
-    # Hydra copies this singleton, with every schema in it, for each option that --help lists: half of its time.
-    ConfigStore.__deepcopy__ = lambda self, memo: self  # pyright: ignore[reportAttributeAccessIssue]
+    register_plugins("microgpt.sweeps.launcher", "VectorizedLauncher", "GridSweeper")
+    share_config_store()
     name = sweep_id(sys.argv[1:])
     OmegaConf.register_new_resolver("sweep_id", lambda: name, use_cache=True, replace=True)
     try:

@@ -185,7 +185,7 @@ class Config:
 def schema() -> DictConfig:
     """The schema as OmegaConf takes it: frozen dataclasses make read-only nodes, which composition could not fill."""
     node = OmegaConf.structured(Config)
-    for part in (node, *(node._get_node(key) for key in node)):
+    for part in (node, *(node[key] for key in node)):
         if isinstance(part, DictConfig):
             OmegaConf.set_readonly(part, None)
     return node

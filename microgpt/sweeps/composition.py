@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from microgpt.config.hydra_compat import apply_overrides, is_group
 
 MOST_BASES = 64  # compositions that are kept
 
@@ -42,7 +43,7 @@ class Composer:
         plain = [override for override in parsed if self.is_plain(override)]
         others = tuple(line for line, override in zip(overrides, parsed, strict=True) if not self.is_plain(override))
         config, choices = self.base(others, tuple(override.key_or_group for override in plain))
-        ConfigLoaderImpl._apply_overrides_to_config(plain, config)
+        apply_overrides(plain, config)
         own = [line for line, override in zip(overrides, parsed, strict=True) if not is_hydra_s(override)]
         return Composed(config, choices, tuple(own))
 
@@ -52,13 +53,9 @@ class Composer:
             override.type == OverrideType.CHANGE
             and override.package is None
             and not is_hydra_s(override)
-            and not self.is_group(override.key_or_group)
+            and not is_group(self.loader, override.key_or_group)
             and not isinstance(override.value(), dict)
         )
-
-    def is_group(self, key: str) -> bool:
-        assert isinstance(self.loader, ConfigLoaderImpl)
-        return self.loader.repository.group_exists(key)
 
     def compose_base(self, overrides: tuple[str, ...], keys: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
         """The composition of what jobs share. `keys` is what they set in it: others must not find it there."""

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from microgpt.config.hydra_compat import basic_sweeper
 from microgpt.config.hydra_errors import report
 from microgpt.config.schema import Config, from_omegaconf
 from microgpt.config.task_rules import check_overrides
@@ -105,7 +105,7 @@ def job_return(overrides: Sequence[str], value: float | None) -> JobReturn:
     return returned
 
 
-class GridSweeper(BasicSweeper):
+class GridSweeper(basic_sweeper()):  # pyright: ignore[reportGeneralTypeIssues]
     """Hydra's own sweeper, except that it leaves it to our launcher to compose all jobs before the first one runs.
 
     It would compose each of them once more, only to see whether it can be done.

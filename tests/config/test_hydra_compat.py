@@ -1,0 +1,94 @@
+"""The uses of Hydra beyond its documented interface still work with the installed versions."""
+
+import ast
+import copy
+from collections.abc import Iterator
+from importlib import metadata
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from support.program import ROOT
+
+from microgpt.app import config_directory
+from microgpt.config import hydra_compat
+from microgpt.config.schema import register_schema
+
+PRIVATE = ("hydra._internal", "_apply_overrides_to_config", "_get_node", "_metadata", "_resolvers")
+
+
+@pytest.fixture(scope="module")
+def loader() -> Iterator[ConfigLoader]:
+    register_schema()
+    with initialize_config_dir(config_directory(), version_base="1.3"):
+        yield GlobalHydra.instance().config_loader()
+
+
+@pytest.mark.parametrize(("package", "version"), hydra_compat.CHECKED_WITH.items())
+def test_installed_version_is_the_one_checked_with(package: str, version: str) -> None:
+    assert metadata.version(package) == version, "check the uses in config/hydra_compat.py, then change CHECKED_WITH"
+
+
+def test_private_names_of_hydra_and_omegaconf_are_used_in_one_module_only() -> None:
+    found = set()
+    for file in (ROOT / "microgpt").rglob("*.py"):
+        names = {node.attr for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)}
+        if names & set(PRIVATE) or "hydra._internal" in file.read_text() or "__deepcopy__" in names:
+            found.add(file.relative_to(ROOT / "microgpt").as_posix())
+    assert found == {"config/hydra_compat.py"}
+
+
+def test_config_store_that_hydra_copies_is_shared(loader: ConfigLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, copies = ConfigStore.instance(), []
+    monkeypatch.setattr(ConfigStore, "__deepcopy__", lambda self, memo: copies.append(self) or self, raising=False)
+    loader.load_configuration("config", ["seed=1"], RunMode.RUN)
+    assert copies, "Hydra no longer copies its ConfigStore: share_config_store has become superfluous"
+    hydra_compat.share_config_store()
+    assert copy.deepcopy(store) is store
+
+
+def test_overrides_are_applied_as_hydra_applies_them(loader: ConfigLoader) -> None:
+    config = OmegaConf.create({"a": {"b": 1}})
+    OmegaConf.set_struct(config, True)
+    parser = OverridesParser.create()
+    hydra_compat.apply_overrides(parser.parse_overrides(["a.b=2"]), config)
+    assert config.a.b == 2
+    with pytest.raises(HydraException, match=r"Could not override 'a\.c'"):
+        hydra_compat.apply_overrides(parser.parse_overrides(["a.c=2"]), config)
+
+
+def test_groups_are_told_from_keys(loader: ConfigLoader) -> None:
+    assert [hydra_compat.is_group(loader, key) for key in ("model", "hydra/launcher", "seed", "train")] == [
+        True, True, False, False,
+    ]  # fmt: skip
+
+
+def test_plugins_are_registered_under_the_names_in_conf() -> None:
+    hydra_compat.register_plugins("microgpt.sweeps.launcher", "VectorizedLauncher", "GridSweeper")
+    plugins = Plugins.instance()
+    found = {
+        f"{plugin.__module__}.{plugin.__name__}" for kind in (Launcher, Sweeper) for plugin in plugins.discover(kind)
+    }
+    used = {
+        OmegaConf.load(file)._target_
+        for file in (ROOT / "conf/hydra").glob("*/*.yaml")
+        if "_target_" in file.read_text()
+    }
+    assert used == {"hydra_plugins.microgpt.VectorizedLauncher", "hydra_plugins.microgpt.GridSweeper"}
+    assert used <= found
+
+
+def test_hydra_s_own_sweeper_validates_jobs_in_the_method_that_ours_replaces() -> None:
+    sweeper = hydra_compat.basic_sweeper()
+    assert issubclass(sweeper, Sweeper)
+    assert "launcher" in vars(sweeper(max_batch_size=None))  # pyright: ignore[reportCallIssue]
+    assert callable(sweeper.validate_batch_is_legal)
