@@ -1,7 +1,7 @@
 """What probe_chat.py asks a model of the embedded chat set: single questions, and turns of a talk, with their answers.
 
 New wordings, names in no list and what is not taught are in no conversation of the set; the rest comes from the set's
-sentences (microgpt/data/lesson_sentences.py) and generators (lesson_topics.py). Fixed seeds decide how a question is
+sentences and generators (scripts/chat_generator/). Fixed seeds decide how a question is
 typed, and the order of the draws is part of the figures. Knows nothing of models.
 """
 
@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
 
-from microgpt.data import lesson_sentences as said
-from microgpt.data import lesson_topics as topics
-from microgpt.data.lesson_topics import Exchange, Topic
+from chat_generator import sentences, topics
+from chat_generator.topics import Exchange, Topic
 
 SEED = 99  # of the single questions
 TALKS_SEED = 7000  # of the first talk; the next ones' follow
@@ -88,28 +87,28 @@ def singles() -> Iterator[Probe]:
 def sums(rng: Random) -> Iterator[tuple[str, Exchange]]:
     for a, b in topics.PAIRS:
         for sign in "+-":
-            yield "sums, a wording that is taught", topics.sum_of(rng, a, sign, b, said.SUMS)
+            yield "sums, a wording that is taught", topics.sum_of(rng, a, sign, b, sentences.SUMS)
             yield "sums, new wording", topics.sum_of(rng, a, sign, b, NEW_SUMS)
 
 
 def names(rng: Random) -> Iterator[tuple[str, Exchange]]:
     for name in UNLISTED:
-        yield "names in no list", (rng.choice(TOLD).format(name), said.MET.format(name))
-        yield "names in no list, lower case", (rng.choice(TOLD_LOWER).format(name.lower()), said.MET.format(name))
+        yield "names in no list", (rng.choice(TOLD).format(name), sentences.MET.format(name))
+        yield "names in no list, lower case", (rng.choice(TOLD_LOWER).format(name.lower()), sentences.MET.format(name))
     for name in COMMON:
-        yield "common names", (f"My name is {name}.", said.MET.format(name))
-        yield "common names", (f"i'm {name.lower()}", said.MET.format(name))
+        yield "common names", (f"My name is {name}.", sentences.MET.format(name))
+        yield "common names", (f"i'm {name.lower()}", sentences.MET.format(name))
     for text in ECHOED:
         yield "words to repeat", (f"say {text}", topics.capital(text) + ".")
 
 
 def words() -> Iterator[tuple[str, Exchange]]:
     """What is what colour, and the opposite of what."""
-    for thing, colour in said.COLOURS.items():
+    for thing, colour in sentences.COLOURS.items():
         answer = topics.capital(f"{thing} is {colour}.")
         yield from (("colours", (wording.format(thing), answer)) for wording in COLOURS)
         yield from (("colours, new wording", (wording.format(thing), answer)) for wording in NEW_COLOURS)
-    for word, opposite in said.OPPOSITES.items():
+    for word, opposite in sentences.OPPOSITES.items():
         answer = f"The opposite of {word} is {opposite}."
         yield from (("opposites", (wording.format(word), answer)) for wording in OPPOSITES)
         yield from (("opposites, new wording", (wording.format(word), answer)) for wording in NEW_OPPOSITES)
@@ -122,21 +121,21 @@ def rounds() -> Iterator[tuple[str, Exchange]]:
             yield "days and months", (f"What comes after {name}?", topics.comes("After", name))
             yield "days and months", (f"what {kind} comes before {name.lower()}", topics.comes("Before", name))
             yield "days and months, new wording", (f"Which {kind} follows after {name}?", topics.comes("After", name))
-    yield from (("facts", (question.lower(), answer)) for question, answer in said.FACTS.items())
+    yield from (("facts", (question.lower(), answer)) for question, answer in sentences.FACTS.items())
     for n in range(2, 11):
         yield "counting", (f"count to {n}", ", ".join(map(str, range(1, n + 1))) + ".")
-    yield from (("not taught", (question, said.I_DO_NOT_KNOW)) for question in NOT_TAUGHT)
+    yield from (("not taught", (question, sentences.I_DO_NOT_KNOW)) for question in NOT_TAUGHT)
 
 
 def small_talk() -> Iterator[tuple[str, Exchange]]:
-    for questions, (answer,) in said.SMALL_TALK:
+    for questions, (answer,) in sentences.SMALL_TALK:
         for question in questions:
             yield "small talk", (question, answer)
             yield "small talk", (question.lower().rstrip("?.!"), answer)
     yield from (("greetings", (question, GREETED)) for question in GREETINGS)
-    for question in said.WHO_AM_I:
-        yield "a name that was not told", (question, said.NOT_TOLD)
-        yield "a name that was not told", (question.lower().rstrip("?."), said.NOT_TOLD)
+    for question in sentences.WHO_AM_I:
+        yield "a name that was not told", (question, sentences.NOT_TOLD)
+        yield "a name that was not told", (question.lower().rstrip("?."), sentences.NOT_TOLD)
     yield from (("small talk, new wording", exchange) for exchange in NEW_SMALL_TALK.items())
 
 
@@ -160,10 +159,10 @@ class Asker:
             return Probe("introduction", *topics.introduction(self.rng, self.told))
         if chance < 0.27:
             self.topic = None
-            return Probe("name asked for", topics.typed(self.rng, self.rng.choice(said.WHO_AM_I)), None)
-        if self.topic is not None and self.topic in topics.MORE and chance < 0.42:
+            return Probe("name asked for", topics.typed(self.rng, self.rng.choice(sentences.WHO_AM_I)), None)
+        if self.topic is not None and self.topic in topics.FOLLOW_UPS and chance < 0.42:
             kind = f"{called(self.topic)}, follow-up"
-            question, self.answer = topics.MORE[self.topic](self.rng, self.answer)
+            question, self.answer = topics.FOLLOW_UPS[self.topic](self.rng, self.answer)
         else:
             self.topic = self.rng.choices(topics.NAMED, topics.WEIGHTS)[0]
             kind = called(self.topic)

@@ -1,21 +1,43 @@
-"""Print the embedded chat set as JSONL, and on standard error what is in it.
+"""Rebuild microgpt/data/chat.jsonl.gz, the embedded chat data set, from scripts/chat_generator/.
 
-python scripts/build_chat.py > chat.jsonl
+    python scripts/build_chat.py             # writes microgpt/data/chat.jsonl.gz
+    python scripts/build_chat.py --check     # compares the file with a fresh build; exit code 1 if they differ
+    python scripts/build_chat.py --print     # writes the conversations to standard output
+
+The same seed gives the same conversations on every machine.
 """
 
+import argparse
+import gzip
 import sys
 from collections import Counter
+from pathlib import Path
 
-from microgpt.data.lessons import as_line, build, tokens
+from chat_generator.conversations import as_line, build, tokens
+
+TARGET = Path(__file__).parents[1] / "microgpt" / "data" / "chat.jsonl.gz"
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the file differs from a build")
+    parser.add_argument("--print", action="store_true", help="write the conversations to standard output only")
+    options = parser.parse_args(arguments)
     kinds = build()
-    sys.stdout.write("".join(map(as_line, kinds)))
+    text = "".join(map(as_line, kinds))
+    if options.print:
+        sys.stdout.write(text)
+        return 0
+    if options.check:
+        same = gzip.decompress(TARGET.read_bytes()) == text.encode()
+        print(f"{TARGET}: {'equal to a fresh build' if same else 'differs from a fresh build'}")
+        return 0 if same else 1
+    TARGET.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
     for kind, count in Counter(kinds.values()).most_common():
-        print(f"{count:6} {kind}", file=sys.stderr)
-    print(f"{len(kinds):6} conversations, {sum(map(tokens, kinds))} tokens", file=sys.stderr)
+        print(f"{count:6} {kind}")
+    print(f"{len(kinds):6} conversations, {sum(map(tokens, kinds))} tokens, in {TARGET}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

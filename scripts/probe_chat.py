@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from random import Random
 
 from _chat_probes import TALKS_SEED, Asker, Probe, singles
+from chat_generator import sentences
 
 from microgpt.config.schema import BackendConfig, Config, SampleConfig
-from microgpt.data import lesson_sentences as said
 from microgpt.data.conversations import ASSISTANT, USER, Turn, encode_prompt_turns
 from microgpt.errors import MicrogptError, UserError
 from microgpt.inference.generation import generate
@@ -100,8 +100,8 @@ def settled(probe: Probe, turns: Sequence[Turn]) -> tuple[str, str]:
         return probe.kind, probe.answer
     told = [found[1] for turn in turns if turn.role == ASSISTANT and (found := REMEMBERED.fullmatch(turn.content))]
     if told:
-        return f"{probe.kind}, in sight", said.REMEMBERED.format(told[-1])
-    return f"{probe.kind}, not in sight", said.NOT_TOLD
+        return f"{probe.kind}, in sight", sentences.REMEMBERED.format(told[-1])
+    return f"{probe.kind}, not in sight", sentences.NOT_TOLD
 
 
 def told_of(outcomes: Iterable[Outcome], what: str, every: int) -> list[Outcome]:

@@ -1,4 +1,4 @@
-"""What counting alone reaches: the losses that a trained model is to be read against. Knows nothing of models."""
+"""Losses of models that only count, as a reference for the losses of trained models."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -11,16 +11,16 @@ from microgpt.data.examples import Examples
 def count_baselines(
     train_examples: Iterable[Sequence[int]], val_examples: Iterable[Sequence[int]], vocab_size: int
 ) -> dict[str, float | None]:
-    """Cross-entropies in nats per target token: `uniform`, `unigram` and `bigram`.
+    """Return cross-entropies in nats per target token: `uniform`, `unigram` and `bigram`.
 
-    Counted over the training examples with one added to each count (Laplace), measured on the targets of the
-    validation examples. With V tokens, n targets, and counts c:
+    Counts c are over the training examples, with one added to each (Laplace); losses are over the targets of the
+    validation examples. With V tokens and n targets:
 
         uniform   ln V
         unigram   -ln (c(t) + 1) / (n + V)        t the target
         bigram    -ln (c(s, t) + 1) / (c(s) + V)  s the token before it
 
-    unigram and bigram are None where there is nothing to validate with. Token ids are below `vocab_size`.
+    unigram and bigram are None without validation examples.
     """
     sources, targets = pairs(Examples.of(val_examples))
     if not len(targets):
@@ -37,18 +37,18 @@ def count_baselines(
 
 
 def pairs(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
-    """Every target with the token before it: two int64 arrays (number of targets,)."""
+    """Return every unmasked target's previous token, and the target: two int64 arrays (number of targets,)."""
     counts = examples.positions
     total = int(counts.sum())
-    first = np.cumsum(counts) - counts  # where an example's targets begin among all
+    first = np.cumsum(counts) - counts  # index of an example's first target among all
     places = np.arange(total) + np.repeat(examples.starts - first, counts)
     sources, targets = examples.tokens[places].astype(np.int64), examples.tokens[places + 1].astype(np.int64)
-    asked = targets >= 0
-    return np.where(sources < 0, ~sources, sources)[asked], targets[asked]
+    unmasked = targets >= 0
+    return np.where(sources < 0, ~sources, sources)[unmasked], targets[unmasked]
 
 
 def occurrences(wanted: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """How often each of `wanted` occurs in `among`; a table of all pairs would be too large for a large vocabulary."""
+    """Count each of `wanted` in `among`, without the V x V table that a large vocabulary would need."""
     found, counts = np.unique(among, return_counts=True)
     if not len(found):
         return np.zeros(len(wanted), np.int64)

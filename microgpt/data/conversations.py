@@ -1,21 +1,24 @@
-"""Conversations: read from JSONL, as examples to train on, as a prompt to answer. Knows nothing of models and files.
+"""Conversations: read from JSONL, encoded as training examples or as a prompt, and a corpus of them.
 
-In tokens a turn is [role] + its characters + [end_turn], a conversation [BOS] + its turns + [BOS].
+The tokens of a turn are [role] + characters + [end_turn], those of a conversation [BOS] + turns + [BOS].
 """
 
 import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 
-from microgpt.data.tokenizer import Tokenizer, targets_of, unasked
+from microgpt.data.corpus import Corpus, Part, check_split, split
+from microgpt.data.sources import Source
+from microgpt.data.tokenizer import CHAT_SPECIAL, Tokenizer, count_targets, mask_target
 from microgpt.errors import UserError
 
 USER, ASSISTANT = ROLES = ("user", "assistant")
 LOSS_ON = ("assistant", "all")
-ANSWER_SHARE = 4  # 1/4 of the block is kept free for an answer
-LEAST_PROMPT = 5  # tokens: BOS, user, one character, end_turn, assistant
+ANSWER_SHARE = 4  # 1/4 of the block is reserved for an answer
+EMPTY_PART = Part(0, [], [])
+MIN_PROMPT = 5  # tokens: BOS, user, one character, end_turn, assistant
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,12 @@ class Turn:
 
     @property
     def tokens(self) -> int:
-        """How many tokens it takes: its characters, its role and its end."""
+        """The number of tokens: characters, role and end."""
         return len(self.content) + 2
 
     @property
-    def teaches(self) -> bool:
-        """Whether an answer can be learned from it: silence is not to be learned."""
+    def has_targets(self) -> bool:
+        """Whether it is an answer to learn from: an empty one is not."""
         return self.role == ASSISTANT and bool(self.content.strip())
 
 
@@ -39,19 +42,19 @@ Conversation = tuple[Turn, ...]
 
 @dataclass(frozen=True)
 class Conversations:
-    """The conversations of a file that one can learn from, each ending with an answer, and what was left out."""
+    """The usable conversations of a file, each ending with an answer, and how many others it has."""
 
     conversations: list[Conversation]
     skipped: int  # conversations without an answer: no assistant turn with text
-    trimmed: int  # conversations of which turns after the last answer were left out
+    trimmed: int  # conversations whose turns after the last answer were dropped
 
 
 def parse_conversations(text: str, origin: str) -> Conversations:
-    """Read JSONL: each line that is not blank is one conversation, an array of {"role": ..., "content": ...}.
+    """Parse JSONL: each non-blank line is one conversation, an array of {"role": ..., "content": ...}.
 
-    Contents are kept as they are, blanks at their ends and empty ones included; roles need not alternate, and the
-    assistant may begin; other keys of a message are passed over. All kinds of line ends and a byte order mark are
-    understood. Raises UserError, naming `origin` and the line, for anything else, and where nothing can be learned.
+    Contents are kept unchanged, including white space and empty ones; roles need not alternate, and the assistant may
+    begin; other keys are ignored. Any kind of line end and a byte order mark are accepted. Raises UserError with
+    `origin` and the line number for anything else, and if no conversation has an answer.
     """
     found: list[Conversation] = []
     skipped = trimmed = 0
@@ -59,7 +62,7 @@ def parse_conversations(text: str, origin: str) -> Conversations:
         if not line.strip():
             continue
         whole = turns_of(parse_line(line, number, origin), f"{origin}: line {number}")
-        conversation = up_to_last_answer(whole)
+        conversation = without_trailing_turns(whole)
         if not conversation:
             skipped += 1
             continue
@@ -80,11 +83,11 @@ def parse_line(line: str, number: int, origin: str) -> object:
         raise ValueError(f"{constant} is not a JSON value")
 
     try:
-        # Numbers only stand in keys that are passed over: as floats, as whole ones of thousands of digits are an error.
+        # Numbers occur in ignored keys only. As floats, since Python refuses integers of thousands of digits.
         return json.loads(line, parse_constant=refuse, parse_int=float)
     except json.JSONDecodeError as error:
         reason = f"{error.msg} at column {error.colno}"
-    except ValueError as error:  # of `refuse`
+    except ValueError as error:  # raised by `refuse`
         reason = str(error)
     except RecursionError:
         reason = "nested too deeply"
@@ -92,11 +95,11 @@ def parse_line(line: str, number: int, origin: str) -> object:
 
 
 def turns_of(messages: object, where: str) -> Conversation:
-    """The turns of messages as JSON has them. Raises UserError beginning with `where` for what is no conversation."""
+    """Return the turns of parsed JSON messages. Raises UserError, prefixed with `where`, if they are invalid."""
     if not isinstance(messages, list):
         raise UserError(
             f'{where}: expected an array of messages like [{{"role": "user", "content": "Hello"}}], '
-            f"found {kind_of(messages)}"
+            f"found {json_type(messages)}"
         )
     return tuple(turn_of(message, number, where) for number, message in enumerate(messages, 1))
 
@@ -104,20 +107,20 @@ def turns_of(messages: object, where: str) -> Conversation:
 def turn_of(message: object, number: int, where: str) -> Turn:
     if not isinstance(message, dict):
         raise UserError(
-            f'{where}: message {number} must be an object with "role" and "content", found {kind_of(message)}'
+            f'{where}: message {number} must be an object with "role" and "content", found {json_type(message)}'
         )
     for key in ("role", "content"):
         if key not in message:
             raise UserError(f'{where}: message {number} has no "{key}"')
         if not isinstance(message[key], str):
-            raise UserError(f'{where}: "{key}" of message {number} must be a string, found {kind_of(message[key])}')
+            raise UserError(f'{where}: "{key}" of message {number} must be a string, found {json_type(message[key])}')
     role, content = message["role"], message["content"]
     if role not in ROLES:
-        shown = json.dumps(role[:40])  # ASCII, whatever it is
+        shown = json.dumps(role[:40])  # escapes what is not ASCII
         raise UserError(f'{where}: unknown role {shown} (expected "user" or "assistant")')
     try:
         content.encode()
-    except UnicodeEncodeError as error:  # JSON can write half a surrogate pair, which no file and no page can hold
+    except UnicodeEncodeError as error:  # JSON can express half a surrogate pair, which UTF-8 cannot encode
         raise UserError(
             f'{where}: "content" of message {number} has half a surrogate pair, \\u{ord(content[error.start]):04x}, '
             f"which is not a character"
@@ -125,103 +128,131 @@ def turn_of(message: object, number: int, where: str) -> Turn:
     return Turn(role, content)
 
 
-def kind_of(value: object) -> str:
-    """What JSON calls a value."""
+def json_type(value: object) -> str:
+    """Return the JSON name of a value's type."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     kinds = {dict: "an object", list: "an array", str: "a string"}
     return kinds.get(type(value), "a number")
 
 
-def up_to_last_answer(turns: Conversation) -> Conversation:
-    """Without the turns after the last answer, from which nothing is learned; empty if there is no answer."""
-    last = max((i for i, turn in enumerate(turns) if turn.teaches), default=-1)
+def without_trailing_turns(turns: Conversation) -> Conversation:
+    """Return the turns up to the last answer; none if there is no answer."""
+    last = max((i for i, turn in enumerate(turns) if turn.has_targets), default=-1)
     return turns[: last + 1]
 
 
 def is_long_conversation(conversation: Conversation, block_size: int) -> bool:
-    """Whether its example leaves out some of its turns or of their text."""
+    """Whether its example lacks some of its turns or of their text."""
     return sum(turn.tokens for turn in conversation) > block_size
 
 
 def encode_conversation(
     conversation: Conversation, tokenizer: Tokenizer, block_size: int, loss_on: str = "assistant"
 ) -> list[int] | None:
-    """An example of at most block_size + 1 tokens; None if it would ask for nothing.
+    """Return an example of at most block_size + 1 tokens; None if it has no target.
 
-    loss_on="assistant" asks for answers, their characters and their end_turn; the rest is read only (examples.py).
-    loss_on="all" asks for every token. Turns after the last answer are left out.
+    loss_on="assistant": the targets are the characters and the end_turn of answers, all others are masked.
+    loss_on="all": every token is a target. Turns after the last answer are dropped.
 
-    Of a conversation that is too long, whole oldest turns are left out, up to the question of the last answer; then
-    the head of that question, as far as a prompt would lose it too; then the end of the answer, so that it begins
-    right. The closing BOS is there if there is room for it.
+    A conversation that is too long loses whole oldest turns, up to the question of the last answer; then the beginning
+    of that question, as a prompt would; then the end of the answer. The closing BOS is dropped if it does not fit.
     """
-    turns = up_to_last_answer(conversation)
+    turns = without_trailing_turns(conversation)
     if not turns:
         return None
-    asked_for_all = loss_on == "all"
-    pieces = [encode_turn(turn, tokenizer, asked_for_all) for turn in turns]
+    all_targets = loss_on == "all"
+    pieces = [encode_turn(turn, tokenizer, all_targets) for turn in turns]
     question = max((i for i, turn in enumerate(turns) if turn.role == USER), default=None)
-    # An answer that nobody asked for has no head to cut: it is the last turn.
+    # An answer without a question is the last turn, and keeps its beginning.
     keep_from = len(turns) - 1 if question is None else question
-    # A question keeps what it would keep as a prompt, beside BOS, its role and its end, and the answer's role.
-    least = max(1, prompt_room(block_size) - LEAST_PROMPT + 1)
-    kept = fitting(pieces, block_size, keep_from, least if question is not None else None)
-    # "assistant" does not ask for the closing BOS: generation stops at end_turn, and nobody asks what comes after it.
-    closing = tokenizer.bos if asked_for_all else unasked(tokenizer.bos)
+    # A question keeps what it would keep in a prompt, besides BOS, its role and end, and the answer's role.
+    min_characters = max(1, prompt_room(block_size) - MIN_PROMPT + 1)
+    kept = drop_oldest_turns(pieces, block_size, keep_from, min_characters if question is not None else None)
+    # With loss_on="assistant" the closing BOS is masked: generation stops at end_turn.
+    closing = tokenizer.bos if all_targets else mask_target(tokenizer.bos)
     example = [tokenizer.bos, *chain.from_iterable(kept), closing][: block_size + 1]
-    return example if targets_of(example) else None
+    return example if count_targets(example) else None
 
 
-def encode_turn(turn: Turn, tokenizer: Tokenizer, asked_for_all: bool) -> list[int]:
-    """[role] + characters + [end_turn], asked for or not. The role of an answer is given by the prompt."""
+def encode_turn(turn: Turn, tokenizer: Tokenizer, all_targets: bool) -> list[int]:
+    """Return [role] + characters + [end_turn]. The role is masked even in an answer, as the prompt contains it."""
     role, end = tokenizer.special_ids[turn.role], tokenizer.special_ids["end_turn"]
-    said = [*tokenizer.encode(turn.content, turn.role), end]
-    if asked_for_all:
-        return [role, *said]
-    return [unasked(role), *(said if turn.teaches else map(unasked, said))]
+    tokens = [*tokenizer.encode(turn.content, turn.role), end]
+    if all_targets:
+        return [role, *tokens]
+    return [mask_target(role), *(tokens if turn.has_targets else map(mask_target, tokens))]
 
 
 def encode_prompt_turns(turns: Sequence[Turn], tokenizer: Tokenizer, block_size: int) -> tuple[list[int], int]:
-    """The prompt [BOS] + turns + [assistant], and how many tokens were left out of it so that it fits.
+    """Return the prompt [BOS] + turns + [assistant], and how many tokens were dropped so that it fits.
 
-    A quarter of the block stays free for the answer. Of what does not fit, whole oldest turns are left out, then the
-    head of the last turn, the user's, of which one character stays. Raises UserError for a block that is too small
-    for any prompt, for turns of which the user has not the last word, and for characters that the model does not know.
+    A quarter of the block is reserved for the answer. Whole oldest turns are dropped first, then the beginning of the
+    last turn, of which at least one character is kept. Raises UserError if the block is too small for any prompt, if
+    the last turn is not the user's or empty, and for unknown characters.
     """
     room = prompt_room(block_size)
-    if room < LEAST_PROMPT:
+    if room < MIN_PROMPT:
         raise UserError(
             f"model.block_size={block_size} is too small for a chat: it leaves {room} tokens for the prompt, and the "
-            f"shortest takes {LEAST_PROMPT}"
+            f"shortest takes {MIN_PROMPT}"
         )
     if not turns or turns[-1].role != USER:
         raise UserError('the last message must have the role "user": there is nothing to answer')
     if not turns[-1].content:
         raise UserError("the last message is empty: there is nothing to answer")
-    pieces = [encode_turn(turn, tokenizer, asked_for_all=True) for turn in turns]
-    kept = fitting(pieces, room - 2, len(turns) - 1, least=1)
+    pieces = [encode_turn(turn, tokenizer, all_targets=True) for turn in turns]
+    kept = drop_oldest_turns(pieces, room - 2, len(turns) - 1, min_characters=1)
     prompt = [tokenizer.bos, *chain.from_iterable(kept), tokenizer.special_ids[ASSISTANT]]
     return prompt, sum(map(len, pieces)) - sum(map(len, kept))
 
 
 def prompt_room(block_size: int) -> int:
-    """How many tokens a prompt may have: the rest of the block is for the answer."""
+    """Return the maximum number of tokens of a prompt."""
     return block_size - block_size // ANSWER_SHARE
 
 
-def fitting(pieces: list[list[int]], room: int, keep_from: int, least: int | None) -> list[list[int]]:
-    """Encoded turns without the oldest, as many as it takes to have at most `room` tokens; `keep_from` and later stay.
+def drop_oldest_turns(
+    pieces: list[list[int]], room: int, keep_from: int, min_characters: int | None
+) -> list[list[int]]:
+    """Drop oldest encoded turns until at most `room` tokens are left; turns from index `keep_from` on are kept.
 
-    If they still have more, then also without the head of the first turn's text, of which at least the last `least`
-    characters stay; None: all of it stays.
+    If that is not enough, drop the beginning of the first turn's text as well, down to its last `min_characters`;
+    None: keep the text.
     """
     excess = sum(map(len, pieces)) - room
     start = 0
     while excess > 0 and start < keep_from:
         excess -= len(pieces[start])
         start += 1
-    role, *said = pieces[start]
-    if excess > 0 and least is not None:  # said: characters and end_turn
-        said = said[max(0, min(excess, len(said) - 1 - least)) :]
-    return [[role, *said], *pieces[start + 1 :]]
+    role, *tokens = pieces[start]  # tokens: characters and end_turn
+    if excess > 0 and min_characters is not None:
+        tokens = tokens[max(0, min(excess, len(tokens) - 1 - min_characters)) :]
+    return [[role, *tokens], *pieces[start + 1 :]]
+
+
+def build_chat_corpus(source: Source, *, val_fraction: float, split_seed: int, block_size: int, loss_on: str) -> Corpus:
+    """Parse, split by distinct conversation, and encode. Raises UserError for invalid data and for too little."""
+    found = parse_conversations(source.text, source.origin)
+    tokenizer = Tokenizer.of((turn.content for each in found.conversations for turn in each), CHAT_SPECIAL)
+    train, val = split(found.conversations, val_fraction, split_seed)
+    check_split(source.origin, found.conversations, train, val, val_fraction, "conversation")
+
+    def part(conversations: Sequence[Conversation]) -> Part:
+        encoded = [encode_conversation(each, tokenizer, block_size, loss_on) for each in conversations]
+        kept = [[] if example is None else [example] for example in encoded]
+        return Part(len(conversations), [example for one in kept for example in one], list(accumulate(map(len, kept))))
+
+    truncated = sum(is_long_conversation(each, block_size) for each in found.conversations)
+    return Corpus(
+        source=source,
+        tokenizer=tokenizer,
+        documents=len(found.conversations),
+        train=part(train),
+        val=part(val),
+        style_train=EMPTY_PART,
+        style_val=EMPTY_PART,
+        long_documents=truncated,
+        conversations={"skipped": found.skipped, "trimmed": found.trimmed, "truncated": truncated},
+        questions=tuple(dict.fromkeys(each[0].content for each in val or train if each[0].role == USER)),
+    )

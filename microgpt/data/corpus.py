@@ -1,39 +1,37 @@
-"""From a text to examples: documents, the split by distinct document, tokens cut to the block. Knows nothing of models.
+"""From a text to examples: documents, the split by distinct document, tokens cut to the block.
 
-An example is a list of n + 1 token ids with n >= 1 targets, each token but the last predicting its successor. Of a
-conversation some are not asked for (examples.py).
+An example is a list of n + 1 token ids with n >= 1 targets: each token but the last predicts its successor.
 """
 
 import io
 import random
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING, TypeVar
 
 from microgpt.data.sources import Source
-from microgpt.data.tokenizer import Tokenizer, targets_of
+from microgpt.data.tokenizer import Tokenizer, count_targets
 from microgpt.errors import UserError
 
 if TYPE_CHECKING:
     from microgpt.data.examples import Examples
 
-LONG_DOCUMENTS = ("truncate", "window", "skip")
-FORMATS = ("lines", "stream")
-
 Example = list[int]
-Document = TypeVar("Document", bound=Hashable)  # a text, or a conversation
+Document = TypeVar("Document", bound=Hashable)  # a string, or a conversation
 
 
 @dataclass(frozen=True)
-class Cut:
-    """How documents become examples."""
+class ExampleOptions:
+    """How documents are converted to examples."""
 
-    block_size: int  # the most targets of an example
-    long_documents: str  # truncate: keep the head; window: as many examples as it takes; skip: leave the document out
-    closed: bool = True  # a document ends with BOS; a piece of a stream does not end
+    block_size: int  # maximum number of targets of an example
+    long_documents: (
+        str  # of LONG_DOCUMENTS. truncate: keep the beginning; window: several examples; skip: drop the document
+    )
+    closed: bool = True  # whether BOS ends an example, as it does except for pieces of a stream
 
 
 @dataclass(frozen=True)
@@ -42,23 +40,23 @@ class Part:
 
     documents: int
     examples: list[Example]
-    ends: list[int]  # for each document, how many examples there are up to its end
+    ends: list[int]  # for each document, the number of examples up to its end
 
     def head(self, documents: int | None) -> list[Example]:
-        """The examples of the first documents, or of all of them."""
+        """Return the examples of the first n documents; None: of all."""
         if documents is None or documents >= self.documents:
             return self.examples
         return self.examples[: self.ends[documents - 1]]
 
     @cached_property
     def tokens(self) -> int:
-        """Number of target tokens."""
-        return sum(map(targets_of, self.examples))
+        """The number of unmasked target tokens."""
+        return sum(map(count_targets, self.examples))
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Everything that a run reads: the corpus proper and the documents that the style mixes in, each split alike."""
+    """The data of a run: the corpus and the style's documents, each split in the same way."""
 
     source: Source
     tokenizer: Tokenizer
@@ -67,13 +65,13 @@ class Corpus:
     val: Part
     style_train: Part
     style_val: Part
-    long_documents: int  # how many documents of the corpus are longer than the block
-    conversations: dict[str, int] | None = None  # of a chat: how many were skipped, trimmed, truncated
-    questions: tuple[str, ...] = ()  # of a chat: how the users of held-out conversations begin
+    long_documents: int  # number of documents that are longer than the block
+    conversations: dict[str, int] | None = None  # chat only: how many were skipped, trimmed, truncated
+    questions: tuple[str, ...] = ()  # chat only: first user turns of the validation conversations
 
     @cached_property
     def examples(self) -> "Examples":
-        """What can be trained on: the corpus's training examples, then the style's."""
+        """The training examples: the corpus's, then the style's."""
         from microgpt.data.examples import Examples  # numpy, which --help starts without
 
         return Examples.of([*self.train.examples, *self.style_train.examples])
@@ -90,19 +88,16 @@ def build_corpus(
     style_documents: Sequence[str] = (),
     style_long_documents: str = "window",
 ) -> Corpus:
-    """Read, split, tokenize. Raises UserError when there is too little to train on or to validate with."""
-    text = io.StringIO(source.text, newline=None).read()  # every kind of line end as \n
-    if text_format == "stream":
-        documents = [text[i : i + block_size] for i in range(0, len(text), block_size)]
-    else:
-        documents = [line.strip() for line in text.split("\n") if line.strip()]
+    """Split and tokenize a text. Raises UserError if too little is left to train on or to validate with."""
+    text = io.StringIO(source.text, newline=None).read()  # normalises line ends
+    documents = FORMATS[text_format](text, block_size)
     tokenizer = Tokenizer.of([*documents, *style_documents])
-    cut = Cut(block_size, long_documents, closed=text_format == "lines")
-    style_cut = Cut(block_size, style_long_documents)
+    options = ExampleOptions(block_size, long_documents, closed=text_format == "lines")
+    style_options = ExampleOptions(block_size, style_long_documents)
 
     train, val = split(documents, val_fraction, split_seed)
-    refuse_too_small(source.origin, documents, train, val, val_fraction, "document")
-    # A style's document that the corpus has too is on the corpus's side of the split.
+    check_split(source.origin, documents, train, val, val_fraction, "document")
+    # A style's document that the corpus contains too goes to the corpus's side of the split.
     known, held_out = set(documents), set(val)
     in_train = known - held_out
     style_train, style_val = split([d for d in style_documents if d not in known], val_fraction, split_seed)
@@ -112,11 +107,11 @@ def build_corpus(
         source=source,
         tokenizer=tokenizer,
         documents=len(documents),
-        train=encode_part(train, tokenizer, cut),
-        val=encode_part(val, tokenizer, cut),
-        style_train=encode_part(style_train, tokenizer, style_cut),
-        style_val=encode_part(style_val, tokenizer, style_cut),
-        long_documents=sum(is_long(document, cut) for document in documents),
+        train=encode_part(train, tokenizer, options),
+        val=encode_part(val, tokenizer, options),
+        style_train=encode_part(style_train, tokenizer, style_options),
+        style_val=encode_part(style_val, tokenizer, style_options),
+        long_documents=sum(is_long(document, options) for document in documents),
     )
     for name, key, part in (
         ("train on", "data.long_documents", corpus.train),
@@ -131,11 +126,17 @@ def build_corpus(
     return corpus
 
 
-def refuse_too_small(
+FORMATS: dict[str, Callable[[str, int], list[str]]] = {  # a text to its documents
+    "lines": lambda text, block_size: [line.strip() for line in text.split("\n") if line.strip()],
+    "stream": lambda text, block_size: [text[i : i + block_size] for i in range(0, len(text), block_size)],
+}
+
+
+def check_split(
     origin: str, documents: Sequence[Document], train: Sequence[Document], val: Sequence[Document],
     val_fraction: float, called: str,
 ) -> None:  # fmt: skip
-    """Raises UserError where a side of the split is empty that must not be."""
+    """Raise UserError if a side of the split is empty that must not be."""
     if train and (val or val_fraction == 0):
         return
     distinct = len(set(documents))
@@ -146,10 +147,10 @@ def refuse_too_small(
 
 
 def split(documents: Sequence[Document], val_fraction: float, seed: int) -> tuple[list[Document], list[Document]]:
-    """Train and validation documents, split by distinct document: every copy of a document is on one side.
+    """Return training and validation documents, split by distinct document: all copies are on one side.
 
     The training side keeps the order of the source. The validation side is in random order, so that its first n
-    documents are a fair sample of it. The nearest whole number of distinct documents to the fraction is held out.
+    documents are a random sample. round(val_fraction * distinct documents) are held out.
     """
     distinct = list(dict.fromkeys(documents))
     held_out = round(val_fraction * len(distinct))
@@ -163,26 +164,29 @@ def split(documents: Sequence[Document], val_fraction: float, seed: int) -> tupl
     return train, [document for document in val for _ in range(copies[document])]
 
 
-def is_long(document: str, cut: Cut) -> bool:
-    return len(document) + cut.closed > cut.block_size
+def is_long(document: str, options: ExampleOptions) -> bool:
+    return len(document) + options.closed > options.block_size
 
 
-def encode_part(documents: Sequence[str], tokenizer: Tokenizer, cut: Cut) -> Part:
-    pieces = [encode_document(text, tokenizer, cut) for text in documents]
+def encode_part(documents: Sequence[str], tokenizer: Tokenizer, options: ExampleOptions) -> Part:
+    pieces = [encode_document(text, tokenizer, options) for text in documents]
     return Part(len(documents), list(chain.from_iterable(pieces)), list(accumulate(map(len, pieces))))
 
 
-def encode_document(text: str, tokenizer: Tokenizer, cut: Cut) -> list[Example]:
-    """[BOS] + characters + [BOS], cut so that each example has at most block_size targets.
+def encode_document(text: str, tokenizer: Tokenizer, options: ExampleOptions) -> list[Example]:
+    """Return [BOS] + characters + [BOS], cut to examples of at most block_size targets.
 
-    Neighbouring windows share one token, the last target of one and the first input of the next: every token of the
-    document is a target exactly once.
+    Adjacent windows share one token, the last target of one and the first input of the next, so that every token of
+    the document is a target exactly once.
     """
-    tokens = [tokenizer.bos, *tokenizer.encode(text)] + [tokenizer.bos] * cut.closed
-    if not is_long(text, cut):
-        return [tokens]
-    if cut.long_documents == "skip":
-        return []
-    if cut.long_documents == "truncate":
-        return [tokens[: cut.block_size + 1]]
-    return [tokens[i : i + cut.block_size + 1] for i in range(0, len(tokens) - 1, cut.block_size)]
+    tokens = [tokenizer.bos, *tokenizer.encode(text)] + [tokenizer.bos] * options.closed
+    return LONG_DOCUMENTS[options.long_documents](tokens, options.block_size) if is_long(text, options) else [tokens]
+
+
+LONG_DOCUMENTS: dict[str, Callable[[list[int], int], list[Example]]] = {
+    "truncate": lambda tokens, block_size: [tokens[: block_size + 1]],
+    "window": lambda tokens, block_size: [
+        tokens[i : i + block_size + 1] for i in range(0, len(tokens) - 1, block_size)
+    ],
+    "skip": lambda tokens, block_size: [],
+}

@@ -1,7 +1,4 @@
-"""Many examples in two arrays, as compiled engines and devices take them; to everyone else a sequence of lists.
-
-A token whose prediction is not asked for stands there as ~id (tokenizer.py).
-"""
+"""Many examples in flat arrays, as compiled engines and devices need them; to others a sequence of lists."""
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -13,35 +10,40 @@ import numpy as np
 class Examples(Sequence[list[int]]):
     """Token ids of n examples, one after the other in `tokens`; example i is tokens[starts[i] : ends[i]].
 
-    A slice shares the tokens. An example of k + 1 tokens has k targets, or fewer where not all are asked for.
+    A slice shares the tokens. An example of k + 1 tokens has k targets, less the masked ones (~id, see tokenizer.py).
     """
 
-    def __init__(self, tokens: np.ndarray, starts: np.ndarray, ends: np.ndarray, asked: np.ndarray | None = None):
+    def __init__(
+        self, tokens: np.ndarray, starts: np.ndarray, ends: np.ndarray, unmasked_before: np.ndarray | None = None
+    ):
         self.tokens = tokens  # int32; negative: ~id
         self.starts = starts  # int64 (n,)
         self.ends = ends  # int64 (n,)
-        self.asked = asked  # int64 (tokens + 1,): how many tokens before each are asked for; None: all are
+        self.unmasked_before = (
+            unmasked_before  # int64 (tokens + 1,): unmasked tokens before each; None: all are unmasked
+        )
 
     @classmethod
     def of(cls, examples: Iterable[Sequence[int]]) -> "Examples":
-        """The same examples in arrays; unchanged where they are already."""
+        """Return examples as arrays; an `Examples` object is returned unchanged."""
         if isinstance(examples, Examples):
             return examples
         lists = list(examples)
         ends = np.cumsum([len(example) for example in lists], dtype=np.int64)
         tokens = np.fromiter(chain.from_iterable(lists), np.int32, count=int(ends[-1]) if lists else 0)
-        asked = np.concatenate([[0], np.cumsum(tokens >= 0)]) if (tokens < 0).any() else None
-        return cls(tokens, np.concatenate([np.zeros(min(1, len(lists)), np.int64), ends[:-1]]), ends, asked)
+        unmasked_before = np.concatenate([[0], np.cumsum(tokens >= 0)]) if (tokens < 0).any() else None
+        return cls(tokens, np.concatenate([np.zeros(min(1, len(lists)), np.int64), ends[:-1]]), ends, unmasked_before)
 
     @property
     def positions(self) -> np.ndarray:
-        """At how many positions each example is read, all tokens but the last: int64 (n,)."""
+        """The number of input tokens of each example, all but the last: int64 (n,)."""
         return self.ends - self.starts - 1
 
     @property
     def targets(self) -> np.ndarray:
-        """How many predictions each example asks for: int64 (n,)."""
-        return self.positions if self.asked is None else self.asked[self.ends] - self.asked[self.starts + 1]
+        """The number of unmasked targets of each example: int64 (n,)."""
+        before = self.unmasked_before
+        return self.positions if before is None else before[self.ends] - before[self.starts + 1]
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -52,5 +54,5 @@ class Examples(Sequence[list[int]]):
     def __getitem__(self, index: slice) -> "Examples": ...
     def __getitem__(self, index: int | slice) -> "list[int] | Examples":
         if isinstance(index, slice):
-            return Examples(self.tokens, self.starts[index], self.ends[index], self.asked)
+            return Examples(self.tokens, self.starts[index], self.ends[index], self.unmasked_before)
         return self.tokens[self.starts[index] : self.ends[index]].tolist()

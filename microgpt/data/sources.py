@@ -1,7 +1,9 @@
-"""Where texts come from: the embedded names and chat, the reference names.txt (local, cached or fetched), any file."""
+"""Data sources: the embedded names and chat, the reference names.txt (local, cached or downloaded), any file."""
 
+import gzip
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,31 +18,51 @@ DATA_DIR_VARIABLE = "MICROGPT_DATA_DIR"
 
 @dataclass(frozen=True)
 class Source:
-    """A text as it was read, and what identifies it in a record."""
+    """A text, with what identifies it in a record."""
 
     name: str  # names | makemore | text | chat
-    origin: str  # the file it came from, for messages
+    origin: str  # the file, for messages
     sha256: str
     text: str
 
 
 def read_source(name: str, path: str | None) -> Source:
-    """Read a data set's text. Raises UserError for a file that is missing, empty or not UTF-8."""
-    if name == "names":
-        return decode_source(name, "the embedded names", (files("microgpt.data") / "names.txt").read_bytes())
-    if name == "chat" and path is None:
-        from microgpt.data.lessons import chat_text
+    """Return the text of a data set. Raises UserError for a file that is missing, empty or not UTF-8."""
+    if name not in SOURCES:
+        raise UserError(f"data.name={name} is not allowed: data.name is one of {', '.join(SOURCES)}")
+    origin, content = SOURCES[name](path)
+    return decode_source(name, origin, content)
 
-        return decode_source(name, "the embedded chat", chat_text().encode())
-    if name == "makemore":
-        file = makemore_file()
-        return decode_source(name, str(file), file.read_bytes())
-    assert path is not None, "checked in rules.py"
+
+def read_names(path: str | None) -> tuple[str, bytes]:
+    return "the embedded names", (files("microgpt.data") / "names.txt").read_bytes()
+
+
+def read_makemore(path: str | None) -> tuple[str, bytes]:
+    file = makemore_file()
+    return str(file), file.read_bytes()
+
+
+def read_text(path: str | None) -> tuple[str, bytes]:
+    assert path is not None, "checked in config/validation.py"
     try:
-        content = Path(path).read_bytes()
+        return f"data.path={path}", Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"data.path={path} cannot be read: {error.strerror}") from error
-    return decode_source(name, f"data.path={path}", content)
+
+
+def read_chat(path: str | None) -> tuple[str, bytes]:
+    if path is not None:
+        return read_text(path)
+    return "the embedded chat", gzip.decompress((files("microgpt.data") / "chat.jsonl.gz").read_bytes())
+
+
+SOURCES: dict[str, Callable[[str | None], tuple[str, bytes]]] = {  # data.path to (origin, content)
+    "names": read_names,
+    "makemore": read_makemore,
+    "text": read_text,
+    "chat": read_chat,
+}
 
 
 def decode_source(name: str, origin: str, content: bytes) -> Source:
@@ -62,7 +84,7 @@ def cache_dir() -> Path:
 
 
 def makemore_file() -> Path:
-    """The reference names.txt: from MICROGPT_DATA_DIR, else the cache, else fetched into it; its hash is checked."""
+    """Return the reference names.txt: from MICROGPT_DATA_DIR, the cache, or downloaded to it; verify its SHA-256."""
     local = os.environ.get(DATA_DIR_VARIABLE)
     candidates = [Path(local) / "names.txt"] if local else []
     cached = cache_dir() / "names.txt"

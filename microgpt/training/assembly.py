@@ -11,8 +11,7 @@ import numpy as np
 from microgpt.config.schema import Config, DataConfig, OptimConfig, SampleConfig
 from microgpt.data.baselines import count_baselines
 from microgpt.data.batches import BatchOrder, shuffled
-from microgpt.data.chat import build_chat_corpus
-from microgpt.data.conversations import USER, Turn, encode_prompt_turns
+from microgpt.data.conversations import USER, Turn, build_chat_corpus, encode_prompt_turns
 from microgpt.data.corpus import Corpus, build_corpus
 from microgpt.data.examples import Examples
 from microgpt.data.sources import read_source

@@ -10,8 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from microgpt.data.conversations import (
-    LEAST_PROMPT,
     LOSS_ON,
+    MIN_PROMPT,
     ROLES,
     Turn,
     encode_conversation,
@@ -20,7 +20,7 @@ from microgpt.data.conversations import (
     parse_conversations,
     turns_of,
 )
-from microgpt.data.tokenizer import CHAT_SPECIAL, Tokenizer, id_of, targets_of
+from microgpt.data.tokenizer import CHAT_SPECIAL, Tokenizer, count_targets, token_id
 from microgpt.errors import UserError
 
 property_test = settings(deadline=None, database=None, max_examples=100)
@@ -64,13 +64,13 @@ def whole(conversation) -> list[int]:
 
 def has_silence(conversation) -> bool:
     """Whether there may be a silence between a question and its answer, which can fill a small block."""
-    return any(turn.role == "assistant" and not turn.teaches for turn in conversation)
+    return any(turn.role == "assistant" and not turn.has_targets for turn in conversation)
 
 
 def shown(example) -> str:
     """An example to read: U and A for the roles, . for end_turn, ^ for BOS; what is not asked for in brackets."""
     names = dict(enumerate(TOKENIZER.chars)) | {USER: "U", ASSISTANT: "A", END: ".", BOS: "^"}
-    text = "".join(names[token] if token >= 0 else f"[{names[id_of(token)]}]" for token in example)
+    text = "".join(names[token] if token >= 0 else f"[{names[token_id(token)]}]" for token in example)
     return text.replace("][", "")
 
 
@@ -278,11 +278,11 @@ def test_an_example_that_fits_holds_the_whole_conversation(conversation, loss_on
     block_size = len(whole(conversation)) - 1
     example = encode_conversation(conversation, TOKENIZER, block_size, loss_on)
     assert example is not None
-    assert list(map(id_of, example)) == whole(conversation)
-    assert TOKENIZER.decode(map(id_of, example)) == "".join(turn.content for turn in conversation)
+    assert list(map(token_id, example)) == whole(conversation)
+    assert TOKENIZER.decode(map(token_id, example)) == "".join(turn.content for turn in conversation)
     answers = [turn for turn in conversation if turn.role == "assistant" and turn.content.strip()]
     asked = sum(len(turn.content) + 1 for turn in answers)
-    assert targets_of(example) == (asked if loss_on == "assistant" else len(example) - 1)
+    assert count_targets(example) == (asked if loss_on == "assistant" else len(example) - 1)
 
 
 @property_test
@@ -290,12 +290,14 @@ def test_an_example_that_fits_holds_the_whole_conversation(conversation, loss_on
 def test_an_example_fits_the_block_and_asks_for_something(conversation, block_size, loss_on):
     example = encode_conversation(conversation, TOKENIZER, block_size, loss_on)
     if example is None:
-        assert block_size < LEAST_PROMPT or not any(turn.teaches for turn in conversation) or has_silence(conversation)
+        assert (
+            block_size < MIN_PROMPT or not any(turn.has_targets for turn in conversation) or has_silence(conversation)
+        )
         return
     assert example[0] == BOS
     assert 2 <= len(example) <= block_size + 1
-    assert targets_of(example) >= 1
-    assert all(0 <= id_of(token) < TOKENIZER.vocab_size for token in example)
+    assert count_targets(example) >= 1
+    assert all(0 <= token_id(token) < TOKENIZER.vocab_size for token in example)
 
 
 @property_test
@@ -303,7 +305,7 @@ def test_an_example_fits_the_block_and_asks_for_something(conversation, block_si
 def test_what_is_asked_for_does_not_change_what_is_read(conversation, block_size):
     answers, everything = (encode_conversation(conversation, TOKENIZER, block_size, loss_on) for loss_on in LOSS_ON)
     if answers is not None:
-        assert everything == list(map(id_of, answers))
+        assert everything == list(map(token_id, answers))
 
 
 @property_test
@@ -314,7 +316,7 @@ def test_a_long_conversation_keeps_its_latest_turns_and_the_beginning_of_its_ans
     if example is None:
         assert has_silence(conversation)
         return
-    found = list(map(id_of, example))
+    found = list(map(token_id, example))
     ids = whole(conversation)
     asking = [i for i, turn in enumerate(conversation) if turn.role == "user"]
     least = asking[-1] if asking else len(conversation) - 1  # the latest turn with which an example may begin
@@ -449,7 +451,7 @@ def test_an_example_begins_as_the_prompt_for_its_answer(turns, block_size, answe
     assume(dropped == 0 and not is_long_conversation(conversation, block_size))
     example = encode_conversation(conversation, TOKENIZER, block_size, loss_on)
     assert example is not None
-    assert list(map(id_of, example[: len(prompt)])) == prompt
+    assert list(map(token_id, example[: len(prompt)])) == prompt
     assert example[len(prompt) :][: len(answer) + 1] == [*TOKENIZER.encode(answer), END]
 
 
@@ -508,7 +510,7 @@ def test_the_conversations_of_oasst1_all_become_examples(oasst1, block_size, lon
     for turns, example in zip(oasst1.conversations, examples, strict=True):
         assert example is not None
         assert len(example) <= block_size + 1
-        ids = list(map(id_of, example))
+        ids = list(map(token_id, example))
         answer = ids[len(ids) - ids[::-1].index(tokenizer.special_ids["assistant"]) :]
         assert turns[-1].content.startswith(tokenizer.decode(answer))
         assert tokenizer.decode(answer)

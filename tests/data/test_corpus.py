@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microgpt.data.corpus import Corpus, Cut, build_corpus, encode_document, encode_part, is_long, split
+from microgpt.data.corpus import Corpus, ExampleOptions, build_corpus, encode_document, encode_part, is_long, split
 from microgpt.data.sources import Source, read_source
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.errors import UserError
@@ -164,7 +164,7 @@ def test_a_document_that_the_style_repeats_from_the_corpus_is_not_on_both_sides(
 @given(texts, st.integers(1, 8), st.booleans())
 def test_windows_make_every_token_a_target_exactly_once(text, block_size, closed):
     tokenizer = Tokenizer.of(["abc"])
-    examples = encode_document(text or "a", tokenizer, Cut(block_size, "window", closed))
+    examples = encode_document(text or "a", tokenizer, ExampleOptions(block_size, "window", closed))
     targets = [token for example in examples for token in example[1:]]
     assert targets == tokenizer.encode(text or "a") + [tokenizer.bos] * closed
     assert all(1 <= len(example) - 1 <= block_size for example in examples)
@@ -178,14 +178,14 @@ def test_windows_make_every_token_a_target_exactly_once(text, block_size, closed
 def test_truncation_keeps_the_head_and_nothing_else(text, block_size):
     tokenizer = Tokenizer.of(["abc"])
     whole = [tokenizer.bos, *tokenizer.encode(text), tokenizer.bos]
-    assert encode_document(text, tokenizer, Cut(block_size, "truncate")) == [whole[: block_size + 1]]
+    assert encode_document(text, tokenizer, ExampleOptions(block_size, "truncate")) == [whole[: block_size + 1]]
 
 
 @property_test
 @given(st.lists(texts), st.integers(1, 8))
 def test_skip_leaves_out_exactly_the_documents_that_do_not_fit(documents, block_size):
     tokenizer = Tokenizer.of(["abc"])
-    part = encode_part(documents, tokenizer, Cut(block_size, "skip"))
+    part = encode_part(documents, tokenizer, ExampleOptions(block_size, "skip"))
     assert [tokenizer.decode(example) for example in part.examples] == [d for d in documents if len(d) < block_size]
     assert part.documents == len(documents)
 
@@ -194,7 +194,7 @@ def test_skip_leaves_out_exactly_the_documents_that_do_not_fit(documents, block_
 @given(texts, st.integers(1, 8), st.sampled_from(["truncate", "window", "skip"]), st.booleans())
 def test_what_fits_is_one_example_under_every_policy(text, block_size, policy, closed):
     tokenizer = Tokenizer.of(["abc"])
-    cut = Cut(block_size, policy, closed)
+    cut = ExampleOptions(block_size, policy, closed)
     whole = [tokenizer.bos, *tokenizer.encode(text)] + [tokenizer.bos] * closed
     assert is_long(text, cut) == (len(whole) - 1 > block_size)
     if not is_long(text, cut):
@@ -323,7 +323,7 @@ def test_the_reference_names_have_no_leak_between_training_and_validation():
 @property_test
 @given(st.lists(st.text("ab", min_size=1, max_size=20), min_size=1, max_size=8), st.integers(1, 10))
 def test_the_head_of_a_part_is_whole_documents(documents: list[str], count: int) -> None:
-    tokenizer, cut = Tokenizer(["a", "b"]), Cut(4, "window")
+    tokenizer, cut = Tokenizer(["a", "b"]), ExampleOptions(4, "window")
     part = encode_part(documents, tokenizer, cut)
     assert part.head(count) == encode_part(documents[:count], tokenizer, cut).examples
     assert part.head(None) == part.examples

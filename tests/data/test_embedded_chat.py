@@ -1,6 +1,5 @@
-"""The embedded chat set is always the same, and what it teaches is true."""
+"""The embedded chat set is always the same, and what it has_targets is true."""
 
-import hashlib
 import json
 import re
 import string
@@ -8,8 +7,9 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
+from support.program import load_script
 
-from microgpt.data.lessons import chat_text
+from microgpt.data.sources import read_source
 
 DIGEST = "2222bdffe0df"  # the beginning of its SHA-256
 LETTERS = set(string.ascii_letters + string.digits + " .,?!'+-=\":;()*/")
@@ -28,7 +28,7 @@ Turns = list[dict[str, str]]
 
 @pytest.fixture(scope="module")
 def conversations() -> list[Turns]:
-    return [json.loads(line) for line in chat_text().splitlines()]
+    return [json.loads(line) for line in read_source("chat", None).text.splitlines()]
 
 
 def contents(turns: Turns, role: str) -> list[str]:
@@ -60,10 +60,12 @@ def told_in(answer: str) -> str | None:
     return found and found[1]
 
 
-def test_a_build_is_always_the_same() -> None:
-    assert hashlib.sha256(chat_text().encode()).hexdigest().startswith(DIGEST), (
-        "say so in CHANGELOG.md and change DIGEST"
-    )
+def test_the_embedded_file_is_what_its_generator_builds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert load_script("build_chat").main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_the_data_set_has_not_changed() -> None:
+    assert read_source("chat", None).sha256.startswith(DIGEST), "state the change in CHANGELOG.md and change DIGEST"
 
 
 def test_all_letters_small_and_large_and_common_marks_occur_many_times(conversations: list[Turns]) -> None:

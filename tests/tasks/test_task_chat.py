@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from support.program import Program, command, environment, make_program, mostly_slow, read_history, read_record
 
-from microgpt.data.chat import build_chat_corpus
+from microgpt.data.conversations import build_chat_corpus
 from microgpt.data.sources import Source, read_source
-from microgpt.data.tokenizer import id_of, targets_of
+from microgpt.data.tokenizer import count_targets, token_id
 from microgpt.errors import UserError
 
 SMALL = (
@@ -53,7 +53,7 @@ def test_conversations_are_split_whole_and_counted() -> None:
     assert corpus.long_documents == 1
     assert (corpus.train.documents + corpus.val.documents, corpus.val.documents >= 2) == (9, True)
     decoded = [
-        {corpus.tokenizer.decode(map(id_of, example)) for example in part.examples}
+        {corpus.tokenizer.decode(map(token_id, example)) for example in part.examples}
         for part in (corpus.train, corpus.val)
     ]
     assert not decoded[0] & decoded[1]
@@ -64,8 +64,8 @@ def test_conversations_are_split_whole_and_counted() -> None:
 def test_the_loss_is_on_the_answers_or_on_all() -> None:
     lines = [conversation("hello", "hi"), conversation("who", "me", "ah", "yes")]
     answers, everything = (corpus_of(*lines, val_fraction=0, loss_on=loss_on) for loss_on in ("assistant", "all"))
-    assert [targets_of(example) for example in answers.train.examples] == [3, 3 + 4]
-    assert [targets_of(example) for example in everything.train.examples] == [12, 19]
+    assert [count_targets(example) for example in answers.train.examples] == [3, 3 + 4]
+    assert [count_targets(example) for example in everything.train.examples] == [12, 19]
     assert answers.train.tokens == 10
     assert answers.examples.targets.tolist() == [3, 7]
     assert answers.examples.positions.tolist() == [12, 19]

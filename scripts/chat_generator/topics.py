@@ -1,28 +1,22 @@
-"""What a tiny GPT is taught, one exchange at a time: what a user asks, as people type it, and the answer.
-
-Knows nothing of conversations: lessons.py joins exchanges. `rng` decides everything.
-"""
+"""Topics of the embedded chat: each function returns one exchange, a question as people type it and its answer."""
 
 from collections.abc import Callable
 from importlib.resources import files
 from random import Random
 
-from microgpt.data import lesson_sentences as said
+from chat_generator import sentences
 
-Exchange = tuple[str, str]  # what the user says, and what the assistant answers
+Exchange = tuple[str, str]  # the user's turn, the assistant's answer
 Topic = Callable[[Random], Exchange]
 
 PAIRS = [(a, b) for a in range(10) for b in range(10)]
 SMALL_SUMS = [(a, "+", b) for a, b in PAIRS] + [(a, "-", b) for a, b in PAIRS if a >= b]
 BELOW_ZERO = [(a, "-", b) for a, b in PAIRS if a < b]
-ADDING = [*said.SUMS, *said.ADD_ONLY]
-
-
-# How people type
+ADDING = [*sentences.SUMS, *sentences.ADD_ONLY]
 
 
 def typed(rng: Random, sentence: str) -> str:
-    """Half of the sentences as they stand, the others in lower case; of both some without commas or the last mark."""
+    """Return a sentence as a user may type it: in lower case, without the final mark or without commas."""
     case, marks = rng.random(), rng.random()
     if case < 0.4:
         sentence = sentence.lower()
@@ -36,15 +30,12 @@ def typed(rng: Random, sentence: str) -> str:
 
 
 def capital(text: str) -> str:
-    """With a capital letter at its beginning."""
+    """Return the text with its first letter in upper case."""
     return text[0].upper() + text[1:]
 
 
-# Topics: each makes one exchange
-
-
 def small_talk(rng: Random) -> Exchange:
-    return talk(rng, rng.choice(said.SMALL_TALK))
+    return talk(rng, rng.choice(sentences.SMALL_TALK))
 
 
 def talk(rng: Random, row: tuple[list[str], list[str]]) -> Exchange:
@@ -53,12 +44,12 @@ def talk(rng: Random, row: tuple[list[str], list[str]]) -> Exchange:
 
 
 def sum_of(rng: Random, a: int, sign: str, b: int, wordings: list[str]) -> Exchange:
-    """A sum in one of the wordings, its answer always in the same. To what lies beyond small numbers it says so."""
+    """Return a sum in a random wording; the answer has one wording, and says so if a number is too large."""
     word = {"+": "plus", "-": "minus"}[sign]
-    aa, bb = (said.DIGITS[n] if n < len(said.DIGITS) else str(n) for n in (a, b))
+    aa, bb = (sentences.DIGITS[n] if n < len(sentences.DIGITS) else str(n) for n in (a, b))
     question = typed(rng, capital(rng.choice(wordings).format(a=a, b=b, sign=sign, word=word, aa=aa, bb=bb)))
     if max(a, b) > 9:
-        return question, said.TOO_LARGE
+        return question, sentences.TOO_LARGE
     if sign == "-" and b > a:
         return question, f"{a} - {b} is less than 0."
     return question, f"{a} {sign} {b} = {a + b if sign == '+' else a - b}."
@@ -66,38 +57,38 @@ def sum_of(rng: Random, a: int, sign: str, b: int, wordings: list[str]) -> Excha
 
 def small_sum(rng: Random) -> Exchange:
     a, sign, b = rng.choice(SMALL_SUMS)
-    return sum_of(rng, a, sign, b, ADDING if sign == "+" else said.SUMS)
+    return sum_of(rng, a, sign, b, ADDING if sign == "+" else sentences.SUMS)
 
 
 def below_zero(rng: Random) -> Exchange:
-    return sum_of(rng, *rng.choice(BELOW_ZERO), said.SUMS)
+    return sum_of(rng, *rng.choice(BELOW_ZERO), sentences.SUMS)
 
 
 def large_sum(rng: Random) -> Exchange:
     if rng.random() < 0.4:
         a, b = rng.randrange(13), rng.randrange(13)
-        return typed(rng, rng.choice(said.TIMES).format(a, b)), said.NO_TIMES
+        return typed(rng, rng.choice(sentences.TIMES).format(a, b)), sentences.NO_TIMES
     numbers = [rng.randrange(10, rng.choice([20, 100, 1000])), rng.randrange(rng.choice([10, 100]))]
     rng.shuffle(numbers)
-    return sum_of(rng, numbers[0], rng.choice("+-"), numbers[1], said.SUMS)
+    return sum_of(rng, numbers[0], rng.choice("+-"), numbers[1], sentences.SUMS)
 
 
 def colour(rng: Random) -> Exchange:
-    thing = rng.choice(list(said.COLOURS))
-    told = f"{thing} is {said.COLOURS[thing]}."
+    thing = rng.choice(list(sentences.COLOURS))
+    told = f"{thing} is {sentences.COLOURS[thing]}."
     if rng.random() < 0.75:
-        return typed(rng, rng.choice(said.COLOUR_QUESTIONS).format(thing)), capital(told)
-    guess = rng.choice([said.COLOURS[thing], rng.choice(list(said.COLOURS.values()))])
-    return typed(rng, f"Is {thing} {guess}?"), f"{'Yes' if guess == said.COLOURS[thing] else 'No'}, {told}"
+        return typed(rng, rng.choice(sentences.COLOUR_QUESTIONS).format(thing)), capital(told)
+    guess = rng.choice([sentences.COLOURS[thing], rng.choice(list(sentences.COLOURS.values()))])
+    return typed(rng, f"Is {thing} {guess}?"), f"{'Yes' if guess == sentences.COLOURS[thing] else 'No'}, {told}"
 
 
-def opposite(rng: Random, wordings: list[str] = said.OPPOSITE_QUESTIONS) -> Exchange:
-    word = rng.choice(list(said.OPPOSITES))
-    return typed(rng, rng.choice(wordings).format(word)), f"The opposite of {word} is {said.OPPOSITES[word]}."
+def opposite(rng: Random, wordings: list[str] = sentences.OPPOSITE_QUESTIONS) -> Exchange:
+    word = rng.choice(list(sentences.OPPOSITES))
+    return typed(rng, rng.choice(wordings).format(word)), f"The opposite of {word} is {sentences.OPPOSITES[word]}."
 
 
-ROUNDS = [("day", said.DAYS), ("month", said.MONTHS)]
-NEIGHBOURS = {  # what comes after what, or before it: days and months go round
+ROUNDS = [("day", sentences.DAYS), ("month", sentences.MONTHS)]
+NEIGHBOURS = {  # (After or Before, name): the next or the previous one; days and months are cyclic
     (side, names[i]): names[(i + step) % len(names)]
     for _, names in ROUNDS
     for side, step in (("After", 1), ("Before", -1))
@@ -106,7 +97,7 @@ NEIGHBOURS = {  # what comes after what, or before it: days and months go round
 
 
 def neighbour(rng: Random) -> Exchange:
-    """The day or the month before or after another."""
+    """Ask for the day or the month before or after another."""
     kind, names = rng.choice(ROUNDS)
     name, side = rng.choice(names), rng.choice(["after", "after", "before"])
     asked = [f"What {kind} comes {side} {name}?", f"Which {kind} is {side} {name}?", f"What comes {side} {name}?"]
@@ -128,44 +119,45 @@ def counting(rng: Random) -> Exchange:
 
 
 def echo(rng: Random) -> Exchange:
-    """Words to be repeated: above all they teach to copy."""
+    """Ask to repeat words, which teaches the model to copy."""
     words = [
-        somebody(rng) if rng.random() < 0.7 else rng.choice(list(said.OPPOSITES))
+        random_name(rng) if rng.random() < 0.7 else rng.choice(list(sentences.OPPOSITES))
         for _ in range(rng.choice([1, 1, 2, 3]))
     ]
     text = " ".join(words).lower()
-    return typed(rng, rng.choice(said.ECHOES).format(text)), capital(text) + "."
+    return typed(rng, rng.choice(sentences.ECHOES).format(text)), capital(text) + "."
 
 
 def fact(rng: Random) -> Exchange:
-    question = rng.choice(list(said.FACTS))
-    return typed(rng, question), said.FACTS[question]
+    question = rng.choice(list(sentences.FACTS))
+    return typed(rng, question), sentences.FACTS[question]
 
 
 def unknown(rng: Random) -> Exchange:
-    return typed(rng, rng.choice(said.UNKNOWN)), said.I_DO_NOT_KNOW
+    return typed(rng, rng.choice(sentences.UNKNOWN)), sentences.I_DO_NOT_KNOW
 
 
-# Follow-ups: questions that are whole only with the answer before them
+# Follow-ups: questions that refer to the answer before them
 
 
 def another_sum(rng: Random, _: str) -> Exchange:
-    return sum_of(rng, *rng.choice(SMALL_SUMS), said.MORE_SUMS)
+    return sum_of(rng, *rng.choice(SMALL_SUMS), sentences.MORE_SUMS)
 
 
 def another_colour(rng: Random, _: str) -> Exchange:
-    thing = rng.choice(list(said.COLOURS))
-    return typed(rng, rng.choice(said.MORE_COLOURS).format(thing)), capital(f"{thing} is {said.COLOURS[thing]}.")
+    thing = rng.choice(list(sentences.COLOURS))
+    answer = capital(f"{thing} is {sentences.COLOURS[thing]}.")
+    return typed(rng, rng.choice(sentences.MORE_COLOURS).format(thing)), answer
 
 
 def another_opposite(rng: Random, _: str) -> Exchange:
-    return opposite(rng, said.MORE_OPPOSITES)
+    return opposite(rng, sentences.MORE_OPPOSITES)
 
 
 def next_neighbour(rng: Random, answer: str) -> Exchange:
-    """What comes after what has just been named."""
+    """Ask what comes after the day, month or number of the last answer."""
     side, *_, name = answer.rstrip(".").split()
-    if (side, name) not in NEIGHBOURS:  # numbers, counted or at their end
+    if (side, name) not in NEIGHBOURS:  # a list of numbers, or the last known one
         return counting(rng)
     return typed(rng, rng.choice([f"And {side.lower()} that?", f"And {side.lower()} {name}?"])), comes(side, name)
 
@@ -177,10 +169,10 @@ PEOPLE = [name for name in (files("microgpt.data") / "names.txt").read_text().sp
 INITIALS = [[name for name in PEOPLE if name[0] == letter] for letter in sorted({name[0] for name in PEOPLE})]
 
 
-def somebody(rng: Random) -> str:
-    """A name, often one that nobody has: two halves of others, which can only be copied letter by letter.
+def random_name(rng: Random) -> str:
+    """Return a name, often one made of two halves of others, which can only be copied letter by letter.
 
-    One in three from an initial drawn first, so that every capital is met often enough.
+    A third of them draw the initial first, so that every capital letter occurs often enough.
     """
     name = rng.choice(rng.choice(INITIALS) if rng.random() < 0.33 else PEOPLE)
     if rng.random() < 0.3:
@@ -189,22 +181,20 @@ def somebody(rng: Random) -> str:
     return name.capitalize()
 
 
-def introduction(rng: Random, name: str, wordings: list[str] = said.INTRODUCTIONS) -> Exchange:
-    return typed(rng, rng.choice(wordings).format(name)), said.MET.format(name)
+def introduction(rng: Random, name: str, wordings: list[str] = sentences.INTRODUCTIONS) -> Exchange:
+    return typed(rng, rng.choice(wordings).format(name)), sentences.MET.format(name)
 
 
 def name_question(rng: Random, name: str | None) -> Exchange:
-    """Answered with the name that was told last, if one is in sight."""
-    return typed(rng, rng.choice(said.WHO_AM_I)), said.REMEMBERED.format(name) if name else said.NOT_TOLD
+    """Ask for the user's name; the answer has the last one that the conversation contains, if any."""
+    return typed(rng, rng.choice(sentences.WHO_AM_I)), sentences.REMEMBERED.format(name) if name else sentences.NOT_TOLD
 
 
-# What there is to talk about, how often, and how it goes on
-
-TOPICS: dict[Topic, float] = {
+TOPICS: dict[Topic, float] = {  # relative frequencies
     small_sum: 20, below_zero: 4, large_sum: 4, colour: 8, opposite: 8, neighbour: 8, counting: 6, fact: 5, unknown: 8,
     small_talk: 13, echo: 8,
 }  # fmt: skip
-MORE: dict[Topic, Callable[[Random, str], Exchange]] = {
+FOLLOW_UPS: dict[Topic, Callable[[Random, str], Exchange]] = {
     small_sum: another_sum, colour: another_colour, opposite: another_opposite, neighbour: next_neighbour,
     counting: next_neighbour,
 }  # fmt: skip

@@ -1,9 +1,7 @@
-"""The sentences of the embedded chat set, all written for this project. Knows nothing of how lessons.py joins them.
+"""The sentences of the embedded chat, all written for this project, in proper English (topics.py varies the typing).
 
-They stand here in proper English; how people type them, lessons.py decides. Answers stay as they stand here.
-
-Marks that no sentence uses: "|" between equals, ">" between what is said and what is answered, "=" between a thing and
-what is told of it, {} where something is put in. A line that ends with "|" or ">" goes on in the next.
+Syntax of the tables: "|" separates alternatives, ">" a question from its answer, "=" a thing from its property, {} is a
+placeholder. A line that ends with "|" or ">" continues on the next.
 """
 
 import re

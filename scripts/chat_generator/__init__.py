@@ -1,0 +1,1 @@
+"""The generator of the embedded chat data set, microgpt/data/chat.jsonl.gz; scripts/build_chat.py runs it."""
