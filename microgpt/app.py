@@ -16,11 +16,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from microgpt.config.conversion import from_omegaconf, register_schema
 from microgpt.config.hydra_compat import register_plugins, share_config_store
 from microgpt.config.hydra_errors import explain, report
-from microgpt.config.schema import from_omegaconf, register_schema
-from microgpt.config.task_rules import check_overrides, check_processes
-from microgpt.config.validation import check
+from microgpt.config.validation import check, check_overrides, check_processes
 from microgpt.distributed import processes
 from microgpt.errors import RECORDED_IN, Interrupted, UserError
 from microgpt.runs.record import Invocation, record_failed_job

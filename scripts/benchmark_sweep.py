@@ -72,7 +72,8 @@ def measure_composition(jobs: int) -> None:
     from omegaconf import OmegaConf
 
     from microgpt.app import config_directory
-    from microgpt.config.schema import config_hash, from_omegaconf, register_schema
+    from microgpt.config.conversion import from_omegaconf, register_schema
+    from microgpt.config.identity import config_hash
     from microgpt.config.validation import check
     from microgpt.sweeps.composition import Composer
 

@@ -29,8 +29,6 @@ LAYERS: list[tuple[str, ...]] = [
 ]
 RANKS = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 PENDING = {  # (importer, imported): what still points upward
-    ("config/validation.py", "microgpt.training.loggers.NAMES"),
-    ("config/validation.py", "microgpt.training.schedules.SCHEDULES"),
     ("sweeps/launcher.py", "microgpt.tasks.task_named"),
 }
 

@@ -10,7 +10,7 @@ import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from microgpt.config.schema import unknown_key
+from microgpt.config.conversion import unknown_key
 from microgpt.errors import MicrogptError
 
 # What OmegaConf says of a value, and what is allowed instead.

@@ -1,250 +1,220 @@
-"""The schema of every configuration node. The rules that a type alone does not say are in rules.py.
+"""The schema of the configuration: type, default, constraint and help of every key.
 
-A default lives once. What holds for every choice of a group stands here; what one choice changes stands in its YAML
-file under conf/. OmegaConf objects stop in this file: below it travel the frozen dataclasses that stand here.
+A default that holds for every option of a group stands here; what an option changes stands in its file under conf/.
+Rules between keys are in validation.py.
 """
 
-import difflib
-import hashlib
-import json
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+# ruff: noqa: RUF009 (`key` and `group` return dataclass fields)
+import re
+from dataclasses import dataclass
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from microgpt.config.choices import EXPORT_FORMATS, LOGGERS, MODES, SCHEDULES, TASKS
+from microgpt.config.keys import group, key
+from microgpt.data.conversations import LOSS_ON
+from microgpt.data.corpus import FORMATS, LONG_DOCUMENTS
+from microgpt.engines.optimizer import OPTIMIZERS
+from microgpt.engines.options import BACKENDS
+from microgpt.model.spec import ACTIVATIONS, MODEL_KINDS
+from microgpt.runs.record import STYLE_NAME
 
-from microgpt.errors import UserError
+
+def are_texts(values: list[Any]) -> bool:
+    return all(isinstance(value, str) and value.strip() for value in values)
+
+
+def is_bearer_token(text: str) -> bool:
+    return bool(text) and all(33 <= ord(char) <= 126 for char in text)
+
+
+TEXTS = "each must be a text that is not empty; put one that has a colon in quotes"
 
 
 @dataclass(frozen=True)
 class TaskConfig:
-    name: str = "train"  # train | sample | chat | info | export | serve | benchmark
+    name: str = key("train", one_of=TASKS)
 
 
 @dataclass(frozen=True)
 class ModeConfig:
-    name: str = "scalar"  # scalar | tensor
+    name: str = key("scalar", one_of=MODES)
 
 
 @dataclass(frozen=True)
 class BackendConfig:
-    name: str = "python"  # python | native | torch | auto
-    device: str = "auto"  # auto | cpu | cuda | mps
-    dtype: str | None = None  # float32 | float64 | bfloat16 (torch); null: float64 for python, float32 for the others
-    threads: int | None = None  # CPU threads; null: one for each core
-    kernel: str = "auto"  # native: auto | features
-    compile: bool = False  # torch: with torch.compile
-    micro_batch: int | None = None  # torch: examples in one pass; the gradients of a batch's passes add up
+    name: str = key("python", one_of=BACKENDS)
+    device: str = key("auto", "auto, cpu, cuda or mps; auto: the fastest one there is")
+    dtype: str | None = key(None, "float32, float64 or bfloat16; null: float64 for python, float32 for the others")
+    threads: int | None = key(None, "CPU threads; null: one for each core", at_least=1)
+    kernel: str = key("auto", "native: auto or features")
+    compile: bool = key(False, "torch: use torch.compile")
+    micro_batch: int | None = key(None, "torch: examples per pass; gradients of a batch's passes add up", at_least=1)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    name: str = ""  # as it is called in records; empty: as the option is called
-    kind: str = "gpt"  # the architecture: gpt | bigram
-    n_embd: int | None = None  # width of the residual stream
-    n_head: int | None = None  # attention heads; must divide n_embd
-    n_layer: int | None = None
-    block_size: int = 16  # the most tokens that the model sees at once
-    tie_lm_head: bool = False  # the output matrix is the token embedding
-    input_rmsnorm: bool = True  # the norm on the summed embedding
-    activation: str = "relu"  # relu | relu_squared
-    init_std: float = 0.08
-    zero_init_residual: bool = False  # attn_wo and mlp_fc2 begin at zero
+    name: str = key("", "name in records; empty: that of the option")
+    kind: str = key("gpt", "architecture", one_of=MODEL_KINDS)
+    n_embd: int | None = key(None, "width of the residual stream", at_least=1)
+    n_head: int | None = key(None, "attention heads; must divide n_embd", at_least=1)
+    n_layer: int | None = key(None, "blocks of attention and MLP", at_least=1)
+    block_size: int = key(16, "context length in tokens", at_least=1)
+    tie_lm_head: bool = key(False, "use the token embedding as the output matrix")
+    input_rmsnorm: bool = key(True, "normalize the sum of the embeddings")
+    activation: str = key("relu", "activation of the MLP", one_of=ACTIVATIONS)
+    init_std: float = key(0.08, "standard deviation of the initial weights", at_least=0)
+    zero_init_residual: bool = key(False, "initialize attn_wo and mlp_fc2 with zeros")
 
 
 @dataclass(frozen=True)
 class StyleConfig:
-    name: str = ""  # as it is called in records and tables; empty: as the option is called
-    documents: list[str] = field(default_factory=list)  # mixed into the training examples
-    share: float = 0.0  # their share of the training examples
-    long_documents: str = "window"  # truncate | window | skip
-    phrases: list[str] = field(default_factory=list)  # favoured when sampling
-    bias: float = 0.0  # added to the logit of a phrase's next character
+    name: str = key(
+        "", "name in records and tables; empty: that of the option", holds=re.compile(STYLE_NAME).fullmatch,
+        allowed="it becomes part of a file's name: letters, digits, _ . - only",
+    )  # fmt: skip
+    documents: list[str] = key([], "documents mixed into the training examples", holds=are_texts, allowed=TEXTS)
+    share: float = key(0.0, "their share of the training examples", at_least=0, below=1)
+    long_documents: str = key("window", "how to shorten a document longer than the block", one_of=LONG_DOCUMENTS)
+    phrases: list[str] = key([], "phrases made likelier when sampling", holds=are_texts, allowed=TEXTS)
+    bias: float = key(0.0, "added to the logit of the next character of a phrase")
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    name: str = "names"  # names | makemore | text | chat
-    path: str | None = None  # the file of data=text; of data=chat, null for the embedded conversations
-    format: str = "lines"  # lines: a document a line; stream: one running text
-    val_fraction: float = 0.1  # share of the distinct documents held out; 0 for none
-    split_seed: int = 0  # apart from `seed`, so that runs of all seeds are validated on the same documents
-    long_documents: str = "truncate"  # truncate | window | skip
-    loss_on: str = "assistant"  # what data=chat asks for: the answers of the assistant, or all
+    name: str = key("names", one_of=("names", "makemore", "text", "chat"))
+    path: str | None = key(None, "file of data=text or data=chat; null: the embedded conversations")
+    format: str = key("lines", "lines: one document per line; stream: one running text", one_of=FORMATS)
+    val_fraction: float = key(0.1, "share of the distinct documents held out for validation", at_least=0, below=1)
+    split_seed: int = key(0, "seed of the split; not `seed`, so that all seeds share one split", at_least=0)
+    long_documents: str = key("truncate", "how to shorten a document longer than the block", one_of=LONG_DOCUMENTS)
+    loss_on: str = key("assistant", "data=chat: train on the assistant's turns or on all", one_of=LOSS_ON)
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    name: str = "adam"  # adam | adamw | sgd
-    lr: float = 0.01
-    beta1: float | None = None  # adam, adamw
-    beta2: float | None = None  # adam, adamw
-    eps: float | None = None  # adam, adamw
-    momentum: float | None = None  # sgd
-    weight_decay: float | None = None  # adamw; not on embeddings
-    grad_clip: float | None = None  # largest norm of the gradient; null: none
+    name: str = key("adam", one_of=OPTIMIZERS)
+    lr: float = key(0.01, "learning rate", at_least=0)
+    beta1: float | None = key(None, "adam, adamw: decay of the first moment", at_least=0, below=1)
+    beta2: float | None = key(None, "adam, adamw: decay of the second moment", at_least=0, below=1)
+    eps: float | None = key(None, "adam, adamw: added to the root of the second moment", above=0)
+    momentum: float | None = key(None, "sgd: decay of the sum of gradients", at_least=0, below=1)
+    weight_decay: float | None = key(None, "adamw: decoupled decay, not applied to embeddings", at_least=0)
+    grad_clip: float | None = key(None, "largest norm of the gradient; null: no clipping", above=0)
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    name: str = "linear"  # linear | cosine | warmdown | sqrt | constant
-    total_steps: int | None = None  # the horizon T; null: train.steps
-    warmup_steps: int = 0  # the first steps' factor is (s + 1) / warmup_steps
-    warmdown_steps: int | None = None  # warmdown, sqrt: length of the descent; null: half of the horizon
+    name: str = key("linear", one_of=SCHEDULES)
+    total_steps: int | None = key(None, "horizon T of the schedule in steps; null: train.steps")
+    warmup_steps: int = key(0, "first steps, whose factor is (s + 1) / warmup_steps", at_least=0)
+    warmdown_steps: int | None = key(None, "warmdown, sqrt: length of the descent; null: half of T", at_least=1)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    steps: int = 1000
-    batch_size: int = 1  # examples a step
-    log_every: int = 50  # steps between lines of history.jsonl
-    eval_every: int | None = 250  # steps between evaluations; null: only before the first step and after the last
-    eval_documents: int | None = None  # evaluate on the first n validation documents; null: on all
-    checkpoint_every: int | None = 250  # steps between checkpoints; null: only where evaluated
-    keep_checkpoints: int = 2  # the newest n stay, and the best
-    resume: str = "auto"  # auto: finish this very run if it was stopped; never; or a folder to train on from
-    last_n: int = 50  # steps that mean_loss_last_n averages over
-    max_memory_growth: float | None = 2.0  # resident memory at an evaluation against the first ones'; null: not watched
+    steps: int = key(1000, "optimizer steps; 0: report the untrained model", at_least=0)
+    batch_size: int = key(1, "examples per step", at_least=1)
+    log_every: int = key(50, "steps between lines of history.jsonl", at_least=1, effect="output")
+    eval_every: int | None = key(
+        250, "steps between evaluations; null: only before the first step and after the last", at_least=1,
+        effect="output",
+    )  # fmt: skip
+    eval_documents: int | None = key(None, "validation documents to evaluate on; null: all", at_least=1)
+    checkpoint_every: int | None = key(
+        250, "steps between checkpoints; null: only with each evaluation", at_least=1, effect="output"
+    )
+    keep_checkpoints: int = key(2, "newest checkpoints to keep besides the best", at_least=1, effect="output")
+    resume: str = key(
+        "auto", "auto: resume this run if it was stopped; never; or the folder of a run to train on from",
+        holds=bool, allowed="it is auto, never or a folder", without_effect=("auto", "never"),
+    )  # fmt: skip
+    last_n: int = key(50, "steps that mean_loss_last_n averages over", at_least=1)
+    max_memory_growth: float | None = key(
+        2.0, "largest ratio of memory at an evaluation to the first ones; null: no limit", above=1, effect="output"
+    )
 
 
 @dataclass(frozen=True)
 class SampleConfig:
-    prompt: str = ""
-    temperature: float = 0.5  # 0: always the likeliest token
-    top_k: int | None = None  # choose among the k likeliest tokens; null: among all
-    num_samples: int = 20
-    bulk: bool = False  # task=sample on the native backend: very many texts, with random numbers of their own
-    max_new_tokens: int | None = None  # null: up to model.block_size
-    seed: int | None = None  # null: go on where the draws of the initial values ended, as microgpt.py does
+    prompt: str = key("", "text to continue")
+    temperature: float = key(0.5, "0: always the most likely token", at_least=0)
+    top_k: int | None = key(None, "sample from the k most likely tokens; null: from all", at_least=1)
+    num_samples: int = key(20, "number of samples", at_least=0)
+    bulk: bool = key(False, "task=sample, native: fast sampling of many texts with a generator of its own")
+    max_new_tokens: int | None = key(None, "null: up to model.block_size", at_least=1)
+    seed: int | None = key(None, "null: continue the generator that drew the initial weights", at_least=0)
 
 
 @dataclass(frozen=True)
 class ExportConfig:
-    format: str = "safetensors"  # safetensors | onnx
-    half: bool = False  # safetensors: float16 instead of float32, half the size
-    path: str | None = None  # the folder to write; null: one below exports/ that is named after the checkpoint
+    format: str = key("safetensors", one_of=EXPORT_FORMATS)
+    half: bool = key(False, "safetensors: float16 instead of float32, half the size")
+    path: str | None = key(
+        None, "folder to write; null: one in exports/ named after the checkpoint", holds=bool,
+        allowed="it is a folder, or null",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ServeConfig:
-    host: str = "127.0.0.1"  # 0.0.0.0: every interface of this machine
-    port: int = 8080  # 0: any that is free
-    api_key: str | None = None  # what clients send as `Authorization: Bearer <key>`; null: MICROGPT_API_KEY, or none
-    max_active: int = 64  # requests that are generated for at a time
-    max_queue: int = 256  # requests that wait for that; one more is answered with 429
-    max_body_bytes: int = 1_000_000
-    max_new_tokens: int = 1024  # the most tokens that a request may ask for
-    timeout: float = 60.0  # seconds from a request's arrival to the end of its answer, else 503
-    drain: float = 30.0  # seconds that SIGTERM leaves to the requests under way
+    host: str = key(
+        "127.0.0.1", "address to listen on; 0.0.0.0: every interface", holds=bool,
+        allowed="it is an address or a name of this machine",
+    )  # fmt: skip
+    port: int = key(8080, "0: any free port", at_least=0, at_most=65535)
+    api_key: str | None = key(
+        None, "what clients send as `Authorization: Bearer <key>`; null: MICROGPT_API_KEY, or none",
+        holds=is_bearer_token, allowed="a key is one or more printable ASCII characters without blanks", secret=True,
+    )  # fmt: skip
+    max_active: int = key(64, "requests generated for at the same time", at_least=1)
+    max_queue: int = key(256, "requests waiting; one more is answered with 429", at_least=0)
+    max_body_bytes: int = key(1_000_000, "largest body of a request", at_least=1)
+    max_new_tokens: int = key(1024, "largest number of tokens that a request may ask for", at_least=1)
+    timeout: float = key(60.0, "seconds from a request's arrival to the end of its answer, else 503", above=0)
+    drain: float = key(30.0, "seconds that requests under way have left after SIGTERM", at_least=0)
 
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    engines: list[str] = field(default_factory=lambda: ["python", "native", "torch"])
-    widths: list[int] = field(default_factory=lambda: [16, 64])  # n_embd, of training and sampling
-    repeats: int = 3
-    seconds: float = 0.2  # the least that a repeat takes
+    engines: list[str] = key(["python", "native", "torch"], one_of=("python", "native", "torch"))
+    widths: list[int] = key([16, 64], "n_embd of the models to train and sample from", at_least=4)
+    repeats: int = key(3, "measurements of each figure", at_least=1)
+    seconds: float = key(0.2, "shortest duration of a measurement", above=0)
 
 
 @dataclass(frozen=True)
 class LoggerConfig:
-    name: str = "none"  # none | tensorboard | wandb | mlflow | trackio, beside history.jsonl
-    project: str | None = None  # wandb, trackio: the project; mlflow: the experiment; null: as the environment says
+    name: str = key("none", "where metrics go besides history.jsonl", one_of=LOGGERS)
+    project: str | None = key(None, "wandb, trackio: project; mlflow: experiment; null: as the environment says")
 
 
 @dataclass(frozen=True)
 class SweepConfig:
-    fresh: bool = False  # put an earlier sweep of the same command aside and begin anew
+    fresh: bool = key(False, "archive an earlier sweep of the same command and start anew")
 
 
 @dataclass(frozen=True)
 class Config:
-    """A run, whole. `task`, `model`, ... are config groups: choose with `model=gpt`, change with `model.n_embd=8`."""
+    """The whole configuration. Most fields are config groups: choose with `model=gpt`, change with `model.n_embd=8`."""
 
-    task: TaskConfig = field(default_factory=TaskConfig)
-    mode: ModeConfig = field(default_factory=ModeConfig)
-    backend: BackendConfig = field(default_factory=BackendConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    style: StyleConfig = field(default_factory=StyleConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    sample: SampleConfig = field(default_factory=SampleConfig)
-    export: ExportConfig = field(default_factory=ExportConfig)
-    serve: ServeConfig = field(default_factory=ServeConfig)
-    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
-    sweep: SweepConfig = field(default_factory=SweepConfig)
-    seed: int = 42  # order of the examples, initial values, samples
-    checkpoint: str | None = None  # for all tasks but train: a run's folder, a checkpoint's, or `latest`
-    outputs_dir: str = "outputs"
-    results_dir: str = "results"
-
-
-def schema() -> DictConfig:
-    """The schema as OmegaConf takes it: frozen dataclasses make read-only nodes, which composition could not fill."""
-    node = OmegaConf.structured(Config)
-    for part in (node, *(node[key] for key in node)):
-        if isinstance(part, DictConfig):
-            OmegaConf.set_readonly(part, None)
-    return node
-
-
-def register_schema() -> None:
-    ConfigStore.instance().store(name="schema", node=schema())
-
-
-def from_omegaconf(composed: DictConfig, choices: dict[str, Any]) -> Config:
-    """The composed configuration as frozen dataclasses; `choices` are the options chosen of each group.
-
-    Raises UserError for a key that the schema does not have.
-    """
-    plain = OmegaConf.to_container(composed, resolve=True)
-    assert isinstance(plain, dict)
-    refuse_unknown_keys(plain, Config, "")  # Hydra lets a key added with + into a structured node
-    config = OmegaConf.to_object(composed)
-    assert isinstance(config, Config)
-    names = {  # a file of the user's own may leave its name out
-        group: replace(getattr(config, group), name=plain[group]["name"] or str(choices.get(group)))
-        for group in ("model", "style")
-    }
-    return replace(config, **names)
-
-
-def refuse_unknown_keys(plain: dict[Any, Any], node: type, path: str) -> None:
-    known = {f.name: f.type for f in fields(node)}
-    for key, value in plain.items():
-        if key not in known:
-            raise UserError(unknown_key(f"{path}{key}"))
-        inner = known[key]
-        if isinstance(inner, type) and is_dataclass(inner) and isinstance(value, dict):
-            refuse_unknown_keys(value, inner, f"{path}{key}.")
-
-
-def unknown_key(key: str) -> str:
-    """The sentence about a key that does not exist: what would be allowed there, and what may have been meant."""
-    group, _, name = key.rpartition(".")
-    node: Any = Config
-    for part in filter(None, group.split(".")):
-        node = next((f.type for f in fields(node) if f.name == part), None) if is_dataclass(node) else None
-    if not is_dataclass(node):
-        return f"{key} is not a key: {group} has no keys of its own"
-    allowed = [f.name for f in fields(node)]
-    close = difflib.get_close_matches(name, allowed, n=1)
-    meant = f"; did you mean {group + '.' if group else ''}{close[0]}?" if close else ""
-    return f"{key} is not a key: {group or 'the configuration'} has {', '.join(allowed)}{meant}"
-
-
-def config_hash(config: Config) -> str:
-    """SHA-256 (hex) of what a run computes: all keys but those that say where files go and whether to resume."""
-    return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()
-
-
-def identity(config: Config) -> dict[str, Any]:
-    plain = asdict(config)
-    for key in ("task", "export", "serve", "benchmark", "logger", "sweep", "outputs_dir", "results_dir"):
-        del plain[key]
-    if config.train.resume in ("auto", "never"):
-        del plain["train"]["resume"]
-    return plain
+    task: TaskConfig = group(TaskConfig, effect="none")
+    mode: ModeConfig = group(ModeConfig)
+    backend: BackendConfig = group(BackendConfig)
+    model: ModelConfig = group(ModelConfig)
+    style: StyleConfig = group(StyleConfig)
+    data: DataConfig = group(DataConfig)
+    optim: OptimConfig = group(OptimConfig)
+    schedule: ScheduleConfig = group(ScheduleConfig)
+    train: TrainConfig = group(TrainConfig)
+    sample: SampleConfig = group(SampleConfig, effect="output")
+    export: ExportConfig = group(ExportConfig, effect="none")
+    serve: ServeConfig = group(ServeConfig, effect="none")
+    benchmark: BenchmarkConfig = group(BenchmarkConfig, effect="none")
+    logger: LoggerConfig = group(LoggerConfig, effect="none")
+    sweep: SweepConfig = group(SweepConfig, effect="none")
+    seed: int = key(42, "of the order of examples, the initial weights and the samples", at_least=0)
+    checkpoint: str | None = key(
+        None, "all tasks except train: the folder of a run or checkpoint, or `latest`", effect="output"
+    )
+    outputs_dir: str = key("outputs", "folder of runs and sweeps", effect="none")
+    results_dir: str = key("results", "folder of tables and reports", effect="none")

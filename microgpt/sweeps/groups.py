@@ -5,7 +5,8 @@ import os
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, TypeVar
 
-from microgpt.config.schema import Config, identity
+from microgpt.config.identity import identity
+from microgpt.config.schema import Config
 from microgpt.model.spec import ModelSpec
 
 Item = TypeVar("Item")

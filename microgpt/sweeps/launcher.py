@@ -13,11 +13,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from microgpt.config.conversion import from_omegaconf
 from microgpt.config.hydra_compat import basic_sweeper
 from microgpt.config.hydra_errors import report
-from microgpt.config.schema import Config, from_omegaconf
-from microgpt.config.task_rules import check_overrides
-from microgpt.config.validation import check
+from microgpt.config.schema import Config
+from microgpt.config.validation import check, check_overrides
 from microgpt.errors import UserError
 from microgpt.runs.record import Invocation, record_failed_job
 from microgpt.sweeps.composition import Composed, Composer, plain_dictionary

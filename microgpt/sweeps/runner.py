@@ -12,7 +12,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from microgpt.config.hydra_errors import report
-from microgpt.config.schema import Config, config_hash
+from microgpt.config.identity import config_hash
+from microgpt.config.schema import Config
 from microgpt.engines.choice import is_on_gpu
 from microgpt.errors import RECORDED_IN, Interrupted, MicrogptError, UserError
 from microgpt.inference.loading import engine_options

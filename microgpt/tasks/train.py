@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from microgpt.config.schema import Config, config_hash
+from microgpt.config.identity import config_hash
+from microgpt.config.schema import Config
 from microgpt.runs.folders import claim, place_of_run
 from microgpt.runs.record import Invocation
 from microgpt.sweeps.runner import Job, Work

@@ -14,7 +14,9 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from microgpt.app import config_directory
-from microgpt.config.schema import Config, config_hash, from_omegaconf, register_schema
+from microgpt.config.conversion import from_omegaconf, register_schema
+from microgpt.config.identity import config_hash
+from microgpt.config.schema import Config
 from microgpt.config.validation import check
 from microgpt.errors import UserError
 

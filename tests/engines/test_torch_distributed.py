@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 
 import microgpt.engines.torch.engine as engine_module  # noqa: E402 (needs torch)
 from microgpt.config.schema import BackendConfig, Config, ModeConfig, TaskConfig  # noqa: E402
-from microgpt.config.task_rules import check_processes  # noqa: E402
+from microgpt.config.validation import check_processes  # noqa: E402
 from microgpt.data.batches import BatchOrder  # noqa: E402
 from microgpt.distributed import Processes, processes  # noqa: E402
 from microgpt.engines.base import EngineState, Workload  # noqa: E402

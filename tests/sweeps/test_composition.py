@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from microgpt.app import config_directory
-from microgpt.config.schema import Config, from_omegaconf, register_schema
+from microgpt.config.conversion import from_omegaconf, register_schema
+from microgpt.config.schema import Config
 from microgpt.sweeps.composition import Composer
 
 

@@ -5,11 +5,12 @@ configuration's schema, engines or the training loop: a run is its folder, its r
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from microgpt.config import choices
 from microgpt.errors import UserError
 from microgpt.training.loggers.base import (
     DEFAULT_PROJECT,
@@ -24,14 +25,8 @@ from microgpt.training.loggers.delivery import Delivery
 
 __all__ = ["LOGGERS", "LoggerOptions", "NoLogger", "RunLogger", "check_installed", "make_logger", "where_to_look"]
 
-# Each is a module of this package with a function `connect(LoggedRun) -> Destination`, and an extra of its name.
-LOGGERS: Mapping[str, Sequence[str]] = {
-    "tensorboard": ("tensorboard",),
-    "wandb": ("wandb",),
-    "mlflow": ("mlflow", "sqlalchemy", "alembic"),
-    "trackio": ("trackio",),
-}
-NAMES = ("none", *LOGGERS)
+# Each is a module of this package with a function `connect(LoggedRun) -> Destination`.
+LOGGERS = {name: modules for name, modules in choices.LOGGERS.items() if name != "none"}
 LOOK = {  # the command that shows what was logged, and the variables by which a user sends it elsewhere
     "tensorboard": ("tensorboard --logdir {store}", ()),
     "wandb": ("wandb leet {store}/wandb", ("WANDB_MODE", "WANDB_DIR")),

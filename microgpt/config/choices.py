@@ -1,0 +1,51 @@
+"""Names that configuration keys take, and what each choice needs: modes, schedules, loggers, tasks, export formats.
+
+Other tables stand beside their subject: model kinds and activations in model/spec.py, optimizers in
+engines/optimizer.py, backends in engines/options.py, data sets and formats in data/. A test compares each table with
+what is implemented.
+"""
+
+from dataclasses import dataclass
+
+# mode.name -> the backends that compute in it
+MODES = {"scalar": ("python",), "tensor": ("native", "torch", "auto")}
+
+# schedule.name -> the keys of `schedule` that it reads besides total_steps and warmup_steps (training/schedules.py)
+SCHEDULES: dict[str, tuple[str, ...]] = {
+    "linear": (),
+    "cosine": (),
+    "warmdown": ("warmdown_steps",),
+    "sqrt": ("warmdown_steps",),
+    "constant": (),
+}
+
+# logger.name -> the modules that it imports; the extra of that name installs them (training/loggers/)
+LOGGERS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "tensorboard": ("tensorboard",),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow", "sqlalchemy", "alembic"),
+    "trackio": ("trackio",),
+}
+
+# export.format -> the keys of `export` that it reads besides path (tasks/export.py)
+EXPORT_FORMATS: dict[str, tuple[str, ...]] = {"safetensors": ("half",), "onnx": ()}
+
+
+@dataclass(frozen=True)
+class TaskChoice:
+    """What a task works on."""
+
+    needs_checkpoint: bool = True  # the model of `checkpoint`
+
+
+# task.name -> the module microgpt/tasks/<name>.py, with a function <name>(config, invocation)
+TASKS = {
+    "train": TaskChoice(needs_checkpoint=False),
+    "sample": TaskChoice(),
+    "chat": TaskChoice(),
+    "info": TaskChoice(),
+    "export": TaskChoice(),
+    "serve": TaskChoice(),
+    "benchmark": TaskChoice(needs_checkpoint=False),
+}

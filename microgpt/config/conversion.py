@@ -1,0 +1,61 @@
+"""The schema as OmegaConf takes it, and a composed configuration as frozen dataclasses: OmegaConf objects end here."""
+
+import difflib
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from microgpt.config.schema import Config
+from microgpt.errors import UserError
+
+
+def register_schema() -> None:
+    """Register the schema as `schema`, the first entry of the defaults list in conf/config.yaml."""
+    node = OmegaConf.structured(Config)
+    for part in (node, *(node[key] for key in node)):  # frozen dataclasses make read-only nodes
+        if isinstance(part, DictConfig):
+            OmegaConf.set_readonly(part, None)
+    ConfigStore.instance().store(name="schema", node=node)
+
+
+def from_omegaconf(composed: DictConfig, choices: dict[str, Any]) -> Config:
+    """Return the composed configuration as frozen dataclasses; `choices` maps groups to the options chosen.
+
+    Raises UserError for a key that the schema does not have.
+    """
+    plain = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(plain, dict)
+    refuse_unknown_keys(plain, Config, "")  # Hydra accepts any key that is added with +
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, Config)
+    names = {  # a user's own file may leave out its name
+        group: replace(getattr(config, group), name=plain[group]["name"] or str(choices.get(group)))
+        for group in ("model", "style")
+    }
+    return replace(config, **names)
+
+
+def refuse_unknown_keys(plain: dict[Any, Any], node: type, path: str) -> None:
+    known = {f.name: f.type for f in fields(node)}
+    for key, value in plain.items():
+        if key not in known:
+            raise UserError(unknown_key(f"{path}{key}"))
+        inner = known[key]
+        if isinstance(inner, type) and is_dataclass(inner) and isinstance(value, dict):
+            refuse_unknown_keys(value, inner, f"{path}{key}.")
+
+
+def unknown_key(key: str) -> str:
+    """Return the sentence about a key that does not exist: the keys there are, and the closest one."""
+    group, _, name = key.rpartition(".")
+    node: Any = Config
+    for part in filter(None, group.split(".")):
+        node = next((f.type for f in fields(node) if f.name == part), None) if is_dataclass(node) else None
+    if not is_dataclass(node):
+        return f"{key} is not a key: {group} has no keys of its own"
+    allowed = [f.name for f in fields(node)]
+    close = difflib.get_close_matches(name, allowed, n=1)
+    meant = f"; did you mean {group + '.' if group else ''}{close[0]}?" if close else ""
+    return f"{key} is not a key: {group or 'the configuration'} has {', '.join(allowed)}{meant}"

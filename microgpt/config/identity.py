@@ -1,0 +1,45 @@
+"""Which keys distinguish runs: the hash of a configuration, and the settings that a report compares.
+
+The schema states the effect of each key.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from microgpt.config.keys import Effect, keys_of
+from microgpt.config.schema import Config
+
+
+def config_hash(config: Config) -> str:
+    """Return the SHA-256 (hex) of the keys that affect what a run computes or writes."""
+    return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """Return what `config_hash` covers, as nested dictionaries."""
+    return with_effect(asdict(config), type(config), ("training", "output"))
+
+
+def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a recorded configuration that affect training, by dotted name (model.n_embd)."""
+    settings: dict[str, Any] = {}
+    for name, value in with_effect(config, Config, ("training",)).items():
+        nested = isinstance(value, dict)
+        settings |= {f"{name}.{key}": inner for key, inner in value.items()} if nested else {name: value}
+    return settings
+
+
+def with_effect(config: Mapping[str, Any], node: type, effects: tuple[Effect, ...]) -> dict[str, Any]:
+    """Return the part of a plain configuration that has one of the effects. Keys of other versions count as well."""
+    stated, found = keys_of(node), {}
+    for name, value in config.items():
+        if name in stated and (stated[name].effect not in effects or value in stated[name].without_effect):
+            continue
+        inner = stated[name].node if name in stated else None
+        value = with_effect(value, inner, effects) if inner is not None and isinstance(value, Mapping) else value
+        if value != {}:
+            found[name] = value
+    return found

@@ -1,0 +1,111 @@
+"""Keys of the configuration: default, help and constraint of a key, and the check of all keys.
+
+A field of schema.py is declared with `key` or `group`. A constraint that a value breaks is one sentence: key=value and
+what is allowed.
+"""
+
+import math
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal, TypeVar
+
+from microgpt.errors import UserError
+
+Default = TypeVar("Default")
+# What a key can change: training (weights, losses), no more than the other output of a run (how often a line of its
+# history is written, its samples), or neither.
+Effect = Literal["training", "output", "none"]
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a field of the schema states besides its type and default. null is allowed if the type allows it."""
+
+    help: str = ""
+    one_of: Collection[str] = ()  # of a list: each item is one of these
+    at_least: float | None = None  # the bounds of a number; one that is a float must be finite too
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    holds: Callable[[Any], bool] | None = None  # any other condition, described by `allowed`
+    allowed: str = ""
+    secret: bool = False  # whether messages leave its value out
+    effect: Effect = "training"
+    without_effect: tuple[Any, ...] = ()  # values at which the key changes nothing
+    node: type | None = None  # of a group: the dataclass of its keys
+
+
+def key(default: Default, help: str = "", *, new: bool = False, **constraint: Any) -> Default:
+    """Declare a key of the schema; `constraint` are fields of Key.
+
+    A key that is added after the first release is `new`: at its default it has no effect, so that the configurations
+    of earlier runs keep their hash.
+    """
+    if new:
+        constraint["without_effect"] = (default,)
+    metadata = {"key": Key(help, **constraint)}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)  # pyright: ignore[reportReturnType]
+    return field(default=default, metadata=metadata)
+
+
+def group(node: type[Default], effect: Effect = "training") -> Default:
+    """Declare a group of keys, whose schema is the dataclass `node`."""
+    return field(default_factory=node, metadata={"key": Key(effect=effect, node=node)})
+
+
+def keys_of(node: type) -> dict[str, Key]:
+    """Return what the schema's dataclass `node` states about its fields, by name."""
+    return {f.name: f.metadata["key"] for f in fields(node)}
+
+
+def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any, Key]]:
+    """Yield (dotted name, value, Key) of every key of a configuration."""
+    for name, stated in keys_of(type(node)).items():
+        value = getattr(node, name)
+        if is_dataclass(value):
+            yield from walk(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value, stated
+
+
+def check_keys(config: Any) -> None:
+    """Check every key by itself. Raises UserError at the first constraint that is broken."""
+    for name, value, stated in walk(config):
+        if value is None:
+            continue
+        for item in value if isinstance(value, list) else [value]:
+            if stated.one_of:
+                one_of(name, item, stated.one_of)
+            if isinstance(item, int | float):
+                require(within_bounds(item, stated), name, item, f"{name} must be {bounds(item, stated)}")
+        if stated.holds is not None:
+            require(stated.holds(value), name, "***" if stated.secret else value, stated.allowed)
+
+
+def within_bounds(value: float, stated: Key) -> bool:
+    return (
+        math.isfinite(value)
+        and (stated.at_least is None or value >= stated.at_least)
+        and (stated.above is None or value > stated.above)
+        and (stated.at_most is None or value <= stated.at_most)
+        and (stated.below is None or value < stated.below)
+    )
+
+
+def bounds(value: float, stated: Key) -> str:
+    """Return the bounds of a number in words."""
+    limits = {"at least": stated.at_least, "above": stated.above, "at most": stated.at_most, "below": stated.below}
+    words = [f"{name} {limit}" for name, limit in limits.items() if limit is not None]
+    is_bounded = stated.at_most is not None or stated.below is not None
+    return " and ".join([*(["finite"] if isinstance(value, float) and not is_bounded else []), *words])
+
+
+def one_of(name: str, value: Any, allowed: Collection[Any]) -> None:
+    require(value in allowed, name, value, f"{name} is one of {', '.join(map(str, allowed))}")
+
+
+def require(holds: bool, name: str, value: Any, allowed: str) -> None:
+    """Raise UserError unless the condition holds."""
+    if not holds:
+        raise UserError(f"{name}={'null' if value is None else value or repr(value)} is not allowed: {allowed}")

@@ -1,0 +1,40 @@
+"""Each table of choices names exactly what is implemented, and conf/ has an option for each name."""
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from microgpt.app import config_directory
+from microgpt.config.choices import LOGGERS, MODES, SCHEDULES, TASKS
+from microgpt.engines.optimizer import OPTIMIZERS
+from microgpt.engines.options import BACKENDS
+from microgpt.tasks import task_named
+from microgpt.training import schedules
+
+
+def test_every_schedule_has_a_function() -> None:
+    assert list(schedules.SCHEDULES) == list(SCHEDULES)
+
+
+@pytest.mark.parametrize("name", [name for name in LOGGERS if name != "none"])
+def test_every_logger_has_a_module(name: str) -> None:
+    assert callable(import_module(f"microgpt.training.loggers.{name}").connect)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_has_a_function(name: str) -> None:
+    assert task_named(name).__name__ == name
+
+
+def test_every_backend_belongs_to_one_mode() -> None:
+    assert sorted(name for backends in MODES.values() for name in backends) == sorted(BACKENDS)
+
+
+@pytest.mark.parametrize(
+    ("group", "names"),
+    [("task", TASKS), ("mode", MODES), ("backend", BACKENDS), ("optim", OPTIMIZERS), ("schedule", SCHEDULES),
+     ("logger", LOGGERS)],
+)  # fmt: skip
+def test_every_name_has_an_option_and_every_option_a_name(group: str, names: dict[str, object]) -> None:
+    assert {file.stem for file in Path(config_directory(), group).glob("*.yaml")} == set(names)
