@@ -22,7 +22,7 @@ from microgpt.config.hydra_errors import explain, report
 from microgpt.config.validation import check, check_overrides, check_processes
 from microgpt.distributed import processes
 from microgpt.errors import RECORDED_IN, Interrupted, UserError
-from microgpt.runs.record import Invocation, record_failed_job
+from microgpt.runs.record import Invocation
 from microgpt.sweeps.lifecycle import finish_sweep, leave_no_empty_sweep, sweep, sweep_id
 from microgpt.tasks import task_named
 
@@ -58,6 +58,8 @@ def application(composed: DictConfig) -> float | None:
             report(error, prefix=f"job {hydra_config.job.num}: " if in_sweep else "")
         recorded = any(note.startswith(RECORDED_IN) for note in getattr(error, "__notes__", []))
         if in_sweep and composed.task.name == "train" and not recorded:  # the records of a sweep tell of all its jobs
+            from microgpt.runs.folders import record_failed_job  # numpy, which --help starts without
+
             record_failed_job(OmegaConf.to_container(composed), invocation, error)
         return float("nan")
 

@@ -27,7 +27,7 @@ from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
-from microgpt.runs.record import cpu_model
+from microgpt.runs.environment import cpu_model
 from microgpt.training.assembly import begin, workload
 
 STEPS = {"cuda": (5, 20), "cpu": (1, 3)}  # to warm up, and to time where --steps does not say

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from microgpt.config.schema import Config, ModelConfig, StyleConfig
 from microgpt.runs.folders import HISTORY
-from microgpt.runs.record import Invocation, new_record
+from microgpt.runs.record import Invocation, RunRecord
 
 FIGURES = {"parameter_count": 4256, "steps": 1000, "final_loss": 2.3, "mean_loss_last_n": 2.3, "last_n": 50}
 
@@ -30,9 +30,8 @@ def write_runs(folder: Path, count: int, lines: int) -> None:
     for number in range(count):
         tied, normed, seed = number % 4 < 2, number % 2 == 0, number // 4
         model = ModelConfig(name="gpt", n_embd=16, n_head=4, n_layer=1, tie_lm_head=tied, input_rmsnorm=normed)
-        record = new_record(
-            asdict(Config(model=model, style=StyleConfig(name="classic"), seed=seed)), f"{number:064x}", Invocation()
-        )
+        config = asdict(Config(model=model, style=StyleConfig(name="classic"), seed=seed))
+        record = RunRecord.new(config, f"{number:064x}", Invocation()).document()
         rates = {"steps_per_sec": 100.0, "tokens_per_sec": 700.0, "val_loss": 2.3 + rng.gauss(0, 0.02)}
         record |= {"run_id": f"sweeps/benchmark/{number}", "status": "completed", "metrics": {**FIGURES, **rates}}
         path = folder / "outputs" / "sweeps" / "benchmark" / str(number) / "run.json"

@@ -3,9 +3,10 @@
 import os
 import shutil
 import subprocess
+from dataclasses import asdict
 from typing import Any
 
-from microgpt.runs.record import environment, git_state, version_of
+from microgpt.runs.environment import environment, git_state, version_of
 
 VERSIONS = ("torch", "numpy", "numba", "hydra-core")
 SECONDS = 20.0  # that nvidia-smi may take
@@ -51,12 +52,12 @@ def hardware(gpus: list[dict[str, Any]]) -> dict[str, Any]:
     found = environment()
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "platform": found["platform"],
-        "cpu": found["cpu"],
+        "platform": found.platform,
+        "cpu": found.cpu,
         "cores": usable,
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": gpus,
-        "python": found["python"],
+        "python": found.python,
         "versions": {name: version for name in VERSIONS if (version := version_of(name))},
-        "microgpt": {"version": found["versions"]["microgpt"], **git_state()},
+        "microgpt": {"version": found.versions["microgpt"], **asdict(git_state())},
     }

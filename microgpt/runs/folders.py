@@ -7,7 +7,6 @@ it dies: a record that says "running" without a lock belongs to a run that was k
 locks of another kind (sweep/jobs.py).
 """
 
-import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from microgpt.errors import UserError
 from microgpt.runs.checkpoint import Checkpoint, CheckpointStore
-from microgpt.runs.record import RECORD, make_unique
+from microgpt.runs.record import STOPPED, Invocation, RunRecord, timestamp
 
 HISTORY = "history.jsonl"
 SAMPLES = "samples.txt"
@@ -47,7 +46,7 @@ class RunFolder:
     path: Path
     run_id: str  # how records call it: the path below the outputs
     lock: FileLock
-    earlier: dict[str, Any] | None = None  # the record that an earlier attempt left here
+    earlier: RunRecord | None = None  # the record that an earlier attempt left here
     checkpoint: Checkpoint | None = None  # from which the run goes on
 
     @property
@@ -91,14 +90,14 @@ def run_id_of(path: Path, outputs: Path) -> str:
 def find_stopped(place: Place, keep_checkpoints: int) -> RunFolder | None:
     """The newest folder of the same run that was interrupted or killed, locked; None if there is none to go on with."""
     for path in reversed(place.earlier()):
-        record = read_record(path)
-        if record is None or record.get("status") not in ("running", "interrupted") or not is_same_run(record, place):
+        record = RunRecord.read(path)
+        if record is None or record.status not in STOPPED or not is_same_run(record, place):
             continue
         lock = try_lock(path)
         if lock is None:
             continue  # alive in another process
-        record = read_record(path)  # again: its owner may have ended it before it gave the lock back
-        if record is None or record.get("status") not in ("running", "interrupted"):
+        record = RunRecord.read(path)  # again: its owner may have ended it before it gave the lock back
+        if record is None or record.status not in STOPPED:
             lock.release()
             continue
         checkpoint = CheckpointStore(path / "checkpoint", keep_checkpoints).newest()
@@ -106,17 +105,9 @@ def find_stopped(place: Place, keep_checkpoints: int) -> RunFolder | None:
     return None
 
 
-def is_same_run(record: dict[str, Any], place: Place) -> bool:
-    data = record.get("data") or {}
-    return record.get("config_hash") == place.config_hash and data.get("sha256") == place.data_sha256
-
-
-def read_record(path: Path) -> dict[str, Any] | None:
-    try:
-        record = json.loads((path / RECORD).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
+def is_same_run(record: RunRecord, place: Place) -> bool:
+    data_sha256 = record.data.sha256 if record.data else None
+    return record.config_hash == place.config_hash and data_sha256 == place.data_sha256
 
 
 def attempt(path: Path) -> tuple[str, str, int]:
@@ -133,3 +124,35 @@ def try_lock(path: Path) -> FileLock | None:
     except (Timeout, OSError):  # held by another process, or on a disk that cannot be written
         return None
     return lock
+
+
+def make_unique(parent: Path, name: str) -> Path:
+    """Make parent/name, or parent/name-2, ...: `mkdir` decides between two processes that ask for one name."""
+    attempt = 1
+    while True:
+        path = parent / (name if attempt == 1 else f"{name}-{attempt}")
+        try:
+            path.mkdir()
+            return path
+        except FileExistsError:
+            attempt += 1
+
+
+def record_failed_job(config: Any, invocation: Invocation, error: Exception) -> None:
+    """Record a job of a sweep that failed before it made a folder. `config` is as composed, and may be invalid."""
+    assert invocation.job is not None
+    sweep, number = Path(invocation.job[0]), str(invocation.job[1])
+    record = RunRecord.new(config, None, invocation)
+    record.status, record.finished_at, record.error = "failed", timestamp(), str(error)
+    folder = sweep / number
+    if not has_failed_before_start(folder):
+        sweep.mkdir(parents=True, exist_ok=True)
+        folder = make_unique(sweep, number)
+    record.run_id = f"{sweep.parent.name}/{sweep.name}/{folder.name}"
+    record.write(folder)
+
+
+def has_failed_before_start(folder: Path) -> bool:
+    """Return whether a folder holds only the record of such a failure, which the next attempt may replace."""
+    record = RunRecord.read(folder)
+    return record is not None and record.status == "failed" and record.config_hash is None

@@ -1,96 +1,293 @@
-"""run.json: what was run, where, with what result. Written when a run starts and, whole, however it ends."""
+"""run.json: what was run, where, and with what result. Written when a run starts and again when it ends.
+
+The fields of `RunRecord` and of its parts are the keys of run.json, in this order.
+"""
 
 import json
 import math
-import os
-import platform
 import shlex
-import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from functools import cache
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from microgpt import __version__
 from microgpt.atomic import write_json
 from microgpt.distributed import processes
+from microgpt.runs.environment import Environment, GitState, environment, git_state
 
 RECORD = "run.json"
 SCHEMA_VERSION = 1
-STYLE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # it becomes part of the name of a table
-REPORTED_VERSIONS = ("hydra-core", "omegaconf", "numpy", "torch", "numba")
+STOPPED = ("running", "interrupted")  # statuses that a run may be resumed from; "running" without a lock was killed
+STYLE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # it becomes part of a table's file name
+OMIT_IF_EMPTY = {"omit_if_empty": True}  # metadata of a field that run.json has in some records only
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
 class Invocation:
-    """How the program was called, as Hydra sees it."""
+    """The overrides of the command line and, for a job of a sweep, its place there."""
 
     overrides: tuple[str, ...] = ()
-    job: tuple[str, int] | None = None  # of a sweep: its folder and the job's number
+    job: tuple[str, int] | None = None  # the sweep's folder and the job's number
 
     def keys(self) -> list[str]:
-        """What the user chose or set: `style` for style=classic, `style.bias` for style.bias=2."""
+        """Return the overridden keys: `style` for style=classic, `style.bias` for style.bias=2."""
         return [override.lstrip("+~").split("=")[0].split("@")[0] for override in self.overrides]
 
     def touches(self, group: str) -> bool:
-        """Whether the user chose or changed something of a group."""
+        """Return whether an override selects or changes something in a configuration group."""
         return any(key.split(".")[0] == group for key in self.keys())
 
 
-def new_record(config: dict[str, Any], digest: str | None, invocation: Invocation) -> dict[str, Any]:
-    """A record with all its keys, and with what is known before the run has read its data.
+@dataclass(frozen=True)
+class LongDocuments:
+    policy: str
+    count: int
 
-    `config` is the whole configuration as plain dictionaries; `digest` is its hash, None where it is at fault.
+
+@dataclass(frozen=True)
+class DataSummary:
+    name: str
+    sha256: str | None
+    documents: int
+    train_documents: int
+    val_documents: int
+    train_examples: int
+    evaluated_documents: int
+    train_tokens: int
+    vocab_size: int
+    long_documents: LongDocuments
+    conversations: dict[str, int] | None  # chat data: how many were skipped, trimmed, truncated
+    baselines: dict[str, float | None] | None  # nats per target token of `uniform`, `unigram`, `bigram`
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    kind: str
+    parameter_count: int
+    tie_lm_head: bool
+    input_rmsnorm: bool
+
+
+@dataclass(frozen=True)
+class StyleEffect:
+    """What the style's documents and bias changed. Losses in nats per target token, rates as shares of the samples."""
+
+    documents: int
+    train_documents: int
+    val_documents: int
+    share: float
+    train_loss: float | None
+    val_loss: float | None
+    bias: float
+    phrase_rate: float | None
+    phrase_rate_without_bias: float | None
+
+
+@dataclass
+class Metrics:
+    """Losses in nats per target token; rates in steps and target tokens per second."""
+
+    parameter_count: int
+    steps: int
+    final_loss: float | None
+    mean_loss_last_n: float | None
+    last_n: int
+    val_loss: float | None
+    first_val_loss: float | None
+    best_val_loss: float | None
+    best_step: int | None
+    bits_per_character: float | None
+    perplexity: float | None
+    steps_per_sec: float
+    tokens_per_sec: float
+    rate_warmup_steps: int
+    train_tokens: int
+    tokens_seen: int
+    vocab_size: int
+    style_effect: StyleEffect | None = field(default=None, metadata=OMIT_IF_EMPTY)
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds."""
+
+    compile: float
+    train: float
+    evaluate: float
+    checkpoint: float
+
+
+@dataclass(frozen=True)
+class Leg:
+    """The checkpoint that train.resume=<folder> continues from."""
+
+    from_: str
+    first_step: int
+    optimizer_state: bool = True  # False: the checkpoint has none, so moments begin at zero
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An earlier attempt that failed; the run started again in its folder."""
+
+    at: str | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The code and the machine that computed a part of a run."""
+
+    git: GitState | None
+    environment: Environment | None
+    processes: int | None
+
+
+@dataclass(frozen=True)
+class Resumption:
+    at: str
+    step: int
+    before: Provenance  # of the part before this resumption
+
+
+@dataclass(kw_only=True)
+class RunRecord:
+    """The content of run.json. In a record that was read, a key that the file lacks is None, or its default."""
+
+    schema_version: int
+    run_id: str | None = None
+    status: str  # running, interrupted, failed, completed
+    task: str | None
+    started_at: str | None
+    finished_at: str | None = None
+    command: str | None
+    overrides: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    config_hash: str | None  # None for a configuration that could not be checked
+    seed: int | None
+    git: GitState | None
+    data: DataSummary | None = None
+    model: ModelSummary | None = None
+    mode: str | None
+    style: str | None
+    backend: str | None
+    device: str | None = None
+    using_gpu: bool | None = None
+    dtype: str | None = None
+    kernel: str | None = None
+    threads: int | None = None
+    processes: int | None
+    backend_reason: str | None = None
+    group: int | None = None  # how many runs the engine trained side by side
+    environment: Environment | None
+    metrics: Metrics | None = None
+    timings: Timings | None = None
+    samples: list[str] = field(default_factory=list)
+    error: str | None = None
+    leg: Leg | None = field(default=None, metadata=OMIT_IF_EMPTY)
+    earlier_failures: list[Failure] = field(default_factory=list, metadata=OMIT_IF_EMPTY)
+    resumed: list[Resumption] = field(default_factory=list, metadata=OMIT_IF_EMPTY)
+
+    @classmethod
+    def new(cls, config: dict[str, Any], config_hash: str | None, invocation: Invocation) -> "RunRecord":
+        """Return the record of a run whose data has not been read. `config` is the whole configuration."""
+
+        def chosen(group: str) -> str | None:
+            return (config.get(group) or {}).get("name")
+
+        return cls(
+            schema_version=SCHEMA_VERSION,
+            status="running",
+            task=chosen("task"),
+            started_at=timestamp(),
+            command=command_line(),
+            overrides=list(invocation.overrides),
+            config=config,
+            config_hash=config_hash,
+            seed=config.get("seed"),
+            git=git_state(),
+            mode=chosen("mode"),
+            style=chosen("style"),
+            backend=chosen("backend"),
+            processes=processes().count,
+            environment=environment(),
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> "RunRecord | None":
+        """Read the record of a run's folder. None if there is none or it is damaged."""
+        try:
+            return parse(cls, json.loads((folder / RECORD).read_bytes()))
+        except (OSError, ValueError, RecursionError):
+            return None
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / RECORD, without_non_finite(self.document()))
+
+    def document(self) -> dict[str, Any]:
+        """Return the record as run.json has it."""
+        return plain(self)
+
+    def provenance(self) -> Provenance:
+        return Provenance(self.git, self.environment, self.processes)
+
+
+def parse(kind: type[Part], found: Any) -> Part | None:
+    """Build a record, or a part of one, from JSON. None for what is no JSON object.
+
+    A key that is missing takes its default, else None; keys of other versions are ignored.
     """
-    named = {key: (config.get(key) or {}).get("name") for key in ("task", "mode", "style", "backend")}
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "run_id": None,
-        "status": "running",
-        "task": named["task"],
-        "started_at": timestamp(),
-        "finished_at": None,
-        "command": command_line(),
-        "overrides": list(invocation.overrides),
-        "config": config,
-        "config_hash": digest,
-        "seed": config.get("seed"),
-        "git": git_state(),
-        "data": None,
-        "model": None,
-        "mode": named["mode"],
-        "style": named["style"],
-        "backend": named["backend"],
-        "device": None,
-        "using_gpu": None,
-        "dtype": None,
-        "kernel": None,
-        "threads": None,
-        "processes": processes().count,
-        "backend_reason": None,
-        "group": None,
-        "environment": environment(),
-        "metrics": None,
-        "timings": None,
-        "samples": [],
-        "error": None,
-    }
+    if not isinstance(found, dict):
+        return None
+    values: dict[str, Any] = {}
+    for name, (container, part, default) in layout(kind).items():
+        value = found.get(name.rstrip("_"), MISSING)
+        if value is MISSING or (container is not None and not isinstance(value, container)):
+            value = default() if callable(default) else default
+        elif part is not None and container is list:
+            value = [one for item in value if (one := parse(part, item)) is not None]
+        elif part is not None:
+            value = parse(part, value)
+        values[name] = value
+    return kind(**values)
+
+
+@cache
+def layout(kind: type) -> dict[str, tuple[type | None, type | None, Any]]:
+    """Return the container (list, dict), the dataclass within, and the default of each field of a record's part."""
+    found = {}
+    hints = get_type_hints(kind)
+    for one in fields(kind):
+        hint = hints[one.name]
+        container = origin if (origin := get_origin(hint)) in (list, dict) else None
+        part = next((inner for inner in (hint, *get_args(hint)) if is_dataclass(inner)), None)
+        default = one.default_factory if one.default_factory is not MISSING else one.default
+        found[one.name] = container, part, None if default is MISSING else default
+    return found
+
+
+def plain(value: Any) -> Any:
+    """Return dataclasses as dictionaries, without the optional fields that are empty."""
+    if is_dataclass(value):
+        return {
+            one.name.rstrip("_"): plain(inner)
+            for one in fields(value)
+            if (inner := getattr(value, one.name)) or "omit_if_empty" not in one.metadata
+        }
+    return [plain(inner) for inner in value] if isinstance(value, list) else value
 
 
 def command_line() -> str:
-    """The command as it was given; of a job of a sweep that is the sweep's, and `overrides` has the job's own part."""
+    """Return the command as it was given: for a job of a sweep, the sweep's, while `overrides` are the job's own."""
     return shlex.join([*processes().launcher(), *sys.argv[1:]])
 
 
-def write_record(path: Path, record: dict[str, Any]) -> None:
-    write_json(path, without_non_finite(record))
-
-
 def without_non_finite(value: Any) -> Any:
-    """NaN and infinity, which JSON does not have, as text: a configuration at fault may hold them."""
+    """Return a JSON value with NaN and infinity, which JSON lacks, as text: an invalid configuration may hold them."""
     if isinstance(value, dict):
         return {key: without_non_finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -99,92 +296,5 @@ def without_non_finite(value: Any) -> Any:
 
 
 def timestamp() -> str:
-    """Now, as ISO 8601 in UTC with milliseconds."""
+    """Return the time as ISO 8601 in UTC with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-@cache
-def git_state() -> dict[str, Any]:
-    """Commit of the source tree that runs and whether it was changed since; nulls where the package is installed."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return {"commit": None, "dirty": None}
-
-    # Inside a git hook the environment names another repository.
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, env=clean
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    status = git("status", "--porcelain")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
-
-
-@cache
-def environment() -> dict[str, Any]:
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu": cpu_model(),
-        "cores": os.cpu_count(),
-        "gpu": None,
-        "versions": {"microgpt": __version__, **{name: v for name in REPORTED_VERSIONS if (v := version_of(name))}},
-    }
-
-
-def version_of(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def make_unique(parent: Path, name: str) -> Path:
-    """Make parent/name, or parent/name-2, ...: `mkdir` decides between two processes that ask for one name."""
-    attempt = 1
-    while True:
-        path = parent / (name if attempt == 1 else f"{name}-{attempt}")
-        try:
-            path.mkdir()
-            return path
-        except FileExistsError:
-            attempt += 1
-
-
-def record_failed_job(config: Any, invocation: Invocation, error: Exception) -> None:
-    """Record a job of a sweep that failed before it made a folder. `config` is as composed, and may be at fault."""
-    assert invocation.job is not None
-    sweep, number = Path(invocation.job[0]), str(invocation.job[1])
-    record = new_record(config, None, invocation)
-    record |= {"status": "failed", "finished_at": timestamp(), "error": str(error)}
-    folder = sweep / number
-    if not is_failed_before_it_began(folder):
-        sweep.mkdir(parents=True, exist_ok=True)
-        folder = make_unique(sweep, number)
-    record["run_id"] = f"{sweep.parent.name}/{sweep.name}/{folder.name}"
-    write_record(folder / RECORD, record)
-
-
-def is_failed_before_it_began(folder: Path) -> bool:
-    """Whether a folder holds nothing but the record of such a failure, which the next one may replace."""
-    try:
-        record = json.loads((folder / RECORD).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return record.get("status") == "failed" and record.get("config_hash") is None

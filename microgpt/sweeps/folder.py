@@ -14,16 +14,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from microgpt.errors import UserError
 from microgpt.runs.checkpoint import CheckpointStore, discard
-from microgpt.runs.folders import HISTORY, SAMPLES, RunFolder, attempt, read_record, run_id_of
-from microgpt.runs.record import RECORD, is_failed_before_it_began
+from microgpt.runs.folders import HISTORY, SAMPLES, RunFolder, attempt, has_failed_before_start, run_id_of
+from microgpt.runs.record import RECORD, STOPPED, Metrics, RunRecord
 
-STOPPED = ("running", "interrupted")  # a record that says so, of a job that nobody holds
 SPARE_FILES = 200  # that a process may have open beside the locks that it holds
 HOW_TO_BEGIN = ("train.resume=", "sweep.fresh=")  # overrides that do not make it another job
 
@@ -52,7 +50,7 @@ class Attempt:
     overrides: Overrides
     status: str | None
     finished_at: str
-    metrics: dict[str, Any] | None
+    metrics: Metrics | None
 
 
 class SweepFolder:
@@ -170,7 +168,7 @@ class SweepFolder:
         """
         outputs = self.path.parent.parent
         for one in reversed(self.of(identity) if resume else []):
-            record, run_id = read_record(one.path), run_id_of(one.path, outputs)
+            record, run_id = RunRecord.read(one.path), run_id_of(one.path, outputs)
             if one.status in STOPPED:
                 clear_half_written(one.path)
                 checkpoint = CheckpointStore(one.path / "checkpoint", keep_checkpoints).newest()
@@ -186,7 +184,7 @@ class SweepFolder:
         for attempt_number in count(1):
             path = self.path / (str(number) if attempt_number == 1 else f"{number}-{attempt_number}")
             path.mkdir(parents=True, exist_ok=True)
-            if is_failed_before_it_began(path):
+            if has_failed_before_start(path):
                 (path / RECORD).unlink()
             clear_half_written(path)
             if not any(path.iterdir()):
@@ -199,7 +197,7 @@ class SweepFolder:
         To be called while `making_folders`.
         """
         for path in self.never_began.pop(own(overrides), []):
-            if is_failed_before_it_began(path):
+            if has_failed_before_start(path):
                 (path / RECORD).unlink(missing_ok=True)
                 with contextlib.suppress(OSError):  # something of the user's is in it
                     path.rmdir()
@@ -223,17 +221,18 @@ def most_held(wanted: int) -> int:
 
 
 def read_attempt(path: Path, stamp: tuple[int, int]) -> Attempt:
-    record = read_record(path) or {}
-    digest, data, overrides = record.get("config_hash"), record.get("data"), record.get("overrides")
-    sha256 = data.get("sha256") if isinstance(data, dict) else None
+    record = RunRecord.read(path)
+    if record is None:
+        return Attempt(path, stamp, None, (), None, "", None)
+    sha256 = record.data.sha256 if record.data else None
     return Attempt(
         path=path,
         stamp=stamp,
-        identity=JobIdentity(digest, sha256) if isinstance(digest, str) else None,
-        overrides=own(list(map(str, overrides)) if isinstance(overrides, list) else []),
-        status=record.get("status"),
-        finished_at=str(record.get("finished_at")),
-        metrics=record.get("metrics"),
+        identity=JobIdentity(record.config_hash, sha256) if isinstance(record.config_hash, str) else None,
+        overrides=own(list(map(str, record.overrides))),
+        status=record.status,
+        finished_at=str(record.finished_at),
+        metrics=record.metrics,
     )
 
 

@@ -19,7 +19,7 @@ from microgpt.config.hydra_errors import report
 from microgpt.config.schema import Config
 from microgpt.config.validation import check, check_overrides
 from microgpt.errors import UserError
-from microgpt.runs.record import Invocation, record_failed_job
+from microgpt.runs.record import Invocation
 from microgpt.sweeps.composition import Composed, Composer, plain_dictionary
 from microgpt.sweeps.lifecycle import sweep
 
@@ -83,6 +83,8 @@ def attempt(composed: Composed, invocation: Invocation) -> Config | None:
         sweep.errors.append(error)
         report(error, prefix=f"job {invocation.job[1]}: ")
         if composed.config.task.name == "train":
+            from microgpt.runs.folders import record_failed_job
+
             record_failed_job(plain_dictionary(composed.config), invocation, error)
         return None
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from microgpt.config.hydra_errors import report
 from microgpt.distributed import processes
 from microgpt.errors import MicrogptError, UserError
-from microgpt.runs.record import timestamp
+from microgpt.runs.record import RunRecord, timestamp
 
 
 class Sweep:
@@ -104,12 +104,10 @@ def finish_sweep() -> None:
 
 def failed_jobs(folder: Path) -> list[Path]:
     """Folders of the jobs that have failed since this sweep began, in whatever process they ran."""
-    from microgpt.runs.folders import read_record  # numpy, which --help starts without
-
     found = []
     for path in folder.glob("*"):
-        record = read_record(path) or {}
-        if record.get("status") == "failed" and str(record.get("finished_at")) >= sweep.started:
+        record = RunRecord.read(path)
+        if record is not None and record.status == "failed" and str(record.finished_at) >= sweep.started:
             found.append(path)
     return found
 

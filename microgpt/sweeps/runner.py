@@ -17,7 +17,8 @@ from microgpt.config.schema import Config
 from microgpt.engines.choice import is_on_gpu
 from microgpt.errors import RECORDED_IN, Interrupted, MicrogptError, UserError
 from microgpt.inference.loading import engine_options
-from microgpt.runs.record import Invocation, record_failed_job, timestamp
+from microgpt.runs.folders import record_failed_job
+from microgpt.runs.record import Invocation, timestamp
 from microgpt.sweeps.folder import JobIdentity, SweepFolder, most_held
 from microgpt.sweeps.groups import group, most_together, shape_of
 from microgpt.training.assembly import InputReader, model_spec
@@ -170,7 +171,6 @@ class Work:
     def note_completed(self, todo: Todo) -> None:
         done = self.sweep.completed(todo.identity)
         assert done is not None
-        assert done.metrics is not None
         self.outcomes[todo.job.number] = Outcome(objective(done.metrics))
         if self.sweep.has_never_begun(todo.job.overrides):
             with self.sweep.making_folders():
@@ -236,7 +236,7 @@ class Work:
             folder = self.sweep.claim(todo.identity, job.number, lock, todo.resume, train.keep_checkpoints)
             member = Member(inputs, folder, record)
             if folder.earlier is None:
-                member.write_record()
+                record.write(folder.path)
         return [(todo, member)]
 
     def train_together(self, together: list[tuple[Todo, Member]], display: SweepDisplay, stop: StopRequest) -> None:
@@ -257,7 +257,7 @@ class Work:
             if member.failure is not None:
                 self.fail(todo.job, member.failure)
             elif ended is None:
-                self.outcomes[todo.job.number] = Outcome(objective(member.record["metrics"]))
+                self.outcomes[todo.job.number] = Outcome(objective(member.record.metrics))
         if ended is not None:
             self.fail_together(together, ended)
 

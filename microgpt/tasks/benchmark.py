@@ -7,13 +7,15 @@ standard error.
 import json
 import platform
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from microgpt import __version__
 from microgpt.benchmarks.machine import load
 from microgpt.benchmarks.micro import Patience, language_rows
 from microgpt.config.schema import Config
-from microgpt.runs.record import Invocation, environment, timestamp
+from microgpt.runs.environment import environment
+from microgpt.runs.record import Invocation, timestamp
 
 
 def benchmark(config: Config, invocation: Invocation) -> None:
@@ -34,7 +36,7 @@ def benchmark(config: Config, invocation: Invocation) -> None:
         "clock": "wall time; each figure is the median of its repeats, and stands beside the smallest and the largest",
         "benchmarks": rows + (bench.micro_rows("python") if scalar is None else scalar),
         "engines": engines,
-        "machine": {**environment(), "load_before": before, "load_after": load()},
+        "machine": {**asdict(environment()), "load_before": before, "load_after": load()},
         "microgpt": __version__,
     }
     print(json.dumps(document, indent=2))

@@ -10,8 +10,7 @@ from microgpt.config.schema import Config
 from microgpt.errors import UserError
 from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
 from microgpt.runs.checkpoint_format import META, ONNX, WEIGHTS, Meta, parse_meta
-from microgpt.runs.folders import read_record
-from microgpt.runs.record import Invocation
+from microgpt.runs.record import Invocation, RunRecord
 
 
 def info(config: Config, invocation: Invocation) -> None:
@@ -95,14 +94,14 @@ def facts_of_run(checkpoint: Path) -> dict[str, Any]:
     if checkpoint.parent.name != "checkpoint":
         return {}
     run = checkpoint.parents[1]
-    record = read_record(run)
+    record = RunRecord.read(run)
     if record is None:
         return {}
-    figures = record.get("metrics") or {}
+    metrics = record.metrics
     return {
         "run": run,
-        "run's status": record.get("status"),
-        "run's val_loss": figures.get("val_loss"),
-        "run's best val_loss": figures.get("best_val_loss"),
-        "at step": figures.get("best_step"),
+        "run's status": record.status,
+        "run's val_loss": metrics and metrics.val_loss,
+        "run's best val_loss": metrics and metrics.best_val_loss,
+        "at step": metrics and metrics.best_step,
     }

@@ -33,7 +33,7 @@ def train(config: Config, invocation: Invocation) -> float:
             folder.release()
     if member.failure is not None:
         raise member.failure
-    return objective(member.record["metrics"])
+    return objective(member.record.metrics)
 
 
 def train_job(config: Config, overrides: tuple[str, ...], sweep: str, number: int) -> float:

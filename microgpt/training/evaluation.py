@@ -5,7 +5,6 @@ import random
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import cycle
-from typing import Any
 
 import numpy as np
 
@@ -15,39 +14,38 @@ from microgpt.errors import NonFiniteError
 from microgpt.inference.generation import SamplingPolicy, generate, phrase_rate
 from microgpt.inference.loading import sampling_policy
 from microgpt.runs.checkpoint_format import TrainState
+from microgpt.runs.record import Metrics, RunRecord, StyleEffect
 from microgpt.training.assembly import Inputs, workload
 from microgpt.training.guards import StopRequest
 from microgpt.training.metrics import bits_per_character, mean, perplexity
 
-Record = dict[str, Any]
 
-
-def metrics(inputs: Inputs, state: TrainState) -> dict[str, Any]:
+def metrics(inputs: Inputs, state: TrainState) -> Metrics:
     """A run's figures. Losses in nats per target token; rates in steps and target tokens a second.
 
     Rates leave out evaluation and disk, and no warm-up steps, as plain Python needs none.
     """
     config = inputs.config
     seconds, val_loss = state.train_seconds, state.val_loss
-    return {
-        "parameter_count": inputs.spec.parameter_count(),
-        "steps": state.step,
-        "final_loss": state.recent_losses[-1] if state.recent_losses else None,
-        "mean_loss_last_n": mean(state.recent_losses),
-        "last_n": config.train.last_n,
-        "val_loss": val_loss,
-        "first_val_loss": state.first_val_loss,
-        "best_val_loss": state.best_val_loss,
-        "best_step": state.best_step,
-        "bits_per_character": None if val_loss is None else bits_per_character(val_loss),
-        "perplexity": None if val_loss is None else perplexity(val_loss),
-        "steps_per_sec": state.step / seconds if seconds else 0.0,
-        "tokens_per_sec": state.tokens / seconds if seconds else 0.0,
-        "rate_warmup_steps": 0,
-        "train_tokens": inputs.corpus.train.tokens,
-        "tokens_seen": state.tokens,
-        "vocab_size": inputs.spec.vocab_size,
-    }
+    return Metrics(
+        parameter_count=inputs.spec.parameter_count(),
+        steps=state.step,
+        final_loss=state.recent_losses[-1] if state.recent_losses else None,
+        mean_loss_last_n=mean(state.recent_losses),
+        last_n=config.train.last_n,
+        val_loss=val_loss,
+        first_val_loss=state.first_val_loss,
+        best_val_loss=state.best_val_loss,
+        best_step=state.best_step,
+        bits_per_character=None if val_loss is None else bits_per_character(val_loss),
+        perplexity=None if val_loss is None else perplexity(val_loss),
+        steps_per_sec=state.step / seconds if seconds else 0.0,
+        tokens_per_sec=state.tokens / seconds if seconds else 0.0,
+        rate_warmup_steps=0,
+        train_tokens=inputs.corpus.train.tokens,
+        tokens_seen=state.tokens,
+        vocab_size=inputs.spec.vocab_size,
+    )
 
 
 def style_losses(engine: Engine, corpus: Corpus) -> dict[str, np.ndarray | None]:
@@ -58,7 +56,7 @@ def style_losses(engine: Engine, corpus: Corpus) -> dict[str, np.ndarray | None]
 
 def measure(
     inputs: Inputs,
-    record: Record,
+    record: RunRecord,
     engine: Engine,
     replica: int,
     losses: dict[str, np.ndarray | None],
@@ -69,25 +67,26 @@ def measure(
     `losses` are the `style_losses` of the engine's models. Raises NonFiniteError for a model whose weights are finite
     still, but too large to compute with.
     """
-    figures = record["metrics"]
-    if figures["steps"] == 0:
+    assert record.metrics is not None
+    if record.metrics.steps == 0:
         first_batch = [workload(inputs.corpus, []).examples[i] for i in inputs.beginning.order.batch(0)]
-        figures["final_loss"] = figures["mean_loss_last_n"] = finite(engine.evaluate(first_batch), replica)
+        loss = finite(engine.evaluate(first_batch), replica)
+        record.metrics.final_loss = record.metrics.mean_loss_last_n = loss
     style = inputs.config.style
     policy = sampling_policy(inputs.config.sample, asdict(style))
     draw = sampler(inputs, engine, replica, stop)
-    record["samples"] = draw(policy)
+    record.samples = draw(policy)
     if style.documents or style.phrases:
-        figures["style_effect"] = {
-            "documents": len(style.documents),
-            "train_documents": inputs.corpus.style_train.documents,
-            "val_documents": inputs.corpus.style_val.documents,
-            "share": inputs.beginning.order.style_share,
+        record.metrics.style_effect = StyleEffect(
+            documents=len(style.documents),
+            train_documents=inputs.corpus.style_train.documents,
+            val_documents=inputs.corpus.style_val.documents,
+            share=inputs.beginning.order.style_share,
             **{name: finite(values, replica) for name, values in losses.items()},
-            "bias": style.bias,
-            "phrase_rate": phrase_rate(record["samples"], style.phrases),
-            "phrase_rate_without_bias": phrase_rate(draw(policy.without_bias()), style.phrases),
-        }
+            bias=style.bias,
+            phrase_rate=phrase_rate(record.samples, style.phrases),
+            phrase_rate_without_bias=phrase_rate(draw(policy.without_bias()), style.phrases),
+        )
 
 
 def finite(losses: np.ndarray | None, replica: int) -> float | None:
@@ -123,6 +122,9 @@ def sampler(inputs: Inputs, engine: Engine, replica: int, stop: StopRequest) -> 
     return draw
 
 
-def objective(figures: dict[str, Any]) -> float:
+def objective(figures: Metrics | None) -> float:
     """What an optimizing sweeper minimises: val_loss, or the mean of the last losses where there is no validation."""
-    return figures["mean_loss_last_n"] if figures["val_loss"] is None else figures["val_loss"]
+    assert figures is not None
+    loss = figures.mean_loss_last_n if figures.val_loss is None else figures.val_loss
+    assert loss is not None
+    return loss

@@ -6,7 +6,7 @@ others; what ends the process's work (a signal, a full disk) ends them all.
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from microgpt.atomic import write_atomically
 from microgpt.engines import make_engine
@@ -16,15 +16,21 @@ from microgpt.runs.checkpoint import CheckpointStore
 from microgpt.runs.checkpoint_format import Meta, TrainState
 from microgpt.runs.folders import HISTORY, SAMPLES, RunFolder
 from microgpt.runs.history import History
-from microgpt.runs.record import RECORD, Invocation, new_record, timestamp, write_record
+from microgpt.runs.record import (
+    DataSummary,
+    Invocation,
+    LongDocuments,
+    ModelSummary,
+    RunRecord,
+    Timings,
+    timestamp,
+)
 from microgpt.training.assembly import Inputs, optimizer_spec, schedule_of, workload
 from microgpt.training.evaluation import measure, metrics, style_losses
 from microgpt.training.guards import MemoryDriftGuard, StopRequest
 from microgpt.training.loggers import LoggerOptions, NoLogger, RunLogger, make_logger
 from microgpt.training.loop import Observer, Plan, Run, Training
 from microgpt.training.resumption import add_past, remark_on_the_past
-
-Record = dict[str, Any]
 
 
 @dataclass
@@ -33,7 +39,7 @@ class Member:
 
     inputs: Inputs
     folder: RunFolder
-    record: Record
+    record: RunRecord
     checkpoints: CheckpointStore = field(init=False)
     run: Run = field(init=False)
     logger: RunLogger = field(default_factory=NoLogger)
@@ -42,12 +48,9 @@ class Member:
     def __post_init__(self) -> None:
         self.checkpoints = CheckpointStore(self.folder.checkpoints, self.inputs.config.train.keep_checkpoints)
 
-    def write_record(self) -> None:
-        write_record(self.folder.path / RECORD, self.record)
-
     def fail(self, error: Exception) -> None:
         self.failure = error
-        self.record |= {"status": "failed", "error": describe(error)}
+        self.record.status, self.record.error = "failed", describe(error)
         error.add_note(f"{RECORDED_IN} {self.folder.path}")
 
 
@@ -75,7 +78,7 @@ def train_members(members: list[Member], stop: StopRequest, display: Display) ->
     try:
         for member in members:
             add_past(member.record, member.inputs, member.folder)
-            member.write_record()
+            member.record.write(member.folder.path)
         if remark := remark_on_the_past([m.record for m in members if m.folder.checkpoint is not None], len(members)):
             display.say(remark)
         engine = execute(members, stop, display)
@@ -84,9 +87,9 @@ def train_members(members: list[Member], stop: StopRequest, display: Display) ->
         if stop:
             raise Interrupted(stop.signal_number or 0)
         for member in alive(members):
-            samples = "".join(f"{sample}\n" for sample in member.record["samples"])
+            samples = "".join(f"{sample}\n" for sample in member.record.samples)
             write_atomically(member.folder.path / SAMPLES, samples)
-            member.record["status"] = "completed"
+            member.record.status = "completed"
     except KeyboardInterrupt:
         end_all(members, "interrupted", f"stopped by signal {stop.signal_number}" if stop else "stopped")
         raise
@@ -111,30 +114,25 @@ def train_members(members: list[Member], stop: StopRequest, display: Display) ->
         display.end(member)
 
 
-def first_record(inputs: Inputs, config_hash: str, invocation: Invocation) -> Record:
+def first_record(inputs: Inputs, config_hash: str, invocation: Invocation) -> RunRecord:
     """What is known of a run before it trains."""
     config, corpus, spec = inputs.config, inputs.corpus, inputs.spec
-    record = new_record(asdict(config), config_hash, invocation)
-    record["data"] = {
-        "name": corpus.source.name,
-        "sha256": corpus.source.sha256,
-        "documents": corpus.documents,
-        "train_documents": corpus.train.documents,
-        "val_documents": corpus.val.documents,
-        "train_examples": len(corpus.train.examples),
-        "evaluated_documents": min(corpus.val.documents, config.train.eval_documents or corpus.val.documents),
-        "train_tokens": corpus.train.tokens,
-        "vocab_size": spec.vocab_size,
-        "long_documents": {"policy": config.data.long_documents, "count": corpus.long_documents},
-        "conversations": corpus.conversations,
-        "baselines": inputs.baselines,
-    }
-    record["model"] = {
-        "kind": spec.kind,
-        "parameter_count": spec.parameter_count(),
-        "tie_lm_head": spec.tie_lm_head,
-        "input_rmsnorm": spec.input_rmsnorm,
-    }
+    record = RunRecord.new(asdict(config), config_hash, invocation)
+    record.data = DataSummary(
+        name=corpus.source.name,
+        sha256=corpus.source.sha256,
+        documents=corpus.documents,
+        train_documents=corpus.train.documents,
+        val_documents=corpus.val.documents,
+        train_examples=len(corpus.train.examples),
+        evaluated_documents=min(corpus.val.documents, config.train.eval_documents or corpus.val.documents),
+        train_tokens=corpus.train.tokens,
+        vocab_size=spec.vocab_size,
+        long_documents=LongDocuments(config.data.long_documents, corpus.long_documents),
+        conversations=corpus.conversations,
+        baselines=inputs.baselines,
+    )
+    record.model = ModelSummary(spec.kind, spec.parameter_count(), spec.tie_lm_head, spec.input_rmsnorm)
     return record
 
 
@@ -144,20 +142,20 @@ def alive(members: list[Member]) -> list[Member]:
 
 def end_all(members: list[Member], status: str, reason: str) -> None:
     for member in alive(members):
-        if member.record["status"] == "running":
-            member.record |= {"status": status, "error": reason}
+        if member.record.status == "running":
+            member.record.status, member.record.error = status, reason
 
 
 def write_records(members: list[Member]) -> None:
     """All of them, also where one cannot be written: then that error is raised at the end."""
     failure = None
     for member in members:
-        member.record["finished_at"] = timestamp()
+        member.record.finished_at = timestamp()
         try:
-            member.write_record()
+            member.record.write(member.folder.path)
         except OSError as error:
             failure = error
-        member.logger.finish(member.record)
+        member.logger.finish(member.record.document())
     if failure is not None:
         raise failure
 
@@ -205,7 +203,7 @@ def where_it_stands(member: Member) -> tuple[TrainState, EngineState]:
     inputs, folder, record = member.inputs, member.folder, member.record
     beginning, config = inputs.beginning, inputs.config
     state = TrainState(
-        seed=config.seed, data_sha256=inputs.corpus.source.sha256, config_hash=record["config_hash"],
+        seed=config.seed, data_sha256=inputs.corpus.source.sha256, config_hash=record.config_hash,
         rng_state=list(beginning.rng.getstate()),
     )  # fmt: skip
     engine_state = beginning.state
@@ -213,7 +211,8 @@ def where_it_stands(member: Member) -> tuple[TrainState, EngineState]:
         state, engine_state = folder.checkpoint.train, folder.checkpoint.state
     elif inputs.leg_from is not None:
         engine_state = inputs.leg_from.state
-        state.first_step = record["leg"]["first_step"]
+        assert record.leg is not None
+        state.first_step = record.leg.first_step
     state.total_steps, state.steps = schedule_of(config).total_steps, config.train.steps
     state.optimizer = config.optim.name
     return state, engine_state
@@ -228,28 +227,29 @@ def run_of(member: Member, state: TrainState, engine: Engine) -> Run:
     style = asdict(config.style)
     meta = Meta(inputs.spec, tokenizer.chars, dtype, config.model.name, style, tokenizer.special)
     options = LoggerOptions(config.logger.name, config.logger.project, Path(config.outputs_dir))
-    member.logger = make_logger(options, member.folder.path, member.record, history.lines())
+    member.logger = make_logger(options, member.folder.path, member.record.document(), history.lines())
     return Run(config.optim.lr, schedule_of(config), state, meta, member.checkpoints, history, member.logger.log)
 
 
-def add_engine(record: Record, info: EngineInfo, group: int) -> None:
+def add_engine(record: RunRecord, info: EngineInfo, group: int) -> None:
     """Where it ran, and how many runs the engine trained side by side."""
-    facts = asdict(info)
-    record["backend_reason"] = facts.pop("reason")
-    record |= facts
-    record["group"] = group
+    record.backend, record.backend_reason = info.backend, info.reason
+    record.device, record.using_gpu = info.device, info.using_gpu
+    record.dtype, record.kernel = info.dtype, info.kernel
+    record.threads, record.processes = info.threads, info.processes
+    record.group = group
 
 
 def take_results(member: Member, engine: Engine) -> None:
     """What the training of a run came to. Times are its share of what the runs of its engine took together."""
     state = member.run.state
-    member.record["metrics"] = metrics(member.inputs, state)
-    member.record["timings"] = {
-        "compile": engine.compile_seconds,
-        "train": state.train_seconds,
-        "evaluate": state.evaluate_seconds,
-        "checkpoint": state.checkpoint_seconds,
-    }
+    member.record.metrics = metrics(member.inputs, state)
+    member.record.timings = Timings(
+        compile=engine.compile_seconds,
+        train=state.train_seconds,
+        evaluate=state.evaluate_seconds,
+        checkpoint=state.checkpoint_seconds,
+    )
     if member.run.failure is not None:
         member.fail(member.run.failure)
 
@@ -263,5 +263,5 @@ def measure_members(members: list[Member], engine: Engine, stop: StopRequest) ->
         try:
             measure(member.inputs, member.record, engine, replica, losses, stop)
         except NonFiniteError as error:
-            steps, where = member.record["metrics"]["steps"], member.checkpoints.where_newest()
+            steps, where = member.run.state.step, member.checkpoints.where_newest()
             member.fail(NonFiniteError(f"after step {steps} {error}; {where}"))

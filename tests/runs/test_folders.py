@@ -26,9 +26,9 @@ from microgpt.runs.folders import (
     find_stopped,
     make_unique,
     place_of_run,
-    read_record,
     try_lock,
 )
+from microgpt.runs.record import RunRecord
 
 HASH, OTHER_HASH = "0123456789abcdef", "0123456799999999"
 DATA, OTHER_DATA = "d" * 64, "e" * 64
@@ -192,7 +192,7 @@ def test_a_stopped_run_is_found_and_held(tmp_path, status):
     assert found is not None
     assert found.path == path
     assert found.earlier is not None
-    assert found.earlier["run_id"] == "first"
+    assert found.earlier.run_id == "first"
     assert found.checkpoint is None
     assert try_lock(path) is None
     found.release()
@@ -217,7 +217,7 @@ def test_a_folder_without_a_readable_record_is_passed_over(tmp_path, content):
     broken.mkdir(parents=True)
     if content is not None:
         (broken / "run.json").write_bytes(content)
-    assert read_record(broken) is None
+    assert RunRecord.read(broken) is None
     assert stopped(single(tmp_path)) == older
 
 
@@ -276,12 +276,10 @@ def test_a_hash_that_only_begins_alike_is_another_run(tmp_path):
 
 def test_a_run_that_ends_while_it_is_being_claimed_is_not_resumed(tmp_path, monkeypatch):
     path = earlier_run(tmp_path / "2026-01-01" / "10-00-00_01234567")
-    statuses = iter(["running", "completed"])
-
-    def changing_record(folder: Path) -> dict:
-        return {"status": next(statuses), "config_hash": HASH, "data": {"sha256": DATA}}
-
-    monkeypatch.setattr("microgpt.runs.folders.read_record", changing_record)
+    found = RunRecord.read(path)
+    assert found is not None
+    records = iter([found, replace(found, status="completed")])
+    monkeypatch.setattr(RunRecord, "read", lambda folder: next(records))
     assert find_stopped(single(tmp_path), 2) is None
     lock = try_lock(path)
     assert lock is not None  # it was given back

@@ -122,7 +122,7 @@ def test_a_failed_job_begins_anew_in_its_folder(folder: Path) -> None:
     found = claimed(folder)
     assert (found.path, found.checkpoint) == (path, None)
     assert found.earlier is not None
-    assert found.earlier["error"] == "no luck"
+    assert found.earlier.error == "no luck"
     assert [child.name for child in path.iterdir()] == ["run.json"]
 
 
