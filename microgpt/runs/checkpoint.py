@@ -1,11 +1,11 @@
-"""Checkpoints: a directory of safetensors and JSON that any engine can take up again.
+"""Checkpoints: directories of safetensors and JSON files that every engine can load.
 
     <run>/checkpoint/step_00000500/   weights.safetensors, optimizer_m.safetensors, optimizer_v.safetensors,
                                       meta.json, train_state.json, checksums.json
     <run>/checkpoint/latest, best     symbolic links to steps
 
-A step's directory appears by one rename, after everything in it is on disk, and is never written again: a crash at any
-instant leaves whole checkpoints only. Knows nothing of engines beyond their plain state, nothing of loops.
+A step's directory is written under a hidden name, flushed to disk and renamed, and never changes after that: a crash at
+any instant leaves only complete checkpoints.
 """
 
 import hashlib
@@ -33,81 +33,81 @@ from microgpt.runs.checkpoint_format import (
     TRAIN_STATE,
     WEIGHTS,
     Meta,
-    TrainState,
+    Progress,
     meta_document,
     parse_meta,
-    parse_train_state,
+    parse_progress,
 )
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a directory holds. An export has neither moments nor a train state: to train on from it is a fresh start."""
+    """The content of a directory. An export has no optimizer state, and its progress is that of a new run."""
 
     path: Path
     meta: Meta
     state: EngineState  # float32 or float64
-    train: TrainState
-    stored: dict[str, str] = field(default_factory=dict)  # in which type each weight tensor lies on disk
+    progress: Progress
+    stored: dict[str, str] = field(default_factory=dict)  # the dtype of each weight tensor in the file
 
     @property
     def step(self) -> int:
-        """How many steps the weights were trained, all legs together."""
-        return self.meta.origin.step if self.meta.origin else self.train.first_step + self.train.step
+        """Training steps of the weights, all legs together."""
+        return self.meta.origin.step if self.meta.origin else self.progress.first_step + self.progress.step
 
 
 class CheckpointStore:
-    """The checkpoints of one run: writes them, names the latest and the best, drops the old."""
+    """The checkpoints of one run: writes them, links the latest and the best, removes old ones."""
 
     def __init__(self, directory: Path, keep: int):
         self.directory = directory
         self.keep = keep
 
-    def save(self, meta: Meta, state: EngineState, train: TrainState) -> Path:
-        """Write a checkpoint, unless the step has one that is whole already: the run that resumed from it came by.
+    def save(self, meta: Meta, state: EngineState, progress: Progress) -> Path:
+        """Write a checkpoint, unless the step has a valid one: a run that was resumed from it passes it again.
 
-        Later ones can only be damaged, or the run would have resumed from them; left there, they would count as newest.
+        Later ones are damaged, or the run would have been resumed from them; kept, they would count as the newest.
         """
-        final = self.directory / f"step_{train.step:08d}"
+        final = self.directory / f"step_{progress.step:08d}"
         for path in self.directory.glob("step_*"):
             if path.name > final.name:
                 discard(path)
-        if not is_whole(final):
+        if not is_valid(final):
             discard(final)
-            write_checkpoint(final, meta, state, train)
-        self.point("latest", final)
+            write_checkpoint(final, meta, state, progress)
+        self.link("latest", final)
         self.prune()
         return final
 
     def mark_best(self, step: int) -> None:
-        self.point("best", self.directory / f"step_{step:08d}")
+        self.link("best", self.directory / f"step_{step:08d}")
         self.prune()
 
-    def point(self, name: str, target: Path) -> None:
-        """Make a symbolic link, atomically."""
+    def link(self, name: str, target: Path) -> None:
+        """Make or replace a symbolic link atomically."""
         temporary = self.directory / f".{name}.{os.getpid()}"
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(target.name)
         temporary.replace(self.directory / name)
 
     def prune(self) -> None:
-        """Keep the newest `keep` checkpoints and the best; drop the rest and what a crash left half written."""
+        """Keep the newest `keep` checkpoints and the best; remove the others and what a crash left incomplete."""
         steps = sorted(self.directory.glob("step_*"))
         best = self.directory / "best"
         kept = {path.name for path in steps[-self.keep :]} | ({best.readlink().name} if best.is_symlink() else set())
         for path in [*steps, *self.directory.glob(".*")]:
             if path.is_symlink():
-                path.unlink(missing_ok=True)  # a link that `point` had not yet given its name
+                path.unlink(missing_ok=True)  # a link that `link` had not yet renamed
             elif path.name not in kept:
                 discard(path)
 
     def where_newest(self) -> str:
-        """For a message: which checkpoint a run that failed has left."""
+        """Return the clause of an error message that names the newest checkpoint."""
         newest = self.newest()
         return "there is no checkpoint yet" if newest is None else f"the last checkpoint is kept in {newest.path}"
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole, or None."""
+        """Return the newest checkpoint that is not damaged, or None."""
         for path in sorted(self.directory.glob("step_*"), reverse=True):
             try:
                 return load_checkpoint(path)
@@ -116,7 +116,7 @@ class CheckpointStore:
         return None
 
 
-def is_whole(path: Path) -> bool:
+def is_valid(path: Path) -> bool:
     try:
         load_checkpoint(path)
     except UserError:
@@ -125,7 +125,7 @@ def is_whole(path: Path) -> bool:
 
 
 def discard(path: Path) -> None:
-    """Remove a checkpoint directory; hidden first, so that a crash on the way leaves no visible part."""
+    """Remove a checkpoint directory; it is hidden first, so that a crash leaves no visible part."""
     if not path.name.startswith("."):
         hidden = path.with_name(f".{path.name}.old")
         shutil.rmtree(hidden, ignore_errors=True)
@@ -137,22 +137,22 @@ def discard(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def write_checkpoint(final: Path, meta: Meta, state: EngineState, train: TrainState) -> None:
-    """Write the directory of replica 0."""
+def write_checkpoint(final: Path, meta: Meta, state: EngineState, progress: Progress) -> None:
+    """Write the directory of one model, R = 1."""
     files = {WEIGHTS: tensors(state.parameters)}
     if state.m:
         files[OPTIMIZER_M] = tensors(state.m)
     if state.v:
         files[OPTIMIZER_V] = tensors(state.v)
     files[META] = document(meta_document(meta))
-    files[TRAIN_STATE] = document(asdict(train))
+    files[TRAIN_STATE] = document(asdict(progress))
     write_directory(final, files)
 
 
 def write_directory(final: Path, files: dict[str, bytes]) -> None:
-    """Write files and their checksums under a hidden name, flush them to disk, then give the directory its name.
+    """Write files and their checksums to a hidden directory, flush them to disk, then rename the directory.
 
-    Raises OSError also where `final` is there already and not empty.
+    Raises OSError, also if `final` exists and is not empty.
     """
     temporary = hidden(final)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -169,7 +169,7 @@ def write_directory(final: Path, files: dict[str, bytes]) -> None:
 
 
 def hidden(final: Path) -> Path:
-    """Where this process prepares a directory."""
+    """Return the path at which this process prepares a directory."""
     return final.parent / f".{final.name}.{os.getpid()}"
 
 
@@ -190,9 +190,9 @@ def document(content: dict[str, Any]) -> bytes:
 
 
 def resolve_checkpoint(name: str, outputs_dir: str, key: str = "checkpoint") -> Path:
-    """The directory behind <key>=<folder of a run or a checkpoint>, or <key>=latest, the last one that was written.
+    """Return the checkpoint directory of <key>=<folder of a run or a checkpoint>, or of <key>=latest, the newest.
 
-    Raises UserError, which names the key.
+    Raises UserError that names the key.
     """
     if name == "latest":
         outputs = Path(outputs_dir)
@@ -205,13 +205,13 @@ def resolve_checkpoint(name: str, outputs_dir: str, key: str = "checkpoint") -> 
         try:
             if (candidate / META).is_file():
                 return candidate.resolve()
-        except (OSError, ValueError):  # a name that cannot be a file's
+        except (OSError, ValueError):  # not a valid file name
             break
     raise UserError(f"{key}={name} is not a checkpoint: there is no {META} in it, nor in its checkpoint/latest")
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read and verify one checkpoint directory. Raises UserError that says what is damaged."""
+    """Read and verify a checkpoint directory. Raises UserError that states the damage."""
     try:
         contents = {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
         verify_checksums(contents)
@@ -224,12 +224,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if "format_version" in found_meta and CHECKSUMS not in contents:  # the earlier format has neither
             raise ValueError(f"{CHECKSUMS} is missing")
         meta = parse_meta(found_meta)
-        weights, stored = weights_of(meta.spec, contents[WEIGHTS])
-        moments = {name: replica(contents[name]) for name in (OPTIMIZER_M, OPTIMIZER_V) if name in contents}
+        weights, stored = parse_weights(meta.spec, contents[WEIGHTS])
+        moments = {name: parse_tensors(contents[name]) for name in (OPTIMIZER_M, OPTIMIZER_V) if name in contents}
         for name, arrays in moments.items():
             check_shapes(meta.spec, arrays, name)
         state = EngineState(weights, moments.get(OPTIMIZER_M, {}), moments.get(OPTIMIZER_V, {}))
-        return Checkpoint(path, meta, state, parse_train_state(json.loads(contents.get(TRAIN_STATE, b"{}"))), stored)
+        progress = parse_progress(json.loads(contents.get(TRAIN_STATE, b"{}")))
+        return Checkpoint(path, meta, state, progress, stored)
     except (
         OSError,
         ValueError,
@@ -245,7 +246,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def verify_checksums(contents: dict[str, bytes]) -> None:
-    """Compare every file with checksums.json, where there is one."""
+    """Compare the files with checksums.json, which the earlier format lacks. Raises ValueError."""
     if CHECKSUMS not in contents:
         return
     for name, expected in json.loads(contents[CHECKSUMS]).items():
@@ -255,12 +256,12 @@ def verify_checksums(contents: dict[str, bytes]) -> None:
             raise ValueError(f"{name} does not have the SHA-256 that {CHECKSUMS} states")
 
 
-def weights_of(spec: ModelSpec, content: bytes) -> tuple[Arrays, dict[str, str]]:
-    """The tensors of a model, float16 widened to float32, which loses nothing; and the type that each had.
+def parse_weights(spec: ModelSpec, content: bytes) -> tuple[Arrays, dict[str, str]]:
+    """Return the weights (1, rows, columns), float16 converted to float32, and the dtype of each tensor in the file.
 
-    A tied lm_head, which exports have for readers that know no tied ones, is wte once more.
+    An export of a tied model has a copy of wte as lm_head, for readers of the earlier format.
     """
-    arrays = replica(content)
+    arrays = parse_tensors(content)
     check_shapes(spec, arrays, WEIGHTS)
     if spec.tie_lm_head and "lm_head" in arrays and not np.array_equal(arrays["lm_head"], arrays["wte"]):
         raise ValueError(f"{WEIGHTS} has an lm_head that is not wte, and {META} says that it is")
@@ -269,8 +270,8 @@ def weights_of(spec: ModelSpec, content: bytes) -> tuple[Arrays, dict[str, str]]
     return wide, {name: a.dtype.name for name, a in arrays.items()}
 
 
-def replica(content: bytes) -> Arrays:
-    """Tensors of one model, with the leading R axis (R = 1)."""
+def parse_tensors(content: bytes) -> Arrays:
+    """Return the tensors of a safetensors file as arrays (1, rows, columns)."""
     return {name: array[np.newaxis] for name, array in load_tensors(content).items()}
 
 

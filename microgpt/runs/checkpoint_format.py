@@ -1,7 +1,6 @@
-"""What stands in a checkpoint's meta.json and train_state.json: written, read, and checked.
+"""The JSON files of a checkpoint, meta.json and train_state.json: writing, reading, validation.
 
-Anyone may have made them: whatever does not make sense is a ValueError that says what.
-Standard library alone: the weights are checkpoint.py's.
+Other programs may have written them, so every value is checked; ValueError names the one that is invalid.
 """
 
 import math
@@ -22,36 +21,36 @@ BOOLEANS = (True, False)
 
 @dataclass(frozen=True)
 class Meta:
-    """What inference needs to know beside the weights."""
+    """meta.json: what inference needs besides the weights."""
 
     spec: ModelSpec
     chars: list[str]
     dtype: str = "float32"
-    model: str = "gpt"  # the name under which it was chosen
-    style: dict[str, Any] = field(default_factory=dict)  # the style's node of the configuration
-    special: tuple[str, ...] = ()  # a chat model's tokens beside characters and BOS
-    origin: "Origin | None" = None  # of an export: what it was made of
+    model: str = "gpt"  # model.name in the configuration
+    style: dict[str, Any] = field(default_factory=dict)  # the node `style` of the configuration
+    special: tuple[str, ...] = ()  # a chat model's tokens besides characters and BOS
+    origin: "Origin | None" = None  # exports only
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Which checkpoint an export was made of: it has no train_state.json that could tell."""
+    """The checkpoint that an export was made from; an export has no train_state.json."""
 
     name: str  # of its run
-    step: int  # how many steps the weights were trained
-    dtype: str  # in which they were trained and stored
+    step: int  # training steps of the weights, all legs together
+    dtype: str  # of the checkpoint's weights
 
 
 @dataclass
-class TrainState:
-    """Where a training stands, apart from weights and moments. Everything a run needs to go on as if never stopped."""
+class Progress:
+    """train_state.json: what a resumed run needs besides weights and optimizer state to continue bit for bit."""
 
     step: int = 0  # steps done in this leg
     first_step: int = 0  # steps done before this leg; the batches and the optimizer count from there
     total_steps: int = 0  # the schedule's horizon
-    steps: int = 0  # the steps that the leg was asked for
-    tokens: int = 0  # target tokens trained on, in this leg
-    recent_losses: list[float] = field(default_factory=list)  # the last steps' losses, newest last
+    steps: int = 0  # train.steps of this leg
+    tokens: int = 0  # target tokens trained on in this leg
+    recent_losses: list[float] = field(default_factory=list)  # of the last train.last_n steps, newest last
     val_loss: float | None = None  # of the last evaluation
     best_val_loss: float | None = None
     best_step: int | None = None
@@ -59,7 +58,7 @@ class TrainState:
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
     checkpoint_seconds: float = 0.0
-    rng_state: list[Any] | None = None  # random.getstate() after the initial values were drawn: the samples' draws
+    rng_state: list[Any] | None = None  # random.getstate() after initialization, from which samples are drawn
     optimizer: str | None = None
     seed: int | None = None
     data_sha256: str | None = None
@@ -67,7 +66,7 @@ class TrainState:
 
 
 def meta_document(meta: Meta) -> dict[str, Any]:
-    """meta.json: first the fields that the earlier format has, then ours."""
+    """Return the content of meta.json: first the keys of the earlier format (0.5.0), then the others."""
     spec = meta.spec
     first = {key: getattr(spec, key) for key in ("vocab_size", "n_embd", "n_head", "n_layer", "block_size")}
     return {
@@ -84,7 +83,7 @@ def meta_document(meta: Meta) -> dict[str, Any]:
 
 
 def parse_meta(found: dict[str, Any]) -> Meta:
-    """Read meta.json; what the earlier format did not have takes the values that its models had."""
+    """Read the content of meta.json. Keys that the earlier format lacks take the values that its models had."""
     own = {f.name: f.default for f in fields(ModelSpec)}
     known = {key: found.get(key, default) for key, default in own.items()}
     known["kind"] = found.get("kind", "gpt")
@@ -105,7 +104,7 @@ def parse_meta(found: dict[str, Any]) -> Meta:
 
 
 def parse_special(found: Any) -> tuple[str, ...]:
-    """The names of a chat model's special tokens in the order of their ids, BOS apart; of other models none."""
+    """Return the special tokens in the order of their ids, without BOS: a chat model's, or none."""
     if not found:
         return ()
     names = sorted(found, key=found.__getitem__) if isinstance(found, dict) else list(found)
@@ -115,7 +114,7 @@ def parse_special(found: Any) -> tuple[str, ...]:
 
 
 def check_meta(spec: dict[str, Any], chars: Any, special: tuple[str, ...] = ()) -> None:
-    """Raises ValueError for an architecture that no model of ours has. meta.json may have been written by anyone."""
+    """Raise ValueError for an architecture that does not exist or contradicts the vocabulary."""
     least = {"vocab_size": 2, "n_embd": 1, "n_head": 1, "n_layer": 0, "block_size": 1}
     for key, smallest in least.items():
         if type(spec[key]) is not int or spec[key] < smallest:
@@ -139,7 +138,7 @@ def check_meta(spec: dict[str, Any], chars: Any, special: tuple[str, ...] = ()) 
 
 
 def parse_style(style: Any) -> dict[str, Any]:
-    """The style's node that sampling needs; empty where the checkpoint records none."""
+    """Return the style's node of the configuration; empty if the checkpoint has none."""
     if not style:
         return {}
     phrases, bias = style["phrases"], style["bias"]
@@ -158,21 +157,21 @@ def parse_origin(found: Any) -> Origin | None:
     return origin
 
 
-def parse_train_state(found: Any) -> TrainState:
-    """Read train_state.json; what the earlier format did not have takes its default."""
-    train = TrainState(**{f.name: found[f.name] for f in fields(TrainState) if f.name in found})
-    whole = (train.step, train.first_step, train.tokens)
-    if not all(type(number) is int and number >= 0 for number in whole):
-        raise ValueError(f"{TRAIN_STATE} counts steps or tokens in {whole}")
-    if not all(isinstance(loss, float) for loss in train.recent_losses):
+def parse_progress(found: Any) -> Progress:
+    """Read the content of train_state.json. A missing key takes its default."""
+    progress = Progress(**{f.name: found[f.name] for f in fields(Progress) if f.name in found})
+    counts = (progress.step, progress.first_step, progress.tokens)
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise ValueError(f"{TRAIN_STATE} counts steps or tokens in {counts}")
+    if not all(isinstance(loss, float) for loss in progress.recent_losses):
         raise ValueError(f"{TRAIN_STATE} has recent_losses that are no numbers")
-    if train.rng_state is not None:
-        generator_at(train.rng_state)
-    return train
+    if progress.rng_state is not None:
+        generator_from(progress.rng_state)
+    return progress
 
 
-def generator_at(state: list[Any]) -> random.Random:
-    """The random generator whose `getstate()` was written to train_state.json."""
+def generator_from(state: list[Any]) -> random.Random:
+    """Return the random generator whose `getstate()` is in train_state.json."""
     version, internal, gauss_next = state
     generator = random.Random()
     generator.setstate((version, tuple(internal), gauss_next))

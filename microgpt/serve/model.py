@@ -107,7 +107,7 @@ class ServedModel:
 
     def card(self) -> dict[str, Any]:
         checkpoint, info = self.trained.checkpoint, self.trained.engine.info
-        meta, train = checkpoint.meta, checkpoint.train
+        meta, train = checkpoint.meta, checkpoint.progress
         spec = meta.spec.to_dict()
         history = self.history()
         losses = [point["val_loss"] for point in history if point["val_loss"] is not None]
@@ -145,7 +145,7 @@ class ServedModel:
             return []
         lines = History(checkpoint.path.parents[1] / "history.jsonl").lines()
         points = [{key: line.get(key) for key in ("step", "loss", "val_loss")} for line in lines]
-        points = [point for point in points if point["step"] <= checkpoint.train.step]
+        points = [point for point in points if point["step"] <= checkpoint.progress.step]
         every = -(-len(points) // MOST_POINTS)
         return [point for i, point in enumerate(points) if i % every == 0 or point["val_loss"] is not None]
 

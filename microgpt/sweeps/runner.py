@@ -272,4 +272,4 @@ class Work:
 def step_of(member: Member) -> tuple[int, int]:
     """Where a run stands: only runs that stand at one step can go on together."""
     checkpoint = member.folder.checkpoint
-    return (0, -1) if checkpoint is None else (checkpoint.train.step, checkpoint.train.first_step)
+    return (0, -1) if checkpoint is None else (checkpoint.progress.step, checkpoint.progress.first_step)

@@ -19,7 +19,7 @@ def info(config: Config, invocation: Invocation) -> None:
         show(facts_of_onnx(path))
         return
     checkpoint = load_checkpoint(path)
-    train, state = checkpoint.train, checkpoint.state
+    train, state = checkpoint.progress, checkpoint.state
     types = dict.fromkeys(checkpoint.stored.values())
     shapes = {name: list(array.shape[1:]) for name, array in state.parameters.items()}
     if "lm_head" in checkpoint.stored:  # also where it is a tied model's copy of wte

@@ -7,7 +7,7 @@ from microgpt.config.schema import Config
 from microgpt.inference.generation import generate, generate_many
 from microgpt.inference.loading import load_trained
 from microgpt.runs.checkpoint import Checkpoint
-from microgpt.runs.checkpoint_format import generator_at
+from microgpt.runs.checkpoint_format import generator_from
 from microgpt.runs.record import Invocation
 from microgpt.training.assembly import prompts_of
 
@@ -36,12 +36,12 @@ def sample(config: Config, invocation: Invocation) -> None:
 
 def generator(config: Config, invocation: Invocation, checkpoint: Checkpoint) -> random.Random:
     """A seed that was given, or the draws of the run that trained: those give the samples that ended that run."""
-    recorded = checkpoint.train.rng_state
+    recorded = checkpoint.progress.rng_state
     if config.sample.seed is not None:
         return random.Random(config.sample.seed)
     if recorded is None or invocation.touches("seed"):
         return random.Random(config.seed)
-    return generator_at(recorded)
+    return generator_from(recorded)
 
 
 def shown(path: Path) -> Path:

@@ -225,6 +225,6 @@ def refuse_misfit(checkpoint: Checkpoint, spec: ModelSpec, corpus: Corpus, optim
         found = checkpoint.meta.spec.to_dict()[key]
         if found != value and key not in ("init_std", "zero_init_residual"):  # how it once began does not matter
             raise UserError(f"{where} the model: model.{key} is {found} in the checkpoint and {value} here")
-    earlier = checkpoint.train.optimizer or ("adam" if checkpoint.state.v else optimizer)
+    earlier = checkpoint.progress.optimizer or ("adam" if checkpoint.state.v else optimizer)
     if ("sgd" in (earlier, optimizer)) and earlier != optimizer:  # their moments mean different things
         raise UserError(f"{where} optim={optimizer}: it was trained with optim={earlier}")

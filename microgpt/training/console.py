@@ -14,7 +14,7 @@ class RunDisplay(Progress):
 
     def __init__(self, member: Member):
         checkpoint = member.folder.checkpoint
-        super().__init__(member.inputs.config.train.steps, 0 if checkpoint is None else checkpoint.train.step)
+        super().__init__(member.inputs.config.train.steps, 0 if checkpoint is None else checkpoint.progress.step)
 
     def say(self, line: str) -> None:
         print(line, flush=True)

@@ -13,14 +13,14 @@ from microgpt.engines.base import Decoder, Engine
 from microgpt.errors import NonFiniteError
 from microgpt.inference.generation import SamplingPolicy, generate, phrase_rate
 from microgpt.inference.loading import sampling_policy
-from microgpt.runs.checkpoint_format import TrainState
+from microgpt.runs.checkpoint_format import Progress
 from microgpt.runs.record import Metrics, RunRecord, StyleEffect
 from microgpt.training.assembly import Inputs, workload
 from microgpt.training.guards import StopRequest
 from microgpt.training.metrics import bits_per_character, mean, perplexity
 
 
-def metrics(inputs: Inputs, state: TrainState) -> Metrics:
+def metrics(inputs: Inputs, state: Progress) -> Metrics:
     """A run's figures. Losses in nats per target token; rates in steps and target tokens a second.
 
     Rates leave out evaluation and disk, and no warm-up steps, as plain Python needs none.

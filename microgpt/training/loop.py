@@ -18,7 +18,7 @@ from microgpt.data.examples import Examples
 from microgpt.engines.base import Engine, EngineState, Workload
 from microgpt.errors import NonFiniteError
 from microgpt.runs.checkpoint import CheckpointStore
-from microgpt.runs.checkpoint_format import Meta, TrainState
+from microgpt.runs.checkpoint_format import Meta, Progress
 from microgpt.runs.history import History
 from microgpt.training.guards import MemoryDriftGuard, StopRequest, resident_memory
 from microgpt.training.schedules import Schedule
@@ -76,7 +76,7 @@ class Run:
 
     lr: float
     schedule: Schedule
-    state: TrainState
+    state: Progress
     meta: Meta
     checkpoints: CheckpointStore
     history: History

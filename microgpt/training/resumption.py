@@ -9,7 +9,7 @@ def add_past(record: RunRecord, inputs: Inputs, folder: RunFolder) -> None:
     """What came before this process: the run that this leg trains on from, and the stops of this run itself."""
     record.run_id = folder.run_id
     if inputs.leg_from is not None:
-        before = inputs.leg_from.train
+        before = inputs.leg_from.progress
         record.leg = Leg(
             from_=str(inputs.leg_from.path),
             first_step=before.first_step + before.step,
@@ -25,7 +25,7 @@ def add_past(record: RunRecord, inputs: Inputs, folder: RunFolder) -> None:
     if folder.checkpoint is not None and earlier.leg is not None:  # `latest` may mean another checkpoint by now
         record.leg = earlier.leg
     record.started_at = earlier.started_at
-    step = folder.checkpoint.train.step if folder.checkpoint else 0
+    step = folder.checkpoint.progress.step if folder.checkpoint else 0
     record.resumed = [*earlier.resumed, Resumption(timestamp(), step, earlier.provenance())]
 
 

@@ -13,7 +13,7 @@ from microgpt.engines import make_engine
 from microgpt.engines.base import Engine, EngineInfo, EngineState
 from microgpt.errors import RECORDED_IN, Interrupted, MicrogptError, NonFiniteError, describe
 from microgpt.runs.checkpoint import CheckpointStore
-from microgpt.runs.checkpoint_format import Meta, TrainState
+from microgpt.runs.checkpoint_format import Meta, Progress
 from microgpt.runs.folders import HISTORY, SAMPLES, RunFolder
 from microgpt.runs.history import History
 from microgpt.runs.record import (
@@ -198,17 +198,17 @@ def execute(members: list[Member], stop: StopRequest, display: Display) -> Engin
     return engine
 
 
-def where_it_stands(member: Member) -> tuple[TrainState, EngineState]:
+def where_it_stands(member: Member) -> tuple[Progress, EngineState]:
     """Where a run's training begins or goes on."""
     inputs, folder, record = member.inputs, member.folder, member.record
     beginning, config = inputs.beginning, inputs.config
-    state = TrainState(
+    state = Progress(
         seed=config.seed, data_sha256=inputs.corpus.source.sha256, config_hash=record.config_hash,
         rng_state=list(beginning.rng.getstate()),
     )  # fmt: skip
     engine_state = beginning.state
     if folder.checkpoint is not None:
-        state, engine_state = folder.checkpoint.train, folder.checkpoint.state
+        state, engine_state = folder.checkpoint.progress, folder.checkpoint.state
     elif inputs.leg_from is not None:
         engine_state = inputs.leg_from.state
         assert record.leg is not None
@@ -218,7 +218,7 @@ def where_it_stands(member: Member) -> tuple[TrainState, EngineState]:
     return state, engine_state
 
 
-def run_of(member: Member, state: TrainState, engine: Engine) -> Run:
+def run_of(member: Member, state: Progress, engine: Engine) -> Run:
     inputs, config = member.inputs, member.inputs.config
     history = History(member.folder.path / HISTORY)
     history.rewind(state.step)

@@ -21,7 +21,7 @@ from microgpt.engines.base import Arrays, EngineState
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import CheckpointStore, load_checkpoint, resolve_checkpoint, write_checkpoint
-from microgpt.runs.checkpoint_format import Meta, TrainState, meta_document, parse_meta
+from microgpt.runs.checkpoint_format import Meta, Progress, meta_document, parse_meta
 
 SPEC = ModelSpec("gpt", vocab_size=4, n_embd=6, n_head=2, n_layer=2, block_size=5)
 CHARS = ["a", "b", "é"]
@@ -41,8 +41,8 @@ def engine_state(spec: ModelSpec = SPEC, seed: int = 0, dtype: type = np.float64
     return EngineState(arrays(spec, seed, dtype), arrays(spec, seed + 1, dtype), arrays(spec, seed + 2, dtype))
 
 
-def train_state(step: int = 7) -> TrainState:
-    return TrainState(
+def train_state(step: int = 7) -> Progress:
+    return Progress(
         step=step, first_step=3, total_steps=100, steps=50, tokens=1234, recent_losses=[3.3, 1 / 3, 0.1 + 0.2],
         val_loss=2.5, best_val_loss=2.25, best_step=5, first_val_loss=3.25, train_seconds=1.25, evaluate_seconds=0.5,
         checkpoint_seconds=0.125, rng_state=list(random.Random(42).getstate()), seed=42, data_sha256="d" * 64,
@@ -84,13 +84,13 @@ def test_everything_comes_back_bit_for_bit(tmp_path, spec, dtype):
     assert_same_bits(found.state.m, expected.m)
     assert_same_bits(found.state.v, expected.v)
     assert found.meta == meta_of(spec)
-    assert asdict(found.train) == asdict(replace(train_state(), rng_state=found.train.rng_state))
+    assert asdict(found.progress) == asdict(replace(train_state(), rng_state=found.progress.rng_state))
 
 
 def test_the_random_state_comes_back_so_that_draws_go_on(tmp_path):
     found = load_checkpoint(written(tmp_path))
-    assert found.train.rng_state is not None
-    version, internal, gauss_next = found.train.rng_state
+    assert found.progress.rng_state is not None
+    version, internal, gauss_next = found.progress.rng_state
     rng, reference = random.Random(), random.Random(42)
     rng.setstate((version, tuple(internal), gauss_next))
     assert [rng.random() for _ in range(5)] == [reference.random() for _ in range(5)]
@@ -294,7 +294,7 @@ def test_a_checkpoint_of_the_earlier_format_loads(tmp_path):
     assert found.meta.style == {}
     assert_same_bits(found.state.parameters, arrays(SPEC, 0, np.float32))
     assert (found.state.m, found.state.v) == ({}, {})
-    assert found.train == TrainState()
+    assert found.progress == Progress()
 
 
 def test_a_damaged_later_checkpoint_does_not_outlive_the_steps_before_it(tmp_path):
@@ -304,7 +304,7 @@ def test_a_damaged_later_checkpoint_does_not_outlive_the_steps_before_it(tmp_pat
     (tmp_path / "step_00000009" / "weights.safetensors").write_bytes(b"torn")
     saved(store, 2)
     assert steps_of(store) == [2]
-    assert load_checkpoint(tmp_path / "latest").train.step == 2
+    assert load_checkpoint(tmp_path / "latest").progress.step == 2
 
 
 def test_an_earlier_checkpoint_in_float16_is_widened_without_loss(tmp_path):
@@ -325,7 +325,7 @@ def test_an_earlier_training_s_step_and_moments_are_read(tmp_path):
         safetensors.numpy.save_file(moments, path / f"{name}.safetensors")
     (path / "train_state.json").write_text('{"step": 500, "adam_step": 500}')
     found = load_checkpoint(path)
-    assert (found.step, found.train.step) == (500, 500)
+    assert (found.step, found.progress.step) == (500, 500)
     assert_same_bits(found.state.m, arrays(SPEC, 1, np.float32))
     assert_same_bits(found.state.v, arrays(SPEC, 2, np.float32))
 
@@ -452,15 +452,15 @@ def test_the_links_name_the_latest_and_the_best(tmp_path):
     saved(store, 2, 3)
     assert (tmp_path / "latest").readlink() == Path("step_00000003")
     assert (tmp_path / "best").readlink() == Path("step_00000001")
-    assert load_checkpoint(tmp_path / "latest").train.step == 3
-    assert load_checkpoint(tmp_path / "best").train.step == 1
+    assert load_checkpoint(tmp_path / "latest").progress.step == 3
+    assert load_checkpoint(tmp_path / "best").progress.step == 1
 
 
 def test_links_survive_a_move_of_the_run(tmp_path):
     store = CheckpointStore(tmp_path / "run" / "checkpoint", keep=2)
     saved(store, 1)
     (tmp_path / "run").rename(tmp_path / "moved")
-    assert load_checkpoint(tmp_path / "moved" / "checkpoint" / "latest").train.step == 1
+    assert load_checkpoint(tmp_path / "moved" / "checkpoint" / "latest").progress.step == 1
 
 
 def test_the_newest_whole_checkpoint_is_found(tmp_path):
@@ -469,7 +469,7 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path):
     saved(store, 1, 2, 10)
     found = store.newest()
     assert found is not None
-    assert found.train.step == 10
+    assert found.progress.step == 10
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "checksums.json"])
@@ -479,7 +479,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, name):
     (tmp_path / "step_00000002" / name).write_bytes(b"torn")
     found = store.newest()
     assert found is not None
-    assert found.train.step == 1
+    assert found.progress.step == 1
     assert_same_bits(found.state.parameters, arrays(SPEC, 1))
 
 
@@ -504,7 +504,7 @@ def test_a_damaged_checkpoint_is_mended_when_its_step_is_reached_again(tmp_path)
     (tmp_path / "step_00000002" / "weights.safetensors").write_bytes(b"torn")
     # The run goes on from step 1, which is whole, and comes to step 2 again.
     saved(store, 2)
-    assert load_checkpoint(tmp_path / "latest").train.step == 2
+    assert load_checkpoint(tmp_path / "latest").progress.step == 2
 
 
 # Crashes
@@ -530,12 +530,12 @@ def crash_at(call: int, original: Callable[..., Any]) -> Callable[..., Any]:
 def assert_whole(store: CheckpointStore, allowed: set[int]) -> None:
     for step in steps_of(store):
         found = load_checkpoint(store.directory / f"step_{step:08d}")
-        assert found.train.step == step
+        assert found.progress.step == step
         assert_same_bits(found.state.parameters, arrays(SPEC, step))
-    assert load_checkpoint(store.directory / "latest").train.step in allowed
+    assert load_checkpoint(store.directory / "latest").progress.step in allowed
     newest = store.newest()
     assert newest is not None
-    assert newest.train.step in allowed
+    assert newest.progress.step in allowed
     assert all(path.name in ("latest", "best") for path in store.directory.glob("[!.]*") if path.is_symlink())
 
 
@@ -571,7 +571,7 @@ def test_a_crash_while_old_checkpoints_are_dropped_leaves_the_new_one_whole(tmp_
         patch.setattr("microgpt.runs.checkpoint.shutil.rmtree", crash_at(call, lambda *_, **__: None))
         with pytest.raises(Crash):
             saved(store, 2)
-    assert load_checkpoint(tmp_path / "latest").train.step == 2
+    assert load_checkpoint(tmp_path / "latest").progress.step == 2
 
 
 def test_what_a_crash_left_is_cleared_away_by_the_next_checkpoint(tmp_path, monkeypatch):
@@ -617,7 +617,7 @@ def test_a_run_or_a_checkpoint_can_be_named(tmp_path, below, step):
     CheckpointStore(run / "checkpoint", 5).mark_best(1)
     found = resolve_checkpoint(str(run / below), "unused")
     assert found.name == f"step_{step:08d}"
-    assert load_checkpoint(found).train.step == step
+    assert load_checkpoint(found).progress.step == step
 
 
 def test_latest_is_the_run_that_wrote_a_checkpoint_last(tmp_path):
@@ -632,7 +632,7 @@ def test_latest_is_the_run_that_wrote_a_checkpoint_last(tmp_path):
 
 def test_latest_finds_a_job_of_a_sweep(tmp_path):
     run_with_checkpoints(tmp_path / "sweeps" / "it_abc" / "0", 1)
-    assert load_checkpoint(resolve_checkpoint("latest", str(tmp_path))).train.step == 1
+    assert load_checkpoint(resolve_checkpoint("latest", str(tmp_path))).progress.step == 1
 
 
 def test_latest_without_any_run_is_a_sentence(tmp_path):

@@ -18,7 +18,7 @@ from microgpt.engines.base import EngineState
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import CheckpointStore
-from microgpt.runs.checkpoint_format import Meta, TrainState
+from microgpt.runs.checkpoint_format import Meta, Progress
 from microgpt.runs.folders import (
     Place,
     RunFolder,
@@ -292,10 +292,10 @@ def test_a_resumed_run_goes_on_from_its_newest_whole_checkpoint(tmp_path):
     state = EngineState({name: np.zeros((1, *shape)) for name, shape in spec.shapes().items()})
     store = CheckpointStore(path / "checkpoint", keep=3)
     for step in (5, 10):
-        store.save(Meta(spec, ["a", "b"]), state, TrainState(step=step))
+        store.save(Meta(spec, ["a", "b"]), state, Progress(step=step))
     (path / "checkpoint" / "step_00000010" / "weights.safetensors").write_bytes(b"torn")
     found = find_stopped(single(tmp_path), 3)
     assert found is not None
     assert found.checkpoint is not None
-    assert found.checkpoint.train.step == 5
+    assert found.checkpoint.progress.step == 5
     found.release()

@@ -29,7 +29,7 @@ from microgpt.inference.generation import SamplingPolicy, generate
 from microgpt.inference.loading import Trained
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import Checkpoint
-from microgpt.runs.checkpoint_format import Meta, TrainState
+from microgpt.runs.checkpoint_format import Meta, Progress
 from microgpt.serve.app import build_app
 from microgpt.serve.generation_queue import Asked, Batcher, Drawn, QueueFullError
 from microgpt.serve.service import Service, text_of
@@ -51,7 +51,7 @@ def trained(path: Path, *, chat: bool = False, backend: str = "python", block_si
     path.mkdir(parents=True, exist_ok=True)
     (path / "meta.json").write_text("{}")
     engine = make_engine(EngineOptions(backend, threads=1), spec, OptimizerSpec("sgd"), None, state)
-    return Trained(Checkpoint(path, meta, state, TrainState(step=7, seed=5)), tokenizer, engine, SamplingPolicy())
+    return Trained(Checkpoint(path, meta, state, Progress(step=7, seed=5)), tokenizer, engine, SamplingPolicy())
 
 
 def service(path: Path, *, chat: bool = False, api_key: str | None = None, **config: Any) -> Service:

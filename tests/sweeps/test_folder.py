@@ -12,7 +12,7 @@ from microgpt.engines.base import EngineState
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import CheckpointStore
-from microgpt.runs.checkpoint_format import Meta, TrainState
+from microgpt.runs.checkpoint_format import Meta, Progress
 from microgpt.sweeps.folder import JobIdentity, SweepFolder
 
 HASH, OTHER = "0123456789abcdef", "0123456799999999"
@@ -108,11 +108,11 @@ def test_a_stopped_job_goes_on_in_its_folder_from_its_newest_checkpoint(folder: 
     spec = ModelSpec("bigram", vocab_size=3, n_embd=3, n_head=1, n_layer=0, block_size=4)
     state = EngineState({name: np.zeros((1, *shape)) for name, shape in spec.shapes().items()})
     for step in (5, 10):
-        CheckpointStore(path / "checkpoint", keep=3).save(Meta(spec, ["a", "b"]), state, TrainState(step=step))
+        CheckpointStore(path / "checkpoint", keep=3).save(Meta(spec, ["a", "b"]), state, Progress(step=step))
     found = claimed(folder)
     assert found.path == path
     assert found.checkpoint is not None
-    assert found.checkpoint.train.step == 10
+    assert found.checkpoint.progress.step == 10
 
 
 def test_a_failed_job_begins_anew_in_its_folder(folder: Path) -> None:

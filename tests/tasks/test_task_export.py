@@ -25,7 +25,7 @@ from microgpt.engines.options import EngineOptions
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint, write_checkpoint
-from microgpt.runs.checkpoint_format import Meta, Origin, TrainState
+from microgpt.runs.checkpoint_format import Meta, Origin, Progress
 from microgpt.tasks.export_formats import (
     caveats,
     default_name,
@@ -70,7 +70,7 @@ def checkpoint_of(
     path = folder / "outputs" / "2026-01-02" / "08-00-00_abcdef12" / "checkpoint" / "step_00000500"
     parameters = weights(spec) if parameters is None else parameters
     state = EngineState(parameters, weights(spec, 1), weights(spec, 2))
-    write_checkpoint(path, Meta(spec, chars, "float64", "gpt", STYLE, special), state, TrainState(500, first_step=100))
+    write_checkpoint(path, Meta(spec, chars, "float64", "gpt", STYLE, special), state, Progress(500, first_step=100))
     return load_checkpoint(path)
 
 
@@ -217,7 +217,7 @@ def test_an_export_loads_as_the_same_model_without_its_training(tmp_path, name, 
     found = load_checkpoint(exported(checkpoint, tmp_path / "out", dtype))
     assert found.meta.spec == checkpoint.meta.spec
     assert (found.meta.chars, found.meta.style) == (checkpoint.meta.chars, checkpoint.meta.style)
-    assert (found.state.m, found.state.v, found.train) == ({}, {}, TrainState())
+    assert (found.state.m, found.state.v, found.progress) == ({}, {}, Progress())
     assert (found.step, checkpoint.step) == (600, 600)
     assert list(found.state.parameters) == list(SPECS[name].shapes())
     for key, array in weights(SPECS[name]).items():

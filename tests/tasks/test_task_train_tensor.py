@@ -489,7 +489,7 @@ def test_ctrl_c_stops_at_a_checkpoint_and_the_same_command_finishes(
     assert record["status"] == "interrupted"
     step = record["metrics"]["steps"]
     assert 20000 <= step < STEPS
-    assert load_checkpoint((run / "checkpoint" / "latest").resolve()).train.step == step
+    assert load_checkpoint((run / "checkpoint" / "latest").resolve()).progress.step == step
     microgpt(*LONG, *NATIVE, "backend.dtype=float32")
     assert [leg["step"] for leg in read_record(run)["resumed"]] == [step]
     assert results_of(run, STEPS) == expected

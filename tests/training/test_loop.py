@@ -10,8 +10,8 @@ from microgpt.data.batches import BatchOrder
 from microgpt.data.examples import Examples
 from microgpt.engines.base import Decoder, EngineInfo, EngineState, Tokens, Workload
 from microgpt.model.spec import ModelSpec
+from microgpt.runs import checkpoint_format
 from microgpt.runs.checkpoint import CheckpointStore
-from microgpt.runs.checkpoint_format import Meta, TrainState
 from microgpt.runs.history import History
 from microgpt.training import loop
 from microgpt.training.guards import StopRequest
@@ -74,8 +74,8 @@ def training(
             Run(
                 lr=0.1 * (model + 1),
                 schedule=Schedule("constant", steps),
-                state=TrainState(),
-                meta=Meta(SPEC, ["a", "b"]),
+                state=checkpoint_format.Progress(),
+                meta=checkpoint_format.Meta(SPEC, ["a", "b"]),
                 checkpoints=CheckpointStore(folder / str(model) / "checkpoint", keep=20),
                 history=History(folder / str(model) / "history.jsonl"),
             )

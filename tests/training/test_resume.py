@@ -105,7 +105,7 @@ def test_signal_stops_at_a_checkpoint_and_the_same_command_finishes(
     assert f"interrupted: the last checkpoint is in {where}; the same command goes on from there" in said
     step = record["metrics"]["steps"]
     assert 60 <= step < STEPS
-    assert load_checkpoint((run / "checkpoint" / "latest").resolve()).train.step == step
+    assert load_checkpoint((run / "checkpoint" / "latest").resolve()).progress.step == step
 
     microgpt(*RUN)
     assert [leg["step"] for leg in read_record(microgpt.only_run())["resumed"]] == [step]
