@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from microgpt.config.conversion import from_omegaconf, register_schema
+from microgpt.config.conversion import from_omegaconf, keys_with_help, register_schema
 from microgpt.config.hydra_compat import register_plugins, share_config_store
 from microgpt.config.hydra_errors import explain, report
 from microgpt.config.validation import check, check_overrides, check_processes
@@ -84,6 +84,7 @@ def run() -> int:
     register_schema()
     register_plugins("microgpt.sweeps.launcher", "VectorizedLauncher", "GridSweeper")
     share_config_store()
+    OmegaConf.register_new_resolver("keys_with_help", keys_with_help, replace=True)
     name = sweep_id(sys.argv[1:])
     OmegaConf.register_new_resolver("sweep_id", lambda: name, use_cache=True, replace=True)
     try:

@@ -44,7 +44,7 @@ def test_help_lists_groups_options_and_keys(microgpt: Program) -> None:
     ):
         assert line in stdout.splitlines()
     assert "python -m microgpt experiment=ablation" in stdout
-    assert "  block_size: 16" in stdout.splitlines()
+    assert "  block_size: 16                # context length in tokens" in stdout.splitlines()
     assert not microgpt.files()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from microgpt.config.keys import walk
 from microgpt.config.schema import Config
 from microgpt.errors import UserError
 
@@ -18,6 +19,18 @@ def register_schema() -> None:
         if isinstance(part, DictConfig):
             OmegaConf.set_readonly(part, None)
     ConfigStore.instance().store(name="schema", node=node)
+
+
+def keys_with_help(*, _root_: DictConfig) -> str:
+    """Return all keys and values as YAML with their help as comments. Registered as a resolver for conf/hydra/help."""
+    texts = {name: stated.text for name, _, stated in walk(Config())}
+    lines, group = [], ""
+    for line in OmegaConf.to_yaml(OmegaConf.masked_copy(_root_, [f.name for f in fields(Config)])).splitlines():
+        name = line.partition(":")[0]
+        group = group if line.startswith(" ") else name
+        text = texts.get(f"{group}.{name.strip()}" if line.startswith(" ") else name)
+        lines.append(f"{line:<31} # {text}" if text else line)
+    return "\n".join(lines)
 
 
 def from_omegaconf(composed: DictConfig, choices: dict[str, Any]) -> Config:

@@ -34,6 +34,11 @@ class Key:
     without_effect: tuple[Any, ...] = ()  # values at which the key changes nothing
     node: type | None = None  # of a group: the dataclass of its keys
 
+    @property
+    def text(self) -> str:
+        """The names to choose from, and the help."""
+        return ": ".join(filter(None, (" | ".join(self.one_of), self.help)))
+
 
 def key(default: Default, help: str = "", *, new: bool = False, **constraint: Any) -> Default:
     """Declare a key of the schema; `constraint` are fields of Key.

@@ -13,6 +13,7 @@ from microgpt.config.choices import EXPORT_FORMATS, LOGGERS, MODES, SCHEDULES, T
 from microgpt.config.keys import group, key
 from microgpt.data.conversations import LOSS_ON
 from microgpt.data.corpus import FORMATS, LONG_DOCUMENTS
+from microgpt.data.sources import SOURCES
 from microgpt.engines.optimizer import OPTIMIZERS
 from microgpt.engines.options import BACKENDS
 from microgpt.model.spec import ACTIVATIONS, MODEL_KINDS
@@ -27,6 +28,14 @@ def is_bearer_token(text: str) -> bool:
     return bool(text) and all(33 <= ord(char) <= 126 for char in text)
 
 
+def used_by(name: str) -> str:
+    """Return the optimizers that read a key, for its help."""
+    return ", ".join(optimizer for optimizer, choice in OPTIMIZERS.items() if name in choice.keys)
+
+
+DEVICES = tuple(dict.fromkeys(device for backend in BACKENDS.values() for device in backend.devices))
+DTYPES = tuple(dict.fromkeys(dtype for backend in BACKENDS.values() for dtype in backend.dtypes))
+KERNELS = tuple(dict.fromkeys(kernel for backend in BACKENDS.values() for kernel in backend.kernels))
 TEXTS = "each must be a text that is not empty; put one that has a colon in quotes"
 
 
@@ -43,18 +52,18 @@ class ModeConfig:
 @dataclass(frozen=True)
 class BackendConfig:
     name: str = key("python", one_of=BACKENDS)
-    device: str = key("auto", "auto, cpu, cuda or mps; auto: the fastest one there is")
-    dtype: str | None = key(None, "float32, float64 or bfloat16; null: float64 for python, float32 for the others")
+    device: str = key("auto", "auto is the fastest one available", one_of=DEVICES)
+    dtype: str | None = key(None, "null is float64 for python, float32 for the others", one_of=DTYPES)
     threads: int | None = key(None, "CPU threads; null: one for each core", at_least=1)
-    kernel: str = key("auto", "native: auto or features")
+    kernel: str = key("auto", "how backend=native computes", one_of=KERNELS)
     compile: bool = key(False, "torch: use torch.compile")
-    micro_batch: int | None = key(None, "torch: examples per pass; gradients of a batch's passes add up", at_least=1)
+    micro_batch: int | None = key(None, "torch: examples per pass; the gradients of the passes add up", at_least=1)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     name: str = key("", "name in records; empty: that of the option")
-    kind: str = key("gpt", "architecture", one_of=MODEL_KINDS)
+    kind: str = key("gpt", "architecture of the model", one_of=MODEL_KINDS)
     n_embd: int | None = key(None, "width of the residual stream", at_least=1)
     n_head: int | None = key(None, "attention heads; must divide n_embd", at_least=1)
     n_layer: int | None = key(None, "blocks of attention and MLP", at_least=1)
@@ -81,24 +90,26 @@ class StyleConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    name: str = key("names", one_of=("names", "makemore", "text", "chat"))
+    name: str = key("names", one_of=SOURCES)
     path: str | None = key(None, "file of data=text or data=chat; null: the embedded conversations")
-    format: str = key("lines", "lines: one document per line; stream: one running text", one_of=FORMATS)
+    format: str = key("lines", "one document per line, or one running text", one_of=FORMATS)
     val_fraction: float = key(0.1, "share of the distinct documents held out for validation", at_least=0, below=1)
     split_seed: int = key(0, "seed of the split; not `seed`, so that all seeds share one split", at_least=0)
     long_documents: str = key("truncate", "how to shorten a document longer than the block", one_of=LONG_DOCUMENTS)
-    loss_on: str = key("assistant", "data=chat: train on the assistant's turns or on all", one_of=LOSS_ON)
+    loss_on: str = key("assistant", "the turns of data=chat to train on", one_of=LOSS_ON)
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     name: str = key("adam", one_of=OPTIMIZERS)
     lr: float = key(0.01, "learning rate", at_least=0)
-    beta1: float | None = key(None, "adam, adamw: decay of the first moment", at_least=0, below=1)
-    beta2: float | None = key(None, "adam, adamw: decay of the second moment", at_least=0, below=1)
-    eps: float | None = key(None, "adam, adamw: added to the root of the second moment", above=0)
-    momentum: float | None = key(None, "sgd: decay of the sum of gradients", at_least=0, below=1)
-    weight_decay: float | None = key(None, "adamw: decoupled decay, not applied to embeddings", at_least=0)
+    beta1: float | None = key(None, f"{used_by('beta1')}: decay of the first moment", at_least=0, below=1)
+    beta2: float | None = key(None, f"{used_by('beta2')}: decay of the second moment", at_least=0, below=1)
+    eps: float | None = key(None, f"{used_by('eps')}: added to the root of the second moment", above=0)
+    momentum: float | None = key(None, f"{used_by('momentum')}: decay of the sum of gradients", at_least=0, below=1)
+    weight_decay: float | None = key(
+        None, f"{used_by('weight_decay')}: decoupled decay, not applied to embeddings", at_least=0
+    )
     grad_clip: float | None = key(None, "largest norm of the gradient; null: no clipping", above=0)
 
 
@@ -190,7 +201,7 @@ class LoggerConfig:
 
 @dataclass(frozen=True)
 class SweepConfig:
-    fresh: bool = key(False, "archive an earlier sweep of the same command and start anew")
+    fresh: bool = key(False, "true: archive an earlier sweep of the same command, start anew")
 
 
 @dataclass(frozen=True)
@@ -212,7 +223,7 @@ class Config:
     benchmark: BenchmarkConfig = group(BenchmarkConfig, effect="none")
     logger: LoggerConfig = group(LoggerConfig, effect="none")
     sweep: SweepConfig = group(SweepConfig, effect="none")
-    seed: int = key(42, "of the order of examples, the initial weights and the samples", at_least=0)
+    seed: int = key(42, "seed of the order of examples, the initial weights and the samples", at_least=0)
     checkpoint: str | None = key(
         None, "all tasks except train: the folder of a run or checkpoint, or `latest`", effect="output"
     )

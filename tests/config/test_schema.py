@@ -31,6 +31,12 @@ def test_every_group_has_options() -> None:
     assert {option.split("=")[0] for option in OPTIONS} == set(GROUPS)
 
 
+@pytest.mark.parametrize("file", sorted(Path(config_directory()).rglob("*.yaml")), ids=lambda file: file.stem)
+def test_option_begins_with_the_command_that_runs_it(file: Path) -> None:
+    first, second = file.read_text().splitlines()[:2]
+    assert (second if first == "# @package _global_" else first).startswith("# python -m microgpt ")
+
+
 @pytest.mark.parametrize("option", [*OPTIONS, "backend=python", "mode=scalar"])
 def test_option_composes_and_keeps_the_rules(option: str) -> None:
     group, name = option.split("=")
