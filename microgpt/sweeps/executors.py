@@ -1,95 +1,280 @@
-"""Where the trainings of a sweep run: in this process, or shared out to the workers of joblib, Ray or submitit (Slurm).
+"""Where a sweep's jobs are trained: in this process, or in the workers of joblib, Ray or submitit (Slurm).
 
-Each worker gets a share of the sweep's jobs and trains them as this process would (work.py). Locks in the sweep's
-folder keep two workers, or two whole sweeps, from one job. A signal to this process asks all workers to stop: each
-writes its checkpoints first. Knows no library: those are in pools.py.
+Each worker trains a share of the jobs (workers.py); locks in the sweep's folder keep workers, and other commands on the
+same sweep, from training a job twice. The sweeps of an optimizing sweeper come in batches that depend on earlier
+results, so a worker receives its jobs from this process and does not compose the command's again.
 """
 
 import contextlib
+import math
 import os
-import shutil
 import signal
+import tempfile
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from microgpt.errors import Interrupted, UserError
 from microgpt.sweeps.groups import group, shape_of
-from microgpt.sweeps.pools import GO_ON, LostWorkerError, Pool, pool_named
 from microgpt.sweeps.runner import Job, Outcome, Work
-from microgpt.sweeps.workers import Share, attending, new_folder
+from microgpt.sweeps.workers import LostWorkerError, Share, ShareResult, supervised, workers_folder
 from microgpt.training.guards import StopRequest, stop_on_signals
 
-EXTRAS = {"joblib": "joblib", "ray": "ray", "submitit": "slurm"}  # library: our extra
+OPTIONS = "hydra.launcher.options"
+GO_ON = "the same command goes on from there"
+RAY_STORE_BYTES = 100_000_000  # of Ray's object store, which holds the shares' configurations alone
 
 
-def execute(
-    executor: str, workers: int | None, options: dict[str, Any], folder: Path, jobs: list[Job], most: int | None
+class Executor(Protocol):
+    """The workers of a library. The constructor raises UserError for options that the library does not accept."""
+
+    count: int
+    threads: int | None  # of each worker; None: one per core
+    stop_with_starter: bool  # Slurm's workers go on if this process ends
+
+    def run(self, shares: list[Share]) -> list[ShareResult]:
+        """Train each share in a worker; the result of a lost worker has a LostWorkerError."""
+        ...
+
+    def cancel(self) -> None:
+        """Stop workers that do not stop with this process. Called again and again during `run`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class JoblibExecutor:
+    """Processes of this machine that share its cores; `options` are those of joblib.Parallel."""
+
+    stop_with_starter = True
+
+    def __init__(self, workers: int | None, options: dict[str, Any], files: Path):
+        import joblib
+
+        self.count = workers or cores()
+        self.threads = max(1, cores() // self.count)
+        # n_jobs=1 would train in this process. Workers without a share end soon, also if this process was killed.
+        own: dict[str, Any] = {"backend": "loky", "batch_size": 1, "idle_worker_timeout": 5}
+        with refused_options(options, TypeError, ValueError):
+            self.parallel = joblib.Parallel(n_jobs=max(2, self.count), **own, **options)
+
+    def run(self, shares: list[Share]) -> list[ShareResult]:
+        from joblib import delayed
+        from joblib.externals.loky.process_executor import BrokenProcessPool, TerminatedWorkerError
+
+        try:
+            return list(self.parallel(delayed(share)() for share in shares) or [])  # pyright: ignore[reportReturnType]
+        except (BrokenProcessPool, TerminatedWorkerError) as error:  # joblib has killed all of them
+            return [lost(f"a worker of joblib ended before its jobs did: {first_sentence(error)}")]
+
+    def cancel(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class RayExecutor:
+    """Tasks of a Ray started here or, with options.address, of a cluster that shares the file system.
+
+    `options` are those of ray.init. Each worker has its part of the cores and of the GPUs.
+    """
+
+    stop_with_starter = True
+
+    def __init__(self, workers: int | None, options: dict[str, Any], files: Path):
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # no upload of the working directory
+        import ray  # pyright: ignore[reportMissingImports] (an extra)
+
+        self.ray = ray
+        self.is_local = options.get("address", "local") == "local"
+        # Ray's sockets need a short path. The folder is removed at the latest when this process ends.
+        self.folder = tempfile.TemporaryDirectory(prefix="microgpt-ray-", dir="/tmp", ignore_cleanup_errors=True)
+        local = {
+            "address": "local", "num_cpus": workers or cores(), "include_dashboard": False,
+            "object_store_memory": RAY_STORE_BYTES, "_temp_dir": self.folder.name,
+        }  # fmt: skip
+        general = {"log_to_driver": False, "logging_level": "ERROR"}
+        refused = refused_options(options, TypeError, ValueError, RuntimeError, ConnectionError)
+        with restored_signal_handlers(), refused:
+            ray.init(**{**general, **(local if self.is_local else {}), **options})
+        resources = ray.cluster_resources()
+        self.count = workers or max(1, int(resources.get("CPU", 1)))
+        self.threads = max(1, cores() // self.count) if self.is_local else 1
+        self.gpus = resources.get("GPU", 0.0)
+
+    def run(self, shares: list[Share]) -> list[ShareResult]:
+        call = self.ray.remote(lambda share: share())
+        gpus = gpus_per_worker(self.gpus, len(shares))
+        tasks = [
+            call.options(name=f"worker {share.number}", num_cpus=self.cores_of(share), num_gpus=gpus).remote(share)
+            for share in shares
+        ]
+        return [self.result(task) for task in tasks]
+
+    def cores_of(self, share: Share) -> float:
+        """On a cluster the most threads that a job of the share uses, at most the cores of the largest machine."""
+        if self.is_local:
+            return 1
+        wanted = max(job.config.backend.threads or 1 for job in share.jobs)
+        return min(wanted, max(node["Resources"].get("CPU", 0) for node in self.ray.nodes() if node["Alive"]))
+
+    def result(self, task: Any) -> ShareResult:
+        try:
+            return self.ray.get(task)
+        except self.ray.exceptions.RayError as error:
+            return lost(f"a worker of Ray ended before its jobs did: {first_sentence(error)}")
+
+    def cancel(self) -> None: ...
+
+    def close(self) -> None:
+        self.ray.shutdown()
+        self.folder.cleanup()
+
+
+class SubmititExecutor:
+    """Jobs of Slurm; `options` are those of submitit's AutoExecutor, and `cluster`: slurm, or local for a trial."""
+
+    def __init__(self, workers: int | None, options: dict[str, Any], files: Path):
+        import submitit
+
+        cluster = options.get("cluster", "slurm")
+        if cluster not in ("slurm", "local"):
+            raise UserError(f"{OPTIONS}.cluster={cluster} is not allowed: {OPTIONS}.cluster is one of slurm, local")
+        if cluster == "slurm" and workers is None:
+            raise UserError("hydra.launcher.workers=null is not allowed: say how many jobs Slurm is to run")
+        self.stop_with_starter = cluster == "local"
+        self.count = workers or cores()
+        self.threads = max(1, cores() // self.count) if cluster == "local" else options.get("cpus_per_task", 1)
+        given = {name: value for name, value in options.items() if name != "cluster"}
+        with refused_options(options, TypeError, ValueError, NameError, RuntimeError, AssertionError, KeyError):
+            self.executor = submitit.AutoExecutor(folder=files, cluster=cluster)
+            self.executor.update_parameters(**{"name": files.parents[1].name, **given})
+        self.cancellable: list[Any] = []
+
+    def run(self, shares: list[Share]) -> list[ShareResult]:
+        with restored_signal_handlers():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the processes that submitit starts inherit it
+            with self.executor.batch():
+                jobs = [self.executor.submit(share) for share in shares]
+        if not self.stop_with_starter:
+            self.cancellable = list(jobs)
+        print(f"jobs of {self.executor.cluster}: {', '.join(job.job_id for job in jobs)}", flush=True)
+        return [self.result(job) for job in jobs]
+
+    def result(self, job: Any) -> ShareResult:
+        from submitit.core.utils import FailedJobError, UncompletedJobError
+
+        try:
+            return job.result()
+        except (FailedJobError, UncompletedJobError):
+            where = f"job {job.job_id} of {self.executor.cluster}"
+            return lost(f"{where} ended before its jobs did: see {job.paths.stderr}")
+
+    def cancel(self) -> None:
+        while self.cancellable:
+            self.cancellable.pop().cancel(check=False)
+
+    def close(self) -> None: ...
+
+
+EXECUTORS = {"joblib": JoblibExecutor, "ray": RayExecutor, "submitit": SubmititExecutor}
+EXTRAS = {"joblib": "joblib", "ray": "ray", "submitit": "slurm"}  # library: the extra that installs it
+
+
+def train_jobs(
+    executor: str, workers: int | None, options: dict[str, Any], folder: Path, jobs: list[Job], max_group: int | None
 ) -> dict[int, Outcome]:
-    """The outcomes of all jobs, by number.
+    """Train the jobs of the sweep in `folder`; returns their outcomes by number.
 
-    Raises UserError for a value that is not allowed and an executor that is not installed, Interrupted, and
-    MicrogptError where nothing can be written any more or a worker was lost.
+    Raises UserError for a value that is not allowed or an executor that is not installed, Interrupted, and
+    MicrogptError if nothing can be written any more or a worker was lost.
     """
     key = "hydra.launcher.executor"
-    if executor not in ("process", *EXTRAS):
-        raise UserError(f"{key}={executor} is not allowed: {key} is one of process, {', '.join(EXTRAS)}")
-    if workers is not None and workers < 1:
-        raise UserError(f"hydra.launcher.workers={workers} is not allowed: hydra.launcher.workers must be at least 1")
-    if most is not None and most < 1:
-        raise UserError(f"hydra.launcher.max_group={most} is not allowed: hydra.launcher.max_group must be at least 1")
-    if executor == "process":
-        return Work(folder, jobs, most).run()
-    if find_spec(executor) is None:
-        raise UserError(f"{key}={executor} needs {executor}: pip install 'microgpt[{EXTRAS[executor]}]'")
-    said = new_folder(folder)
-    given = {name: value for name, value in options.items() if value is not None}
-    try:
-        with stop_on_signals() as stop, contextlib.closing(pool_named(executor, workers, given, said)) as pool:
-            outcomes = run(pool, folder, jobs, most, said, stop)
-    except LostWorkerError:  # more may stand there than was printed
-        raise
-    except BaseException:
-        discard(said)
-        raise
-    discard(said)
-    return outcomes
+    if executor not in ("process", *EXECUTORS):
+        raise UserError(f"{key}={executor} is not allowed: {key} is one of process, {', '.join(EXECUTORS)}")
+    for name, value in (("workers", workers), ("max_group", max_group)):
+        if value is not None and value < 1:
+            raise UserError(f"hydra.launcher.{name}={value} is not allowed: hydra.launcher.{name} must be at least 1")
+    with stop_on_signals() as stop:
+        if executor == "process":
+            return Work(folder, jobs, max_group).run(stop)
+        if find_spec(executor) is None:
+            raise UserError(f"{key}={executor} needs {executor}: pip install 'microgpt[{EXTRAS[executor]}]'")
+        given = {name: value for name, value in options.items() if value is not None}
+        with (
+            workers_folder(folder) as files,
+            contextlib.closing(EXECUTORS[executor](workers, given, files)) as library,
+        ):
+            return train_in_workers(library, folder, jobs, max_group, files, stop)
 
 
-def discard(said: Path) -> None:
-    shutil.rmtree(said, ignore_errors=True)
-    with contextlib.suppress(OSError):  # another process has workers on this sweep too
-        said.parent.rmdir()
-
-
-def run(
-    pool: Pool, folder: Path, jobs: list[Job], most: int | None, said: Path, stop: StopRequest
+def train_in_workers(
+    executor: Executor, folder: Path, jobs: list[Job], max_group: int | None, files: Path, stop: StopRequest
 ) -> dict[int, Outcome]:
-    parts = share_out(jobs, pool.count)
-    starter = os.getpid() if pool.here else None
-    shares = [Share(n, folder, part, most, pool.threads, said, starter=starter) for n, part in enumerate(parts, 1)]
+    shares = [
+        Share(number, folder, part, max_group, executor.threads, files, executor.stop_with_starter)
+        for number, part in enumerate(share_out(jobs, executor.count), 1)
+    ]
     try:
-        with attending(shares, stop, pool.ask_to_stop):
-            done = pool.run(shares)
+        with supervised(shares, files, stop, executor.cancel):
+            results = executor.run(shares)
     except KeyboardInterrupt as second:
         print(f"stopped at once; {GO_ON}", flush=True)
         raise Interrupted(stop.signal_number or signal.SIGINT) from second
-    outcomes = {number: outcome for each in done for number, outcome in each.outcomes.items()}
-    signals = [each.signal_number for each in done if each.signal_number is not None]
+    outcomes = {number: outcome for result in results for number, outcome in result.outcomes.items()}
+    signals = [result.signal_number for result in results if result.signal_number is not None]
     if stop or signals:
         completed = sum(outcome.error is None for outcome in outcomes.values())
         print(f"interrupted: {completed} of {len(jobs)} jobs are completed; {GO_ON}", flush=True)
         raise Interrupted(stop.signal_number or signals[0])
-    for each in done:
-        if each.error is not None:
-            raise each.error
+    for result in results:
+        if result.error is not None:
+            raise result.error
     return outcomes
 
 
 def share_out(jobs: list[Job], count: int) -> list[list[Job]]:
-    """So many shares, or fewer where there are fewer jobs.
-
-    Each has its part of the jobs of every shape, so that none has more than one job of each more than another.
-    """
+    """Divide the jobs into at most `count` shares, the jobs of each shape as evenly as possible."""
     ordered = [job for shape in group(jobs, lambda job: shape_of(job.config), lambda job: len(jobs)) for job in shape]
     return [ordered[first::count] for first in range(min(count, len(ordered)))]
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus_per_worker(gpus: float, workers: int) -> float:
+    """Return the GPUs of each worker if all work at a time: whole ones, or a fraction of one that several share."""
+    if gpus < 1:
+        return 0
+    return float(gpus // workers) if gpus >= workers else 1 / math.ceil(workers / gpus)
+
+
+@contextlib.contextmanager
+def refused_options(options: dict[str, Any], *errors: type[Exception]) -> Iterator[None]:
+    """Raise UserError for a library's errors about its options."""
+    try:
+        yield
+    except errors as error:
+        raise UserError(f"{OPTIONS}={options} is not allowed: {first_sentence(error)}") from error
+
+
+@contextlib.contextmanager
+def restored_signal_handlers() -> Iterator[None]:
+    """Restore the handlers of Ctrl-C and SIGTERM at the end of the block."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def lost(what: str) -> ShareResult:
+    return ShareResult(error=LostWorkerError(f"{what}; {GO_ON}"))
+
+
+def first_sentence(error: Exception) -> str:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first.split(". ")[0].rstrip(".")

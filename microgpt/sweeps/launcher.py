@@ -62,11 +62,11 @@ class VectorizedLauncher(Launcher):
         """What the trainings minimise; errors go to the sweep's."""
         if not trainings:
             return {}
-        from microgpt.sweeps.executors import execute
+        from microgpt.sweeps.executors import train_jobs
         from microgpt.sweeps.runner import Job
 
         jobs = [Job(*training) for training in trainings]
-        outcomes = execute(self.executor, self.workers, self.options, folder, jobs, self.max_group)
+        outcomes = train_jobs(self.executor, self.workers, self.options, folder, jobs, self.max_group)
         sweep.errors += [outcome.error for outcome in outcomes.values() if outcome.error is not None]
         return {number: outcome.objective for number, outcome in outcomes.items()}
 

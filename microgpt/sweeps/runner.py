@@ -24,7 +24,7 @@ from microgpt.sweeps.groups import group, most_together, shape_of
 from microgpt.training.assembly import InputReader, model_spec
 from microgpt.training.console import RunDisplay, SweepDisplay
 from microgpt.training.evaluation import objective
-from microgpt.training.guards import StopRequest, stop_on_signals
+from microgpt.training.guards import StopRequest
 from microgpt.training.runner import DiskError, Member, first_record, train_members
 
 POLL_SECONDS = 0.2  # between looks at jobs that another process holds
@@ -70,10 +70,13 @@ class Work:
         self.told_of_waiting = False
         self.twins: dict[JobIdentity, list[int]] = {}  # the numbers of the jobs that compute the same
 
-    def run(self) -> dict[int, Outcome]:
+    def run(self, stop: StopRequest) -> dict[int, Outcome]:
         """All jobs' outcomes by number. Raises Interrupted, and MicrogptError where nothing can be written any more."""
         try:
-            self.run_all()
+            todo = self.begin()
+            if todo:
+                with self.sweep.attended():
+                    self.train_all(todo, stop)
         except Interrupted:
             done = sum(outcome.error is None for outcome in self.of_twins().values())
             print(f"interrupted: {done} of {len(self.jobs)} jobs are completed; the same command goes on from there")
@@ -91,13 +94,6 @@ class Work:
         return self.outcomes | {
             other: self.outcomes[first] for first, others in known.items() if first in self.outcomes for other in others
         }
-
-    def run_all(self) -> None:
-        with stop_on_signals() as stop:
-            todo = self.begin()
-            if todo:
-                with self.sweep.attended():
-                    self.train_all(todo, stop)
 
     def train_all(self, todo: list[Todo], stop: StopRequest) -> None:
         display = SweepDisplay(len(todo), sum(each.job.config.train.steps for each in todo))

@@ -1,202 +1,203 @@
-"""A share of a sweep's jobs in another process: how it is done there, and how its words and its end come back.
+"""Worker processes: each trains a share of a sweep's jobs, and the process that started them prints their output.
 
-What a worker says goes into two files of the sweep's folder, which the process that started it reads as they grow: the
-same way for a process beside it and for one on another machine that shares the file system.
+The starting process holds a lock in the workers' folder, `<sweep>/.workers/<id>/`, as long as they should go on. A
+worker that finds the lock free stops after its checkpoints: the starter asks for it, or has ended without. The output
+of the workers is written to files in the same folder, so all of this works across machines that share a file system.
 """
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from microgpt.errors import Interrupted, MicrogptError, UserError
 from microgpt.sweeps.runner import Job, Outcome, Work
-from microgpt.training.guards import StopRequest
+from microgpt.training.guards import StopRequest, stop_on_signals
 
-LISTENING_SECONDS = 0.1  # between looks at what workers have said
-STARTER_SECONDS = 1.0  # between looks whether the process that started a worker still lives
+PRINT_SECONDS = 0.1  # between looks at the workers' output
+LOCK_SECONDS = 0.5  # between looks at the starter's lock
+STARTER_LOCK = "starter.lock"
+
+
+class LostWorkerError(MicrogptError):
+    """A worker ended without a result. What it has saved is good."""
 
 
 @dataclass(frozen=True)
-class Done:
-    """What a worker hands back: what became of its jobs, and what stopped it before their end."""
+class ShareResult:
+    """The outcomes of a share's jobs by number, and what ended the worker before it had all of them."""
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     signal_number: int | None = None
-    error: MicrogptError | None = None  # nothing could be written any more, or the worker itself ended
+    error: MicrogptError | None = None
 
 
 @dataclass(frozen=True)
 class Share:
-    """The jobs of one worker; a call trains them, as `work.Work` does in the process that was started by the user."""
+    """The jobs of one worker. Calling it in the worker's process trains them."""
 
-    number: int  # the worker's, from 1
-    folder: Path  # the sweep's
+    number: int  # of the worker, from 1
+    sweep: Path
     jobs: list[Job]
-    most: int | None
-    threads: int | None  # for each engine that is not told otherwise
-    said: Path  # the folder of what the workers say
-    directory: Path = field(default_factory=Path.cwd)  # what relative paths begin at
+    max_group: int | None
+    threads: int | None  # of an engine whose configuration does not say
+    files: Path  # the folder of the workers' files
+    stops_with_starter: bool
+    directory: Path = field(default_factory=Path.cwd)  # that relative paths start from
     arguments: list[str] = field(default_factory=lambda: sys.argv[1:])  # of the command, for the records
-    starter: int | None = None  # the process on this machine without which the worker is to stop; None: it stays
 
-    def __call__(self) -> Done:
+    def __call__(self) -> ShareResult:
         sys.argv[1:] = self.arguments
-        with self.output(), contextlib.ExitStack() as after:
+        with self.redirected_output(), stop_on_signals() as stop, contextlib.ExitStack() as at_end:
+            signal.signal(signal.SIGUSR2, lambda *_: request_stop(stop))  # Slurm sends it before the time limit
+            if self.stops_with_starter:
+                with contextlib.suppress(PermissionError):  # if it has a session of its own already
+                    os.setsid()  # Ctrl-C on the terminal reaches the starter alone
+                at_end.callback(watch(self.files / STARTER_LOCK, stop))
             try:
                 os.chdir(self.directory)
             except OSError as error:
-                return Done(error=MicrogptError(f"worker {self.number} cannot see {self.directory}: {error.strerror}"))
-            if self.starter is not None:
-                leave_terminal()
-                # A process without work that a request to stop would end: joblib would kill the others with it.
-                after.callback(signal.signal, signal.SIGTERM, signal.SIG_IGN)
-                after.callback(watch(self.starter))
-            after.enter_context(also_stopping_on(signal.SIGUSR2))
-            return self.work()
+                return ShareResult(error=MicrogptError(f"worker {self.number}: {self.directory}: {error.strerror}"))
+            return self.train(stop)
 
-    def work(self) -> Done:
-        work, stopped_by, ending = Work(self.folder, self.jobs, self.most, self.threads), None, None
+    def train(self, stop: StopRequest) -> ShareResult:
+        work, failure = Work(self.sweep, self.jobs, self.max_group, self.threads), None
         try:
-            work.run()
-        except Interrupted as stop:
-            stopped_by = stop.exit_code - 128
+            work.run(stop)
+        except Interrupted:
+            assert stop
         except MicrogptError as error:
-            ending = portable(error)
+            failure = error
         except Exception as error:
             traceback.print_exc()
-            ending = MicrogptError(f"worker {self.number} failed: {type(error).__name__}: {error}")
+            failure = MicrogptError(f"worker {self.number} failed: {type(error).__name__}: {error}")
         outcomes = {n: Outcome(o.objective, o.error and portable(o.error)) for n, o in work.outcomes.items()}
-        return Done(outcomes, stopped_by, ending)
+        return ShareResult(outcomes, stop.signal_number, failure)
 
     @contextlib.contextmanager
-    def output(self) -> Iterator[None]:
-        """Standard output and errors go into files; added to, where a worker is started again."""
-        with (
-            self.file("out").open("a", encoding="utf-8", errors="backslashreplace", buffering=1) as out,
-            self.file("err").open("a", encoding="utf-8", errors="backslashreplace", buffering=1) as err,
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-        ):
+    def redirected_output(self) -> Iterator[None]:
+        """Append standard output and errors to files: Ray starts a lost worker again."""
+        with contextlib.ExitStack() as opened:
+            for name, redirect in (("out", contextlib.redirect_stdout), ("err", contextlib.redirect_stderr)):
+                file = self.output(name).open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+                opened.enter_context(redirect(opened.enter_context(file)))
             yield
 
-    def file(self, stream: str) -> Path:
-        return self.said / f"worker_{self.number}.{stream}"
+    def output(self, stream: str) -> Path:
+        return self.files / f"worker_{self.number}.{stream}"
 
 
 def portable(error: Exception) -> MicrogptError:
-    """An error that any process can unpickle; a bug has shown its traceback where it happened."""
-    kind = UserError if isinstance(error, UserError) else MicrogptError
-    return kind(str(error))
+    """An error that another process can unpickle; a bug's traceback was printed where it happened."""
+    return error if isinstance(error, MicrogptError) else MicrogptError(str(error))
 
 
-def leave_terminal() -> None:
-    """Ctrl-C reaches the process that was started by the user alone, which passes it on as one request to stop."""
-    with contextlib.suppress(PermissionError):  # has a session of its own already
-        os.setsid()
+def request_stop(stop: StopRequest) -> None:
+    stop.signal_number = stop.signal_number or signal.SIGTERM
 
 
-@contextlib.contextmanager
-def also_stopping_on(number: signal.Signals) -> Iterator[None]:
-    """A signal (of Slurm, before a job's time is over) asks to stop as SIGTERM does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
-
-
-def watch(starter: int) -> Callable[[], None]:
-    """Stop this process as SIGTERM would, once the starter is gone; returns a call that ends the watch."""
-    import psutil
-
+def watch(lock: Path, stop: StopRequest) -> Callable[[], None]:
+    """Request a stop once the lock is free; returns a function that ends the watch."""
     ended = threading.Event()
 
     def look() -> None:
-        try:
-            process = psutil.Process(starter)
-            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                if ended.wait(STARTER_SECONDS):
-                    return
-        except psutil.NoSuchProcess:
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
+        while True:
+            with contextlib.suppress(Timeout), FileLock(lock).acquire(timeout=0):
+                request_stop(stop)
+            if stop or ended.wait(LOCK_SECONDS):
+                return
 
     threading.Thread(target=look, daemon=True).start()
     return ended.set
 
 
 @contextlib.contextmanager
-def attending(shares: list[Share], stop: StopRequest, ask_to_stop: Callable[[], None]) -> Iterator[None]:
-    """While it lasts, what the workers say is printed here, and a request to stop is passed on to them.
-
-    Raises BrokenPipeError at its end if nobody reads what is printed any more; then the workers were asked to stop.
-    """
-    ended, closed = threading.Event(), threading.Event()
-    ears = [Ear(share.file(s), f"worker {share.number}: ", s) for share in shares for s in ("out", "err")]
-
-    def attend() -> None:
-        while True:
-            is_last = ended.wait(LISTENING_SECONDS)
-            try:
-                for ear in ears if not closed.is_set() else []:
-                    ear.listen(is_last)
-            except BrokenPipeError:
-                closed.set()
-            if stop or closed.is_set():
-                ask_to_stop()
-            if is_last:
-                return
-
-    thread = threading.Thread(target=attend, daemon=True)
-    thread.start()
+def workers_folder(sweep: Path) -> Iterator[Path]:
+    """A folder for the files of this process's workers; it stays if one was lost, as not all may have been printed."""
+    parent = sweep.absolute() / ".workers"
     try:
-        yield
+        parent.mkdir(parents=True, exist_ok=True)
+        path = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}_", dir=parent))
+    except OSError as error:
+        raise UserError(f"outputs_dir={sweep.parent.parent} cannot be written: {error.strerror}") from error
+    keep = False
+    try:
+        yield path
+    except LostWorkerError:
+        keep = True
+        raise
     finally:
-        ended.set()
-        thread.join()
-    if closed.is_set():
-        raise BrokenPipeError
+        if not keep:
+            shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another process has workers on this sweep
+                parent.rmdir()
 
 
-class Ear:
-    """A file that grows: its new lines are printed, each after a prefix."""
+@contextlib.contextmanager
+def supervised(shares: list[Share], files: Path, stop: StopRequest, cancel: Callable[[], None]) -> Iterator[None]:
+    """Print the workers' output in the block, and have them stop on a request: release their lock, call `cancel`.
+
+    Raises BrokenPipeError at the end of the block if standard output was closed; the workers were stopped then.
+    """
+    lock, ended = FileLock(files / STARTER_LOCK, thread_local=False), threading.Event()
+    streams = [FollowedFile(share.output(s), f"worker {share.number}: ", s) for share in shares for s in ("out", "err")]
+
+    def supervise() -> None:
+        closed: BrokenPipeError | None = None
+        while True:
+            is_last = ended.wait(PRINT_SECONDS)
+            try:
+                for stream in streams if closed is None else []:
+                    stream.print_new(is_last)
+            except BrokenPipeError as error:
+                closed = error
+            if stop or closed:
+                lock.release()
+                cancel()
+            if is_last:
+                break
+        if closed:
+            raise closed
+
+    with lock, ThreadPoolExecutor(1) as thread:
+        supervision = thread.submit(supervise)
+        try:
+            yield
+        finally:
+            ended.set()
+        supervision.result()
+
+
+class FollowedFile:
+    """A growing text file whose new lines are printed after a prefix."""
 
     def __init__(self, path: Path, prefix: str, stream: str):
         self.path = path
         self.prefix = prefix
         self.stream = stream  # out | err
-        self.heard = 0  # in bytes
+        self.printed = 0  # bytes
 
-    def listen(self, is_last: bool) -> None:
+    def print_new(self, is_last: bool) -> None:
+        """Print the lines that are complete, and at the end also the rest."""
         try:
             with self.path.open("rb") as file:
-                file.seek(self.heard)
+                file.seek(self.printed)
                 new = file.read()
         except FileNotFoundError:
             return
-        whole = len(new) if is_last else new.rfind(b"\n") + 1
-        self.heard += whole
-        target: IO[str] = sys.stdout if self.stream == "out" else sys.stderr
-        for line in new[:whole].decode(errors="backslashreplace").splitlines():
+        size = len(new) if is_last else new.rfind(b"\n") + 1
+        self.printed += size
+        target: Any = sys.stdout if self.stream == "out" else sys.stderr
+        for line in new[:size].decode(errors="backslashreplace").splitlines():
             print(f"{self.prefix}{line}", file=target, flush=True)
-
-
-def new_folder(sweep: Path) -> Path:
-    """Where the workers of this process say what they do; others may work on the same sweep."""
-    parent = sweep.absolute() / ".workers"
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}_", dir=parent))
-    except OSError as error:
-        raise UserError(f"outputs_dir={sweep.parent.parent} cannot be written: {error.strerror}") from error

@@ -38,7 +38,8 @@ def train(config: Config, invocation: Invocation) -> float:
 
 def train_job(config: Config, overrides: tuple[str, ...], sweep: str, number: int) -> float:
     """A job that some launcher runs by itself."""
-    outcome = Work(Path(sweep), [Job(number, config, overrides)]).run()[number]
+    with stop_on_signals() as stop:
+        outcome = Work(Path(sweep), [Job(number, config, overrides)]).run(stop)[number]
     if outcome.error is not None:
         raise outcome.error
     return outcome.objective

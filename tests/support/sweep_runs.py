@@ -31,6 +31,7 @@ from microgpt.sweeps import runner as work
 from microgpt.sweeps.composition import Composer
 from microgpt.sweeps.runner import Job, Outcome, Work
 from microgpt.tasks.train import train
+from microgpt.training.guards import stop_on_signals
 from microgpt.training.runner import Member
 from support.program import read_record
 
@@ -83,7 +84,8 @@ def composed(overrides: Iterable[str]) -> Config:
 
 
 def run(folder: Path, jobs: list[Job], most: int | None = None) -> dict[int, Outcome]:
-    return Work(folder / FOLDER, jobs, most).run()
+    with stop_on_signals() as stop:
+        return Work(folder / FOLDER, jobs, most).run(stop)
 
 
 def run_alone(folder: Path, job: Job) -> Path:

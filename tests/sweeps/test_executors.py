@@ -20,18 +20,17 @@ from support.sweep_runs import FOLDER, SMALL, TINY, folders, jobs_of, left_by, n
 from microgpt.config.schema import Config
 from microgpt.errors import UserError
 from microgpt.sweeps import executors
-from microgpt.sweeps.executors import execute, share_out
+from microgpt.sweeps.executors import gpus_per_worker, share_out, train_jobs
 from microgpt.sweeps.folder import SweepFolder
 from microgpt.sweeps.groups import shape_of
-from microgpt.sweeps.pools import LostWorkerError, part_of_gpus
 from microgpt.sweeps.runner import Job, Outcome
-from microgpt.sweeps.workers import Ear
+from microgpt.sweeps.workers import FollowedFile, LostWorkerError
 
 slow = pytest.mark.slow
 
 
 def run(folder: Path, jobs: list[Job], executor: str = "joblib", **options: Any) -> dict[int, Outcome]:
-    return execute(executor, 2, options, folder / FOLDER, jobs, None)
+    return train_jobs(executor, 2, options, folder / FOLDER, jobs, None)
 
 
 def all_left(folder: Path) -> dict[str, Any]:
@@ -62,7 +61,7 @@ def test_every_job_is_in_one_share_and_the_jobs_of_each_shape_are_spread_evenly(
 
 @given(gpus=st.integers(0, 20), workers=st.integers(1, 50))
 def test_all_workers_have_a_part_of_the_gpus_at_the_same_time(gpus: int, workers: int) -> None:
-    part = part_of_gpus(float(gpus), workers)
+    part = gpus_per_worker(float(gpus), workers)
     if gpus == 0:
         assert part == 0
     elif part >= 1:
@@ -86,15 +85,15 @@ def test_a_growing_file_is_told_line_by_line_wherever_it_was_cut(
     path = tmp_path_factory.getbasetemp() / "said"
     path.unlink(missing_ok=True)
     content = "\n".join(lines).encode() + data.draw(st.sampled_from([b"", b"\n"]))
-    ear, told = Ear(path, "worker 1: ", "out"), []
+    file, told = FollowedFile(path, "worker 1: ", "out"), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("builtins.print", lambda line, **_: told.append(line))
-        ear.listen(is_last=False)
+        file.print_new(is_last=False)
         for end in [*sorted(min(cut, len(content)) for cut in cuts), len(content)]:
             path.write_bytes(content[:end])
-            ear.listen(is_last=False)
+            file.print_new(is_last=False)
             assert len(told) == content[:end].count(b"\n")
-        ear.listen(is_last=True)
+        file.print_new(is_last=True)
     assert told == [f"worker 1: {line}" for line in content.decode().splitlines()]
 
 
@@ -121,7 +120,7 @@ def test_a_value_that_is_not_allowed_is_named_and_leaves_nothing(
     folder = tmp_path / FOLDER
     folder.mkdir(parents=True)
     with pytest.raises(UserError) as refused:
-        execute(executor, workers, options, folder, [], most)
+        train_jobs(executor, workers, options, folder, [], most)
     assert str(refused.value).startswith(sentence)
     assert "\n" not in str(refused.value)
     assert list(folder.iterdir()) == []
