@@ -23,7 +23,7 @@ from microgpt.config.validation import check, check_overrides, check_processes
 from microgpt.distributed import processes
 from microgpt.errors import RECORDED_IN, Interrupted, UserError
 from microgpt.runs.record import Invocation
-from microgpt.sweeps.lifecycle import finish_sweep, leave_no_empty_sweep, sweep, sweep_id
+from microgpt.sweeps.lifecycle import Sweep, current_sweep, new_sweep, sweep_id
 from microgpt.tasks import task_named
 
 
@@ -53,7 +53,7 @@ def application(composed: DictConfig) -> float | None:
         check_processes(config, processes().count)
         return task_named(config.task.name)(config, invocation)
     except Exception as error:
-        sweep.errors.append(error)
+        current_sweep().errors.append(error)
         if not isinstance(error, BrokenPipeError):
             report(error, prefix=f"job {hydra_config.job.num}: " if in_sweep else "")
         recorded = any(note.startswith(RECORDED_IN) for note in getattr(error, "__notes__", []))
@@ -87,19 +87,20 @@ def run() -> int:
     OmegaConf.register_new_resolver("keys_with_help", keys_with_help, replace=True)
     name = sweep_id(sys.argv[1:])
     OmegaConf.register_new_resolver("sweep_id", lambda: name, use_cache=True, replace=True)
-    try:
-        application()
-        return finish()
-    except KeyboardInterrupt as stop:
-        finish()
-        return stop.exit_code if isinstance(stop, Interrupted) else 128 + signal.SIGINT
-    except BrokenPipeError:
-        return output_was_closed()
-    except Exception as error:  # in composition: no job ran
-        leave_no_empty_sweep()
-        if isinstance(error, OSError) and sweep.folder is not None:
-            error = UserError(f"outputs_dir={sweep.outputs_dir} cannot be written: {error.strerror}")
-        return report(error)
+    with new_sweep() as sweep:
+        try:
+            application()
+            return finish(sweep)
+        except KeyboardInterrupt as stop:
+            finish(sweep)
+            return stop.exit_code if isinstance(stop, Interrupted) else 128 + signal.SIGINT
+        except BrokenPipeError:
+            return output_was_closed()
+        except Exception as error:  # in composition: no job ran
+            sweep.remove_if_empty()
+            if isinstance(error, OSError) and sweep.folder is not None:
+                error = UserError(f"outputs_dir={sweep.outputs_dir} cannot be written: {error.strerror}")
+            return report(error)
 
 
 def prepare_streams() -> None:
@@ -118,12 +119,12 @@ def output_was_closed() -> int:
     return 128 + signal.SIGPIPE
 
 
-def finish() -> int:
+def finish(sweep: Sweep) -> int:
     """After all jobs: the end of a sweep, and the exit code, which is that of the first failure."""
     try:
         if any(isinstance(error, BrokenPipeError) for error in sweep.errors):
             return output_was_closed()
-        finish_sweep()
+        sweep.finish()
         sys.stdout.flush()
     except BrokenPipeError:
         return output_was_closed()

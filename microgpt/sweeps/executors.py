@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from microgpt.errors import Interrupted, UserError
-from microgpt.sweeps.groups import group, shape_of
-from microgpt.sweeps.runner import Job, Outcome, Work
+from microgpt.sweeps.groups import Job, group, shape_of
+from microgpt.sweeps.runner import Outcome, Work
 from microgpt.sweeps.workers import LostWorkerError, Share, ShareResult, supervised, workers_folder
 from microgpt.training.guards import StopRequest, stop_on_signals
 

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from microgpt.config.identity import identity
@@ -16,6 +17,15 @@ MOST_ON_CPU = 64  # more do not train faster, and fewer at a time lose less when
 MOST_ON_GPU = 4096
 MOST_FLOATS_ON_CPU = 2**26  # parameters, gradients, moments and activations: 256 MB
 MOST_FLOATS_ON_GPU = 2**31
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training of a sweep, composed and checked."""
+
+    number: int
+    config: Config
+    overrides: tuple[str, ...]
 
 
 def shape_of(config: Config) -> str:

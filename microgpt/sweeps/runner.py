@@ -20,7 +20,7 @@ from microgpt.inference.loading import engine_options
 from microgpt.runs.folders import record_failed_job
 from microgpt.runs.record import Invocation, timestamp
 from microgpt.sweeps.folder import JobIdentity, SweepFolder, most_held
-from microgpt.sweeps.groups import group, most_together, shape_of
+from microgpt.sweeps.groups import Job, group, most_together, shape_of
 from microgpt.training.assembly import InputReader, model_spec
 from microgpt.training.console import RunDisplay, SweepDisplay
 from microgpt.training.evaluation import objective
@@ -28,15 +28,6 @@ from microgpt.training.guards import StopRequest
 from microgpt.training.runner import DiskError, Member, first_record, train_members
 
 POLL_SECONDS = 0.2  # between looks at jobs that another process holds
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job of a sweep, composed and checked."""
-
-    number: int
-    config: Config
-    overrides: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from microgpt.errors import Interrupted, MicrogptError, UserError
-from microgpt.sweeps.runner import Job, Outcome, Work
+from microgpt.sweeps.groups import Job
+from microgpt.sweeps.runner import Outcome, Work
 from microgpt.training.guards import StopRequest, stop_on_signals
 
 PRINT_SECONDS = 0.1  # between looks at the workers' output

@@ -6,7 +6,8 @@ from microgpt.config.identity import config_hash
 from microgpt.config.schema import Config
 from microgpt.runs.folders import claim, place_of_run
 from microgpt.runs.record import Invocation
-from microgpt.sweeps.runner import Job, Work
+from microgpt.sweeps.groups import Job
+from microgpt.sweeps.runner import Work
 from microgpt.training.assembly import InputReader
 from microgpt.training.console import RunDisplay
 from microgpt.training.evaluation import objective

@@ -29,7 +29,8 @@ from microgpt.errors import Interrupted
 from microgpt.runs.record import Invocation
 from microgpt.sweeps import runner as work
 from microgpt.sweeps.composition import Composer
-from microgpt.sweeps.runner import Job, Outcome, Work
+from microgpt.sweeps.groups import Job
+from microgpt.sweeps.runner import Outcome, Work
 from microgpt.tasks.train import train
 from microgpt.training.guards import stop_on_signals
 from microgpt.training.runner import Member

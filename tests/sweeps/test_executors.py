@@ -22,8 +22,8 @@ from microgpt.errors import UserError
 from microgpt.sweeps import executors
 from microgpt.sweeps.executors import gpus_per_worker, share_out, train_jobs
 from microgpt.sweeps.folder import SweepFolder
-from microgpt.sweeps.groups import shape_of
-from microgpt.sweeps.runner import Job, Outcome
+from microgpt.sweeps.groups import Job, shape_of
+from microgpt.sweeps.runner import Outcome
 from microgpt.sweeps.workers import FollowedFile, LostWorkerError
 
 slow = pytest.mark.slow

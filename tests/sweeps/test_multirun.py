@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 from support.program import Program, make_program, read_record
 
-from microgpt.sweeps import lifecycle as ending
+from microgpt.sweeps.lifecycle import failed_jobs
 
 FOUR = (
     "-m", "model.tie_lm_head=true,false", "model.input_rmsnorm=true,false", "experiment=debug", "train.steps=10",
@@ -113,13 +113,12 @@ def test_same_sweep_in_another_order_runs_nothing(ablation: Program) -> None:
     assert ablation.jobs() == before
 
 
-def test_jobs_that_failed_in_other_processes_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ending.sweep, "started", "2026-01-02T00:00:00.000+00:00")
+def test_jobs_that_failed_in_other_processes_are_found(tmp_path: Path) -> None:
     for name, status, day in (("0", "failed", 3), ("1", "completed", 3), ("2", "failed", 1)):
         (tmp_path / name).mkdir()
         record = {"status": status, "finished_at": f"2026-01-0{day}T00:00:00.000+00:00"}
         (tmp_path / name / "run.json").write_text(json.dumps(record))
-    assert ending.failed_jobs(tmp_path) == [tmp_path / "0"]
+    assert failed_jobs(tmp_path, "2026-01-02T00:00:00.000+00:00") == [tmp_path / "0"]
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ from support.program import Program, mostly_slow, read_history, read_record
 from support.sweep_runs import SMALL, TINY, folders, jobs_of, left_by, names, run, run_alone
 
 from microgpt.sweeps.folder import most_held
-from microgpt.sweeps.runner import Job, Work
+from microgpt.sweeps.groups import Job
+from microgpt.sweeps.runner import Work
 
 EQUAL = {
     "seeds, rates, schedules": (

@@ -25,7 +25,7 @@ from support.sweep_runs import (
 )
 
 from microgpt.errors import NonFiniteError
-from microgpt.sweeps.runner import Job
+from microgpt.sweeps.groups import Job
 from microgpt.training import runner as trainer
 
 # -15: before there is anything to save. 2: no lock can be made.
