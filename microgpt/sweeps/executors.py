@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from microgpt.errors import Interrupted, UserError
 from microgpt.sweeps.groups import Job, group, shape_of
-from microgpt.sweeps.runner import Outcome, Work
+from microgpt.sweeps.runner import Outcome, SweepRunner
 from microgpt.sweeps.workers import LostWorkerError, Share, ShareResult, supervised, workers_folder
 from microgpt.training.guards import StopRequest, stop_on_signals
 
@@ -197,7 +197,7 @@ def train_jobs(
             raise UserError(f"hydra.launcher.{name}={value} is not allowed: hydra.launcher.{name} must be at least 1")
     with stop_on_signals() as stop:
         if executor == "process":
-            return Work(folder, jobs, max_group).run(stop)
+            return SweepRunner(folder, jobs, max_group).run(stop)
         if find_spec(executor) is None:
             raise UserError(f"{key}={executor} needs {executor}: pip install 'microgpt[{EXTRAS[executor]}]'")
         given = {name: value for name, value in options.items() if value is not None}

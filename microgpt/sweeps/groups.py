@@ -11,9 +11,9 @@ from microgpt.config.schema import Config
 from microgpt.model.spec import ModelSpec
 
 Item = TypeVar("Item")
-# What the runs of one engine need not share: an engine keeps an order of examples and a learning rate for each model.
+# Keys that may differ in a group: an engine keeps an order of examples and a learning rate per replica.
 OWN = (("seed",), ("optim", "lr"), ("schedule",), ("sample",))
-MOST_ON_CPU = 64  # more do not train faster, and fewer at a time lose less when they are killed
+MOST_ON_CPU = 64  # more do not train faster, and a kill loses the progress of a whole group
 MOST_ON_GPU = 4096
 MOST_FLOATS_ON_CPU = 2**26  # parameters, gradients, moments and activations: 256 MB
 MOST_FLOATS_ON_GPU = 2**31
@@ -27,9 +27,14 @@ class Job:
     config: Config
     overrides: tuple[str, ...]
 
+    @property
+    def resumes(self) -> bool:
+        """Whether earlier attempts count."""
+        return self.config.train.resume != "never"
+
 
 def shape_of(config: Config) -> str:
-    """Equal for two runs that one engine can train side by side."""
+    """Return a key that is equal for runs that one engine can train side by side."""
     plain: dict[str, Any] = identity(config)
     for key, *inner in OWN:
         if inner:
@@ -41,21 +46,22 @@ def shape_of(config: Config) -> str:
 
 
 def group(items: Iterable[Item], key: Callable[[Item], Hashable], most: Callable[[Item], int]) -> list[list[Item]]:
-    """Items of equal keys together, at most so many of them (1 or more), in the order in which they come."""
+    """Group items of equal keys, at most `most(first item)` (1 or more) of them, in their order."""
     found: dict[Hashable, list[Item]] = {}
     for item in items:
         found.setdefault(key(item), []).append(item)
     return [
-        members[begin : begin + most(members[0])]
+        members[begin : begin + size]
         for members in found.values()
-        for begin in range(0, len(members), most(members[0]))
+        for size in [most(members[0])]
+        for begin in range(0, len(members), size)
     ]
 
 
 def most_together(config: Config, spec: ModelSpec, on_gpu: bool, most: int | None) -> int:
-    """How many models of this kind to train at a time; `most` is what the user allows, None for no word of theirs.
+    """Return how many models of this kind to train at a time, at most `most`.
 
-    An untrained baseline and a model in plain Python go alone: nothing is gained by company.
+    Untrained baselines and models in plain Python run alone: they would not be faster side by side.
     """
     if config.train.steps == 0 or config.backend.name == "python":
         return 1
@@ -65,7 +71,7 @@ def most_together(config: Config, spec: ModelSpec, on_gpu: bool, most: int | Non
 
 
 def floats(config: Config, spec: ModelSpec) -> int:
-    """About how many numbers the training of one model keeps: four for each parameter, and activations."""
+    """Return about how many numbers the training of one model keeps: four per parameter, and activations."""
     tokens = config.train.batch_size * spec.block_size
     per_token = spec.n_layer * (14 * spec.n_embd + spec.n_head * spec.block_size) + 4 * spec.n_embd
     return 4 * spec.parameter_count() + tokens * (per_token + 2 * spec.vocab_size)

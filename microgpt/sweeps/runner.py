@@ -1,10 +1,10 @@
-"""The jobs of a sweep, or a share of them: those that are done stay, the others are trained in groups of one shape.
+"""Run the jobs of a sweep, or a worker's share of them: completed ones stay, the others are trained in groups.
 
-Several processes may work on one sweep: each takes the jobs that no other holds, and waits for the rest at the end.
-Knows nothing of Hydra, so that any launcher's workers can call it.
+Several processes may work on one sweep: each trains the jobs that no other holds, and waits for the rest at the end.
 """
 
 import time
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,14 +12,13 @@ from pathlib import Path
 from filelock import FileLock
 
 from microgpt.config.hydra_errors import report
-from microgpt.config.identity import config_hash
-from microgpt.config.schema import Config
+from microgpt.config.schema import Config, config_hash
 from microgpt.engines.choice import is_on_gpu
 from microgpt.errors import RECORDED_IN, Interrupted, MicrogptError, UserError
 from microgpt.inference.loading import engine_options
 from microgpt.runs.folders import record_failed_job
 from microgpt.runs.record import Invocation, timestamp
-from microgpt.sweeps.folder import JobIdentity, SweepFolder, most_held
+from microgpt.sweeps.folder import JobIdentity, SweepFolder, lockable
 from microgpt.sweeps.groups import Job, group, most_together, shape_of
 from microgpt.training.assembly import InputReader, model_spec
 from microgpt.training.console import RunDisplay, SweepDisplay
@@ -32,231 +31,208 @@ POLL_SECONDS = 0.2  # between looks at jobs that another process holds
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: what an optimizing sweeper minimises, or NaN and the error."""
+    """The value that an optimizing sweeper minimises, or NaN and the error."""
 
     objective: float = float("nan")
     error: Exception | None = None
 
 
-@dataclass(frozen=True)
-class Todo:
-    """A job that has been read, and what it computes."""
+class SweepRunner:
+    """Runs jobs of the sweep in `folder`, at most `max_group` side by side."""
 
-    job: Job
-    identity: JobIdentity
-    resume: bool
-
-
-class Work:
-    """Jobs of the sweep in `folder`; `most` limits how many are trained side by side."""
-
-    def __init__(self, folder: Path, jobs: list[Job], most: int | None = None, threads: int | None = None):
+    def __init__(self, folder: Path, jobs: list[Job], max_group: int | None = None, threads: int | None = None):
         self.sweep = SweepFolder(folder)
         self.started = timestamp()
-        self.jobs = jobs
-        self.most = most
+        self.jobs = sorted(jobs, key=lambda job: job.number)
+        self.max_group = max_group
         self.reader = InputReader()
         self.reader.threads = threads
-        self.outcomes: dict[int, Outcome] = {}
-        self.told_of_waiting = False
-        self.twins: dict[JobIdentity, list[int]] = {}  # the numbers of the jobs that compute the same
+        self.identities: dict[int, JobIdentity] = {}  # by the job's number, as all below
+        self.duplicates: dict[int, int] = {}  # a job and the first one that computes the same
+        self.ended: dict[int, Outcome] = {}
+
+    @property
+    def outcomes(self) -> dict[int, Outcome]:
+        """The outcomes of the jobs that have ended, and of those that compute the same."""
+        return self.ended | {n: self.ended[first] for n, first in self.duplicates.items() if first in self.ended}
 
     def run(self, stop: StopRequest) -> dict[int, Outcome]:
-        """All jobs' outcomes by number. Raises Interrupted, and MicrogptError where nothing can be written any more."""
+        """Return all outcomes. Raises Interrupted, and MicrogptError if nothing can be written any more."""
         try:
-            todo = self.begin()
-            if todo:
-                with self.sweep.attended():
-                    self.train_all(todo, stop)
+            jobs = self.read_jobs()
+            if jobs:
+                with self.sweep.held():
+                    self.train_all(jobs, stop)
         except Interrupted:
-            done = sum(outcome.error is None for outcome in self.of_twins().values())
+            done = sum(outcome.error is None for outcome in self.outcomes.values())
             print(f"interrupted: {done} of {len(self.jobs)} jobs are completed; the same command goes on from there")
             raise
         except BrokenPipeError:
             raise
-        except OSError as error:  # records that cannot be written: neither could those of other jobs
+        except OSError as error:  # of a record; those of other jobs could not be written either
             raise DiskError(f"{self.sweep.path}: {error.strerror or error}") from error
-        self.outcomes = self.of_twins()
         return self.outcomes
 
-    def of_twins(self) -> dict[int, Outcome]:
-        """The outcomes, also of jobs that compute what another one does."""
-        known = {numbers[0]: numbers[1:] for numbers in self.twins.values()}
-        return self.outcomes | {
-            other: self.outcomes[first] for first, others in known.items() if first in self.outcomes for other in others
-        }
-
-    def train_all(self, todo: list[Todo], stop: StopRequest) -> None:
-        display = SweepDisplay(len(todo), sum(each.job.config.train.steps for each in todo))
-        while todo:
-            busy = []
-            for chunk in self.chunks(todo):
-                left = self.train(chunk, display, stop)
-                ended = [each.job.config.train.steps for each in chunk if each not in left]
-                display.done(len(ended), sum(ended))
-                busy += left
-            todo = busy
-            if todo:
-                self.wait(todo, display)
-
-    def begin(self) -> list[Todo]:
-        """Read what the jobs compute, say what there is of them already; returns those that are to be run."""
-        found: dict[str, list[Todo]] = {key: [] for key in ("completed", "running", "stopped", "failed", "new")}
+    def read_jobs(self) -> list[Job]:
+        """Identify the jobs by their configuration and data, print how many there are, and return those to train."""
+        states: dict[int, str] = {}
+        first: dict[JobIdentity, int] = {}
         for job in self.jobs:
-            resume = job.config.train.resume
             try:
-                if resume == "latest":
-                    raise UserError(
-                        f"train.resume={resume} is another checkpoint for each job of a sweep: name the folder"
-                    )
+                if job.config.train.resume == "latest":
+                    raise UserError("train.resume=latest is another checkpoint for each job of a sweep: name the folder")
                 identity = JobIdentity(config_hash(job.config), self.reader.corpus(job.config).source.sha256)
             except Exception as error:
                 self.fail(job, error)
                 continue
-            todo = Todo(job, identity, resume != "never")
-            if identity in self.twins:  # the same value twice in one sweep
-                self.twins[identity].append(job.number)
-                continue
-            self.twins[identity] = [job.number]
-            found[self.sweep.state(identity, job.overrides) if todo.resume else "new"].append(todo)
-        for todo in found.pop("completed"):
-            self.note_completed(todo)
-        print(f"sweep {self.sweep.path}: {self.counts({key: len(those) for key, those in found.items()})}", flush=True)
-        return sorted((todo for those in found.values() for todo in those), key=lambda todo: todo.job.number)
+            self.identities[job.number] = identity
+            if first.setdefault(identity, job.number) != job.number:  # the same value twice in one sweep
+                self.duplicates[job.number] = first[identity]
+            else:
+                states[job.number] = self.sweep.state(identity, job.overrides) if job.resumes else "new"
+        failed = len(self.ended)
+        jobs = [job for job in self.jobs if job.number in states]
+        for job in jobs:
+            if states[job.number] == "completed":
+                self.take_completed(job)
+        print(f"sweep {self.sweep.path}: {self.counts(Counter(states.values()), failed)}", flush=True)
+        return [job for job in jobs if states[job.number] != "completed"]
 
-    def counts(self, found: dict[str, int]) -> str:
-        """How many jobs there are, and how many of each kind; together they are all jobs."""
-        failed = sum(outcome.error is not None for outcome in self.outcomes.values())
+    def counts(self, states: Counter[str], failed: int) -> str:
+        """Return the number of jobs in each state; together they are all jobs."""
         rare = {
-            "that another process runs": found["running"],
-            "the same as another": len(self.jobs) - len(self.twins) - failed,
+            "that another process runs": states["running"],
+            "the same as another": len(self.duplicates),
             "failed just now": failed,
         }
         counts = [
             f"{len(self.jobs)} job{'' if len(self.jobs) == 1 else 's'}",
-            f"{len(self.outcomes) - failed} completed before",
-            f"{found['stopped']} to resume",
-            f"{found['failed']} failed before and run again",
-            f"{found['new']} new",
+            f"{states['completed']} completed before",
+            f"{states['interrupted']} to resume",
+            f"{states['failed']} failed before and run again",
+            f"{states['new']} new",
             *(f"{number} {kind}" for kind, number in rare.items() if number),
         ]
         return ", ".join(counts)
 
-    def chunks(self, todo: list[Todo]) -> list[list[Todo]]:
-        """Jobs that are trained side by side."""
-        return group(todo, lambda each: shape_of(each.job.config), lambda each: self.most_together(each.job.config))
+    def train_all(self, jobs: list[Job], stop: StopRequest) -> None:
+        display = SweepDisplay(len(jobs), sum(job.config.train.steps for job in jobs))
+        is_waiting = False
+        while jobs:
+            held_elsewhere = []
+            for together in group(jobs, lambda job: shape_of(job.config), lambda job: self.group_size(job.config)):
+                left = self.train_group(together, display, stop)
+                ended = [job.config.train.steps for job in together if job not in left]
+                display.done(len(ended), sum(ended))
+                held_elsewhere += left
+            jobs = held_elsewhere
+            if jobs:
+                if not is_waiting:
+                    display.say(f"waiting for {len(jobs)} jobs that another process runs")
+                is_waiting = True
+                time.sleep(POLL_SECONDS)
 
-    def most_together(self, config: Config) -> int:
+    def group_size(self, config: Config) -> int:
         corpus = self.reader.corpus(config)
         spec = model_spec(config, corpus.tokenizer.vocab_size)
         try:
             options = engine_options(config, spec, corpus.train.tokens / len(corpus.train.examples))
-            return most_held(most_together(config, spec, is_on_gpu(options), self.most))
-        except UserError:  # what this machine cannot do: each of the jobs fails with the sentence
+            return lockable(most_together(config, spec, is_on_gpu(options), self.max_group))
+        except UserError:  # what this machine cannot run: each of the jobs fails with the sentence
             return 1
 
-    def note_completed(self, todo: Todo) -> None:
-        done = self.sweep.completed(todo.identity)
-        assert done is not None
-        self.outcomes[todo.job.number] = Outcome(objective(done.metrics))
-        if self.sweep.has_never_begun(todo.job.overrides):
-            with self.sweep.making_folders():
-                self.sweep.forget_failures(todo.job.overrides)
-
-    def fail(self, job: Job, error: Exception) -> None:
-        """Tell of a job that failed, and record it unless its run did."""
-        if not any(note.startswith(RECORDED_IN) for note in getattr(error, "__notes__", [])):
-            with self.sweep.making_folders():
-                record_failed_job(asdict(job.config), self.invocation(job), error)
-        report(error, prefix=f"job {job.number}: ")
-        self.outcomes[job.number] = Outcome(error=error)
-
-    def fail_together(self, together: list[tuple[Todo, Member]], error: Exception) -> None:
-        """Tell once of what made a group's runs fail; their records do."""
-        numbers = [todo.job.number for todo, member in together if member.failure is None]
-        report(error, prefix=f"job{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers))}: ")
-        self.outcomes |= {number: Outcome(error=error) for number in numbers}
-
-    def invocation(self, job: Job) -> Invocation:
-        return Invocation(job.overrides, (str(self.sweep.path), job.number))
-
-    def train(self, chunk: list[Todo], display: SweepDisplay, stop: StopRequest) -> list[Todo]:
-        """Train the jobs of a chunk that no other process holds; returns those that one does."""
+    def train_group(self, jobs: list[Job], display: SweepDisplay, stop: StopRequest) -> list[Job]:
+        """Train the jobs that no other process holds; returns those that one does."""
         if stop:
             raise Interrupted(stop.signal_number or 0)
-        with ExitStack() as held:
-            locks = {each.identity: self.sweep.lock(each.identity) for each in chunk}
-            for lock in filter(None, locks.values()):
-                held.callback(lock.release)
+        with ExitStack() as locks:
+            held = {job.number: lock for job in jobs if (lock := self.sweep.lock(self.identities[job.number]))}
+            for lock in held.values():
+                locks.callback(lock.release)
             self.sweep.refresh()
-            members = []
-            for each in chunk:
-                lock = locks[each.identity]
-                if lock is not None and not self.is_done_elsewhere(each):
-                    members += self.member(each, lock)
-            for together in group(members, lambda one: step_of(one[1]), lambda one: len(chunk)):
+            runs = []
+            for job in jobs:
+                if job.number in held and not self.has_ended_elsewhere(job):
+                    runs += self.prepare(job, held[job.number])
+            for together in group(runs, lambda run: step_of(run[1]), lambda run: len(jobs)):
                 self.train_together(together, display, stop)
-        return [each for each in chunk if locks[each.identity] is None]
+        return [job for job in jobs if job.number not in held]
 
-    def is_done_elsewhere(self, todo: Todo) -> bool:
-        """Whether another process has run a job since this one began; then notes what became of it."""
-        since = [one for one in self.sweep.of(todo.identity) if one.finished_at >= self.started]
-        if self.sweep.completed(todo.identity) and (todo.resume or any(one.status == "completed" for one in since)):
-            self.note_completed(todo)
-            return True
-        if any(one.status == "failed" for one in since):
-            self.outcomes[todo.job.number] = Outcome(error=MicrogptError("it failed in another process"))
-            return True
-        return False
+    def has_ended_elsewhere(self, job: Job) -> bool:
+        """Return whether another process has run a job since this one started, and take the outcome."""
+        identity = self.identities[job.number]
+        since = [one for one in self.sweep.attempts_at(identity) if one.finished_at >= self.started]
+        if self.sweep.completed(identity) and (job.resumes or any(one.status == "completed" for one in since)):
+            self.take_completed(job)
+        elif any(one.status == "failed" for one in since):
+            self.ended[job.number] = Outcome(error=MicrogptError("it failed in another process"))
+        return job.number in self.ended
 
-    def member(self, todo: Todo, lock: FileLock) -> list[tuple[Todo, Member]]:
-        """The run of a job whose lock is held; nothing where it cannot begin."""
-        job, train = todo.job, todo.job.config.train
+    def take_completed(self, job: Job) -> None:
+        """Take the outcome of a completed job from its record."""
+        completed = self.sweep.completed(self.identities[job.number])
+        assert completed is not None
+        self.ended[job.number] = Outcome(objective(completed.metrics))
+        if self.sweep.has_failed_before_start(job.overrides):
+            with self.sweep.creating_folders():
+                self.sweep.forget_failures(job.overrides)
+
+    def prepare(self, job: Job, lock: FileLock) -> list[tuple[Job, Member]]:
+        """Return the run of a job whose lock is held; empty if it cannot start, which is reported."""
+        identity = self.identities[job.number]
         try:
             inputs = self.reader.inputs(job.config)
-            record = first_record(inputs, todo.identity.config_hash, self.invocation(job))
+            record = first_record(inputs, identity.config_hash, self.invocation(job))
         except Exception as error:
             self.fail(job, error)
             return []
-        with self.sweep.making_folders():
+        with self.sweep.creating_folders():
             self.sweep.forget_failures(job.overrides)
-            folder = self.sweep.claim(todo.identity, job.number, lock, todo.resume, train.keep_checkpoints)
-            member = Member(inputs, folder, record)
-            if folder.earlier is None:
-                record.write(folder.path)
-        return [(todo, member)]
+            keep = job.config.train.keep_checkpoints
+            member = Member(inputs, self.sweep.claim(identity, job.number, lock, job.resumes, keep), record)
+            if member.folder.earlier is None:
+                member.record.write(member.folder.path)
+        return [(job, member)]
 
-    def train_together(self, together: list[tuple[Todo, Member]], display: SweepDisplay, stop: StopRequest) -> None:
-        """One engine's runs. What ends the process's work is raised; anything else fails these runs alone."""
-        members = [member for _, member in together]
-        alone = len(together) == 1
+    def train_together(self, runs: list[tuple[Job, Member]], display: SweepDisplay, stop: StopRequest) -> None:
+        """Train runs in one engine. An error fails these runs alone, unless nothing can be written any more."""
+        members = [member for _, member in runs]
+        alone = len(runs) == 1
         if alone:
-            job = together[0][0].job
+            job = runs[0][0]
             print(f"job {job.number}: {' '.join(job.overrides)}", flush=True)
-        ended: Exception | None = None
+        failure: Exception | None = None
         try:
             train_members(members, stop, RunDisplay(members[0]) if alone else display)
         except (OSError, DiskError):
             raise
-        except Exception as error:
-            ended = error
-        for todo, member in together:
+        except Exception as error:  # recorded in the runs that had not failed alone
+            failure = error
+        others = []
+        for job, member in runs:
             if member.failure is not None:
-                self.fail(todo.job, member.failure)
-            elif ended is None:
-                self.outcomes[todo.job.number] = Outcome(objective(member.record.metrics))
-        if ended is not None:
-            self.fail_together(together, ended)
+                self.fail(job, member.failure)
+            elif failure is None:
+                self.ended[job.number] = Outcome(objective(member.record.metrics))
+            else:
+                self.ended[job.number] = Outcome(error=failure)
+                others.append(str(job.number))
+        if failure is not None:
+            report(failure, prefix=f"job{'' if len(others) == 1 else 's'} {', '.join(others)}: ")
 
-    def wait(self, todo: list[Todo], display: SweepDisplay) -> None:
-        """Other processes hold these jobs: give them time."""
-        if not self.told_of_waiting:
-            display.say(f"waiting for {len(todo)} jobs that another process runs")
-            self.told_of_waiting = True
-        time.sleep(POLL_SECONDS)
+    def fail(self, job: Job, error: Exception) -> None:
+        """Report a failed job, and record it unless its run did."""
+        if not any(note.startswith(RECORDED_IN) for note in getattr(error, "__notes__", [])):
+            with self.sweep.creating_folders():
+                record_failed_job(asdict(job.config), self.invocation(job), error)
+        report(error, prefix=f"job {job.number}: ")
+        self.ended[job.number] = Outcome(error=error)
+
+    def invocation(self, job: Job) -> Invocation:
+        return Invocation(job.overrides, (str(self.sweep.path), job.number))
 
 
 def step_of(member: Member) -> tuple[int, int]:
-    """Where a run stands: only runs that stand at one step can go on together."""
+    """Return where a run begins: only runs at the same step can be trained together."""
     checkpoint = member.folder.checkpoint
     return (0, -1) if checkpoint is None else (checkpoint.progress.step, checkpoint.progress.first_step)

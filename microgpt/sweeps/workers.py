@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from microgpt.errors import Interrupted, MicrogptError, UserError
 from microgpt.sweeps.groups import Job
-from microgpt.sweeps.runner import Outcome, Work
+from microgpt.sweeps.runner import Outcome, SweepRunner
 from microgpt.training.guards import StopRequest, stop_on_signals
 
 PRINT_SECONDS = 0.1  # between looks at the workers' output
@@ -73,9 +73,9 @@ class Share:
             return self.train(stop)
 
     def train(self, stop: StopRequest) -> ShareResult:
-        work, failure = Work(self.sweep, self.jobs, self.max_group, self.threads), None
+        runner, failure = SweepRunner(self.sweep, self.jobs, self.max_group, self.threads), None
         try:
-            work.run(stop)
+            runner.run(stop)
         except Interrupted:
             assert stop
         except MicrogptError as error:
@@ -83,7 +83,7 @@ class Share:
         except Exception as error:
             traceback.print_exc()
             failure = MicrogptError(f"worker {self.number} failed: {type(error).__name__}: {error}")
-        outcomes = {n: Outcome(o.objective, o.error and portable(o.error)) for n, o in work.outcomes.items()}
+        outcomes = {n: Outcome(o.objective, o.error and portable(o.error)) for n, o in runner.outcomes.items()}
         return ShareResult(outcomes, stop.signal_number, failure)
 
     @contextlib.contextmanager

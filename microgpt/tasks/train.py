@@ -7,7 +7,7 @@ from microgpt.config.schema import Config
 from microgpt.runs.folders import claim, place_of_run
 from microgpt.runs.record import Invocation
 from microgpt.sweeps.groups import Job
-from microgpt.sweeps.runner import Work
+from microgpt.sweeps.runner import SweepRunner
 from microgpt.training.assembly import InputReader
 from microgpt.training.console import RunDisplay
 from microgpt.training.evaluation import objective
@@ -40,7 +40,7 @@ def train(config: Config, invocation: Invocation) -> float:
 def train_job(config: Config, overrides: tuple[str, ...], sweep: str, number: int) -> float:
     """A job that some launcher runs by itself."""
     with stop_on_signals() as stop:
-        outcome = Work(Path(sweep), [Job(number, config, overrides)]).run(stop)[number]
+        outcome = SweepRunner(Path(sweep), [Job(number, config, overrides)]).run(stop)[number]
     if outcome.error is not None:
         raise outcome.error
     return outcome.objective

@@ -27,10 +27,10 @@ from microgpt.config.schema import Config
 from microgpt.config.validation import check
 from microgpt.errors import Interrupted
 from microgpt.runs.record import Invocation
-from microgpt.sweeps import runner as work
+from microgpt.sweeps import runner
 from microgpt.sweeps.composition import Composer
 from microgpt.sweeps.groups import Job
-from microgpt.sweeps.runner import Outcome, Work
+from microgpt.sweeps.runner import Outcome, SweepRunner
 from microgpt.tasks.train import train
 from microgpt.training.guards import stop_on_signals
 from microgpt.training.runner import Member
@@ -86,7 +86,7 @@ def composed(overrides: Iterable[str]) -> Config:
 
 def run(folder: Path, jobs: list[Job], most: int | None = None) -> dict[int, Outcome]:
     with stop_on_signals() as stop:
-        return Work(folder / FOLDER, jobs, most).run(stop)
+        return SweepRunner(folder / FOLDER, jobs, most).run(stop)
 
 
 def run_alone(folder: Path, job: Job) -> Path:
@@ -193,13 +193,13 @@ def attempt_and_exit(jobs: list[Job], attempt: Attempt, said: Path) -> NoReturn:
     output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     sys.stdout = sys.stderr = os.fdopen(output, "w", buffering=1)
     done = meeting(attempt.event, attempt.after)
-    train_members = work.train_members
+    train_members = runner.train_members
 
     def telling(members: list[Member], *rest: Any) -> None:
         print("TRAINS", *(member.folder.path.name for member in members))
         train_members(members, *rest)
 
-    work.train_members = telling
+    runner.train_members = telling
     code = 99
     try:
         outcomes = run(attempt.folder, jobs, attempt.most)

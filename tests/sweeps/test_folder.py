@@ -47,12 +47,12 @@ def claimed(folder: Path, number: int = 3, resume: bool = True):
     [
         ([], "new"),
         (["completed"], "completed"),
-        (["running"], "stopped"),
-        (["interrupted"], "stopped"),
+        (["running"], "interrupted"),
+        (["interrupted"], "interrupted"),
         (["failed"], "failed"),
         (["failed", "completed"], "completed"),
         (["completed", "failed"], "completed"),
-        (["failed", "interrupted"], "stopped"),
+        (["failed", "interrupted"], "interrupted"),
     ],
     ids=str,
 )
@@ -76,7 +76,7 @@ def test_a_record_that_cannot_be_read_is_passed_over(folder: Path, content: byte
     (folder / "4").mkdir()
     (folder / "4" / "run.json").write_bytes(content)
     sweep = SweepFolder(folder)
-    assert [one.path.name for one in sweep.of(JOB)] == ["3"]
+    assert [one.path.name for one in sweep.attempts_at(JOB)] == ["3"]
 
 
 def test_a_look_again_sees_what_another_process_wrote(folder: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_look_again_sees_what_another_process_wrote(folder: Path) -> None:
     replacement = folder / "3" / "new"
     replacement.write_text(json.dumps(record | {"status": "completed"}))
     replacement.replace(folder / "3" / "run.json")
-    assert sweep.state(JOB) == "stopped"
+    assert sweep.state(JOB) == "interrupted"
     sweep.refresh()
     assert sweep.state(JOB) == "completed"
 

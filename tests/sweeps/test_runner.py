@@ -8,9 +8,9 @@ import pytest
 from support.program import Program, mostly_slow, read_history, read_record
 from support.sweep_runs import SMALL, TINY, folders, jobs_of, left_by, names, run, run_alone
 
-from microgpt.sweeps.folder import most_held
+from microgpt.sweeps.folder import lockable
 from microgpt.sweeps.groups import Job
-from microgpt.sweeps.runner import Work
+from microgpt.sweeps.runner import SweepRunner
 
 EQUAL = {
     "seeds, rates, schedules": (
@@ -130,11 +130,11 @@ def test_a_process_may_hold_more_jobs_than_it_has_files_open_by_default() -> Non
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (500, hard))
-        assert most_held(64) == 64
+        assert lockable(64) == 64
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (500, hard)
-        assert most_held(1000) == 1000
+        assert lockable(1000) == 1000
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 1200
-        assert most_held(hard) < hard
+        assert lockable(hard) < hard
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -142,13 +142,13 @@ def test_a_process_may_hold_more_jobs_than_it_has_files_open_by_default() -> Non
 @pytest.mark.slow
 def test_a_sweep_s_memory_does_not_grow_with_its_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """60 groups of 5, the largest of whose things are the orders of 30,000 examples."""
-    sizes, train = [], Work.train
+    sizes, train = [], SweepRunner.train_group
 
-    def measured(self: Work, *arguments: object) -> object:
+    def measured(self: SweepRunner, *arguments: object) -> object:
         sizes.append(psutil.Process().memory_info().rss)
         return train(self, *arguments)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(Work, "train", measured)
+    monkeypatch.setattr(SweepRunner, "train_group", measured)
     monkeypatch.setattr("microgpt.training.assembly.MOST_ORDERS", 1)
     jobs = jobs_of(*SMALL, *TINY, "seed=" + "|".join(map(str, range(300))), "train.eval_documents=20")
     run_all(tmp_path, jobs, most=5)
