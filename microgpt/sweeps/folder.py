@@ -1,8 +1,8 @@
 """The folder of a sweep: earlier attempts at its jobs, and locks, so that several processes can work on it.
 
-    outputs/sweeps/<name>_<hash of the command>/<job>/      a job
-    outputs/sweeps/<name>_<hash of the command>/.locks/     a lock for each job that was run, for each process that works
-                                                            on the sweep, and for creating folders
+    outputs/sweeps/<name>_<hash of the command>/<job>/    a job
+    outputs/sweeps/<name>_<hash of the command>/.locks/   a lock for each job that was run, for each process that works
+                                                          on the sweep, and for creating folders
 
 A job is identified by what it computes (the hashes of its configuration and its data), not by its number: the same
 overrides in another order are the same sweep. Only the holder of a job's lock changes the job's folder.

@@ -78,10 +78,10 @@ class VectorizedLauncher(Launcher):
             check_overrides(config.task.name, invocation)
             return Job(number, config, composed.overrides)
         except UserError as error:
+            from microgpt.runs.folders import record_failed_job  # numpy, which --help starts without
+
             current_sweep().errors.append(error)
             report(error, prefix=f"job {number}: ")
-            from microgpt.runs.folders import record_failed_job
-
             record_failed_job(plain_dictionary(composed.config), invocation, error)
             return None
 

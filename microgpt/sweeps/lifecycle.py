@@ -145,9 +145,7 @@ def archive(folder: Path) -> Path | None:
 def failed_jobs(folder: Path, since: str) -> list[Path]:
     """Return the folders of the jobs that have failed since a time, in whatever process they ran."""
     records = {path: RunRecord.read(path) for path in folder.glob("*")}
-    return [
-        path for path, one in records.items() if one and one.status == "failed" and str(one.finished_at) >= since
-    ]
+    return [path for path, one in records.items() if one and one.status == "failed" and str(one.finished_at) >= since]
 
 
 def is_without_jobs(folder: Path) -> bool:

@@ -12,7 +12,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from microgpt.config.hydra_errors import report
-from microgpt.config.schema import Config, config_hash
+from microgpt.config.identity import config_hash
+from microgpt.config.schema import Config
 from microgpt.engines.choice import is_on_gpu
 from microgpt.errors import RECORDED_IN, Interrupted, MicrogptError, UserError
 from microgpt.inference.loading import engine_options
@@ -80,7 +81,9 @@ class SweepRunner:
         for job in self.jobs:
             try:
                 if job.config.train.resume == "latest":
-                    raise UserError("train.resume=latest is another checkpoint for each job of a sweep: name the folder")
+                    raise UserError(
+                        "train.resume=latest is another checkpoint for each job of a sweep: name the folder"
+                    )
                 identity = JobIdentity(config_hash(job.config), self.reader.corpus(job.config).source.sha256)
             except Exception as error:
                 self.fail(job, error)
