@@ -1,8 +1,8 @@
-"""What a user is told when something is wrong: one sentence and an exit code. A bug keeps its traceback."""
+"""Errors that one sentence explains, with their exit codes. Every other exception is a bug and keeps its traceback."""
 
 import traceback
 
-RECORDED_IN = "recorded in"  # begins the note on an error that a run.json tells already
+RECORDED_IN = "recorded in"  # begins the note on an error that a run.json already states
 
 
 class MicrogptError(Exception):
@@ -12,21 +12,21 @@ class MicrogptError(Exception):
 
 
 class UserError(MicrogptError):
-    """A mistake in what the user asked for: the sentence names the key, the value and what is allowed."""
+    """A mistake in the request: the sentence names the key, the value and what is allowed."""
 
     exit_code = 2
 
 
 class NonFiniteError(MicrogptError):
-    """A loss or a weight became NaN or infinite; the last checkpoint is still good."""
+    """A loss or a weight became NaN or infinite; the last checkpoint is intact."""
 
 
 class MemoryDriftError(MicrogptError):
-    """Resident memory grew from evaluation to evaluation beyond what the run allows."""
+    """Resident memory grew from evaluation to evaluation beyond train.max_memory_growth."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was stopped by Ctrl-C or SIGTERM after it wrote its checkpoint and its record."""
+    """A run was stopped by Ctrl-C or SIGTERM, after it wrote its checkpoint and its record."""
 
     def __init__(self, signal_number: int):
         super().__init__(f"stopped by signal {signal_number}")
@@ -34,5 +34,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 def describe(error: BaseException) -> str:
-    """The sentence of an explained failure, the traceback of a bug."""
+    """Return the sentence of a MicrogptError, the traceback of any other error."""
     return str(error) if isinstance(error, MicrogptError) else "".join(traceback.format_exception(error)).rstrip()
+
+
+def is_recorded(error: BaseException) -> bool:
+    """Return whether a run.json already states the error."""
+    return any(note.startswith(RECORDED_IN) for note in getattr(error, "__notes__", []))

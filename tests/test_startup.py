@@ -24,8 +24,8 @@ def test_no_heavy_library_is_loaded(tmp_path: Path, arguments: list[str]) -> Non
 
 
 @pytest.mark.parametrize("flag", ["--help", "--cfg=job"])
-def test_what_only_composes_starts_without_numpy_too(tmp_path: Path, flag: str) -> None:
-    """It takes a quarter of the time that --help takes."""
+def test_commands_that_only_compose_start_without_numpy(tmp_path: Path, flag: str) -> None:
+    """Importing numpy would add a quarter to the time of --help."""
     spy = SPY.replace(f"{HEAVY}", '("numpy",)')
     done = subprocess.run([sys.executable, "-c", spy, *flag.split("=")], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1].rstrip() == "loaded:", done.stderr

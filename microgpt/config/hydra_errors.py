@@ -1,4 +1,4 @@
-"""Errors as sentences: Hydra's, OmegaConf's and YAML's many-line messages, each in one; and their exit codes."""
+"""One sentence and an exit code for every error, in place of the long messages of Hydra, OmegaConf and YAML."""
 
 import re
 import sys
@@ -13,7 +13,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from microgpt.config.conversion import unknown_key
 from microgpt.errors import MicrogptError
 
-# What OmegaConf says of a value, and what is allowed instead.
+# A part of OmegaConf's message about a value -> what the key is instead.
 ALLOWED = {
     "could not be converted to Integer": "an integer",
     "could not be converted to Float": "a number",
@@ -21,28 +21,38 @@ ALLOWED = {
     "is not Optional": "never null",
     "is not a ListConfig": "a list, as in [a,b]",
     "is not a subclass of": "a group of keys, not a value",
-    "does not support deletion": "part of every run and cannot be taken away",
+    "does not support deletion": "part of every run and cannot be removed",
 }
 
 
+def report(error: Exception, prefix: str = "") -> int:
+    """Print an error on stderr, as a sentence or the traceback of a bug. Returns the exit code."""
+    sentence, code = explain(error)
+    if sentence is None:
+        print(prefix + "".join(traceback.format_exception(error)), file=sys.stderr, end="")
+    else:
+        print(f"{prefix}error: {sentence}", file=sys.stderr)
+    return code
+
+
 def explain(error: BaseException) -> tuple[str | None, int]:
-    """The sentence for an error, or None for a bug, which keeps its traceback; and the exit code."""
+    """Return the sentence for an error, or None for a bug, and the exit code."""
     if isinstance(error, MicrogptError):
         return str(error), error.exit_code
     if isinstance(error, yaml.YAMLError):
         return explain_yaml(error), 2
-    if isinstance(error, (HydraException, OmegaConfBaseException)) or raised_by_hydra(error):
+    if isinstance(error, (HydraException, OmegaConfBaseException)) or is_raised_in_hydra(error):
         return explain_composition(error), 2
     if isinstance(error, OSError):  # after Hydra's: its error about a missing option is an OSError too
         return f"{error.filename or 'writing'}: {error.strerror or error}", 1
     return None, 1
 
 
-def raised_by_hydra(error: BaseException) -> bool:
-    """Whether Hydra or OmegaConf itself stumbled over what it was given, with an error of Python's own kinds."""
-    last = traceback.extract_tb(error.__traceback__)[-2:]  # two: a file of theirs is decoded one frame further down
-    theirs = any(re.search(r"/(hydra|omegaconf)/", frame.filename) for frame in last)
-    return theirs and isinstance(error, ValueError | TypeError | AssertionError)
+def is_raised_in_hydra(error: BaseException) -> bool:
+    """Return whether Hydra or OmegaConf itself raised a built-in error, as it does for some input."""
+    last = traceback.extract_tb(error.__traceback__)[-2:]  # two, because decoding a file adds a frame
+    is_theirs = any(re.search(r"/(hydra|omegaconf)/", frame.filename) for frame in last)
+    return is_theirs and isinstance(error, ValueError | TypeError | AssertionError)
 
 
 def explain_yaml(error: yaml.YAMLError) -> str:
@@ -56,20 +66,18 @@ def explain_composition(error: BaseException) -> str:
     if isinstance(error, MissingConfigException):
         return explain_missing_option(text)
     if isinstance(error, OverrideParseException):
-        quoting = (
-            f"; quote a value with other characters than letters and digits: '{error.override.split('=')[0]}=\"...\"'"
-        )
-        is_pair = "=" in error.override.strip("=")
-        return f"{error.override} is not an override: write key=value, or group=option{quoting if is_pair else ''}"
+        key, is_pair = error.override.split("=")[0], "=" in error.override.strip("=")
+        quoting = f"; quote a value with other characters than letters and digits: '{key}=\"...\"'" if is_pair else ""
+        return f"{error.override} is not an override: write key=value, or group=option{quoting}"
     if "Config group override must be a string" in text:
-        return "a config group is given by one of its options, as in model=gpt, never by null or a number"
+        return "a config group takes the name of an option, as in model=gpt, never null or a number"
     if found := re.match(r"Ambiguous value for argument '(.*)'", text):
         return f"{found.group(1)} has several values: add -m to run them all, or quote them as one"
     return explain_value(error)
 
 
 def explain_value(error: BaseException) -> str:
-    """A key that does not exist, or a value that its key does not take."""
+    """Return the sentence about a key that does not exist, or a value that its key does not take."""
     cause = next((e for e in chain(error) if getattr(e, "full_key", None)), error)
     key, value, reason = getattr(cause, "full_key", None), getattr(cause, "value", None), first_line(cause)
     place = f" (in {found.group(1)}.yaml)" if (found := re.match(r"In '([^']+)'", str(error))) else ""
@@ -77,7 +85,7 @@ def explain_value(error: BaseException) -> str:
         return unknown_key(key) + place
     if found := re.search(r"Error merging override ([^\s=]+)=?(\S*)", str(error)):
         key, value = found.groups()
-    allowed = next((says for pattern, says in ALLOWED.items() if pattern in str(cause)), None)
+    allowed = next((words for pattern, words in ALLOWED.items() if pattern in str(cause)), None)
     if not key:
         detail = str(error).strip().splitlines()[1:2] if place else []
         return (" ".join(detail) or reason) + place
@@ -86,7 +94,7 @@ def explain_value(error: BaseException) -> str:
 
 
 def explain_missing_option(text: str) -> str:
-    """Hydra lists the options a line each between "Available options in 'group':" and the search path."""
+    """Return the sentence about an option that does not exist, with the options that Hydra's message lists."""
     found = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
     listed = re.search(r"Available options in [^\n]*\n((?:\t[^\n]*\n)*)", text)
     if found is None or listed is None:
@@ -96,7 +104,7 @@ def explain_missing_option(text: str) -> str:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what led to it."""
+    """Yield an error and the errors that caused it."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -104,13 +112,3 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def first_line(error: Any) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def report(error: Exception, prefix: str = "") -> int:
-    """Print an error on stderr, a sentence where one explains it, the traceback of a bug. Returns the exit code."""
-    sentence, code = explain(error)
-    if sentence is None:
-        print(prefix + "".join(traceback.format_exception(error)), file=sys.stderr, end="")
-    else:
-        print(f"{prefix}error: {sentence}", file=sys.stderr)
-    return code

@@ -1,4 +1,4 @@
-"""A user's mistake is one sentence on stderr, exit code 2, and leaves nothing; in a sweep it fails its job alone."""
+"""A user's mistake is one sentence on stderr and exit code 2, and leaves no files; in a sweep only its job fails."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ CHECKPOINT_OF_A_RUN = "experiment=debug", "train.steps=1", "style=classic", "sam
 
 
 def refused(program: Program, *arguments: str) -> str:
-    """The sentence with which a command is refused."""
+    """The sentence for a command that must fail and leave no files."""
     before = program.files()
     done = program(*arguments, expect=2)
     assert program.files() == before
@@ -45,7 +45,7 @@ def refused(program: Program, *arguments: str) -> str:
     ],
     ids=lambda part: part[-1] if isinstance(part, list) else "sentence",
 )
-def test_mistake_is_one_sentence_and_leaves_nothing(microgpt: Program, arguments: list[str], sentence: str) -> None:
+def test_mistake_is_one_sentence_and_leaves_no_files(microgpt: Program, arguments: list[str], sentence: str) -> None:
     assert refused(microgpt, *arguments).startswith(sentence)
 
 
@@ -78,7 +78,7 @@ def test_unwritable_outputs_dir_of_a_sweep_is_refused(microgpt: Program) -> None
 
 
 @pytest.mark.slow
-def test_missing_folder_to_train_on_from_is_named_by_its_own_key(microgpt: Program) -> None:
+def test_missing_folder_of_train_resume_is_named_by_its_key(microgpt: Program) -> None:
     assert refused(microgpt, "train.resume=nowhere").startswith("train.resume=nowhere ")
 
 
@@ -103,7 +103,7 @@ SWEEP = ("-m", "experiment=debug", "train.steps=2", "train.eval_documents=5", "s
 
 
 def failed_job_of_a_sweep(program: Program, *arguments: str) -> dict[str, object]:
-    """The record of the second job of three; the two others must have been completed, and all be collected."""
+    """The record of the second job of three; the two others must complete, and the tables must have all three."""
     done = program(*SWEEP, *arguments, expect=2)
     assert "Traceback" not in done.stderr
     first, second, third = (read_record(job) for job in program.jobs())
@@ -122,7 +122,7 @@ def sweep_with_a_mistake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
 
 
 @pytest.mark.slow
-def test_mistake_in_one_job_of_a_sweep_fails_that_job_alone(sweep_with_a_mistake: dict[str, object]) -> None:
+def test_mistake_in_one_job_of_a_sweep_fails_only_that_job(sweep_with_a_mistake: dict[str, object]) -> None:
     sentence = "model.n_embd=18 is not allowed: it must be a multiple of model.n_head=4"
     assert sweep_with_a_mistake["error"] == sentence
 
@@ -133,13 +133,13 @@ def test_record_of_a_failed_job_has_the_keys_of_every_record(sweep_with_a_mistak
 
 
 @pytest.mark.slow
-def test_mistake_that_json_cannot_hold_fails_its_job_alone(microgpt: Program) -> None:
+def test_mistake_that_json_cannot_hold_fails_only_its_job(microgpt: Program) -> None:
     record = failed_job_of_a_sweep(microgpt, "sample.temperature=0.5,nan,1")
     assert record["error"] == "sample.temperature: temperature must be finite and >= 0, got nan"
 
 
 @pytest.mark.slow
-def test_unusable_file_fails_its_job_alone(microgpt: Program) -> None:
+def test_unusable_file_fails_only_its_job(microgpt: Program) -> None:
     (microgpt.folder / "names.txt").write_text("anna\nbea\nclara\ndora\nemma\nfrida\n")
     (microgpt.folder / "more.txt").write_text("gina\nhanna\nida\njana\n")
     sweep = "data=text", "data.path=names.txt,missing.txt,more.txt", "data.val_fraction=0.3"
@@ -148,7 +148,7 @@ def test_unusable_file_fails_its_job_alone(microgpt: Program) -> None:
 
 
 @pytest.mark.slow
-def test_run_that_diverges_in_a_sweep_fails_its_job_alone(microgpt: Program) -> None:
+def test_run_that_diverges_in_a_sweep_fails_only_its_job(microgpt: Program) -> None:
     microgpt(*SWEEP, "train.checkpoint_every=1", "optim.lr=1e300,0.01", expect=1)
     statuses = [read_record(job)["status"] for job in microgpt.jobs()]
     assert statuses == ["failed", "completed"]

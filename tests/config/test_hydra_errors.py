@@ -1,4 +1,4 @@
-"""Mistakes in files of the user's own and around the program: each one sentence, wherever the error came from."""
+"""Errors of Hydra, of a user's own files and of the system are one sentence on stderr."""
 
 import subprocess
 import sys
@@ -52,7 +52,7 @@ def test_style_file_without_a_name_has_the_name_of_its_option(microgpt: Program)
         (["train=foo"], "train=foo is not allowed: train is a group of keys, not a value"),
         (["style.phrases=abc"], "style.phrases=abc is not allowed: style.phrases is a list, as in [a,b]"),
         (["~train.steps"], "~train.steps is not allowed: train.steps is part of every run"),
-        (["model=null"], "a config group is given by one of its options"),
+        (["model=null"], "a config group takes the name of an option"),
         (["train.steps=${nix}"], "train.steps is not allowed: Interpolation key 'nix' not found"),
         (["sample.prompt=é"], "sample.prompt=é is not an override: write key=value, or group=option; quote a value"),
         (["-m", "--cfg", "job", "seed=1,2"], "Only one of --run, --multirun, --cfg"),
@@ -60,7 +60,7 @@ def test_style_file_without_a_name_has_the_name_of_its_option(microgpt: Program)
     ],
     ids=lambda part: " ".join(part) if isinstance(part, list) else "",
 )
-def test_what_hydra_stumbles_over_is_one_sentence(microgpt: Program, arguments: list[str], sentence: str) -> None:
+def test_error_of_hydra_is_one_sentence(microgpt: Program, arguments: list[str], sentence: str) -> None:
     done = microgpt(*arguments, expect=2)
     assert done.stderr.startswith(f"error: {sentence}")
     assert len(done.stderr.splitlines()) == 1
@@ -77,9 +77,7 @@ def shell(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_full_disk_is_one_sentence_and_the_same_command_finishes_the_run(microgpt: Program) -> None:
-    done = shell(
-        microgpt.folder, f"ulimit -f 20; MICROGPT {RUN}"
-    )  # files of at most 20 blocks: too small for the weights
+    done = shell(microgpt.folder, f"ulimit -f 20; MICROGPT {RUN}")  # files of 20 blocks are too small for the weights
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert "File too large" in done.stderr
@@ -95,7 +93,7 @@ def test_run_without_standard_output_completes(microgpt: Program) -> None:
 
 
 @mostly_slow(1, "sweep", ["", "-m seed=1,2"])
-def test_reader_that_closes_the_pipe_hears_nothing_more(microgpt: Program, sweep: str) -> None:
+def test_closed_pipe_ends_the_program_without_a_message(microgpt: Program, sweep: str) -> None:
     done = shell(microgpt.folder, f"set -o pipefail; MICROGPT {sweep} {RUN} train.log_every=1 train.steps=30 | head -1")
     assert done.returncode == 141
     assert done.stderr == ""
