@@ -1,3 +1,3 @@
-"""microgpt: a laboratory for the smallest complete GPT. docs/architecture.md describes its rooms."""
+"""microgpt: a laboratory for the smallest complete GPT. docs/architecture.md describes the packages."""
 
 __version__ = "0.1.0"

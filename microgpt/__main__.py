@@ -1,4 +1,4 @@
-"""`python -m microgpt`: the same as the console script `microgpt`."""
+"""`python -m microgpt`, the same program as the console script `microgpt`."""
 
 import sys
 

@@ -31,6 +31,21 @@ def test_commands_that_only_compose_start_without_numpy(tmp_path: Path, flag: st
     assert done.stdout.splitlines()[-1].rstrip() == "loaded:", done.stderr
 
 
+def test_importing_the_application_registers_nothing_and_writes_nothing(tmp_path: Path) -> None:
+    check = """
+import sys
+import microgpt.app, microgpt.sweeps.lifecycle, microgpt.tasks
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+assert "schema.yaml" not in ConfigStore.instance().repo
+assert "__deepcopy__" not in vars(ConfigStore)
+assert "hydra_plugins.microgpt" not in sys.modules
+assert not OmegaConf.has_resolver("sweep_id")
+"""
+    subprocess.run([sys.executable, "-c", check], cwd=tmp_path, check=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_help_lists_groups_options_and_keys(microgpt: Program) -> None:
     stdout = microgpt("--help").stdout
     for line in (
