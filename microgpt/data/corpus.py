@@ -28,9 +28,7 @@ class ExampleOptions:
     """How documents are converted to examples."""
 
     block_size: int  # maximum number of targets of an example
-    long_documents: (
-        str  # of LONG_DOCUMENTS. truncate: keep the beginning; window: several examples; skip: drop the document
-    )
+    long_documents: str  # truncate: keep the beginning; window: several examples; skip: drop the document
     closed: bool = True  # whether BOS ends an example, as it does except for pieces of a stream
 
 
