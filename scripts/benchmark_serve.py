@@ -123,8 +123,7 @@ def bare() -> None:
 
     from microgpt.config.schema import ServeConfig
     from microgpt.serve.native_schemas import GenerateAnswer, GenerateRequest
-    from microgpt.serve.protocol import PatientProtocol
-    from microgpt.serve.server import listen
+    from microgpt.serve.server import TimeoutProtocol, listen
 
     app = FastAPI()
 
@@ -138,7 +137,7 @@ def bare() -> None:
 
     with listen(ServeConfig(port=0)) as listener:
         print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-        config = uvicorn.Config(app, http=PatientProtocol, ws="none", loop="asyncio", access_log=False, log_config=None)
+        config = uvicorn.Config(app, http=TimeoutProtocol, ws="none", loop="asyncio", access_log=False, log_config=None)
         uvicorn.Server(config).run(sockets=[listener])
 
 

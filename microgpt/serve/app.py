@@ -13,9 +13,9 @@ from starlette.routing import Route
 
 from microgpt.serve import native_api, native_schemas, openai_api
 from microgpt.serve.errors import AsciiJSON, register_errors
-from microgpt.serve.metrics import Measured
+from microgpt.serve.metrics import MetricsMiddleware
 from microgpt.serve.service import Service
-from microgpt.serve.streaming import ClientGoneError
+from microgpt.serve.streaming import ClientDisconnectedError
 
 STATIC = Path(__file__).parent / "static"
 PAGE_HEADERS = {
@@ -24,50 +24,50 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-DESCRIPTION = """A tiny GPT over HTTP. Errors are JSON; where a key is set, requests that compute need it as
+DESCRIPTION = """A tiny GPT over HTTP. Errors are JSON. If a key is set, requests that compute must send
 `Authorization: Bearer <key>`."""
 
 
 def build_app(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service.batcher.start()
+        service.queue.start()
         yield
-        service.batcher.close()
+        service.queue.close()
 
     app = FastAPIOffline(
         title="microgpt", version="1", description=DESCRIPTION, redoc_url=None, lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name, separate_input_output_schemas=False,
     )  # fmt: skip
-    app.state.service, app.state.gate = service, service.gate
+    app.state.service, app.state.limits = service, service.limits
     app.include_router(native_api.router)
     app.include_router(openai_api.router)
     app.add_api_route("/health", health, response_model=native_schemas.Health, tags=["operation"])
-    app.add_api_route("/metrics", metrics, response_class=Response, tags=["operation"], responses=TEXT)
+    app.add_api_route("/metrics", metrics, response_class=Response, tags=["operation"], responses=TEXT_RESPONSE)
     for file in sorted(STATIC.iterdir()):
         if file.is_file():
             app.router.routes.append(Route("/" if file.name == "index.html" else f"/{file.name}", static(file)))
     register_errors(app)
-    app.add_exception_handler(ClientGoneError, nobody_reads)
-    app.add_middleware(Measured, metrics=service.metrics)
+    app.add_exception_handler(ClientDisconnectedError, client_disconnected)
+    app.add_middleware(MetricsMiddleware, metrics=service.metrics)
     service.metrics.prepare(
         [*app.openapi()["paths"], *(route.path for route in app.routes if isinstance(route, Route))],
-        waiting=lambda: len(service.batcher.waiting),
-        active=lambda: len(service.batcher.active),
+        waiting=lambda: len(service.queue.waiting),
+        active=lambda: len(service.queue.active),
     )
     return app
 
 
-TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+TEXT_RESPONSE: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
 
 async def health() -> Response:
-    """Whether the server answers."""
+    """Report that the server is running."""
     return AsciiJSON({"status": "ok"})
 
 
 async def metrics(request: Request) -> Response:
-    """Figures for Prometheus."""
+    """Return the metrics for Prometheus."""
     return Response(request.app.state.service.metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
@@ -78,5 +78,5 @@ def static(file: Path) -> Callable[[Request], Awaitable[Response]]:
     return send
 
 
-async def nobody_reads(request: Request, error: Exception) -> Response:
+async def client_disconnected(request: Request, error: Exception) -> Response:
     return Response(status_code=499)

@@ -1,8 +1,8 @@
-"""Texts for many requests at once: one thread draws them all, in each pass of the engine a token of every text.
+"""The generation queue: one thread generates for all requests, one token of every text in each pass of the engine.
 
-Whoever asks gets a `Ticket` and hears of its texts on the event loop; the thread never waits for a client. The texts of
-one request are drawn one after the other with one generator: they are those that `task=sample sample.seed=...` prints,
-and what else is under way changes none of them. Knows nothing of HTTP.
+`submit` returns a `Generation`, whose tokens arrive on the event loop; the thread never waits for a client. The texts
+of one request are generated one after the other with one random generator: they equal those that
+`task=sample sample.seed=...` prints, whatever else is being generated.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ from microgpt.data.tokenizer import Tokenizer
 from microgpt.engines.base import BatchDecoder, Decoder, DecodesBatches, Engine
 from microgpt.errors import NonFiniteError
 from microgpt.inference.generation import Continuation, SamplingPolicy
-from microgpt.serve.stop_sequences import Stops
+from microgpt.serve.stop_sequences import StopSequences
 
-BETWEEN_PAUSES = 0.002  # seconds of drawing, after which the event loop comes first
-LONGEST_PAUSE = 0.005  # seconds that it may take then
+PAUSE_INTERVAL = 0.002  # seconds of generation between two turns of the event loop
+MAX_PAUSE = 0.005  # seconds that one of these turns may take
 
 
 class QueueFullError(Exception):
-    """As many requests wait as may."""
+    """The queue has no place left."""
 
 
 class ClosedError(Exception):
@@ -36,89 +36,88 @@ class ClosedError(Exception):
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a request wants drawn."""
+class GenerationRequest:
+    """The texts that one HTTP request needs."""
 
-    prompts: Sequence[Sequence[int]]  # token ids; a text goes on from each
+    prompts: Sequence[Sequence[int]]  # token ids; one text is generated after each
     policy: SamplingPolicy
     seed: int
     stop: tuple[str, ...] = ()  # a text ends before the first of these
-    streaming: bool = False  # whether each token is told as soon as it is drawn
+    streaming: bool = False  # deliver each token at once, instead of all at the end
     with_probs: bool = False
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A token of a text."""
-
-    number: int  # of the text within the request
+class GeneratedToken:
+    number: int  # index of the text within the request
     token: int
-    text: str  # what can be shown now: less than all while it may be the beginning of a stop
-    probs: Sequence[float] | None  # what it was drawn from: (V,), where asked for
-    stop_reason: str | None  # of the last token: end | length | block, as in generation.py, or stop
+    text: str  # what can be shown now: nothing while it may be the beginning of a stop sequence
+    probs: Sequence[float] | None  # (V,), the probabilities that it was sampled from, if requested
+    stop_reason: str | None  # of a text's last token: end | length | block (inference/generation.py), or stop
 
 
-class Ticket:
-    """A request's tokens, on the event loop that it was asked for on."""
+class Generation:
+    """The tokens of one request as they arrive on the event loop, until the request's deadline."""
 
-    def __init__(self, asked: Asked):
-        self.asked = asked
+    def __init__(self, request: GenerationRequest, seconds: float):
+        self.request = request
         self.loop = asyncio.get_running_loop()
-        self.arrived: asyncio.Queue[list[Drawn] | Exception] = asyncio.Queue()
+        self.deadline = self.loop.time() + seconds
+        self.arrived: asyncio.Queue[list[GeneratedToken] | Exception] = asyncio.Queue()
         self.cancelled = False
 
-    async def tokens(self, seconds: float) -> AsyncIterator[Drawn]:
-        """All tokens of all texts in their order. Raises what the engine raised, and TimeoutError after so long."""
-        texts, end = len(self.asked.prompts), self.loop.time() + seconds
-        while texts:
-            # Not wait_for, which on Python 3.11 may lose a cancellation: a stream would go on for a client that left.
-            async with asyncio.timeout_at(end):
+    async def tokens(self) -> AsyncIterator[GeneratedToken]:
+        """Yield all tokens of all texts in order. Raises the engine's error, and TimeoutError at the deadline."""
+        unfinished = len(self.request.prompts)
+        while unfinished:
+            # Not wait_for, which may lose a cancellation on Python 3.11: a stream would outlive its client.
+            async with asyncio.timeout_at(self.deadline):
                 arrived = await self.arrived.get()
-                await asyncio.sleep(0)  # where tokens come faster than they are told, others have their turn too
+                await asyncio.sleep(0)  # gives other tasks a turn if tokens arrive faster than they are sent
             if isinstance(arrived, Exception):
                 raise arrived
-            for drawn in arrived:
-                yield drawn
-                texts -= drawn.stop_reason is not None
+            for token in arrived:
+                yield token
+                unfinished -= token.stop_reason is not None
 
 
-class Work:
-    """A request whose texts are being drawn, in one slot of the decoder."""
+class ActiveGeneration:
+    """A generation in progress, in one slot of the decoder."""
 
-    def __init__(self, ticket: Ticket, slot: int, tokenizer: Tokenizer, block_size: int):
-        self.ticket, self.slot, self.tokenizer, self.block_size = ticket, slot, tokenizer, block_size
-        self.rng = random.Random(ticket.asked.seed)
+    def __init__(self, generation: Generation, slot: int, tokenizer: Tokenizer, block_size: int):
+        self.generation, self.slot, self.tokenizer, self.block_size = generation, slot, tokenizer, block_size
+        self.request = generation.request
+        self.rng = random.Random(self.request.seed)
         self.number = -1
-        self.told: list[Drawn] = []
-        self.begin_next()
+        self.undelivered: list[GeneratedToken] = []
+        self.start_next_text()
 
-    def begin_next(self) -> None:
-        asked = self.ticket.asked
+    def start_next_text(self) -> None:
         self.number += 1
-        self.done = self.number == len(asked.prompts)
+        self.done = self.number == len(self.request.prompts)
         if not self.done:
-            self.text = Continuation(
-                self.tokenizer, self.block_size, asked.prompts[self.number], asked.policy, self.rng
-            )
-            self.stops = Stops(asked.stop)
-            self.read = 0  # how many of the pending tokens the engine has read
+            prompt = self.request.prompts[self.number]
+            self.text = Continuation(self.tokenizer, self.block_size, prompt, self.request.policy, self.rng)
+            self.stop_sequences = StopSequences(self.request.stop)
+            self.read = 0  # number of pending tokens that the engine has read
 
-    def draw(self, logits: list[float]) -> None:
-        """The next token, from the logits after all that was pending."""
-        text, asked = self.text, self.ticket.asked
+    def sample(self, logits: list[float]) -> None:
+        """Sample the next token from the logits after all pending tokens."""
+        text = self.text
         token = text.draw(logits)
         self.read = 0
-        shown, stopped = self.stops.show("" if text.stop_reason == "end" else self.tokenizer.decode([token]))
+        shown, stopped = self.stop_sequences.add("" if text.stop_reason == "end" else self.tokenizer.decode([token]))
         reason = "stop" if stopped else text.stop_reason
         if reason not in (None, "stop"):
-            shown += self.stops.rest()
-        self.told.append(Drawn(self.number, token, shown, array("d", text.probs) if asked.with_probs else None, reason))
+            shown += self.stop_sequences.rest()
+        probs = array("d", text.probs) if self.request.with_probs else None
+        self.undelivered.append(GeneratedToken(self.number, token, shown, probs, reason))
         if reason is not None:
-            self.begin_next()
+            self.start_next_text()
 
 
-class OneByOne:
-    """A decoder of many texts for an engine that has none: their tokens are read one after the other."""
+class SequentialDecoder:
+    """The interface of a batch decoder for an engine that has none: texts are read one after the other."""
 
     def __init__(self, new_decoder: Callable[[], Decoder], slots: int):
         self.rows = slots
@@ -135,14 +134,14 @@ class OneByOne:
 
 
 def batch_decoder(engine: Engine, slots: int) -> BatchDecoder:
-    """Of the engine's first model."""
+    """Return a decoder of the engine's first replica."""
     if isinstance(engine, DecodesBatches):
         return engine.batch_decoder(0, slots)
-    return OneByOne(lambda: engine.decoder(0), slots)
+    return SequentialDecoder(lambda: engine.decoder(0), slots)
 
 
-class Batcher:
-    """The queue, and the thread that serves it. All methods but `work` and what it calls are the event loop's."""
+class GenerationQueue:
+    """The queue and its thread. `run` and the methods below it run in the thread, all others on the event loop."""
 
     def __init__(
         self,
@@ -152,52 +151,50 @@ class Batcher:
         *,
         max_active: int,
         max_queue: int,
-        count: Callable[[int, int], None] = lambda read, drawn: None,  # called after each pass with numbers of tokens
+        count: Callable[[int, int], None] = lambda read, generated: None,  # called after each pass: numbers of tokens
     ):
         self.engine, self.tokenizer, self.block_size = engine, tokenizer, block_size
         self.max_active, self.max_queue, self.count = max_active, max_queue, count
         self.decoder = batch_decoder(engine, max_active)
-        self.waiting: deque[Ticket] = deque()
-        self.active: list[Work] = []
+        self.waiting: deque[Generation] = deque()
+        self.active: list[ActiveGeneration] = []
         self.free = list(range(max_active))
         self.changed = threading.Condition()
         self.closing = False
         self.next_pause = 0.0
-        self.thread = threading.Thread(target=self.work, name="generation", daemon=True)
+        self.thread = threading.Thread(target=self.run, name="generation", daemon=True)
 
     def start(self) -> None:
         self.thread.start()
 
     def close(self) -> None:
-        """Stop after the pass that is under way; what is not done fails with ClosedError."""
+        """Stop after the current pass; unfinished generations raise ClosedError."""
         with self.changed:
             self.closing = True
             self.changed.notify()
         self.thread.join()
 
-    def submit(self, asked: Asked) -> Ticket:
-        """Raises QueueFullError where too many requests wait, and ClosedError."""
-        ticket = Ticket(asked)
+    def submit(self, request: GenerationRequest, seconds: float) -> Generation:
+        """Queue a request with its time limit. Raises QueueFullError and ClosedError."""
+        generation = Generation(request, seconds)
         with self.changed:
             if self.closing:
                 raise ClosedError
-            if len(self.waiting) >= self.max_queue + len(self.free):  # those that a free slot is for wait not long
+            if len(self.waiting) >= self.max_queue + len(self.free):  # those with a free slot leave the queue at once
                 raise QueueFullError
-            self.waiting.append(ticket)
+            self.waiting.append(generation)
             self.changed.notify()
-        return ticket
+        return generation
 
-    def cancel(self, ticket: Ticket) -> None:
-        """Whatever is not drawn by now will not be; a request that is done stays so."""
+    def cancel(self, generation: Generation) -> None:
+        """Generate no more tokens for a request; without effect on a finished one."""
         with self.changed:
-            ticket.cancelled = True
-            if ticket in self.waiting:
-                self.waiting.remove(ticket)
+            generation.cancelled = True
+            if generation in self.waiting:
+                self.waiting.remove(generation)
             self.changed.notify()
 
-    # The thread's
-
-    def work(self) -> None:
+    def run(self) -> None:
         while self.admit():
             try:
                 self.advance()
@@ -207,79 +204,83 @@ class Batcher:
         self.fail(ClosedError())
 
     def admit(self) -> bool:
-        """Drop what was cancelled and give free slots to who waits; waits while there is nothing to do."""
+        """Free the slots of finished and cancelled requests, fill them from the queue, and wait until one is active."""
         with self.changed:
             while not self.closing:
-                for gone in [work for work in self.active if work.ticket.cancelled or work.done]:
-                    self.active.remove(gone)
-                    self.free.append(gone.slot)
+                for ended in [one for one in self.active if one.generation.cancelled or one.done]:
+                    self.active.remove(ended)
+                    self.free.append(ended.slot)
                 while self.waiting and self.free:
-                    self.active.append(Work(self.waiting.popleft(), self.free.pop(), self.tokenizer, self.block_size))
+                    generation, slot = self.waiting.popleft(), self.free.pop()
+                    self.active.append(ActiveGeneration(generation, slot, self.tokenizer, self.block_size))
                 if self.active:
                     return True
                 self.changed.wait()
         return False
 
     def advance(self) -> None:
-        """One pass: every text goes on by a token, then prompts are read as far as rows are left."""
+        """Run one pass: one token of every text, then as many prompt tokens as there are rows left."""
         slots, positions, tokens, last_rows = [], [], [], []
-        for work in sorted(self.active, key=lambda work: len(work.text.pending) - work.read):
-            text = work.text
-            new = text.pending[work.read : work.read + self.decoder.rows - len(tokens)]
+        for one in sorted(self.active, key=lambda one: len(one.text.pending) - one.read):
+            text = one.text
+            new = text.pending[one.read : one.read + self.decoder.rows - len(tokens)]
             if not new:
                 continue
-            first = text.position + work.read
+            first = text.position + one.read
             tokens += new
             positions += range(first, first + len(new))
-            slots += [work.slot] * len(new)
-            work.read += len(new)
-            if work.read == len(text.pending):
-                last_rows.append((work, len(tokens) - 1))
+            slots += [one.slot] * len(new)
+            one.read += len(new)
+            if one.read == len(text.pending):
+                last_rows.append((one, len(tokens) - 1))
         logits = self.decoder.feed(slots, positions, tokens)
-        self.make_way()
-        for work, row in last_rows:
+        self.yield_to_event_loop()
+        for one, row in last_rows:
             try:
-                work.draw(logits[row].tolist())
-            except NonFiniteError as error:  # of this text alone
-                work.ticket.cancelled = True
-                hand_over([(work.ticket, error)])
+                one.sample(logits[row].tolist())
+            except NonFiniteError as error:  # fails this request only
+                one.generation.cancelled = True
+                deliver([(one.generation, error)])
         self.count(len(tokens), len(last_rows))
-        self.tell()
+        self.deliver_tokens()
 
-    def make_way(self) -> None:
-        """Every few milliseconds the event loop comes first, until it has done what was ready, though not for long.
+    def yield_to_event_loop(self) -> None:
+        """Every PAUSE_INTERVAL, wait until the event loop has done what was ready, MAX_PAUSE at most.
 
-        Python runs one thread at a time: a loop that had to fight for each of its turns would answer slowly.
+        Python runs one thread at a time: without this the loop would compete for every turn and respond slowly.
         """
         if time.monotonic() < self.next_pause:
             return
-        loop, ready = self.active[0].ticket.loop, threading.Event()
+        loop, ready = self.active[0].generation.loop, threading.Event()
         if not loop.is_closed():
             loop.call_soon_threadsafe(loop.call_soon, ready.set)
-            ready.wait(LONGEST_PAUSE)
-        self.next_pause = time.monotonic() + BETWEEN_PAUSES
+            ready.wait(MAX_PAUSE)
+        self.next_pause = time.monotonic() + PAUSE_INTERVAL
 
-    def tell(self) -> None:
-        """Hand over what was drawn: of those that stream at once, of the others when they are done. One call a pass."""
-        news: list[tuple[Ticket, list[Drawn] | Exception]] = []
-        for work in self.active:
-            if work.told and (work.done or work.ticket.asked.streaming):
-                news.append((work.ticket, work.told))
-                work.told = []
-        hand_over(news)
+    def deliver_tokens(self) -> None:
+        """Deliver the tokens of streams and of finished requests, in one call for a whole pass."""
+        deliveries: list[tuple[Generation, list[GeneratedToken] | Exception]] = []
+        for one in self.active:
+            if one.undelivered and (one.done or one.request.streaming):
+                deliveries.append((one.generation, one.undelivered))
+                one.undelivered = []
+        deliver(deliveries)
 
     def fail(self, error: Exception) -> None:
+        """Raise an error in every active generation, and in the waiting ones if the queue closes."""
         with self.changed:
-            everyone = [work.ticket for work in self.active] + list(self.waiting if self.closing else ())
-            self.free += [work.slot for work in self.active]
+            failed = [one.generation for one in self.active] + list(self.waiting if self.closing else ())
+            self.free += [one.slot for one in self.active]
             self.active = []
-        hand_over([(ticket, error) for ticket in everyone])
+        deliver([(generation, error) for generation in failed])
 
 
-def hand_over(news: list[tuple[Ticket, list[Drawn] | Exception]]) -> None:
+def deliver(deliveries: list[tuple[Generation, list[GeneratedToken] | Exception]]) -> None:
+    """Hand tokens or errors over to the event loop."""
+
     def put() -> None:
-        for ticket, arrived in news:
-            ticket.arrived.put_nowait(arrived)
+        for generation, arrived in deliveries:
+            generation.arrived.put_nowait(arrived)
 
-    if news and not news[0][0].loop.is_closed():
-        news[0][0].loop.call_soon_threadsafe(put)
+    if deliveries and not deliveries[0][0].loop.is_closed():
+        deliveries[0][0].loop.call_soon_threadsafe(put)

@@ -1,7 +1,7 @@
-"""What a request must pass before it is looked at: the key, the content type, the body's size and time, valid JSON.
+"""Authentication and limits: the bearer token, the content type, the size and time of a body, valid JSON.
 
-A route of `Guarded` does all this after routing, so that a wrong path is 404 whatever came with it, and before anything
-is read that need not be. A page of another site cannot send JSON here: browsers ask first, and are not allowed to.
+`CheckedRoute` applies them after routing, so that an unknown path is 404 in any case, and before the body is read.
+Requiring application/json also blocks pages of other sites: browsers send a preflight, which is not allowed.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-BODY_SECONDS = 15.0  # that a client may take to send its body
+BODY_SECONDS = 15.0  # for a client to send its body
 
 
 @dataclass(frozen=True)
-class Gate:
+class RequestLimits:
     api_key: str | None
     max_body_bytes: int
     body_seconds: float = BODY_SECONDS
@@ -29,15 +29,15 @@ class Gate:
         if self.api_key is None:
             return
         kind, _, key = request.headers.get("authorization", "").partition(" ")
-        # Compared in constant time, so that the time of an answer tells nothing of the key.
+        # In constant time, so that response times do not reveal the key.
         same = hmac.compare_digest(key.strip().encode(), self.api_key.encode())
         if kind.lower() != "bearer" or not same:
             raise HTTPException(
-                401, "this server wants the header Authorization: Bearer <key>", {"WWW-Authenticate": "Bearer"}
+                401, "the header Authorization: Bearer <key> is missing or wrong", {"WWW-Authenticate": "Bearer"}
             )
 
     async def read_json(self, request: Request) -> Any:
-        """The body as JSON. Raises HTTPException 400, 408, 413 or 415."""
+        """Return the parsed JSON body. Raises HTTPException 400, 408, 413 or 415."""
         content_type = request.headers.get("content-type", "")
         if content_type.partition(";")[0].strip().lower() != "application/json":
             raise HTTPException(415, "the body must have Content-Type: application/json")
@@ -64,7 +64,7 @@ class Gate:
 
 
 def parse(body: bytes) -> Any:
-    """Raises HTTPException 400 for what JSON does not have, for numbers of thousands of digits, for deep nesting."""
+    """Parse JSON. Raises HTTPException 400, also for NaN, numbers of thousands of digits and deep nesting."""
     try:
         return json.loads(body.decode(), parse_constant=refuse)
     except json.JSONDecodeError as error:
@@ -82,7 +82,7 @@ def refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON value")
 
 
-class Read(Request):
+class ParsedRequest(Request):
     """A request whose body has been read and parsed."""
 
     def __init__(self, request: Request, parsed: Any):
@@ -96,17 +96,17 @@ class Read(Request):
         return self.parsed
 
 
-class Guarded(APIRoute):
-    """A route that wants the key, where there is one, and whose body passes `app.state.gate`."""
+class CheckedRoute(APIRoute):
+    """A route whose requests must pass `app.state.limits`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
-        async def guarded(request: Request) -> Response:
-            gate: Gate = request.app.state.gate
-            gate.check_key(request)
+        async def checked(request: Request) -> Response:
+            limits: RequestLimits = request.app.state.limits
+            limits.check_key(request)
             if self.body_field is None:
                 return await handle(request)
-            return await handle(Read(request, await gate.read_json(request)))
+            return await handle(ParsedRequest(request, await limits.read_json(request)))
 
-        return guarded
+        return checked

@@ -1,4 +1,4 @@
-"""The model that is served: texts and conversations to prompts, limits, and its card. Knows nothing of HTTP."""
+"""The served model: texts and conversations to prompts, sampling policies, attention, and its card."""
 
 import asyncio
 import hashlib
@@ -16,19 +16,19 @@ from microgpt.inference.attention_maps import look
 from microgpt.inference.generation import SamplingPolicy, encode_prompt
 from microgpt.inference.loading import Trained
 from microgpt.runs.history import History
-from microgpt.serve.native_schemas import MOST_CANDIDATES, MOST_SAMPLES
+from microgpt.serve.native_schemas import MAX_CANDIDATES, MAX_SAMPLES
 
-MOST_POINTS = 1000  # of the loss curve
-DECIMALS = 4  # of attention and losses
-MOST_LOOKS = 4  # requests for attention that wait for the one under way
+MAX_HISTORY_POINTS = 1000  # of the loss curve in the card
+DECIMALS = 4  # of attention weights and losses
+MAX_ATTENTION_QUEUE = 4  # attention requests that may wait for the current one
 
 
-class TooManyLooksError(Exception):
-    """As many requests for attention wait as may."""
+class AttentionQueueFullError(Exception):
+    """Too many attention requests are waiting."""
 
 
 class ServedModel:
-    """A trained model, which never changes while it is served. Raises UserError for weights that are no numbers."""
+    """A trained model, immutable while it is served. Raises UserError for weights that are not finite."""
 
     def __init__(self, trained: Trained, max_new_tokens: int):
         if not trained.checkpoint.state.is_finite():
@@ -42,20 +42,18 @@ class ServedModel:
         self.fingerprint = f"fp_{digest(trained.checkpoint.state.parameters)}"
         self.names = {
             id: name for name, id in {**self.tokenizer.special_ids, "bos": self.tokenizer.bos}.items()
-        }  # of tokens without text
-        self.looking = threading.Lock()
-        self.looks = 0
-
-    # Prompts
+        }  # names of tokens without text
+        self.attention_lock = threading.Lock()
+        self.attention_requests = 0
 
     def prompt(self, text: str, name: str = "prompt") -> list[int]:
-        """What a text goes on from; a chat model answers it. Raises UserError, which calls the text `name`."""
+        """Return the tokens of a prompt; for a chat model, of a user's turn. Raises UserError that names the key."""
         if self.trained.is_chat:
             return self.conversation([Turn(USER, text)])[0]
         return encode_prompt(text, self.tokenizer, self.block_size, name)
 
     def conversation(self, turns: Sequence[Turn]) -> tuple[list[int], int]:
-        """The prompt of a conversation, and how many tokens were left out of it so that it fits. Raises UserError."""
+        """Return the prompt of a conversation, and how many tokens were dropped so that it fits. Raises UserError."""
         self.require_chat()
         return encode_prompt_turns(turns, self.tokenizer, self.block_size)
 
@@ -64,7 +62,7 @@ class ServedModel:
             raise UserError("messages are not allowed: this model is not a chat model; it continues a prompt")
 
     def whole_conversation(self, turns: Sequence[Turn]) -> list[int]:
-        """A conversation to look at, whoever had the last word. Raises UserError where it does not fit the block."""
+        """Return the tokens of a conversation, whoever spoke last. Raises UserError if it does not fit the block."""
         self.require_chat()
         tokens = [self.tokenizer.bos, *(t for turn in turns for t in encode_turn(turn, self.tokenizer, True))]
         if len(tokens) > self.block_size:
@@ -74,36 +72,34 @@ class ServedModel:
     def policy(
         self, prompt_tokens: int, temperature: float, max_tokens: int | None, top_k: int | None = None
     ) -> SamplingPolicy:
-        """How a request's texts are drawn. Raises UserError for more tokens than a request may have."""
+        """Return the sampling policy of a request. Raises UserError for too many tokens."""
         if max_tokens is not None and max_tokens > self.max_new_tokens:
             raise UserError(f"max_tokens={max_tokens} is not allowed: at most {self.max_new_tokens}")
         if max_tokens is None and self.block_size - prompt_tokens + 1 > self.max_new_tokens:
             max_tokens = self.max_new_tokens
         return replace(self.trained.policy, temperature=temperature, top_k=top_k, max_new_tokens=max_tokens)
 
-    # What is inside
-
     def token(self, id: int) -> dict[str, Any]:
         return {"id": id, "text": self.tokenizer.decode([id]), "special": self.names.get(id)}
 
     async def attention(self, tokens: list[int]) -> bytes:
-        """What every head looks at, as JSON. Raises TooManyLooksError."""
-        if self.looks > MOST_LOOKS:
-            raise TooManyLooksError
-        self.looks += 1
+        """Return the attention of every head as JSON. Raises AttentionQueueFullError."""
+        if self.attention_requests > MAX_ATTENTION_QUEUE:
+            raise AttentionQueueFullError
+        self.attention_requests += 1
         try:
-            return await asyncio.to_thread(self.look, tokens)
+            return await asyncio.to_thread(self.compute_attention, tokens)
         finally:
-            self.looks -= 1
+            self.attention_requests -= 1
 
-    def look(self, tokens: list[int]) -> bytes:
-        with self.looking:
+    def compute_attention(self, tokens: list[int]) -> bytes:
+        with self.attention_lock:
             found = look(self.trained.checkpoint.meta.spec, self.trained.checkpoint.state.parameters, tokens)
-        told = {
+        content = {
             "tokens": [self.token(token) for token in tokens],
             "losses": [None, *np.round(found.losses[1:], DECIMALS).tolist()],
         }
-        return f'{json.dumps(told)[:-1]},"attention":{as_json(found.attention)}}}'.encode()
+        return f'{json.dumps(content)[:-1]},"attention":{as_json(found.attention)}}}'.encode()
 
     def card(self) -> dict[str, Any]:
         checkpoint, info = self.trained.checkpoint, self.trained.engine.info
@@ -131,34 +127,34 @@ class ServedModel:
             "history": history,
             "limits": {
                 "max_new_tokens": self.max_new_tokens,
-                "max_num_samples": MOST_SAMPLES,
-                "max_candidates": MOST_CANDIDATES,
+                "max_num_samples": MAX_SAMPLES,
+                "max_candidates": MAX_CANDIDATES,
                 "max_text_tokens": self.block_size,
                 "max_chat_prompt_tokens": prompt_room(self.block_size),
             },
         }  # fmt: skip
 
     def history(self) -> list[dict[str, Any]]:
-        """The loss curve up to this checkpoint, thinned; empty where the run's folder is not there."""
+        """Return the loss curve up to this checkpoint, thinned; empty if the run's folder does not exist."""
         checkpoint = self.trained.checkpoint
         if checkpoint.path.parent.name != "checkpoint":
             return []
         lines = History(checkpoint.path.parents[1] / "history.jsonl").lines()
         points = [{key: line.get(key) for key in ("step", "loss", "val_loss")} for line in lines]
         points = [point for point in points if point["step"] <= checkpoint.progress.step]
-        every = -(-len(points) // MOST_POINTS)
+        every = -(-len(points) // MAX_HISTORY_POINTS)
         return [point for i, point in enumerate(points) if i % every == 0 or point["val_loss"] is not None]
 
 
 def as_json(array: np.ndarray) -> str:
-    """Nested lists of rounded numbers, a row at a time: megabytes in one go would keep the event loop waiting."""
+    """Return nested lists of rounded numbers, one row at a time, since one call for megabytes would hold the GIL."""
     if array.ndim == 1:
         return json.dumps(np.round(array, DECIMALS).tolist(), allow_nan=False, separators=(",", ":"))
     return f"[{','.join(map(as_json, array))}]"
 
 
 def digest(parameters: dict[str, np.ndarray]) -> str:
-    """Names a model by its weights."""
+    """Return 12 hex digits that identify a model by its weights."""
     found = hashlib.sha256()
     for name in sorted(parameters):
         found.update(name.encode() + np.ascontiguousarray(parameters[name]).tobytes())

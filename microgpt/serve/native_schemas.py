@@ -1,35 +1,33 @@
-"""What requests and answers of /microgpt/v1 look like. FastAPI checks by these, and documents them."""
+"""The requests and responses of /microgpt/v1, which FastAPI validates and documents."""
 
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-LARGEST_SEED = 2**63 - 1
-LARGEST_COUNT = 10**9  # of tokens; serve.max_new_tokens is the limit
-MOST_SAMPLES = 50
-MOST_CANDIDATES = 20
+MAX_SEED = 2**63 - 1
+MAX_TOKEN_COUNT = 10**9  # of tokens; serve.max_new_tokens is the limit
+MAX_SAMPLES = 50
+MAX_CANDIDATES = 20
 
 Temperature = Annotated[
     float, Field(ge=0, allow_inf_nan=False, description="0: always the likeliest token", examples=[0.5])
 ]
-Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED, description="equal seeds give equal answers", examples=[42])]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="equal seeds give equal answers", examples=[42])]
 TopK = Annotated[int | None, Field(ge=1, description="choose among the k likeliest tokens", examples=[None])]
 MaxTokens = Annotated[
     int | None,
-    Field(
-        ge=1, le=LARGEST_COUNT, description="without it a text ends with the model's block at the latest", examples=[16]
-    ),
+    Field(ge=1, le=MAX_TOKEN_COUNT, description="null: up to the end of the model's block", examples=[16]),
 ]
 
 
 class Strict(BaseModel):
-    """No key that is not known, and no value that would have to be converted."""
+    """A schema without unknown keys and without type conversion."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Message(BaseModel):
-    """A turn of a conversation. Other keys are passed over."""
+    """A turn of a conversation. Other keys are ignored."""
 
     model_config = ConfigDict(strict=True)
     role: Literal["user", "assistant"]
@@ -40,12 +38,12 @@ Messages = Annotated[list[Message], Field(min_length=1, description="the last on
 
 
 class GenerateRequest(Strict):
-    num_samples: int = Field(1, ge=1, le=MOST_SAMPLES)
+    num_samples: int = Field(1, ge=1, le=MAX_SAMPLES)
     temperature: Temperature = 0.5
     seed: Seed = 42
     max_tokens: MaxTokens = None
     top_k: TopK = None
-    prompt: str = Field("", examples=["an"], description="what the texts go on from; a chat model answers it")
+    prompt: str = Field("", examples=["an"], description="the text to continue; a chat model answers it")
 
 
 class GenerateAnswer(BaseModel):
@@ -73,7 +71,7 @@ class StreamRequest(Strict):
     seed: Seed = 42
     max_tokens: MaxTokens = None
     top_k: TopK = None
-    candidates: int = Field(10, ge=0, le=MOST_CANDIDATES, description="how many of the likeliest tokens are told")
+    candidates: int = Field(10, ge=0, le=MAX_CANDIDATES, description="number of likeliest tokens to report")
 
 
 class AttentionRequest(Strict):
@@ -128,7 +126,7 @@ class ModelCard(BaseModel):
     dtype: str
     tensors: list[TensorCard]
     val_loss: float | None
-    history: list[HistoryPoint] = Field(description="of the run, where its folder is there")
+    history: list[HistoryPoint] = Field(description="of the run, if its folder exists")
     limits: dict[str, int]
 
 

@@ -1,4 +1,4 @@
-"""The routes of /v1, as OpenAI's clients know them: models, completions, chat completions, whole or as a stream."""
+"""The OpenAI-compatible routes of /v1: models, completions, chat completions, whole or as a stream."""
 
 import secrets
 import time
@@ -11,64 +11,64 @@ from starlette.responses import Response
 
 from microgpt.data.conversations import Turn
 from microgpt.serve import openai_schemas as schemas
-from microgpt.serve.errors import AsciiJSON, body_of, documented, explained
-from microgpt.serve.generation_queue import Asked, Ticket
-from microgpt.serve.middleware import Guarded
+from microgpt.serve.errors import AsciiJSON, error_body, error_response, error_responses
+from microgpt.serve.generation_queue import Generation, GenerationRequest
+from microgpt.serve.middleware import CheckedRoute
 from microgpt.serve.model import ServedModel
-from microgpt.serve.service import Service, Text, service_of
+from microgpt.serve.service import GeneratedText, Service, service_of
 from microgpt.serve.streaming import event
 
 PREFIX = "/v1"
-router = APIRouter(prefix=PREFIX, tags=["OpenAI-compatible"], route_class=Guarded)
-ERRORS = documented(400, 401, 404, 408, 413, 415, 429, 503, model=schemas.OpenAIError)
+router = APIRouter(prefix=PREFIX, tags=["OpenAI-compatible"], route_class=CheckedRoute)
+ERRORS = error_responses(400, 401, 404, 408, 413, 415, 429, 503, model=schemas.OpenAIError)
 ERRORS[200] = {"content": {"text/event-stream": {}}}
-MISSING = documented(401, 404, model=schemas.OpenAIError)
+MISSING = error_responses(401, 404, model=schemas.OpenAIError)
 FINISH = {"end": "stop", "stop": "stop", "length": "length", "block": "length"}
 Choice = dict[str, Any]
 
 
-@router.get("/models", response_model=schemas.ModelList, responses=documented(401, model=schemas.OpenAIError))
+@router.get("/models", response_model=schemas.ModelList, responses=error_responses(401, model=schemas.OpenAIError))
 async def models(request: Request) -> Response:
-    """The one model that is served."""
+    """List the served model."""
     return AsciiJSON({"object": "list", "data": [entry(service_of(request).model)]})
 
 
 @router.get("/models/{id:path}", response_model=schemas.ModelEntry, responses=MISSING)
 async def model(request: Request, id: str) -> Response:
-    """That model, by its id."""
+    """Return the served model by its id."""
     served = service_of(request).model
-    refuse_other_model(served, id)
+    check_model_id(served, id)
     return AsciiJSON(entry(served))
 
 
 @router.post("/completions", response_model=schemas.CompletionAnswer, responses=ERRORS)
-async def completions(request: Request, asked: schemas.CompletionRequest) -> Response:
-    """Texts that go on from a prompt, or from several."""
-    service = accept(request, asked)
-    texts = [text for text in asked.prompts for _ in range(asked.n or 1)]
+async def completions(request: Request, body: schemas.CompletionRequest) -> Response:
+    """Generate texts after one prompt or several."""
+    service = accept(request, body)
+    texts = [text for text in body.prompts for _ in range(body.n or 1)]
     prompts = [service.model.prompt(text) for text in texts]
-    shape = Completions(texts if asked.echo else [""] * len(texts))
-    return await answer(request, service, asked, prompts, asked.max_tokens, shape)
+    shape = Completions(texts if body.echo else [""] * len(texts))
+    return await respond(request, service, body, prompts, body.max_tokens, shape)
 
 
 @router.post("/chat/completions", response_model=schemas.ChatCompletionAnswer, responses=ERRORS)
-async def chat_completions(request: Request, asked: schemas.ChatCompletionRequest) -> Response:
-    """The answer of a chat model. Of a conversation that is too long for it the oldest turns are left out."""
-    service = accept(request, asked)
-    prompt, _ = service.model.conversation([Turn(message.role, message.text) for message in asked.messages])
-    most = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
-    return await answer(request, service, asked, [prompt] * (asked.n or 1), most, ChatCompletions())
+async def chat_completions(request: Request, body: schemas.ChatCompletionRequest) -> Response:
+    """Generate the answer of a chat model. A conversation that is too long loses its oldest turns."""
+    service = accept(request, body)
+    prompt, _ = service.model.conversation([Turn(message.role, message.text) for message in body.messages])
+    most = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    return await respond(request, service, body, [prompt] * (body.n or 1), most, ChatCompletions())
 
 
 class Completions:
-    """How /v1/completions writes its choices."""
+    """The choices of /v1/completions."""
 
     prefix, whole_object, chunk_object = "cmpl-", "text_completion", "text_completion"
 
     def __init__(self, echoes: Sequence[str]):
-        self.echoes = echoes  # what stands before each text
+        self.echoes = echoes  # the prompts to repeat before each text, or empty strings
 
-    def whole(self, index: int, text: Text) -> Choice:
+    def whole(self, index: int, text: GeneratedText) -> Choice:
         return self.piece(index, self.echoes[index] + text.text) | {"finish_reason": FINISH[text.stop_reason]}
 
     def begin(self, index: int) -> Choice:
@@ -82,11 +82,11 @@ class Completions:
 
 
 class ChatCompletions:
-    """How /v1/chat/completions writes its choices."""
+    """The choices of /v1/chat/completions."""
 
     prefix, whole_object, chunk_object = "chatcmpl-", "chat.completion", "chat.completion.chunk"
 
-    def whole(self, index: int, text: Text) -> Choice:
+    def whole(self, index: int, text: GeneratedText) -> Choice:
         message = {"role": "assistant", "content": text.text, "refusal": None}
         return {"index": index, "message": message, "finish_reason": FINISH[text.stop_reason], "logprobs": None}
 
@@ -103,82 +103,82 @@ class ChatCompletions:
         return {"index": index, "delta": delta, "finish_reason": None, "logprobs": None}
 
 
-def accept(request: Request, asked: schemas.Asking) -> Service:
-    """Raises UnsupportedError and HTTPException 404 for what this server does not have."""
+def accept(request: Request, body: schemas.CompletionOptions) -> Service:
+    """Return the service. Raises UnsupportedError for an unsupported key, HTTPException 404 for another model."""
     service = service_of(request)
-    asked.refuse_unsupported()
-    refuse_other_model(service.model, asked.model)
+    body.check_supported()
+    check_model_id(service.model, body.model)
     return service
 
 
-def refuse_other_model(served: ServedModel, id: str) -> None:
+def check_model_id(served: ServedModel, id: str) -> None:
     if id != served.id:
         name = id[:60].encode("ascii", "backslashreplace").decode()
         raise HTTPException(404, f"the model {name!r} does not exist here: this server has {served.id!r}")
 
 
-async def answer(
+async def respond(
     request: Request,
     service: Service,
-    asked: schemas.Asking,
+    body: schemas.CompletionOptions,
     prompts: Sequence[Sequence[int]],
     max_tokens: int | None,
     shape: Completions | ChatCompletions,
 ) -> Response:
-    """Draw one text for each prompt, and write them as the request wants."""
+    """Generate one text for each prompt, and return them whole or as a stream."""
     longest = max(map(len, prompts))
-    temperature = 1.0 if asked.temperature is None else asked.temperature
+    temperature = 1.0 if body.temperature is None else body.temperature
     policy = service.model.policy(longest, temperature, max_tokens)
-    seed = secrets.randbelow(2**63) if asked.seed is None else asked.seed
-    drawing = Asked(prompts, policy, seed, asked.stops, streaming=bool(asked.stream))
+    seed = secrets.randbelow(2**63) if body.seed is None else body.seed
+    generation_request = GenerationRequest(prompts, policy, seed, body.stops, streaming=bool(body.stream))
     head = {
         "id": shape.prefix + secrets.token_hex(12),
-        "object": shape.chunk_object if asked.stream else shape.whole_object,
+        "object": shape.chunk_object if body.stream else shape.whole_object,
         "created": int(time.time()),
         "model": service.model.id,
         "system_fingerprint": service.model.fingerprint,
     }
-    prompt_tokens = sum(map(len, prompts[:: asked.n or 1]))  # several texts of one prompt read it once
-    if asked.stream:
-        return stream(service, drawing, head, shape, prompt_tokens if asked.tells_usage else None)
-    texts = await service.whole(request, drawing)
+    prompt_tokens = sum(map(len, prompts[:: body.n or 1]))  # several texts of one prompt count it once
+    if body.stream:
+        return stream(service, generation_request, head, shape, prompt_tokens if body.include_usage else None)
+    texts = await service.generate(request, generation_request)
     choices = [shape.whole(index, text) for index, text in enumerate(texts)]
     return AsciiJSON({**head, "choices": choices, "usage": usage(prompt_tokens, sum(text.tokens for text in texts))})
 
 
 def stream(
     service: Service,
-    drawing: Asked,
+    generation_request: GenerationRequest,
     head: dict[str, Any],
     shape: Completions | ChatCompletions,
     prompt_tokens: int | None,
 ) -> Response:
-    """Chunks as server-sent events; the last but one tells the usage where `prompt_tokens` is given."""
-    told_usage = {} if prompt_tokens is None else {"usage": None}
+    """Return chunks as server-sent events; the last but one has the usage, unless `prompt_tokens` is None."""
+    usage_field = {} if prompt_tokens is None else {"usage": None}
 
     def chunk(*choices: Choice) -> str:
-        return event({**head, "choices": choices, **told_usage})
+        return event({**head, "choices": choices, **usage_field})
 
-    async def events(ticket: Ticket) -> AsyncIterator[str]:
-        begun, tokens = -1, 0
-        async for drawn in service.tokens(ticket):
-            if drawn.number > begun:
-                begun = drawn.number
-                yield chunk(shape.begin(begun))
-            tokens += drawn.stop_reason != "end"
-            if drawn.text:
-                yield chunk(shape.piece(begun, drawn.text))
-            if drawn.stop_reason is not None:
-                yield chunk(shape.end(begun, FINISH[drawn.stop_reason]))
+    async def events(generation: Generation) -> AsyncIterator[str]:
+        index, tokens = -1, 0
+        async for token in generation.tokens():
+            if token.number > index:
+                index = token.number
+                yield chunk(shape.begin(index))
+            tokens += token.stop_reason != "end"
+            if token.text:
+                yield chunk(shape.piece(index, token.text))
+            if token.stop_reason is not None:
+                yield chunk(shape.end(index, FINISH[token.stop_reason]))
         if prompt_tokens is not None:
             yield event({**head, "choices": [], "usage": usage(prompt_tokens, tokens)})
         yield "data: [DONE]\n\n"
 
-    def told(error: Exception) -> str:
-        status, sentence, _ = explained(PREFIX, error)
-        return event(body_of(f"{PREFIX}/", status, sentence))
+    def error_event(error: Exception) -> str:
+        status, sentence, _ = error_response(PREFIX, error)
+        return event(error_body(f"{PREFIX}/", status, sentence))
 
-    return service.stream(drawing, events, told)
+    return service.stream(generation_request, events, error_event)
 
 
 def entry(served: ServedModel) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""What requests of the OpenAI API look like, as far as this server has it. What it does not have is refused by name.
+"""The requests and responses of the OpenAI API that this server supports. Unsupported keys are errors.
 
-Keys and their meaning are those of the API's reference; some are known here with their neutral value alone.
+Keys and their meaning are those of the API's reference; some are accepted with their neutral value only.
 """
 
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from microgpt.serve.errors import UnsupportedError
-from microgpt.serve.native_schemas import LARGEST_COUNT, LARGEST_SEED, MOST_SAMPLES, Strict
+from microgpt.serve.native_schemas import MAX_SAMPLES, MAX_SEED, MAX_TOKEN_COUNT, Strict
 
-MOST_STOPS = 4
-MOST_PROMPTS = 16
-# Keys that change nothing here: who asks, and how the answer is kept or billed.
-PASSED_OVER = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
-# Keys of which only the values that ask for nothing are known.
+MAX_STOP_SEQUENCES = 4
+MAX_PROMPTS = 16
+# Keys about the user, storage and billing, which have no effect here.
+IGNORED_KEYS = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
+# Unsupported keys, with the neutral values that are accepted.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "top_p": (None, 1),
     "presence_penalty": (None, 0),
@@ -34,7 +34,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "verbosity": (None,),
 }
 
-Stop = Annotated[list[str], Field(max_length=MOST_STOPS)]
+Stop = Annotated[list[str], Field(max_length=MAX_STOP_SEQUENCES)]
 
 
 class StreamOptions(BaseModel):
@@ -42,15 +42,15 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class Asking(Strict):
-    """What both kinds of completion have."""
+class CompletionOptions(Strict):
+    """The keys of both kinds of completion."""
 
     model_config = ConfigDict(extra="allow", strict=True, json_schema_extra={"additionalProperties": False})
-    model: str = Field(description="the id that /v1/models tells")
-    max_tokens: int | None = Field(None, ge=1, le=LARGEST_COUNT)
-    temperature: float | None = Field(None, ge=0, allow_inf_nan=False, description="1 where nothing is said")
-    n: int | None = Field(None, ge=1, le=MOST_SAMPLES)
-    seed: int | None = Field(None, ge=0, le=LARGEST_SEED, description="equal seeds give equal answers")
+    model: str = Field(description="an id from /v1/models")
+    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKEN_COUNT)
+    temperature: float | None = Field(None, ge=0, allow_inf_nan=False, description="null: 1")
+    n: int | None = Field(None, ge=1, le=MAX_SAMPLES)
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="equal seeds give equal answers")
     stop: str | Stop | None = Field(None, description="the text ends before the first of these")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -61,13 +61,13 @@ class Asking(Strict):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
-    def tells_usage(self) -> bool:
+    def include_usage(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
-    def refuse_unsupported(self) -> None:
-        """Raises UnsupportedError for a key that would change the answer, and that this server does not have."""
+    def check_supported(self) -> None:
+        """Raise UnsupportedError for an unsupported key with a value that would change the answer."""
         for key, value in (self.model_extra or {}).items():
-            if key in PASSED_OVER or (key in NEUTRAL and value in NEUTRAL[key]):
+            if key in IGNORED_KEYS or (key in NEUTRAL and value in NEUTRAL[key]):
                 continue
             if key in NEUTRAL:
                 raise UnsupportedError(f"{key} is not supported by this server: leave it out")
@@ -75,8 +75,8 @@ class Asking(Strict):
             raise UnsupportedError(f"{name} is not a key of this request")
 
 
-class CompletionRequest(Asking):
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)] = Field(
+class CompletionRequest(CompletionOptions):
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)] = Field(
         "", examples=["an"], description="what the text goes on from; a chat model answers it"
     )
     echo: bool | None = Field(None, description="the prompt stands before the text")
@@ -104,9 +104,9 @@ class ChatMessage(BaseModel):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class ChatCompletionRequest(Asking):
+class ChatCompletionRequest(CompletionOptions):
     messages: list[ChatMessage] = Field(min_length=1, description="the last one is the user's")
-    max_completion_tokens: int | None = Field(None, ge=1, le=LARGEST_COUNT)
+    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKEN_COUNT)
 
 
 class OpenAIErrorBody(BaseModel):

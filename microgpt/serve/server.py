@@ -1,39 +1,71 @@
-"""The server's life: take the port, say where it is, answer until a signal, let requests under way finish."""
+"""The HTTP server: bind the port, serve until a signal, let active requests finish."""
 
 import asyncio
 import gc
+import json
 import logging
 import signal
 import socket
+from typing import Any
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from microgpt.config.schema import ServeConfig
 from microgpt.errors import UserError
 from microgpt.inference.loading import Trained
 from microgpt.serve.app import build_app
-from microgpt.serve.protocol import PatientProtocol
 from microgpt.serve.service import Service
 
-LAST_WORDS = 5.0  # seconds to tell requests that outlast serve.drain that the server is shutting down
+SHUTDOWN_GRACE = 5.0  # seconds after serve.drain to answer the remaining requests with an error
 KEEP_ALIVE = 20  # seconds that a connection may be idle between requests
 BACKLOG = 1024  # connections that wait to be accepted
+HEAD_SECONDS = 15.0  # from opening a connection to the end of its first request's head
 
 
-class Draining(uvicorn.Server):
-    """After a signal nothing new is taken; what is under way has so many seconds, and then hears that they are over."""
+class DrainingServer(uvicorn.Server):
+    """After a signal no request is accepted; active ones have `seconds` to finish, then end with an error."""
 
     def __init__(self, config: uvicorn.Config, service: Service, seconds: float):
         super().__init__(config)
         self.service, self.seconds = service, seconds
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        asyncio.get_running_loop().call_later(self.seconds, self.service.batcher.close)
+        asyncio.get_running_loop().call_later(self.seconds, self.service.queue.close)
         await super().shutdown(sockets)
 
 
+class TimeoutProtocol(H11Protocol):
+    """Close connections that send no complete head in time, which uvicorn keeps, and answer invalid HTTP in JSON."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.head_timer = asyncio.get_running_loop().call_later(HEAD_SECONDS, self.close_idle)
+
+    def close_idle(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.head_timer.cancel()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        body = json.dumps({"error": msg.rstrip(".")}).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        for part in (h11.Response(status_code=400, headers=headers, reason=b"Bad Request"), h11.Data(data=body)):
+            self.transport.write(self.conn.send(event=part) or b"")
+        self.transport.write(self.conn.send(event=h11.EndOfMessage()) or b"")
+        self.transport.close()
+
+
 def run(trained: Trained, config: ServeConfig, api_key: str | None) -> None:
-    """Serve until a signal. Raises UserError for an address that cannot be had."""
+    """Serve until a signal. Raises UserError if the address is not available."""
     service = Service(trained, config, api_key)
     listener = listen(config)
     host, port = listener.getsockname()[:2]
@@ -44,15 +76,18 @@ def run(trained: Trained, config: ServeConfig, api_key: str | None) -> None:
     print("a key is needed" if api_key else "no key is needed", "- Ctrl-C stops", flush=True)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     uvicorn_config = uvicorn.Config(
-        build_app(service), http=PatientProtocol, ws="none", loop="asyncio", lifespan="on", access_log=False,
+        build_app(service), http=TimeoutProtocol, ws="none", loop="asyncio", lifespan="on", access_log=False,
         log_config=None, server_header=False, timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=round(config.drain + LAST_WORDS),
+        timeout_graceful_shutdown=round(config.drain + SHUTDOWN_GRACE),
     )  # fmt: skip
-    server = Draining(uvicorn_config, service, config.drain)
-    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them once more when it has ended: for this handler
+    server = DrainingServer(uvicorn_config, service, config.drain)
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # uvicorn raises the signal again after its shutdown: this handler ignores it
         signal.signal(number, server.handle_exit)
     gc.collect()
-    gc.freeze()  # what is there now stays: looking through it again and again would stop everything for 0.1 s each time
+    gc.freeze()  # these objects are permanent, and scanning them would block the event loop for 0.1 s each time
     with listener:
         server.run(sockets=[listener])
     print("stopped", flush=True)

@@ -1,4 +1,4 @@
-"""What all routes share: the model, the queue, the gate, the figures; and how texts come out of what was drawn."""
+"""What the routes share: the model, the generation queue, the limits and the metrics."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -7,17 +7,15 @@ from starlette.requests import Request
 
 from microgpt.config.schema import ServeConfig
 from microgpt.inference.loading import Trained
-from microgpt.serve.generation_queue import Asked, Batcher, Drawn, Ticket
+from microgpt.serve.generation_queue import GeneratedToken, Generation, GenerationQueue, GenerationRequest
 from microgpt.serve.metrics import Metrics
-from microgpt.serve.middleware import Gate
+from microgpt.serve.middleware import RequestLimits
 from microgpt.serve.model import ServedModel
-from microgpt.serve.streaming import Events, drawn_whole
+from microgpt.serve.streaming import EventStream, collect_tokens
 
 
 @dataclass(frozen=True)
-class Text:
-    """What was drawn for one prompt."""
-
+class GeneratedText:
     text: str
     stop_reason: str
     tokens: int  # without the one that ended it
@@ -27,9 +25,9 @@ class Service:
     def __init__(self, trained: Trained, config: ServeConfig, api_key: str | None):
         self.config = config
         self.model = ServedModel(trained, config.max_new_tokens)
-        self.gate = Gate(api_key, config.max_body_bytes)
+        self.limits = RequestLimits(api_key, config.max_body_bytes)
         self.metrics = Metrics()
-        self.batcher = Batcher(
+        self.queue = GenerationQueue(
             trained.engine,
             trained.tokenizer,
             trained.block_size,
@@ -38,28 +36,29 @@ class Service:
             count=self.metrics.count_tokens,
         )
 
-    async def whole(self, request: Request, asked: Asked) -> list[Text]:
-        """All texts of a request, drawn to their ends. Raises what drawn_whole does."""
-        found: list[list[Drawn]] = [[] for _ in asked.prompts]
-        for drawn in await drawn_whole(request, self.batcher, asked, self.config.timeout):
-            found[drawn.number].append(drawn)
-        return [text_of(drawn) for drawn in found]
+    async def generate(self, request: Request, wanted: GenerationRequest) -> list[GeneratedText]:
+        """Return all texts of a request. Raises QueueFullError and what collect_tokens raises."""
+        generation = self.queue.submit(wanted, self.config.timeout)
+        texts: list[list[GeneratedToken]] = [[] for _ in wanted.prompts]
+        for token in await collect_tokens(request, self.queue, generation):
+            texts[token.number].append(token)
+        return [join_tokens(tokens) for tokens in texts]
 
     def stream(
-        self, asked: Asked, events: Callable[[Ticket], AsyncIterator[str]], told: Callable[[Exception], str]
-    ) -> Events:
-        """Server-sent events made of a request's tokens. Raises QueueFullError and ClosedError at once."""
-        ticket = self.batcher.submit(asked)
-        return Events(self.batcher, ticket, events(ticket), self.config.timeout, told)
+        self,
+        wanted: GenerationRequest,
+        events: Callable[[Generation], AsyncIterator[str]],
+        error_event: Callable[[Exception], str],
+    ) -> EventStream:
+        """Return the server-sent events that `events` makes of a generation. Raises QueueFullError and ClosedError."""
+        generation = self.queue.submit(wanted, self.config.timeout)
+        return EventStream(self.queue, generation, events(generation), error_event)
 
-    def tokens(self, ticket: Ticket) -> AsyncIterator[Drawn]:
-        return ticket.tokens(self.config.timeout)
 
-
-def text_of(drawn: Sequence[Drawn]) -> Text:
-    reason = drawn[-1].stop_reason
+def join_tokens(tokens: Sequence[GeneratedToken]) -> GeneratedText:
+    reason = tokens[-1].stop_reason
     assert reason is not None
-    return Text("".join(each.text for each in drawn), reason, len(drawn) - (reason == "end"))
+    return GeneratedText("".join(token.text for token in tokens), reason, len(tokens) - (reason == "end"))
 
 
 def service_of(request: Request) -> Service:

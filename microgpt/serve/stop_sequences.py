@@ -1,30 +1,32 @@
-"""A text that ends before certain strings, told piece by piece: what may begin one of them is held back."""
+"""Stop sequences in streamed text: what may be the beginning of one is held back until that is decided."""
 
 from collections.abc import Sequence
 
 
-class Stops:
-    def __init__(self, stops: Sequence[str]):
-        self.stops = [stop for stop in stops if stop]
+class StopSequences:
+    """The filter of one text."""
+
+    def __init__(self, sequences: Sequence[str]):
+        self.sequences = [sequence for sequence in sequences if sequence]
         self.held = ""
 
-    def show(self, piece: str) -> tuple[str, bool]:
-        """What can be shown now that `piece` has been added, and whether a stop has been met, before which it ends."""
+    def add(self, piece: str) -> tuple[str, bool]:
+        """Append a piece; return what can be shown now, and whether a stop sequence is complete (it is not shown)."""
         self.held += piece
-        if not self.stops:
+        if not self.sequences:
             return self.rest(), False
-        found = [(self.held.find(stop) + len(stop), -len(stop)) for stop in self.stops if stop in self.held]
-        if found:  # the one that is complete first; of several that end together the longest
+        found = [(self.held.find(one) + len(one), -len(one)) for one in self.sequences if one in self.held]
+        if found:  # the one that ends first; of several that end together the longest
             end, negative_length = min(found)
             shown, self.held = self.held[: end + negative_length], ""
             return shown, True
         keep = max(
-            (size for stop in self.stops for size in range(1, len(stop)) if self.held.endswith(stop[:size])), default=0
+            (size for one in self.sequences for size in range(1, len(one)) if self.held.endswith(one[:size])), default=0
         )
         shown, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
         return shown, False
 
     def rest(self) -> str:
-        """What was held back of a text that ends here."""
+        """Return what is held back, at the end of a text."""
         rest, self.held = self.held, ""
         return rest

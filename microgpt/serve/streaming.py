@@ -1,4 +1,4 @@
-"""Between a request and its ticket: wait for what is drawn, as long as the client is there and there is time."""
+"""From a generation to a response, whole or as server-sent events, while the client is connected."""
 
 import asyncio
 import contextlib
@@ -12,37 +12,36 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from microgpt.errors import NonFiniteError
-from microgpt.serve.errors import TimeIsUpError
-from microgpt.serve.generation_queue import Asked, Batcher, ClosedError, Drawn, Ticket
+from microgpt.serve.errors import RequestTimeoutError
+from microgpt.serve.generation_queue import ClosedError, GeneratedToken, Generation, GenerationQueue
 
-READING_SECONDS = 10.0  # that a slow reader has beyond the time of generation
-
-
-class ClientGoneError(Exception):
-    """Nobody is there to read the answer."""
+READING_SECONDS = 10.0  # that a slow client has after the deadline of the generation
 
 
-async def drawn_whole(request: Request, batcher: Batcher, asked: Asked, seconds: float) -> list[Drawn]:
-    """All tokens of all texts; however it ends, the slot is free.
+class ClientDisconnectedError(Exception):
+    """The client has closed the connection."""
 
-    Raises QueueFullError, ClosedError, TimeIsUpError, ClientGoneError.
+
+async def collect_tokens(request: Request, queue: GenerationQueue, generation: Generation) -> list[GeneratedToken]:
+    """Return all tokens of all texts; the slot is freed in any case.
+
+    Raises ClosedError, RequestTimeoutError, ClientDisconnectedError.
     """
-    ticket = batcher.submit(asked)
 
-    async def collect() -> list[Drawn]:
-        return [drawn async for drawn in ticket.tokens(seconds)]
+    async def collect() -> list[GeneratedToken]:
+        return [token async for token in generation.tokens()]
 
     collecting = asyncio.ensure_future(collect())
     leaving = asyncio.ensure_future(disconnected(request))
     try:
         await asyncio.wait({collecting, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not collecting.done():
-            raise ClientGoneError
+            raise ClientDisconnectedError
         return collecting.result()
     except TimeoutError:
-        raise TimeIsUpError from None
+        raise RequestTimeoutError from None
     finally:
-        batcher.cancel(ticket)
+        queue.cancel(generation)
         for waiting in (collecting, leaving):
             waiting.cancel()
 
@@ -53,46 +52,46 @@ async def disconnected(request: Request) -> None:
 
 
 def event(content: Any) -> str:
-    """A server-sent event."""
+    """Return a server-sent event."""
     return f"data: {json.dumps(content, allow_nan=False, separators=(',', ':'))}\n\n"
 
 
-class Events(StreamingResponse):
-    """Server-sent events of a ticket, for as long as the client reads them in time; then its slot is free.
+class EventStream(StreamingResponse):
+    """Server-sent events of a generation, while the client reads them in time; then its slot is freed.
 
-    A stream that has begun cannot change its status: an error becomes its last event.
+    The status of a started stream cannot change, so an error becomes its last event.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
         self,
-        batcher: Batcher,
-        ticket: Ticket,
+        queue: GenerationQueue,
+        generation: Generation,
         events: AsyncIterator[str],
-        seconds: float,
-        told: Callable[[Exception], str],
+        error_event: Callable[[Exception], str],
     ):
-        super().__init__(told_of_errors(events, told), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        self.batcher, self.ticket, self.seconds = batcher, ticket, seconds + READING_SECONDS
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(with_error_event(events, error_event), headers=headers)
+        self.queue, self.generation = queue, generation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            with contextlib.suppress(TimeoutError):  # of a client that does not read; uvicorn closes the connection
-                async with asyncio.timeout(self.seconds):
+            with contextlib.suppress(TimeoutError):  # a client that does not read; uvicorn closes the connection
+                async with asyncio.timeout_at(self.generation.deadline + READING_SECONDS):
                     await super().__call__(scope, receive, send)
         finally:
-            self.batcher.cancel(self.ticket)
+            self.queue.cancel(self.generation)
 
 
-async def told_of_errors(events: AsyncIterator[str], told: Callable[[Exception], str]) -> AsyncIterator[str]:
+async def with_error_event(events: AsyncIterator[str], error_event: Callable[[Exception], str]) -> AsyncIterator[str]:
     try:
         async for each in events:
             yield each
     except TimeoutError:
-        yield told(TimeIsUpError())
+        yield error_event(RequestTimeoutError())
     except (ClosedError, NonFiniteError) as error:
-        yield told(error)
+        yield error_event(error)
     except Exception as error:
         traceback.print_exc()
-        yield told(error)
+        yield error_event(error)

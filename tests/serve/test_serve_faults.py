@@ -58,7 +58,7 @@ def wait_for_refusal(server: Server) -> None:
     raise AssertionError("new connections are still taken")
 
 
-def sentence_of(complaint: str) -> str:
+def validation_message(complaint: str) -> str:
     lines = complaint.strip().splitlines()
     assert len(lines) == 1, complaint
     assert lines[0].startswith("error: "), complaint
@@ -142,7 +142,7 @@ def test_requests_that_outlast_the_drain_are_told_so(endless: Program) -> None:
 def test_a_wrong_start_is_one_sentence(names: Program, overrides: list[str], said: str) -> None:
     checkpoint = [] if any(each.startswith("checkpoint=") for each in overrides) else ["checkpoint=latest"]
     done = names("task=serve", "serve.port=0", *checkpoint, *overrides, expect=2)
-    assert re.search(said, sentence_of(done.stderr))
+    assert re.search(said, validation_message(done.stderr))
     assert done.stdout == ""
 
 
@@ -150,7 +150,7 @@ def test_a_port_that_is_in_use_is_one_sentence(names: Program) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = names("task=serve", "checkpoint=latest", f"serve.port={port}", expect=2)
-    assert re.search(rf"serve\.port={port} cannot be used: .*in use", sentence_of(done.stderr))
+    assert re.search(rf"serve\.port={port} cannot be used: .*in use", validation_message(done.stderr))
     assert done.stdout == ""
 
 
@@ -164,7 +164,7 @@ def test_weights_that_are_no_numbers_are_not_served(names: Program, tmp_path: Pa
     sums = tmp_path / "copy" / "checksums.json"  # or it would be refused as damaged
     sums.write_text(json.dumps({file.name: hashlib.sha256(file.read_bytes()).hexdigest()}))
     done = names("task=serve", "serve.port=0", f"checkpoint={tmp_path / 'copy'}", expect=2)
-    assert "has weights that are not finite" in sentence_of(done.stderr)
+    assert "has weights that are not finite" in validation_message(done.stderr)
 
 
 @pytest.mark.parametrize("library", ["fastapi", "uvicorn", "prometheus_client", "fastapi_offline"])
@@ -172,7 +172,7 @@ def test_a_missing_extra_is_named_with_its_cure(microgpt: Program, library: str)
     absent = f"raise ModuleNotFoundError('No module named {library}', name='{library}')"
     (microgpt.folder / f"{library}.py").write_text(absent)
     done = microgpt("task=serve", "checkpoint=latest", expect=2)
-    assert sentence_of(done.stderr) == f'task=serve needs {library}: pip install "microgpt[serve]"'
+    assert validation_message(done.stderr) == f'task=serve needs {library}: pip install "microgpt[serve]"'
 
 
 # Keys

@@ -31,9 +31,9 @@ from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import Checkpoint
 from microgpt.runs.checkpoint_format import Meta, Progress
 from microgpt.serve.app import build_app
-from microgpt.serve.generation_queue import Asked, Batcher, Drawn, QueueFullError
-from microgpt.serve.service import Service, text_of
-from microgpt.serve.stop_sequences import Stops
+from microgpt.serve.generation_queue import GeneratedToken, GenerationQueue, GenerationRequest, QueueFullError
+from microgpt.serve.service import Service, join_tokens
+from microgpt.serve.stop_sequences import StopSequences
 
 CHARS = list(" abcdefgh")
 JSON_TYPE = {"content-type": "application/json"}
@@ -75,14 +75,14 @@ def events(text: str) -> list[Any]:
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
 
-# Stops
+# StopSequences
 
 
 @given(st.text("ab", max_size=20), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
 def test_a_stopped_text_is_all_that_comes_before_the_first_stop_to_be_complete(text: str, stops: list[str]) -> None:
-    filtered, shown, stopped = Stops(stops), "", False
+    filtered, shown, stopped = StopSequences(stops), "", False
     for char in text:
-        piece, stopped = filtered.show(char)
+        piece, stopped = filtered.add(char)
         shown += piece
         if stopped:
             break
@@ -98,33 +98,33 @@ def test_a_stopped_text_is_all_that_comes_before_the_first_stop_to_be_complete(t
 
 
 def test_what_may_begin_a_stop_is_not_shown_before_it_is_known() -> None:
-    filtered = Stops(["abc"])
-    assert [filtered.show(char) for char in "xabab"] == [
+    filtered = StopSequences(["abc"])
+    assert [filtered.add(char) for char in "xabab"] == [
         ("x", False),
         ("", False),
         ("", False),
         ("ab", False),
         ("", False),
     ]
-    assert filtered.show("c") == ("", True)
+    assert filtered.add("c") == ("", True)
 
 
 # The queue
 
 
-def drawn_by(batcher: Batcher, several: Sequence[Asked]) -> list[list[str]]:
-    """The texts of requests that are all under way at the same time."""
+def generated_by(queue: GenerationQueue, several: Sequence[GenerationRequest]) -> list[list[str]]:
+    """The texts of requests that are generated at the same time."""
 
-    async def one(asked: Asked) -> list[str]:
-        found: list[list[Drawn]] = [[] for _ in asked.prompts]
-        async for drawn in batcher.submit(asked).tokens(60):
-            found[drawn.number].append(drawn)
-        return [text_of(drawn).text for drawn in found]
+    async def one(body: GenerationRequest) -> list[str]:
+        found: list[list[GeneratedToken]] = [[] for _ in body.prompts]
+        async for token in queue.submit(body, 60).tokens():
+            found[token.number].append(token)
+        return [join_tokens(tokens).text for tokens in found]
 
     async def together() -> list[list[str]]:
-        batcher.start()
+        queue.start()
         found = await asyncio.gather(*map(one, several))
-        batcher.close()
+        queue.close()
         return list(found)
 
     return asyncio.run(together())
@@ -132,7 +132,7 @@ def drawn_by(batcher: Batcher, several: Sequence[Asked]) -> list[list[str]]:
 
 requests = st.lists(
     st.builds(
-        Asked,
+        GenerationRequest,
         prompts=st.lists(
             st.lists(st.integers(0, 8), max_size=8).map(lambda prompt: [9, *prompt]), min_size=1, max_size=3
         ),
@@ -156,41 +156,41 @@ def test_requests_that_are_drawn_together_get_what_each_would_get_alone(tmp_path
 
     @given(requests, st.integers(1, 5))
     @settings(max_examples=25, deadline=None)
-    def check(several: list[Asked], max_active: int) -> None:
-        batcher = Batcher(model.engine, model.tokenizer, 16, max_active=max_active, max_queue=12)
+    def check(several: list[GenerationRequest], max_active: int) -> None:
+        queue = GenerationQueue(model.engine, model.tokenizer, 16, max_active=max_active, max_queue=12)
         alone = []
-        for asked in several:
-            rng = random.Random(asked.seed)
+        for body in several:
+            rng = random.Random(body.seed)
             alone.append([
-                generate(lambda: model.engine.decoder(0), model.tokenizer, 16, prompt, asked.policy, rng).text
-                for prompt in asked.prompts
+                generate(lambda: model.engine.decoder(0), model.tokenizer, 16, prompt, body.policy, rng).text
+                for prompt in body.prompts
             ])  # fmt: skip
-        assert drawn_by(batcher, several) == alone
+        assert generated_by(queue, several) == alone
 
     check()
 
 
-def endless(seed: int = 0) -> Asked:
-    return Asked([[9]] * 50, SamplingPolicy(temperature=1.0, max_new_tokens=10_000), seed, streaming=True)
+def endless(seed: int = 0) -> GenerationRequest:
+    return GenerationRequest([[9]] * 50, SamplingPolicy(temperature=1.0, max_new_tokens=10_000), seed, streaming=True)
 
 
 def test_one_request_too_many_is_refused_and_a_cancelled_one_makes_room(tmp_path: Path) -> None:
     model = trained(tmp_path)
 
     async def scenario() -> None:
-        batcher = Batcher(model.engine, model.tokenizer, 24, max_active=1, max_queue=1)
-        batcher.start()
-        first = batcher.submit(endless())
-        await anext(first.tokens(30))  # it is under way
-        second = batcher.submit(endless(1))
+        queue = GenerationQueue(model.engine, model.tokenizer, 24, max_active=1, max_queue=1)
+        queue.start()
+        first = queue.submit(endless(), 30)
+        await anext(first.tokens())  # it is under way
+        second = queue.submit(endless(1), 30)
         with pytest.raises(QueueFullError):
-            batcher.submit(endless(2))
-        batcher.cancel(second)
-        third = batcher.submit(endless(3))
-        batcher.cancel(first)
-        await anext(third.tokens(30))
-        assert len(batcher.active) == 1
-        batcher.close()
+            queue.submit(endless(2), 30)
+        queue.cancel(second)
+        third = queue.submit(endless(3), 30)
+        queue.cancel(first)
+        await anext(third.tokens())
+        assert len(queue.active) == 1
+        queue.close()
 
     asyncio.run(scenario())
 
@@ -199,22 +199,22 @@ def test_a_text_whose_logits_are_no_numbers_fails_alone_and_the_thread_goes_on(t
     model = trained(tmp_path)
 
     async def scenario() -> None:
-        batcher = Batcher(model.engine, model.tokenizer, 24, max_active=2, max_queue=4)
-        feed = batcher.decoder.feed
+        queue = GenerationQueue(model.engine, model.tokenizer, 24, max_active=2, max_queue=4)
+        feed = queue.decoder.feed
 
         def broken(slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
             logits = feed(slots, positions, tokens)
             logits[[token == 1 for token in tokens]] = np.nan
             return logits
 
-        batcher.decoder.feed = broken
-        batcher.start()
-        bad = batcher.submit(Asked([[9, 1]], SamplingPolicy(), 1))
-        good = batcher.submit(Asked([[9, 2]], SamplingPolicy(temperature=0.0, max_new_tokens=1), 1))
+        queue.decoder.feed = broken
+        queue.start()
+        bad = queue.submit(GenerationRequest([[9, 1]], SamplingPolicy(), 1), 30)
+        good = queue.submit(GenerationRequest([[9, 2]], SamplingPolicy(temperature=0.0, max_new_tokens=1), 1), 30)
         with pytest.raises(Exception, match="not finite"):
-            await anext(bad.tokens(30))
-        assert (await anext(good.tokens(30))).stop_reason is not None
-        batcher.close()
+            await anext(bad.tokens())
+        assert (await anext(good.tokens())).stop_reason is not None
+        queue.close()
 
     asyncio.run(scenario())
 
@@ -223,21 +223,21 @@ def test_an_engine_that_fails_fails_its_requests_and_the_next_ones_are_served(tm
     model = trained(tmp_path)
 
     async def scenario() -> None:
-        batcher = Batcher(model.engine, model.tokenizer, 24, max_active=2, max_queue=4)
-        feed, failing = batcher.decoder.feed, [True]
+        queue = GenerationQueue(model.engine, model.tokenizer, 24, max_active=2, max_queue=4)
+        feed, failing = queue.decoder.feed, [True]
 
         def sometimes(slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
             if failing.pop() if failing else False:
                 raise RuntimeError("a bug")
             return feed(slots, positions, tokens)
 
-        batcher.decoder.feed = sometimes
-        batcher.start()
+        queue.decoder.feed = sometimes
+        queue.start()
         with pytest.raises(RuntimeError, match="a bug"):
-            await anext(batcher.submit(Asked([[9]], SamplingPolicy(), 1)).tokens(30))
-        assert await anext(batcher.submit(Asked([[9]], SamplingPolicy(), 1)).tokens(30))
-        assert len(batcher.free) + len(batcher.active) == 2
-        batcher.close()
+            await anext(queue.submit(GenerationRequest([[9]], SamplingPolicy(), 1), 30).tokens())
+        assert await anext(queue.submit(GenerationRequest([[9]], SamplingPolicy(), 1), 30).tokens())
+        assert len(queue.free) + len(queue.active) == 2
+        queue.close()
 
     asyncio.run(scenario())
 
@@ -259,8 +259,8 @@ def test_generate_draws_what_the_sample_task_draws(text_client: TestClient, tmp_
     expected = [
         generate(lambda: model.engine.decoder(0), model.tokenizer, 24, prompt, policy, rng).text for _ in range(3)
     ]
-    asked = {"num_samples": 3, "temperature": 0.8, "seed": 11, "max_tokens": 12, "prompt": "ab"}
-    answer = text_client.post("/microgpt/v1/generate", json=asked)
+    body = {"num_samples": 3, "temperature": 0.8, "seed": 11, "max_tokens": 12, "prompt": "ab"}
+    answer = text_client.post("/microgpt/v1/generate", json=body)
     assert (answer.status_code, answer.json()) == (200, {"samples": expected})
     assert len(text_client.post("/microgpt/v1/generate", json={}).json()["samples"]) == 1
 
@@ -281,7 +281,7 @@ def test_chat_answers_and_tells_how_much_of_a_long_conversation_is_dropped(
 
 
 @pytest.mark.parametrize(
-    ("path", "asked", "sentence"),
+    ("path", "body", "sentence"),
     [
         ("generate", {"num_samples": 51}, "num_samples=51 is not allowed: input should be less than or equal to 50"),
         ("generate", {"num_samples": 0}, "num_samples=0 is not allowed"),
@@ -309,8 +309,8 @@ def test_chat_answers_and_tells_how_much_of_a_long_conversation_is_dropped(
         ("attention", {}, "one of text and messages is needed, and only one"),
     ],
 )
-def test_a_wrong_value_is_one_sentence(text_client: TestClient, path: str, asked: Any, sentence: str) -> None:
-    answer = text_client.post(f"/microgpt/v1/{path}", content=json.dumps(asked), headers=JSON_TYPE)
+def test_a_wrong_value_is_one_sentence(text_client: TestClient, path: str, body: Any, sentence: str) -> None:
+    answer = text_client.post(f"/microgpt/v1/{path}", content=json.dumps(body), headers=JSON_TYPE)
     assert answer.status_code == 422
     assert sentence in answer.json()["error"]
     assert answer.json()["error"].isascii()
@@ -359,12 +359,12 @@ def test_a_body_without_a_length_is_counted_as_it_comes(text_client: TestClient)
 
 
 def test_a_streamed_text_comes_with_the_probabilities_that_it_was_drawn_from(text_client: TestClient) -> None:
-    asked = {"prompt": "ab", "temperature": 0.9, "seed": 4, "candidates": 3, "max_tokens": 30, "top_k": 5}
-    answer = text_client.post("/microgpt/v1/stream", json=asked)
+    body = {"prompt": "ab", "temperature": 0.9, "seed": 4, "candidates": 3, "max_tokens": 30, "top_k": 5}
+    answer = text_client.post("/microgpt/v1/stream", json=body)
     assert answer.headers["content-type"].startswith("text/event-stream")
     start, *tokens, end = events(answer.text)
     assert start == {"type": "start", "tokens_dropped": 0, "prompt_tokens": 3}
-    whole = text_client.post("/microgpt/v1/generate", json={key: asked[key] for key in asked if key != "candidates"})
+    whole = text_client.post("/microgpt/v1/generate", json={key: body[key] for key in body if key != "candidates"})
     assert ["".join(token["text"] for token in tokens)] == whole.json()["samples"]
     assert end["completion_tokens"] == len(tokens) - (end["stop_reason"] == "end")
     for token in tokens:
