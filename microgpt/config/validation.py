@@ -1,6 +1,9 @@
 """The rules between keys. What holds for one key by itself stands beside it in schema.py."""
 
 import math
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
 
 from microgpt.config.choices import EXPORT_FORMATS, MODES, SCHEDULES, TASKS
 from microgpt.config.keys import check_keys, one_of, require
@@ -9,11 +12,11 @@ from microgpt.config.schema import (
     BenchmarkConfig,
     Config,
     DataConfig,
-    ExportConfig,
     ModelConfig,
     OptimConfig,
     StyleConfig,
 )
+from microgpt.data.sources import SOURCES
 from microgpt.engines.optimizer import OPTIMIZERS
 from microgpt.engines.options import BACKENDS
 from microgpt.errors import UserError
@@ -32,14 +35,24 @@ def check(config: Config) -> None:
     check_model(config.model)
     check_style(config.style)
     check_data(config.data)
-    if config.data.name == "chat" and config.task.name == "train":
-        require(not config.style.documents, "style", config.style.name,
-                "data=chat has no documents to mix a style's into: say style=classic")  # fmt: skip
+    if config.task.name == "train":
+        require(SOURCES[config.data.name].mixes_styles or not config.style.documents, "style", config.style.name,
+                f"data={config.data.name} cannot be mixed with documents of a style: say style=classic")  # fmt: skip
     check_optim(config.optim)
     check_schedule(config)
     check_task(config)
-    check_export(config.export)
+    refuse_unused("export", config.export, EXPORT_FORMATS, config.export.format)
     check_benchmark(config.benchmark)
+
+
+def refuse_unused(group: str, node: Any, reads: Mapping[str, Collection[str]], chosen: str | None = None) -> None:
+    """Refuse a value of a key that the chosen option does not read. `reads` maps each option to the keys it reads."""
+    chosen = node.name if chosen is None else chosen
+    for key in dict.fromkeys(key for keys in reads.values() for key in keys):
+        value, users = getattr(node, key), [name for name, keys in reads.items() if key in keys]
+        is_default = value == getattr(type(node), key)
+        require(is_default or chosen in users, f"{group}.{key}", value,
+                f"it is a key of {group}={' and '.join(users)} only")  # fmt: skip
 
 
 def check_mode(config: Config) -> None:
@@ -55,9 +68,8 @@ def check_backend(backend: BackendConfig) -> None:
         one_of("backend.dtype", backend.dtype, choice.dtypes)
     if "threads" not in choice.keys:
         require(backend.threads in (None, 1), "backend.threads", backend.threads, f"backend={name} runs on one thread")
-    for key in ("compile", "micro_batch"):
-        value = getattr(backend, key)
-        require(not value or key in choice.keys, f"backend.{key}", value, f"backend={name} does not use it")
+    reads = {name: choice.keys for name, choice in BACKENDS.items()}
+    refuse_unused("backend", replace(backend, threads=None), reads)
     require(backend.device != "mps" or backend.dtype != "float64", "backend.dtype", backend.dtype,
             "backend.device=mps has no float64")  # fmt: skip
 
@@ -86,38 +98,26 @@ def check_style(style: StyleConfig) -> None:
 
 
 def check_data(data: DataConfig) -> None:
-    if data.name == "text":
-        require(data.path is not None, "data.path", None, "data=text needs data.path=<file>")
-    elif data.name == "chat":
-        require(data.format == "lines", "data.format", data.format, "data=chat has one conversation per line")
-        require(data.long_documents == "truncate", "data.long_documents", data.long_documents,
-                "data=chat leaves out the oldest turns of a long conversation")  # fmt: skip
-    else:
-        require(data.path is None, "data.path", data.path,
-                f"data={data.name} has its own file; for another one say data=text")  # fmt: skip
-        require(data.format == "lines", "data.format", data.format, f"data={data.name} is a list of names")
-    if data.name != "chat":
-        require(data.loss_on == "assistant", "data.loss_on", data.loss_on, "it is a key of data=chat alone")
+    refuse_unused("data", data, {name: choice.keys for name, choice in SOURCES.items()})
+    if SOURCES[data.name].needs_path:
+        require(data.path is not None, "data.path", None, f"data={data.name} needs data.path=<file>")
 
 
 def check_optim(optim: OptimConfig) -> None:
-    for key in sorted({key for choice in OPTIMIZERS.values() for key in choice.keys}):
-        value, used = getattr(optim, key), key in OPTIMIZERS[optim.name].keys
-        require(used or value is None, f"optim.{key}", value, f"optim={optim.name} has no {key}")
-        require(not used or value is not None, f"optim.{key}", value, f"optim={optim.name} needs a number")
+    refuse_unused("optim", optim, {name: choice.keys for name, choice in OPTIMIZERS.items()})
+    for key in OPTIMIZERS[optim.name].keys:
+        require(getattr(optim, key) is not None, f"optim.{key}", None, f"optim={optim.name} needs a number")
 
 
 def check_schedule(config: Config) -> None:
     schedule, steps = config.schedule, config.train.steps
+    refuse_unused("schedule", schedule, SCHEDULES)
     if schedule.total_steps is not None:
         require(schedule.total_steps >= max(steps, 1), "schedule.total_steps", schedule.total_steps,
                 f"the schedule must cover all train.steps={steps}")  # fmt: skip
     horizon = schedule.total_steps or steps
     for key, value in (("warmup_steps", schedule.warmup_steps), ("warmdown_steps", schedule.warmdown_steps or 0)):
         require(value <= horizon or steps == 0, f"schedule.{key}", value, f"the schedule has {horizon} steps")
-    has_warmdown = "warmdown_steps" in SCHEDULES[schedule.name]
-    require(has_warmdown or schedule.warmdown_steps is None, "schedule.warmdown_steps", schedule.warmdown_steps,
-            f"schedule={schedule.name} has no warmdown")  # fmt: skip
 
 
 def check_task(config: Config) -> None:
@@ -130,11 +130,6 @@ def check_task(config: Config) -> None:
     if config.sample.bulk:
         require(task == "sample" and config.backend.name in ("native", "auto"), "sample.bulk", True,
                 "it goes with task=sample mode=tensor backend=native")  # fmt: skip
-
-
-def check_export(export: ExportConfig) -> None:
-    require(not export.half or "half" in EXPORT_FORMATS[export.format], "export.half", export.half,
-            "it goes with export.format=safetensors")  # fmt: skip
 
 
 def check_benchmark(benchmark: BenchmarkConfig) -> None:

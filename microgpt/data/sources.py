@@ -30,7 +30,7 @@ def read_source(name: str, path: str | None) -> Source:
     """Return the text of a data set. Raises UserError for a file that is missing, empty or not UTF-8."""
     if name not in SOURCES:
         raise UserError(f"data.name={name} is not allowed: data.name is one of {', '.join(SOURCES)}")
-    origin, content = SOURCES[name](path)
+    origin, content = SOURCES[name].read(path)
     return decode_source(name, origin, content)
 
 
@@ -57,11 +57,22 @@ def read_chat(path: str | None) -> tuple[str, bytes]:
     return "the embedded chat", gzip.decompress((files("microgpt.data") / "chat.jsonl.gz").read_bytes())
 
 
-SOURCES: dict[str, Callable[[str | None], tuple[str, bytes]]] = {  # data.path to (origin, content)
-    "names": read_names,
-    "makemore": read_makemore,
-    "text": read_text,
-    "chat": read_chat,
+@dataclass(frozen=True)
+class SourceChoice:
+    """How a data set is read, and the keys of `data` that it takes besides name, val_fraction and split_seed."""
+
+    read: Callable[[str | None], tuple[str, bytes]]  # data.path to (origin, content)
+    keys: tuple[str, ...] = ("long_documents",)
+    needs_path: bool = False
+    mixes_styles: bool = True  # whether the documents of a style can be added
+
+
+# Every value of data.name.
+SOURCES = {
+    "names": SourceChoice(read_names),
+    "makemore": SourceChoice(read_makemore),
+    "text": SourceChoice(read_text, ("path", "format", "long_documents"), needs_path=True),
+    "chat": SourceChoice(read_chat, ("path", "loss_on"), mixes_styles=False),
 }
 
 

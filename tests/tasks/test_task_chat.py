@@ -136,11 +136,11 @@ def test_answers_are_sampled_and_the_special_tokens_told(trained: Program) -> No
 
 @mostly_slow(2, ("arguments", "sentence"), [
     (["task=sample", "checkpoint=latest"], "sample.prompt= is not allowed: a chat model answers"),
-    (["data=chat", "style=futuristic"], "style=futuristic is not allowed: data=chat has no documents to mix"),
+    (["data=chat", "style=futuristic"], "style=futuristic is not allowed: data=chat cannot be mixed with documents"),
     (["task=sample", "checkpoint=latest", "mode=tensor", "sample.bulk=true", "sample.prompt=hi"],
      "sample.bulk=true is not allowed: it does not know where an answer of a chat model ends"),
     (["data=chat", "style=classic", "data.long_documents=skip"], "data.long_documents=skip is not allowed"),
-    (["data.loss_on=all"], "data.loss_on=all is not allowed: it is a key of data=chat alone"),
+    (["data.loss_on=all"], "data.loss_on=all is not allowed: it is a key of data=chat only"),
     (["data=chat", "style=classic", "data.loss_on=user"], "data.loss_on=user is not allowed: data.loss_on is one of"),
     (["data=chat", "style=classic", "data.path=nix.jsonl"], "data.path=nix.jsonl cannot be read"),
     (["train.resume=latest", "style=classic"], "it was trained on tokens of a chat, and these are of other texts"),
