@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from microgpt.errors import Interrupted, UserError
 from microgpt.sweeps.groups import Job, group, shape_of
@@ -26,34 +26,33 @@ GO_ON = "the same command goes on from there"
 RAY_STORE_BYTES = 100_000_000  # of Ray's object store, which holds the shares' configurations alone
 
 
-class Executor(Protocol):
+class Executor:
     """The workers of a library. The constructor raises UserError for options that the library does not accept."""
 
-    count: int
-    threads: int | None  # of each worker; None: one per core
-    stop_with_starter: bool  # Slurm's workers go on if this process ends
+    stop_with_starter = True  # False: they go on if this process ends
+
+    def __init__(self, workers: int | None):
+        self.count = workers or cores()
+        self.threads = max(1, cores() // self.count)  # of each worker
 
     def run(self, shares: list[Share]) -> list[ShareResult]:
         """Train each share in a worker; the result of a lost worker has a LostWorkerError."""
-        ...
+        raise NotImplementedError
 
     def cancel(self) -> None:
         """Stop workers that do not stop with this process. Called again and again during `run`."""
-        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End what the library started."""
 
 
-class JoblibExecutor:
+class JoblibExecutor(Executor):
     """Processes of this machine that share its cores; `options` are those of joblib.Parallel."""
-
-    stop_with_starter = True
 
     def __init__(self, workers: int | None, options: dict[str, Any], files: Path):
         import joblib
 
-        self.count = workers or cores()
-        self.threads = max(1, cores() // self.count)
+        super().__init__(workers)
         # n_jobs=1 would train in this process. Workers without a share end soon, also if this process was killed.
         own: dict[str, Any] = {"backend": "loky", "batch_size": 1, "idle_worker_timeout": 5}
         with refused_options(options, TypeError, ValueError):
@@ -68,17 +67,12 @@ class JoblibExecutor:
         except (BrokenProcessPool, TerminatedWorkerError) as error:  # joblib has killed all of them
             return [lost(f"a worker of joblib ended before its jobs did: {first_sentence(error)}")]
 
-    def cancel(self) -> None: ...
-    def close(self) -> None: ...
 
-
-class RayExecutor:
+class RayExecutor(Executor):
     """Tasks of a Ray started here or, with options.address, of a cluster that shares the file system.
 
     `options` are those of ray.init. Each worker has its part of the cores and of the GPUs.
     """
-
-    stop_with_starter = True
 
     def __init__(self, workers: int | None, options: dict[str, Any], files: Path):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
@@ -98,8 +92,9 @@ class RayExecutor:
         with restored_signal_handlers(), refused:
             ray.init(**{**general, **(local if self.is_local else {}), **options})
         resources = ray.cluster_resources()
-        self.count = workers or max(1, int(resources.get("CPU", 1)))
-        self.threads = max(1, cores() // self.count) if self.is_local else 1
+        super().__init__(workers or max(1, int(resources.get("CPU", 1))))
+        if not self.is_local:
+            self.threads = 1
         self.gpus = resources.get("GPU", 0.0)
 
     def run(self, shares: list[Share]) -> list[ShareResult]:
@@ -124,14 +119,12 @@ class RayExecutor:
         except self.ray.exceptions.RayError as error:
             return lost(f"a worker of Ray ended before its jobs did: {first_sentence(error)}")
 
-    def cancel(self) -> None: ...
-
     def close(self) -> None:
         self.ray.shutdown()
         self.folder.cleanup()
 
 
-class SubmititExecutor:
+class SubmititExecutor(Executor):
     """Jobs of Slurm; `options` are those of submitit's AutoExecutor, and `cluster`: slurm, or local for a trial."""
 
     def __init__(self, workers: int | None, options: dict[str, Any], files: Path):
@@ -142,9 +135,10 @@ class SubmititExecutor:
             raise UserError(f"{OPTIONS}.cluster={cluster} is not allowed: {OPTIONS}.cluster is one of slurm, local")
         if cluster == "slurm" and workers is None:
             raise UserError("hydra.launcher.workers=null is not allowed: say how many jobs Slurm is to run")
+        super().__init__(workers)
         self.stop_with_starter = cluster == "local"
-        self.count = workers or cores()
-        self.threads = max(1, cores() // self.count) if cluster == "local" else options.get("cpus_per_task", 1)
+        if cluster == "slurm":
+            self.threads = options.get("cpus_per_task", 1)
         given = {name: value for name, value in options.items() if name != "cluster"}
         with refused_options(options, TypeError, ValueError, NameError, RuntimeError, AssertionError, KeyError):
             self.executor = submitit.AutoExecutor(folder=files, cluster=cluster)
@@ -173,8 +167,6 @@ class SubmititExecutor:
     def cancel(self) -> None:
         while self.cancellable:
             self.cancellable.pop().cancel(check=False)
-
-    def close(self) -> None: ...
 
 
 EXECUTORS = {"joblib": JoblibExecutor, "ray": RayExecutor, "submitit": SubmititExecutor}

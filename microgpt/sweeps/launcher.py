@@ -19,7 +19,7 @@ from microgpt.config.hydra_errors import report
 from microgpt.config.validation import check, check_overrides
 from microgpt.errors import UserError
 from microgpt.runs.record import Invocation
-from microgpt.sweeps.composition import Composed, Composer, plain_dictionary
+from microgpt.sweeps.composition import Composed, Composer
 from microgpt.sweeps.groups import Job
 from microgpt.sweeps.lifecycle import current_sweep
 
@@ -82,7 +82,7 @@ class VectorizedLauncher(Launcher):
 
             current_sweep().errors.append(error)
             report(error, prefix=f"job {number}: ")
-            record_failed_job(plain_dictionary(composed.config), invocation, error)
+            record_failed_job(composed.plain(), invocation, error)
             return None
 
     def train(self, jobs: list[Job]) -> dict[int, float]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
@@ -59,17 +59,21 @@ class Share:
     arguments: list[str] = field(default_factory=lambda: sys.argv[1:])  # of the command, for the records
 
     def __call__(self) -> ShareResult:
+        os.chdir(self.directory)
         sys.argv[1:] = self.arguments
-        with self.redirected_output(), stop_on_signals() as stop, contextlib.ExitStack() as at_end:
+        with (
+            self.open_output("out") as out,
+            self.open_output("err") as err,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            stop_on_signals() as stop,
+            contextlib.ExitStack() as at_end,
+        ):
             signal.signal(signal.SIGUSR2, lambda *_: request_stop(stop))  # Slurm sends it before the time limit
             if self.stops_with_starter:
                 with contextlib.suppress(PermissionError):  # if it has a session of its own already
                     os.setsid()  # Ctrl-C on the terminal reaches the starter alone
                 at_end.callback(watch(self.files / STARTER_LOCK, stop))
-            try:
-                os.chdir(self.directory)
-            except OSError as error:
-                return ShareResult(error=MicrogptError(f"worker {self.number}: {self.directory}: {error.strerror}"))
             return self.train(stop)
 
     def train(self, stop: StopRequest) -> ShareResult:
@@ -77,7 +81,7 @@ class Share:
         try:
             runner.run(stop)
         except Interrupted:
-            assert stop
+            pass
         except MicrogptError as error:
             failure = error
         except Exception as error:
@@ -86,14 +90,9 @@ class Share:
         outcomes = {n: Outcome(o.objective, o.error and portable(o.error)) for n, o in runner.outcomes.items()}
         return ShareResult(outcomes, stop.signal_number, failure)
 
-    @contextlib.contextmanager
-    def redirected_output(self) -> Iterator[None]:
-        """Append standard output and errors to files: Ray starts a lost worker again."""
-        with contextlib.ExitStack() as opened:
-            for name, redirect in (("out", contextlib.redirect_stdout), ("err", contextlib.redirect_stderr)):
-                file = self.output(name).open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
-                opened.enter_context(redirect(opened.enter_context(file)))
-            yield
+    def open_output(self, stream: str) -> IO[str]:
+        """Open a file of the worker's output to append to: Ray starts a lost worker again."""
+        return self.output(stream).open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
 
     def output(self, stream: str) -> Path:
         return self.files / f"worker_{self.number}.{stream}"

@@ -1,4 +1,4 @@
-"""Workers of joblib, submitit and Ray leave what this process would have left; stopped or lost, the command goes on."""
+"""Workers of joblib, submitit and Ray write what one process writes, also after they were stopped or lost."""
 
 import json
 import signal
@@ -47,7 +47,7 @@ def configurations() -> tuple[Config, ...]:
 
 @settings(deadline=None)  # the first example composes the configurations
 @given(shapes=st.lists(st.integers(0, 2), max_size=40), count=st.integers(1, 12))
-def test_every_job_is_in_one_share_and_the_jobs_of_each_shape_are_spread_evenly(shapes: list[int], count: int) -> None:
+def test_each_job_is_in_one_share_and_each_shape_is_divided_evenly(shapes: list[int], count: int) -> None:
     jobs = [Job(number, configurations()[shape], ()) for number, shape in enumerate(shapes)]
     shares = share_out(jobs, count)
     assert sorted(job.number for share in shares for job in share) == list(range(len(jobs)))
@@ -60,7 +60,7 @@ def test_every_job_is_in_one_share_and_the_jobs_of_each_shape_are_spread_evenly(
 
 
 @given(gpus=st.integers(0, 20), workers=st.integers(1, 50))
-def test_all_workers_have_a_part_of_the_gpus_at_the_same_time(gpus: int, workers: int) -> None:
+def test_all_workers_fit_on_the_gpus_at_the_same_time(gpus: int, workers: int) -> None:
     part = gpus_per_worker(float(gpus), workers)
     if gpus == 0:
         assert part == 0
@@ -71,7 +71,7 @@ def test_all_workers_have_a_part_of_the_gpus_at_the_same_time(gpus: int, workers
         assert workers <= gpus * int(1 / part + 1e-9)
 
 
-# What workers say
+# Output of workers
 
 
 @given(
@@ -79,25 +79,25 @@ def test_all_workers_have_a_part_of_the_gpus_at_the_same_time(gpus: int, workers
     cuts=st.lists(st.integers(0, 99), max_size=5),
     data=st.data(),
 )
-def test_a_growing_file_is_told_line_by_line_wherever_it_was_cut(
+def test_a_growing_file_is_printed_line_by_line_wherever_it_was_cut(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str], cuts: list[int], data: st.DataObject
 ) -> None:
-    path = tmp_path_factory.getbasetemp() / "said"
+    path = tmp_path_factory.getbasetemp() / "output"
     path.unlink(missing_ok=True)
     content = "\n".join(lines).encode() + data.draw(st.sampled_from([b"", b"\n"]))
-    file, told = FollowedFile(path, "worker 1: ", "out"), []
+    file, printed = FollowedFile(path, "worker 1: ", "out"), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("builtins.print", lambda line, **_: told.append(line))
+        patch.setattr("builtins.print", lambda line, **_: printed.append(line))
         file.print_new(is_last=False)
         for end in [*sorted(min(cut, len(content)) for cut in cuts), len(content)]:
             path.write_bytes(content[:end])
             file.print_new(is_last=False)
-            assert len(told) == content[:end].count(b"\n")
+            assert len(printed) == content[:end].count(b"\n")
         file.print_new(is_last=True)
-    assert told == [f"worker 1: {line}" for line in content.decode().splitlines()]
+    assert printed == [f"worker 1: {line}" for line in content.decode().splitlines()]
 
 
-# Refusals
+# Errors of configuration
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_growing_file_is_told_line_by_line_wherever_it_was_cut(
          "hydra.launcher.options={'cluster': 'local', 'nix': 1} is not allowed: "),
     ],
 )  # fmt: skip
-def test_a_value_that_is_not_allowed_is_named_and_leaves_nothing(
+def test_an_invalid_value_is_named_and_nothing_is_written(
     tmp_path: Path, executor: str, workers: int | None, options: dict[str, Any], most: int | None, sentence: str
 ) -> None:
     folder = tmp_path / FOLDER
@@ -126,13 +126,13 @@ def test_a_value_that_is_not_allowed_is_named_and_leaves_nothing(
     assert list(folder.iterdir()) == []
 
 
-def test_an_absent_library_is_named_with_what_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"executor=submitit needs submitit: pip install 'microgpt\[slurm\]'$"):
         run(tmp_path, [], "submitit")
 
 
-# Workers, as they are called from here
+# Workers
 
 
 def short(folder: Path, *overrides: str) -> list[Job]:
@@ -142,7 +142,7 @@ def short(folder: Path, *overrides: str) -> list[Job]:
 
 
 @pytest.mark.parametrize("executor", [pytest.param(name, marks=slow) for name in ("joblib", "submitit", "ray")])
-def test_workers_leave_what_this_process_leaves(
+def test_workers_write_what_one_process_writes(
     tmp_path: Path, executor: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A group of two for each worker, and a model of another shape that diverges."""
@@ -156,16 +156,26 @@ def test_workers_leave_what_this_process_leaves(
     assert [read_record(path)["group"] for path in folders(tmp_path).values()] == [2, 2, 2, 2, 1]
     assert {number: outcomes[number] for number in range(4)} == {number: expected[number] for number in range(4)}
     assert str(outcomes[4].error).startswith("the loss of step ")
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     for worker, count in ((1, 3), (2, 2)):
-        assert f"worker {worker}: sweep {tmp_path / FOLDER}: {count} jobs, 0 completed before, " in said.out
-    assert "worker 1: job 4: error: the loss of step " in said.err
+        assert f"worker {worker}: sweep {tmp_path / FOLDER}: {count} jobs, 0 completed before, " in printed.out
+    assert "worker 1: job 4: error: the loss of step " in printed.err
     assert not (tmp_path / FOLDER / ".workers").exists()
+
+
+@slow
+def test_one_worker_of_joblib_is_a_process_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = short(tmp_path, "seed=1|2")
+    outcomes = train_jobs("joblib", 1, {}, tmp_path / FOLDER, jobs, None)
+    assert [outcomes[number].error for number in (0, 1)] == [None, None]
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(f"sweep {tmp_path / FOLDER}: 2 jobs" in line for line in lines) == 1
+    assert all(line.count("worker 1: ") == 1 for line in lines)
 
 
 @contextmanager
 def once_a_run_trains(folder: Path, act: Callable[[], None]) -> Iterator[None]:
-    """Act in another thread, as this one waits for the workers."""
+    """Call `act` in another thread when the first run trains: this one waits for the workers."""
 
     def watch() -> None:
         wait_for(folder, "**/history.jsonl")
@@ -183,7 +193,7 @@ def kill_a_worker_of_joblib() -> None:
 
 
 @pytest.mark.slow
-def test_a_lost_worker_is_one_sentence_and_what_it_left_is_gone_on_with(
+def test_a_lost_worker_is_reported_in_a_sentence_and_its_jobs_are_resumed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     jobs = short(tmp_path, "train.steps=50000", "train.eval_every=null", "train.checkpoint_every=null", "seed=1|2")
@@ -198,7 +208,7 @@ def test_a_lost_worker_is_one_sentence_and_what_it_left_is_gone_on_with(
     assert {read_record(path.parent)["status"] for path in (tmp_path / FOLDER).glob("*/run.json")} == {"completed"}
 
 
-# The command, stopped
+# The command is stopped
 
 
 LONG = (
@@ -222,7 +232,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 @pytest.fixture(scope="module")
 def uninterrupted(shared_program: Program) -> list[dict[str, Any]]:
-    """What the sweep comes to in one process that nothing stops."""
+    """The files of the sweep's jobs, written by one process that is not stopped."""
     names(shared_program.folder)
     shared_program("-m", *LONG)
     return [left_by(job) for job in shared_program.jobs()]
@@ -231,31 +241,31 @@ def uninterrupted(shared_program: Program) -> list[dict[str, Any]]:
 @slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize("executor", COMMANDS)
-def test_a_stopped_sweep_s_workers_stop_and_the_same_command_finishes_it(
+def test_workers_of_a_stopped_sweep_stop_and_the_same_command_completes_it(
     microgpt: Program, uninterrupted: list[dict[str, Any]], executor: str, number: signal.Signals
 ) -> None:
-    """Also where the sweep's own process is killed: its workers notice (Ray's are killed by Ray)."""
+    """Also if the starting process is killed: its workers notice (Ray kills its own)."""
     pytest.importorskip(executor)
     names(microgpt.folder)
     command = "-m", *COMMANDS[executor], *LONG
     process = microgpt.start(*command)
     sweep = SweepFolder(wait_for(microgpt.folder, "outputs/sweeps/*/*/history.jsonl").parents[1])
     process.send_signal(number)
-    if number == signal.SIGKILL:  # of whose workers joblib's keep the pipe open a while
+    if number == signal.SIGKILL:  # joblib's workers keep the pipe open for a while
         process.wait()
         for pipe in (process.stdout, process.stderr):
             assert pipe is not None
             pipe.close()
-        said = ""
+        output = ""
     else:
-        said = process.communicate(timeout=60)[0]
-    wait_until(lambda: not sweep.is_held())  # by workers that have not noticed yet
+        output = process.communicate(timeout=60)[0]
+    wait_until(lambda: not sweep.is_held())  # until the last worker has noticed
     statuses = {read_record(job)["status"] for job in microgpt.jobs()}
     if number == signal.SIGKILL:
         assert statuses <= {"completed", "running" if executor == "ray" else "interrupted"}
     else:
         assert process.returncode == 128 + number
-        assert "\ninterrupted: " in said
+        assert "\ninterrupted: " in output
         assert statuses <= {"completed", "interrupted"}
     assert statuses != {"completed"}
     microgpt(*command)
@@ -264,8 +274,8 @@ def test_a_stopped_sweep_s_workers_stop_and_the_same_command_finishes_it(
 
 @slow
 @pytest.mark.parametrize("executor", COMMANDS)
-def test_an_idle_worker_does_not_keep_the_others_from_their_checkpoints(microgpt: Program, executor: str) -> None:
-    """Joblib would kill them all, did a request to stop end the process of one that has nothing to do."""
+def test_an_idle_worker_does_not_prevent_the_others_from_saving_checkpoints(microgpt: Program, executor: str) -> None:
+    """If the idle worker's process ended, joblib would kill all of them."""
     pytest.importorskip(executor)
     names(microgpt.folder)
     quick = [each for each in LONG if not each.startswith(("seed", "train.steps", "optim"))]
@@ -273,8 +283,8 @@ def test_an_idle_worker_does_not_keep_the_others_from_their_checkpoints(microgpt
     record = wait_for(microgpt.folder, "outputs/sweeps/*/0/run.json")
     wait_until(lambda: json.loads(record.read_text())["status"] == "completed")
     wait_for(microgpt.folder, "outputs/sweeps/*/1/history.jsonl")
-    time.sleep(0.3)  # for its end to be known
+    time.sleep(0.3)  # until joblib has its result
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=60)[0]
     assert [read_record(job)["status"] for job in microgpt.jobs()] == ["completed", "interrupted"]
-    assert "\ninterrupted: 1 of 2 jobs are completed; the same command goes on from there\n" in said
+    assert "\ninterrupted: 1 of 2 jobs are completed; the same command goes on from there\n" in output
