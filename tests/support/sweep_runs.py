@@ -1,4 +1,4 @@
-"""A sweep's work without the program around it: jobs composed here, run here or in processes that meet a fault."""
+"""Run the jobs of a sweep without the program: in this process, or in processes with an injected fault."""
 
 import errno
 import multiprocessing
@@ -41,8 +41,8 @@ SMALL = (
     "train.checkpoint_every=7", "sample.num_samples=2",
 )  # fmt: skip
 TINY = "model.n_embd=8", "model.n_head=2"
-# What differs between a run alone and the same run as a job of a sweep.
-OF_THE_PLACE = {
+# Keys of run.json that differ between a run alone and the same run as a job of a sweep.
+VARYING = {
     "run_id", "started_at", "finished_at", "command", "git", "timings", "group", "resumed", "earlier_failures",
 }  # fmt: skip
 RATES = ("steps_per_sec", "tokens_per_sec")
@@ -52,7 +52,7 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 def names(folder: Path, count: int = 60, start: int = 0) -> Path:
-    """A small file of distinct documents."""
+    """Write a small file of distinct documents."""
     path = folder / "names.txt"
     numbers = range(37 * start, 37 * start + count)
     lines = ["".join("abcdefg"[number // 7**place % 7] for place in range(4)) for number in numbers]
@@ -70,7 +70,7 @@ def composer() -> Composer:
 
 
 def jobs_of(*overrides: str) -> list[Job]:
-    """A job for each combination of the values; those of one key are separated by `|`."""
+    """Return a job for each combination of the values; those of one key are separated by `|`."""
     choices = [
         [f"{key}={value}" for value in values.split("|")] for key, values in (each.split("=", 1) for each in overrides)
     ]
@@ -90,7 +90,7 @@ def run(folder: Path, jobs: list[Job], most: int | None = None) -> dict[int, Out
 
 
 def run_alone(folder: Path, job: Job) -> Path:
-    """The job as a run of its own; returns its folder."""
+    """Run the job's configuration outside a sweep; returns the run's folder."""
     before = set(folder.glob("*/*/run.json"))
     train(replace(job.config, outputs_dir=str(folder)), Invocation(job.overrides))
     (record,) = set(folder.glob("*/*/run.json")) - before
@@ -98,10 +98,11 @@ def run_alone(folder: Path, job: Job) -> Path:
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """A process that works on the sweep below `folder`, and what meets it before its operation `after` on a file there.
+class SweepProcess:
+    """A process that runs the sweep below `folder`, with a fault before its operation number `after` on a file there.
 
-    SIGKILL | SIGTERM: it is sent this signal. full disk: from then on nothing can be made or opened to write.
+    `event`: SIGKILL or SIGTERM, which it sends to itself, or "full disk": from then on nothing can be created or opened
+    for writing.
     """
 
     folder: Path
@@ -111,98 +112,98 @@ class Attempt:
 
 
 class Ended(NamedTuple):
-    """How an attempt ended: its exit code (a negative number is the signal that killed it), and what it printed."""
+    """A process's exit code (negative: the signal that killed it) and output."""
 
     code: int
-    said: str
+    output: str
 
     @property
     def trained(self) -> list[str]:
-        """Folders of the jobs that it trained, some perhaps not to their end."""
-        return self.after("TRAINS")
+        """Names of the folders of the jobs that it trained, perhaps not to the end."""
+        return self.words_after("TRAINS")
 
     @property
     def failed(self) -> list[int]:
-        """Numbers of the jobs that it ends with as failed."""
-        return [int(number) for number in self.after("FAILED")]
+        """Numbers of the jobs whose outcome is an error."""
+        return [int(number) for number in self.words_after("FAILED")]
 
     @property
     def operations(self) -> int:
-        """How many operations on files of the sweep it did to its end."""
-        return int(self.after("OPERATIONS")[0])
+        """The number of its operations on files of the sweep."""
+        return int(self.words_after("OPERATIONS")[0])
 
-    def after(self, word: str) -> list[str]:
-        return [each for line in self.said.splitlines() if line.split()[:1] == [word] for each in line.split()[1:]]
+    def words_after(self, word: str) -> list[str]:
+        return [each for line in self.output.splitlines() if line.split()[:1] == [word] for each in line.split()[1:]]
 
 
-Perform = Callable[[list[Job], list[list[Attempt]]], list[list[Ended]]]
+RunStages = Callable[[list[Job], list[list[SweepProcess]]], list[list[Ended]]]
 
 
 @contextmanager
-def performing(warm: list[Job]) -> Iterator[Perform]:
-    """A function that makes attempts at a sweep: those of a stage begin at once, a stage when the last has ended.
+def stage_runner(warm: list[Job]) -> Iterator[RunStages]:
+    """Yield a function that runs processes in stages: those of a stage start at once, after the last stage has ended.
 
-    They are copies of one process that has run the first job, and so loaded the kernels: a copy takes milliseconds.
+    They are forks of a process that has run the first job and so has loaded the kernels: a fork takes milliseconds.
     """
     here, there = PROCESSES.Pipe()
-    process = PROCESSES.Process(target=perform_here, args=(there, warm[0]))
+    process = PROCESSES.Process(target=serve_stages, args=(there, warm[0]))
     process.start()
     there.close()
 
-    def perform(jobs: list[Job], stages: list[list[Attempt]]) -> list[list[Ended]]:
-        assert all(job.config.backend.threads == 1 for job in jobs), "a process with threads must not be copied"
+    def run_stages(jobs: list[Job], stages: list[list[SweepProcess]]) -> list[list[Ended]]:
+        assert all(job.config.backend.threads == 1 for job in jobs), "a process with threads must not be forked"
         here.send((jobs, stages))
-        assert here.poll(300), "the attempts came to no end"
+        assert here.poll(300), "the processes did not end"
         return here.recv()
 
     try:
-        yield perform
+        yield run_stages
     finally:
         process.kill()
         process.join()
 
 
-def perform_here(asked: Connection, warm: Job) -> None:
+def serve_stages(connection: Connection, warm: Job) -> None:
     with tempfile.TemporaryDirectory() as name:
-        said = Path(name)
-        with (said / "warm").open("w") as file, redirect_stdout(file), redirect_stderr(file):
-            run(said, [warm])
+        outputs = Path(name)
+        with (outputs / "warm").open("w") as file, redirect_stdout(file), redirect_stderr(file):
+            run(outputs, [warm])
         while True:
-            jobs, stages = asked.recv()
-            asked.send([at_once(jobs, attempts, said) for attempts in stages])
+            jobs, stages = connection.recv()
+            connection.send([run_at_once(jobs, processes, outputs) for processes in stages])
 
 
-def at_once(jobs: list[Job], attempts: list[Attempt], said: Path) -> list[Ended]:
+def run_at_once(jobs: list[Job], processes: list[SweepProcess], outputs: Path) -> list[Ended]:
     gate, key = os.pipe()
     started: list[tuple[int, Path]] = []
-    for number, attempt in enumerate(attempts):
-        file = said / str(number)
+    for number, process in enumerate(processes):
+        file = outputs / str(number)
         pid = os.fork()
         if pid == 0:
             os.close(key)
-            os.read(gate, 1)  # until all have been made
-            attempt_and_exit(jobs, attempt, file)
+            os.read(gate, 1)  # until all have been forked
+            run_and_exit(jobs, process, file)
         started.append((pid, file))
     os.close(gate)
     os.close(key)
     return [Ended(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file.read_text()) for pid, file in started]
 
 
-def attempt_and_exit(jobs: list[Job], attempt: Attempt, said: Path) -> NoReturn:
-    """As the program does: an exit code, and a sentence for what is no bug."""
-    output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    sys.stdout = sys.stderr = os.fdopen(output, "w", buffering=1)
-    done = meeting(attempt.event, attempt.after)
+def run_and_exit(jobs: list[Job], process: SweepProcess, output: Path) -> NoReturn:
+    """Run the sweep and exit like the program: with its exit code, and a sentence for an error that is not a bug."""
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    sys.stdout = sys.stderr = os.fdopen(file, "w", buffering=1)
+    operations = inject_fault(process.event, process.after)
     train_members = runner.train_members
 
-    def telling(members: list[Member], *rest: Any) -> None:
+    def train_and_print(members: list[Member], *rest: Any) -> None:
         print("TRAINS", *(member.folder.path.name for member in members))
         train_members(members, *rest)
 
-    runner.train_members = telling
+    runner.train_members = train_and_print
     code = 99
     try:
-        outcomes = run(attempt.folder, jobs, attempt.most)
+        outcomes = run(process.folder, jobs, process.most)
         print("FAILED", *(number for number, outcome in sorted(outcomes.items()) if outcome.error is not None))
         code = 0
     except Interrupted as stop:
@@ -210,18 +211,18 @@ def attempt_and_exit(jobs: list[Job], attempt: Attempt, said: Path) -> NoReturn:
     except Exception as error:
         code = report(error)
     finally:
-        print(f"OPERATIONS {done()}")
+        print(f"OPERATIONS {operations()}")
         os._exit(code)
 
 
-def meeting(event: str, after: int) -> Callable[[], int]:
-    """Have the event happen before this process's operation number `after`; returns what counts the operations."""
+def inject_fault(event: str, after: int) -> Callable[[], int]:
+    """Cause the event before this process's operation number `after`; returns a function that counts operations."""
     done = 0
 
     def watch(name: str, arguments: tuple[Any, ...]) -> None:
         nonlocal done
         is_of_file = name == "open" or name.startswith(("os.", "shutil."))
-        if not is_of_file or not any(isinstance(a, str) and str(FOLDER) in a for a in map(plain, arguments)):
+        if not is_of_file or not any(isinstance(a, str) and str(FOLDER) in a for a in map(as_path, arguments)):
             return
         if event != "full disk":
             if done == after:
@@ -234,23 +235,23 @@ def meeting(event: str, after: int) -> Callable[[], int]:
     return lambda: done
 
 
-def plain(argument: Any) -> Any:
+def as_path(argument: Any) -> Any:
     return os.fspath(argument) if isinstance(argument, os.PathLike) else argument
 
 
 def folders(folder: Path) -> dict[str, Path]:
-    """The folders of a sweep's jobs by name, whatever is in them."""
+    """Return the folders of a sweep's jobs by name."""
     return {path.name: path for path in sorted((folder / FOLDER).iterdir()) if path.is_dir() and path.name != ".locks"}
 
 
-def left_by(run: Path) -> dict[str, Any]:
-    """Everything that a run leaves, but for where, when and how fast it was: files byte by byte."""
+def written_by(run: Path) -> dict[str, Any]:
+    """Return everything that a run has written except places, times and rates: the record's keys and whole files."""
     record = read_record(run)
-    kept = {key: value for key, value in record.items() if key not in OF_THE_PLACE}
+    kept = {key: value for key, value in record.items() if key not in VARYING}
     kept["config"] = {key: value for key, value in record["config"].items() if key != "outputs_dir"}
     kept["error"] = record["error"] and record["error"].replace(str(run), "")
     kept["metrics"] = {key: value for key, value in (record["metrics"] or {}).items() if key not in RATES}
-    timed = "train_state.json", "checksums.json"  # with seconds in them
+    timed = "train_state.json", "checksums.json"  # they contain seconds
     files = {
         str(path.relative_to(run)): b"" if path.name in timed else path.read_bytes()
         for path in sorted(run.rglob("*"))

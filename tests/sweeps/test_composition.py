@@ -1,4 +1,4 @@
-"""Jobs of a sweep are composed quickly, and to what Hydra itself would compose."""
+"""Jobs of a sweep are composed quickly, with the results of Hydra's own composition."""
 
 from collections.abc import Iterator
 
@@ -64,15 +64,15 @@ OVERRIDES = st.dictionaries(st.sampled_from(list(VALUES)), st.integers(0, 10), m
 @pytest.mark.slow
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(chosen=st.lists(OVERRIDES, min_size=1, max_size=3))
-def test_a_quick_composition_is_hydra_s(composer: Composer, chosen: list[dict[str, int]]) -> None:
-    """Several in a row, as what one sets must not be there for the next."""
+def test_a_quick_composition_equals_hydra_s(composer: Composer, chosen: list[dict[str, int]]) -> None:
+    """Several in a row: the values of one must not be in the next."""
     for each in chosen:
         overrides = [f"{key}={VALUES[key][number % len(VALUES[key])]}" for key, number in each.items()]
         assert quickly(composer, overrides) == as_hydra_does(composer, overrides)
 
 
 @pytest.mark.parametrize("override", ["seed=abc", "train.step=3", "model=lstm", "optim.lr=[1]", "model.n_embd={a:1}"])
-def test_a_mistake_is_told_in_hydra_s_words(composer: Composer, override: str) -> None:
+def test_an_invalid_override_raises_hydra_s_error(composer: Composer, override: str) -> None:
     with pytest.raises(HydraException) as theirs:
         as_hydra_does(composer, [override])
     with pytest.raises(HydraException) as ours:
@@ -96,6 +96,6 @@ def test_what_jobs_share_is_composed_once(composer: Composer, monkeypatch: pytes
     assert calls == [["model=gpt", "mode=tensor"], ["model=bigram", "mode=tensor"]]
 
 
-def test_a_job_s_own_overrides_are_those_that_are_not_hydra_s(composer: Composer) -> None:
+def test_a_job_s_overrides_leave_out_hydra_s_keys(composer: Composer) -> None:
     overrides = ["seed=3", "hydra.verbose=false", "model=gpt", "hydra/launcher=basic"]
     assert composer.compose(overrides).overrides == ("seed=3", "model=gpt")

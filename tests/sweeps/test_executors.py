@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.program import TIMEOUT, Program, read_record, wait_for
-from support.sweep_runs import FOLDER, SMALL, TINY, folders, jobs_of, left_by, names
+from support.sweep_runs import FOLDER, SMALL, TINY, folders, jobs_of, names, written_by
 
 from microgpt.config.schema import Config
 from microgpt.errors import UserError
@@ -33,8 +33,8 @@ def run(folder: Path, jobs: list[Job], executor: str = "joblib", **options: Any)
     return train_jobs(executor, 2, options, folder / FOLDER, jobs, None)
 
 
-def all_left(folder: Path) -> dict[str, Any]:
-    return {name: left_by(path) for name, path in folders(folder).items()}
+def all_written(folder: Path) -> dict[str, Any]:
+    return {name: written_by(path) for name, path in folders(folder).items()}
 
 
 # Shares
@@ -152,7 +152,7 @@ def test_workers_write_what_one_process_writes(
     expected = run(tmp_path / "alone", jobs, "process")
     capsys.readouterr()
     outcomes = run(tmp_path, jobs, executor, **({"cluster": "local"} if executor == "submitit" else {}))
-    assert all_left(tmp_path) == all_left(tmp_path / "alone")
+    assert all_written(tmp_path) == all_written(tmp_path / "alone")
     assert [read_record(path)["group"] for path in folders(tmp_path).values()] == [2, 2, 2, 2, 1]
     assert {number: outcomes[number] for number in range(4)} == {number: expected[number] for number in range(4)}
     assert str(outcomes[4].error).startswith("the loss of step ")
@@ -235,7 +235,7 @@ def uninterrupted(shared_program: Program) -> list[dict[str, Any]]:
     """The files of the sweep's jobs, written by one process that is not stopped."""
     names(shared_program.folder)
     shared_program("-m", *LONG)
-    return [left_by(job) for job in shared_program.jobs()]
+    return [written_by(job) for job in shared_program.jobs()]
 
 
 @slow
@@ -269,7 +269,7 @@ def test_workers_of_a_stopped_sweep_stop_and_the_same_command_completes_it(
         assert statuses <= {"completed", "interrupted"}
     assert statuses != {"completed"}
     microgpt(*command)
-    assert [left_by(job) for job in microgpt.jobs()] == uninterrupted
+    assert [written_by(job) for job in microgpt.jobs()] == uninterrupted
 
 
 @slow

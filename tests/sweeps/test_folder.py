@@ -1,4 +1,4 @@
-"""Folders of a sweep's jobs: which attempt counts, and that a job is one process's at a time."""
+"""Folders of a sweep's jobs: which attempt counts, and locks."""
 
 import json
 import subprocess
@@ -56,14 +56,14 @@ def claimed(folder: Path, number: int = 3, resume: bool = True):
     ],
     ids=str,
 )
-def test_what_there_is_of_a_job(folder: Path, statuses: list[str], state: str) -> None:
+def test_state_of_a_job(folder: Path, statuses: list[str], state: str) -> None:
     for number, status in enumerate(statuses, 1):
         earlier(folder / ("3" if number == 1 else f"3-{number}"), status)
     assert SweepFolder(folder).state(JOB) == state
 
 
 @pytest.mark.parametrize("changes", [{"config_hash": OTHER}, {"data": "e" * 64}, {"data": None}, {"config_hash": None}])
-def test_a_job_is_what_it_computes_whatever_its_number(folder: Path, changes: dict[str, str | None]) -> None:
+def test_a_job_is_identified_by_what_it_computes(folder: Path, changes: dict[str, str | None]) -> None:
     earlier(folder / "3", "completed", **{"config_hash": HASH, "data": DATA, **changes})
     assert SweepFolder(folder).state(JOB) == "new"
     earlier(folder / "11", "completed")
@@ -71,7 +71,7 @@ def test_a_job_is_what_it_computes_whatever_its_number(folder: Path, changes: di
 
 
 @pytest.mark.parametrize("content", [b"", b'{"status": "completed", "conf', b"[]", b"null", b"\xff\xfe"])
-def test_a_record_that_cannot_be_read_is_passed_over(folder: Path, content: bytes) -> None:
+def test_an_unreadable_record_is_ignored(folder: Path, content: bytes) -> None:
     earlier(folder / "3")
     (folder / "4").mkdir()
     (folder / "4" / "run.json").write_bytes(content)
@@ -79,7 +79,7 @@ def test_a_record_that_cannot_be_read_is_passed_over(folder: Path, content: byte
     assert [one.path.name for one in sweep.attempts_at(JOB)] == ["3"]
 
 
-def test_a_look_again_sees_what_another_process_wrote(folder: Path) -> None:
+def test_refresh_reads_what_another_process_wrote(folder: Path) -> None:
     earlier(folder / "3")
     sweep = SweepFolder(folder)
     record = json.loads((folder / "3" / "run.json").read_text())
@@ -91,19 +91,19 @@ def test_a_look_again_sees_what_another_process_wrote(folder: Path) -> None:
     assert sweep.state(JOB) == "completed"
 
 
-def test_a_new_job_has_the_folder_of_its_number(folder: Path) -> None:
+def test_a_new_job_gets_the_folder_of_its_number(folder: Path) -> None:
     found = claimed(folder)
     assert (found.path, found.run_id) == (folder / "3", "sweeps/it_abc/3")
     assert found.earlier is None
     found.release()
 
 
-def test_a_number_that_is_taken_gets_another_folder(folder: Path) -> None:
+def test_a_job_whose_folder_is_taken_gets_another(folder: Path) -> None:
     earlier(folder / "3", config_hash=OTHER)
     assert claimed(folder).path == folder / "3-2"
 
 
-def test_a_stopped_job_goes_on_in_its_folder_from_its_newest_checkpoint(folder: Path) -> None:
+def test_an_interrupted_job_resumes_in_its_folder_from_its_newest_checkpoint(folder: Path) -> None:
     path = earlier(folder / "7", "interrupted")
     spec = ModelSpec("bigram", vocab_size=3, n_embd=3, n_head=1, n_layer=0, block_size=4)
     state = EngineState({name: np.zeros((1, *shape)) for name, shape in spec.shapes().items()})
@@ -115,7 +115,7 @@ def test_a_stopped_job_goes_on_in_its_folder_from_its_newest_checkpoint(folder: 
     assert found.checkpoint.progress.step == 10
 
 
-def test_a_failed_job_begins_anew_in_its_folder(folder: Path) -> None:
+def test_a_failed_job_starts_again_in_its_folder(folder: Path) -> None:
     path = earlier(folder / "7", "failed")
     (path / "history.jsonl").write_text('{"step": 1}\n')
     (path / "checkpoint" / "step_00000000").mkdir(parents=True)
@@ -127,18 +127,18 @@ def test_a_failed_job_begins_anew_in_its_folder(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("status", ["running", "interrupted", "failed", "completed"])
-def test_without_resume_whatever_there_is_stays(folder: Path, status: str) -> None:
+def test_without_resume_earlier_attempts_stay(folder: Path, status: str) -> None:
     earlier(folder / "3", status)
     assert claimed(folder, resume=False).path == folder / "3-2"
 
 
-def test_the_record_of_a_job_that_never_began_makes_room(folder: Path) -> None:
+def test_the_record_of_a_job_that_failed_before_it_started_is_replaced(folder: Path) -> None:
     earlier(folder / "3", "failed", config_hash=None)
     assert claimed(folder).path == folder / "3"
     assert not (folder / "3" / "run.json").exists()
 
 
-def test_a_job_is_one_process_s_at_a_time(folder: Path) -> None:
+def test_a_job_is_locked_by_one_process_at_a_time(folder: Path) -> None:
     sweep = SweepFolder(folder)
     path = folder / ".locks" / JOB.lock_name
     path.parent.mkdir(parents=True)
@@ -158,12 +158,12 @@ def test_a_job_is_one_process_s_at_a_time(folder: Path) -> None:
         other.release()
         holder.kill()
     lock = sweep.lock(JOB)
-    assert lock is not None, "a process that was killed gives its lock back"
+    assert lock is not None, "the lock of a killed process is released"
     lock.release()
     assert not sweep.is_held()
 
 
-def test_a_sweep_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+def test_a_sweep_that_cannot_be_written_is_an_error_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     sweep = SweepFolder(tmp_path / "file" / "sweeps" / "it_abc")
     with pytest.raises(UserError, match=r"outputs_dir=.*file cannot be written: "):

@@ -32,7 +32,7 @@ def changed(node: str, **values: object) -> Config:
     ],
     ids=["seed", "lr", "schedule", "sample", "outputs_dir", "sweep"],
 )
-def test_runs_may_differ_in_what_each_model_has_of_its_own(other: Config) -> None:
+def test_runs_of_a_group_may_differ_in_these_keys(other: Config) -> None:
     assert shape_of(other) == shape_of(TENSOR)
 
 
@@ -52,24 +52,24 @@ def test_runs_may_differ_in_what_each_model_has_of_its_own(other: Config) -> Non
     ],
     ids=str,
 )
-def test_runs_of_another_shape_train_apart(other: Config) -> None:
+def test_runs_of_another_shape_are_trained_apart(other: Config) -> None:
     assert shape_of(other) != shape_of(TENSOR)
 
 
-def test_how_many_train_together_is_bounded_by_memory_and_by_the_user() -> None:
+def test_the_size_of_a_group_is_limited_by_memory_and_by_the_user() -> None:
     assert most_together(TENSOR, SMALL, False, None) >= 64
     assert most_together(TENSOR, SMALL, False, 5) == 5
     assert most_together(TENSOR, LARGE, False, None) == 1
     assert most_together(TENSOR, SMALL, True, None) == 4096
 
 
-def test_an_untrained_baseline_and_plain_python_go_alone() -> None:
+def test_an_untrained_baseline_and_plain_python_run_alone() -> None:
     assert most_together(changed("train", steps=0), SMALL, False, None) == 1
     assert most_together(changed("backend", name="python"), SMALL, False, 64) == 1
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 99))), st.integers(1, 7))
-def test_groups_hold_every_item_once_and_only_equals(items: list[tuple[int, int]], most: int) -> None:
+def test_groups_have_every_item_once_and_equal_keys(items: list[tuple[int, int]], most: int) -> None:
     groups = group(items, lambda item: item[0], lambda item: most)
     assert sorted(item for members in groups for item in members) == sorted(items)
     assert all(len({key for key, _ in members}) == 1 and len(members) <= most for members in groups)

@@ -1,4 +1,4 @@
-"""Sweeps: the four-variant ablation, what its variants share, and a sweep that is asked for twice."""
+"""Sweeps: the ablation of four variants, what they share, and a repeated command."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ FIRST_COLUMNS = [
 
 @pytest.fixture(scope="module")
 def ablation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """The four variants have been run. Whether the program then ends well has a test of its own."""
+    """The folder of an ablation. Its exit code has a test of its own."""
     for program in make_program(tmp_path_factory.mktemp("ablation")):
         program.start(*FOUR).communicate()
         yield program
@@ -58,13 +58,13 @@ def test_every_variant_is_validated_at_start_and_end(ablation: Program) -> None:
         assert metrics["best_step"] in (5, 10)
 
 
-def test_tied_variant_lacks_exactly_the_output_matrix(ablation: Program) -> None:
+def test_the_tied_variant_has_no_output_matrix(ablation: Program) -> None:
     counts = {record["model"]["tie_lm_head"]: record["metrics"]["parameter_count"] for record in records(ablation)}
     vocab_size = records(ablation)[0]["data"]["vocab_size"]
     assert counts[False] - counts[True] == vocab_size * 16
 
 
-def test_variants_share_the_initial_values_of_every_tensor_they_share(ablation: Program) -> None:
+def test_variants_share_the_initial_values_of_their_common_tensors(ablation: Program) -> None:
     first = [load_file(job / "checkpoint" / "step_00000000" / "weights.safetensors") for job in ablation.jobs()]
     assert [("lm_head" in tensors) for tensors in first] == [False, False, True, True]
     for tensors in first[:2]:
@@ -95,7 +95,7 @@ def test_ablation_is_written(ablation: Program) -> None:
 
 
 @pytest.mark.slow
-def test_same_sweep_again_runs_nothing_and_ends_well(ablation: Program) -> None:
+def test_the_same_sweep_again_runs_nothing_and_exits_with_0(ablation: Program) -> None:
     before = [(job / "run.json").read_bytes() for job in ablation.jobs()]
     table = (ablation.folder / "results" / "ablation_style-futuristic.csv").read_bytes()
     done = ablation(*FOUR)
@@ -106,7 +106,7 @@ def test_same_sweep_again_runs_nothing_and_ends_well(ablation: Program) -> None:
 
 
 @pytest.mark.slow
-def test_same_sweep_in_another_order_runs_nothing(ablation: Program) -> None:
+def test_the_same_sweep_in_another_order_runs_nothing(ablation: Program) -> None:
     before = ablation.jobs()
     reordered = FOUR[0], FOUR[2], FOUR[1], *FOUR[3:]
     assert "4 completed before" in ablation(*reordered).stdout
@@ -122,7 +122,7 @@ def test_jobs_that_failed_in_other_processes_are_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_experiment_ablation_is_a_sweep_in_one_word(microgpt: Program) -> None:
+def test_experiment_ablation_is_a_sweep_without_m(microgpt: Program) -> None:
     chosen = "train.steps=2", "train.eval_documents=5", "sample.num_samples=1", "style=classic"
     microgpt("experiment=ablation", "seed=1,2", *chosen)
     written = {path.name for path in (microgpt.folder / "results").iterdir() if path.suffix != ".png"}
@@ -150,7 +150,7 @@ def test_seeds_are_a_sweep(microgpt: Program) -> None:
 
 
 @pytest.mark.slow
-def test_sweep_of_legs_again_runs_nothing(microgpt: Program) -> None:
+def test_a_sweep_of_legs_again_runs_nothing(microgpt: Program) -> None:
     quick = "experiment=debug", "train.steps=2", "sample.num_samples=1"
     microgpt(*quick)
     sweep = "-m", "seed=1,2", *quick, f"train.resume={microgpt.only_run()}"
@@ -160,8 +160,8 @@ def test_sweep_of_legs_again_runs_nothing(microgpt: Program) -> None:
 
 
 @pytest.mark.slow
-def test_sweep_of_legs_from_the_latest_checkpoint_is_refused(microgpt: Program) -> None:
-    """Each job would train on from the one before it."""
+def test_a_sweep_of_legs_from_the_latest_checkpoint_is_an_error(microgpt: Program) -> None:
+    """Each job would continue the one before it."""
     microgpt("experiment=debug", "train.steps=1", "sample.num_samples=0")
     done = microgpt("-m", "seed=1,2", "experiment=debug", "train.resume=latest", expect=2)
     assert done.stderr.count("train.resume=latest is another checkpoint for each job of a sweep: name the folder") == 2

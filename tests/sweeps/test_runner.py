@@ -1,4 +1,4 @@
-"""Jobs that train side by side leave what each leaves alone; and what a sweep does with values, tasks and launchers."""
+"""Jobs trained side by side write what each writes alone; values, tasks and launchers of a sweep."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.program import Program, mostly_slow, read_history, read_record
-from support.sweep_runs import SMALL, TINY, folders, jobs_of, left_by, names, run, run_alone
+from support.sweep_runs import SMALL, TINY, folders, jobs_of, names, run, run_alone, written_by
 
 from microgpt.sweeps.folder import lockable
 from microgpt.sweeps.groups import Job
@@ -28,7 +28,7 @@ EQUAL = {
 
 
 def jobs_on(folder: Path, *overrides: str) -> list[Job]:
-    """Jobs on a small file below the folder."""
+    """Return jobs on a small file below the folder."""
     chosen = {override.split("=")[0] for override in overrides}
     kept = [override for override in SMALL if override.split("=")[0] not in chosen]
     return jobs_of(*kept, "data=text", f"data.path={names(folder)}", *overrides)
@@ -42,37 +42,37 @@ def run_all(folder: Path, jobs: list[Job], most: int | None = None) -> None:
 
 @pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
 @mostly_slow(1, "overrides", EQUAL.values(), ids=EQUAL)
-def test_a_job_leaves_exactly_what_the_run_alone_leaves(tmp_path: Path, overrides: tuple[str, ...], every: int) -> None:
+def test_a_job_writes_exactly_what_the_run_alone_writes(tmp_path: Path, overrides: tuple[str, ...], every: int) -> None:
     jobs = jobs_on(tmp_path, *overrides)
     run_all(tmp_path, jobs)
     for job in jobs[::every]:
-        assert left_by(folders(tmp_path)[str(job.number)]) == left_by(run_alone(tmp_path / "alone", job))
+        assert written_by(folders(tmp_path)[str(job.number)]) == written_by(run_alone(tmp_path / "alone", job))
 
 
-def test_a_leg_of_a_sweep_is_the_leg_alone(tmp_path: Path) -> None:
+def test_a_leg_in_a_sweep_is_the_leg_alone(tmp_path: Path) -> None:
     (first,) = jobs_on(tmp_path, *TINY, "seed=7")
     begun = run_alone(tmp_path / "first", first)
     jobs = jobs_on(tmp_path, *TINY, "seed=1|2", f"train.resume={begun}")
     run_all(tmp_path, jobs)
     for job in jobs:
-        assert left_by(folders(tmp_path)[str(job.number)]) == left_by(run_alone(tmp_path / "alone", job))
+        assert written_by(folders(tmp_path)[str(job.number)]) == written_by(run_alone(tmp_path / "alone", job))
 
 
 @pytest.mark.slow
 def test_how_jobs_are_grouped_changes_nothing(tmp_path: Path) -> None:
     jobs = jobs_on(tmp_path, *TINY, "seed=1|2|3|4|5|6", "train.batch_size=3")
     run_all(tmp_path, jobs)
-    together = {name: left_by(path) for name, path in folders(tmp_path).items()}
+    together = {name: written_by(path) for name, path in folders(tmp_path).items()}
     assert {read_record(path)["group"] for path in folders(tmp_path).values()} == {6}
     for most, sizes in ((1, {1}), (4, {4, 2})):
         run_all(tmp_path / str(most), jobs, most)
         found = folders(tmp_path / str(most))
         assert {read_record(path)["group"] for path in found.values()} == sizes
-        assert {name: left_by(path) for name, path in found.items()} == together
+        assert {name: written_by(path) for name, path in found.items()} == together
 
 
 @pytest.mark.slow
-def test_torch_trains_a_group_to_what_it_trains_alone(tmp_path: Path) -> None:
+def test_torch_trains_a_group_like_single_runs(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     jobs = jobs_on(tmp_path, *TINY, "backend=torch", "seed=1|2|3", "optim.lr=0.01|0.1")
     run_all(tmp_path, jobs)
@@ -82,14 +82,14 @@ def test_torch_trains_a_group_to_what_it_trains_alone(tmp_path: Path) -> None:
             assert line == pytest.approx(alone, abs=1e-5)
 
 
-def test_plain_python_s_jobs_go_one_after_the_other(tmp_path: Path) -> None:
+def test_jobs_in_plain_python_run_one_after_the_other(tmp_path: Path) -> None:
     jobs = jobs_on(tmp_path, *TINY, "mode=scalar", "backend=python", "seed=1|2", "train.steps=3")
     run_all(tmp_path, jobs)
     for job in jobs:
-        assert left_by(folders(tmp_path)[str(job.number)]) == left_by(run_alone(tmp_path / "alone", job))
+        assert written_by(folders(tmp_path)[str(job.number)]) == written_by(run_alone(tmp_path / "alone", job))
 
 
-def test_a_value_that_is_given_twice_is_run_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_value_given_twice_is_run_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = jobs_on(tmp_path, *TINY, "seed=1|1|2|1")
     outcomes = run(tmp_path, jobs)
     assert list(folders(tmp_path)) == ["0", "2"]
@@ -113,18 +113,18 @@ def test_jobs_in_another_order_are_the_same_jobs(tmp_path: Path, capsys: pytest.
     assert len(folders(tmp_path)) == 4
 
 
-def test_resume_never_runs_all_jobs_anew_beside_what_there_is(tmp_path: Path) -> None:
+def test_resume_never_runs_all_jobs_again_in_new_folders(tmp_path: Path) -> None:
     jobs = jobs_on(tmp_path, *TINY, "seed=1|2")
     run_all(tmp_path, jobs)
     run(tmp_path, jobs_on(tmp_path, *TINY, "seed=1|2", "train.resume=never"))
     assert list(folders(tmp_path)) == ["0", "0-2", "1", "1-2"]
-    before = {name: left_by(path)["files"] for name, path in folders(tmp_path).items()}
+    before = {name: written_by(path)["files"] for name, path in folders(tmp_path).items()}
     assert (before["0"], before["1"]) == (before["0-2"], before["1-2"])
     run(tmp_path, jobs)
     assert len(folders(tmp_path)) == 4
 
 
-def test_a_process_may_hold_more_jobs_than_it_has_files_open_by_default() -> None:
+def test_a_process_can_lock_more_jobs_than_its_default_limit_of_open_files() -> None:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -141,7 +141,7 @@ def test_a_process_may_hold_more_jobs_than_it_has_files_open_by_default() -> Non
 
 @pytest.mark.slow
 def test_a_sweep_s_memory_does_not_grow_with_its_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """60 groups of 5, the largest of whose things are the orders of 30,000 examples."""
+    """60 groups of 5, whose largest objects are the orders of 30,000 examples."""
     sizes, train = [], SweepRunner.train_group
 
     def measured(self: SweepRunner, *arguments: object) -> object:
@@ -168,49 +168,49 @@ def sweep(program: Program, *arguments: str, expect: int = 0) -> str:
 
 
 @pytest.mark.slow
-def test_every_launcher_and_the_run_alone_leave_the_same(microgpt: Program) -> None:
+def test_every_launcher_and_the_run_alone_write_the_same(microgpt: Program) -> None:
     sweep(microgpt, "seed=1,2", "hydra.launcher.max_group=1", "outputs_dir=one")
     sweep(microgpt, "seed=1,2", "outputs_dir=together")
     sweep(microgpt, "seed=1,2", "outputs_dir=basic", "hydra/launcher=basic")
-    said = sweep(microgpt, "seed=1,2", "outputs_dir=basic", "hydra/launcher=basic")
-    assert said.count("1 job, 1 completed before, ") == 2
+    output = sweep(microgpt, "seed=1,2", "outputs_dir=basic", "hydra/launcher=basic")
+    assert output.count("1 job, 1 completed before, ") == 2
     for number, seed in enumerate((1, 2)):
         microgpt(*COMMAND, f"seed={seed}", f"outputs_dir=alone{seed}")
         runs = [microgpt.only_run(f"alone{seed}")]
         for outputs in ("one", "together", "basic"):
             runs += microgpt.folder.glob(f"{outputs}/sweeps/*/{number}")
-        left = [left_by(run) for run in runs]
-        overrides = [each["record"].pop("overrides") for each in left]
-        assert left == [left[0]] * 4
+        written = [written_by(run) for run in runs]
+        overrides = [each["record"].pop("overrides") for each in written]
+        assert written == [written[0]] * 4
         assert {frozenset(those[:-1]) for those in overrides} == {frozenset((*COMMAND, f"seed={seed}"))}
 
 
 @pytest.mark.slow
-def test_fresh_puts_the_earlier_sweep_aside(microgpt: Program) -> None:
+def test_fresh_archives_the_earlier_sweep(microgpt: Program) -> None:
     sweep(microgpt, "seed=1,2")
     first = microgpt.jobs()[0]
     before = (first / "run.json").read_bytes()
-    said = sweep(microgpt, "seed=1,2", "sweep.fresh=true")
-    aside = first.parent.with_name(f"{first.parent.name}.1")
-    assert f"the earlier sweep is now in {aside.relative_to(microgpt.folder)}\n" in said
-    assert (aside / "0" / "run.json").read_bytes() == before
+    output = sweep(microgpt, "seed=1,2", "sweep.fresh=true")
+    archived = first.parent.with_name(f"{first.parent.name}.1")
+    assert f"the earlier sweep is now in {archived.relative_to(microgpt.folder)}\n" in output
+    assert (archived / "0" / "run.json").read_bytes() == before
     assert (first / "run.json").read_bytes() != before
-    assert ": 2 jobs, 0 completed before, 0 to resume, 0 failed before and run again, 2 new\n" in said
-    said = sweep(microgpt, "seed=1,2")
-    assert f"sweep {first.parent.relative_to(microgpt.folder)}: 2 jobs, 2 completed before, " in said
+    assert ": 2 jobs, 0 completed before, 0 to resume, 0 failed before and run again, 2 new\n" in output
+    output = sweep(microgpt, "seed=1,2")
+    assert f"sweep {first.parent.relative_to(microgpt.folder)}: 2 jobs, 2 completed before, " in output
 
 
 @pytest.mark.slow
-def test_fresh_is_undone_for_a_sweep_that_cannot_be_composed(microgpt: Program) -> None:
+def test_the_archived_sweep_is_restored_if_the_new_one_cannot_be_composed(microgpt: Program) -> None:
     sweep(microgpt, "seed=1,2")
     files = microgpt.files()
-    said = microgpt("-m", *COMMAND, "seed=1,2", "sweep.fresh=true", "hydra.launcher.executor=nix", expect=2)
-    assert said.stderr.startswith("error: hydra.launcher.executor=nix is not allowed: ")
+    output = microgpt("-m", *COMMAND, "seed=1,2", "sweep.fresh=true", "hydra.launcher.executor=nix", expect=2)
+    assert output.stderr.startswith("error: hydra.launcher.executor=nix is not allowed: ")
     assert microgpt.files() == files
 
 
 @pytest.mark.slow
-def test_other_tasks_are_swept_too(microgpt: Program) -> None:
+def test_a_sweep_of_another_task(microgpt: Program) -> None:
     sweep(microgpt, "seed=1,2")
     one, other = (str(job.relative_to(microgpt.folder)) for job in microgpt.jobs())
     done = microgpt("-m", "task=info", f"checkpoint={one},nix,{other}", expect=2)

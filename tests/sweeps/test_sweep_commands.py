@@ -1,4 +1,4 @@
-"""The command of a sweep that is killed, interrupted, given twice at once, short of disk or partly at fault."""
+"""The command of a sweep that is killed, interrupted, started twice, out of disk space or partly failing."""
 
 import csv
 import json
@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 from support.program import TIMEOUT, Program, environment, read_record, wait_for
-from support.sweep_runs import SMALL, TINY, left_by, names
+from support.sweep_runs import SMALL, TINY, names, written_by
 
 pytestmark = pytest.mark.slow
 
 COMMAND = ("-m", *SMALL, *TINY, "data=text", "data.path=names.txt")
-OF_THE_PLACE = {"steps_per_sec", "tokens_per_sec", "started_at", "finished_at", "git_commit", "git_dirty"}
-CROWD = (*COMMAND, "seed=range(50)", "optim.lr=0.01,0.02", "model.tie_lm_head=true,false", "train.keep_checkpoints=9")
+VARYING = {"steps_per_sec", "tokens_per_sec", "started_at", "finished_at", "git_commit", "git_dirty"}
+LARGE = (*COMMAND, "seed=range(50)", "optim.lr=0.01,0.02", "model.tie_lm_head=true,false", "train.keep_checkpoints=9")
 GO_ON = "the same command goes on from there"
 
 
 def prepared(program: Program, name: str = "") -> Program:
-    """The program in a folder below its own, with the names; what it starts there ends with it."""
+    """Return the program in a folder below its own that has the documents."""
     folder = program.folder / name
     folder.mkdir(exist_ok=True)
     names(folder)
@@ -32,29 +32,29 @@ def prepared(program: Program, name: str = "") -> Program:
 
 
 def tables(program: Program) -> list[dict[str, Any]]:
-    """The rows of results/runs, but for when and how fast they were; both files must have the same."""
+    """Return the rows of results/runs without times and rates; the CSV and the JSONL must have the same runs."""
     stem = program.folder / "results" / "runs_style-classic"
     rows = [json.loads(line) for line in Path(f"{stem}.jsonl").read_text().splitlines()]
     with Path(f"{stem}.csv").open() as file:
         assert [row["run_id"] for row in csv.DictReader(file)] == [row["run_id"] for row in rows]
-    return [{key: value for key, value in row.items() if key not in OF_THE_PLACE} for row in rows]
+    return [{key: value for key, value in row.items() if key not in VARYING} for row in rows]
 
 
 def statuses(program: Program) -> list[str]:
     return [read_record(job)["status"] for job in program.jobs()]
 
 
-def all_left(program: Program) -> dict[str, Any]:
-    return {job.name: left_by(job) for job in program.jobs()}
+def all_written(program: Program) -> dict[str, Any]:
+    return {job.name: written_by(job) for job in program.jobs()}
 
 
 def files(program: Program) -> int:
-    """How many there are, folders too; some come and go meanwhile, which os.walk does not mind."""
+    """Return the number of files and folders; os.walk accepts that some come and go meanwhile."""
     return sum(len(folders) + len(files) for _, folders, files in os.walk(program.folder))
 
 
 def kill_at(program: Program, count: int, *arguments: str) -> bool:
-    """SIGKILL the command once there are so many files. Returns whether it was still alive then."""
+    """Send SIGKILL to the command once there are `count` files. Returns whether it was still running."""
     process = program.start(*arguments)
     end = time.monotonic() + TIMEOUT
     while process.poll() is None and files(program) < count:
@@ -66,24 +66,24 @@ def kill_at(program: Program, count: int, *arguments: str) -> bool:
     return was_alive
 
 
-def test_a_sweep_of_200_jobs_that_is_killed_at_random_moments_has_the_table_of_one_that_is_not(
+def test_a_sweep_of_200_jobs_killed_at_random_moments_has_the_same_table(
     microgpt: Program,
 ) -> None:
     whole, killed = prepared(microgpt, "whole"), prepared(microgpt, "killed")
-    whole(*CROWD)
+    whole(*LARGE)
     expected = tables(whole)
     assert [row["status"] for row in expected] == ["completed"] * 200
     parts = sorted(random.Random(200).uniform(0.05, 0.97) for _ in range(5))
-    kills = [kill_at(killed, int(part * files(whole)), *CROWD) for part in parts]
+    kills = [kill_at(killed, int(part * files(whole)), *LARGE) for part in parts]
     assert sum(kills) >= 3
-    said = killed(*CROWD).stdout
-    assert ": 200 jobs, " in said
-    assert ", 200 new" not in said
+    output = killed(*LARGE).stdout
+    assert ": 200 jobs, " in output
+    assert ", 200 new" not in output
     assert tables(killed) == expected
-    assert all_left(killed) == all_left(whole)
+    assert all_written(killed) == all_written(whole)
 
 
-def test_a_sweep_that_is_killed_while_it_collects_has_the_whole_table_the_next_time(microgpt: Program) -> None:
+def test_a_sweep_killed_while_it_collects_has_the_whole_table_the_next_time(microgpt: Program) -> None:
     program = prepared(microgpt)
     process = microgpt.start(*COMMAND, "seed=range(8)")
     wait_for(microgpt.folder, "results/*")
@@ -96,18 +96,18 @@ def test_a_sweep_that_is_killed_while_it_collects_has_the_whole_table_the_next_t
 
 
 @pytest.mark.parametrize("is_one_killed", [False, True])
-def test_commands_that_are_given_at_once_share_the_work(microgpt: Program, is_one_killed: bool) -> None:
+def test_commands_started_at_once_share_the_jobs(microgpt: Program, is_one_killed: bool) -> None:
     whole, shared = prepared(microgpt, "whole"), prepared(microgpt, "shared")
-    crowd = *COMMAND, "seed=range(40)", "hydra.launcher.max_group=2"
-    whole(*crowd)
-    processes = [shared.start(*crowd) for _ in range(2 + is_one_killed)]
+    several = *COMMAND, "seed=range(40)", "hydra.launcher.max_group=2"
+    whole(*several)
+    processes = [shared.start(*several) for _ in range(2 + is_one_killed)]
     if is_one_killed:
         wait_for(shared.folder, "outputs/sweeps/*/*/checkpoint/latest")
         processes[0].kill()
     ended = [process.communicate(timeout=TIMEOUT) for process in processes]
     assert [process.returncode for process in processes[is_one_killed:]] == [0, 0], ended
     assert tables(shared) == tables(whole)
-    assert all_left(shared) == all_left(whole)
+    assert all_written(shared) == all_written(whole)
     resumed = ["resumed" in read_record(job) for job in shared.jobs()]
     assert sum(resumed) <= 2 * is_one_killed
 
@@ -117,11 +117,11 @@ def test_a_signal_stops_a_group_at_a_checkpoint_and_the_same_command_finishes(
     microgpt: Program, number: signal.Signals, code: int
 ) -> None:
     whole, stopped = prepared(microgpt, "whole"), prepared(microgpt, "stopped")
-    long = [each for each in COMMAND if not each.startswith(("train.", "data"))]
-    long += ["seed=1,2,3,4", "hydra.launcher.max_group=2", "train.steps=80000", "train.checkpoint_every=8000"]
-    long += ["train.log_every=8000", "train.eval_every=40000", "train.eval_documents=50"]
-    whole(*long)
-    process = stopped.start(*long)
+    command = [each for each in COMMAND if not each.startswith(("train.", "data"))]
+    command += ["seed=1,2,3,4", "hydra.launcher.max_group=2", "train.steps=80000", "train.checkpoint_every=8000"]
+    command += ["train.log_every=8000", "train.eval_every=40000", "train.eval_documents=50"]
+    whole(*command)
+    process = stopped.start(*command)
     wait_for(stopped.folder, "outputs/sweeps/*/2/checkpoint/step_00008000", seconds=TIMEOUT)
     process.send_signal(number)
     output, errors = process.communicate(timeout=TIMEOUT)
@@ -132,23 +132,25 @@ def test_a_signal_stops_a_group_at_a_checkpoint_and_the_same_command_finishes(
     reached = {(job / "checkpoint" / "latest").readlink().name for job in stopped.jobs()[2:]}
     assert len(reached) == 1
     assert "step_00008000" <= reached.pop() < "step_00080000"
-    assert ": 4 jobs, 2 completed before, 2 to resume, 0 failed before and run again, 0 new\n" in stopped(*long).stdout
+    assert (
+        ": 4 jobs, 2 completed before, 2 to resume, 0 failed before and run again, 0 new\n" in stopped(*command).stdout
+    )
     assert tables(stopped) == tables(whole)
 
 
 def test_a_full_disk_ends_the_sweep_with_a_sentence_and_the_same_command_finishes(microgpt: Program) -> None:
-    """Here a file that would grow too long stands for the disk that takes no more: the write itself fails."""
+    """A limit on the size of files stands for the full disk: the write itself fails."""
     whole, full = prepared(microgpt, "whole"), prepared(microgpt, "full")
-    long = [each for each in COMMAND if not each.startswith("train.")]
-    long += ["seed=1,2,3", "model.tie_lm_head=true,false", "train.steps=600", "train.log_every=1"]
-    long += ["train.checkpoint_every=50", "train.eval_every=null"]
-    whole(*long)
+    command = [each for each in COMMAND if not each.startswith("train.")]
+    command += ["seed=1,2,3", "model.tie_lm_head=true,false", "train.steps=600", "train.log_every=1"]
+    command += ["train.checkpoint_every=50", "train.eval_every=null"]
+    whole(*command)
     code = (
         "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY)); "
         "runpy.run_module('microgpt', run_name='__main__', alter_sys=True)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, *long], cwd=full.folder, capture_output=True, text=True, timeout=TIMEOUT,
+        [sys.executable, "-c", code, *command], cwd=full.folder, capture_output=True, text=True, timeout=TIMEOUT,
         env=environment(),
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
@@ -156,12 +158,12 @@ def test_a_full_disk_ends_the_sweep_with_a_sentence_and_the_same_command_finishe
     assert sentence.startswith("error: outputs/sweeps/")
     assert "File too large; the last checkpoint is kept in outputs/sweeps/" in sentence
     assert statuses(full) == ["interrupted"] * 3
-    assert ": 6 jobs, 0 completed before, 3 to resume, 0 failed before and run again, 3 new\n" in full(*long).stdout
+    assert ": 6 jobs, 0 completed before, 3 to resume, 0 failed before and run again, 3 new\n" in full(*command).stdout
     assert tables(full) == tables(whole)
-    assert all_left(full) == all_left(whole)
+    assert all_written(full) == all_written(whole)
 
 
-def test_jobs_at_fault_fail_alone_and_the_same_command_runs_only_what_failed(microgpt: Program) -> None:
+def test_invalid_jobs_fail_alone_and_the_same_command_runs_only_the_failed_ones(microgpt: Program) -> None:
     program = prepared(microgpt)
     some = "-m", *SMALL, "model.n_head=2", "data=text", "data.path=names.txt,late.txt", "model.n_embd=8,9"
     done = program(*some, expect=2)

@@ -1,4 +1,4 @@
-"""A sweep that is killed, interrupted, shared, short of disk or partly at fault ends as if it had not been."""
+"""A sweep that is killed, interrupted, shared, out of disk space or partly failing writes the same in the end."""
 
 import random
 import re
@@ -13,43 +13,43 @@ from support.sweep_runs import (
     FOLDER,
     SMALL,
     TINY,
-    Attempt,
-    Perform,
+    RunStages,
+    SweepProcess,
     folders,
     jobs_of,
-    left_by,
     names,
-    performing,
     run,
     run_alone,
+    stage_runner,
+    written_by,
 )
 
 from microgpt.errors import NonFiniteError
 from microgpt.sweeps.groups import Job
 from microgpt.training import runner as trainer
 
-# -15: before there is anything to save. 2: no lock can be made.
+# Exit codes. -15: before there is anything to save. 2: no lock can be created.
 CODES = {"SIGKILL": {-9}, "SIGTERM": {143, -15}, "full disk": {1, 2}}
-PARTS = 4  # of the moments
+PARTS = 4  # that the moments are divided into
 
 
 class Four(NamedTuple):
-    perform: Perform
+    run_stages: RunStages
     jobs: list[Job]
-    left: dict[str, Any]  # by folders, where nothing stops them
-    operations: int  # on files, until then
+    written: dict[str, Any]  # by folder, by a process that is not stopped
+    operations: int  # on files, of that process
 
 
 def quick(folder: Path, *overrides: str) -> list[Job]:
-    """Jobs of eight steps that use one thread."""
+    """Return jobs of eight steps that use one thread."""
     kept = [each for each in SMALL if not each.startswith("train.")]
     own = ["data=text", f"data.path={names(folder)}", "train.steps=8", "train.eval_every=4", "backend.threads=1"]
     chosen = {override.split("=")[0] for override in overrides}
     return jobs_of(*kept, *TINY, *(each for each in own if each.split("=")[0] not in chosen), *overrides)
 
 
-def all_left(folder: Path) -> dict[str, Any]:
-    return {name: left_by(path) for name, path in folders(folder).items()}
+def all_written(folder: Path) -> dict[str, Any]:
+    return {name: written_by(path) for name, path in folders(folder).items()}
 
 
 def statuses(folder: Path) -> list[str]:
@@ -58,53 +58,53 @@ def statuses(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def four(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Four]:
-    """Four jobs in two groups; in each of them one diverges."""
+    """Four jobs in two groups, in each of which one diverges."""
     folder = tmp_path_factory.mktemp("four")
     jobs = quick(folder, "model.tie_lm_head=true|false", "optim.lr=0.01|1e30")
-    with performing(jobs) as perform:
-        ((ended,),) = perform(jobs, [[Attempt(folder)]])
+    with stage_runner(jobs) as run_stages:
+        ((ended,),) = run_stages(jobs, [[SweepProcess(folder)]])
         assert ended.code == 0
         assert statuses(folder) == ["completed", "failed"] * 2
-        yield Four(perform, jobs, all_left(folder), ended.operations)
+        yield Four(run_stages, jobs, all_written(folder), ended.operations)
 
 
 # Stopped
 
 
-def stop_and_go_on(folder: Path, four: Four, moments: list[int], event: str) -> None:
-    """Stop a sweep at each of the moments, and once more on its way; the third time it is left in peace."""
+def stop_and_resume(folder: Path, four: Four, moments: list[int], event: str) -> None:
+    """Stop sweeps at each of the moments and once more at half of it; the third time they are not stopped."""
     sweeps = [folder / f"{event}_{moment}" for moment in moments]
-    stages = [[Attempt(sweep, moment, event)] for sweep, moment in zip(sweeps, moments, strict=True)]
+    stages = [[SweepProcess(sweep, moment, event)] for sweep, moment in zip(sweeps, moments, strict=True)]
     again = [[replace(stage[0], after=stage[0].after // 2)] for stage in stages]
-    ended = [one for (one,) in four.perform(four.jobs, [*stages, *again])]
+    ended = [one for (one,) in four.run_stages(four.jobs, [*stages, *again])]
     for one, moment in zip(ended, moments, strict=False):
-        is_late = event != "SIGKILL" and moment > 0.8 * four.operations  # nothing is written, or trained, after that
+        is_late = event != "SIGKILL" and moment > 0.8 * four.operations  # nothing is written or trained after that
         assert one.code in CODES[event] | ({0} if is_late else set()), one
     for one in ended:
         assert one.code in CODES[event] | {0}, one
-        assert "Traceback" not in one.said, one
+        assert "Traceback" not in one.output, one
         if one.code in (1, 2):
-            assert one.said.count("No space left on device") == 1, one
+            assert one.output.count("No space left on device") == 1, one
     for sweep, moment in zip(sweeps, moments, strict=True):
         run(sweep, four.jobs)
-        assert all_left(sweep) == four.left, moment
+        assert all_written(sweep) == four.written, moment
         assert sorted(path.name for path in (sweep / FOLDER).iterdir()) == [".locks", "0", "1", "2", "3"]
         assert not any("earlier_failures" in read_record(folders(sweep)[name]) for name in ("0", "2"))
 
 
-def test_a_sweep_that_is_stopped_ends_as_if_never_stopped(tmp_path: Path, four: Four) -> None:
+def test_a_stopped_sweep_writes_the_same_in_the_end(tmp_path: Path, four: Four) -> None:
     for event, parts in (("SIGKILL", (0.3, 0.7)), ("SIGTERM", (0.5,)), ("full disk", (0.75,))):
-        stop_and_go_on(tmp_path, four, [int(part * four.operations) for part in parts], event)
+        stop_and_resume(tmp_path, four, [int(part * four.operations) for part in parts], event)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize(("event", "stride"), [("SIGKILL", 3), ("SIGTERM", 8), ("full disk", 8)])
-def test_a_sweep_stopped_before_any_operation_on_a_file_ends_as_if_never_stopped(
+def test_a_sweep_stopped_before_any_operation_on_a_file_writes_the_same_in_the_end(
     tmp_path: Path, four: Four, event: str, stride: int, part: int
 ) -> None:
     moments = range(random.Random(event).randrange(stride), four.operations, stride)
-    stop_and_go_on(tmp_path, four, list(moments)[part::PARTS], event)
+    stop_and_resume(tmp_path, four, list(moments)[part::PARTS], event)
 
 
 # Several processes
@@ -112,25 +112,25 @@ def test_a_sweep_stopped_before_any_operation_on_a_file_ends_as_if_never_stopped
 
 @pytest.fixture(scope="module")
 def dozen(tmp_path_factory: pytest.TempPathFactory, four: Four) -> tuple[list[Job], dict[str, Any]]:
-    """Twelve jobs of one shape, one of which diverges; and what they come to in one process."""
+    """Twelve jobs of one shape, one of which diverges, and what one process writes."""
     folder = tmp_path_factory.mktemp("dozen")
     jobs = quick(folder, "seed=1|2|3|4|5|6", "optim.lr=0.01|0.02")
     jobs[7] = replace(jobs[7], config=replace(jobs[7].config, optim=replace(jobs[7].config.optim, lr=1e30)))
     run(folder, jobs)
-    return jobs, all_left(folder)
+    return jobs, all_written(folder)
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_processes_share_a_sweep_and_no_job_is_trained_twice(
     tmp_path: Path, four: Four, dozen: tuple[list[Job], dict[str, Any]], count: int
 ) -> None:
-    jobs, left = dozen
-    (ended,) = four.perform(jobs, [[Attempt(tmp_path, most=1)] * count])
+    jobs, expected = dozen
+    (ended,) = four.run_stages(jobs, [[SweepProcess(tmp_path, most=1)] * count])
     assert [one.code for one in ended] == [0] * count
     assert [one.failed for one in ended] == [[7]] * count
     assert all(one.trained for one in ended)
-    assert sorted(name for one in ended for name in one.trained) == sorted(left)
-    assert all_left(tmp_path) == left
+    assert sorted(name for one in ended for name in one.trained) == sorted(expected)
+    assert all_written(tmp_path) == expected
     assert not any("resumed" in read_record(path) for path in folders(tmp_path).values())
 
 
@@ -139,28 +139,26 @@ def test_processes_share_a_sweep_and_no_job_is_trained_twice(
     ("event", "times"),
     [("SIGKILL", 2), *(pytest.param(event, 20, marks=pytest.mark.slow) for event in CODES)],
 )
-def test_the_jobs_of_a_process_that_ends_early_are_taken_over(
+def test_jobs_of_a_process_that_ends_early_are_taken_over(
     tmp_path: Path, four: Four, dozen: tuple[list[Job], dict[str, Any]], event: str, times: int
 ) -> None:
-    jobs, left = dozen
+    jobs, expected = dozen
     chosen = random.Random(event)
     sweeps = [
-        Attempt(tmp_path / str(n), chosen.randrange(20, 300), event, chosen.randrange(1, 7)) for n in range(times)
+        SweepProcess(tmp_path / str(n), chosen.randrange(20, 300), event, chosen.randrange(1, 7)) for n in range(times)
     ]
-    for early, other in four.perform(jobs, [[sweep, Attempt(sweep.folder, most=2)] for sweep in sweeps]):
+    for early, other in four.run_stages(jobs, [[sweep, SweepProcess(sweep.folder, most=2)] for sweep in sweeps]):
         assert early.code in CODES[event] | {0}
         assert other.code == 0, other
         assert other.failed == [7]
     for sweep in sweeps:
-        assert all_left(sweep.folder) == left
+        assert all_written(sweep.folder) == expected
 
 
-# Jobs at fault
+# Failing jobs
 
 
-def test_jobs_whose_file_is_missing_are_the_only_ones_to_be_run_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_jobs_whose_file_was_missing_are_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     late = tmp_path / "late.txt"
     jobs = quick(tmp_path, f"data.path={names(tmp_path)}|{late}", "seed=1|2")
     outcomes = run(tmp_path, jobs)
@@ -175,10 +173,10 @@ def test_jobs_whose_file_is_missing_are_the_only_ones_to_be_run_again(
     assert f": {counts}\n" in capsys.readouterr().out
     assert statuses(tmp_path) == ["completed"] * 4
     assert [(folders(tmp_path)[name] / "run.json").read_bytes() for name in "01"] == before
-    assert left_by(folders(tmp_path)["3"]) == left_by(run_alone(tmp_path / "alone", jobs[3]))
+    assert written_by(folders(tmp_path)["3"]) == written_by(run_alone(tmp_path / "alone", jobs[3]))
 
 
-def test_a_failed_job_begins_anew_and_its_record_keeps_why_it_failed(
+def test_a_failed_job_starts_again_and_its_record_keeps_the_earlier_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     jobs = quick(tmp_path, "seed=1|2|3")
@@ -186,7 +184,7 @@ def test_a_failed_job_begins_anew_and_its_record_keeps_why_it_failed(
 
     def faulty(inputs: Any, *rest: Any) -> None:
         if inputs.config.seed == 2:
-            raise NonFiniteError("it has the flu")
+            raise NonFiniteError("a test failure")
         measure(inputs, *rest)
 
     for times in (1, 2):
@@ -200,13 +198,13 @@ def test_a_failed_job_begins_anew_and_its_record_keeps_why_it_failed(
         capsys.readouterr().out.count(": 3 jobs, 2 completed before, 0 to resume, 1 failed before and run again") == 2
     )
     record = read_record(folders(tmp_path)["1"])
-    assert [each["error"].split(";")[0] for each in record["earlier_failures"]] == ["after step 8 it has the flu"] * 2
-    assert all_left(tmp_path) == {str(job.number): left_by(run_alone(tmp_path / "alone", job)) for job in jobs}
+    assert [each["error"].split(";")[0] for each in record["earlier_failures"]] == ["after step 8 a test failure"] * 2
+    assert all_written(tmp_path) == {str(job.number): written_by(run_alone(tmp_path / "alone", job)) for job in jobs}
 
 
 @pytest.mark.parametrize(("steps", "failed_at"), [(1, [(1, "step 1"), (5, "step 1")]),
                                                   (20, [(1, "step 2"), (3, "step 4"), (5, "step 3")])])  # fmt: skip
-def test_a_model_that_diverges_changes_nothing_of_its_neighbours(
+def test_a_model_that_diverges_does_not_change_the_rest_of_its_group(
     tmp_path: Path, steps: int, failed_at: list[tuple[int, str]]
 ) -> None:
     jobs = quick(tmp_path, "optim=sgd", "optim.lr=0.1|1e3|0.2|10|0.3|1e30", f"train.steps={steps}")
@@ -215,5 +213,5 @@ def test_a_model_that_diverges_changes_nothing_of_its_neighbours(
     errors = [(number, str(outcome.error)) for number, outcome in sorted(outcomes.items()) if outcome.error]
     assert [(number, re.findall(r"step \d+", error)[0]) for number, error in errors] == failed_at
     run(tmp_path / "well", [jobs[number] for number in (0, 2, 4)])
-    assert all_left(tmp_path / "well") == {name: left_by(folders(tmp_path)[name]) for name in "024"}
-    assert all_left(tmp_path / "well")["2"] == left_by(run_alone(tmp_path / "alone", jobs[2]))
+    assert all_written(tmp_path / "well") == {name: written_by(folders(tmp_path)[name]) for name in "024"}
+    assert all_written(tmp_path / "well")["2"] == written_by(run_alone(tmp_path / "alone", jobs[2]))
