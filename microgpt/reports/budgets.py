@@ -1,57 +1,52 @@
-"""Loss at equal time, steps and parameters: figures of a family's variants on a common budget, seed by seed.
+"""Budgets: the loss of a family's variants at equal training time, steps or parameters, seed by seed.
 
-Histories are read only when asked. Time is that of training proper, step / steps_per_sec, without evaluation and disk.
+Time is step / steps_per_sec, without evaluation, compilation and disk.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from microgpt.reports.curves import Curve, read_curve
+from microgpt.reports.curves import Curve
+from microgpt.reports.families import Family, Variant
 from microgpt.reports.records import Row
 from microgpt.reports.settings import fingerprint, label
-from microgpt.reports.variants import Family, Variant
 
 SIZES = ("model.n_embd", "model.n_head", "model.n_layer", "model.block_size")
-ONLY_ENDS = 2  # evaluations of a run that was evaluated before its first and after its last step alone
+ONLY_ENDS = 2  # evaluations of a run that was evaluated only before the first step and after the last
 
 Reader = Callable[[Row], Curve]
-Evaluations = tuple[np.ndarray, np.ndarray]  # where on an axis a run was evaluated, ascending, and val_loss there
+Evaluations = tuple[np.ndarray, np.ndarray]  # places on an axis, ascending, and val_loss there
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Figures on a common budget, for `comparisons(budget.family, budget.samples)`; or why there are none."""
+    """Losses on a common budget, for `comparisons(budget.family, budget.samples)`, or the reason why there are none."""
 
     axis: str  # seconds | steps | parameters
-    family: Family  # whose variants the samples name: at equal parameters these stand for several sizes each
-    sentence: str  # what the budget is and how the figures were made, or why there are none
-    at: float | None = None  # None where there are no samples
-    samples: dict[str, dict[int, float]] = field(default_factory=dict)  # name -> seed -> figure
-    independent: bool = True  # False: runs share a measurement that the figures depend on, and seeds are no repetitions
+    family: Family  # has the variants that the samples name; at equal parameters each covers several sizes
+    sentence: str  # what the budget is and how the losses were computed, or why there are none
+    at: float | None = None  # None without samples
+    samples: dict[str, dict[int, float]] = field(default_factory=dict)  # name -> seed -> loss
+    independent: bool = True  # False: runs share a measurement of time, so seeds do not repeat it
 
 
-def read_history(row: Row) -> Curve:
-    return read_curve(Path(row["path"]), row["steps_per_sec"])
-
-
-def at_equal_time(family: Family, read: Reader = read_history) -> Budget:
-    """val_loss at the longest time that every run was trained for, on straight lines between a run's evaluations."""
+def at_equal_time(family: Family, read: Reader) -> Budget:
+    """Return val_loss at the longest time that every run was trained for, interpolated between evaluations."""
     budget = on_axis(family, "seconds", read)
-    rates = [row["steps_per_sec"] for row in family.rows]
+    rates = [row.steps_per_sec for row in family.rows]
     if budget.at is None or len(set(rates)) == len(rates):
         return budget
     shared = " Runs that were trained side by side share one measurement of time; measured again, it might be another: "
     return replace(budget, sentence=f"{budget.sentence}{shared}no test is made.", independent=False)
 
 
-def at_equal_steps(family: Family, read: Reader = read_history) -> Budget:
-    """The family's own figure where all runs have equally many steps; else val_loss where the shortest run ended."""
-    steps = {row["steps"] for row in family.rows}
+def at_equal_steps(family: Family, read: Reader) -> Budget:
+    """Return the family's metric if all runs have the same number of steps; else val_loss at the shortest run's."""
+    steps = {row.steps for row in family.rows}
     if len(steps) == 1:
         count = steps.pop()
         return Budget("steps", family, f"Every run has {count} steps.", count, family.samples())
@@ -61,13 +56,13 @@ def at_equal_steps(family: Family, read: Reader = read_history) -> Budget:
 
 
 def on_axis(family: Family, column: str, read: Reader) -> Budget:
-    """val_loss at the largest x that every run reached. `column` is of a Curve: seconds or step."""
+    """Return val_loss at the largest x that every run reached. `column` is a Curve's: seconds or step."""
     axis, name = ("seconds", "time") if column == "seconds" else ("steps", "steps")
     curves = {variant.name: curves_of(variant, column, read) for variant in family.variants if variant.rows}
     found = [curve for by_seed in curves.values() for curve in by_seed.values()]
-    why = why_not(family, curves, found)
-    if why:
-        return Budget(axis, family, f"Loss at equal {name} cannot be said: {why}.")
+    reason = obstacle(family, curves, found)
+    if reason:
+        return Budget(axis, family, f"Loss at equal {name} cannot be said: {reason}.")
     at = float(min(x[-1] for x, _ in found))
     samples = {
         name: {seed: float(np.interp(at, x, losses)) for seed, (x, losses) in by_seed.items()}
@@ -80,14 +75,14 @@ def on_axis(family: Family, column: str, read: Reader) -> Budget:
 
 
 def curves_of(variant: Variant, column: str, read: Reader) -> dict[int, Evaluations]:
-    """A variant's runs by seed, without those whose history has no two evaluations."""
+    """Return a variant's evaluations by seed, without runs that have fewer than two."""
     found = {seed: evaluations(read(row), column) for seed, row in variant.rows.items()}
     return {seed: curve for seed, curve in found.items() if len(curve[0]) >= ONLY_ENDS}
 
 
-def why_not(family: Family, curves: dict[str, dict[int, Evaluations]], found: list[Evaluations]) -> str:
-    """What is in the way of interpolating; empty where nothing is."""
-    if family.figure != "val_loss":
+def obstacle(family: Family, curves: dict[str, dict[int, Evaluations]], found: list[Evaluations]) -> str:
+    """Return the reason why losses cannot be interpolated; empty if they can."""
+    if family.metric != "val_loss":
         return "not every run was validated"
     if not found or not all(curves.values()):
         return "histories with evaluations are missing"
@@ -103,9 +98,10 @@ def evaluations(curve: Curve, axis: str) -> Evaluations:
 
 
 def at_equal_parameters(family: Family) -> Budget:
-    """Where several kinds of models were run in several sizes: the figure at a parameter count within all their ranges.
+    """Return the metric at a parameter count that is within the sizes of all kinds of model.
 
-    Interpolated seed by seed, linearly in log(parameters). Else the sentence says which variants have equally many.
+    It is interpolated seed by seed, linearly in log(parameters). If not several kinds were run in several sizes, the
+    sentence names the variants that have equally many parameters.
     """
     samples = family.samples()
     variants = [variant for variant in family.variants if variant.name in samples]
@@ -115,7 +111,7 @@ def at_equal_parameters(family: Family) -> Budget:
     if len(by_count) == 1:
         count = next(iter(by_count))
         return Budget("parameters", family, f"All variants have {count} parameters.", count, samples)
-    kinds = [kind for kind in kinds_of(variants, family.figure) if len(kind.sizes) > 1]
+    kinds = [kind for kind in kinds_of(variants, family.metric) if len(kind.sizes) > 1]
     low = max((min(kind.sizes) for kind in kinds), default=0)
     high = min((max(kind.sizes) for kind in kinds), default=0)
     if len(kinds) > 1 and low <= high and not family.obstacle:
@@ -132,25 +128,25 @@ def at_equal_parameters(family: Family) -> Budget:
 
 @dataclass(frozen=True)
 class Kind:
-    """Variants that differ in size alone."""
+    """Variants that differ only in size."""
 
     settings: dict[str, Any]  # those that differ in the family, without sizes
-    sizes: dict[int, list[dict[int, float]]]  # parameter count -> for each variant of that size: seed -> figure
+    sizes: dict[int, list[dict[int, float]]]  # parameter count -> for each variant of that size: seed -> loss
 
 
-def kinds_of(variants: list[Variant], figure: str) -> list[Kind]:
+def kinds_of(variants: list[Variant], metric: str) -> list[Kind]:
     found: dict[str, Kind] = {}
     for variant in variants:
         settings = {key: value for key, value in variant.settings.items() if key not in SIZES}
         kind = found.setdefault(fingerprint(settings), Kind(settings, {}))
-        kind.sizes.setdefault(variant.parameters or 0, []).append(variant.values(figure))
+        kind.sizes.setdefault(variant.parameters or 0, []).append(variant.values(metric))
     return list(found.values())
 
 
 def between_sizes(family: Family, kinds: list[Kind], at: float) -> Budget:
     variants, samples = [], {}
     for kind in kinds:
-        name = label(kind.settings, list(kind.settings))
+        name = label(kind.settings)
         variants.append(Variant(name, name, kind.settings, rows={}, failed=0, unfinished=0))
         counts = sorted(kind.sizes)
         every = [sample for count in counts for sample in kind.sizes[count]]
@@ -162,7 +158,7 @@ def between_sizes(family: Family, kinds: list[Kind], at: float) -> Budget:
             for seed in seeds
         }  # fmt: skip
     sentence = (
-        f"{family.figure} at {at:.0f} parameters, within the sizes of all kinds: seed by seed on straight lines in "
+        f"{family.metric} at {at:.0f} parameters, within the sizes of all kinds: seed by seed on straight lines in "
         f"log(parameters), over the seeds that were run in all sizes."
     )
     samples = {name: values for name, values in samples.items() if values}

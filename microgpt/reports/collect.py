@@ -1,94 +1,119 @@
-"""What scripts/collect.py and the end of a sweep do: from every run.json to tables for each style and the report.
+"""Collect runs: from every run.json below some folders to the tables of each style and the report.
 
-Writing is atomic, so that two collectors at a time leave whole files; collecting again writes the same.
+Files are written atomically, so that concurrent collectors leave whole files. Collecting again writes the same bytes.
 """
 
 import argparse
 import re
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from microgpt.atomic import write_atomically
 from microgpt.errors import MicrogptError, UserError
-from microgpt.reports.html import REPORT, report_html, sections_of
-from microgpt.reports.markdown import Plots, ablation_text, write_ablation
-from microgpt.reports.records import Collected, read_rows, text_table, write_table
-from microgpt.reports.sections import Section
+from microgpt.reports.html import html
+from microgpt.reports.markdown import image_name, markdown, terminal_text, text_table
+from microgpt.reports.records import Collected, read_rows, write_rows
+from microgpt.reports.report import Report, Section
+from microgpt.reports.sections import FamilyReport, family_reports, page_report
+from microgpt.reports.tables import cell
 
+PAGE = "report.html"
 PRINTED = ("variant", "model", "style", "steps", "seed", "val_loss", "mean_loss_last_n", "steps_per_sec", "status")
 MOST_PRINTED = 40
 
 
-def collect(folders: list[Path], results_dir: Path) -> tuple[Collected, list[Path]]:
-    """Read every record below the folders, write the tables and the report; returns what was read and what was written.
+@dataclass
+class Results:
+    collected: Collected
+    ablations: list[Section]
+    written: list[Path]
 
-    Without a run nothing is written. Raises UserError when a folder is missing or the results cannot be written.
+
+def collect(folders: Sequence[Path], results_dir: Path) -> Results:
+    """Read every record below the folders, then write the tables and the report; without a run write nothing.
+
+    Raises UserError if a folder is missing or the results cannot be written.
     """
-    collected, written = read_rows(folders), []
+    collected = read_rows(folders)
+    reports = family_reports(collected.rows)
+    results = Results(collected, [], [])
     try:
         results_dir.mkdir(parents=True, exist_ok=True)
-        sections = sections_of(collected)
-        for style in sorted({row["style"] for row in collected.rows}):
-            rows = [row for row in collected.rows if row["style"] == style]
-            written += write_table(rows, results_dir / f"runs_style-{style}")
-            stem = results_dir / f"ablation_style-{style}"
-            plots = write_plots([s for s in sections if {row["style"] for row in s.rows} == {style}], stem)
-            written += [stem.parent / path for titles in plots.values() for path in titles.values()]
-            written += write_ablation(rows, stem, plots)
+        for style in sorted({row.style for row in collected.rows}):
+            rows = [row.columns() for row in collected.rows if row.style == style]
+            results.written += write_rows(rows, results_dir / f"runs_style-{style}")
+            ablations = [one for one in reports if one.ablation and {row.style for row in one.family.rows} == {style}]
+            results.ablations += [one.ablation for one in ablations if one.ablation]
+            results.written += write_ablations(ablations, results_dir / f"ablation_style-{style}")
         if collected.rows:
-            write_atomically(results_dir / REPORT, report_html(collected, sections))
-            written.append(results_dir / REPORT)
+            write_atomically(results_dir / PAGE, html(page_report(collected, reports)))
+            results.written.append(results_dir / PAGE)
     except OSError as error:
         raise UserError(f"results_dir={results_dir} cannot be written: {error.strerror}") from error
-    return collected, written
+    return results
 
 
-def write_plots(sections: list[Section], stem: Path) -> Plots:
-    """The plots of ablations as PNG beside their tables; removes those that an earlier collection of other runs left.
+def write_ablations(reports: Sequence[FamilyReport], stem: Path) -> list[Path]:
+    """Write the ablations of one style with their plots; remove those that an earlier collection left."""
+    sections = [one.ablation for one in reports if one.ablation]
+    images = write_plots(sections, stem)
+    if not reports:
+        for ending in (".csv", ".jsonl", ".md"):
+            Path(f"{stem}{ending}").unlink(missing_ok=True)
+        return images
+    rows = []
+    for one in reports:
+        for row in one.family.rows:
+            columns = row.columns()
+            config = columns.pop("config")
+            rows.append({**columns, "comparison": one.family.key, "config": config})
+    page = Path(f"{stem}.md")
+    write_atomically(page, markdown(Report("Ablation: tie_lm_head x input_rmsnorm", "", sections), stem.name))
+    return [*images, *write_rows(rows, stem), page]
 
-    Returns, for each comparison, the files by title, relative to the stem's folder.
-    """
+
+def write_plots(sections: Sequence[Section], stem: Path) -> list[Path]:
+    """Write the plots of ablations as PNG; remove those that an earlier collection left."""
     from microgpt.reports.plot_style import png
 
-    plots: dict[str, dict[str, Path]] = {}
+    written = []
     for section in sections:
-        for plot in section.plots if section.kind == "ablation" else []:
-            path = Path(f"{stem.name}_{section.key}_{plot.name}.png")
-            write_atomically(stem.parent / path, png(plot.figure))
-            plots.setdefault(section.key, {})[plot.title] = path
-    kept = {path.name for titles in plots.values() for path in titles.values()}
+        for plot in section.plots:
+            written.append(stem.parent / image_name(stem.name, section, plot))
+            write_atomically(written[-1], png(plot.figure))
     for old in stem.parent.glob(f"{stem.name}_*.png"):
-        if re.fullmatch(r"_[0-9a-f]{8}_[a-z]+\.png", old.name.removeprefix(stem.name)) and old.name not in kept:
+        if re.fullmatch(r"_[0-9a-f]{8}_[a-z]+\.png", old.name.removeprefix(stem.name)) and old not in written:
             old.unlink(missing_ok=True)
-    return plots
+    return written
 
 
-def collect_and_print(folders: list[Path], results_dir: Path) -> None:
-    """What scripts/collect.py and the end of a sweep do."""
-    collected, written = collect(folders, results_dir)
-    for path, reason in collected.skipped:
+def collect_and_print(folders: Sequence[Path], results_dir: Path) -> None:
+    """Collect runs, and print the newest ones, the ablations, and the files that were written."""
+    results = collect(folders, results_dir)
+    rows, skipped, written = results.collected.rows, results.collected.skipped, results.written
+    for path, reason in skipped:
         print(f"skipped {path}: {reason}")
-    if collected.rows:
-        newest = collected.rows[-MOST_PRINTED:]
-        if len(newest) < len(collected.rows):
-            print(f"the newest {len(newest)} of {len(collected.rows)} runs:")
-        print(text_table([{key: row[key] for key in PRINTED} for row in newest]))
-    for style in sorted({row["style"] for row in collected.rows}):
-        text = ablation_text([row for row in collected.rows if row["style"] == style])
-        if text:
-            print(f"\n{text}")
-    unfinished = sum(row["status"] != "completed" for row in collected.rows)
-    print(f"collected {len(collected.rows)} runs ({unfinished} not completed), skipped {len(collected.skipped)} files")
-    plots = [path for path in written if path.suffix == ".png"]
+    if rows:
+        newest = rows[-MOST_PRINTED:]
+        if len(newest) < len(rows):
+            print(f"the newest {len(newest)} of {len(rows)} runs:")
+        print(text_table([{column: cell(getattr(row, column)) for column in PRINTED} for row in newest]))
+    if results.ablations:
+        print(f"\n{terminal_text(results.ablations)}")
+    unfinished = sum(row.status != "completed" for row in rows)
+    print(f"collected {len(rows)} runs ({unfinished} not completed), skipped {len(skipped)} files")
+    images = [path for path in written if path.suffix == ".png"]
     for path in written:
-        if path not in plots:
+        if path not in images:
             print(f"wrote {path}")
-    if plots:
-        print(f"wrote {len(plots)} plots of ablations as PNG in {results_dir}")
+    if images:
+        print(f"wrote {len(images)} plots of ablations as PNG in {results_dir}")
 
 
 def main() -> int:
-    """The command: folders to look in, and where the tables go. Returns the exit code."""
+    """Run the command, and return its exit code."""
     parser = argparse.ArgumentParser(description="Merge every run.json below the folders into tables, and print them.")
     parser.add_argument("folders", nargs="*", type=Path, default=[Path("outputs")], help="where to look for runs")
     parser.add_argument("--results-dir", type=Path, default=Path("results"), help="where the tables go")

@@ -1,4 +1,4 @@
-"""Histories of runs as arrays, and those of many seeds as one curve with a band. Knows nothing of pages or of plots."""
+"""Histories of runs as arrays, and the curve with a band over several seeds."""
 
 import json
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ import numpy as np
 from microgpt.reports.statistics import summary
 from microgpt.runs.folders import HISTORY
 
-Figure = Literal["loss", "val_loss"]
+Loss = Literal["loss", "val_loss"]
 COLUMNS = ("step", "tokens", "loss", "val_loss")
-MOST_POINTS = 200  # of a band; more are not seen
+MOST_POINTS = 200  # of a band; more would not be visible
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What a run's history says, line by line: float64 arrays of one length, NaN where a line has no such figure."""
+    """A run's history as float64 arrays of one length, NaN where a line lacks the value."""
 
     step: np.ndarray  # ascending
     tokens: np.ndarray  # targets seen so far
@@ -28,7 +28,7 @@ class Curve:
     steps_per_sec: float | None = None  # over the whole run
 
     def seconds(self) -> np.ndarray:
-        """Training time at each line, as the run's mean rate has it: histories hold no clock, so that they repeat."""
+        """Return the training time at each line by the run's mean rate: histories have no times, to be reproducible."""
         return self.step / self.steps_per_sec if self.steps_per_sec else np.full(len(self.step), np.nan)
 
     def x(self, name: str) -> np.ndarray:
@@ -37,7 +37,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Band:
-    """A mean over runs at each x, and the 95 % interval of that mean; the interval is NaN with a single run."""
+    """The mean over runs at each x, and its 95 % interval, NaN for a single run."""
 
     x: np.ndarray
     mean: np.ndarray
@@ -47,7 +47,7 @@ class Band:
 
 
 def read_curve(folder: Path, steps_per_sec: float | None = None) -> Curve:
-    """The history in a run's folder; without one, or with one that is no history, a curve without points."""
+    """Read the history in a run's folder. A missing or unreadable one gives a curve without points."""
     try:
         lines = parse((folder / HISTORY).read_text(errors="replace"))
     except OSError:
@@ -59,7 +59,7 @@ def read_curve(folder: Path, steps_per_sec: float | None = None) -> Curve:
 
 
 def parse(text: str) -> list[dict[str, Any]]:
-    """The lines up to the first that a crash left unfinished. All at once is several times as fast as one by one."""
+    """Return the lines up to the first that is unfinished. Parsing them at once is several times as fast."""
     lines = text.splitlines()
     try:
         found = json.loads(f"[{','.join(lines)}]")
@@ -77,13 +77,12 @@ def number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else np.nan
 
 
-def over_runs(curves: Sequence[Curve], figure: Figure, x: str = "step") -> Band | None:
-    """The figure over the runs, at the steps where all of them have it; None where there is no such step.
+def over_runs(curves: Sequence[Curve], loss: Loss, x: str = "step") -> Band | None:
+    """Return the mean loss over the runs, at the steps where all of them have one; None if there is no such step.
 
-    Of more than MOST_POINTS steps some are left out, evenly. `x` is step, tokens or seconds: where runs differ in it at
-    a step, it is their mean as well.
+    Of more than MOST_POINTS steps, evenly spaced ones are used. `x` is step, tokens or seconds, its mean over the runs.
     """
-    known = [np.isfinite(getattr(curve, figure)) & np.isfinite(curve.x(x)) for curve in curves]
+    known = [np.isfinite(getattr(curve, loss)) & np.isfinite(curve.x(x)) for curve in curves]
     steps = [curve.step[rows] for curve, rows in zip(curves, known, strict=True)]
     if not steps:
         return None
@@ -99,12 +98,12 @@ def over_runs(curves: Sequence[Curve], figure: Figure, x: str = "step") -> Band 
             for curve, rows, own in zip(curves, known, steps, strict=True)
         ])  # fmt: skip
 
-    mean, low, high = mean_with_interval(at_common(figure))
+    mean, low, high = mean_with_interval(at_common(loss))
     return Band(at_common(x).mean(axis=0), mean, low, high, len(curves))
 
 
 def mean_with_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean over the rows, and the ends of its 95 % interval."""
+    """Return the mean over the rows, and the ends of its 95 % interval."""
     found = [summary(column.tolist()) for column in values.T]
     low = [np.nan if one.interval is None else one.interval.low for one in found]
     high = [np.nan if one.interval is None else one.interval.high for one in found]

@@ -1,145 +1,191 @@
-"""From rows to families: runs that are looked at together, as variants of each other.
+"""Families: runs that are compared with each other, as variants.
 
-A family is a sweep (the runs below one outputs/sweeps/<name>_<hash>), or an ablation: runs from anywhere that differ in
-nothing but the two toggles and the seed. Knows no statistics.
+A family is a sweep (the runs below one outputs/sweeps/<name>_<hash>), or an ablation: runs from anywhere that differ
+only in the two toggles and the seed. A variant is a configuration without the seed and without what does not affect the
+results.
 """
 
-import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from microgpt.reports.comparability import measured_alike
-from microgpt.reports.records import Row, variant_name
+from microgpt.reports.comparability import comparable_groups
+from microgpt.reports.records import Row, is_finite, variant_name
 from microgpt.reports.settings import (
     DATA,
     TOGGLES,
-    Settings,
     comparison_key,
+    defaults_among,
     differing_keys,
     fingerprint,
     label,
-    settings_of,
 )
-from microgpt.reports.variants import Family, Variant, is_figure
+from microgpt.reports.statistics import Summary, summary
 
-JOB = re.compile(r"(?:sweeps/)?([^/]+)/(\d+)(?:-\d+)?")  # run_id of a sweep's job: the sweep, the job's number
 ABLATION = tuple(variant_name(tied, normed) for tied in (True, False) for normed in (False, True))
-ONLY = "all runs"  # the name of a variant that is alone
+ONLY = "all runs"  # the name of the only variant of a family
+
+Samples = Mapping[str, Mapping[int, float]]  # of a metric: name of variant -> seed -> value
 
 
 @dataclass(frozen=True)
-class Run:
-    """A row, and what of its configuration has an effect."""
+class Variant:
+    name: str  # unique in its family: the label, or tied_no_input_rmsnorm and so on if only the toggles differ
+    label: str  # the settings that differ in the family: `tie_lm_head=true optim.lr=0.005`; may be empty
+    settings: Mapping[str, Any]  # the same in full: {"model.tie_lm_head": True, "optim.lr": 0.005}
+    rows: Mapping[int, Row]  # by seed, ascending: its newest completed run
+    failed: int  # seeds without a completed run whose newest run failed
+    unfinished: int  # seeds without a completed run whose newest run is running or was interrupted
+    group: int = 0  # variants of one group are comparable
 
-    row: Row
-    settings: Settings
-    completed: bool
+    @property
+    def parameters(self) -> int | None:
+        """Parameter count; None if no run was completed."""
+        return next((row.parameter_count for row in self.rows.values()), None)
+
+    def values(self, column: str) -> dict[int, float]:
+        """Return the finite values of a column by seed."""
+        found = {seed: getattr(row, column) for seed, row in self.rows.items()}
+        return {seed: value for seed, value in found.items() if is_finite(value)}
 
 
-def families(rows: list[Row]) -> list[Family]:
-    """The sweeps of two runs or more, and the whole ablations, in the order in which the first run of each began.
+@dataclass(frozen=True)
+class Family:
+    kind: Literal["sweep", "ablation"]
+    key: str  # sweeps/<name>_<hash>, or an ablation's comparison key (eight hex digits)
+    variants: tuple[Variant, ...]  # in the order of the sweep's jobs, or in that of ABLATION
+    metric: str  # ranks the variants: val_loss, or mean_loss_last_n if a run has no validation
+    members: tuple[Row, ...]  # all its runs
+    obstacle: str | None = None  # the sentence that says why some variants are not comparable
 
-    `rows` are oldest first, and may be of several styles. A sweep whose completed runs all belong to one whole ablation
-    is not told twice. What has no completed run is no family.
+    @cached_property
+    def baseline(self) -> Variant:
+        return baseline_of(self.variants)
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The runs that count, variant by variant, by seed."""
+        return [row for variant in self.variants for row in variant.rows.values()]
+
+    @cached_property
+    def not_completed(self) -> list[Row]:
+        return [row for row in self.members if row.status != "completed"]
+
+    @cached_property
+    def missing(self) -> list[Row]:
+        """The runs that were not completed, without those of a variant and seed that another run completed."""
+        completed = {(row.fingerprint, str(row.seed)) for row in self.rows}
+        return [row for row in self.not_completed if (row.fingerprint, str(row.seed)) not in completed]
+
+    def samples(self, column: str | None = None) -> dict[str, dict[int, float]]:
+        """Return the metric, or another column, of every variant that has values: name -> seed -> value."""
+        found = {variant.name: variant.values(column or self.metric) for variant in self.variants}
+        return {name: values for name, values in found.items() if values}
+
+    @cached_property
+    def ranked(self) -> list[tuple[Variant, Summary]]:
+        """The variants that have runs, with the summary of the metric, lowest mean first."""
+        samples = self.samples()
+        known = [(one, summary(list(samples[one.name].values()))) for one in self.variants if one.name in samples]
+        return sorted(known, key=lambda pair: pair[1].mean)
+
+
+def baseline_of(variants: Iterable[Variant]) -> Variant:
+    """Return the variant with completed runs that has the most settings at their default; of equals the first."""
+    return max(variants, key=lambda one: (bool(one.rows), defaults_among(one.settings)))
+
+
+def families(rows: Sequence[Row]) -> list[Family]:
+    """Return the sweeps of two or more runs and the complete ablations, by the place of their first run.
+
+    `rows` are oldest first and may be of several styles. A sweep whose completed runs all belong to one ablation is
+    left out, and so is one without completed runs.
     """
-    runs = known_runs(rows)
-    ablations = ablation_groups(runs)
-    told = {id(run): key for key, members in ablations.items() for run in members}
-    sweeps: dict[Path, list[Run]] = {}
-    for run in runs:
-        if JOB.fullmatch(str(run.row["run_id"])):
-            sweeps.setdefault(Path(run.row["path"]).parent, []).append(run)
-    place = {id(run): number for number, run in enumerate(runs)}
-    found = [(place[id(members[0])], ablation_family(key, members)) for key, members in ablations.items()]
+    rows = with_data(rows)
+    place = {row: number for number, row in enumerate(rows)}
+    ablations = ablation_groups(rows)
+    ablation_of = {row: key for key, members in ablations.items() for row in members}
+    sweeps: dict[Path, list[Row]] = {}
+    for row in rows:
+        if row.job:
+            sweeps.setdefault(row.folder.parent, []).append(row)
+    found = [(place[members[0]], ablation_family(key, members)) for key, members in ablations.items()]
     for members in sweeps.values():
-        keys = {told.get(id(run)) for run in members if run.completed}
+        keys = {ablation_of.get(row) for row in members if row.is_completed}
         if len(members) > 1 and keys and (len(keys) > 1 or None in keys):
-            found.append((place[id(members[0])], sweep_family(members)))
+            found.append((place[members[0]], sweep_family(members)))
     return [family for _, family in sorted(found, key=lambda pair: pair[0])]
 
 
-def ablations(rows: list[Row]) -> list[Family]:
-    """The ablations alone: only those in which all four variants have been completed."""
-    return [ablation_family(key, members) for key, members in ablation_groups(known_runs(rows)).items()]
+def with_data(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows; runs that failed before they read their data get the hash of an equal run's data."""
+    if all(row.is_completed or row.data_sha256 is not None for row in rows):
+        return list(rows)
+    data = {fingerprint(row.settings, without=[DATA]): row.data_sha256 for row in rows if row.is_completed}
+    return [
+        replace(row, data_sha256=data.get(fingerprint(row.settings, without=[DATA])))
+        if row.data_sha256 is None and not row.is_completed
+        else row
+        for row in rows
+    ]
 
 
-def known_runs(rows: list[Row]) -> list[Run]:
-    """Rows with their settings. A run that failed before it read its data is taken to be of the data of its like."""
-    runs = [Run(row, settings_of(row), is_completed(row)) for row in rows]
-    lost = [run for run in runs if not run.completed and run.settings[DATA] is None]
-    if lost:
-        data = {without_data(run.settings): run.settings[DATA] for run in runs if run.completed}
-        for run in lost:
-            run.settings[DATA] = data.get(without_data(run.settings))
-    return runs
+def ablation_groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return by comparison key the groups in which all four variants have completed runs, completed runs first."""
+    groups: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: not row.is_completed):
+        groups.setdefault(comparison_key(row.settings), []).append(row)
+    completed = {key: {row.variant for row in members if row.is_completed} for key, members in groups.items()}
+    return {key: members for key, members in groups.items() if completed[key] == set(ABLATION)}
 
 
-def is_completed(row: Row) -> bool:
-    """With a finite figure: in a record that was written by hand a loss may be too large for a number."""
-    losses = (row["mean_loss_last_n"], row["val_loss"])
-    return row["status"] == "completed" and all(loss is None or is_figure(loss) for loss in losses)
+def ablation_family(key: str, rows: Sequence[Row]) -> Family:
+    return new_family("ablation", key, rows, [ABLATION.index(row.variant) for row in rows])
 
 
-def without_data(settings: Settings) -> str:
-    return fingerprint({**settings, DATA: None})
+def sweep_family(rows: Sequence[Row]) -> Family:
+    jobs = [row.job for row in rows if row.job]
+    return new_family("sweep", f"sweeps/{jobs[0][1]}", rows, [int(job[2]) for job in jobs])
 
 
-def ablation_groups(runs: list[Run]) -> dict[str, list[Run]]:
-    """Runs by what they may be compared with: the groups in which all four variants have been completed."""
-    groups: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: not run.completed):  # groups in the order of their completed runs
-        groups.setdefault(comparison_key(run.settings), []).append(run)
-    whole = {key for key, group in groups.items() if {r.row["variant"] for r in group if r.completed} == set(ABLATION)}
-    return {key: group for key, group in groups.items() if key in whole}
-
-
-def ablation_family(key: str, runs: list[Run]) -> Family:
-    return new_family("ablation", key, runs, [ABLATION.index(run.row["variant"]) for run in runs])
-
-
-def sweep_family(runs: list[Run]) -> Family:
-    jobs = [job for run in runs if (job := JOB.fullmatch(run.row["run_id"]))]
-    return new_family("sweep", f"sweeps/{jobs[0][1]}", runs, [int(job[2]) for job in jobs])
-
-
-def new_family(kind: Literal["sweep", "ablation"], key: str, runs: list[Run], places: list[int]) -> Family:
-    """A family of runs, oldest first; its variants are in the order of the least place of their runs."""
-    members: dict[str, list[Run]] = {}
+def new_family(kind: Literal["sweep", "ablation"], key: str, rows: Sequence[Row], places: Sequence[int]) -> Family:
+    """Return a family of runs, oldest first; its variants are ordered by the least place of their runs."""
+    members: dict[str, list[Row]] = {}
     order: dict[str, int] = {}
-    for run, place in zip(runs, places, strict=True):
-        variant = fingerprint(run.settings)
-        members.setdefault(variant, []).append(run)
-        order[variant] = min(place, order.get(variant, place))
+    for row, place in zip(rows, places, strict=True):
+        members.setdefault(row.fingerprint, []).append(row)
+        order[row.fingerprint] = min(place, order.get(row.fingerprint, place))
     groups = [members[variant] for variant in sorted(members, key=order.__getitem__)]
     keys = differing_keys([group[0].settings for group in groups])
     variants = [new_variant(group, keys) for group in groups]
-    rows = [row for variant in variants for row in variant.rows.values()]
-    figure = "val_loss" if all(row["val_loss"] is not None for row in rows) else "mean_loss_last_n"
+    counted = [row for variant in variants for row in variant.rows.values()]
+    metric = "val_loss" if all(row.val_loss is not None for row in counted) else "mean_loss_last_n"
     measured = [variant for variant in variants if variant.rows]
-    numbers, obstacle = measured_alike([next(iter(variant.rows.values())) for variant in measured], figure)
+    numbers, obstacle = comparable_groups([next(iter(variant.rows.values())) for variant in measured], metric)
     group_of = {variant.name: number for variant, number in zip(measured, numbers, strict=True)}
     grouped = tuple(replace(variant, group=group_of.get(variant.name, 0)) for variant in variants)
-    return Family(kind, key, grouped, figure, obstacle)
+    return Family(kind, key, grouped, metric, tuple(rows), obstacle)
 
 
-def new_variant(runs: list[Run], keys: list[str]) -> Variant:
-    """A variant of runs that are oldest first; `keys` are those in which the family's variants differ."""
-    newest: dict[str, Run] = {}
-    for run in runs:
-        seed = str(run.row["seed"])  # of a run that failed it may be anything
-        if run.completed or seed not in newest or not newest[seed].completed:
-            newest[seed] = run
-    rows = sorted((run.row for run in newest.values() if run.completed), key=lambda row: row["seed"])
-    statuses = [run.row["status"] for run in newest.values() if not run.completed]
-    failed = sum(status in ("failed", "completed") for status in statuses)
-    settings = {key: runs[0].settings.get(key) for key in keys}
-    text = label(settings, keys)
+def new_variant(rows: Sequence[Row], keys: Sequence[str]) -> Variant:
+    """Return a variant of runs that are oldest first; `keys` are those in which the family's variants differ."""
+    newest: dict[str, Row] = {}
+    for row in rows:
+        seed = str(row.seed)
+        if row.is_completed or seed not in newest or not newest[seed].is_completed:
+            newest[seed] = row
+    completed = sorted((row for row in newest.values() if row.is_completed), key=lambda row: row.seed)
+    statuses = [row.status for row in newest.values() if not row.is_completed]
+    failed = sum(status in ("failed", "completed") for status in statuses)  # completed with a loss that is not finite
+    settings = {key: rows[0].settings.get(key) for key in keys}
+    text = label(settings)
     return Variant(
-        name=runs[0].row["variant"] if set(keys) == set(TOGGLES) else text or ONLY,
+        name=rows[0].variant if set(keys) == set(TOGGLES) else text or ONLY,
         label=text,
         settings=settings,
-        rows={row["seed"]: row for row in rows},
+        rows={row.seed: row for row in completed},
         failed=failed,
         unfinished=len(statuses) - failed,
     )

@@ -1,7 +1,7 @@
-"""How every plot looks, and how it becomes SVG for the page or a PNG file. Knows nothing of what is plotted.
+"""The look of all plots, and their conversion to SVG for the page and to PNG files.
 
-Colours are those of Okabe and Ito, which the colour-blind can tell apart; lines differ in dashes and markers as well,
-so that a print without colour can be read. In the page colours become CSS variables: one picture serves light and dark.
+Colours are those of Okabe and Ito, which the colour-blind can distinguish; series differ in dashes and markers as well,
+for prints without colour. In the page colours are CSS variables, so that one SVG serves the light and the dark theme.
 """
 
 import io
@@ -9,7 +9,6 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,9 +28,9 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "axes.facecolor": "none",
     "axes.grid": True, "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.6,
     "legend.frameon": False, "lines.linewidth": 1.6, "lines.markersize": 4,
-    "text.parse_math": False,  # a $ in a name is a $
+    "text.parse_math": False,  # a $ is a $
     "text.usetex": False, "axes.unicode_minus": True, "axes.formatter.useoffset": False,
-    "svg.fonttype": "none", "svg.hashsalt": "microgpt",  # text stays text; the same picture has the same bytes
+    "svg.fonttype": "none", "svg.hashsalt": "microgpt",  # text stays text; equal figures have equal bytes
 }  # fmt: skip
 PNG_DPI = 180
 WIDTH = 4.7  # inches
@@ -47,21 +46,11 @@ VARIABLES = {colour: f"var(--series-{i})" for i, colour in enumerate(COLOURS)} |
 }
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A figure, and what stands around it."""
-
-    name: str  # becomes part of a file's name
-    title: str
-    caption: str
-    figure: "Figure"
-
-
 @contextmanager
-def our_style() -> Iterator[None]:
-    """matplotlib's defaults and our style, whatever a matplotlibrc says; the caller's settings come back afterwards.
+def plot_style() -> Iterator[None]:
+    """Use matplotlib's defaults and STYLE, regardless of a matplotlibrc; then restore the caller's settings.
 
-    A letter that the font lacks is no warning: the page has the reader's fonts, and a PNG shows a box.
+    A glyph that the font lacks gives no warning: the page uses the reader's fonts, and a PNG shows a box.
     """
     import matplotlib
 
@@ -73,7 +62,7 @@ def our_style() -> Iterator[None]:
 
 
 def new_axes(height: float, *, left: float = 0.74, bottom: float = 0.5, top: float = 0.12) -> "tuple[Figure, Axes]":
-    """A figure of WIDTH x `height` inches with one pair of axes; margins in inches. No pyplot, and so no state."""
+    """Return a figure of WIDTH x `height` inches with one pair of axes; margins in inches. pyplot would keep state."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -84,7 +73,7 @@ def new_axes(height: float, *, left: float = 0.74, bottom: float = 0.5, top: flo
 
 
 def line_style(number: int) -> dict[str, Any]:
-    """Colour, dashes and marker of the number-th series."""
+    """Return the colour, dashes and marker of a series."""
     return {
         "color": COLOURS[number % len(COLOURS)],
         "linestyle": DASHES[number % len(DASHES)],
@@ -93,7 +82,7 @@ def line_style(number: int) -> dict[str, Any]:
 
 
 def shortened(text: str, most: int) -> str:
-    """On one line, and of at most so many characters: the middle goes, as names differ at their ends."""
+    """Return the text on one line of at most `most` characters, without its middle: names differ at their ends."""
     text = " ".join(text.split())
     if len(text) <= most:
         return text
@@ -102,21 +91,21 @@ def shortened(text: str, most: int) -> str:
 
 
 def svg(figure: "Figure", prefix: str) -> str:
-    """The figure as an SVG element for inclusion in HTML; `prefix` keeps its ids apart from those of other figures."""
+    """Return the figure as an SVG element to include in HTML; `prefix` makes its ids unique in the page."""
     file = io.StringIO()
-    with our_style():
+    with plot_style():
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
     text = re.sub(r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", r"<svg \1>", text, count=1)
     used = {found[2] for tag in TAG.findall(text) for found in USED_ID.finditer(tag)}
-    text = TAG.sub(lambda found: adapted(found.group(), prefix, used), text)
+    text = TAG.sub(lambda found: adapt_tag(found.group(), prefix, used), text)
     return re.sub(r"\s*\n\s*", "\n", text).strip()
 
 
-def adapted(tag: str, prefix: str, used: set[str]) -> str:
-    """A tag as the page takes it: colours and font are the page's, ids have the prefix, numbers two decimals."""
+def adapt_tag(tag: str, prefix: str, used: set[str]) -> str:
+    """Return a tag with the colours and font of the page, prefixed ids, and numbers of two decimals."""
     tag = LONG_NUMBER.sub(r"\1", re.sub(r"font-family: [^;]*; ", "", tag.replace("xlink:href", "href")))
     for colour, variable in VARIABLES.items():
         tag = tag.replace(f": {colour}", f": {variable}")
@@ -125,8 +114,8 @@ def adapted(tag: str, prefix: str, used: set[str]) -> str:
 
 
 def png(figure: "Figure") -> bytes:
-    """The figure as a PNG on white, for print: the same bytes for the same figure."""
+    """Return the figure as a PNG on white: the same bytes for the same figure."""
     file = io.BytesIO()
-    with our_style():
+    with plot_style():
         figure.savefig(file, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
     return file.getvalue()

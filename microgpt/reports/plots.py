@@ -1,181 +1,182 @@
-"""The kinds of plot of a report: curves with bands, and strips of dots. Knows numbers, not what they are figures of.
+"""The plots of a family: which ones it has, of which variants, with which captions."""
 
-Each function returns a figure of matplotlib, which is imported when the first plot is drawn.
-"""
-
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import numpy as np
+from microgpt.reports.charts import MOST_DOTS, Strip, curves, strips
+from microgpt.reports.comparisons import Comparison, Effects
+from microgpt.reports.curves import Band, Curve, Loss, over_runs
+from microgpt.reports.families import Family, Variant
+from microgpt.reports.records import Row
+from microgpt.reports.report import Plot
+from microgpt.reports.settings import short
+from microgpt.reports.statistics import Difference, summary
 
-from microgpt.reports.curves import Band
-from microgpt.reports.plot_style import COLOURS, FAINT, INK, PAPER, line_style, new_axes, our_style, shortened
-from microgpt.reports.statistics import Interval
+MOST_CURVES = 8  # variants that colours, dashes and markers distinguish
+MOST_STRIPS = 16
+LOSSES = {"val_loss": "validation loss", "mean_loss_last_n": "mean of the last training losses"}
+UNIT = "nats per token"
+SAME_TOKENS = 0.02  # relative difference in tokens seen, up to which there is no plot against tokens
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-LOSS = "validation loss (nats per token)"
-MOST_DOTS = 300  # in one strip
-ROW = 0.5  # inches that a strip takes
-LEGEND_ROW = 0.19  # inches
-ON_PAPER = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}  # so that no line runs through a label
+Histories = Mapping[str, Sequence[Curve]]  # name of variant -> curves of its runs
 
 
 @dataclass(frozen=True)
-class Strip:
-    """One row of dots with their mean and its interval."""
+class Selection:
+    """The variants that are drawn; the place of one is the number of its colour in all plots."""
 
-    label: str
-    values: Sequence[float]
-    mean: float
-    interval: Interval | None
-    series: int = 0  # which colour and marker
+    variants: tuple[Variant, ...]
+    note: str  # what was left out, a sentence; empty if all are drawn
 
 
-def curves(
-    bands: Mapping[str, Band],
-    *,
-    x_label: str,
-    y_label: str = LOSS,
-    references: Mapping[str, float] | None = None,
-    from_x: float | None = None,
-) -> "Figure":
-    """A line with a band for each name. With `from_x`, only what is right of it, enlarged.
-
-    References are horizontal lines; one that lies outside of what the curves span is left out.
-    """
-    columns = 1 if max(map(len, bands), default=0) > 24 else 2
-    legend = LEGEND_ROW * math.ceil(len(bands) / columns)
-    with our_style():
-        figure, axes = new_axes(2.75 + legend, bottom=0.46 + legend)
-        means: list[np.ndarray] = []
-        ends: list[np.ndarray] = []
-        for number, (name, band) in enumerate(bands.items()):
-            rows = slice(None) if from_x is None else band.x >= from_x
-            x, mean, low, high = band.x[rows], band.mean[rows], band.low[rows], band.high[rows]
-            every = max(1, len(x) // 8)
-            axes.plot(x, mean, label=shortened(name, 54), markevery=(number % every, every), **line_style(number))
-            axes.fill_between(x, low, high, color=COLOURS[number % len(COLOURS)], alpha=0.18, linewidth=0)
-            means.append(mean)
-            ends += [low, high]
-        limit_to(axes, np.concatenate(means), np.concatenate(ends))
-        mark_references(axes, references or {}, list(bands.values()))
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-        figure.legend(
-            loc="lower center",
-            ncols=columns,
-            bbox_to_anchor=(0.5, 0),
-            borderpad=0.1,
-            labelspacing=0.25,
-            handlelength=3.2,
-        )
-    return figure
+def plots_of(
+    family: Family,
+    compared: Sequence[Comparison],
+    effects: Effects | None,
+    references: Mapping[str, float],
+    read: Callable[[Row], Curve],
+) -> list[Plot]:
+    """Return the plots of a family with at least one completed run; `read` returns the history of a run."""
+    selected = select(family, MOST_CURVES)
+    histories = {variant.name: [read(row) for row in variant.rows.values()] for variant in selected.variants}
+    return [
+        *loss_curves(histories, references, selected.note),
+        *distribution(family, references),
+        *effect_plots(family, effects),
+        *difference_plots(family, compared),
+        *training_curves(histories, selected.note),
+        *compute_curves(histories, references, selected.note),
+    ]
 
 
-def limit_to(axes: "Axes", means: np.ndarray, bands: np.ndarray) -> None:
-    """The y-axis spans the means, and the bands as far as they do not dwarf the means: those of two seeds would."""
-    low, high = float(means.min()), float(means.max())
-    most = (high - low) or 0.05 * abs(high)
-    known = bands[np.isfinite(bands)]
-    if len(known):
-        low, high = min(low, max(known.min(), low - most)), max(high, min(known.max(), high + most))
-    air = 0.06 * (high - low) or 0.01
-    axes.set_ylim(low - air, high + air)
+def select(family: Family, most: int) -> Selection:
+    """Return all variants with runs; of too many the best ones, the baseline, and the worst, in the family's order."""
+    ranked = [variant for variant, _ in family.ranked]
+    if len(ranked) <= most:
+        return Selection(tuple(variant for variant in family.variants if variant.rows), "")
+    chosen = {family.baseline.name, ranked[-1].name}
+    for variant in ranked:
+        if len(chosen) < most:
+            chosen.add(variant.name)
+    note = f"Of {len(ranked)} variants the best, the baseline and the worst are drawn; the table has all."
+    return Selection(tuple(variant for variant in family.variants if variant.name in chosen), note)
 
 
-def mark_references(axes: "Axes", references: Mapping[str, float], bands: Sequence[Band]) -> None:
-    """Lines at known losses, each with its name at the side where the curves are farther from it."""
-    low, high = axes.get_ylim()
-    left, right = axes.get_xlim()
-    part = 0.25 * (right - left)  # what a name takes
-    for name, value in references.items():
-        if low <= value <= high:
-            at_right = distance(bands, right - part, right, value) > distance(bands, left, left + part, value)
-            axes.axhline(value, color=FAINT, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1.5)
-            axes.annotate(
-                f"{name} {value:.3f}", (float(at_right), value), xycoords=("axes fraction", "data"),
-                xytext=(-2 if at_right else 2, 2), textcoords="offset points", ha="right" if at_right else "left",
-                va="bottom", fontsize=8, color=FAINT, bbox={**ON_PAPER, "alpha": 0.7},
-            )  # fmt: skip
+def bands_of(histories: Histories, loss: Loss, x: str = "step") -> dict[str, Band]:
+    found = {name: over_runs(runs, loss, x) for name, runs in histories.items()}
+    return {name: band for name, band in found.items() if band is not None}
 
 
-def distance(bands: Sequence[Band], left: float, right: float, value: float) -> float:
-    """From a height to the nearest point of the curves between two places; 0 where they cross it on the way."""
-    found = np.inf
-    for band in bands:
-        places = np.linspace(max(left, band.x[0]), min(right, band.x[-1]), 20)
-        found = min(found, float(np.abs(np.interp(places, band.x, band.mean) - value).min()))
+def band_caption(bands: Mapping[str, Band]) -> str:
+    most = max(band.runs for band in bands.values())
+    return "One run each, and so no band." if most == 1 else "Mean over seeds; the band is its 95 % interval."
+
+
+def joined(*sentences: str) -> str:
+    return " ".join(filter(None, sentences))
+
+
+def loss_curves(histories: Histories, references: Mapping[str, float], note: str) -> list[Plot]:
+    bands = bands_of(histories, "val_loss")
+    if not bands:
+        return []
+    caption = joined(band_caption(bands), note, reference_caption(references))
+    whole = curves(bands, x_label="training steps", references=references)
+    found = [Plot("curves", "Validation loss", caption, whole)]
+    half = max(band.x[-1] for band in bands.values()) / 2
+    if min((band.x >= half).sum() for band in bands.values()) >= 2:
+        late = curves(bands, x_label="training steps", references=references, from_x=half)
+        found.append(Plot("late", "Validation loss, the second half enlarged", caption, late))
     return found
 
 
-def strips(
-    rows: Sequence[Strip],
-    *,
-    x_label: str,
-    zero: bool = False,
-    references: Mapping[str, float] | None = None,
-) -> "Figure":
-    """A row for each strip, the first on top: its values as dots, below them the mean on its 95 % interval.
-
-    Labels stand above their rows, so that they may be long. With `zero` a line at zero. References are vertical lines;
-    one outside of the range of the rows is left out.
-    """
-    with our_style():
-        figure, axes = new_axes(0.7 + ROW * len(rows), left=0.15, bottom=0.5)
-        axes.set_ylim(len(rows) - (0.25 if references else 0.5), -0.66)  # references have their names at the bottom
-        axes.set_yticks([])
-        axes.spines["left"].set_visible(False)
-        if zero:
-            axes.axvline(0, color=INK, linewidth=1, zorder=1.5)
-        for place, row in enumerate(rows):
-            draw_strip(axes, place, row)
-        low, high = axes.get_xlim()
-        for name, value in (references or {}).items():
-            if low <= value <= high:
-                at_left = value > low + 0.75 * (high - low)  # its name does not fit at the right
-                axes.axvline(value, color=FAINT, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1.5)
-                axes.annotate(
-                    f"{name} {value:.3f}", (value, 0), xycoords=("data", "axes fraction"),
-                    xytext=(-3 if at_left else 3, 3), ha="right" if at_left else "left", textcoords="offset points",
-                    fontsize=8, color=FAINT, bbox=ON_PAPER,
-                )  # fmt: skip
-        axes.locator_params(axis="x", nbins=7)
-        axes.set_xlabel(x_label)
-    return figure
+def reference_caption(references: Mapping[str, float]) -> str:
+    if not references:
+        return ""
+    values = ", ".join(f"{name} {loss:.4f}" for name, loss in references.items())
+    return f"References, drawn where they are in range: {values}."
 
 
-def draw_strip(axes: "Axes", place: int, row: Strip) -> None:
-    """From the top: the label, the dots, and below them the mean, so that it hides none."""
-    style = line_style(row.series)
-    values = thinned(row.values)
-    few = len(values) <= 24
-    axes.scatter(
-        values, place + spread(len(values)), s=20 if few else 9, color=style["color"], marker=style["marker"],
-        alpha=0.8 if few else 0.45, linewidth=0,
-    )  # fmt: skip
-    below = place + 0.24
-    if row.interval is not None:
-        axes.plot([row.interval.low, row.interval.high], [below, below], color=INK, linewidth=2, solid_capstyle="butt")
-    axes.plot([row.mean], [below], marker="D", markersize=5, color=INK, markerfacecolor=PAPER, linestyle="none")
-    axes.annotate(
-        shortened(row.label, 60), (0, place - 0.26), xycoords=("axes fraction", "data"), va="bottom", fontsize=8.5,
-        bbox=ON_PAPER,
-    )  # fmt: skip
+def training_curves(histories: Histories, note: str) -> list[Plot]:
+    bands = bands_of(histories, "loss")
+    if not bands or max(len(band.x) for band in bands.values()) < 2:
+        return []
+    figure = curves(bands, x_label="training steps", y_label=f"training loss ({UNIT})")
+    caption = joined("Loss of the step's batch alone.", band_caption(bands), note)
+    return [Plot("training", "Training loss", caption, figure)]
 
 
-def thinned(values: Sequence[float]) -> np.ndarray:
-    """At most MOST_DOTS of the values, evenly spaced in their order, which is that of the seeds and not of size."""
-    array = np.asarray(values, float)
-    if len(array) <= MOST_DOTS:
-        return array
-    return array[np.linspace(0, len(array) - 1, MOST_DOTS).round().astype(int)]
+def compute_curves(histories: Histories, references: Mapping[str, float], note: str) -> list[Plot]:
+    """Return plots against seconds, and against tokens if variants differ in how many they have seen."""
+    found = []
+    seconds = bands_of(histories, "val_loss", "seconds")
+    if seconds:
+        scale, unit = (1000, "milliseconds") if max(band.x[-1] for band in seconds.values()) < 0.5 else (1, "seconds")
+        scaled = {name: Band(b.x * scale, b.mean, b.low, b.high, b.runs) for name, b in seconds.items()}
+        figure = curves(scaled, x_label=f"{unit} of training", references=references)
+        rates = [run.steps_per_sec for runs in histories.values() for run in runs]
+        shared = "Runs that were trained side by side share one measurement of time." * (len(set(rates)) < len(rates))
+        caption = joined("Time of training alone, by each run's mean rate on its machine.", shared, note)
+        found.append(Plot("seconds", "Validation loss against training time", caption, figure))
+    tokens = bands_of(histories, "val_loss", "tokens")
+    ends = [band.x[-1] for band in tokens.values()]
+    if ends and max(ends) > min(ends) * (1 + SAME_TOKENS):
+        figure = curves(tokens, x_label="target tokens seen", references=references)
+        found.append(Plot("tokens", "Validation loss against tokens", joined("Targets trained on.", note), figure))
+    return found
 
 
-def spread(count: int) -> np.ndarray:
-    """Heights that keep dots of like values apart: multiples of the golden ratio, so that neighbours lie far apart."""
-    return ((np.arange(count) * 0.6180339887) % 1 - 0.5) * (0.3 if count > 1 else 0)
+def distribution(family: Family, references: Mapping[str, float]) -> list[Plot]:
+    selected = select(family, MOST_STRIPS)
+    numbers = {variant.name: number for number, variant in enumerate(select(family, MOST_CURVES).variants)}
+    rows = []
+    for variant in selected.variants:
+        values = list(variant.values(family.metric).values())
+        if values:
+            found = summary(values)
+            rows.append(Strip(variant.name, values, found.mean, found.interval, numbers.get(variant.name, 7)))
+    if not rows:
+        return []
+    figure = strips(rows, x_label=f"{LOSSES[family.metric]} ({UNIT})", references=references)
+    return [Plot("seeds", "Distribution over seeds", joined(dots_caption("run", rows), selected.note), figure)]
+
+
+def dots_caption(what: str, rows: Sequence[Strip]) -> str:
+    most = max(len(row.values) for row in rows)
+    fewer = f"Of {most:,} {MOST_DOTS} dots are drawn, evenly spaced in the order of the seeds." * (most > MOST_DOTS)
+    return joined(f"A dot is a {what}; the diamond is the mean, the bar its 95 % interval.", fewer)
+
+
+def difference_strips(found: Mapping[str, Difference]) -> list[Strip]:
+    return [Strip(name, one.values, one.mean, one.interval) for name, one in found.items() if one.mean is not None]
+
+
+def effect_plots(family: Family, effects: Effects | None) -> list[Plot]:
+    if effects is None:
+        return []
+    a, b = effects.factors
+    interaction = f"interaction of {short(a.key)} and {short(b.key)}"
+    contrasts = effects.contrasts
+    rows = difference_strips({a.label: contrasts.a, b.label: contrasts.b, interaction: contrasts.interaction})
+    if not rows:
+        return []
+    figure = strips(rows, x_label=f"effect on the {LOSSES[family.metric]} ({UNIT})", zero=True)
+    caption = joined("Left of zero the loss is lower with the first value.", dots_caption("seed", rows))
+    return [Plot("effects", "Main effects and interaction", caption, figure)]
+
+
+def difference_plots(family: Family, compared: Sequence[Comparison]) -> list[Plot]:
+    known = [one for one in compared if one.difference.mean is not None]
+    if not known:
+        return []
+    chosen = known
+    if len(known) > MOST_STRIPS:
+        surest = sorted(known, key=lambda one: (one.difference.p is None, one.difference.p or 0))[:MOST_STRIPS]
+        chosen = [one for one in known if one in surest]
+    rows = difference_strips({f"{one.a.name} − {one.b.name}": one.difference for one in chosen})
+    figure = strips(rows, x_label=f"difference of the {LOSSES[family.metric]} ({UNIT})", zero=True)
+    some = f"Of {len(known)} comparisons the {len(chosen)} with the smallest p are drawn." * (chosen is not known)
+    paired = "A dot is a seed's difference" if any(one.difference.paired for one in chosen) else ""
+    rest = "the diamond is the mean, the bar its 95 % interval, not adjusted for other comparisons."
+    caption = f"{paired}; {rest}" if paired else rest.capitalize()
+    return [Plot("differences", "Differences between variants", joined(caption, some), figure)]

@@ -1,221 +1,279 @@
-"""From run.json to rows of a table, and rows to files. Changes nothing of what it reads."""
+"""Rows: one for each run.json below some folders, and the CSV and JSON Lines files of rows.
 
+Nothing that is read is changed.
+"""
+
+import csv
+import io
 import json
+import math
 import os
 import re
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from microgpt.atomic import write_atomically
 from microgpt.errors import UserError
-from microgpt.runs.record import RECORD, SCHEMA_VERSION, STYLE_NAME
+from microgpt.reports.settings import Settings, fingerprint, settings_of
+from microgpt.runs.environment import GitState
+from microgpt.runs.record import RECORD, SCHEMA_VERSION, STYLE_NAME, DataSummary, Metrics, RunRecord, parse
 
-Row = dict[str, Any]
-
-FIRST_COLUMNS = (
-    "variant", "tie_lm_head", "input_rmsnorm", "style", "parameter_count", "steps", "seed", "final_loss",
-    "mean_loss_last_n", "last_n", "steps_per_sec", "tokens_per_sec", "vocab_size", "train_tokens",
-)  # fmt: skip
-METRIC_COLUMNS = (
-    "val_loss",
-    "best_val_loss",
-    "best_step",
-    "first_val_loss",
-    "bits_per_character",
-    "perplexity",
-    "tokens_seen",
-)
-RECORD_COLUMNS = (
-    "status", "mode", "backend", "device", "using_gpu", "dtype", "run_id", "started_at", "finished_at",
-    "config_hash", "error",
-)  # fmt: skip
+JOB = re.compile(r"(?:sweeps/)?([^/]+)/(\d+)(?:-\d+)?")  # run_id of a sweep's job: the sweep, the job's number
+REPORT_ONLY = {"report_only": True}  # metadata of a field that is no column
 
 
-@dataclass(frozen=True)
-class Detail:
-    """What of a record no table has: what the report alone tells of a run. Empty where the record has no such thing."""
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One run: the columns of the tables, in their order, and what only the report shows.
 
-    command: str
-    overrides: tuple[str, ...]
-    environment: str  # as words, `backend native, ..., python 3.11.7`
-    samples: tuple[str, ...]
-    baselines: dict[str, float]  # nats per token of `uniform`, `unigram` and `bigram`, as far as they were counted
+    Losses are in nats per target token. A run that is not completed may lack any figure.
+    """
+
+    variant: str
+    tie_lm_head: bool
+    input_rmsnorm: bool
+    style: str
+    parameter_count: int | None
+    steps: int | None
+    seed: Any  # an integer; anything in the record of a run that failed
+    final_loss: float | None
+    mean_loss_last_n: float | None
+    last_n: int | None
+    steps_per_sec: float | None
+    tokens_per_sec: float | None
+    vocab_size: int | None
+    train_tokens: int | None
+    val_loss: float | None
+    best_val_loss: float | None
+    best_step: int | None
+    first_val_loss: float | None
+    bits_per_character: float | None
+    perplexity: float | None
+    tokens_seen: int | None
+    status: str
+    mode: str | None
+    backend: str | None
+    device: str | None
+    using_gpu: bool | None
+    dtype: str | None
+    run_id: str
+    started_at: str
+    finished_at: str | None
+    config_hash: str | None
+    error: str | None
+    model: str
+    first_step: int
+    leg_from: str | None
+    data: str
+    data_sha256: str | None
+    git_commit: str | None
+    git_dirty: bool | None
+    path: str  # the run's folder
+    config: dict[str, Any]
+    evaluated_documents: int | None = field(metadata=REPORT_ONLY)
+    long_documents: int | None = field(metadata=REPORT_ONLY)
+    command: str = field(metadata=REPORT_ONLY)
+    environment: str = field(metadata=REPORT_ONLY)  # `backend native, ..., python 3.11.7`
+    samples: tuple[str, ...] = field(metadata=REPORT_ONLY)
+    baselines: dict[str, float] = field(metadata=REPORT_ONLY)  # nats per token of `uniform`, `unigram` and `bigram`
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.path)
+
+    @property
+    def job(self) -> re.Match[str] | None:
+        """The sweep and the number of a sweep's job; None for a run by itself."""
+        return JOB.fullmatch(str(self.run_id))
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether the run ended with finite losses: those of a record that was edited may be too large for a float."""
+        losses = (self.mean_loss_last_n, self.val_loss)
+        return self.status == "completed" and all(loss is None or is_finite(loss) for loss in losses)
+
+    @cached_property
+    def settings(self) -> Settings:
+        return settings_of(self.config, self.backend, self.data_sha256)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal for runs of one variant."""
+        return fingerprint(self.settings)
+
+    def setting(self, group: str, key: str) -> Any:
+        return (self.config.get(group) or {}).get(key)
+
+    def columns(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in COLUMNS}
+
+
+COLUMNS = [one.name for one in fields(Row) if "report_only" not in one.metadata]
 
 
 @dataclass
 class Collected:
     rows: list[Row] = field(default_factory=list)
-    details: dict[str, Detail] = field(default_factory=dict)  # by the `path` of a row
-    skipped: list[tuple[Path, str]] = field(default_factory=list)  # files that are no record, and why
+    skipped: list[tuple[Path, str]] = field(default_factory=list)  # files that are no record, and the reason
+
+
+def is_finite(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
 
 
 def variant_name(tie_lm_head: bool, input_rmsnorm: bool) -> str:
     return f"{'tied' if tie_lm_head else 'untied'}_{'' if input_rmsnorm else 'no_'}input_rmsnorm"
 
 
+def read_rows(folders: Iterable[Path]) -> Collected:
+    """Read every run.json below the folders once. Raises UserError for a folder that does not exist."""
+    collected, seen = Collected(), set()
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not a folder: collect takes folders with runs below them")
+        for file in find_records(folder):
+            if file.resolve() in seen:
+                continue
+            seen.add(file.resolve())
+            try:
+                collected.rows.append(read_row(file))
+            except (OSError, ValueError, RecursionError) as error:
+                collected.skipped.append((file, f"{type(error).__name__}: {error}".splitlines()[0]))
+    collected.rows = in_order(collected.rows)
+    return collected
+
+
 def find_records(folder: Path) -> Iterator[Path]:
-    """Every run.json below a folder, in sorted order, without looking into checkpoints."""
+    """Yield every run.json below a folder, in sorted order, without looking into checkpoints."""
     for path, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name != "checkpoint")
         if RECORD in files:
             yield Path(path) / RECORD
 
 
-def read_rows(folders: list[Path]) -> Collected:
-    collected = Collected()
-    seen = set()
-    for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"{folder} is not a folder: collect takes folders with runs below them")
-        for path in find_records(folder):
-            if path.resolve() in seen:
-                continue
-            seen.add(path.resolve())
-            try:
-                record = json.loads(path.read_bytes(), parse_constant=no_constant)
-                row = row_of(record, path)
-                collected.rows.append(row)
-                collected.details[row["path"]] = detail_of(record)
-            except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-                collected.skipped.append((path, f"{type(error).__name__}: {error}".splitlines()[0]))
-    collected.rows = in_order(collected.rows)
-    return collected
+def in_order(rows: Sequence[Row]) -> list[Row]:
+    """Return rows by the time at which they started; the jobs of a sweep stand together, by their numbers."""
+    group = {row: str(row.folder.parent) if row.job else row.path for row in rows}
+    started: dict[str, str] = {}
+    for row in rows:
+        time = row.started_at or ""
+        started[group[row]] = min(started.get(group[row], time), time)
+    numbers = {row: [int(number) for number in re.findall(r"\d+", row.folder.name)] for row in rows}
+    return sorted(rows, key=lambda row: (started[group[row]], group[row], numbers[row]))
 
 
-def in_order(rows: list[Row]) -> list[Row]:
-    """As they began; the jobs of a sweep together, by their numbers, whichever process ran which of them when."""
-    folders = [str(Path(row["path"]).parent) if is_job(row) else row["path"] for row in rows]
-    begun: dict[str, str] = {}
-    for row, folder in zip(rows, folders, strict=True):
-        started = row["started_at"] or ""
-        begun[folder] = min(begun.get(folder, started), started)
-
-    def key(place: tuple[Row, str]) -> tuple[str, str, list[int]]:
-        row, folder = place
-        return begun[folder], folder, [int(number) for number in re.findall(r"\d+", Path(row["path"]).name)]
-
-    return [row for row, _ in sorted(zip(rows, folders, strict=True), key=key)]
+def read_row(file: Path) -> Row:
+    """Read a record. Raises OSError or ValueError for a file that is not the record of a training run."""
+    document = json.loads(file.read_bytes(), parse_constant=reject_constant)
+    check_record(document)
+    record = parse(RunRecord, document)
+    assert record is not None
+    return row_of(record, file.parent)
 
 
-def is_job(row: Row) -> bool:
-    """Whether the run is a job of a sweep."""
-    return str(row["run_id"]).startswith("sweeps/")
+def reject_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
-def row_of(record: dict[str, Any], path: Path) -> Row:
-    """One run as a flat row. Raises ValueError, TypeError or KeyError for what is not a record of ours."""
-    check_record(record)
-    config, metrics, data = record["config"], record.get("metrics") or {}, record.get("data") or {}
-    model = config["model"]
-    row: Row = dict.fromkeys(FIRST_COLUMNS)
-    row |= {
+def check_record(document: Any) -> None:
+    """Raise ValueError for JSON that no row can be made of."""
+    if not isinstance(document, dict) or "schema_version" not in document or "run_id" not in document:
+        raise ValueError("not a record of a run: it has no schema_version and run_id")
+    if document["schema_version"] != SCHEMA_VERSION:
+        raise ValueError(f"schema_version {document['schema_version']!r} is not {SCHEMA_VERSION}")
+    if document.get("task") != "train":
+        raise ValueError(f"task={document.get('task')} is not a training run")
+    expected: dict[str, Any] = {"started_at": str, "status": str, "config": dict, "style": str | None}
+    expected |= {part: dict | None for part in ("metrics", "data", "git", "leg")}
+    expected |= {f"config.{group}": dict for group in ("model", "train", "optim", "schedule", "data")}
+    expected |= {"config.model.tie_lm_head": bool, "config.model.input_rmsnorm": bool}
+    if document.get("status") == "completed":
+        figures = ("parameter_count", "mean_loss_last_n", "steps_per_sec")
+        expected |= {"seed": int, "style": str, "metrics": dict} | {f"metrics.{key}": int | float for key in figures}
+        expected |= {"metrics.val_loss": int | float | None}
+    for path, kind in expected.items():
+        value = value_at(document, path)
+        if not isinstance(value, kind):
+            raise ValueError(f"{path} is {value!r}")
+    if re.fullmatch(STYLE_NAME, str(document.get("style"))) is None:
+        raise ValueError(f"style {document['style']!r} cannot be part of a file name")
+
+
+def value_at(document: dict[str, Any], path: str) -> Any:
+    """Return the value at a dotted path; None where the document has no such key."""
+    value: Any = document
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def row_of(record: RunRecord, folder: Path) -> Row:
+    config, model = record.config, record.config["model"]
+    metrics, data = record.metrics or parse(Metrics, {}), record.data or parse(DataSummary, {})
+    git, leg = record.git or GitState(), record.leg
+    assert metrics is not None
+    assert data is not None
+    known = {one.name: getattr(part, one.name) for part in (metrics, record) for one in fields(part)}
+    row: dict[str, Any] = {name: known.get(name) for name in COLUMNS} | {
         "variant": variant_name(model["tie_lm_head"], model["input_rmsnorm"]),
         "tie_lm_head": model["tie_lm_head"],
         "input_rmsnorm": model["input_rmsnorm"],
-        "style": str(record["style"]),
-        "seed": record["seed"],
-    }
-    row |= {key: metrics.get(key) for key in FIRST_COLUMNS if key in metrics}
-    row |= {key: metrics.get(key) for key in METRIC_COLUMNS}
-    row |= {key: record.get(key) for key in RECORD_COLUMNS}
-    if row["error"] is not None:  # a lone carriage return would break the row of a CSV file
-        row["error"] = re.sub("\r\n?", "\n", str(row["error"]))
-    git = record.get("git") or {}
-    return row | {
-        "model": model["name"],
-        "first_step": (record.get("leg") or {}).get("first_step", 0),
-        "leg_from": (record.get("leg") or {}).get("from"),
-        "data": config["data"]["name"],
-        "data_sha256": data.get("sha256"),
-        "git_commit": git.get("commit"),
-        "git_dirty": git.get("dirty"),
-        "path": str(path.parent),
+        "style": str(record.style),
+        # A lone carriage return would break the row of a CSV file.
+        "error": None if record.error is None else re.sub("\r\n?", "\n", str(record.error)),
+        "model": model.get("name"),
+        "first_step": leg.first_step if leg else 0,
+        "leg_from": leg.from_ if leg else None,
+        "data": config["data"].get("name"),
+        "data_sha256": data.sha256,
+        "git_commit": git.commit,
+        "git_dirty": git.dirty,
+        "path": str(folder),
         "config": config,
     }
-
-
-def detail_of(record: dict[str, Any]) -> Detail:
-    """The rest of a record, of which nothing is certain: what is not of the expected kind is left out."""
-    overrides, samples, data = record.get("overrides"), record.get("samples"), record.get("data") or {}
-    baselines = data.get("baselines")
-    return Detail(
-        command=sys.intern(str(record.get("command") or "")),  # a sweep's thousand runs share one
-        overrides=tuple(map(str, overrides)) if isinstance(overrides, list) else (),
-        environment=sys.intern(", ".join(environment_words(record))),
-        samples=tuple(map(str, samples)) if isinstance(samples, list) else (),
+    return Row(
+        **row,
+        evaluated_documents=data.evaluated_documents,
+        long_documents=data.long_documents.count if data.long_documents else None,
+        command=str(record.command or ""),
+        environment=", ".join(environment_words(record)),
+        samples=tuple(map(str, record.samples)),
         baselines={
             name: float(loss)
-            for name, loss in (baselines.items() if isinstance(baselines, dict) else ())
-            if isinstance(loss, int | float)
+            for name, loss in (data.baselines.items() if isinstance(data.baselines, dict) else ())
+            if is_finite(loss)
         },
     )
 
 
-def environment_words(record: dict[str, Any]) -> Iterator[str]:
-    """Where a run ran: `name value` of each thing that is known."""
-    found = record.get("environment")
-    environment = found if isinstance(found, dict) else {}
-    for name in ("backend", "kernel", "dtype", "device", "threads"):
-        if record.get(name) is not None:
-            yield f"{name} {record[name]}"
-    if record.get("processes") not in (None, 1):
-        yield f"processes {record['processes']}"
+def environment_words(record: RunRecord) -> Iterator[str]:
+    """Yield `name value` for each known fact about where a run ran."""
+    for name in ("backend", "kernel", "dtype", "device", "threads", "processes"):
+        value = getattr(record, name)
+        if value is not None and (name, value) != ("processes", 1):
+            yield f"{name} {value}"
+    machine = record.environment
+    if machine is None:
+        return
     for name in ("cpu", "cores", "gpu", "platform", "python"):
-        if environment.get(name) is not None:
-            yield f"{name} {environment[name]}"
-    versions = environment.get("versions")
-    yield from (f"{name} {version}" for name, version in (versions if isinstance(versions, dict) else {}).items())
+        if getattr(machine, name) is not None:
+            yield f"{name} {getattr(machine, name)}"
+    yield from (f"{name} {version}" for name, version in (machine.versions or {}).items())
 
 
-def no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def check_record(record: Any) -> None:
-    """Raises ValueError that says why a file named run.json is not a record that tables can be made of."""
-    if not isinstance(record, dict) or "schema_version" not in record or "run_id" not in record:
-        raise ValueError("not a record of a run: it has no schema_version and run_id")
-    if record["schema_version"] != SCHEMA_VERSION:
-        raise ValueError(f"schema_version {record['schema_version']} is not {SCHEMA_VERSION}")
-    if record["task"] != "train":
-        raise ValueError(f"task={record['task']} is no training")
-    config, completed = record["config"], record["status"] == "completed"
-    expected = [("started_at", record["started_at"], str), ("config", config, dict)]
-    expected += [(f"config.{node}", config[node], dict) for node in ("model", "train", "optim", "schedule", "data")]
-    if completed:
-        metrics = record["metrics"]
-        expected += [("seed", record["seed"], int), ("metrics", metrics, dict), ("style", record["style"], str)]
-        figures = ("parameter_count", "mean_loss_last_n", "steps_per_sec")
-        expected += [(f"metrics.{key}", (metrics or {}).get(key), int | float) for key in figures]
-        expected += [("metrics.val_loss", (metrics or {}).get("val_loss"), int | float | None)]
-    for key, value, kind in expected:
-        if not isinstance(value, kind):
-            raise ValueError(f"{key} is {value!r}")
-    if re.fullmatch(STYLE_NAME, str(record["style"])) is None:
-        raise ValueError(f"style {record['style']!r} cannot be part of a file's name")
-
-
-def write_table(rows: list[Row], stem: Path) -> list[Path]:
-    """The rows as CSV (the configuration as JSON in the last column) and as JSON lines."""
-    table = pd.DataFrame([{**row, "config": json.dumps(row["config"], sort_keys=True)} for row in rows], dtype=object)
-    csv, jsonl = Path(f"{stem}.csv"), Path(f"{stem}.jsonl")
-    write_atomically(csv, table.to_csv(index=False, lineterminator="\n"))
-    write_atomically(jsonl, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return [csv, jsonl]
-
-
-def text_table(lines: list[Row]) -> str:
-    """Lines of equal keys as a table for a terminal."""
-    return pd.DataFrame([{key: shown(value) for key, value in line.items()} for line in lines]).to_string(index=False)
-
-
-def shown(value: Any) -> str:
-    """A cell for people: four decimals, a dash for what there is not."""
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+def write_rows(rows: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
+    """Write rows of equal keys as CSV, with the configuration as JSON in the last column, and as JSON Lines."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**row, "config": json.dumps(row["config"], sort_keys=True)} for row in rows)
+    csv_file, jsonl_file = Path(f"{stem}.csv"), Path(f"{stem}.jsonl")
+    write_atomically(csv_file, table.getvalue())
+    write_atomically(jsonl_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return [csv_file, jsonl_file]

@@ -1,34 +1,32 @@
-"""What of a run's configuration has an effect on its numbers, how two runs differ in it, and how that is written.
+"""Settings of a run: the part of its configuration that affects its results, how runs differ in it, and labels.
 
-Knows configurations as plain dictionaries, as run.json has them. Which runs are compared is variants.py's business.
+Configurations are plain dictionaries, as run.json has them.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from typing import Any
 
-from microgpt.reports.records import Row
-
 TOGGLES = ("model.tie_lm_head", "model.input_rmsnorm")
-DATA = "data.sha256"  # of the text itself: a setting like the keys, though it is measured and not configured
-# Nodes that say nothing about what was learned, and the seed.
+DATA = "data.sha256"  # of the text: a setting like the keys, although it is measured and not configured
+# Groups that do not affect what is learned, and the seed.
 LEFT_OUT = ("task", "outputs_dir", "results_dir", "seed", "sample", "checkpoint", "sweep", "logger")
 WITHOUT_EFFECT = {
     f"train.{key}" for key in ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "max_memory_growth")
 }
-SAME_WITH_ANY_THREADS = ("python", "native")  # torch adds up in another order with other threads
-LONGEST = 40  # characters of a value in a label
+SAME_WITH_ANY_THREADS = ("python", "native")  # torch sums in an order that depends on the number of threads
+LONGEST_VALUE = 40  # characters of a value in a label
 
 Settings = dict[str, Any]  # {"model.n_embd": 16, ...}
 
 
-def settings_of(row: Row) -> Settings:
-    """Every key that has an effect on the numbers, except the seed."""
+def settings_of(config: Mapping[str, Any], backend: str | None, data_sha256: str | None) -> Settings:
+    """Return every key that affects the results, except the seed."""
     found: Settings = {}
-    for group, node in row["config"].items():
+    for group, node in config.items():
         if group in LEFT_OUT:
             continue
         if isinstance(node, dict):
@@ -38,47 +36,45 @@ def settings_of(row: Row) -> Settings:
                     found[key] = value
         else:
             found[group] = node
-    if found.get("train.resume") in ("auto", "never"):  # a folder makes it a new leg, which is another thing
+    if found.get("train.resume") in ("auto", "never"):  # a folder continues training another run
         del found["train.resume"]
-    if row["backend"] in SAME_WITH_ANY_THREADS:
+    if backend in SAME_WITH_ANY_THREADS:
         found.pop("backend.threads", None)
-    found[DATA] = row["data_sha256"]
+    found[DATA] = data_sha256
     return found
 
 
-def fingerprint(settings: Mapping[str, Any]) -> str:
-    """The same text for the same settings."""
-    return json.dumps(settings, sort_keys=True)
+def fingerprint(settings: Mapping[str, Any], without: Sequence[str] = ()) -> str:
+    """Return a text that is equal for equal settings, apart from the keys `without`."""
+    return json.dumps({key: value for key, value in settings.items() if key not in without}, sort_keys=True)
 
 
 def comparison_key(settings: Settings) -> str:
-    """Eight hex digits, equal for runs that differ in nothing but the two toggles and the seed."""
-    rest = {key: value for key, value in settings.items() if key not in TOGGLES}
-    return hashlib.sha256(fingerprint(rest).encode()).hexdigest()[:8]
+    """Return eight hex digits, equal for runs that differ only in the two toggles and the seed."""
+    return hashlib.sha256(fingerprint(settings, without=TOGGLES).encode()).hexdigest()[:8]
 
 
-def differing_keys(variants: list[Settings]) -> list[str]:
-    """The keys in which variants differ, in the order of the configuration, without those that others explain.
+def differing_keys(variants: Sequence[Settings]) -> list[str]:
+    """Return the keys in which variants differ, in the order of the configuration, without redundant ones.
 
-    An optimizer's own keys go with optim.name, and the text's hash with where the text is.
+    An optimizer's own keys are redundant beside optim.name, and the text's hash beside the keys that choose the text.
     """
     order = dict.fromkeys(key for settings in variants for key in settings)
     differing = [key for key in order if len({exact(settings, key) for settings in variants}) > 1]
 
-    def explains(other: str, key: str) -> bool:
+    def may_explain(other: str, key: str) -> bool:
         group = f"{key.partition('.')[0]}."
         return other.startswith(group) and (other.endswith(".name") if key != DATA else other != DATA)
 
-    explained = set()
-    for key in differing:
-        by = [other for other in differing if other != key and explains(other, key)]
-        if by and not key.endswith(".name") and is_explained(key, by, variants):
-            explained.add(key)
-    return [key for key in differing if key not in explained]
+    def is_redundant(key: str) -> bool:
+        by = [other for other in differing if other != key and may_explain(other, key)]
+        return bool(by) and not key.endswith(".name") and determines(by, key, variants)
+
+    return [key for key in differing if not is_redundant(key)]
 
 
-def is_explained(key: str, by: list[str], variants: list[Settings]) -> bool:
-    """Whether variants that agree in the keys `by` agree in `key`."""
+def determines(by: Sequence[str], key: str, variants: Sequence[Settings]) -> bool:
+    """Return whether variants with equal values of the keys `by` have equal values of `key`."""
     values: dict[tuple[str, ...], str] = {}
     return all(
         values.setdefault(tuple(exact(settings, other) for other in by), exact(settings, key)) == exact(settings, key)
@@ -87,13 +83,14 @@ def is_explained(key: str, by: list[str], variants: list[Settings]) -> bool:
 
 
 def exact(settings: Mapping[str, Any], key: str) -> str:
-    """A value as text that no other value has."""
+    """Return a value as text that no other value has."""
     return json.dumps(settings.get(key), sort_keys=True)
 
 
-def label(settings: Mapping[str, Any], keys: list[str]) -> str:
-    """`tie_lm_head=true optim.lr=0.005`, as it would stand on a command line, the toggles without their group."""
-    return " ".join(f"{short(key)}={shortened(written(settings.get(key)))}" for key in keys)
+def label(settings: Mapping[str, Any], keys: Sequence[str] | None = None) -> str:
+    """Return `tie_lm_head=true optim.lr=0.005`: overrides as on a command line, the toggles without their group."""
+    chosen = settings if keys is None else keys
+    return " ".join(f"{short(key)}={abbreviated(written(settings.get(key)))}" for key in chosen)
 
 
 def short(key: str) -> str:
@@ -104,17 +101,21 @@ def written(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
-def shortened(text: str) -> str:
-    """A long value by its beginning and a digest: a label is to be told apart, not to be read to its end."""
-    if len(text) <= LONGEST:
+def abbreviated(text: str) -> str:
+    """Return a long value as its beginning and a digest, so that labels of different values differ."""
+    if len(text) <= LONGEST_VALUE:
         return text
-    return f"{text[: LONGEST // 2]}...{hashlib.sha256(text.encode()).hexdigest()[:4]}"
+    return f"{text[: LONGEST_VALUE // 2]}...{hashlib.sha256(text.encode()).hexdigest()[:4]}"
 
 
 def defaults_among(settings: Mapping[str, Any]) -> int:
-    """In how many of the keys the settings have the schema's default."""
+    """Return how many of the settings have the schema's default."""
+    return sum(is_default(settings, key) for key in settings)
+
+
+def is_default(settings: Mapping[str, Any], key: str) -> bool:
     defaults = schema_defaults()
-    return sum(key in defaults and exact(settings, key) == exact(defaults, key) for key in settings)
+    return key in defaults and exact(settings, key) == exact(defaults, key)
 
 
 @cache

@@ -1,10 +1,10 @@
-"""What figures over seeds show, and what they do not: summaries, differences, the 2x2 factorial, Holm's correction.
+"""Statistics over seeds: summaries, differences, the effects of a 2x2 design, Holm's correction.
 
-Knows numbers alone: no run, no file, no name of a variant. A sample is a mapping from seed to figure. Runs of one seed
-share data order and initial values, so that differences are taken seed by seed where that is possible.
+A sample maps seeds to values. Runs of one seed share data order and initial weights, so differences are taken seed by
+seed if possible.
 
-Intervals are two-sided, 95 %, and never adjusted for other comparisons; verdicts follow Holm's adjusted p once a family
-of comparisons has been `corrected`. Everything is by Student's t, powers by the noncentral t (power.py).
+Intervals are two-sided, 95 %, and not adjusted for other comparisons; verdicts follow Holm's adjusted p once a set of
+comparisons has been `corrected`. All tests use Student's t, powers the noncentral t (power.py).
 """
 
 import math
@@ -17,10 +17,10 @@ import numpy as np
 
 from microgpt.reports.power import ALPHA, critical_t, detectable, p_value, seeds_needed
 
-ROUNDING = 8 * float(np.finfo(float).eps)  # of the figures: by how much a difference of up to four of them may err
+ROUNDING = 8 * float(np.finfo(float).eps)  # relative error of a difference of up to four values
 
-Sample = Mapping[Any, float]  # figure by seed
-# For m and k figures: standard deviation / standard error of the difference, degrees of freedom.
+Sample = Mapping[Any, float]  # value by seed
+# (m, k) values -> standard deviation / standard error of the difference, degrees of freedom
 Precision = Callable[[int, int], tuple[float, float]]
 
 
@@ -32,11 +32,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Summary:
-    """A sample in a line. A single figure has neither a standard deviation nor an interval."""
+    """A single value has neither a standard deviation nor an interval."""
 
     n: int
     mean: float
-    sd: float | None  # with n - 1
+    sd: float | None  # divided by n - 1
     median: float
     interval: Interval | None  # of the mean
 
@@ -45,29 +45,29 @@ class Verdict(StrEnum):
     SHOWN = "a difference"
     NOT_SHOWN = "no difference shown"
     ZERO = "all differences are zero"
-    EQUAL = "all differences are equal"  # and not zero: a t test would divide by nothing
+    EQUAL = "all differences are equal"  # and not zero: a t test would divide by zero
     UNTESTED = "too few seeds"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of a - b over seeds, or of another contrast, and what it says. Of losses: negative is better for a."""
+    """The mean of a - b over seeds, or of another contrast, and its test. Of losses: a is better if it is negative."""
 
     paired: bool  # seed by seed; else Welch's comparison of two samples
-    n_a: int  # figures of a that were used; paired: the seeds that every sample has
+    n_a: int  # values of a; paired: the seeds that every sample has
     n_b: int
     left_out: int = 0  # paired: seeds that not every sample has
     mean: float | None = None  # None: nothing to compare
-    sd: float | None = None  # of the differences; unpaired: the root of the mean of both variances
+    sd: float | None = None  # of the differences; unpaired: the root of the mean variance
     verdict: Verdict = Verdict.UNTESTED
-    interval: Interval | None = None  # of the mean difference; None, as all below, where no t test was made
+    interval: Interval | None = None  # of the mean difference; None, as all below, without a t test
     t: float | None = None
     df: float | None = None
-    p: float | None = None  # two-sided, not adjusted
-    p_holm: float | None = None  # adjusted for the family; set by `corrected`
+    p: float | None = None  # two-sided, unadjusted
+    p_holm: float | None = None  # adjusted for all comparisons; set by `corrected`
     effect_size: float | None = None  # mean / sd, see effect_name
-    seeds_needed: int | None = None  # to see a difference of this size with 80 % power; None: more than a million
-    detectable: float | None = None  # the true difference that is seen with 80 % power at this n and sd
+    seeds_needed: int | None = None  # to detect this effect size with 80 % power; None: more than a million
+    detectable: float | None = None  # the true difference that is detected with 80 % power at this n and sd
     seeds: tuple[Any, ...] = ()  # paired: the seeds, sorted, and their differences
     values: tuple[float, ...] = ()
 
@@ -77,31 +77,31 @@ class Difference:
 
     @property
     def effect_name(self) -> str:
-        """d_z: over the sd of the differences; d_av: over the root of the mean of both variances (two samples)."""
+        """d_z: over the sd of the differences; d_av (two samples): over the root of the mean variance."""
         return "d_z" if self.paired else "d_av"
 
     @property
     def sentence(self) -> str:
-        """The verdict in words, about a: `lower at 64 seeds`, `no difference shown at 8 seeds (...)`."""
-        left = f"; {counted(self.left_out)} without a partner left out" if self.left_out else ""
-        return words(self) + left
+        """The verdict about a: `lower at 64 seeds`, `no difference shown at 8 seeds (...)`."""
+        left = f"; {number_of_seeds(self.left_out)} without a partner left out" if self.left_out else ""
+        return verdict_words(self) + left
 
 
 @dataclass(frozen=True)
 class Factorial:
-    """Effects of two factors, each of them off or on, from contrasts that are taken seed by seed."""
+    """Effects of two factors, each off or on, from contrasts taken seed by seed."""
 
     a: Difference  # a on minus a off, averaged over b
     b: Difference  # b on minus b off, averaged over a
-    interaction: Difference  # the effect of a where b is on, minus that where b is off
+    interaction: Difference  # the effect of a with b on, minus that with b off
 
     def corrected(self) -> "Factorial":
-        """Holm over the three contrasts."""
+        """Return the effects with Holm's correction over the three."""
         return Factorial(*corrected([self.a, self.b, self.interaction]))
 
 
 def summary(values: Sequence[float]) -> Summary:
-    """Raises ValueError for no figures, and for a figure that is not finite."""
+    """Summarize values. Raises ValueError for none, and for one that is not finite."""
     array = finite(values)
     n, mean, median = array.size, center(array), float(np.median(array))
     if n == 1:
@@ -111,30 +111,30 @@ def summary(values: Sequence[float]) -> Summary:
 
 
 def paired(a: Sample, b: Sample) -> Difference:
-    """a - b over the seeds that both have. Raises ValueError for a figure that is not finite, as all of these do."""
+    """Compare a and b over the seeds that both have. Raises ValueError for a value that is not finite."""
     return contrast([(1.0, a), (-1.0, b)])
 
 
 def contrast(terms: Sequence[tuple[float, Sample]]) -> Difference:
-    """The sum of weight * figure, over the seeds that every sample has: Student's t on these sums."""
+    """Test the sum of weight * value, over the seeds that every sample has, with Student's t."""
     samples = [sample for _, sample in terms]
     seeds = tuple(sorted(set(samples[0]).intersection(*samples[1:])))
     n, left_out = len(seeds), len(set().union(*samples)) - len(seeds)
     if n == 0:
         return Difference(True, 0, 0, left_out)
-    figures = finite([[weight * sample[seed] for seed in seeds] for weight, sample in terms])  # (terms, n)
-    values = figures.sum(axis=0)
+    weighted = finite([[weight * sample[seed] for seed in seeds] for weight, sample in terms])  # (terms, n)
+    values = weighted.sum(axis=0)
     found = Difference(True, n, n, left_out, center(values), seeds=seeds, values=tuple(values.tolist()))
     if n == 1:
         return found
-    rounding = ROUNDING * float(np.abs(figures).max())
+    rounding = ROUNDING * float(np.abs(weighted).max())
     if np.ptp(values) <= rounding:
         return without_variation(found, rounding)
     return tested(replace(found, sd=spread(values)), n, n, lambda m, _: (math.sqrt(m), m - 1))
 
 
 def unpaired(a: Sample, b: Sample) -> Difference:
-    """Mean of a minus mean of b, over all figures of both: Welch's t, degrees of freedom by Welch-Satterthwaite."""
+    """Compare the means of a and b with Welch's t, degrees of freedom by Welch-Satterthwaite."""
     if not a or not b:
         return Difference(False, len(a), len(b))
     x, y = finite(list(a.values())), finite(list(b.values()))
@@ -146,7 +146,7 @@ def unpaired(a: Sample, b: Sample) -> Difference:
         return without_variation(found, rounding)
     u, v = spread(x), spread(y)
     norm = math.hypot(u, v)
-    share_x, share_y = (u / norm) ** 2, (v / norm) ** 2  # of the two variances' sum
+    share_x, share_y = (u / norm) ** 2, (v / norm) ** 2  # of the sum of the variances
 
     def welch(m: int, k: int) -> tuple[float, float]:
         p, q = share_x / m, share_y / k
@@ -156,14 +156,14 @@ def unpaired(a: Sample, b: Sample) -> Difference:
 
 
 def difference(a: Sample, b: Sample) -> Difference:
-    """Paired where a and b share half of the seeds of the smaller, and at least two; else unpaired."""
+    """Compare a and b, paired if they share half of the seeds of the smaller, and at least two."""
     shared = len(set(a) & set(b))
     enough = shared >= 2 or len(a) == len(b) == 1
     return paired(a, b) if enough and 2 * shared >= min(len(a), len(b)) else unpaired(a, b)
 
 
 def factorial(neither: Sample, only_a: Sample, only_b: Sample, both: Sample) -> Factorial:
-    """The 2x2 design, over the seeds that all four cells have."""
+    """Return the effects of a 2x2 design, over the seeds that all four cells have."""
     return Factorial(
         a=contrast([(0.5, only_a), (-0.5, neither), (0.5, both), (-0.5, only_b)]),
         b=contrast([(0.5, only_b), (-0.5, neither), (0.5, both), (-0.5, only_a)]),
@@ -172,7 +172,7 @@ def factorial(neither: Sample, only_a: Sample, only_b: Sample, both: Sample) -> 
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Adjusted p values, in the order given (S. Holm, Scandinavian Journal of Statistics 6, 1979, pages 65-70)."""
+    """Return adjusted p values, in the order given (Holm, Scandinavian Journal of Statistics 6, 1979, p. 65-70)."""
     adjusted, largest = [0.0] * len(ps), 0.0
     for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
@@ -181,12 +181,12 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def corrected(family: Sequence[Difference]) -> list[Difference]:
-    """The differences with `p_holm`, and with the verdict that follows; those without a test are not counted."""
+    """Return the differences with `p_holm` and the verdict that follows; those without a test do not count."""
     adjusted = iter(holm([found.p for found in family if found.p is not None]))
-    return [found if found.p is None else judged(found, next(adjusted)) for found in family]
+    return [found if found.p is None else with_holm(found, next(adjusted)) for found in family]
 
 
-def judged(found: Difference, p_holm: float) -> Difference:
+def with_holm(found: Difference, p_holm: float) -> Difference:
     return replace(found, p_holm=p_holm, verdict=verdict_of(p_holm))
 
 
@@ -195,7 +195,7 @@ def verdict_of(p: float) -> Verdict:
 
 
 def tested(found: Difference, m: int, k: int, precision: Precision) -> Difference:
-    """With the t test of its mean and sd, of m and k figures."""
+    """Add the t test of a mean and sd of m and k values."""
     assert found.mean is not None
     assert found.sd is not None
     scale, df = precision(m, k)
@@ -215,7 +215,7 @@ def tested(found: Difference, m: int, k: int, precision: Precision) -> Differenc
 
 
 def without_variation(found: Difference, rounding: float) -> Difference:
-    """No t test where the differences do not differ by more than rounding."""
+    """Return the verdict on differences that differ by no more than rounding, without a t test."""
     assert found.mean is not None
     if abs(found.mean) <= rounding:
         return replace(found, mean=0.0, sd=0.0, verdict=Verdict.ZERO)
@@ -230,18 +230,18 @@ def t_interval(mean: float, error: float, df: float) -> Interval:
 def finite(values: Any) -> np.ndarray:
     array = np.asarray(values, float)
     if array.size == 0 or not np.isfinite(array).all():
-        raise ValueError("statistics are of one finite figure or more")
+        raise ValueError("statistics need one or more finite values")
     return array
 
 
 def center(array: np.ndarray) -> float:
-    """The mean; of equal figures exactly the figure."""
+    """Return the mean; of equal values exactly that value."""
     scaled, exponent = binary_scaled(array)
     return float(np.clip(np.ldexp(scaled.mean(), exponent), array.min(), array.max()))
 
 
 def spread(array: np.ndarray) -> float:
-    """The standard deviation with n - 1; of equal figures exactly zero, which their rounded mean would miss."""
+    """Return the standard deviation (n - 1); of equal values exactly 0, which their rounded mean would miss."""
     if np.ptp(array) == 0:
         return 0.0
     scaled, exponent = binary_scaled(array)
@@ -249,17 +249,17 @@ def spread(array: np.ndarray) -> float:
 
 
 def binary_scaled(array: np.ndarray) -> tuple[np.ndarray, int]:
-    """The array over a power of two, and that power: a loss of 1e200 is finite still, and its square is not."""
+    """Return the array divided by a power of two, and its exponent: 1e200 is finite, but its square is not."""
     exponent = math.frexp(np.abs(array).max())[1]
     return np.ldexp(array, -exponent), exponent
 
 
-def counted(seeds: int) -> str:
-    return "1 seed" if seeds == 1 else f"{seeds} seeds"
+def number_of_seeds(number: int) -> str:
+    return f"{number} seed{'s' * (number != 1)}"
 
 
-def words(found: Difference) -> str:
-    at = f"at {counted(found.n)}"
+def verdict_words(found: Difference) -> str:
+    at = f"at {number_of_seeds(found.n)}"
     if found.verdict is Verdict.UNTESTED:
         return "nothing to compare" if found.n == 0 else "one seed: cannot be told from chance"
     if found.verdict is Verdict.ZERO:

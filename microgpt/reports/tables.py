@@ -1,16 +1,13 @@
-"""The statistics of a family as tables: lines of cells that are text, for pages and terminals alike.
-
-Knows how a figure is written, and nothing of Markdown, HTML or files.
-"""
+"""The statistics of a family as the cells of tables, and as sentences."""
 
 from collections.abc import Sequence
 
 from microgpt.reports.budgets import Budget
-from microgpt.reports.records import shown
-from microgpt.reports.statistics import Difference, Factorial, Interval, summary
-from microgpt.reports.variants import Comparison, Factor, Family, comparisons
-
-Line = dict[str, str]  # column -> cell
+from microgpt.reports.comparisons import Comparison, Effects, comparisons
+from microgpt.reports.families import Family
+from microgpt.reports.report import Cells
+from microgpt.reports.settings import label, short
+from microgpt.reports.statistics import Difference, Interval, Verdict, summary
 
 EXPLANATION = (
     "Intervals are 95 % and not adjusted. p (Holm) is adjusted for all comparisons of the table; the verdict follows "
@@ -21,105 +18,141 @@ EFFECT_NAMES = {
     "d_av": "d_av: difference of the means over the root of the mean variance, where seeds are not shared; each "
     "variant then needs so many seeds.",
 }
+MOST_FINDINGS = 12  # sentences about comparisons
 
 
-def variant_lines(family: Family) -> list[Line]:
-    """One line a variant, best first; variants without a completed run last."""
-    others = ("mean_loss_last_n", "steps_per_sec")
-    lines = []
+def variant_rows(family: Family) -> list[Cells]:
+    """Return a row for each variant, best first; variants without a completed run last."""
+    others = [column for column in ("mean_loss_last_n", "steps_per_sec") if column != family.metric]
+    rows = []
     for variant, found in family.ranked:
-        line = {
+        row = {
             "variant": variant.name,
-            "parameters": shown(variant.parameters),
+            "parameters": cell(variant.parameters),
             "seeds": str(found.n),
             "failed": str(variant.failed),
-            f"{family.figure} mean": shown(found.mean),
-            "sd": shown(found.sd),
-            "median": shown(found.median),
-            "95 % interval": interval_text(found.interval, "{:.4f}"),
+            f"{family.metric} mean": cell(found.mean),
+            "sd": cell(found.sd),
+            "median": cell(found.median),
+            "95 % interval": interval_cell(found.interval, "{:.4f}"),
         }
-        for column in others:
-            if column != family.figure:
-                line[column] = shown(summary(list(variant.values(column).values())).mean)
-        lines.append(line)
+        rows.append(row | {column: cell(summary(list(variant.values(column).values())).mean) for column in others})
     for variant in family.variants:
         if not variant.rows:
             known = {"variant": variant.name, "seeds": "0", "failed": str(variant.failed)}
-            lines.append({column: known.get(column, "-") for column in lines[0]})
-    return lines
+            rows.append({column: known.get(column, "-") for column in rows[0]})
+    return rows
 
 
-def effect_lines(effects: Factorial, factors: tuple[Factor, Factor]) -> list[Line]:
-    """Both main effects and the interaction."""
-    first, second = factors
-    named = [(first.label, effects.a), (second.label, effects.b), ("interaction", effects.interaction)]
-    return [{"effect": name, **difference_cells(found)} for name, found in named]
+def effect_rows(effects: Effects) -> list[Cells]:
+    """Return a row for each main effect and one for the interaction."""
+    (first, second), found = effects.factors, effects.contrasts
+    named = {first.label: found.a, second.label: found.b, "interaction": found.interaction}
+    return [{"effect": name, **difference_cells(one)} for name, one in named.items()]
 
 
-def comparison_lines(compared: Sequence[Comparison]) -> list[Line]:
+def comparison_rows(compared: Sequence[Comparison]) -> list[Cells]:
     return [{"a": one.a.name, "b": one.b.name, **difference_cells(one.difference)} for one in compared]
 
 
-def budget_lines(budget: Budget) -> list[Line]:
-    """One line a variant of a common budget, best first, with its difference to the baseline."""
+def budget_rows(budget: Budget) -> list[Cells]:
+    """Return a row for each variant on a common budget, best first, with its difference from the baseline."""
     baseline = budget.family.baseline
     compared = comparisons(budget.family, budget.samples, most_paired=0)
     against = {one.a.name: one.difference for one in compared if one.b is baseline}
     summaries = {name: summary(list(sample.values())) for name, sample in budget.samples.items()}
-    lines = []
+    rows = []
     for name in sorted(summaries, key=lambda name: summaries[name].mean):
         found, difference = summaries[name], against.get(name)
-        line = {"variant": name, "seeds": str(found.n), "mean": shown(found.mean)}
+        row = {"variant": name, "seeds": str(found.n), "mean": cell(found.mean)}
         amount = {f"against {baseline.name}": "-" if difference is None else signed(difference.mean)}
         if not budget.independent:
-            lines.append(line | amount)
+            rows.append(row | amount)
             continue
-        lines.append({
-            **line,
-            "95 % interval": interval_text(found.interval, "{:.4f}"),
+        rows.append({
+            **row,
+            "95 % interval": interval_cell(found.interval, "{:.4f}"),
             **amount,
-            "p (Holm)": "-" if difference is None else p_text(difference.p_holm),
+            "p (Holm)": "-" if difference is None else p_cell(difference.p_holm),
             "verdict": "-" if difference is None else difference.sentence,
         })  # fmt: skip
-    return lines
+    return rows
 
 
-def difference_cells(found: Difference) -> Line:
+def difference_cells(found: Difference) -> Cells:
+    needed = ">1000000" if found.seeds_needed is None else str(found.seeds_needed)
     return {
         "difference": signed(found.mean),
-        "95 % interval": interval_text(found.interval, "{:+.4f}"),
-        "p": p_text(found.p),
-        "p (Holm)": p_text(found.p_holm),
+        "95 % interval": interval_cell(found.interval, "{:+.4f}"),
+        "p": p_cell(found.p),
+        "p (Holm)": p_cell(found.p_holm),
         "effect size": "-" if found.effect_size is None else f"{found.effect_name} {found.effect_size:+.2f}",
-        "seeds needed": needed_text(found),
+        "seeds needed": "-" if found.p is None else needed,
         "verdict": found.sentence,
     }
 
 
 def explanation(differences: Sequence[Difference]) -> str:
-    """What the columns of tables of differences mean."""
+    """Return the note that explains the columns of tables of differences."""
     names = dict.fromkeys(found.effect_name for found in differences if found.p is not None)
     return " ".join([EXPLANATION, *(EFFECT_NAMES[name] for name in names)])
 
 
+def cell(value: object) -> str:
+    """Return a value with four decimals if it is a float, a dash for None."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
 def signed(value: float | None) -> str:
-    """Four decimals, or two digits where these would say little."""
+    """Return a difference with four decimals, or two digits of a small one."""
     if value is None:
         return "-"
     return f"{value:+.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:+.1e}"
 
 
-def interval_text(interval: Interval | None, form: str) -> str:
+def interval_cell(interval: Interval | None, form: str) -> str:
     return "-" if interval is None else f"[{form.format(interval.low)}, {form.format(interval.high)}]"
 
 
-def p_text(p: float | None) -> str:
+def p_cell(p: float | None) -> str:
     if p is None:
         return "-"
     return "<0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
-def needed_text(found: Difference) -> str:
-    if found.p is None:
-        return "-"
-    return ">1000000" if found.seeds_needed is None else str(found.seeds_needed)
+def counted(number: int, what: str) -> str:
+    """Return `1 run`, `256 runs`."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def findings(family: Family, compared: Sequence[Comparison], effects: Effects | None) -> list[str]:
+    """Return sentences: effects first, then comparisons, those that show a difference before the others."""
+    found = [] if effects is None else effect_findings(family.metric, effects)
+    ordered = sorted(compared, key=lambda one: one.difference.verdict is not Verdict.SHOWN)
+    for one in ordered[:MOST_FINDINGS]:
+        found.append(f"{one.a.name} against {one.b.name}: {difference_sentence(family.metric, one.difference)}")
+    rest = ordered[MOST_FINDINGS:]
+    if rest:
+        shown = sum(one.difference.verdict is Verdict.SHOWN for one in rest)
+        found.append(f"{counted(len(rest), 'more comparison')}, {shown} of them with a difference: see the table.")
+    return found or ["There is one variant, and so nothing to compare."]
+
+
+def effect_findings(metric: str, effects: Effects) -> list[str]:
+    (first, second), found = effects.factors, effects.contrasts
+    interaction = f"the effect of {short(first.key)} where {label({second.key: second.on})}, minus that elsewhere"
+    return [
+        f"Main effect of {first.label}: {difference_sentence(metric, found.a)}",
+        f"Main effect of {second.label}: {difference_sentence(metric, found.b)}",
+        f"Interaction ({interaction}): {difference_sentence(metric, found.interaction)}",
+    ]
+
+
+def difference_sentence(metric: str, found: Difference) -> str:
+    """Return `val_loss lower at 64 seeds, by -0.0443 [-0.0487, -0.0400].`"""
+    if found.mean is None or found.interval is None:
+        return f"{metric} {found.sentence}."
+    by = "by" if found.verdict is Verdict.SHOWN else "mean difference"
+    return f"{metric} {found.sentence}, {by} {signed(found.mean)} {interval_cell(found.interval, '{:+.4f}')}."

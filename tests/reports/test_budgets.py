@@ -1,4 +1,4 @@
-"""Loss at equal time, steps and parameters: interpolated where that can be said, and a sentence where it cannot."""
+"""Loss at equal time, steps and parameters: interpolated, or a sentence that says why it cannot be."""
 
 import math
 from pathlib import Path
@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.report_rows import Sweep
+from support.report_rows import Sweep, read
 
 from microgpt.reports.budgets import at_equal_parameters, at_equal_steps, at_equal_time, evaluations, on_axis
+from microgpt.reports.comparisons import comparisons
 from microgpt.reports.curves import Curve
-from microgpt.reports.families import families
+from microgpt.reports.families import Family, families
 from microgpt.reports.statistics import Verdict
-from microgpt.reports.tables import budget_lines
-from microgpt.reports.variants import Family, comparisons
+from microgpt.reports.tables import budget_rows
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_at_equal_time_a_quick_variant_is_looked_at_where_the_slow_one_ends(swee
     for seed in range(2):
         sweep.add(seed, evaluations=CURVE, steps_per_sec=100.0, train__steps=100, model__n_layer=2)  # 1 s
         sweep.add(seed, evaluations=CURVE, steps_per_sec=200.0 + seed, train__steps=100)  # half of that
-    budget = at_equal_time(only_family(sweep))
+    budget = at_equal_time(only_family(sweep), read)
     assert budget.axis == "seconds"
     assert budget.at == pytest.approx(100 / 201)
     assert budget.samples["model.n_layer=2"] == {s: pytest.approx(3.0 - 100 / 201 * 100 / 50) for s in (0, 1)}
@@ -46,9 +46,9 @@ def test_runs_that_were_timed_one_by_one_are_compared_at_equal_time(sweep):
     for seed in range(3):
         for lr in (0.01, 0.02):
             sweep.add(seed, evaluations=CURVE, steps_per_sec=100.0 + seed + 10 * lr, optim__lr=lr)
-    budget = at_equal_time(only_family(sweep))
+    budget = at_equal_time(only_family(sweep), read)
     assert budget.independent
-    assert {"p (Holm)", "verdict", "95 % interval"} <= set(budget_lines(budget)[0])
+    assert {"p (Holm)", "verdict", "95 % interval"} <= set(budget_rows(budget)[0])
 
 
 @pytest.mark.parametrize("rates", [(100.0, 100.0), (100.0, 120.0)], ids=["one group", "a group for each variant"])
@@ -57,10 +57,10 @@ def test_runs_that_were_trained_side_by_side_have_no_test_at_equal_time(sweep, r
     for seed in range(3):
         for lr, rate in zip((0.01, 0.02), rates, strict=True):
             sweep.add(seed, evaluations=CURVE, steps_per_sec=rate, optim__lr=lr)
-    budget = at_equal_time(only_family(sweep))
+    budget = at_equal_time(only_family(sweep), read)
     assert not budget.independent
     assert "share one measurement of time" in budget.sentence
-    for line in budget_lines(budget):
+    for line in budget_rows(budget):
         assert set(line) == {"variant", "seeds", "mean", "against optim.lr=0.01"}
 
 
@@ -76,7 +76,7 @@ def test_a_point_of_evaluation_is_met_exactly(rate, points):
 def test_without_validation_nothing_is_said_at_equal_time(sweep):
     for lr in (0.01, 0.02):
         sweep.add(val_loss=None, optim__lr=lr)
-    budget = at_equal_time(only_family(sweep))
+    budget = at_equal_time(only_family(sweep), read)
     assert (budget.at, budget.samples) == (None, {})
     assert budget.sentence == "Loss at equal time cannot be said: not every run was validated."
 
@@ -84,14 +84,14 @@ def test_without_validation_nothing_is_said_at_equal_time(sweep):
 def test_without_histories_nothing_is_said_at_equal_time(sweep):
     for lr in (0.01, 0.02):
         sweep.add(optim__lr=lr, evaluations=CURVE if lr == 0.01 else ())
-    assert "histories with evaluations are missing" in at_equal_time(only_family(sweep)).sentence
+    assert "histories with evaluations are missing" in at_equal_time(only_family(sweep), read).sentence
 
 
 def test_a_single_lost_history_is_counted(sweep):
     for seed in range(3):
         for lr in (0.01, 0.02):
             sweep.add(seed, optim__lr=lr, evaluations=() if (seed, lr) == (1, 0.02) else CURVE)
-    budget = at_equal_time(only_family(sweep))
+    budget = at_equal_time(only_family(sweep), read)
     assert budget.sentence.count("Without a history: 1 run(s).") == 1
     assert sorted(budget.samples["optim.lr=0.02"]) == [0, 2]
     (comparison,) = comparisons(budget.family, budget.samples)
@@ -102,13 +102,13 @@ def test_a_single_lost_history_is_counted(sweep):
 def test_two_evaluations_are_no_curve(sweep):
     for rate, lr in ((100.0, 0.01), (200.0, 0.02)):
         sweep.add(optim__lr=lr, evaluations=[(0, 3.0), (100, 1.0)], steps_per_sec=rate)
-    assert "before the first step and after the last alone" in at_equal_time(only_family(sweep)).sentence
+    assert "before the first step and after the last alone" in at_equal_time(only_family(sweep), read).sentence
 
 
 def test_at_equal_steps_the_family_s_own_figure_stands_where_all_have_the_same(sweep):
     for lr in (0.01, 0.02):
         sweep.add(val_loss=2 + lr, optim__lr=lr)
-    budget = at_equal_steps(only_family(sweep))
+    budget = at_equal_steps(only_family(sweep), read)
     assert (budget.at, budget.sentence) == (1000, "Every run has 1000 steps.")
     assert budget.samples == only_family(sweep).samples()
 
@@ -116,7 +116,7 @@ def test_at_equal_steps_the_family_s_own_figure_stands_where_all_have_the_same(s
 def test_at_equal_steps_a_longer_run_is_looked_at_where_the_shorter_ends(sweep):
     sweep.add(val_loss=1.0, train__steps=100, evaluations=CURVE)
     sweep.add(val_loss=0.5, train__steps=200, evaluations=[(0, 3.0), (80, 2.0), (120, 1.5), (200, 0.5)])
-    budget = at_equal_steps(only_family(sweep))
+    budget = at_equal_steps(only_family(sweep), read)
     assert (budget.axis, budget.at) == ("steps", 100)
     assert budget.samples == {"train.steps=100": {1: 1.0}, "train.steps=200": {1: pytest.approx(1.75)}}
     assert "learning rate of a longer run" in budget.sentence
@@ -182,12 +182,12 @@ def test_histories_are_read_once_for_each_run_and_only_when_asked(sweep):
             sweep.add(seed, optim__lr=lr, evaluations=CURVE)
     family, asked = only_family(sweep), []
 
-    def read(row):
-        asked.append(row["path"])
+    def made_up(row):
+        asked.append(row.path)
         step = np.array([0.0, 10.0, 20.0])
-        return Curve(step, step, step, 3 - step / 10, row["steps_per_sec"])
+        return Curve(step, step, step, 3 - step / 10, row.steps_per_sec)
 
-    at_equal_steps(family, read)  # all have the same
+    at_equal_steps(family, made_up)  # all have the same
     assert asked == []
-    on_axis(family, "seconds", read)
-    assert sorted(asked) == sorted(row["path"] for row in sweep.rows)
+    on_axis(family, "seconds", made_up)
+    assert sorted(asked) == sorted(row.path for row in sweep.rows)

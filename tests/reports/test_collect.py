@@ -21,7 +21,7 @@ from support.program import mostly_slow
 from microgpt.config.schema import Config, DataConfig, ModelConfig, StyleConfig, TrainConfig
 from microgpt.errors import UserError
 from microgpt.reports.collect import collect, collect_and_print
-from microgpt.reports.html import sections_of
+from microgpt.reports.sections import family_reports
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "collect.py"
 FIRST = [
@@ -112,7 +112,7 @@ class Tree:
             self.add(record(tied, normed, **options))
 
     def collect(self):
-        return collect([self.outputs], self.results)[0]
+        return collect([self.outputs], self.results).collected
 
     def files(self) -> dict[str, bytes]:
         """The tables; the report and its plots have tests of their own."""
@@ -132,7 +132,7 @@ class Tree:
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
     """Without plots, which have tests of their own."""
-    monkeypatch.setattr("microgpt.reports.collect.sections_of", partial(sections_of, most_drawn=0))
+    monkeypatch.setattr("microgpt.reports.collect.family_reports", partial(family_reports, most_drawn=0))
     return Tree(tmp_path)
 
 
@@ -176,7 +176,7 @@ def test_a_row_says_what_the_record_says(tree):
 @pytest.mark.parametrize(("toggles", "variant"), list(zip(TOGGLES, VARIANTS, strict=True)))
 def test_variants_have_the_names_of_the_earlier_systems(tree, toggles, variant):
     tree.add(record(*toggles))
-    assert tree.collect().rows[0]["variant"] == variant
+    assert tree.collect().rows[0].variant == variant
 
 
 def test_rows_are_in_the_order_in_which_the_runs_began(tree):
@@ -270,14 +270,14 @@ def test_collecting_changes_nothing_of_what_it_reads(tree):
 
 def test_a_run_below_two_of_the_folders_is_one_row(tree):
     tree.add(record(), "sweeps/it_abc/0")
-    collected, _ = collect([tree.outputs, tree.outputs / "sweeps", tree.outputs], tree.results)
-    assert len(collected.rows) == 1
+    results = collect([tree.outputs, tree.outputs / "sweeps", tree.outputs], tree.results)
+    assert len(results.collected.rows) == 1
 
 
 @pytest.mark.parametrize("status", ["running", "interrupted", "failed", "completed"])
 def test_a_run_is_a_row_however_it_ended(tree, status):
     tree.add(record(status=status))
-    assert [row["status"] for row in tree.collect().rows] == [status]
+    assert [row.status for row in tree.collect().rows] == [status]
 
 
 def test_a_run_that_failed_before_it_had_figures_is_a_row_with_blanks(tree):
@@ -354,6 +354,8 @@ def test_what_is_no_record_is_named_and_skipped(tree, capsys, content):
     {"config": {"model": record()["config"]["model"], "data": {"name": "names"}}},
     {"seed": None},
     {"seed": [1]},
+    {"status": 3},
+    {"data": {"baselines": {"uniform": 10**400}}},
     {"run_id": None},
 ], ids=lambda changes: json.dumps(changes)[:40])  # fmt: skip
 def test_a_strange_record_among_good_ones_stops_nothing(tree, changes):

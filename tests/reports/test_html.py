@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
-from support.program import Program, make_program, read_history
+from support.program import ROOT, Program, make_program, read_history
 
-from microgpt.reports import html as page
 from microgpt.reports.collect import collect, collect_and_print
-from microgpt.reports.html import report_html, sections_of
+from microgpt.reports.html import html
 from microgpt.reports.records import read_rows
+from microgpt.reports.report import Block, Samples, Section, Table
+from microgpt.reports.sections import family_reports, page_report
 from microgpt.reports.statistics import paired, summary
 
 SEEDS = 3
@@ -135,13 +136,23 @@ def read(outputs: Path, drawn: int = 0) -> Page:
 
 def page_text(outputs: Path, drawn: int) -> str:
     collected = read_rows([outputs])
-    return report_html(collected, sections_of(collected, drawn))
+    return html(page_report(collected, family_reports(collected.rows, drawn)))
+
+
+def sections_of(outputs: Path, drawn: int = 8) -> list[Section]:
+    return [one.page for one in family_reports(read_rows([outputs]).rows, drawn)]
+
+
+def block_of(section: Section, kind: type[Block]) -> Any:
+    """The first block of a kind."""
+    return next(block for block in section.blocks if isinstance(block, kind))
 
 
 def losses(outputs: Path) -> dict[str, dict[int, float]]:
     found: dict[str, dict[int, float]] = {}
     for row in read_rows([outputs]).rows:
-        found.setdefault(row["variant"], {})[row["seed"]] = row["val_loss"]
+        assert row.val_loss is not None
+        found.setdefault(row.variant, {})[row.seed] = row.val_loss
     return found
 
 
@@ -153,7 +164,7 @@ def test_the_end_of_a_sweep_and_collect_write_the_same_page(swept: Program) -> N
     results = swept.folder / "results"
     before = {path.name: path.read_bytes() for path in results.iterdir()}
     assert "report.html" in before
-    script = Path(page.__file__).parents[2] / "scripts" / "collect.py"
+    script = ROOT / "scripts" / "collect.py"
     done = subprocess.run([sys.executable, str(script)], cwd=swept.folder, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "wrote results/report.html\n" in done.stdout
@@ -371,7 +382,7 @@ def test_every_id_is_there_once_and_every_link_has_its_end(outputs: Path) -> Non
 
 
 def plots_of(outputs: Path) -> dict[str, Any]:
-    (section,) = sections_of(read_rows([outputs]))
+    (section,) = sections_of(outputs)
     return {plot.name: plot.figure for plot in section.plots}
 
 
@@ -392,7 +403,7 @@ def labels(figure: Any) -> list[str]:
 def test_the_curves_are_the_means_of_the_histories(outputs: Path) -> None:
     by_variant: dict[str, list[list[Record]]] = {}
     for row in read_rows([outputs]).rows:
-        by_variant.setdefault(row["variant"], []).append(read_history(Path(row["path"])))
+        by_variant.setdefault(row.variant, []).append(read_history(row.folder))
     plots = plots_of(outputs)
     for name, histories in by_variant.items():
         for plot, column in (("curves", "val_loss"), ("training", "loss")):
@@ -489,8 +500,8 @@ def test_of_many_variants_some_are_drawn_and_all_are_in_the_table(outputs: Path)
             record["metrics"]["val_loss"] = 2.5 + abs(lr - 6) / 10 + seed / 1000
 
         change(folder, edit)
-    section = next(one for one in sections_of(read_rows([outputs])) if one.key == "sweeps/many")
-    assert len(section.variants.lines) == 12
+    section = next(one for one in sections_of(outputs) if one.title == "sweeps/many")
+    assert len(block_of(section, Table).rows) == 12
     drawn = {plot.name: plot for plot in section.plots}
     shown = [name for name in lines(drawn["curves"].figure) if "lr" in name]
     assert len(shown) == 8
@@ -498,7 +509,7 @@ def test_of_many_variants_some_are_drawn_and_all_are_in_the_table(outputs: Path)
     assert "Of 12 variants the best, the baseline and the worst are drawn" in drawn["curves"].caption
     assert len(dots(drawn["seeds"].figure)) == 12
     assert len(dots(drawn["differences"].figure)) == 11
-    assert {column.variant for column in section.samples} == set(shown)
+    assert {column.variant for column in block_of(section, Samples).variants} == set(shown)
 
 
 @pytest.mark.slow
@@ -569,8 +580,8 @@ def test_without_a_run_no_page_is_written_and_an_old_one_stays(
 def test_the_newest_families_are_drawn_and_the_others_say_so(outputs: Path) -> None:
     for run in as_another(outputs, "newer", 0, 1):
         change(run, lambda record: record.update(started_at="2099-01-01T00:00:00.000+00:00"))
-    newest, older = sections_of(read_rows([outputs]), most_drawn=1)
-    assert newest.key == "sweeps/newer"
+    older, newest = sections_of(outputs, drawn=1)
+    assert newest.title == "sweeps/newer"
     assert newest.plots
     assert not older.plots
     assert read(outputs, drawn=1).text.count("Plots are made for the newest families alone") == 1

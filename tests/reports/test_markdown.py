@@ -1,15 +1,20 @@
-"""What the ablation's page and the terminal say: every statistic of statistics.py, in tables and in words."""
+"""The ablation as Markdown and in the terminal: every statistic, in tables and in sentences."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.report_rows import Sweep
+from matplotlib.figure import Figure
+from support.report_rows import Sweep, read
 
 from microgpt.reports.budgets import at_equal_time
-from microgpt.reports.families import ablations, families
-from microgpt.reports.markdown import ablation_text, write_ablation
-from microgpt.reports.tables import budget_lines, p_text, signed, variant_lines
-from microgpt.reports.variants import comparisons, effects
+from microgpt.reports.comparisons import comparisons, effects
+from microgpt.reports.families import Family, families
+from microgpt.reports.markdown import markdown, terminal_text
+from microgpt.reports.report import Plot, Plots, Report, Section
+from microgpt.reports.sections import family_reports
+from microgpt.reports.tables import budget_rows, p_cell, signed, variant_rows
 
 TOGGLES = [(True, False), (True, True), (False, False), (False, True)]
 NOISE = [0.003, -0.001, 0.002, -0.004, 0.0, 0.001, -0.002]
@@ -32,10 +37,19 @@ def add_ablation(sweep: Sweep, seeds: int) -> None:
             )  # fmt: skip
 
 
-def markdown(sweep: Sweep, tmp_path: Path, **options) -> str:
-    paths = write_ablation(sweep.rows, tmp_path / "ablation", **options)
-    (page,) = (path for path in paths if path.suffix == ".md")
-    return page.read_text()
+def only_family(sweep: Sweep) -> Family:
+    (family,) = families(sweep.rows)
+    return family
+
+
+def section_of(sweep: Sweep) -> Section:
+    (report,) = family_reports(sweep.rows, most_drawn=0)
+    assert report.ablation is not None
+    return report.ablation
+
+
+def page_of(*sections: Section) -> str:
+    return markdown(Report("Ablation", "", sections), "ablation")
 
 
 def table(page: str, heading: str) -> list[dict[str, str]]:
@@ -46,11 +60,11 @@ def table(page: str, heading: str) -> list[dict[str, str]]:
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-def test_each_variant_has_all_its_figures(sweep, tmp_path):
+def test_each_variant_has_all_its_figures(sweep):
     add_ablation(sweep, 8)
-    lines = table(markdown(sweep, tmp_path), "")
+    lines = table(page_of(section_of(sweep)), "")
     assert all(line["variant"].startswith("tied") for line in lines[2:])
-    (family,) = ablations(sweep.rows)
+    family = only_family(sweep)
     for line, (variant, found) in zip(lines, family.ranked, strict=True):
         assert found.interval is not None
         assert line["variant"] == variant.name
@@ -59,35 +73,35 @@ def test_each_variant_has_all_its_figures(sweep, tmp_path):
         assert line["95 % interval"] == f"[{found.interval.low:.4f}, {found.interval.high:.4f}]"
 
 
-def test_the_effects_and_the_differences_are_told_with_their_verdicts(sweep, tmp_path):
+def test_the_effects_and_the_differences_are_told_with_their_verdicts(sweep):
     add_ablation(sweep, 8)
-    page = markdown(sweep, tmp_path)
+    page = page_of(section_of(sweep))
     tied, normed, interaction = table(page, "Main effects and interaction")
     assert tied["effect"] == "tie_lm_head=true against false"
     assert (tied["p (Holm)"], tied["verdict"]) == ("<0.0001", "higher at 8 seeds")
     for line in (normed, interaction):
         assert line["verdict"].startswith("no difference shown at 8 seeds (one of 0.00")
-    (family,) = ablations(sweep.rows)
+    family = only_family(sweep)
     found = effects(family)
     assert found is not None
-    assert found.b.mean is not None
-    assert normed["difference"] == signed(found.b.mean)
-    assert normed["seeds needed"] == str(found.b.seeds_needed)
-    assert normed["effect size"] == f"d_z {found.b.effect_size:+.2f}"
+    assert found.contrasts.b.mean is not None
+    assert normed["difference"] == signed(found.contrasts.b.mean)
+    assert normed["seeds needed"] == str(found.contrasts.b.seeds_needed)
+    assert normed["effect size"] == f"d_z {found.contrasts.b.effect_size:+.2f}"
     lines = table(page, "Differences between variants")
     assert [(line["a"], line["b"]) for line in lines] == [(one.a.name, one.b.name) for one in comparisons(family)]
     assert "Intervals are 95 % and not adjusted." in page
 
 
-def test_the_loss_at_equal_time_stands_below(sweep, tmp_path):
+def test_the_loss_at_equal_time_stands_below(sweep):
     add_ablation(sweep, 8)
-    page = markdown(sweep, tmp_path)
+    page = page_of(section_of(sweep))
     lines = table(page, "At equal time, steps and parameters")
-    assert {line["variant"] for line in lines} == {variant.name for variant in ablations(sweep.rows)[0].variants}
+    assert {line["variant"] for line in lines} == {variant.name for variant in only_family(sweep).variants}
     at = 1000 / 1107  # seconds of the quickest run
     assert f"val_loss after {at:.3g} s of training" in page
     untied = next(line for line in lines if line["variant"] == "untied_input_rmsnorm")
-    losses = [row["val_loss"] for row in sweep.rows if row["variant"] == "untied_input_rmsnorm"]
+    losses = [row.val_loss for row in sweep.rows if row.variant == "untied_input_rmsnorm"]
     steps = [at * (1000 + seed) for seed in range(8)]
     expected = [loss + 0.2 * (1000 - step) / 500 for loss, step in zip(losses, steps, strict=True)]
     assert untied["mean"] == f"{sum(expected) / 8:.4f}"
@@ -95,28 +109,29 @@ def test_the_loss_at_equal_time_stands_below(sweep, tmp_path):
     assert "tied_no_input_rmsnorm and tied_input_rmsnorm have 3760 each" in page
 
 
-def test_the_terminal_says_what_the_page_says(sweep, tmp_path):
+def test_the_terminal_says_what_the_page_says(sweep):
     add_ablation(sweep, 4)
-    page, text = markdown(sweep, tmp_path), ablation_text(sweep.rows)
+    section = section_of(sweep)
+    page, text = page_of(section), terminal_text([section])
     for heading in ("", "Main effects and interaction", "Differences between variants"):
         for line in table(page, heading):
             assert all(cell in text for cell in line.values())
     assert text.startswith("ablation: model gpt (n_embd 16")
 
 
-def test_one_seed_makes_no_test_and_says_so(sweep, tmp_path):
+def test_one_seed_makes_no_test_and_says_so(sweep):
     add_ablation(sweep, 1)
-    page = markdown(sweep, tmp_path)
+    page = page_of(section_of(sweep))
     assert "One seed: a difference between variants cannot be told from chance. Add seeds" in page
     assert "###" not in page
     assert {line["95 % interval"] for line in table(page, "")} == {"-"}
 
 
-def test_failed_runs_are_counted_and_left_out(sweep, tmp_path):
+def test_failed_runs_are_counted_and_left_out(sweep):
     add_ablation(sweep, 5)
-    sweep.rows[4]["status"] = "failed"  # tied_no_input_rmsnorm of the second seed
-    sweep.rows[9]["status"] = "interrupted"  # tied_input_rmsnorm of the third
-    page = markdown(sweep, tmp_path)
+    sweep.change(sweep.rows[4], status="failed")  # tied_no_input_rmsnorm, the second seed
+    sweep.change(sweep.rows[9], status="interrupted")  # tied_input_rmsnorm, the third
+    page = page_of(section_of(sweep))
     counts = {line["variant"]: (line["seeds"], line["failed"]) for line in table(page, "")}
     assert counts["tied_no_input_rmsnorm"] == ("4", "1")
     assert counts["tied_input_rmsnorm"] == ("4", "0")
@@ -126,13 +141,14 @@ def test_failed_runs_are_counted_and_left_out(sweep, tmp_path):
     assert tied["verdict"] == "higher at 3 seeds; 2 seeds without a partner left out"
 
 
-def test_plots_are_linked_below_their_own_comparison(sweep, tmp_path):
+def test_plots_are_linked_below_their_own_comparison(sweep):
     add_ablation(sweep, 2)
-    (family,) = ablations(sweep.rows)
-    plots = {family.key: {"Loss by step": Path("curves.png")}, "ffffffff": {"Another": Path("b.png")}}
-    page = markdown(sweep, tmp_path, plots=plots)
-    assert "![Loss by step](curves.png)" in page
-    assert "b.png" not in page
+    section = replace(section_of(sweep), comparison="01234567")
+    drawn = replace(section, blocks=[*section.blocks, Plots([Plot("curves", "Loss by step", "", Figure())])])
+    page = page_of(drawn, replace(section, comparison="ffffffff"))
+    assert re.findall(r"## .*\(comparison (.*)\)|(!\[.*)", page) == [
+        ("01234567", ""), ("", "![Loss by step](ablation_01234567_curves.png)"), ("ffffffff", ""),
+    ]  # fmt: skip
 
 
 def test_a_variant_without_a_completed_run_stands_at_the_end_of_its_table(sweep):
@@ -140,8 +156,8 @@ def test_a_variant_without_a_completed_run_stands_at_the_end_of_its_table(sweep)
         sweep.add(seed, 2.0 + seed)
         sweep.add(seed, None, status="failed", optim__lr=1000.0)
 
-    (family,) = families(sweep.rows)
-    last = variant_lines(family)[-1]
+    family = only_family(sweep)
+    last = variant_rows(family)[-1]
     assert (last["variant"], last["seeds"], last["failed"]) == ("optim.lr=1000.0", "0", "2")
     assert last["val_loss mean"] == "-"
 
@@ -149,10 +165,9 @@ def test_a_variant_without_a_completed_run_stands_at_the_end_of_its_table(sweep)
 def test_a_budget_without_figures_has_no_lines(sweep):
 
     add_ablation(sweep, 2)
-    for row in sweep.rows:
-        row["val_loss"] = None
-    (family,) = ablations(sweep.rows)
-    assert budget_lines(at_equal_time(family)) == []
+    for row in list(sweep.rows):
+        sweep.change(row, val_loss=None)
+    assert budget_rows(at_equal_time(only_family(sweep), read)) == []
 
 
 @pytest.mark.parametrize(
@@ -164,4 +179,4 @@ def test_a_small_difference_is_not_rounded_away(value, text):
 
 
 def test_a_small_p_is_a_bound():
-    assert [p_text(p) for p in (None, 1e-30, 0.0001, 0.04996, 1.0)] == ["-", "<0.0001", "0.0001", "0.0500", "1.0000"]
+    assert [p_cell(p) for p in (None, 1e-30, 0.0001, 0.04996, 1.0)] == ["-", "<0.0001", "0.0001", "0.0500", "1.0000"]

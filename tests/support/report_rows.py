@@ -1,19 +1,20 @@
-"""Rows as a sweep's records give them, with a history where it is asked for."""
+"""Rows of a sweep, read from records and histories that are written for the purpose."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from microgpt.config.schema import Config, ModelConfig, StyleConfig
-from microgpt.reports.records import Row, row_of
+from microgpt.reports.curves import Curve, read_curve
+from microgpt.reports.records import Row, read_row
 
 GPT = ModelConfig(name="gpt", n_embd=16, n_head=4, n_layer=1)
 
 
 class Sweep:
-    """The jobs of one sweep, in the order in which they were added."""
+    """The jobs of a sweep, in the order in which they were added."""
 
     def __init__(self, outputs: Path, name: str = "sweep_01234567"):
         self.folder = outputs / "sweeps" / name
@@ -33,7 +34,7 @@ class Sweep:
         vocab_size: int = 27,
         **keys: Any,
     ) -> Row:
-        """`keys` are `group__key=value`; `evaluations` are (step, val_loss) and become the run's history."""
+        """Add a run. `keys` are `group__key=value`; `evaluations` are (step, val_loss), which become its history."""
         config = asdict(Config(model=GPT, style=StyleConfig(name="classic"), seed=seed))
         for path, value in keys.items():
             group, _, key = path.partition("__")
@@ -67,5 +68,15 @@ class Sweep:
         (folder / "run.json").write_text(json.dumps(record))
         lines = [{"step": step, "tokens": 7 * step, "val_loss": loss} for step, loss in evaluations]
         (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        self.rows.append(row_of(record, folder / "run.json"))
+        self.rows.append(read_row(folder / "run.json"))
         return self.rows[-1]
+
+    def change(self, row: Row, **values: Any) -> Row:
+        """Replace a row by one with other values."""
+        new = replace(row, **values)
+        self.rows[self.rows.index(row)] = new
+        return new
+
+
+def read(row: Row) -> Curve:
+    return read_curve(row.folder, row.steps_per_sec)

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.collections import FillBetweenPolyCollection, PathCollection
 
-from microgpt.reports import plot_style as drawing
+from microgpt.reports import plot_style
+from microgpt.reports.charts import MOST_DOTS, Strip, curves, strips, thinned
 from microgpt.reports.curves import MOST_POINTS, Band, Curve, over_runs, read_curve
 from microgpt.reports.plot_style import COLOURS, DASHES, MARKERS, png, shortened, svg
-from microgpt.reports.plots import MOST_DOTS, Strip, curves, strips
 from microgpt.reports.statistics import Interval, summary
 
 X = np.array([0.0, 50.0, 100.0, 150.0])
@@ -258,8 +258,6 @@ def test_references_of_strips_are_upright_lines_where_they_are_in_range():
 
 @given(st.integers(1, 2000))
 def test_of_very_many_dots_some_are_drawn_chosen_by_seed_and_not_by_size(count):
-    from microgpt.reports.plots import thinned
-
     values = np.arange(count, dtype=float)
     kept = thinned(values.tolist())
     assert len(kept) == min(count, MOST_DOTS)
@@ -286,7 +284,7 @@ def test_a_png_is_white_has_no_date_and_is_large_enough_to_print():
         assert content.startswith(b"\x89PNG")
         assert b"tEXt" not in content
         width = int.from_bytes(content[16:20], "big")
-        assert width / 180 == pytest.approx(drawing.WIDTH, abs=0.01)
+        assert width / 180 == pytest.approx(plot_style.WIDTH, abs=0.01)
 
 
 def test_svg_asks_for_nothing_and_takes_its_colours_from_the_page():
@@ -346,7 +344,7 @@ def test_a_user_s_own_settings_neither_show_nor_are_changed(monkeypatch):
 
 def test_pyplot_is_never_loaded():
     code = (
-        "import sys; import numpy as np; from microgpt.reports.plots import Strip, strips;"
+        "import sys; import numpy as np; from microgpt.reports.charts import Strip, strips;"
         "from microgpt.reports.plot_style import png; png(strips([Strip('a', (1.0, 2.0), 1.5, None)], x_label='x'));"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )

@@ -1,5 +1,6 @@
-"""From rows to families: what is one variant, what may be compared, which comparisons are made."""
+"""Families: which runs form variants, which variants are comparable, which comparisons are made."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.report_rows import Sweep
 
-from microgpt.reports.families import ONLY, ablations, families
-from microgpt.reports.settings import differing_keys, label, settings_of
+from microgpt.reports.comparisons import MOST_PAIRED, comparisons, effects
+from microgpt.reports.families import ONLY, Family, families
+from microgpt.reports.records import Row
+from microgpt.reports.settings import differing_keys, label
 from microgpt.reports.statistics import Verdict
-from microgpt.reports.variants import MOST_PAIRED, Family, comparisons, effects
 
 TOGGLES = [(True, False), (True, True), (False, False), (False, True)]
 
@@ -23,6 +25,10 @@ def sweep(tmp_path: Path) -> Sweep:
 def only_family(sweep: Sweep) -> Family:
     (family,) = families(sweep.rows)
     return family
+
+
+def ablations(rows: list[Row]) -> list[Family]:
+    return [family for family in families(rows) if family.kind == "ablation"]
 
 
 def names(family: Family) -> list[str]:
@@ -79,7 +85,7 @@ def test_what_has_no_effect_on_the_numbers_makes_no_variant(sweep, key, values):
 
 def test_threads_of_torch_make_a_variant(sweep):
     for seed, threads in enumerate((1, 8)):
-        sweep.add(seed, backend__name="torch", backend__threads=threads)["backend"] = "torch"
+        sweep.change(sweep.add(seed, backend__name="torch", backend__threads=threads), backend="torch")
     assert names(only_family(sweep)) == ["backend.threads=1", "backend.threads=8"]
 
 
@@ -147,16 +153,16 @@ def test_runs_that_failed_or_did_not_end_are_counted(sweep):
 
 def test_a_run_that_failed_before_it_read_its_data_is_counted_with_its_like(sweep):
     sweep.add(1)
-    sweep.add(2)["status"] = "completed"
-    lost = sweep.add(3, None, status="failed")
-    lost["data_sha256"] = None
+    sweep.add(2)
+    sweep.change(sweep.add(3, None, status="failed"), data_sha256=None)
     (variant,) = only_family(sweep).variants
     assert (len(variant.rows), variant.failed) == (2, 1)
 
 
-def test_a_loss_that_is_no_number_counts_as_a_failure(sweep):
+@pytest.mark.parametrize("loss", [float("inf"), 10**400], ids=["infinite", "too large for a float"])
+def test_a_loss_that_is_not_finite_counts_as_a_failure(sweep, loss):
     sweep.add(1, 2.0)
-    sweep.add(2, float("inf"))
+    sweep.change(sweep.add(2), val_loss=loss)
     (variant,) = only_family(sweep).variants
     assert (variant.values("val_loss"), variant.failed) == ({1: 2.0}, 1)
 
@@ -167,7 +173,7 @@ def test_a_loss_that_is_no_number_counts_as_a_failure(sweep):
 def test_single_runs_are_no_family(sweep):
     row = sweep.add(1)
     assert families(sweep.rows) == []
-    others = [{**row, "run_id": "2026-01-01/10-00-00_01234567", "seed": seed} for seed in (1, 2)]
+    others = [replace(row, run_id="2026-01-01/10-00-00_01234567", seed=seed) for seed in (1, 2)]
     assert families(others) == []
 
 
@@ -201,9 +207,9 @@ def test_a_sweep_over_more_than_the_toggles_is_a_sweep_beside_its_ablations(swee
 
 def test_a_failed_variant_leaves_no_whole_ablation_but_a_sweep(sweep):
     add_ablation(sweep)
-    for row in sweep.rows:
-        if row["variant"] == "tied_input_rmsnorm":
-            row["status"] = "failed"
+    for row in list(sweep.rows):
+        if row.variant == "tied_input_rmsnorm":
+            sweep.change(row, status="failed")
     assert ablations(sweep.rows) == []
     family = only_family(sweep)
     assert family.kind == "sweep"
@@ -283,7 +289,7 @@ def test_training_losses_are_compared_on_the_same_documents_alone(sweep):
     sweep.add(1, None)
     sweep.add(1, None, style__share=0.5)
     family = only_family(sweep)
-    assert family.figure == "mean_loss_last_n"
+    assert family.metric == "mean_loss_last_n"
     assert family.obstacle is not None
     assert "style.share is 0.0 or 0.5" in family.obstacle
     assert comparisons(family) == []
@@ -321,17 +327,15 @@ def test_the_effects_of_an_ablation_are_those_of_its_toggles_switched_on(sweep):
         noise = [0.001, 0.002, 0.0, 0.004][seed] * (1 + tied + 2 * normed + 3 * tied * normed)
         loss = 2.0 + 0.3 * tied - 0.1 * normed + 0.05 * tied * normed + noise
         sweep.add(seed, loss, model__tie_lm_head=tied, model__input_rmsnorm=normed)
-    family = only_family(sweep)
-    assert family.factors is not None
-    first, second = family.factors
+    found = effects(only_family(sweep))
+    assert found is not None
+    first, second = found.factors
     assert (first.key, first.off, first.on) == ("model.tie_lm_head", False, True)
     assert second.label == "input_rmsnorm=true against false"
-    found = effects(family)
-    assert found is not None
     noise = sum([0.001, 0.002, 0.0, 0.004]) / 4
-    assert found.a.mean == pytest.approx(0.3 + 0.05 / 2 + noise * (1 + 3 / 2))
-    assert found.b.mean == pytest.approx(-0.1 + 0.05 / 2 + noise * (2 + 3 / 2))
-    assert found.interaction.mean == pytest.approx(0.05 + noise * 3)
+    assert found.contrasts.a.mean == pytest.approx(0.3 + 0.05 / 2 + noise * (1 + 3 / 2))
+    assert found.contrasts.b.mean == pytest.approx(-0.1 + 0.05 / 2 + noise * (2 + 3 / 2))
+    assert found.contrasts.interaction.mean == pytest.approx(0.05 + noise * 3)
 
 
 def test_any_sweep_of_two_keys_with_two_values_is_a_factorial(sweep):
@@ -340,34 +344,32 @@ def test_any_sweep_of_two_keys_with_two_values_is_a_factorial(sweep):
             for warmup in (0, 1):
                 loss = 2 + lr + warmup / 50 + seed / 10 + seed * lr / 7 + warmup * lr * seed**2
                 sweep.add(seed, loss, optim__lr=lr, schedule__warmup_steps=warmup)
-    family = only_family(sweep)
-    assert family.factors is not None
-    assert [factor.label for factor in family.factors] == [
+    found = effects(only_family(sweep))
+    assert found is not None
+    assert [factor.label for factor in found.factors] == [
         "optim.lr=0.02 against 0.01", "schedule.warmup_steps=1 against 0",
     ]  # fmt: skip
-    found = effects(family)
-    assert found is not None
-    assert found.a.mean is not None
-    assert found.a.mean > 0.01
+    assert found.contrasts.a.mean is not None
+    assert found.contrasts.a.mean > 0.01
 
 
 def test_three_values_are_no_factorial(sweep):
     for lr in (0.01, 0.02, 0.03, 0.04):
         sweep.add(optim__lr=lr, model__tie_lm_head=lr > 0.02)
-    assert only_family(sweep).factors is None
+    assert effects(only_family(sweep)) is None
 
 
 def test_a_failed_seed_drops_out_of_the_pairs_and_is_told(sweep):
     add_ablation(sweep, seeds=5)
-    failed = next(row for row in sweep.rows if row["variant"] == "tied_input_rmsnorm" and row["seed"] == 2)
-    failed["status"] = "failed"
+    failed = next(row for row in sweep.rows if row.variant == "tied_input_rmsnorm" and row.seed == 2)
+    sweep.change(failed, status="failed")
     family = only_family(sweep)
     with_gap = [one for one in comparisons(family) if "tied_input_rmsnorm" in (one.a.name, one.b.name)]
     assert {(one.difference.n, one.difference.left_out) for one in with_gap} == {(4, 1)}
     assert all("1 seed without a partner left out" in one.difference.sentence for one in with_gap)
     found = effects(family)
     assert found is not None
-    assert (found.a.n, found.a.left_out) == (4, 1)
+    assert (found.contrasts.a.n, found.contrasts.a.left_out) == (4, 1)
 
 
 def test_one_seed_compares_nothing(sweep):
@@ -377,7 +379,7 @@ def test_one_seed_compares_nothing(sweep):
 
 
 def test_settings_leave_out_the_seed_and_keep_the_data(sweep):
-    found = settings_of(sweep.add(3))
+    found = sweep.add(3).settings
     assert "seed" not in found
     assert found["data.sha256"] == "d" * 64
     assert found["model.n_embd"] == 16

@@ -1,0 +1,173 @@
+"""The two kinds of chart in a report: curves with bands, and strips of dots.
+
+Each function returns a matplotlib figure; matplotlib is imported when the first one is drawn.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from microgpt.reports.curves import Band
+from microgpt.reports.plot_style import COLOURS, FAINT, INK, PAPER, line_style, new_axes, plot_style, shortened
+from microgpt.reports.statistics import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LOSS = "validation loss (nats per token)"
+MOST_DOTS = 300  # in one strip
+STRIP_HEIGHT = 0.5  # inches
+LEGEND_ROW = 0.19  # inches
+ON_PAPER = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}  # hides lines behind a label
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A row of dots with their mean and its interval."""
+
+    label: str
+    values: Sequence[float]
+    mean: float
+    interval: Interval | None
+    series: int = 0  # number of its colour and marker
+
+
+def curves(
+    bands: Mapping[str, Band],
+    *,
+    x_label: str,
+    y_label: str = LOSS,
+    references: Mapping[str, float] | None = None,
+    from_x: float | None = None,
+) -> "Figure":
+    """Draw a line with a band for each name; with `from_x`, only the part from there on.
+
+    References are horizontal lines; one outside of the range of the curves is left out.
+    """
+    columns = 1 if max(map(len, bands), default=0) > 24 else 2
+    legend = LEGEND_ROW * math.ceil(len(bands) / columns)
+    with plot_style():
+        figure, axes = new_axes(2.75 + legend, bottom=0.46 + legend)
+        means: list[np.ndarray] = []
+        ends: list[np.ndarray] = []
+        for number, (name, band) in enumerate(bands.items()):
+            rows = slice(None) if from_x is None else band.x >= from_x
+            x, mean, low, high = band.x[rows], band.mean[rows], band.low[rows], band.high[rows]
+            every = max(1, len(x) // 8)
+            axes.plot(x, mean, label=shortened(name, 54), markevery=(number % every, every), **line_style(number))
+            axes.fill_between(x, low, high, color=COLOURS[number % len(COLOURS)], alpha=0.18, linewidth=0)
+            means.append(mean)
+            ends += [low, high]
+        limit_to(axes, np.concatenate(means), np.concatenate(ends))
+        mark_references(axes, references or {}, list(bands.values()))
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        figure.legend(
+            loc="lower center", ncols=columns, bbox_to_anchor=(0.5, 0), borderpad=0.1, labelspacing=0.25,
+            handlelength=3.2,
+        )  # fmt: skip
+    return figure
+
+
+def limit_to(axes: "Axes", means: np.ndarray, bands: np.ndarray) -> None:
+    """Let the y-axis span the means, and the bands up to the same height again: those of two seeds are very wide."""
+    low, high = float(means.min()), float(means.max())
+    most = (high - low) or 0.05 * abs(high)
+    known = bands[np.isfinite(bands)]
+    if len(known):
+        low, high = min(low, max(known.min(), low - most)), max(high, min(known.max(), high + most))
+    air = 0.06 * (high - low) or 0.01
+    axes.set_ylim(low - air, high + air)
+
+
+def mark_references(axes: "Axes", references: Mapping[str, float], bands: Sequence[Band]) -> None:
+    """Draw lines at known losses, each with its name at the side where the curves are farther away."""
+    low, high = axes.get_ylim()
+    left, right = axes.get_xlim()
+    part = 0.25 * (right - left)  # width of a name
+    for name, value in references.items():
+        if low <= value <= high:
+            at_right = distance(bands, right - part, right, value) > distance(bands, left, left + part, value)
+            axes.axhline(value, color=FAINT, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1.5)
+            axes.annotate(
+                f"{name} {value:.3f}", (float(at_right), value), xycoords=("axes fraction", "data"),
+                xytext=(-2 if at_right else 2, 2), textcoords="offset points", ha="right" if at_right else "left",
+                va="bottom", fontsize=8, color=FAINT, bbox={**ON_PAPER, "alpha": 0.7},
+            )  # fmt: skip
+
+
+def distance(bands: Sequence[Band], left: float, right: float, value: float) -> float:
+    """Return the vertical distance from a value to the nearest of the curves between two x."""
+    found = np.inf
+    for band in bands:
+        places = np.linspace(max(left, band.x[0]), min(right, band.x[-1]), 20)
+        found = min(found, float(np.abs(np.interp(places, band.x, band.mean) - value).min()))
+    return found
+
+
+def strips(
+    rows: Sequence[Strip], *, x_label: str, zero: bool = False, references: Mapping[str, float] | None = None
+) -> "Figure":
+    """Draw a row for each strip, the first on top: its values as dots, below them the mean on its 95 % interval.
+
+    Labels are above their rows, so that they may be long. `zero` adds a line at zero. References are vertical lines;
+    one outside of the range of the rows is left out.
+    """
+    with plot_style():
+        figure, axes = new_axes(0.7 + STRIP_HEIGHT * len(rows), left=0.15, bottom=0.5)
+        axes.set_ylim(len(rows) - (0.25 if references else 0.5), -0.66)  # names of references are at the bottom
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        if zero:
+            axes.axvline(0, color=INK, linewidth=1, zorder=1.5)
+        for place, row in enumerate(rows):
+            draw_strip(axes, place, row)
+        low, high = axes.get_xlim()
+        for name, value in (references or {}).items():
+            if low <= value <= high:
+                at_left = value > low + 0.75 * (high - low)  # the name does not fit at the right
+                axes.axvline(value, color=FAINT, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1.5)
+                axes.annotate(
+                    f"{name} {value:.3f}", (value, 0), xycoords=("data", "axes fraction"),
+                    xytext=(-3 if at_left else 3, 3), ha="right" if at_left else "left", textcoords="offset points",
+                    fontsize=8, color=FAINT, bbox=ON_PAPER,
+                )  # fmt: skip
+        axes.locator_params(axis="x", nbins=7)
+        axes.set_xlabel(x_label)
+    return figure
+
+
+def draw_strip(axes: "Axes", place: int, row: Strip) -> None:
+    """Draw from the top the label, the dots, and the mean, which would hide dots on the same height."""
+    style = line_style(row.series)
+    values = thinned(row.values)
+    few = len(values) <= 24
+    axes.scatter(
+        values, place + spread(len(values)), s=20 if few else 9, color=style["color"], marker=style["marker"],
+        alpha=0.8 if few else 0.45, linewidth=0,
+    )  # fmt: skip
+    below = place + 0.24
+    if row.interval is not None:
+        axes.plot([row.interval.low, row.interval.high], [below, below], color=INK, linewidth=2, solid_capstyle="butt")
+    axes.plot([row.mean], [below], marker="D", markersize=5, color=INK, markerfacecolor=PAPER, linestyle="none")
+    axes.annotate(
+        shortened(row.label, 60), (0, place - 0.26), xycoords=("axes fraction", "data"), va="bottom", fontsize=8.5,
+        bbox=ON_PAPER,
+    )  # fmt: skip
+
+
+def thinned(values: Sequence[float]) -> np.ndarray:
+    """Return at most MOST_DOTS of the values, evenly spaced in their order, which is that of the seeds."""
+    array = np.asarray(values, float)
+    if len(array) <= MOST_DOTS:
+        return array
+    return array[np.linspace(0, len(array) - 1, MOST_DOTS).round().astype(int)]
+
+
+def spread(count: int) -> np.ndarray:
+    """Return heights that separate dots of close values: by multiples of the golden ratio neighbours are far apart."""
+    return ((np.arange(count) * 0.6180339887) % 1 - 0.5) * (0.3 if count > 1 else 0)

@@ -1,0 +1,91 @@
+"""The model of a report: sections made of paragraphs, lists, tables, plots and samples.
+
+sections.py builds it; html.py and markdown.py render it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Cells = dict[str, str]  # column -> text
+
+
+@dataclass(frozen=True)
+class Heading:
+    text: str
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    text: str
+    style: Literal["plain", "strong", "caption", "command"] = "plain"
+    code: Sequence[str] = ()  # short pieces of code that follow the text
+
+
+@dataclass(frozen=True)
+class Bullets:
+    items: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of the same columns; `references` are rows that are set apart at the end."""
+
+    title: str
+    rows: Sequence[Cells]
+    note: str = ""
+    references: Sequence[Cells] = ()
+    is_text: bool = False  # cells are text, which is aligned at the left and wrapped
+
+
+@dataclass(frozen=True)
+class Plot:
+    name: str  # part of a file name
+    title: str
+    caption: str
+    figure: "Figure"
+
+
+@dataclass(frozen=True)
+class Plots:
+    plots: Sequence[Plot]
+
+
+@dataclass(frozen=True)
+class VariantSamples:
+    variant: str
+    seeds: Sequence[tuple[int, Sequence[str]]]  # seed, generated texts
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Generated texts, side by side."""
+
+    variants: Sequence[VariantSamples]
+
+
+Block = Heading | Paragraph | Bullets | Table | Plots | Samples
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    blocks: Sequence[Block]
+    anchor: str = ""  # of a link to the section
+    summary: str = ""  # beside such a link
+    comparison: str = ""  # of an ablation: its comparison key
+
+    @property
+    def plots(self) -> list[Plot]:
+        return [plot for block in self.blocks if isinstance(block, Plots) for plot in block.plots]
+
+
+@dataclass(frozen=True)
+class Report:
+    title: str
+    summary: str
+    sections: Sequence[Section]
+    footer: str = ""
