@@ -190,7 +190,7 @@ def check_record(document: Any) -> None:
     if document.get("task") != "train":
         raise ValueError(f"task={document.get('task')} is not a training run")
     expected: dict[str, Any] = {"started_at": str, "status": str, "config": dict, "style": str | None}
-    expected |= {part: dict | None for part in ("metrics", "data", "git", "leg")}
+    expected |= dict.fromkeys(("metrics", "data", "git", "leg"), dict | None)
     expected |= {f"config.{group}": dict for group in ("model", "train", "optim", "schedule", "data")}
     expected |= {"config.model.tie_lm_head": bool, "config.model.input_rmsnorm": bool}
     if document.get("status") == "completed":
