@@ -1,13 +1,13 @@
-"""Measure again what README says in "How fast" and what docs/log.md says: every command that stands there, in turn.
+"""Measure the figures of docs/performance.md and docs/log.md again: run every command of the two pages.
 
     python scripts/repeat_figures.py --dry-run
     python scripts/repeat_figures.py --with microgpt.py=a/microgpt.py --with nanoGPT=a/nanoGPT
     python scripts/repeat_figures.py --only benchmark_sweep
 
-The commands are read from the two documents themselves, so that none can be forgotten; one that stands in both, or
-twice, is run once. Where one names path/to/NAME, --with NAME=VALUE puts something there; a command that lacks it is
-skipped, a --peer that lacks it is left out. What they print goes to standard output and into results/figures_<UTC>/,
-with the machine's load before and after each. They run in its folder work/, where runs begin anew.
+The commands are read from the pages, so that none is forgotten; one that occurs several times is run once.
+--with NAME=VALUE replaces path/to/NAME; a command that lacks a replacement is skipped, a --peer that lacks one is
+dropped. Output goes to standard output and to results/figures_<UTC>/, with the machine's load before and after each
+command. The commands run in the subfolder work/, so that no earlier run is resumed.
 
 Exit codes: 0 all that could be run completed; 1 one of them failed; 2 a mistake in the command.
 """
@@ -23,24 +23,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SECTION = re.compile(r"^## How fast\n(.*?)^## ", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"^ {4}(python .+)$", re.MULTILINE)  # in README's section, and anywhere in the log
+COMMAND = re.compile(r"^ {4}(python .+)$", re.MULTILINE)
+PAGES = ("performance.md", "log.md")
 PLACE = re.compile(r"path/to/([\w.-]+)")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A command of README, and what it still lacks."""
+    """A command of a page, and the replacements that it lacks."""
 
     shown: str
     argv: list[str]
     lacks: list[str]
 
 
-def figures(readme: str, log: str, values: dict[str, str]) -> list[Figure]:
-    """The commands of README's section, then those of the log, with `values` where they say path/to/."""
-    section = SECTION.search(readme)
-    lines = COMMAND.findall(section[1] if section else "") + COMMAND.findall(log)
+def figures(pages: list[str], values: dict[str, str]) -> list[Figure]:
+    """Return the commands of the pages, with path/to/NAME replaced by `values`."""
+    lines = [line for page in pages for line in COMMAND.findall(page)]
     return [figure(line, values) for line in dict.fromkeys(lines)]
 
 
@@ -92,10 +91,13 @@ def run(argv: list[str], folder: Path, log: Path) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     parsed, values = parse(arguments)
-    readme, written = (ROOT / "README.md").read_text(), (ROOT / "docs" / "log.md").read_text()
-    chosen = [each for each in figures(readme, written, values) if parsed.only in each.shown]
+    pages = [(ROOT / "docs" / name).read_text() for name in PAGES]
+    chosen = [each for each in figures(pages, values) if parsed.only in each.shown]
     if not chosen:
-        print(f"error: --only {parsed.only} is in none of the commands of README and docs/log.md", file=sys.stderr)
+        print(
+            f"error: --only {parsed.only} is in none of the commands of docs/{' and docs/'.join(PAGES)}",
+            file=sys.stderr,
+        )
         return 2
     folder = parsed.results_dir.resolve() / f"figures_{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     failed = 0

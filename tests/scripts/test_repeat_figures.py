@@ -1,4 +1,4 @@
-"""scripts/repeat_figures.py: the commands of README's "How fast" and of the log; one fails, one lacks something."""
+"""scripts/repeat_figures.py: the commands of docs/performance.md and docs/log.md; one fails, one lacks something."""
 
 from pathlib import Path
 from types import ModuleType
@@ -7,25 +7,17 @@ import pytest
 from support.program import load_script
 
 ROOT = Path(__file__).parents[2]
-README = """
-## Elsewhere
-
-    python scripts/other.py
-
-## How fast
-
+PERFORMANCE = """
 Text.
 
     python {good} --reference path/to/ref.py
     python {good} --peer d16=path/to/one --peer d64="path/to/two 100"
     python {bad}
-
-## File tree
 """
 
 
 LOG = """
-Text, and a command that README has too:
+Text, and a command that the other page has too:
 
     python {good} --reference path/to/ref.py
 
@@ -42,12 +34,12 @@ def script() -> ModuleType:
 
 @pytest.fixture
 def stage(tmp_path: Path, script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A README of two programs: one says its arguments, the other fails."""
+    """Pages that name two programs: one prints its arguments, the other fails."""
     good, bad = tmp_path / "good.py", tmp_path / "bad.py"
     good.write_text("import sys; print('said', sys.argv[1:]); open('left', 'w')")
     bad.write_text("print('as far as it came'); raise SystemExit(3)")
-    (tmp_path / "README.md").write_text(README.format(good="good.py", bad="bad.py"))
     (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "performance.md").write_text(PERFORMANCE.format(good="good.py", bad="bad.py"))
     (tmp_path / "docs" / "log.md").write_text(LOG.format(good="good.py"))
     monkeypatch.setattr(script, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -58,7 +50,7 @@ def logs(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in folder.glob("results/figures_*/*.log")}
 
 
-def test_what_is_given_is_put_in_and_a_failure_is_told(
+def test_replacements_are_inserted_and_a_failure_is_reported(
     stage: Path, script: ModuleType, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert script.main(["--with", "ref.py=/a/ref.py", "--with", "two=/bin/two"]) == 1
@@ -66,7 +58,6 @@ def test_what_is_given_is_put_in_and_a_failure_is_told(
     assert "said ['--reference', '/a/ref.py']" in shown
     assert "said ['--peer', 'd64=/bin/two 100']" in shown  # the peer that was not given is left out
     assert "1 of the commands failed" in shown
-    assert "other.py" not in shown
     found = logs(stage)
     assert sorted(found) == ["01_good.log", "02_good.log", "03_bad.log", "04_good.log", "05_this.log"]
     assert "Beautiful is better than ugly" in found["05_this.log"]
@@ -76,7 +67,7 @@ def test_what_is_given_is_put_in_and_a_failure_is_told(
     assert "exit code 3" in found["03_bad.log"]
 
 
-def test_a_command_that_lacks_something_is_skipped_in_words(
+def test_a_command_without_its_replacement_is_skipped_with_a_message(
     stage: Path, script: ModuleType, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert script.main(["--only=--reference"]) == 0
@@ -84,7 +75,7 @@ def test_a_command_that_lacks_something_is_skipped_in_words(
     assert logs(stage) == {}
 
 
-def test_what_is_given_may_be_a_file_of_this_folder(
+def test_a_replacement_may_be_a_relative_path(
     stage: Path, script: ModuleType, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (stage / "mine.py").touch()
@@ -108,7 +99,7 @@ def test_mistakes_are_one_sentence(stage: Path, script: ModuleType, capfd: pytes
 
 
 def test_every_command_is_found_and_names_a_script_that_exists(script: ModuleType) -> None:
-    found = script.figures((ROOT / "README.md").read_text(), (ROOT / "docs" / "log.md").read_text(), {})
+    found = script.figures([(ROOT / "docs" / name).read_text() for name in script.PAGES], {})
     scripts = {Path(each.argv[1]) for each in found if each.argv[1] != "-m"}
     assert all(script.is_file() for script in scripts)
     assert {script.name for script in scripts} >= {
