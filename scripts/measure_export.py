@@ -33,10 +33,10 @@ from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.errors import MicrogptError, UserError
 from microgpt.inference.generation import encode_prompt, generate
-from microgpt.inference.loading import Trained, load_trained
+from microgpt.inference.loading import TrainedModel, load_model
 from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
 from microgpt.runs.record import Invocation
-from microgpt.tasks.export_formats import onnx_files, weight_files, write_export
+from microgpt.tasks.export import onnx_files, weight_files, write_export
 from microgpt.training.assembly import InputReader
 
 TRAINED = {
@@ -95,12 +95,12 @@ def held_out(checkpoint: Checkpoint) -> Corpus:
     return corpus
 
 
-def exported(checkpoint: Checkpoint, dtype: str, backend: str, folder: str) -> Trained:
+def exported(checkpoint: Checkpoint, dtype: str, backend: str, folder: str) -> TrainedModel:
     """An export of the model, read again, which chooses the likeliest letters."""
     path = Path(folder) / dtype
     write_export(path, weight_files(checkpoint, dtype)[0])
     config = Config(checkpoint=str(path), backend=BackendConfig(name=backend), sample=SampleConfig(temperature=0))
-    return load_trained(config, Invocation(("style=classic",)))  # without a style's bias
+    return load_model(config, Invocation(("style=classic",)))  # without a style's bias
 
 
 def prompts_up_to(letters: int) -> list[str]:
@@ -115,15 +115,15 @@ def longer_prompts(count: int, seed: int) -> list[str]:
     return list(found)
 
 
-def greedy(trained: Trained, prompt: str) -> tuple[str, np.ndarray]:
+def greedy(trained: TrainedModel, prompt: str) -> tuple[str, np.ndarray]:
     """The likeliest text after a prompt, and the logits after each of its tokens, from BOS on: (T, V)."""
     decoder = Recorded(trained.engine.decoder(0))
     tokens = encode_prompt(prompt, trained.tokenizer, trained.block_size, "prompt")
-    drawn = generate(lambda: decoder, trained.tokenizer, trained.block_size, tokens, trained.policy, Random(0))
+    drawn = generate(trained.continuation(tokens, Random(0)), lambda: decoder)
     return drawn.text, np.array(decoder.logits)
 
 
-def compare(whole: Trained, half: Trained, prompts: Sequence[str]) -> Change:
+def compare(whole: TrainedModel, half: TrainedModel, prompts: Sequence[str]) -> Change:
     change = Change(len(prompts))
     for prompt in prompts:
         (text, logits), (other, others) = greedy(whole, prompt), greedy(half, prompt)
@@ -148,7 +148,9 @@ def onnx_difference(checkpoint: Checkpoint, texts: Sequence[Sequence[int]]) -> f
         import onnxruntime
     except ImportError:
         raise UserError("onnxruntime is missing: pip install onnxruntime") from None
-    session = onnxruntime.InferenceSession(onnx_files(checkpoint)[0]["model.onnx"], providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        onnx_files(checkpoint, "float32")[0]["model.onnx"], providers=["CPUExecutionProvider"]
+    )
     spec = checkpoint.meta.spec
     engine = make_engine(EngineOptions("python"), spec, OptimizerSpec("sgd"), None, checkpoint.state)
     largest = size = 0.0

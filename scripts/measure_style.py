@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from microgpt.config.schema import Config, SampleConfig, StyleConfig
 from microgpt.errors import MicrogptError, UserError
 from microgpt.inference.generation import encode_prompt, generate, phrase_rate
-from microgpt.inference.loading import load_trained
+from microgpt.inference.loading import load_model
 from microgpt.runs.record import Invocation
 from microgpt.tasks.sample import generator
 
@@ -37,16 +37,13 @@ def share(checkpoint: str, outputs: str, samples: int, temperature: float, bias:
     asked = SampleConfig(num_samples=samples, temperature=temperature)
     config = Config(checkpoint=checkpoint, outputs_dir=outputs, sample=asked, style=StyleConfig(bias=bias))
     invocation = Invocation((f"style.bias={bias:g}",))
-    trained = load_trained(config, invocation)
+    trained = load_model(config, invocation)
     if trained.is_chat:
         raise UserError(f"--checkpoint {checkpoint} is a chat model: phrases are counted in texts that answer nobody")
-    tokenizer, block_size, policy = trained.tokenizer, trained.block_size, trained.policy
-    prompt = encode_prompt("", tokenizer, block_size)
+    prompt = encode_prompt("", trained.tokenizer, trained.block_size)
     rng = generator(config, invocation, trained.checkpoint)
-    drawn = [
-        generate(lambda: trained.engine.decoder(0), tokenizer, block_size, prompt, policy, rng) for _ in range(samples)
-    ]
-    found = phrase_rate([each.text for each in drawn], policy.phrases)
+    drawn = [generate(trained.continuation(prompt, rng), trained.new_decoder) for _ in range(samples)]
+    found = phrase_rate([each.text for each in drawn], trained.policy.phrases)
     if found is None:
         raise UserError(f"--checkpoint {checkpoint} has a style without phrases: train it with style=futuristic")
     return found

@@ -22,7 +22,7 @@ from microgpt.config.schema import BackendConfig, Config, SampleConfig
 from microgpt.data.conversations import ASSISTANT, USER, Turn, encode_prompt_turns
 from microgpt.errors import MicrogptError, UserError
 from microgpt.inference.generation import generate
-from microgpt.inference.loading import Trained, load_trained
+from microgpt.inference.loading import TrainedModel, load_model
 from microgpt.runs.record import Invocation
 
 REMEMBERED = re.compile(r"(?:Nice to meet you, |Your name is )(\w+)\.")
@@ -43,16 +43,16 @@ class Outcome:
         return self.answer == self.expected
 
 
-def load(checkpoint: str, backend: str) -> Trained:
+def load(checkpoint: str, backend: str) -> TrainedModel:
     """A chat model that answers with the likeliest letters. Raises UserError for what is none."""
     config = Config(checkpoint=checkpoint, backend=BackendConfig(name=backend), sample=SampleConfig(temperature=0))
-    trained = load_trained(config, Invocation())
+    trained = load_model(config, Invocation())
     if not trained.is_chat:
         raise UserError(f"{checkpoint} is not a chat model: probe one that was trained with experiment=chat")
     return trained
 
 
-def answer(trained: Trained, turns: Sequence[Turn]) -> tuple[str, int]:
+def answer(trained: TrainedModel, turns: Sequence[Turn]) -> tuple[str, int]:
     """The answer to the last turn, and how many tokens of the oldest were left out.
 
     What the model has no letters for is answered with the program's refusal, which is never right.
@@ -61,19 +61,16 @@ def answer(trained: Trained, turns: Sequence[Turn]) -> tuple[str, int]:
         prompt, dropped = encode_prompt_turns(turns, trained.tokenizer, trained.block_size)
     except UserError as error:
         return f"<{error}>", 0
-    drawn = generate(
-        lambda: trained.engine.decoder(0), trained.tokenizer, trained.block_size, prompt, trained.policy, Random(0)
-    )
-    return drawn.text, dropped
+    return generate(trained.continuation(prompt, Random(0)), trained.new_decoder).text, dropped
 
 
-def asked_alone(trained: Trained) -> Iterator[Outcome]:
+def asked_alone(trained: TrainedModel) -> Iterator[Outcome]:
     for probe in singles():
         said_back, dropped = answer(trained, [Turn(USER, probe.question)])
         yield Outcome(probe.kind, dropped > 0, probe.question, said_back, probe.answer or "")
 
 
-def talk(trained: Trained, number: int, length: int) -> Iterator[Outcome]:
+def talk(trained: TrainedModel, number: int, length: int) -> Iterator[Outcome]:
     """One talk, which goes on from the model's own answers, right or wrong."""
     asker, turns = Asker(Random(TALKS_SEED + number)), list[Turn]()
     for _ in range(length):

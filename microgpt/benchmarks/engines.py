@@ -21,7 +21,7 @@ from microgpt.engines import make_engine
 from microgpt.engines.base import BulkSampler, Engine, EngineState
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
-from microgpt.inference.generation import SamplingPolicy, generate
+from microgpt.inference.generation import Continuation, SamplingPolicy, generate
 from microgpt.model.spec import ModelSpec
 from microgpt.training.assembly import begin, workload
 
@@ -118,7 +118,10 @@ class Bench:
 
         def one_at_a_time(count: int) -> tuple[float, int]:
             began = time.perf_counter()
-            texts = [generate(lambda: engine.decoder(0), tokenizer, BLOCK, prompt, policy, rng) for _ in range(count)]
+            texts = [
+                generate(Continuation(tokenizer, BLOCK, prompt, policy, rng), lambda: engine.decoder(0))
+                for _ in range(count)
+            ]
             seconds = time.perf_counter() - began
             return seconds, sum(len(text.text) + (text.stop_reason == "end") for text in texts)
 

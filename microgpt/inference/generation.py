@@ -1,25 +1,25 @@
-"""From logits to text: temperature, top-k, a style's bias, and the reason to stop. The same for every engine."""
+"""From logits to text: temperature, top-k, a style's bias, stop reasons. The same for every engine."""
 
 import math
 import random
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.engines.base import BulkSampler, Decoder, Engine
 from microgpt.errors import NonFiniteError, UserError
 
-BULK_PIECE = 50_000  # texts that are drawn in one call, and held in memory
-SMALLEST_TEMPERATURE = 1e-100  # below, dividing by it could overflow, and the likeliest token is certain anyway
+BULK_SIZE = 50_000  # samples that `generate_many` holds in memory
+SMALLEST_TEMPERATURE = 1e-100  # below, 1 / temperature could overflow, and the likeliest token is certain anyway
 
 
 @dataclass(frozen=True)
 class SamplingPolicy:
     temperature: float = 0.5  # 0: always the likeliest token
-    top_k: int | None = None
+    top_k: int | None = None  # None: the whole vocabulary
     max_new_tokens: int | None = None  # None: until the block is full
-    phrases: tuple[str, ...] = ()  # favoured
-    bias: float = 0.0  # added to the logit of a favoured phrase's next character
+    phrases: tuple[str, ...] = ()  # of the style
+    bias: float = 0.0  # added to the logit of each character that begins or continues a phrase
 
     def without_bias(self) -> "SamplingPolicy":
         return SamplingPolicy(self.temperature, self.top_k, self.max_new_tokens)
@@ -28,87 +28,50 @@ class SamplingPolicy:
 @dataclass(frozen=True)
 class Sample:
     text: str  # without the prompt
-    stop_reason: str  # end: the model ended the document; length: max_new_tokens; block: the block is full
+    stop_reason: str | None  # end: the model ended the document; length: max_new_tokens; block: the block is full
 
 
 def encode_prompt(prompt: str, tokenizer: Tokenizer, block_size: int, name: str = "sample.prompt") -> list[int]:
-    """[BOS] + the prompt's characters. Raises UserError for unknown characters and for a prompt that does not fit."""
+    """Return BOS and the prompt's characters. Raises UserError for unknown characters and a prompt that is too long.
+
+    `name` is the prompt's name in the message.
+    """
     tokens = [tokenizer.bos, *tokenizer.encode(prompt, name)]
     if len(tokens) > block_size:
         raise UserError(f"prompt token count {len(tokens)} exceeds max prompt tokens {block_size}")
     return tokens
 
 
-def generate(
-    new_decoder: Callable[[], Decoder],
-    tokenizer: Tokenizer,
-    block_size: int,
-    prompt: Sequence[int],
-    policy: SamplingPolicy,
-    rng: random.Random,
-) -> Sample:
-    """One continuation of `prompt` (token ids, BOS first)."""
-    drawn = continuation(new_decoder, tokenizer, block_size, prompt, policy, rng)
-    tokens = []
-    while True:
-        try:
-            tokens.append(next(drawn))
-        except StopIteration as ended:
-            return Sample(tokenizer.decode(tokens), ended.value)
-
-
-def continuation(
-    new_decoder: Callable[[], Decoder],
-    tokenizer: Tokenizer,
-    block_size: int,
-    prompt: Sequence[int],
-    policy: SamplingPolicy,
-    rng: random.Random,
-) -> Generator[int, None, str]:
-    """Sample the tokens that follow `prompt` one by one, each when it is asked for; returns the reason to stop."""
-    text = Continuation(tokenizer, block_size, prompt, policy, rng)
-    decoder = None
-    while text.stop_reason is None:
-        if decoder is None or text.position == 0:
-            decoder = new_decoder()
-        *earlier, last = text.pending
-        for token in earlier:
-            decoder.feed(token)
-        token = text.draw(decoder.feed(last))
-        if text.stop_reason != "end":
-            yield token
-    return text.stop_reason
-
-
 class Continuation:
-    """A text being drawn, without an engine: it says which tokens are to be read next, and draws from their logits.
+    """The text that follows a prompt, in progress: which tokens to read next, and sampling from the model's logits.
 
-    Without max_new_tokens it ends where the block ends. With it, a full block slides: the later half of the text is
-    read again from position 0, and generation goes on.
+    Without max_new_tokens it ends when the block is full. With it, a full block slides: the later half of the text is
+    read again from position 0, and generation continues.
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         block_size: int,
-        prompt: Sequence[int],
+        prompt: Sequence[int],  # token ids, BOS first
         policy: SamplingPolicy,
         rng: random.Random,
     ):
         self.tokenizer, self.block_size, self.policy, self.rng = tokenizer, block_size, policy, rng
         self.tokens = list(prompt)
-        self.drawn = 0
-        self.pending = list(prompt)  # to be read next
-        self.position = 0  # of the first of them; 0 where a text begins anew
-        self.probs: list[float] = []  # what the last token was drawn from
-        self.stop_reason: str | None = None  # as in Sample, once it has ended
+        self.generated = 0
+        self.pending = list(prompt)  # the tokens to read next
+        self.position = 0  # of the first pending token; at 0 the model starts reading anew
+        self.probs: list[float] = []  # (V,), the distribution of the last token
+        self.stop_reason: str | None = None  # see Sample; None while the text is in progress
 
-    def draw(self, logits: Sequence[float]) -> int:
-        """Choose the token that follows those that were pending, by the logits after the last of them.
+    def sample(self, logits: Sequence[float]) -> int:
+        """Sample the next token from the logits (V,) after the last pending token.
 
-        The token that ends a text ("end") belongs to it no more.
+        A token that ends the text (stop_reason "end") is not part of it.
         """
-        self.probs = probabilities(biased(logits, self.tokens, self.tokenizer, self.policy), self.policy)
+        logits = add_style_bias(logits, self.tokens, self.tokenizer, self.policy)
+        self.probs = probabilities(logits, self.policy)
         token = self.rng.choices(range(len(self.probs)), weights=self.probs)[0]
         self.position += len(self.pending)
         self.pending = [token]
@@ -116,14 +79,33 @@ class Continuation:
             self.stop_reason = "end"
             return token
         self.tokens.append(token)
-        self.drawn += 1
-        if self.drawn == self.policy.max_new_tokens:
+        self.generated += 1
+        if self.generated == self.policy.max_new_tokens:
             self.stop_reason = "length"
         elif self.position == self.block_size:
             if self.policy.max_new_tokens is None:
                 self.stop_reason = "block"
             self.pending, self.position = self.tokens[-max(self.block_size // 2, 1) :], 0
         return token
+
+
+def stream(text: Continuation, new_decoder: Callable[[], Decoder]) -> Iterator[int]:
+    """Yield the tokens of a text as they are sampled; `text.stop_reason` is set after the last one."""
+    decoder = None
+    while text.stop_reason is None:
+        if decoder is None or text.position == 0:
+            decoder = new_decoder()
+        *earlier, last = text.pending
+        for token in earlier:
+            decoder.feed(token)
+        token = text.sample(decoder.feed(last))
+        if text.stop_reason != "end":
+            yield token
+
+
+def generate(text: Continuation, new_decoder: Callable[[], Decoder]) -> Sample:
+    tokens = list(stream(text, new_decoder))
+    return Sample(text.tokenizer.decode(tokens), text.stop_reason)
 
 
 def generate_many(
@@ -135,9 +117,9 @@ def generate_many(
     count: int,
     rng: random.Random,
 ) -> Iterator[Sample]:
-    """`count` continuations of `prompt` by an engine's own sampler: the same distribution, other random numbers.
+    """Return `count` continuations of `prompt` from the engine's own sampler: the same distribution, another generator.
 
-    Raises UserError at once for what such a sampler does not do.
+    Raises UserError at once for what such a sampler does not support.
     """
     if not isinstance(engine, BulkSampler):
         raise UserError(f"sample.bulk=true is not allowed: backend={engine.info.backend} has no sampler of its own")
@@ -155,8 +137,8 @@ def generate_many(
     room, seed = policy.max_new_tokens or room, rng.getrandbits(62)
 
     def samples() -> Iterator[Sample]:
-        for first in range(0, count, BULK_PIECE):
-            size = min(BULK_PIECE, count - first)
+        for first in range(0, count, BULK_SIZE):
+            size = min(BULK_SIZE, count - first)
             draws = engine.draw(0, prompt, size, room, policy.temperature, policy.top_k, seed, first)
             for text in draws.texts:
                 yield Sample(tokenizer.decode(text), stop_reason if len(text) == room else "end")
@@ -165,10 +147,10 @@ def generate_many(
 
 
 def probabilities(logits: Sequence[float], policy: SamplingPolicy) -> list[float]:
-    """softmax(logits / temperature) over the top_k likeliest tokens; temperature 0 puts everything on the likeliest.
+    """Return softmax(logits / temperature) over the top_k likeliest tokens; at temperature 0 the likeliest has 1.
 
-    Ties go to the lower id. The order of operations is microgpt.py's, so that equal draws choose equal tokens.
-    Raises NonFiniteError for logits that are not numbers.
+    Ties go to the lower id. The order of operations is microgpt.py's, so that an equal random number selects an equal
+    token. Raises NonFiniteError for logits that are not finite.
     """
     if not all(math.isfinite(logit) for logit in logits):
         raise NonFiniteError("the model's logits are not finite")
@@ -186,37 +168,37 @@ def probabilities(logits: Sequence[float], policy: SamplingPolicy) -> list[float
     return [e * norm for e in exps]
 
 
-def biased(
+def add_style_bias(
     logits: Sequence[float], tokens: Sequence[int], tokenizer: Tokenizer, policy: SamplingPolicy
 ) -> Sequence[float]:
-    """Add the style's bias to every character that would begin or continue one of its phrases."""
+    """Return the logits with the style's bias added to every character that begins or continues one of its phrases."""
     if not policy.phrases or policy.bias == 0:
         return logits
-    raised = list(logits)
-    for char in favoured(tokenizer.decode(tokens), policy.phrases):
+    biased = list(logits)
+    for char in phrase_characters(tokenizer.decode(tokens), policy.phrases):
         if char in tokenizer.ids:
-            raised[tokenizer.ids[char]] += policy.bias
-    return raised
+            biased[tokenizer.ids[char]] += policy.bias
+    return biased
 
 
-def favoured(text: str, phrases: Sequence[str]) -> set[str]:
-    """The characters that continue a phrase: at the start of a word each phrase's first, within one the next.
+def phrase_characters(text: str, phrases: Sequence[str]) -> set[str]:
+    """Return the characters that begin or continue a phrase after `text`.
 
-    A phrase is under way where the text ends with its beginning and that beginning stands at the start of a word.
+    A phrase continues if the text ends with its beginning and that starts a word; a phrase begins where a word does.
     """
     chars = set()
     for phrase in phrases:
         for length in range(min(len(phrase) - 1, len(text)), -1, -1):
             start = len(text) - length
-            at_word_start = start == 0 or not text[start - 1].isalnum()
-            if at_word_start and text[start:] == phrase[:length]:
+            starts_word = start == 0 or not text[start - 1].isalnum()
+            if starts_word and text[start:] == phrase[:length]:
                 chars.add(phrase[length])
                 break
     return chars
 
 
 def phrase_rate(texts: Sequence[str], phrases: Sequence[str]) -> float | None:
-    """Share of the texts in which one of the phrases occurs; None without texts or phrases."""
+    """Return the share of texts that contain one of the phrases; None without texts or phrases."""
     if not texts or not phrases:
         return None
     return sum(any(phrase in text for phrase in phrases) for text in texts) / len(texts)

@@ -1,5 +1,7 @@
-"""A trained model as the tasks use it: checkpoint, tokenizer, engine, and how to sample."""
+"""From a checkpoint to a model that is ready to generate: engine, tokenizer, sampling policy."""
 
+import random
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -7,38 +9,18 @@ from microgpt.config.schema import Config, SampleConfig
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.distributed import processes
 from microgpt.engines import make_engine
-from microgpt.engines.base import Engine
+from microgpt.engines.base import Decoder, Engine
 from microgpt.engines.choice import choose, refuse_unavailable
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
-from microgpt.inference.generation import SamplingPolicy
+from microgpt.inference.generation import Continuation, SamplingPolicy
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
 from microgpt.runs.record import Invocation
 
 
-def engine_options(config: Config, spec: ModelSpec, tokens: float) -> EngineOptions:
-    """Where and how to compute; `tokens` is how many targets a step has. Raises UserError where it is not possible."""
-    backend = asdict(config.backend)
-    named = EngineOptions(backend=backend.pop("name"), processes=processes().count, **backend)
-    options = choose(named, spec, tokens)
-    refuse_unavailable(options)
-    return options
-
-
-def sampling_policy(sample: SampleConfig, style: dict[str, Any]) -> SamplingPolicy:
-    """`style` is a style's node of the configuration as a dictionary, as a checkpoint records it."""
-    return SamplingPolicy(
-        temperature=sample.temperature,
-        top_k=sample.top_k,
-        max_new_tokens=sample.max_new_tokens,
-        phrases=tuple(style["phrases"]),
-        bias=style["bias"],
-    )
-
-
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     checkpoint: Checkpoint
     tokenizer: Tokenizer
     engine: Engine
@@ -52,13 +34,20 @@ class Trained:
     def is_chat(self) -> bool:
         return bool(self.tokenizer.special)
 
+    def new_decoder(self) -> Decoder:
+        return self.engine.decoder(0)
 
-def load_trained(config: Config, invocation: Invocation) -> Trained:
-    """The model of `checkpoint`. Raises UserError for one that cannot be read or computed with."""
+    def continuation(self, prompt: Sequence[int], rng: random.Random) -> Continuation:
+        """Return a text to generate after `prompt` (token ids, BOS first)."""
+        return Continuation(self.tokenizer, self.block_size, prompt, self.policy, rng)
+
+
+def load_model(config: Config, invocation: Invocation) -> TrainedModel:
+    """Load the model of `checkpoint`. Raises UserError if it cannot be read or this machine cannot compute it."""
     checkpoint = load_checkpoint(resolve_checkpoint(config.checkpoint or "", config.outputs_dir))
     meta = checkpoint.meta
     options = engine_options(config, meta.spec, tokens=1)
-    return Trained(
+    return TrainedModel(
         checkpoint,
         Tokenizer(meta.chars, meta.special),
         make_engine(options, meta.spec, OptimizerSpec("sgd"), None, checkpoint.state),
@@ -66,10 +55,29 @@ def load_trained(config: Config, invocation: Invocation) -> Trained:
     )
 
 
+def engine_options(config: Config, spec: ModelSpec, tokens: float) -> EngineOptions:
+    """Return where and how to compute; `tokens` are the targets of a step. Raises UserError if that is unavailable."""
+    backend = asdict(config.backend)
+    options = choose(EngineOptions(backend=backend.pop("name"), processes=processes().count, **backend), spec, tokens)
+    refuse_unavailable(options)
+    return options
+
+
+def sampling_policy(sample: SampleConfig, style: dict[str, Any]) -> SamplingPolicy:
+    """`style` is the node of that name in the configuration, as a checkpoint records it."""
+    return SamplingPolicy(
+        temperature=sample.temperature,
+        top_k=sample.top_k,
+        max_new_tokens=sample.max_new_tokens,
+        phrases=tuple(style["phrases"]),
+        bias=style["bias"],
+    )
+
+
 def style_of(config: Config, invocation: Invocation, checkpoint: Checkpoint) -> dict[str, Any]:
-    """The checkpoint's own style; another one where `style=` was given; single keys where `style.<key>=` was."""
+    """Return the checkpoint's style, or the one of `style=<name>`, with the values of `style.<key>=`."""
     chosen = asdict(config.style)
     keys = invocation.keys()
-    own = checkpoint.meta.style or {"phrases": [], "bias": 0.0}  # the earlier format had no styles
+    own = checkpoint.meta.style or {"phrases": [], "bias": 0.0}  # the earlier format has no styles
     style = chosen if "style" in keys else dict(own)
     return style | {key: chosen[key] for key in chosen if f"style.{key}" in keys}

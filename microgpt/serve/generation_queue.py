@@ -104,7 +104,7 @@ class ActiveGeneration:
     def sample(self, logits: list[float]) -> None:
         """Sample the next token from the logits after all pending tokens."""
         text = self.text
-        token = text.draw(logits)
+        token = text.sample(logits)
         self.read = 0
         shown, stopped = self.stop_sequences.add("" if text.stop_reason == "end" else self.tokenizer.decode([token]))
         reason = "stop" if stopped else text.stop_reason

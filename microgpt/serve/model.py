@@ -12,9 +12,9 @@ import numpy as np
 
 from microgpt.data.conversations import USER, Turn, encode_prompt_turns, encode_turn, prompt_room
 from microgpt.errors import UserError
-from microgpt.inference.attention_maps import look
+from microgpt.inference.attention_maps import forward
 from microgpt.inference.generation import SamplingPolicy, encode_prompt
-from microgpt.inference.loading import Trained
+from microgpt.inference.loading import TrainedModel
 from microgpt.runs.history import History
 from microgpt.serve.native_schemas import MAX_CANDIDATES, MAX_SAMPLES
 
@@ -30,7 +30,7 @@ class AttentionQueueFullError(Exception):
 class ServedModel:
     """A trained model, immutable while it is served. Raises UserError for weights that are not finite."""
 
-    def __init__(self, trained: Trained, max_new_tokens: int):
+    def __init__(self, trained: TrainedModel, max_new_tokens: int):
         if not trained.checkpoint.state.is_finite():
             raise UserError(f"checkpoint {trained.checkpoint.path} has weights that are not finite")
         self.trained = trained
@@ -94,7 +94,7 @@ class ServedModel:
 
     def compute_attention(self, tokens: list[int]) -> bytes:
         with self.attention_lock:
-            found = look(self.trained.checkpoint.meta.spec, self.trained.checkpoint.state.parameters, tokens)
+            found = forward(self.trained.checkpoint.meta.spec, self.trained.checkpoint.state.parameters, tokens)
         content = {
             "tokens": [self.token(token) for token in tokens],
             "losses": [None, *np.round(found.losses[1:], DECIMALS).tolist()],

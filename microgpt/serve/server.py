@@ -14,7 +14,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from microgpt.config.schema import ServeConfig
 from microgpt.errors import UserError
-from microgpt.inference.loading import Trained
+from microgpt.inference.loading import TrainedModel
 from microgpt.serve.app import build_app
 from microgpt.serve.service import Service
 
@@ -64,7 +64,7 @@ class TimeoutProtocol(H11Protocol):
         self.transport.close()
 
 
-def run(trained: Trained, config: ServeConfig, api_key: str | None) -> None:
+def run(trained: TrainedModel, config: ServeConfig, api_key: str | None) -> None:
     """Serve until a signal. Raises UserError if the address is not available."""
     service = Service(trained, config, api_key)
     listener = listen(config)

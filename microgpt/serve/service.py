@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from microgpt.config.schema import ServeConfig
-from microgpt.inference.loading import Trained
+from microgpt.inference.loading import TrainedModel
 from microgpt.serve.generation_queue import GeneratedToken, Generation, GenerationQueue, GenerationRequest
 from microgpt.serve.metrics import Metrics
 from microgpt.serve.middleware import RequestLimits
@@ -22,7 +22,7 @@ class GeneratedText:
 
 
 class Service:
-    def __init__(self, trained: Trained, config: ServeConfig, api_key: str | None):
+    def __init__(self, trained: TrainedModel, config: ServeConfig, api_key: str | None):
         self.config = config
         self.model = ServedModel(trained, config.max_new_tokens)
         self.limits = RequestLimits(api_key, config.max_body_bytes)

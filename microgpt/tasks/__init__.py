@@ -1,4 +1,4 @@
-"""The tasks, one file each. A module is imported when its task is called: sampling need not load the training code."""
+"""The tasks, a file for each, imported when called: sampling does not load what training needs."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -10,5 +10,5 @@ Task = Callable[[Config, Invocation], float | None]
 
 
 def task_named(name: str) -> Task:
-    """Return the function of a task in config/choices.py: `train` of microgpt/tasks/train.py for task=train."""
+    """Return the function of a task: microgpt/tasks/<name>.py has a function of that name."""
     return getattr(import_module(f"microgpt.tasks.{name}"), name)

@@ -1,7 +1,7 @@
-"""task=benchmark: how quick the engines are on this machine, as one JSON document on standard output.
+"""task=benchmark: the speed of the engines on this machine, as one JSON document on standard output.
 
-The document begins as the earlier systems' do; `engines` and `machine` stand beside that. What goes on is told on
-standard error.
+The document begins with the keys of the earlier systems' benchmarks; `engines` and `machine` are additions. Progress
+goes to standard error.
 """
 
 import json
@@ -21,13 +21,12 @@ from microgpt.runs.record import Invocation, timestamp
 def benchmark(config: Config, invocation: Invocation) -> None:
     from microgpt.benchmarks.engines import Bench
 
-    asked = config.benchmark
-    patience = Patience(asked.repeats, asked.seconds)
+    patience = Patience(config.benchmark.repeats, config.benchmark.seconds)
     before = load()
     say("python: random numbers, Values")
     rows = language_rows(patience)
     bench = Bench(patience, say)
-    engines = [bench.report(name, asked.widths) for name in asked.engines]
+    engines = [bench.report(name, config.benchmark.widths) for name in config.benchmark.engines]
     scalar = next((engine["benchmarks"] for engine in engines if engine["engine"] == "python"), None)
     document: dict[str, Any] = {
         "language": "Python",

@@ -9,8 +9,8 @@ from dataclasses import replace
 from microgpt.config.schema import Config
 from microgpt.data.conversations import ASSISTANT, USER, Turn, encode_prompt_turns
 from microgpt.errors import UserError
-from microgpt.inference.generation import SamplingPolicy, continuation
-from microgpt.inference.loading import Trained, load_trained
+from microgpt.inference.generation import stream
+from microgpt.inference.loading import TrainedModel, load_model
 from microgpt.runs.record import Invocation
 
 HELP = """/temperature T   0: always the likeliest; higher: more surprising
@@ -20,42 +20,41 @@ HELP = """/temperature T   0: always the likeliest; higher: more surprising
 
 
 def chat(config: Config, invocation: Invocation) -> None:
-    trained = load_trained(config, invocation)
-    if not trained.is_chat:
+    model = load_model(config, invocation)
+    if not model.is_chat:
         raise UserError(
             f"checkpoint={config.checkpoint} is not a chat model: task=chat needs one that was trained with data=chat"
         )
     seed = config.seed if config.sample.seed is None else config.sample.seed
-    Talk(trained, random.Random(seed), is_terminal=sys.stdin.isatty()).run()
+    Conversation(model, random.Random(seed), is_terminal=sys.stdin.isatty()).run()
 
 
-class Talk:
-    """A conversation. Each line of standard input is the user's turn, or a command that begins with /."""
+class Conversation:
+    """A conversation in which each line of standard input is a turn of the user or a command that begins with /."""
 
-    def __init__(self, trained: Trained, rng: random.Random, is_terminal: bool):
-        self.trained = trained
-        self.policy: SamplingPolicy = trained.policy
+    def __init__(self, model: TrainedModel, rng: random.Random, is_terminal: bool):
+        self.model = model
         self.rng = rng
         self.is_terminal = is_terminal
         self.turns: list[Turn] = []
 
     def run(self) -> None:
-        """Until /quit or the end of the input."""
+        """Answer until /quit or the end of the input."""
         if self.is_terminal:
             with contextlib.suppress(ImportError):
-                import readline  # noqa: F401 (input() has arrow keys and earlier lines then)
-            info = self.trained.engine.info
+                import readline  # noqa: F401 (gives input() arrow keys and a history)
+            info = self.model.engine.info
             print(f"backend={info.backend} device={info.device} using_gpu={str(info.using_gpu).lower()}")
             print("/help lists the commands, Ctrl-D leaves")
         while (line := self.read()) is not None:
             if line.startswith("/"):
-                if not self.obey(line):
+                if not self.run_command(line):
                     return
             elif line:
                 self.answer(line)
 
     def read(self) -> str | None:
-        """The next line without the blanks at its ends, or None at the end of the input."""
+        """Return the next line without surrounding blanks, or None at the end of the input."""
         try:
             return input("you: " if self.is_terminal else "").strip()
         except EOFError:
@@ -68,20 +67,20 @@ class Talk:
             print("\n(Ctrl-D or /quit leaves)")
             return ""
 
-    def obey(self, line: str) -> bool:
-        """Do what a command says; returns whether to go on."""
+    def run_command(self, line: str) -> bool:
+        """Run a command that begins with /. Returns whether the conversation continues."""
         command, _, value = line.partition(" ")
         if command == "/quit":
             return False
         if command == "/clear":
             self.turns = []
-            self.tell("the conversation is forgotten")
+            self.print_note("the conversation is forgotten")
         elif command == "/temperature":
             self.set_temperature(value.strip())
         elif command == "/help":
             print(HELP)
         else:
-            self.complain(f"{command} is not a command: /help, /temperature, /clear and /quit are")
+            self.print_error(f"{command} is not a command: /help, /temperature, /clear and /quit are")
         return True
 
     def set_temperature(self, value: str) -> None:
@@ -90,44 +89,46 @@ class Talk:
         except ValueError:
             temperature = math.nan
         if not math.isfinite(temperature) or temperature < 0:
-            self.complain(f"temperature must be finite and >= 0, got {value or 'nothing'}")
+            self.print_error(f"temperature must be finite and >= 0, got {value or 'nothing'}")
             return
-        self.policy = replace(self.policy, temperature=temperature)
-        self.tell(f"temperature {temperature:g}")
+        self.model = replace(self.model, policy=replace(self.model.policy, temperature=temperature))
+        self.print_note(f"temperature {temperature:g}")
 
     def answer(self, line: str) -> None:
-        """Print the answer character by character as it is drawn. A line that the model cannot read leaves no trace."""
-        trained, turns = self.trained, [*self.turns, Turn(USER, line)]
+        """Print the answer character by character as it is generated.
+
+        A line with characters that the model does not know is an error and does not become a turn.
+        """
+        model, turns = self.model, [*self.turns, Turn(USER, line)]
         try:
-            prompt, dropped = encode_prompt_turns(turns, trained.tokenizer, trained.block_size)
+            prompt, dropped = encode_prompt_turns(turns, model.tokenizer, model.block_size)
         except UserError as error:
-            self.complain(str(error))
+            self.print_error(str(error))
             return
         if dropped:
-            self.tell(f"tokens_dropped={dropped}: the oldest part of the conversation is out of the model's sight")
+            self.print_note(
+                f"tokens_dropped={dropped}: the oldest part of the conversation is out of the model's sight"
+            )
         if self.is_terminal:
             print("microgpt: ", end="", flush=True)
-        drawn = continuation(
-            lambda: trained.engine.decoder(0), trained.tokenizer, trained.block_size, prompt, self.policy, self.rng
-        )
-        tokens, why = [], "end"
+        continuation = model.continuation(prompt, self.rng)
+        text = ""
         try:
-            while True:
-                token = next(drawn)
-                tokens.append(token)
-                print(trained.tokenizer.decode([token]), end="", flush=True)
-        except StopIteration as ended:
-            why = ended.value
+            for token in stream(continuation, model.new_decoder):
+                character = model.tokenizer.decode([token])
+                text += character
+                print(character, end="", flush=True)
+            why = continuation.stop_reason
         except KeyboardInterrupt:
             if not self.is_terminal:
                 raise
             why = "Ctrl-C"
         print("" if why == "end" else f"  [stopped: {why}]", flush=True)
-        self.turns = [*turns, Turn(ASSISTANT, trained.tokenizer.decode(tokens))]
+        self.turns = [*turns, Turn(ASSISTANT, text)]
 
-    def tell(self, what: str) -> None:
-        """Beside the conversation: a program that reads the answers does not get it."""
-        print(f"({what})", file=sys.stdout if self.is_terminal else sys.stderr, flush=True)
+    def print_note(self, note: str) -> None:
+        """Print a line that is not part of an answer: to standard error if a program reads the answers."""
+        print(f"({note})", file=sys.stdout if self.is_terminal else sys.stderr, flush=True)
 
-    def complain(self, what: str) -> None:
-        print(f"error: {what}", file=sys.stderr, flush=True)
+    def print_error(self, message: str) -> None:
+        print(f"error: {message}", file=sys.stderr, flush=True)

@@ -1,55 +1,211 @@
-"""task=export: a directory with what inference needs of a checkpoint."""
+"""task=export: a directory with what inference needs of a checkpoint, and nothing of its training.
 
+    <export>/   weights.safetensors, meta.json, checksums.json     export.format=safetensors: any reader of checkpoints
+                model.onnx, meta.json, checksums.json              export.format=onnx: other programs
+
+lm_head is always among the weights, because readers of the earlier format require it; a tied model's is a copy of wte.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from microgpt.config.choices import EXPORT_FORMATS
 from microgpt.config.schema import Config
-from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
-from microgpt.runs.checkpoint_format import CHECKSUMS, META, ONNX, WEIGHTS
-from microgpt.runs.record import Invocation
-from microgpt.tasks.export_formats import (
-    Rounding,
-    caveats,
-    default_name,
-    dtype_of,
-    onnx_files,
-    refuse_taken,
-    weight_files,
-    write_export,
+from microgpt.data.tokenizer import Tokenizer
+from microgpt.engines.base import Arrays, implementation
+from microgpt.errors import UserError
+from microgpt.runs.checkpoint import (
+    Checkpoint,
+    document,
+    hidden,
+    load_checkpoint,
+    resolve_checkpoint,
+    tensors,
+    write_directory,
 )
+from microgpt.runs.checkpoint_format import CHECKSUMS, META, ONNX, WEIGHTS, Meta, Origin, meta_document
+from microgpt.runs.record import Invocation
 
 EXPORTS = Path("exports")
+EARLIER_FORMAT = {"kind": "gpt", "input_rmsnorm": True, "activation": "relu"}  # the only architecture of 0.5.0
+
+Files = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """The effect of storing weights in a narrower type."""
+
+    dtype: str
+    weights: int
+    changed: int
+    to_zero: int  # weights that were not zero before
+    largest: float  # change of a weight
+
+    def __str__(self) -> str:
+        if self.changed == 0:
+            return f"as {self.dtype} every weight is what it was"
+        return (
+            f"rounding to {self.dtype} changed {self.changed:,} of {self.weights:,} weights by at most "
+            f"{self.largest:.2g}; {self.to_zero:,} became 0"
+        )
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    files: Callable[[Checkpoint, str], tuple[Files, Rounding]]  # (checkpoint, dtype)
+    notes: Callable[[Checkpoint], list[str]]  # lines for the user about what differs from the checkpoint
 
 
 def export(config: Config, invocation: Invocation) -> None:
-    kind = config.export.format
-    dtype = dtype_of(kind, config.export.half)
+    name = config.export.format
+    chosen = implementation(FORMATS, "export.format", name, "FORMATS in tasks/export.py")
+    dtype = "float16" if config.export.half and "half" in EXPORT_FORMATS[name] else "float32"
     checkpoint = load_checkpoint(resolve_checkpoint(config.checkpoint or "", config.outputs_dir))
-    asked = config.export.path
-    path = EXPORTS / default_name(checkpoint, kind, dtype) if asked is None else Path(asked)
+    path = EXPORTS / default_name(checkpoint, name, dtype) if config.export.path is None else Path(config.export.path)
     refuse_taken(path)
-    files, rounded = onnx_files(checkpoint) if kind == "onnx" else weight_files(checkpoint, dtype)
+    files, rounding = chosen.files(checkpoint, dtype)
     write_export(path, files)
-    tell(checkpoint, path, kind, rounded)
-
-
-def tell(checkpoint: Checkpoint, path: Path, kind: str, rounded: Rounding) -> None:
-    """Where it went, how large it is, and what was left out or changed."""
-    spec = checkpoint.meta.spec
     print(f"checkpoint: {checkpoint.path} (step {checkpoint.step})")
     print(f"exported to: {path}")
-    for name in (WEIGHTS, ONNX, META, CHECKSUMS):
-        if (path / name).is_file():
-            print(f"  {name:22}{(path / name).stat().st_size:>14,} bytes")
-    print(f"{spec.parameter_count():,} parameters; {rounded}")
+    for file in (WEIGHTS, ONNX, META, CHECKSUMS):
+        if (path / file).is_file():
+            print(f"  {file:22}{(path / file).stat().st_size:>14,} bytes")
+    print(f"{checkpoint.meta.spec.parameter_count():,} parameters; {rounding}")
     rest = sorted(file for file in checkpoint.path.iterdir() if file.name not in (WEIGHTS, META, CHECKSUMS))
     if rest:
         size = sum(file.stat().st_size for file in rest)
         print(f"left out: {', '.join(file.name for file in rest)} ({size:,} bytes)")
-    if kind == "onnx":
-        if checkpoint.meta.style.get("phrases") and checkpoint.meta.style.get("bias"):
-            print(f"left out: the style's bias, which is no part of the model; {META} has its phrases")
-        return
-    if spec.tie_lm_head:
-        print("lm_head, which is tied, is stored as a copy of wte: the earlier format's readers look for it")
-    if found := caveats(checkpoint):
-        print(f"note: readers of the earlier format (0.5.0) know no {', '.join(found)}: they compute another model")
+    for note in chosen.notes(checkpoint):
+        print(note)
+
+
+def default_name(checkpoint: Checkpoint, name: str, dtype: str) -> str:
+    """Return the export's folder name: run, step, and how the weights are stored."""
+    suffix = dtype if "half" in EXPORT_FORMATS[name] else name
+    return f"{origin_of(checkpoint).name}_step{checkpoint.step}_{suffix}"
+
+
+def origin_of(checkpoint: Checkpoint) -> Origin:
+    """Return the origin of an export of this checkpoint; an export of an export has the origin of the first."""
+    dtype = " ".join(dict.fromkeys(checkpoint.stored.values()))
+    if checkpoint.meta.origin is not None:
+        return replace(checkpoint.meta.origin, dtype=dtype)
+    path = checkpoint.path
+    if path.parent.name != "checkpoint":
+        return Origin(path.name, checkpoint.step, dtype)
+    run = path.parents[1]
+    return Origin(f"{run.parent.name}_{run.name}".lstrip("_"), checkpoint.step, dtype)
+
+
+def exported_meta(checkpoint: Checkpoint, dtype: str) -> Meta:
+    return replace(checkpoint.meta, dtype=dtype, origin=origin_of(checkpoint))
+
+
+def weight_files(checkpoint: Checkpoint, dtype: str) -> tuple[Files, Rounding]:
+    """Return weights and meta.json in float16 or float32. Raises UserError for weights that overflow."""
+    weights = checkpoint.state.parameters
+    narrowed = narrow(checkpoint.path, weights, dtype)
+    stored = narrowed | {"lm_head": narrowed["wte"]} if checkpoint.meta.spec.tie_lm_head else narrowed
+    files = {WEIGHTS: tensors(stored), META: document(meta_document(exported_meta(checkpoint, dtype)))}
+    return files, rounding_between(weights, narrowed)
+
+
+def weight_notes(checkpoint: Checkpoint) -> list[str]:
+    tied = "lm_head, which is tied, is stored as a copy of wte: the earlier format's readers look for it"
+    notes = [tied] if checkpoint.meta.spec.tie_lm_head else []
+    if unknown := unknown_to_earlier_format(checkpoint):
+        unsupported = ", ".join(unknown)
+        notes.append(f"note: readers of the earlier format (0.5.0) know no {unsupported}: they compute another model")
+    return notes
+
+
+def unknown_to_earlier_format(checkpoint: Checkpoint) -> list[str]:
+    """Return the properties of a model that the earlier format cannot state, so that its readers ignore them."""
+    own = asdict(checkpoint.meta.spec)
+    return [f"{key} {own[key]}" for key, value in EARLIER_FORMAT.items() if own[key] != value]
+
+
+def onnx_files(checkpoint: Checkpoint, dtype: str) -> tuple[Files, Rounding]:
+    """Return the graph with its weights, and meta.json. Raises UserError if the libraries are missing."""
+    from microgpt.engines.torch.onnx import onnx_model
+
+    meta, weights = checkpoint.meta, checkpoint.state.parameters
+    narrowed = narrow(checkpoint.path, weights, dtype)
+    described = meta_document(exported_meta(checkpoint, dtype))
+    facts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in described.items()}
+    facts["bos"] = str(Tokenizer(meta.chars, meta.special).bos)
+    files = {ONNX: onnx_model(meta.spec, narrowed, facts), META: document(described)}
+    return files, rounding_between(weights, narrowed)
+
+
+def onnx_notes(checkpoint: Checkpoint) -> list[str]:
+    style = checkpoint.meta.style
+    if not style.get("phrases") or not style.get("bias"):
+        return []
+    return [f"left out: the style's bias, which is no part of the model; {META} has its phrases"]
+
+
+FORMATS = {"safetensors": ExportFormat(weight_files, weight_notes), "onnx": ExportFormat(onnx_files, onnx_notes)}
+
+
+def narrow(path: Path, weights: Arrays, dtype: str) -> Arrays:
+    """Round weights to the nearest number of a type. Raises UserError for NaN and infinity, and for an overflow."""
+    largest = float(np.finfo(dtype).max)
+    for name, array in weights.items():
+        if not np.isfinite(array).all():
+            raise UserError(f"checkpoint={path} cannot be exported: {name} has weights that are no finite numbers")
+        extreme = float(np.abs(array).max(initial=0.0))
+        if extreme > largest:
+            instead = "; export.half=false can hold it" if dtype == "float16" else ""
+            raise UserError(
+                f"checkpoint={path} cannot be exported in {dtype}: {name} has a weight of size {extreme:.6g}, "
+                f"and {dtype} ends at {largest:.6g}{instead}"
+            )
+    return {name: array.astype(dtype) for name, array in weights.items()}
+
+
+def rounding_between(before: Arrays, after: Arrays) -> Rounding:
+    pairs = [(before[name].astype(np.float64), after[name].astype(np.float64)) for name in before]
+    return Rounding(
+        dtype=" ".join(dict.fromkeys(array.dtype.name for array in after.values())),
+        weights=sum(old.size for old, _ in pairs),
+        changed=sum(int((old != new).sum()) for old, new in pairs),
+        to_zero=sum(int(((old != 0) & (new == 0)).sum()) for old, new in pairs),
+        largest=max(float(np.abs(old - new).max(initial=0.0)) for old, new in pairs),
+    )
+
+
+def refuse_taken(path: Path) -> None:
+    """Raise UserError unless `path` does not exist or is an empty folder."""
+    try:
+        taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    except (OSError, ValueError) as error:
+        raise unwritable(path, error) from error
+    if taken:
+        kind = "is there already and not empty" if path.is_dir() else "is there already and no folder"
+        raise UserError(f"export.path={path} {kind}: name one that is new, or remove it first")
+
+
+def write_export(path: Path, files: Files) -> None:
+    """Write the whole directory or nothing. Raises UserError if it cannot be written or is taken."""
+    refuse_taken(path)
+    try:
+        final = path.resolve()  # an empty folder may be a link's target
+        try:
+            write_directory(final, files)
+        except BaseException:
+            shutil.rmtree(hidden(final), ignore_errors=True)
+            raise
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a cycle of links
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: Exception) -> UserError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return UserError(f"export.path={path} cannot be written: {reason}")

@@ -1,4 +1,4 @@
-"""task=info: what a checkpoint or an export holds, for people to read."""
+"""task=info: print the content of a checkpoint or an export."""
 
 import json
 from pathlib import Path
@@ -16,43 +16,41 @@ from microgpt.runs.record import Invocation, RunRecord
 def info(config: Config, invocation: Invocation) -> None:
     path = resolve_checkpoint(config.checkpoint or "", config.outputs_dir)
     if (path / ONNX).is_file() and not (path / WEIGHTS).is_file():
-        show(facts_of_onnx(path))
+        print_table(onnx_properties(path))
         return
     checkpoint = load_checkpoint(path)
-    train, state = checkpoint.progress, checkpoint.state
-    types = dict.fromkeys(checkpoint.stored.values())
+    progress, state = checkpoint.progress, checkpoint.state
     shapes = {name: list(array.shape[1:]) for name, array in state.parameters.items()}
-    if "lm_head" in checkpoint.stored:  # also where it is a tied model's copy of wte
+    if "lm_head" in checkpoint.stored:  # in an export, a tied model's copy of wte
         shapes.setdefault("lm_head", shapes["wte"])
-    facts = {
+    width = print_table({
         "checkpoint": path,
-        **facts_of_model(checkpoint.meta),
-        "dtype": " ".join(types),
+        **model_properties(checkpoint.meta),
+        "dtype": " ".join(dict.fromkeys(checkpoint.stored.values())),
         "bytes of weights": f"{stored_bytes(checkpoint, shapes):,}",
         "bytes on disk": bytes_on_disk(path),
         "step": checkpoint.step,
         "optimizer state": "yes" if state.m or state.v else "no",
-        "seed": train.seed,
-        "loss": train.recent_losses[-1] if train.recent_losses else None,
-        **facts_of_run(path),
-        "data sha256": train.data_sha256,
-        "config hash": train.config_hash,
-    }
-    width = show(facts)
+        "seed": progress.seed,
+        "loss": progress.recent_losses[-1] if progress.recent_losses else None,
+        **run_properties(path),
+        "data sha256": progress.data_sha256,
+        "config hash": progress.config_hash,
+    })  # fmt: skip
     print("tensors:")
     for name, shape in shapes.items():
         print(f"  {name:{width}}{shape} {checkpoint.stored[name]}")
 
 
-def show(facts: dict[str, Any]) -> int:
-    """Print facts in two columns; returns the first one's width."""
-    width = max(map(len, facts)) + 2
-    for name, value in facts.items():
+def print_table(properties: dict[str, Any]) -> int:
+    """Print two columns; returns the width of the first."""
+    width = max(map(len, properties)) + 2
+    for name, value in properties.items():
         print(f"{name + ':':{width}}{'none' if value is None else value}")
     return width
 
 
-def facts_of_model(meta: Meta) -> dict[str, Any]:
+def model_properties(meta: Meta) -> dict[str, Any]:
     return {
         "model": meta.model,
         **meta.spec.to_dict(),
@@ -64,15 +62,15 @@ def facts_of_model(meta: Meta) -> dict[str, Any]:
     }
 
 
-def facts_of_onnx(path: Path) -> dict[str, Any]:
-    """What meta.json says of a graph that other programs read."""
+def onnx_properties(path: Path) -> dict[str, Any]:
+    """Return what meta.json states about an ONNX export."""
     try:
         meta = parse_meta(json.loads((path / META).read_bytes()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"export {path} is damaged: {error}") from error
     return {
         "export": f"{path / ONNX} for other programs",
-        **facts_of_model(meta),
+        **model_properties(meta),
         "dtype": meta.dtype,
         "bytes on disk": bytes_on_disk(path),
         "step": meta.origin.step if meta.origin else None,
@@ -80,7 +78,7 @@ def facts_of_onnx(path: Path) -> dict[str, Any]:
 
 
 def stored_bytes(checkpoint: Checkpoint, shapes: dict[str, list[int]]) -> int:
-    """What the numbers of the weights take on disk, names and shapes apart."""
+    """Return the bytes of the weights in the file, without names and shapes."""
     sizes = {name: np.dtype(kind).itemsize for name, kind in checkpoint.stored.items()}
     return sum(rows * columns * sizes[name] for name, (rows, columns) in shapes.items())
 
@@ -89,8 +87,8 @@ def bytes_on_disk(path: Path) -> str:
     return f"{sum(file.stat().st_size for file in path.iterdir() if file.is_file()):,}"
 
 
-def facts_of_run(checkpoint: Path) -> dict[str, Any]:
-    """What the record of the run says, where the checkpoint still lies in its run's folder."""
+def run_properties(checkpoint: Path) -> dict[str, Any]:
+    """Return what run.json states, for a checkpoint in the folder of its run."""
     if checkpoint.parent.name != "checkpoint":
         return {}
     run = checkpoint.parents[1]

@@ -1,11 +1,11 @@
-"""task=sample: text from a checkpoint. What is sampled is the trained model; the checkpoint brings its own style."""
+"""task=sample: text from a checkpoint."""
 
 import random
 from pathlib import Path
 
 from microgpt.config.schema import Config
 from microgpt.inference.generation import generate, generate_many
-from microgpt.inference.loading import load_trained
+from microgpt.inference.loading import load_model
 from microgpt.runs.checkpoint import Checkpoint
 from microgpt.runs.checkpoint_format import generator_from
 from microgpt.runs.record import Invocation
@@ -13,29 +13,26 @@ from microgpt.training.assembly import prompts_of
 
 
 def sample(config: Config, invocation: Invocation) -> None:
-    trained = load_trained(config, invocation)
-    checkpoint, tokenizer, engine, policy = trained.checkpoint, trained.tokenizer, trained.engine, trained.policy
-    (prompt,) = prompts_of(config.sample, tokenizer, trained.block_size, questions=())
-    rng = generator(config, invocation, checkpoint)
-    count = config.sample.num_samples
+    model, count = load_model(config, invocation), config.sample.num_samples
+    (prompt,) = prompts_of(config.sample, model.tokenizer, model.block_size, questions=())
+    rng = generator(config, invocation, model.checkpoint)
     if config.sample.bulk:
-        draws = generate_many(engine, tokenizer, trained.block_size, prompt.tokens, policy, count, rng)
-    else:
-        draws = (
-            generate(lambda: engine.decoder(0), tokenizer, trained.block_size, prompt.tokens, policy, rng)
-            for _ in range(count)
+        samples = generate_many(
+            model.engine, model.tokenizer, model.block_size, prompt.tokens, model.policy, count, rng
         )
-    print(f"checkpoint: {shown(checkpoint.path)} (step {checkpoint.step})")
-    info = engine.info
+    else:
+        samples = (generate(model.continuation(prompt.tokens, rng), model.new_decoder) for _ in range(count))
+    print(f"checkpoint: {relative(model.checkpoint.path)} (step {model.checkpoint.step})")
+    info = model.engine.info
     print(f"backend={info.backend} device={info.device} using_gpu={str(info.using_gpu).lower()} dtype={info.dtype}")
     print("--- samples ---")
-    for number, drawn in enumerate(draws, 1):
-        why = "" if drawn.stop_reason == "end" else f"  [stopped: {drawn.stop_reason}]"
-        print(f"sample {number:2d}: {prompt.shown}{drawn.text}{why}", flush=not config.sample.bulk)
+    for number, made in enumerate(samples, 1):
+        why = "" if made.stop_reason == "end" else f"  [stopped: {made.stop_reason}]"
+        print(f"sample {number:2d}: {prompt.shown}{made.text}{why}", flush=not config.sample.bulk)
 
 
 def generator(config: Config, invocation: Invocation, checkpoint: Checkpoint) -> random.Random:
-    """A seed that was given, or the draws of the run that trained: those give the samples that ended that run."""
+    """Return a generator with the given seed, else with the state that gives the samples of the training run."""
     recorded = checkpoint.progress.rng_state
     if config.sample.seed is not None:
         return random.Random(config.sample.seed)
@@ -44,6 +41,6 @@ def generator(config: Config, invocation: Invocation, checkpoint: Checkpoint) ->
     return generator_from(recorded)
 
 
-def shown(path: Path) -> Path:
-    """Relative to the working directory where it lies below it."""
+def relative(path: Path) -> Path:
+    """Return the path relative to the working directory if it lies below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

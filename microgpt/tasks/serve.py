@@ -1,15 +1,15 @@
-"""task=serve: a checkpoint over HTTP, until Ctrl-C or SIGTERM, which let the requests under way finish."""
+"""task=serve: a checkpoint over HTTP, until Ctrl-C or SIGTERM, after which pending requests are completed."""
 
 import os
 import sys
 
 from microgpt.config.schema import Config, ServeConfig
 from microgpt.errors import UserError
-from microgpt.inference.loading import load_trained
+from microgpt.inference.loading import load_model
 from microgpt.runs.record import Invocation
 
 API_KEY = "MICROGPT_API_KEY"
-SWITCH_SECONDS = 0.0001  # after so long the thread that generates lets the one that answers run
+SWITCH_SECONDS = 0.0001  # the interval at which the generating thread lets the event loop run
 
 
 def serve(config: Config, invocation: Invocation) -> None:
@@ -22,9 +22,9 @@ def serve(config: Config, invocation: Invocation) -> None:
         raise UserError(f'task=serve needs {error.name}: pip install "microgpt[serve]"') from None
     from microgpt.serve.server import run
 
-    trained = load_trained(config, invocation)
+    model = load_model(config, invocation)
     sys.setswitchinterval(SWITCH_SECONDS)
-    run(trained, config.serve, api_key(config.serve))
+    run(model, config.serve, api_key(config.serve))
 
 
 def api_key(config: ServeConfig) -> str | None:

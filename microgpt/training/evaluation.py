@@ -11,7 +11,7 @@ import numpy as np
 from microgpt.data.corpus import Corpus
 from microgpt.engines.base import Decoder, Engine
 from microgpt.errors import NonFiniteError
-from microgpt.inference.generation import SamplingPolicy, generate, phrase_rate
+from microgpt.inference.generation import Continuation, SamplingPolicy, generate, phrase_rate
 from microgpt.inference.loading import sampling_policy
 from microgpt.runs.checkpoint_format import Progress
 from microgpt.runs.record import Metrics, RunRecord, StyleEffect
@@ -115,8 +115,8 @@ def sampler(inputs: Inputs, engine: Engine, replica: int, stop: StopRequest) -> 
         for _, prompt in zip(range(sample.num_samples), cycle(inputs.prompts)):
             if stop:
                 break
-            drawn = generate(new_decoder, inputs.corpus.tokenizer, inputs.spec.block_size, prompt.tokens, policy, rng)
-            samples.append(prompt.shown + drawn.text)
+            text = Continuation(inputs.corpus.tokenizer, inputs.spec.block_size, prompt.tokens, policy, rng)
+            samples.append(prompt.shown + generate(text, new_decoder).text)
         return samples
 
     return draw

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from microgpt.app import config_directory
-from microgpt.config.choices import LOGGERS, MODES, SCHEDULES, TASKS
+from microgpt.config.choices import EXPORT_FORMATS, LOGGERS, MODES, SCHEDULES, TASKS
 from microgpt.engines.optimizer import OPTIMIZERS
 from microgpt.engines.options import BACKENDS
 from microgpt.tasks import task_named
+from microgpt.tasks.export import FORMATS
 from microgpt.training import schedules
 
 
@@ -25,6 +26,10 @@ def test_every_logger_has_a_module(name: str) -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_has_a_function(name: str) -> None:
     assert task_named(name).__name__ == name
+
+
+def test_every_export_format_is_implemented() -> None:
+    assert list(FORMATS) == list(EXPORT_FORMATS)
 
 
 def test_every_backend_belongs_to_one_mode() -> None:

@@ -21,7 +21,7 @@ from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.engines.scalar.engine import ScalarEngine
 from microgpt.errors import NonFiniteError, UserError
-from microgpt.inference.generation import Sample, SamplingPolicy, generate, generate_many, probabilities
+from microgpt.inference.generation import Continuation, Sample, SamplingPolicy, generate, generate_many, probabilities
 from microgpt.model.spec import ModelSpec
 
 Text = tuple[int, ...]
@@ -198,7 +198,8 @@ def test_texts_of_a_model_that_knows_nothing_take_the_lower_of_equals() -> None:
 def test_greedy_texts_are_those_of_generation(dtype: str, prompt: Text) -> None:
     engine, tokenizer = native(LONG, dtype), Tokenizer.of(["abcde"])
     asked = [tokenizer.bos, *prompt]
-    sample = generate(lambda: engine.decoder(0), tokenizer, LONG.block_size, asked, SamplingPolicy(0), random.Random(0))
+    text = Continuation(tokenizer, LONG.block_size, asked, SamplingPolicy(0), random.Random(0))
+    sample = generate(text, lambda: engine.decoder(0))
     assert [tokenizer.decode(text) for text in texts(engine, 3, prompt=prompt, temperature=0)] == [sample.text] * 3
 
 
@@ -332,7 +333,7 @@ def test_stop_reasons_are_those_of_generation() -> None:
 
 def test_pieces_that_are_held_in_memory_make_one_series(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = many(SamplingPolicy(1.0))
-    monkeypatch.setattr("microgpt.inference.generation.BULK_PIECE", 7)
+    monkeypatch.setattr("microgpt.inference.generation.BULK_SIZE", 7)
     assert many(SamplingPolicy(1.0)) == whole
     assert many(SamplingPolicy(1.0), count=5) == whole[:5]
     assert many(SamplingPolicy(1.0), count=0) == []

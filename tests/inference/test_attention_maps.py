@@ -15,9 +15,11 @@ from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.engines.scalar import model
 from microgpt.engines.scalar.engine import ScalarEngine
-from microgpt.inference.attention_maps import Insight, look
+from microgpt.errors import UserError
+from microgpt.inference.attention_maps import ACTIVATIONS, MODELS, ForwardPass, forward
+from microgpt.model import spec as model_spec
 from microgpt.model.init import init_parameters
-from microgpt.model.spec import RMSNORM_EPSILON, ModelSpec
+from microgpt.model.spec import MODEL_KINDS, RMSNORM_EPSILON, ModelSpec
 
 SPEC = ModelSpec("gpt", vocab_size=5, n_embd=6, n_head=2, n_layer=1, block_size=7)
 GPTS = [
@@ -56,9 +58,9 @@ def scalar_logits(spec: ModelSpec, parameters: dict[str, np.ndarray], tokens: li
     return np.array([decoder.feed(token) for token in tokens])
 
 
-def assert_reads_as_the_scalar_engine_does(spec: ModelSpec, seed: int, length: int) -> Insight:
+def assert_reads_as_the_scalar_engine_does(spec: ModelSpec, seed: int, length: int) -> ForwardPass:
     parameters, tokens = random_parameters(spec, seed), random_text(spec, length, seed)
-    insight = look(spec, parameters, tokens)
+    insight = forward(spec, parameters, tokens)
     expected = scalar_logits(spec, parameters, tokens)
     np.testing.assert_allclose(insight.logits, expected, rtol=1e-12, atol=1e-12)
     losses = [model.plain_cross_entropy(row, token) for row, token in zip(expected.tolist(), tokens[1:], strict=False)]
@@ -104,7 +106,7 @@ def test_any_model_and_text_is_read_as_the_scalar_engine_does(spec: ModelSpec, s
 def test_what_follows_changes_nothing_of_what_came_before(spec: ModelSpec, seed: int, data: st.DataObject) -> None:
     cut = data.draw(st.integers(1, spec.block_size))
     parameters, tokens = random_parameters(spec, seed), random_text(spec, spec.block_size, seed)
-    whole, part = look(spec, parameters, tokens), look(spec, parameters, tokens[:cut])
+    whole, part = forward(spec, parameters, tokens), forward(spec, parameters, tokens[:cut])
     np.testing.assert_allclose(whole.logits[:cut], part.logits, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(whole.attention[:, :, :cut, :cut], part.attention, rtol=1e-12, atol=1e-12)
 
@@ -121,7 +123,7 @@ def test_attention_is_what_the_scalar_engine_s_heads_used(spec: ModelSpec, monke
     monkeypatch.setattr(model, "softmax", softmax)
     parameters, tokens = random_parameters(spec), random_text(spec, 5)
     scalar_logits(spec, parameters, tokens)
-    attention = look(spec, parameters, tokens).attention
+    attention = forward(spec, parameters, tokens).attention
     rows = [attention[layer, head, t, : t + 1] for t in range(5) for layer in range(spec.n_layer) for head in range(2)]
     assert len(rows) == len(used)
     for row, expected in zip(rows, used, strict=True):
@@ -146,21 +148,21 @@ def test_two_tokens_by_hand() -> None:
         "layer0.mlp_fc2": np.zeros((2, 8)),
     }
     assert {name: array.shape for name, array in parameters.items()} == spec.shapes()
-    insight = look(spec, {name: array[np.newaxis] for name, array in parameters.items()}, [0, 1])
+    insight = forward(spec, {name: array[np.newaxis] for name, array in parameters.items()}, [0, 1])
     np.testing.assert_allclose(insight.attention, [[[[1, 0], [1 / 4, 3 / 4]]]], rtol=1e-14, atol=0)
     np.testing.assert_allclose(insight.logits, [[1 + s, 1 + s], [1 + s, -1 - s / 2]], rtol=1e-14)
     np.testing.assert_allclose(insight.losses[1], math.log(2), rtol=1e-14)
     # With values that are nothing, the head adds nothing
     parameters["layer0.attn_wv"] = zero
-    insight = look(spec, {name: array[np.newaxis] for name, array in parameters.items()}, [0, 1])
+    insight = forward(spec, {name: array[np.newaxis] for name, array in parameters.items()}, [0, 1])
     np.testing.assert_array_equal(insight.logits, [[1, 1], [1, -1]])
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_weights_of_fewer_bits_are_read_in_float64(dtype: type) -> None:
     parameters = {name: array.astype(dtype) for name, array in random_parameters(SPEC).items()}
-    insight = look(SPEC, parameters, [4, 0, 1])
-    wide = look(SPEC, {name: array.astype(np.float64) for name, array in parameters.items()}, [4, 0, 1])
+    insight = forward(SPEC, parameters, [4, 0, 1])
+    wide = forward(SPEC, {name: array.astype(np.float64) for name, array in parameters.items()}, [4, 0, 1])
     assert insight.logits.dtype == np.float64
     np.testing.assert_array_equal(insight.logits, wide.logits)
 
@@ -169,7 +171,7 @@ def test_a_new_model_is_surprised_by_every_token_alike() -> None:
     spec = replace(SPEC, vocab_size=27, n_embd=16, n_head=4)
     tensors = init_parameters(spec, random.Random(0))
     parameters = {name: np.array(rows)[np.newaxis] for name, rows in tensors.items()}
-    losses = look(spec, parameters, random_text(spec, 7)).losses[1:]
+    losses = forward(spec, parameters, random_text(spec, 7)).losses[1:]
     np.testing.assert_allclose(losses, math.log(27), atol=1.0)
 
 
@@ -177,15 +179,15 @@ def test_a_new_model_is_surprised_by_every_token_alike() -> None:
 def test_the_parameters_stay_as_they_are(spec: ModelSpec) -> None:
     parameters = random_parameters(spec)
     before = {name: array.copy() for name, array in parameters.items()}
-    look(spec, parameters, [0, 1, 2])
+    forward(spec, parameters, [0, 1, 2])
     for name, array in parameters.items():
         np.testing.assert_array_equal(array, before[name])
 
 
 @pytest.mark.parametrize("tokens", [[], [0] * 8, [-1], [0, 5], [~3]], ids=str)
 def test_what_is_no_text_of_the_model_is_refused(tokens: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"a text of|token ids are"):
-        look(SPEC, random_parameters(SPEC), tokens)
+    with pytest.raises(ValueError, match=r"a text must have|token ids are"):
+        forward(SPEC, random_parameters(SPEC), tokens)
 
 
 @pytest.mark.filterwarnings("error")
@@ -193,6 +195,20 @@ def test_what_is_no_text_of_the_model_is_refused(tokens: list[int]) -> None:
 def test_weights_that_are_no_good_show_as_no_numbers_without_a_warning(factor: float) -> None:
     parameters = random_parameters(SPEC)
     parameters["lm_head"] *= factor
-    insight = look(SPEC, parameters, [0, 1])
+    insight = forward(SPEC, parameters, [0, 1])
     assert not np.isfinite(insight.logits).all()
     assert not np.isfinite(insight.losses[1])
+
+
+def test_every_kind_and_every_activation_is_implemented() -> None:
+    assert set(MODELS) == set(MODEL_KINDS)
+    assert set(ACTIVATIONS) == set(model_spec.ACTIVATIONS)
+
+
+@pytest.mark.parametrize(("changes", "table"), [({"kind": "mamba"}, "MODELS"), ({"activation": "silu"}, "ACTIVATIONS")])
+def test_a_missing_implementation_is_an_error_that_names_the_table(
+    changes: dict[str, str], table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MODEL_KINDS, "mamba", MODEL_KINDS["gpt"])
+    with pytest.raises(UserError, match=f"is not implemented .*: add it to {table} in inference/attention_maps.py"):
+        forward(replace(SPEC, **changes), random_parameters(SPEC), [4, 0])

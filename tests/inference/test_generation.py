@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.errors import UserError
 from microgpt.inference.generation import (
+    Continuation,
     Sample,
     SamplingPolicy,
-    biased,
+    add_style_bias,
     encode_prompt,
-    favoured,
     generate,
+    phrase_characters,
     phrase_rate,
     probabilities,
 )
@@ -62,8 +63,8 @@ def draw(
         return decoders[-1]
 
     tokens = encode_prompt(prompt, tokenizer, block_size)
-    sample = generate(new_decoder, tokenizer, block_size, tokens, policy or SamplingPolicy(), random.Random(seed))
-    return sample, decoders
+    text = Continuation(tokenizer, block_size, tokens, policy or SamplingPolicy(), random.Random(seed))
+    return generate(text, new_decoder), decoders
 
 
 # Probabilities
@@ -279,7 +280,7 @@ def test_top_k_of_one_is_greedy():
     ("orb", {"i"}),
 ])  # fmt: skip
 def test_phrases_are_favoured_from_the_start_of_a_word_on(text, chars):
-    assert favoured(text, ("neon", "neural", "orbital", "deep sea")) == chars
+    assert phrase_characters(text, ("neon", "neural", "orbital", "deep sea")) == chars
 
 
 @property_test
@@ -287,32 +288,32 @@ def test_phrases_are_favoured_from_the_start_of_a_word_on(text, chars):
 def test_following_the_favoured_characters_completes_the_phrase(before, phrase):
     text = before + " "
     for char in phrase:
-        assert char in favoured(text, [phrase])
+        assert char in phrase_characters(text, [phrase])
         text += char
 
 
 @property_test
 @given(st.text("ab", min_size=1, max_size=10), st.text("cd", min_size=1, max_size=5))
 def test_a_phrase_that_the_word_does_not_begin_with_favours_nothing(word, phrase):
-    assert favoured(word, [phrase]) == set()
+    assert phrase_characters(word, [phrase]) == set()
 
 
 def test_the_bias_raises_the_favoured_characters_and_nothing_else():
     logits = [0.0] * LETTERS.vocab_size
     policy = SamplingPolicy(phrases=("neon", "quantum"), bias=3.0)
-    raised = biased(logits, [LETTERS.bos], LETTERS, policy)
+    raised = add_style_bias(logits, [LETTERS.bos], LETTERS, policy)
     assert {LETTERS.chars[i] for i, logit in enumerate(raised) if logit == 3.0} == {"n", "q"}
     assert sum(raised) == 6.0
     assert logits == [0.0] * LETTERS.vocab_size
 
 
 def test_phrases_with_one_beginning_raise_it_once():
-    raised = biased([0.0] * 28, [LETTERS.bos], LETTERS, SamplingPolicy(phrases=("neon", "neural"), bias=3.0))
+    raised = add_style_bias([0.0] * 28, [LETTERS.bos], LETTERS, SamplingPolicy(phrases=("neon", "neural"), bias=3.0))
     assert max(raised) == 3.0
 
 
 def test_a_phrase_of_unknown_characters_is_no_error():
-    assert biased([0.0] * 4, [ABC.bos], ABC, SamplingPolicy(phrases=("Neon",), bias=3.0)) == [0.0] * 4
+    assert add_style_bias([0.0] * 4, [ABC.bos], ABC, SamplingPolicy(phrases=("Neon",), bias=3.0)) == [0.0] * 4
 
 
 @property_test
@@ -326,9 +327,9 @@ def test_the_bias_favours_and_never_forbids(logits, text, bias, temperature):
     policy = SamplingPolicy(temperature, phrases=("neon", "quantum"), bias=bias)
     tokens = [LETTERS.bos, *LETTERS.encode(text)]
     plain = probabilities(logits, policy)
-    styled = probabilities(biased(logits, tokens, LETTERS, policy), policy)
+    styled = probabilities(add_style_bias(logits, tokens, LETTERS, policy), policy)
     assert all(p > 0 for p in styled)
-    chars = favoured(text, policy.phrases)
+    chars = phrase_characters(text, policy.phrases)
     for char in chars:
         assert styled[LETTERS.ids[char]] >= plain[LETTERS.ids[char]] * (1 - 1e-9)
     others = [i for i in range(28) if i == LETTERS.bos or LETTERS.chars[i] not in chars]

@@ -25,8 +25,8 @@ from microgpt.engines.base import EngineState
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.errors import UserError
-from microgpt.inference.generation import SamplingPolicy, generate
-from microgpt.inference.loading import Trained
+from microgpt.inference.generation import Continuation, SamplingPolicy, generate
+from microgpt.inference.loading import TrainedModel
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import Checkpoint
 from microgpt.runs.checkpoint_format import Meta, Progress
@@ -39,7 +39,7 @@ CHARS = list(" abcdefgh")
 JSON_TYPE = {"content-type": "application/json"}
 
 
-def trained(path: Path, *, chat: bool = False, backend: str = "python", block_size: int = 24) -> Trained:
+def trained(path: Path, *, chat: bool = False, backend: str = "python", block_size: int = 24) -> TrainedModel:
     """A model of random weights, as if a checkpoint had brought it."""
     tokenizer = Tokenizer(CHARS, CHAT_SPECIAL if chat else ())
     spec = ModelSpec(
@@ -51,7 +51,7 @@ def trained(path: Path, *, chat: bool = False, backend: str = "python", block_si
     path.mkdir(parents=True, exist_ok=True)
     (path / "meta.json").write_text("{}")
     engine = make_engine(EngineOptions(backend, threads=1), spec, OptimizerSpec("sgd"), None, state)
-    return Trained(Checkpoint(path, meta, state, Progress(step=7, seed=5)), tokenizer, engine, SamplingPolicy())
+    return TrainedModel(Checkpoint(path, meta, state, Progress(step=7, seed=5)), tokenizer, engine, SamplingPolicy())
 
 
 def service(path: Path, *, chat: bool = False, api_key: str | None = None, **config: Any) -> Service:
@@ -162,7 +162,7 @@ def test_requests_that_are_drawn_together_get_what_each_would_get_alone(tmp_path
         for body in several:
             rng = random.Random(body.seed)
             alone.append([
-                generate(lambda: model.engine.decoder(0), model.tokenizer, 16, prompt, body.policy, rng).text
+                generate(Continuation(model.tokenizer, 16, prompt, body.policy, rng), model.new_decoder).text
                 for prompt in body.prompts
             ])  # fmt: skip
         assert generated_by(queue, several) == alone
@@ -257,7 +257,7 @@ def test_generate_draws_what_the_sample_task_draws(text_client: TestClient, tmp_
     prompt = [model.tokenizer.bos, *model.tokenizer.encode("ab")]
     policy = SamplingPolicy(temperature=0.8, max_new_tokens=12)
     expected = [
-        generate(lambda: model.engine.decoder(0), model.tokenizer, 24, prompt, policy, rng).text for _ in range(3)
+        generate(Continuation(model.tokenizer, 24, prompt, policy, rng), model.new_decoder).text for _ in range(3)
     ]
     body = {"num_samples": 3, "temperature": 0.8, "seed": 11, "max_tokens": 12, "prompt": "ab"}
     answer = text_client.post("/microgpt/v1/generate", json=body)
@@ -271,9 +271,8 @@ def test_chat_answers_and_tells_how_much_of_a_long_conversation_is_dropped(
     model = trained(tmp_path, chat=True)
     turns = [Turn(USER, "abc"), Turn("assistant", "de"), Turn(USER, "fgh abc")]
     prompt, dropped = encode_prompt_turns(turns, model.tokenizer, 24)
-    expected = generate(
-        lambda: model.engine.decoder(0), model.tokenizer, 24, prompt, SamplingPolicy(0.5), random.Random(42)
-    )
+    text = Continuation(model.tokenizer, 24, prompt, SamplingPolicy(0.5), random.Random(42))
+    expected = generate(text, model.new_decoder)
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
     answer = chat_client.post("/microgpt/v1/chat", json={"messages": messages})
     assert answer.json() == {"role": "assistant", "content": expected.text, "tokens_dropped": dropped}

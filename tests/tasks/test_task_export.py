@@ -26,12 +26,12 @@ from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint, write_checkpoint
 from microgpt.runs.checkpoint_format import Meta, Origin, Progress
-from microgpt.tasks.export_formats import (
-    caveats,
+from microgpt.tasks.export import (
     default_name,
     narrow,
     onnx_files,
     refuse_taken,
+    unknown_to_earlier_format,
     weight_files,
     write_export,
 )
@@ -204,7 +204,7 @@ def test_logits_recomputed_from_the_raw_bytes_are_the_scalar_engine_s(tmp_path, 
     ("tied bigram", ["kind bigram", "input_rmsnorm False"]),
 ])  # fmt: skip
 def test_what_the_earlier_reader_would_compute_otherwise_is_said(tmp_path, name, said):
-    assert caveats(checkpoint_of(tmp_path, SPECS[name])) == said
+    assert unknown_to_earlier_format(checkpoint_of(tmp_path, SPECS[name])) == said
 
 
 # What loads it
@@ -263,7 +263,7 @@ def test_without_checksums_an_export_is_damaged(tmp_path):
 
 @given(drawn_arrays(np.float64, (1, 3, 2), elements=st.floats(-60000, 60000)))
 def test_a_weight_becomes_the_nearest_half(array):
-    found = narrow(Path("c"), "wte", array, "float16").astype(float)
+    found = narrow(Path("c"), {"wte": array}, "float16")["wte"].astype(float)
     steps = np.maximum(np.spacing(np.abs(array).astype(np.float16)).astype(float), 2.0**-24)
     assert np.isfinite(found).all()
     assert (np.abs(found - array) <= steps / 2).all()
@@ -271,7 +271,7 @@ def test_a_weight_becomes_the_nearest_half(array):
 
 @given(drawn_arrays(np.float16, (1, 2, 2), elements=st.floats(allow_nan=False, allow_infinity=False, width=16)))
 def test_what_is_a_half_already_stays_as_it_is(array):
-    assert narrow(Path("c"), "wte", array.astype(np.float32), "float16").tobytes() == array.tobytes()
+    assert narrow(Path("c"), {"wte": array.astype(np.float32)}, "float16")["wte"].tobytes() == array.tobytes()
 
 
 @pytest.mark.parametrize(("value", "dtype"), [
@@ -405,7 +405,7 @@ def run_onnx(content: bytes, tokens: np.ndarray) -> np.ndarray:
 def onnx_of(checkpoint: Checkpoint) -> bytes:
     for library in ("torch", "onnx", "onnxscript"):
         pytest.importorskip(library, reason="pip install 'microgpt[onnx]'")
-    return onnx_files(checkpoint)[0]["model.onnx"]
+    return onnx_files(checkpoint, "float32")[0]["model.onnx"]
 
 
 @pytest.mark.slow
@@ -450,7 +450,7 @@ def test_without_the_libraries_the_extra_is_named(tmp_path, monkeypatch, library
     monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.delitem(sys.modules, "microgpt.engines.torch.onnx", raising=False)
     with pytest.raises(UserError, match=rf"export\.format=onnx needs {library}: pip install 'microgpt\[onnx\]'"):
-        onnx_files(checkpoint_of(tmp_path))
+        onnx_files(checkpoint_of(tmp_path), "float32")
 
 
 def test_an_onnx_export_is_none_of_our_checkpoints(tmp_path):
