@@ -1,13 +1,13 @@
 """The schema as OmegaConf takes it, and a composed configuration as frozen dataclasses: OmegaConf objects end here."""
 
 import difflib
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from microgpt.config.keys import walk
+from microgpt.config.keys import keys_of, walk
 from microgpt.config.schema import Config
 from microgpt.errors import UserError
 
@@ -25,7 +25,7 @@ def keys_with_help(*, _root_: DictConfig) -> str:
     """Return all keys and values as YAML with their help as comments. Registered as a resolver for conf/hydra/help."""
     texts = {name: stated.text for name, _, stated in walk(Config())}
     lines, group = [], ""
-    for line in OmegaConf.to_yaml(OmegaConf.masked_copy(_root_, [f.name for f in fields(Config)])).splitlines():
+    for line in OmegaConf.to_yaml(OmegaConf.masked_copy(_root_, list(keys_of(Config)))).splitlines():
         name = line.partition(":")[0]
         group = group if line.startswith(" ") else name
         text = texts.get(f"{group}.{name.strip()}" if line.startswith(" ") else name)
@@ -40,7 +40,7 @@ def from_omegaconf(composed: DictConfig, choices: dict[str, Any]) -> Config:
     """
     plain = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(plain, dict)
-    refuse_unknown_keys(plain, Config, "")  # Hydra accepts any key that is added with +
+    refuse_unknown_keys(plain)  # Hydra accepts any key that is added with +
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     names = {  # a user's own file may leave out its name
@@ -50,25 +50,25 @@ def from_omegaconf(composed: DictConfig, choices: dict[str, Any]) -> Config:
     return replace(config, **names)
 
 
-def refuse_unknown_keys(plain: dict[Any, Any], node: type, path: str) -> None:
-    known = {f.name: f.type for f in fields(node)}
+def refuse_unknown_keys(plain: dict[Any, Any], node: type = Config, path: str = "") -> None:
+    known = keys_of(node)
     for key, value in plain.items():
         if key not in known:
             raise UserError(unknown_key(f"{path}{key}"))
-        inner = known[key]
-        if isinstance(inner, type) and is_dataclass(inner) and isinstance(value, dict):
+        inner = known[key].node
+        if inner is not None and isinstance(value, dict):
             refuse_unknown_keys(value, inner, f"{path}{key}.")
 
 
 def unknown_key(key: str) -> str:
     """Return the sentence about a key that does not exist: the keys there are, and the closest one."""
     group, _, name = key.rpartition(".")
-    node: Any = Config
+    node: type | None = Config
     for part in filter(None, group.split(".")):
-        node = next((f.type for f in fields(node) if f.name == part), None) if is_dataclass(node) else None
-    if not is_dataclass(node):
+        node = keys_of(node)[part].node if node is not None and part in keys_of(node) else None
+    if node is None:
         return f"{key} is not a key: {group} has no keys of its own"
-    allowed = [f.name for f in fields(node)]
+    allowed = list(keys_of(node))
     close = difflib.get_close_matches(name, allowed, n=1)
     meant = f"; did you mean {group + '.' if group else ''}{close[0]}?" if close else ""
     return f"{key} is not a key: {group or 'the configuration'} has {', '.join(allowed)}{meant}"

@@ -5,8 +5,10 @@ what is allowed.
 """
 
 import math
+import operator
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 from microgpt.errors import UserError
@@ -59,6 +61,7 @@ def group(node: type[Default], effect: Effect = "training") -> Default:
     return field(default_factory=node, metadata={"key": Key(effect=effect, node=node)})
 
 
+@cache
 def keys_of(node: type) -> dict[str, Key]:
     """Return what the schema's dataclass `node` states about its fields, by name."""
     return {f.name: f.metadata["key"] for f in fields(node)}
@@ -68,7 +71,7 @@ def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any, Key]]:
     """Yield (dotted name, value, Key) of every key of a configuration."""
     for name, stated in keys_of(type(node)).items():
         value = getattr(node, name)
-        if is_dataclass(value):
+        if stated.node is not None:
             yield from walk(value, f"{path}{name}.")
         else:
             yield f"{path}{name}", value, stated
@@ -83,27 +86,23 @@ def check_keys(config: Any) -> None:
             if stated.one_of:
                 one_of(name, item, stated.one_of)
             if isinstance(item, int | float):
-                require(within_bounds(item, stated), name, item, f"{name} must be {bounds(item, stated)}")
+                check_number(name, item, stated)
         if stated.holds is not None:
             require(stated.holds(value), name, "***" if stated.secret else value, stated.allowed)
 
 
-def within_bounds(value: float, stated: Key) -> bool:
-    return (
-        math.isfinite(value)
-        and (stated.at_least is None or value >= stated.at_least)
-        and (stated.above is None or value > stated.above)
-        and (stated.at_most is None or value <= stated.at_most)
-        and (stated.below is None or value < stated.below)
-    )
-
-
-def bounds(value: float, stated: Key) -> str:
-    """Return the bounds of a number in words."""
-    limits = {"at least": stated.at_least, "above": stated.above, "at most": stated.at_most, "below": stated.below}
-    words = [f"{name} {limit}" for name, limit in limits.items() if limit is not None]
-    is_bounded = stated.at_most is not None or stated.below is not None
-    return " and ".join([*(["finite"] if isinstance(value, float) and not is_bounded else []), *words])
+def check_number(name: str, value: float, stated: Key) -> None:
+    """Check the bounds of a number; NaN and infinity are never allowed."""
+    limits = [
+        ("at least", operator.ge, stated.at_least),
+        ("above", operator.gt, stated.above),
+        ("at most", operator.le, stated.at_most),
+        ("below", operator.lt, stated.below),
+    ]
+    if not (math.isfinite(value) and all(limit is None or holds(value, limit) for _, holds, limit in limits)):
+        words = ["finite"] if isinstance(value, float) and stated.below is None else []
+        words += [f"{word} {limit}" for word, _, limit in limits if limit is not None]
+        require(False, name, value, f"{name} must be {' and '.join(words)}")
 
 
 def one_of(name: str, value: Any, allowed: Collection[Any]) -> None:

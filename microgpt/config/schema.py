@@ -33,6 +33,7 @@ def used_by(name: str) -> str:
     return ", ".join(optimizer for optimizer, choice in OPTIMIZERS.items() if name in choice.keys)
 
 
+ENGINES = [name for name in BACKENDS if name != "auto"]
 DEVICES = tuple(dict.fromkeys(device for backend in BACKENDS.values() for device in backend.devices))
 DTYPES = tuple(dict.fromkeys(dtype for backend in BACKENDS.values() for dtype in backend.dtypes))
 KERNELS = tuple(dict.fromkeys(kernel for backend in BACKENDS.values() for kernel in backend.kernels))
@@ -187,7 +188,7 @@ class ServeConfig:
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    engines: list[str] = key(["python", "native", "torch"], one_of=("python", "native", "torch"))
+    engines: list[str] = key(ENGINES, one_of=ENGINES)
     widths: list[int] = key([16, 64], "n_embd of the models to train and sample from", at_least=4)
     repeats: int = key(3, "measurements of each figure", at_least=1)
     seconds: float = key(0.2, "shortest duration of a measurement", above=0)
