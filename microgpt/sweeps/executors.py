@@ -1,8 +1,8 @@
 """Where a sweep's jobs are trained: in this process, or in the workers of joblib, Ray or submitit (Slurm).
 
-Each worker trains a share of the jobs (workers.py); locks in the sweep's folder keep workers, and other commands on the
-same sweep, from training a job twice. The sweeps of an optimizing sweeper come in batches that depend on earlier
-results, so a worker receives its jobs from this process and does not compose the command's again.
+Each worker trains a share of the jobs (workers.py). Locks in the sweep's folder keep workers, and other commands on
+the same sweep, from training a job twice. Workers receive composed jobs instead of running the command again, because
+the jobs that an optimizing sweeper proposes depend on earlier results.
 """
 
 import contextlib

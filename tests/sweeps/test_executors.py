@@ -178,7 +178,7 @@ def once_a_run_trains(folder: Path, act: Callable[[], None]) -> Iterator[None]:
     """Call `act` in another thread when the first run trains: this one waits for the workers."""
 
     def watch() -> None:
-        wait_for(folder, "**/history.jsonl")
+        wait_for(folder, "**/history.jsonl", TIMEOUT)
         act()
 
     thread = threading.Thread(target=watch)
@@ -244,12 +244,12 @@ def uninterrupted(shared_program: Program) -> list[dict[str, Any]]:
 def test_workers_of_a_stopped_sweep_stop_and_the_same_command_completes_it(
     microgpt: Program, uninterrupted: list[dict[str, Any]], executor: str, number: signal.Signals
 ) -> None:
-    """Also if the starting process is killed: its workers notice (Ray kills its own)."""
+    """Also if the starting process is killed: its workers notice, or Ray kills its own first."""
     pytest.importorskip(executor)
     names(microgpt.folder)
     command = "-m", *COMMANDS[executor], *LONG
     process = microgpt.start(*command)
-    sweep = SweepFolder(wait_for(microgpt.folder, "outputs/sweeps/*/*/history.jsonl").parents[1])
+    sweep = SweepFolder(wait_for(microgpt.folder, "outputs/sweeps/*/*/history.jsonl", TIMEOUT).parents[1])
     process.send_signal(number)
     if number == signal.SIGKILL:  # joblib's workers keep the pipe open for a while
         process.wait()
@@ -262,7 +262,7 @@ def test_workers_of_a_stopped_sweep_stop_and_the_same_command_completes_it(
     wait_until(lambda: not sweep.is_held())  # until the last worker has noticed
     statuses = {read_record(job)["status"] for job in microgpt.jobs()}
     if number == signal.SIGKILL:
-        assert statuses <= {"completed", "running" if executor == "ray" else "interrupted"}
+        assert statuses <= {"completed", "interrupted", *(["running"] if executor == "ray" else [])}
     else:
         assert process.returncode == 128 + number
         assert "\ninterrupted: " in output
@@ -280,9 +280,9 @@ def test_an_idle_worker_does_not_prevent_the_others_from_saving_checkpoints(micr
     names(microgpt.folder)
     quick = [each for each in LONG if not each.startswith(("seed", "train.steps", "optim"))]
     process = microgpt.start("-m", *COMMANDS[executor], *quick, "train.steps=10,300000", "optim.lr=0.001")
-    record = wait_for(microgpt.folder, "outputs/sweeps/*/0/run.json")
+    record = wait_for(microgpt.folder, "outputs/sweeps/*/0/run.json", TIMEOUT)
     wait_until(lambda: json.loads(record.read_text())["status"] == "completed")
-    wait_for(microgpt.folder, "outputs/sweeps/*/1/history.jsonl")
+    wait_for(microgpt.folder, "outputs/sweeps/*/1/history.jsonl", TIMEOUT)
     time.sleep(0.3)  # until joblib has its result
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=60)[0]
