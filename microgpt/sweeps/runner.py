@@ -125,8 +125,8 @@ class SweepRunner:
             held_elsewhere = []
             for together in group(jobs, lambda job: shape_of(job.config), lambda job: self.group_size(job.config)):
                 left = self.train_group(together, display, stop)
-                ended = [job.config.train.steps for job in together if job not in left]
-                display.done(len(ended), sum(ended))
+                steps = together[0].config.train.steps  # equal in a group
+                display.done(len(together) - len(left), steps * (len(together) - len(left)))
                 held_elsewhere += left
             jobs = held_elsewhere
             if jobs:
@@ -156,7 +156,8 @@ class SweepRunner:
             runs = []
             for job in jobs:
                 if job.number in held and not self.has_ended_elsewhere(job):
-                    runs += self.prepare(job, held[job.number])
+                    member = self.prepare(job, held[job.number])
+                    runs += [] if member is None else [(job, member)]
             for together in group(runs, lambda run: step_of(run[1]), lambda run: len(jobs)):
                 self.train_together(together, display, stop)
         return [job for job in jobs if job.number not in held]
@@ -180,22 +181,22 @@ class SweepRunner:
             with self.sweep.creating_folders():
                 self.sweep.forget_failures(job.overrides)
 
-    def prepare(self, job: Job, lock: FileLock) -> list[tuple[Job, Member]]:
-        """Return the run of a job whose lock is held; empty if it cannot start, which is reported."""
+    def prepare(self, job: Job, lock: FileLock) -> Member | None:
+        """Return the run of a job whose lock is held, or None if it cannot start, which is reported."""
         identity = self.identities[job.number]
         try:
             inputs = self.reader.inputs(job.config)
             record = first_record(inputs, identity.config_hash, self.invocation(job))
         except Exception as error:
             self.fail(job, error)
-            return []
+            return None
         with self.sweep.creating_folders():
             self.sweep.forget_failures(job.overrides)
             keep = job.config.train.keep_checkpoints
             member = Member(inputs, self.sweep.claim(identity, job.number, lock, job.resumes, keep), record)
             if member.folder.earlier is None:
                 member.record.write(member.folder.path)
-        return [(job, member)]
+        return member
 
     def train_together(self, runs: list[tuple[Job, Member]], display: SweepDisplay, stop: StopRequest) -> None:
         """Train runs in one engine. An error fails these runs alone, unless nothing can be written any more."""
