@@ -15,9 +15,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from microgpt.config.conversion import from_omegaconf, keys_with_help, register_schema
 from microgpt.config.hydra_compat import register_plugins, share_config_store
 from microgpt.config.hydra_errors import explain, report
+from microgpt.config.hydra_schema import from_omegaconf, keys_with_help, register_schema
 from microgpt.config.validation import check, check_overrides, check_processes
 from microgpt.distributed import processes
 from microgpt.errors import Interrupted, UserError, is_recorded

@@ -72,7 +72,7 @@ def measure_composition(jobs: int) -> None:
     from omegaconf import OmegaConf
 
     from microgpt.app import config_directory
-    from microgpt.config.conversion import from_omegaconf, register_schema
+    from microgpt.config.hydra_schema import from_omegaconf, register_schema
     from microgpt.config.identity import config_hash
     from microgpt.config.validation import check
     from microgpt.sweeps.composition import Composer

@@ -10,7 +10,7 @@ import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from microgpt.config.conversion import unknown_key
+from microgpt.config.hydra_schema import unknown_key
 from microgpt.errors import MicrogptError
 
 # A part of OmegaConf's message about a value -> what the key is instead.

@@ -13,9 +13,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from microgpt.config.conversion import from_omegaconf
 from microgpt.config.hydra_compat import basic_sweeper
 from microgpt.config.hydra_errors import report
+from microgpt.config.hydra_schema import from_omegaconf
 from microgpt.config.validation import check, check_overrides
 from microgpt.errors import UserError
 from microgpt.runs.record import Invocation

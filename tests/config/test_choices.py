@@ -1,5 +1,6 @@
 """Each table of choices names exactly what is implemented, and conf/ has an option for each name."""
 
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -7,8 +8,12 @@ import pytest
 
 from microgpt.app import config_directory
 from microgpt.config.choices import EXPORT_FORMATS, LOGGERS, MODES, SCHEDULES, TASKS
+from microgpt.config.keys import keys_of
+from microgpt.config.schema import BackendConfig, DataConfig, ModelConfig, OptimConfig, ScheduleConfig
+from microgpt.data.sources import SOURCES
 from microgpt.engines.optimizer import OPTIMIZERS
 from microgpt.engines.options import BACKENDS
+from microgpt.model.spec import MODEL_KINDS
 from microgpt.tasks import task_named
 from microgpt.tasks.export import FORMATS
 from microgpt.training import schedules
@@ -30,6 +35,18 @@ def test_every_task_has_a_function(name: str) -> None:
 
 def test_every_export_format_is_implemented() -> None:
     assert list(FORMATS) == list(EXPORT_FORMATS)
+
+
+@pytest.mark.parametrize(
+    ("node", "reads"),
+    [(BackendConfig, [choice.keys for choice in BACKENDS.values()]),
+     (DataConfig, [choice.keys for choice in SOURCES.values()]),
+     (ModelConfig, [kind.sizes for kind in MODEL_KINDS.values()]),
+     (OptimConfig, [choice.keys for choice in OPTIMIZERS.values()]),
+     (ScheduleConfig, SCHEDULES.values())],
+)  # fmt: skip
+def test_keys_that_a_choice_reads_are_in_the_schema(node: type, reads: Iterable[Sequence[str]]) -> None:
+    assert {key for keys in reads for key in keys} <= set(keys_of(node))
 
 
 def test_every_backend_belongs_to_one_mode() -> None:

@@ -21,7 +21,7 @@ from support.program import ROOT
 
 from microgpt.app import config_directory
 from microgpt.config import hydra_compat
-from microgpt.config.conversion import register_schema
+from microgpt.config.hydra_schema import register_schema
 
 PRIVATE = ("hydra._internal", "_apply_overrides_to_config", "_get_node", "_metadata", "_resolvers")
 

@@ -5,7 +5,7 @@ import re
 import pytest
 from support.compositions import composed, composition
 
-from microgpt.config.conversion import from_omegaconf
+from microgpt.config.hydra_schema import from_omegaconf
 from microgpt.config.validation import check
 from microgpt.errors import UserError
 

@@ -8,7 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from microgpt.app import config_directory
-from microgpt.config.conversion import from_omegaconf, register_schema
+from microgpt.config.hydra_schema import from_omegaconf, register_schema
 from microgpt.config.schema import Config
 
 

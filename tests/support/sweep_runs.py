@@ -21,8 +21,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from microgpt.app import config_directory
-from microgpt.config.conversion import from_omegaconf, register_schema
 from microgpt.config.hydra_errors import report
+from microgpt.config.hydra_schema import from_omegaconf, register_schema
 from microgpt.config.schema import Config
 from microgpt.config.validation import check
 from microgpt.errors import Interrupted

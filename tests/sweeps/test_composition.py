@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from microgpt.app import config_directory
-from microgpt.config.conversion import from_omegaconf, register_schema
+from microgpt.config.hydra_schema import from_omegaconf, register_schema
 from microgpt.config.schema import Config
 from microgpt.sweeps.composition import Composer
 

@@ -1,4 +1,4 @@
-"""The schema as OmegaConf takes it, and a composed configuration as frozen dataclasses: OmegaConf objects end here."""
+"""The schema registered with Hydra, and the frozen dataclasses made of what Hydra composed."""
 
 import difflib
 from dataclasses import replace
