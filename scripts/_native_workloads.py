@@ -11,12 +11,12 @@ import numpy as np
 
 from microgpt.data.corpus import Corpus, build_corpus
 from microgpt.data.sources import read_source
-from microgpt.engines.base import EngineState
+from microgpt.engines.base import EngineState, Workload
 from microgpt.engines.native.engine import NativeEngine
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.model.spec import ModelSpec
-from microgpt.training.assembly import begin, workload
+from microgpt.training.assembly import initial_state
 
 BLOCK = 16
 RATE = 0.01
@@ -65,15 +65,14 @@ def read_names() -> tuple[Corpus, str]:
 def make_native(case: Case, threads: int, corpus: Corpus) -> NativeEngine:
     """The engine of a case: each of its models has a seed, and so an order and initial values, of its own."""
     spec = ModelSpec("gpt", corpus.tokenizer.vocab_size, n_embd=case.n_embd, n_head=4, n_layer=1, block_size=BLOCK)
-    starts = [begin(42 + n, corpus, spec, case.batch_size, style_share=0.0) for n in range(case.models)]
-    parameters = {
-        name: np.concatenate([start.state.parameters[name] for start in starts]) for name in starts[0].state.parameters
-    }
+    starts = [initial_state(42 + n, corpus, spec, case.batch_size, style_share=0.0) for n in range(case.models)]
+    weights = [start.engine_state.parameters for start in starts]
+    parameters = {name: np.concatenate([each[name] for each in weights]) for name in weights[0]}
     return NativeEngine(
         EngineOptions("native", dtype="float32", threads=threads),
         spec,
         OptimizerSpec("adam", beta1=0.85, beta2=0.99, eps=1e-8),
-        workload(corpus, [start.order for start in starts]),
+        Workload(corpus.examples, [start.order for start in starts]),
         EngineState(parameters),
         lambda text: print(text, file=sys.stderr),
     )

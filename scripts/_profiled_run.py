@@ -22,13 +22,13 @@ import numpy as np
 from microgpt.data.corpus import build_corpus
 from microgpt.data.sources import read_source
 from microgpt.engines import make_engine
-from microgpt.engines.base import Engine
+from microgpt.engines.base import Engine, Workload
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.environment import cpu_model
-from microgpt.training.assembly import begin, workload
+from microgpt.training.assembly import initial_state
 
 STEPS = {"cuda": (5, 20), "cpu": (1, 3)}  # to warm up, and to time where --steps does not say
 COSTLIEST = 15  # operators that profile.json lists
@@ -91,10 +91,10 @@ def make(a: argparse.Namespace, device: str) -> Engine:
         n_layer=a.n_layer,
         block_size=a.block_size,
     )
-    start = begin(42, corpus, spec, batch_size=a.batch_size, style_share=0.0)
+    start = initial_state(42, corpus, spec, batch_size=a.batch_size, style_share=0.0)
     options = EngineOptions("torch", device=device, dtype=a.dtype, compile=a.compile)
     adam = OptimizerSpec("adam", beta1=0.85, beta2=0.99, eps=1e-8)
-    return make_engine(options, spec, adam, workload(corpus, [start.order]), start.state)
+    return make_engine(options, spec, adam, Workload(corpus.examples, [start.order]), start.engine_state)
 
 
 def seconds(engine: Engine, step: int, steps: int) -> float:

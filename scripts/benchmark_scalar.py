@@ -57,10 +57,11 @@ def time_ours(data: Path, steps: int) -> None:
     from microgpt.data.corpus import build_corpus
     from microgpt.data.sources import read_source
     from microgpt.engines import make_engine
+    from microgpt.engines.base import Workload
     from microgpt.engines.optimizer import OptimizerSpec
     from microgpt.engines.options import EngineOptions
     from microgpt.model.spec import ModelSpec
-    from microgpt.training.assembly import begin, workload
+    from microgpt.training.assembly import initial_state
     from microgpt.training.schedules import Schedule
 
     corpus = build_corpus(
@@ -72,9 +73,10 @@ def time_ours(data: Path, steps: int) -> None:
         block_size=16,
     )
     spec = ModelSpec("gpt", corpus.tokenizer.vocab_size, n_embd=16, n_head=4, n_layer=1, block_size=16)
-    start = begin(SEED, corpus, spec, batch_size=1, style_share=0.0)
+    start = initial_state(SEED, corpus, spec, batch_size=1, style_share=0.0)
     adam = OptimizerSpec("adam", beta1=0.85, beta2=0.99, eps=1e-8)
-    engine = make_engine(EngineOptions("python"), spec, adam, workload(corpus, [start.order]), start.state)
+    workload = Workload(corpus.examples, [start.order])
+    engine = make_engine(EngineOptions("python"), spec, adam, workload, start.engine_state)
     schedule = Schedule("linear", steps)
     rates = np.array([[0.01 * schedule.factor(step)] for step in range(steps)])
     began = time.process_time()

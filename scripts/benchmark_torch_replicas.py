@@ -18,11 +18,11 @@ import numpy as np
 from microgpt.data.corpus import Corpus, build_corpus
 from microgpt.data.sources import read_source
 from microgpt.engines import make_engine
-from microgpt.engines.base import Engine, EngineState
+from microgpt.engines.base import Engine, EngineState, Workload
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.model.spec import ModelSpec
-from microgpt.training.assembly import begin, workload
+from microgpt.training.assembly import initial_state
 
 ADAM = OptimizerSpec("adam", beta1=0.85, beta2=0.99, eps=1e-8)
 WARM_UP = 5  # steps
@@ -31,11 +31,11 @@ WARM_UP = 5  # steps
 def make(corpus: Corpus, seeds: list[int], options: EngineOptions) -> tuple[Engine, EngineState]:
     """An engine with a model for each seed, and its initial state."""
     spec = ModelSpec("gpt", corpus.tokenizer.vocab_size, n_embd=16, n_head=4, n_layer=1, block_size=16)
-    starts = [begin(seed, corpus, spec, batch_size=1, style_share=0.0) for seed in seeds]
+    starts = [initial_state(seed, corpus, spec, batch_size=1, style_share=0.0) for seed in seeds]
     state = EngineState(
-        {name: np.concatenate([start.state.parameters[name] for start in starts]) for name in spec.shapes()}
+        {name: np.concatenate([start.engine_state.parameters[name] for start in starts]) for name in spec.shapes()}
     )
-    return make_engine(options, spec, ADAM, workload(corpus, [start.order for start in starts]), state), state
+    return make_engine(options, spec, ADAM, Workload(corpus.examples, [start.order for start in starts]), state), state
 
 
 def timed(engine: Engine, state: EngineState, steps: int) -> tuple[float, np.ndarray]:

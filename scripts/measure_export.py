@@ -37,7 +37,7 @@ from microgpt.inference.loading import TrainedModel, load_model
 from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
 from microgpt.runs.record import Invocation
 from microgpt.tasks.export import onnx_files, weight_files, write_export
-from microgpt.training.assembly import InputReader
+from microgpt.training.inputs import InputReader
 
 TRAINED = {
     "microgpt.py's model, 1,000 steps": ["train.steps=1000"],

@@ -18,12 +18,12 @@ from microgpt.benchmarks.micro import SEED, Patience, Row, measure, row, seconds
 from microgpt.data.corpus import Corpus, build_corpus
 from microgpt.data.sources import read_source
 from microgpt.engines import make_engine
-from microgpt.engines.base import BulkSampler, Engine, EngineState
+from microgpt.engines.base import BulkSampler, Engine, EngineState, Workload
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.inference.generation import Continuation, SamplingPolicy, generate
 from microgpt.model.spec import ModelSpec
-from microgpt.training.assembly import begin, workload
+from microgpt.training.assembly import initial_state
 
 ENGINES = ("python", "native", "torch")
 HEADS, LAYERS, BLOCK = 4, 1, 16
@@ -59,9 +59,9 @@ class Bench:
         """An engine as a user gets it who names the backend alone. Raises UserError for one that cannot be had."""
         corpus = names()
         spec = ModelSpec("gpt", corpus.tokenizer.vocab_size, width, HEADS, LAYERS, BLOCK)
-        start = begin(SEED, corpus, spec, batch_size, style_share=0.0)
-        work = workload(corpus, [start.order])
-        return make_engine(EngineOptions(backend), spec, ADAM, work, state or start.state, self.say)
+        start = initial_state(SEED, corpus, spec, batch_size, style_share=0.0)
+        work = Workload(corpus.examples, [start.order])
+        return make_engine(EngineOptions(backend), spec, ADAM, work, state or start.engine_state, self.say)
 
     def trained(self, width: int) -> EngineState:
         """Weights that spell names."""

@@ -13,7 +13,7 @@ import numpy as np
 from microgpt.data.corpus import Corpus, build_corpus
 from microgpt.data.sources import Source, decode_source, read_source
 from microgpt.errors import UserError
-from microgpt.training.assembly import shuffle
+from microgpt.training.assembly import example_order
 
 VAL_FRACTION, SPLIT_SEED = 0.1, 0  # the defaults of data.val_fraction and data.split_seed
 
@@ -52,7 +52,7 @@ class Text:
 
     def order(self, seed: int) -> np.ndarray:
         """Indices into `train` in the order in which a seed meets them."""
-        return shuffle(seed, len(self.corpus.train.examples))[0]
+        return example_order(seed, len(self.corpus.train.examples))[0]
 
     def targets(self, seed: int, batch_size: int) -> np.ndarray:
         """Target tokens of each step, for one round of the training documents: (steps,)."""

@@ -3,9 +3,10 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from microgpt.atomic import write_atomically
+
+HistoryLine = dict[str, float]  # step, tokens; unless step is 0: loss, lr; if the step was evaluated: val_loss
 
 
 class History:
@@ -19,7 +20,7 @@ class History:
         kept = [line for line in self.lines() if line["step"] < step]
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
-    def lines(self) -> list[dict[str, Any]]:
+    def lines(self) -> list[HistoryLine]:
         found = []
         if self.path.exists():
             for line in self.path.read_text().splitlines():
@@ -35,6 +36,6 @@ class History:
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
 
-    def write(self, lines: list[dict[str, Any]]) -> None:
+    def write(self, lines: list[HistoryLine]) -> None:
         with self.path.open("a") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)

@@ -21,11 +21,12 @@ from microgpt.runs.folders import record_failed_job
 from microgpt.runs.record import Invocation, timestamp
 from microgpt.sweeps.folder import JobIdentity, SweepFolder, lockable
 from microgpt.sweeps.groups import Job, group, most_together, shape_of
-from microgpt.training.assembly import InputReader, model_spec
-from microgpt.training.console import RunDisplay, SweepDisplay
+from microgpt.training.assembly import model_spec
+from microgpt.training.console import RunConsole, SweepConsole
 from microgpt.training.evaluation import objective
 from microgpt.training.guards import StopRequest
-from microgpt.training.runner import DiskError, Member, first_record, train_members
+from microgpt.training.inputs import InputReader
+from microgpt.training.runner import DiskError, TrainingRun, new_record, train_runs
 
 POLL_SECONDS = 0.2  # between looks at jobs that another process holds
 
@@ -46,8 +47,7 @@ class SweepRunner:
         self.started = timestamp()
         self.jobs = sorted(jobs, key=lambda job: job.number)
         self.max_group = max_group
-        self.reader = InputReader()
-        self.reader.threads = threads
+        self.reader = InputReader(threads)
         self.identities: dict[int, JobIdentity] = {}  # by the job's number, as all below
         self.duplicates: dict[int, int] = {}  # a job and the first one that computes the same
         self.ended: dict[int, Outcome] = {}
@@ -119,19 +119,19 @@ class SweepRunner:
         return ", ".join(counts)
 
     def train_all(self, jobs: list[Job], stop: StopRequest) -> None:
-        display = SweepDisplay(len(jobs), sum(job.config.train.steps for job in jobs))
+        console = SweepConsole(len(jobs), sum(job.config.train.steps for job in jobs))
         is_waiting = False
         while jobs:
             held_elsewhere = []
             for together in group(jobs, lambda job: shape_of(job.config), lambda job: self.group_size(job.config)):
-                left = self.train_group(together, display, stop)
+                left = self.train_group(together, console, stop)
                 steps = together[0].config.train.steps  # equal in a group
-                display.done(len(together) - len(left), steps * (len(together) - len(left)))
+                console.done(len(together) - len(left), steps * (len(together) - len(left)))
                 held_elsewhere += left
             jobs = held_elsewhere
             if jobs:
                 if not is_waiting:
-                    display.say(f"waiting for {len(jobs)} jobs that another process runs")
+                    console.print(f"waiting for {len(jobs)} jobs that another process runs")
                 is_waiting = True
                 time.sleep(POLL_SECONDS)
 
@@ -144,7 +144,7 @@ class SweepRunner:
         except UserError:  # what this machine cannot run: each of the jobs fails with the sentence
             return 1
 
-    def train_group(self, jobs: list[Job], display: SweepDisplay, stop: StopRequest) -> list[Job]:
+    def train_group(self, jobs: list[Job], console: SweepConsole, stop: StopRequest) -> list[Job]:
         """Train the jobs that no other process holds; returns those that one does."""
         if stop:
             raise Interrupted(stop.signal_number or 0)
@@ -156,10 +156,10 @@ class SweepRunner:
             runs = []
             for job in jobs:
                 if job.number in held and not self.has_ended_elsewhere(job):
-                    member = self.prepare(job, held[job.number])
-                    runs += [] if member is None else [(job, member)]
-            for together in group(runs, lambda run: step_of(run[1]), lambda run: len(jobs)):
-                self.train_together(together, display, stop)
+                    run = self.prepare(job, held[job.number])
+                    runs += [] if run is None else [(job, run)]
+            for together in group(runs, lambda pair: step_of(pair[1]), lambda pair: len(jobs)):
+                self.train_together(together, console, stop)
         return [job for job in jobs if job.number not in held]
 
     def has_ended_elsewhere(self, job: Job) -> bool:
@@ -181,43 +181,42 @@ class SweepRunner:
             with self.sweep.creating_folders():
                 self.sweep.forget_failures(job.overrides)
 
-    def prepare(self, job: Job, lock: FileLock) -> Member | None:
+    def prepare(self, job: Job, lock: FileLock) -> TrainingRun | None:
         """Return the run of a job whose lock is held, or None if it cannot start, which is reported."""
         identity = self.identities[job.number]
         try:
             inputs = self.reader.inputs(job.config)
-            record = first_record(inputs, identity.config_hash, self.invocation(job))
+            record = new_record(inputs, identity.config_hash, self.invocation(job))
         except Exception as error:
             self.fail(job, error)
             return None
         with self.sweep.creating_folders():
             self.sweep.forget_failures(job.overrides)
             keep = job.config.train.keep_checkpoints
-            member = Member(inputs, self.sweep.claim(identity, job.number, lock, job.resumes, keep), record)
-            if member.folder.earlier is None:
-                member.record.write(member.folder.path)
-        return member
+            run = TrainingRun(inputs, self.sweep.claim(identity, job.number, lock, job.resumes, keep), record)
+            if run.folder.earlier is None:
+                run.record.write(run.folder.path)
+        return run
 
-    def train_together(self, runs: list[tuple[Job, Member]], display: SweepDisplay, stop: StopRequest) -> None:
+    def train_together(self, runs: list[tuple[Job, TrainingRun]], console: SweepConsole, stop: StopRequest) -> None:
         """Train runs in one engine. An error fails these runs alone, unless nothing can be written any more."""
-        members = [member for _, member in runs]
         alone = len(runs) == 1
         if alone:
             job = runs[0][0]
             print(f"job {job.number}: {' '.join(job.overrides)}", flush=True)
         failure: Exception | None = None
         try:
-            train_members(members, stop, RunDisplay(members[0]) if alone else display)
+            train_runs([run for _, run in runs], stop, RunConsole(runs[0][1]) if alone else console)
         except (OSError, DiskError):
             raise
         except Exception as error:  # recorded in the runs that had not failed alone
             failure = error
         others = []
-        for job, member in runs:
-            if member.failure is not None:
-                self.fail(job, member.failure)
+        for job, run in runs:
+            if run.failure is not None:
+                self.fail(job, run.failure)
             elif failure is None:
-                self.ended[job.number] = Outcome(objective(member.record.metrics))
+                self.ended[job.number] = Outcome(objective(run.record.metrics))
             else:
                 self.ended[job.number] = Outcome(error=failure)
                 others.append(str(job.number))
@@ -236,7 +235,7 @@ class SweepRunner:
         return Invocation(job.overrides, (str(self.sweep.path), job.number))
 
 
-def step_of(member: Member) -> tuple[int, int]:
+def step_of(run: TrainingRun) -> tuple[int, int]:
     """Return where a run begins: only runs at the same step can be trained together."""
-    checkpoint = member.folder.checkpoint
+    checkpoint = run.folder.checkpoint
     return (0, -1) if checkpoint is None else (checkpoint.progress.step, checkpoint.progress.first_step)

@@ -9,12 +9,12 @@ from microgpt.inference.loading import load_model
 from microgpt.runs.checkpoint import Checkpoint
 from microgpt.runs.checkpoint_format import generator_from
 from microgpt.runs.record import Invocation
-from microgpt.training.assembly import prompts_of
+from microgpt.training.assembly import sample_prompts
 
 
 def sample(config: Config, invocation: Invocation) -> None:
     model, count = load_model(config, invocation), config.sample.num_samples
-    (prompt,) = prompts_of(config.sample, model.tokenizer, model.block_size, questions=())
+    (prompt,) = sample_prompts(config.sample, model.tokenizer, model.block_size, questions=())
     rng = generator(config, invocation, model.checkpoint)
     if config.sample.bulk:
         samples = generate_many(

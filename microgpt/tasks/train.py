@@ -8,11 +8,11 @@ from microgpt.runs.folders import claim, place_of_run
 from microgpt.runs.record import Invocation
 from microgpt.sweeps.groups import Job
 from microgpt.sweeps.runner import SweepRunner
-from microgpt.training.assembly import InputReader
-from microgpt.training.console import RunDisplay
+from microgpt.training.console import RunConsole
 from microgpt.training.evaluation import objective
 from microgpt.training.guards import stop_on_signals
-from microgpt.training.runner import Member, first_record, train_members
+from microgpt.training.inputs import InputReader
+from microgpt.training.runner import TrainingRun, new_record, train_runs
 
 
 def train(config: Config, invocation: Invocation) -> float:
@@ -23,18 +23,18 @@ def train(config: Config, invocation: Invocation) -> float:
     place = place_of_run(config.outputs_dir, digest, inputs.corpus.source.sha256)
     with stop_on_signals() as stop:
         folder = claim(place, resume, config.train.keep_checkpoints)
-        member = Member(inputs, folder, first_record(inputs, digest, invocation))
+        run = TrainingRun(inputs, folder, new_record(inputs, digest, invocation))
         try:
-            train_members([member], stop, RunDisplay(member))
+            train_runs([run], stop, RunConsole(run))
         except KeyboardInterrupt:
             again = "; the same command goes on from there" if resume else ""
             print(f"interrupted: the last checkpoint is in {folder.path}{again}", flush=True)
             raise
         finally:
             folder.release()
-    if member.failure is not None:
-        raise member.failure
-    return objective(member.record.metrics)
+    if run.failure is not None:
+        raise run.failure
+    return objective(run.record.metrics)
 
 
 def train_job(config: Config, overrides: tuple[str, ...], sweep: str, number: int) -> float:

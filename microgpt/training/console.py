@@ -1,58 +1,53 @@
-"""What training says on the terminal: a run alone in detail, runs that train together in a line every two seconds."""
+"""The terminal output of a training: a single run in detail, the jobs of a sweep in a line every two seconds."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from microgpt.runs.record import RunRecord
-from microgpt.training.assembly import Inputs, schedule_of
-from microgpt.training.metrics import console_line
-from microgpt.training.progress import Progress, SweepProgress
-from microgpt.training.runner import Member
+from microgpt.training.assembly import make_schedule
+from microgpt.training.inputs import RunInputs
+from microgpt.training.progress import RunProgressDisplay, SweepProgressDisplay
+from microgpt.training.runner import TrainingRun
 
 
-class RunDisplay(Progress):
-    """A run alone: what it works on, its progress, its samples, where its files are."""
+class RunConsole(RunProgressDisplay):
+    """A single run: its data and model, progress, samples, files and figures."""
 
-    def __init__(self, member: Member):
-        checkpoint = member.folder.checkpoint
-        super().__init__(member.inputs.config.train.steps, 0 if checkpoint is None else checkpoint.progress.step)
+    def __init__(self, run: TrainingRun):
+        checkpoint = run.folder.checkpoint
+        super().__init__(run.inputs.config.train.steps, 0 if checkpoint is None else checkpoint.progress.step)
 
-    def say(self, line: str) -> None:
-        print(line, flush=True)
-
-    def begin(self, members: list[Member]) -> None:
-        for member in members:
-            if member.folder.checkpoint is not None:
-                print(f"resuming {member.folder.path} at step {self.first}")
-            print_beginning(member.inputs, member.record)
+    def begin(self, runs: list[TrainingRun]) -> None:
+        for run in runs:
+            if run.folder.checkpoint is not None:
+                print(f"resuming {run.folder.path} at step {self.first}")
+            print_inputs(run.inputs, run.record)
         self.start()
 
-    def end(self, member: Member) -> None:
-        print_end(member.record, member.folder.path)
+    def end(self, run: TrainingRun) -> None:
+        print_results(run.record, run.folder.path)
 
 
-class SweepDisplay(SweepProgress):
-    """The runs of a sweep that train together: a line every two seconds; their figures are in the tables at the end."""
+class SweepConsole(SweepProgressDisplay):
+    """The jobs of a sweep; their figures are in the tables at its end."""
 
     def __init__(self, jobs: int, steps: int):
         super().__init__(jobs, steps)
-        self.told = False
+        self.has_printed_engine = False
 
-    def say(self, line: str) -> None:
-        self.print(line)
+    def begin(self, runs: list[TrainingRun]) -> None:
+        if not self.has_printed_engine:
+            self.has_printed_engine = True
+            print_engine(runs[0].record)
+        self.start(len(runs), runs[0].replica.progress.step, runs[0].inputs.config.train.steps)
 
-    def begin(self, members: list[Member]) -> None:
-        if not self.told:
-            self.told = True
-            print_engine(members[0].record)
-        first = members[0].run.state.step
-        self.start(len(members), first, members[0].inputs.config.train.steps)
-
-    def end(self, member: Member) -> None:
+    def end(self, run: TrainingRun) -> None:
         pass
 
 
-def print_beginning(inputs: Inputs, record: RunRecord) -> None:
-    corpus = inputs.corpus
+def print_inputs(inputs: RunInputs, record: RunRecord) -> None:
+    corpus, config = inputs.corpus, inputs.config
     assert record.data is not None
     print(f"num docs: {corpus.documents}")
     print(f"vocab size: {inputs.spec.vocab_size}")
@@ -61,19 +56,19 @@ def print_beginning(inputs: Inputs, record: RunRecord) -> None:
         print(f"split: {corpus.train.documents} train, {corpus.val.documents} validation documents, "
               f"{record.data.evaluated_documents} evaluated")  # fmt: skip
     if corpus.long_documents:
-        policy = inputs.config.data.long_documents
-        done = {"truncate": "cut", "window": "read in windows", "skip": "left out"}[policy]
+        done = {"truncate": "cut", "window": "read in windows", "skip": "left out"}[config.data.long_documents]
         print(f"long documents: {corpus.long_documents} of {corpus.documents} exceed the block and are {done}")
-    lost = unknown_phrases(inputs)
-    if lost:
-        print(f"style {record.style}: phrases with characters that no document has are not favoured: {', '.join(lost)}")
+    unknown = [phrase for phrase in config.style.phrases if not corpus.tokenizer.ids.keys() >= set(phrase)]
+    if unknown:
+        print(f"style {record.style}: phrases with characters that no document has are not favoured: "
+              f"{', '.join(unknown)}")  # fmt: skip
     if inputs.leg_from is not None:
-        leg, optim, schedule = record.leg, inputs.config.optim, schedule_of(inputs.config)
-        assert leg is not None
-        print(f"training on from step {leg.first_step} of {leg.from_}")
-        if not leg.optimizer_state:
+        assert record.leg is not None
+        schedule = make_schedule(config)
+        print(f"training on from step {record.leg.first_step} of {record.leg.from_}")
+        if not record.leg.optimizer_state:
             print("it has no optimizer state: moments begin at zero, and steps are counted from 0")
-        print(f"a new leg of {inputs.config.train.steps} steps: schedule {schedule.name} anew from lr {optim.lr} over "
+        print(f"a new leg of {config.train.steps} steps: schedule {schedule.name} anew from lr {config.optim.lr} over "
               f"{schedule.total_steps} steps")  # fmt: skip
     print_engine(record)
 
@@ -87,20 +82,15 @@ def print_engine(record: RunRecord) -> None:
         print(f"backend=auto is {record.backend}: {record.backend_reason}", flush=True)
 
 
-def unknown_phrases(inputs: Inputs) -> list[str]:
-    ids = inputs.corpus.tokenizer.ids
-    return [phrase for phrase in inputs.config.style.phrases if any(char not in ids for char in phrase)]
-
-
-def print_end(record: RunRecord, path: Path) -> None:
+def print_results(record: RunRecord, path: Path) -> None:
     if record.samples:
         print("--- samples ---")
     for number, sample in enumerate(record.samples, 1):
         print(f"sample {number:2d}: {sample}")
-    figures, model = record.metrics, record.model
-    assert figures is not None
+    metrics, model = record.metrics, record.model
+    assert metrics is not None
     assert model is not None
-    style = figures.style_effect
+    style = metrics.style_effect
     if style and style.phrase_rate is not None:
         print(f"style {record.style}: a phrase in {style.phrase_rate:.0%} of the samples, "
               f"in {style.phrase_rate_without_bias:.0%} of those drawn without its bias")  # fmt: skip
@@ -114,13 +104,28 @@ def print_end(record: RunRecord, path: Path) -> None:
         "using_gpu": record.using_gpu,
         "tie_lm_head": model.tie_lm_head,
         "input_rmsnorm": model.input_rmsnorm,
-        "params": figures.parameter_count,
-        "steps": figures.steps,
-        "final_loss": figures.final_loss,
-        "val_loss": figures.val_loss,
-        f"mean_loss_last_{figures.last_n}": figures.mean_loss_last_n,
-        "steps_per_sec": figures.steps_per_sec,
-        "tokens_per_sec": figures.tokens_per_sec,
-        "vocab_size": figures.vocab_size,
-        "train_tokens": figures.train_tokens,
+        "params": metrics.parameter_count,
+        "steps": metrics.steps,
+        "final_loss": metrics.final_loss,
+        "val_loss": metrics.val_loss,
+        f"mean_loss_last_{metrics.last_n}": metrics.mean_loss_last_n,
+        "steps_per_sec": metrics.steps_per_sec,
+        "tokens_per_sec": metrics.tokens_per_sec,
+        "vocab_size": metrics.vocab_size,
+        "train_tokens": metrics.train_tokens,
     }), flush=True)  # fmt: skip
+
+
+def console_line(values: Mapping[str, Any]) -> str:
+    """Return the last line of a run, for scripts: `key=value` with booleans in lower case."""
+    return " ".join(f"{key}={shown(key, value)}" for key, value in values.items())
+
+
+def shown(key: str, value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.2f}" if key.endswith("_per_sec") else f"{value:.6f}"
+    return str(value)

@@ -1,4 +1,4 @@
-"""What is measured on a run: figures of the training, samples of the model, the effect of its style."""
+"""The figures of a run: metrics of its training and, after the last step, its samples and the effect of its style."""
 
 import math
 import random
@@ -15,62 +15,67 @@ from microgpt.inference.generation import Continuation, SamplingPolicy, generate
 from microgpt.inference.loading import sampling_policy
 from microgpt.runs.checkpoint_format import Progress
 from microgpt.runs.record import Metrics, RunRecord, StyleEffect
-from microgpt.training.assembly import Inputs, workload
 from microgpt.training.guards import StopRequest
-from microgpt.training.metrics import bits_per_character, mean, perplexity
+from microgpt.training.inputs import RunInputs
 
 
-def metrics(inputs: Inputs, state: Progress) -> Metrics:
-    """A run's figures. Losses in nats per target token; rates in steps and target tokens a second.
-
-    Rates leave out evaluation and disk, and no warm-up steps, as plain Python needs none.
-    """
-    config = inputs.config
-    seconds, val_loss = state.train_seconds, state.val_loss
+def training_metrics(inputs: RunInputs, progress: Progress) -> Metrics:
+    """Return the metrics of a training. Rates count neither evaluation nor disk; no step is left out as warm-up."""
+    seconds, losses, val_loss = progress.train_seconds, progress.recent_losses, progress.val_loss
     return Metrics(
         parameter_count=inputs.spec.parameter_count(),
-        steps=state.step,
-        final_loss=state.recent_losses[-1] if state.recent_losses else None,
-        mean_loss_last_n=mean(state.recent_losses),
-        last_n=config.train.last_n,
+        steps=progress.step,
+        final_loss=losses[-1] if losses else None,
+        mean_loss_last_n=sum(losses) / len(losses) if losses else None,
+        last_n=inputs.config.train.last_n,
         val_loss=val_loss,
-        first_val_loss=state.first_val_loss,
-        best_val_loss=state.best_val_loss,
-        best_step=state.best_step,
+        first_val_loss=progress.first_val_loss,
+        best_val_loss=progress.best_val_loss,
+        best_step=progress.best_step,
         bits_per_character=None if val_loss is None else bits_per_character(val_loss),
         perplexity=None if val_loss is None else perplexity(val_loss),
-        steps_per_sec=state.step / seconds if seconds else 0.0,
-        tokens_per_sec=state.tokens / seconds if seconds else 0.0,
+        steps_per_sec=progress.step / seconds if seconds else 0.0,
+        tokens_per_sec=progress.tokens / seconds if seconds else 0.0,
         rate_warmup_steps=0,
         train_tokens=inputs.corpus.train.tokens,
-        tokens_seen=state.tokens,
+        tokens_seen=progress.tokens,
         vocab_size=inputs.spec.vocab_size,
     )
 
 
+def bits_per_character(loss: float) -> float:
+    """Convert nats per target token to bits; the end of a document counts as a character, as a line break would."""
+    return loss / math.log(2)
+
+
+def perplexity(loss: float) -> float | None:
+    """Return exp(loss), or None if that exceeds the range of a float."""
+    return math.exp(loss) if loss < 700 else None
+
+
 def style_losses(engine: Engine, corpus: Corpus) -> dict[str, np.ndarray | None]:
-    """Each model's mean loss per target token on the style's documents, (R,); None where there are none."""
+    """Return each replica's mean loss per target token on the style's documents, (R,); None if there are none."""
     parts = {"train_loss": corpus.style_train.examples, "val_loss": corpus.style_val.examples}
     return {name: engine.evaluate(examples) if examples else None for name, examples in parts.items()}
 
 
-def measure(
-    inputs: Inputs,
+def final_evaluation(
+    inputs: RunInputs,
     record: RunRecord,
     engine: Engine,
     replica: int,
     losses: dict[str, np.ndarray | None],
     stop: StopRequest,
 ) -> None:
-    """Fill the record's samples, and into its metrics what the style did and, for steps=0, the untrained loss.
+    """Add the samples, the style's effect and, for steps=0, the untrained loss to the record.
 
-    `losses` are the `style_losses` of the engine's models. Raises NonFiniteError for a model whose weights are finite
-    still, but too large to compute with.
+    `losses` are the `style_losses` of the engine. Raises NonFiniteError if finite weights are too large to compute
+    with.
     """
     assert record.metrics is not None
     if record.metrics.steps == 0:
-        first_batch = [workload(inputs.corpus, []).examples[i] for i in inputs.beginning.order.batch(0)]
-        loss = finite(engine.evaluate(first_batch), replica)
+        first_batch = [inputs.corpus.examples[i] for i in inputs.initial.order.batch(0)]
+        loss = finite_loss(engine.evaluate(first_batch), replica)
         record.metrics.final_loss = record.metrics.mean_loss_last_n = loss
     style = inputs.config.style
     policy = sampling_policy(inputs.config.sample, asdict(style))
@@ -81,16 +86,16 @@ def measure(
             documents=len(style.documents),
             train_documents=inputs.corpus.style_train.documents,
             val_documents=inputs.corpus.style_val.documents,
-            share=inputs.beginning.order.style_share,
-            **{name: finite(values, replica) for name, values in losses.items()},
+            share=inputs.initial.order.style_share,
+            **{name: finite_loss(values, replica) for name, values in losses.items()},
             bias=style.bias,
             phrase_rate=phrase_rate(record.samples, style.phrases),
             phrase_rate_without_bias=phrase_rate(draw(policy.without_bias()), style.phrases),
         )
 
 
-def finite(losses: np.ndarray | None, replica: int) -> float | None:
-    """One model's loss; None where there is none. Raises NonFiniteError for one that is no number."""
+def finite_loss(losses: np.ndarray | None, replica: int) -> float | None:
+    """Return one replica's loss. Raises NonFiniteError if it is not finite."""
     if losses is None:
         return None
     loss = float(losses[replica])
@@ -99,11 +104,12 @@ def finite(losses: np.ndarray | None, replica: int) -> float | None:
     return loss
 
 
-def sampler(inputs: Inputs, engine: Engine, replica: int, stop: StopRequest) -> Callable[[SamplingPolicy], list[str]]:
-    """A function that draws the run's samples by a policy, each time from the same random state."""
+def sampler(
+    inputs: RunInputs, engine: Engine, replica: int, stop: StopRequest
+) -> Callable[[SamplingPolicy], list[str]]:
+    """Return a function that draws the run's samples by a policy, each time from the same random state."""
     sample = inputs.config.sample
-    beginning = inputs.beginning.rng if sample.seed is None else random.Random(sample.seed)
-    start = beginning.getstate()
+    start = (inputs.initial.rng if sample.seed is None else random.Random(sample.seed)).getstate()
 
     def new_decoder() -> Decoder:
         return engine.decoder(replica)
@@ -122,9 +128,9 @@ def sampler(inputs: Inputs, engine: Engine, replica: int, stop: StopRequest) -> 
     return draw
 
 
-def objective(figures: Metrics | None) -> float:
-    """What an optimizing sweeper minimises: val_loss, or the mean of the last losses where there is no validation."""
-    assert figures is not None
-    loss = figures.mean_loss_last_n if figures.val_loss is None else figures.val_loss
+def objective(metrics: Metrics | None) -> float:
+    """Return what an optimizing sweeper minimises: val_loss or, without validation, the mean of the last losses."""
+    assert metrics is not None
+    loss = metrics.mean_loss_last_n if metrics.val_loss is None else metrics.val_loss
     assert loss is not None
     return loss

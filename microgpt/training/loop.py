@@ -1,8 +1,10 @@
-"""The training loop, the same for every engine and model: save, evaluate, log, advance. Knows no configuration.
+"""The training loop, the same for every engine and model: save, evaluate, log, advance.
 
-It trains R runs side by side, which one engine holds; a single run is R = 1. What a run computes and writes does not
-depend on the others, and a run whose numbers are spoilt fails alone.
+One engine trains R replicas side by side; a single run is R = 1. What a replica computes and writes does not depend on
+the others, and a replica with a non-finite loss or weight fails alone.
 """
+
+from __future__ import annotations
 
 import math
 import time
@@ -10,33 +12,169 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from microgpt.data.examples import Examples
-from microgpt.engines.base import Engine, EngineState, Workload
+from microgpt.engines.base import Engine, Workload
 from microgpt.errors import NonFiniteError
 from microgpt.runs.checkpoint import CheckpointStore
 from microgpt.runs.checkpoint_format import Meta, Progress
-from microgpt.runs.history import History
+from microgpt.runs.history import History, HistoryLine
 from microgpt.training.guards import MemoryDriftGuard, StopRequest, resident_memory
+from microgpt.training.loggers import NoLogger, RunLogger
 from microgpt.training.schedules import Schedule
 
 Result = TypeVar("Result")
-EVALUATION_SLICE = 250  # examples that are evaluated in one call; fixed, so that sums do not depend on speed
-PIECE_SECONDS = 0.25  # how long the engine is left alone: progress, signals and checkpoints wait that long at most
-WRITERS = 16  # checkpoints that are written at a time: a disk flushes many files in little more time than one
+EXAMPLES_PER_EVALUATION = 250  # in one call of the engine; fixed, because the order of a sum changes its last bits
+ADVANCE_SECONDS = 0.25  # the longest call of `advance`: progress, signals and checkpoints wait at most this long
+CHECKPOINT_WRITERS = 16  # threads: a disk flushes many files in little more time than one
 
-Line = dict[str, Any]
+
+@dataclass
+class Training:
+    """A training in progress: an engine, its replicas, and the step that all of them have reached."""
+
+    engine: Engine
+    plan: Plan
+    workload: Workload
+    replicas: list[Replica]  # in the engine's order
+    observer: Observer
+    stop: StopRequest
+    memory: MemoryDriftGuard | None
+    step: int = field(init=False)
+    seconds: float = field(init=False)  # spent in the engine's `advance`, in earlier processes too
+
+    def __post_init__(self) -> None:
+        self.step = self.replicas[0].progress.step
+        assert all(replica.progress.step == self.step for replica in self.replicas)
+        self.seconds = sum(replica.progress.train_seconds for replica in self.replicas)
+
+    def run(self) -> None:
+        """Train until the last step, a stop request, or the failure of the last replica.
+
+        What precedes `advance` depends on the training state alone: a run that resumes from the checkpoint of a step
+        repeats what the stopped process may not have finished there.
+        """
+        plan = self.plan
+        while self.active:
+            stopping = bool(self.stop)  # read once: a signal may arrive at any moment
+            if plan.saves_at(self.step) or stopping:
+                self.save()
+            if stopping:
+                return
+            evaluated = plan.evaluates_at(self.step)
+            if evaluated and not self.evaluate():
+                return
+            if plan.logs_at(self.step) or evaluated:
+                self.log(evaluated)
+            if self.step == plan.steps:
+                return
+            self.advance()
+
+    @property
+    def active(self) -> list[tuple[int, Replica]]:
+        """The replicas that have not failed, each with its index in the engine."""
+        return [(index, replica) for index, replica in enumerate(self.replicas) if replica.failure is None]
+
+    def save(self) -> None:
+        """Write a checkpoint of every active replica; one with a non-finite weight fails instead."""
+        state = self.engine.state()
+        parts = {index: state.of(index) for index, _ in self.active}
+        for index, replica in self.active:
+            if not parts[index].is_finite():
+                replica.fail(f"after step {self.step} a weight is not finite")
+        active = self.active
+
+        def write(indexed: tuple[int, Replica]) -> None:
+            index, replica = indexed
+            replica.history.sync()
+            replica.checkpoints.save(replica.meta, parts[index], replica.progress)
+
+        def write_all() -> None:
+            if len(active) == 1:  # in this thread, where a second signal interrupts it
+                write(active[0])
+                return
+            with ThreadPoolExecutor(CHECKPOINT_WRITERS) as writers:
+                list(writers.map(write, active))
+
+        _, seconds = timed(write_all)
+        for _, replica in active:
+            replica.progress.checkpoint_seconds += seconds / len(active)
+
+    def evaluate(self) -> bool:
+        """Measure each replica's mean loss per target token on the validation examples.
+
+        Returns False if a stop was requested meanwhile: the step is saved, and the resumed run evaluates it again.
+        """
+        examples, active = self.plan.val_examples, self.active
+        seconds, tokens, totals = 0.0, 0, np.zeros(len(self.replicas))
+        for start in range(0, len(examples) if active else 0, EXAMPLES_PER_EVALUATION):
+            if self.stop:
+                return False
+            part = examples[start : start + EXAMPLES_PER_EVALUATION]
+            losses, elapsed = timed(lambda part=part: self.engine.evaluate(part))
+            targets = int(part.targets.sum())
+            seconds, totals, tokens = seconds + elapsed, totals + losses * targets, tokens + targets
+            self.observer.evaluating(start + len(part), len(examples), seconds)
+        for index, replica in active:
+            replica.add_evaluation(float(totals[index]) / tokens, seconds / len(active))
+        if self.memory is not None:
+            self.memory.observe(resident_memory())
+        return True
+
+    def log(self, evaluated: bool) -> None:
+        """Write the history line of the current step."""
+        for _, replica in self.active:
+            replica.log(evaluated)
+        if self.active:
+            val_losses = [r.progress.val_loss for _, r in self.active if r.progress.val_loss is not None]
+            self.observer.log(self.step, self.mean_loss(), fmean(val_losses) if evaluated else None, self.rate())
+
+    def advance(self) -> None:
+        """Train up to the next step that is saved or evaluated, or for about ADVANCE_SECONDS if that is sooner."""
+        plan, active, begin = self.plan, self.active, self.step
+        if not active:
+            return
+        most_steps = max(1, int(ADVANCE_SECONDS * self.rate()))  # the first step runs alone: no rate is known yet
+        end = min(plan.next_stop(begin), begin + most_steps)
+        compile_seconds = self.engine.compile_seconds
+        rates = self.learning_rates(begin, end)
+        losses, seconds = timed(lambda: self.engine.advance(plan.first_step + begin, rates))
+        seconds -= self.engine.compile_seconds - compile_seconds
+        self.step, self.seconds = end, self.seconds + seconds
+        for index, replica in active:
+            targets = self.workload.target_tokens(plan.first_step + begin, plan.first_step + end, index)
+            replica.add_steps(begin, losses[:, index].tolist(), targets.tolist(), plan, seconds / len(active))
+        for step in filter(plan.logs_at, range(begin + 1, end)):
+            finite = [loss for loss in losses[step - begin - 1].tolist() if math.isfinite(loss)]
+            if finite:
+                self.observer.log(step, fmean(finite), None, self.rate())
+        if self.active:
+            self.observer.update(end, self.mean_loss(), self.rate())
+
+    def learning_rates(self, begin: int, end: int) -> np.ndarray:
+        """Return the learning rate of each step and replica, (end - begin, R)."""
+        schedules = {replica.schedule for replica in self.replicas}
+        factors = {schedule: np.array([schedule.factor(s) for s in range(begin, end)]) for schedule in schedules}
+        return np.stack([replica.lr * factors[replica.schedule] for replica in self.replicas], axis=1)
+
+    def rate(self) -> float:
+        """Return the steps per second of all replicas together, without evaluation and disk; 0 before the first."""
+        return self.step / self.seconds if self.seconds else 0.0
+
+    def mean_loss(self) -> float | None:
+        losses = [replica.progress.recent_losses[-1] for _, replica in self.active if replica.progress.recent_losses]
+        return fmean(losses) if losses else None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training is to do, and when."""
+    """How long to train, and at which steps to log, evaluate and save."""
 
     steps: int
-    first_step: int  # steps done in earlier legs; batches and optimizer count from there
+    first_step: int  # steps done in earlier legs; batches and the optimizer count from there
     val_examples: Examples
     log_every: int
     eval_every: int | None
@@ -50,11 +188,11 @@ class Plan:
         return bool(self.val_examples) and (step in (0, self.steps) or is_due(step, self.eval_every))
 
     def saves_at(self, step: int) -> bool:
-        """At its own times, and before every evaluation, so that the best checkpoint exists once it is known to be."""
+        """Return whether the step is saved; every evaluated step is, because it may turn out to be the best."""
         return step == self.steps or is_due(step, self.checkpoint_every) or self.evaluates_at(step)
 
     def next_stop(self, step: int) -> int:
-        """The next step after `step` at which the state is saved or evaluated; what is logged needs no stop."""
+        """Return the next step after `step` that is saved or evaluated."""
         return next(s for s in range(step + 1, self.steps + 1) if self.saves_at(s))
 
 
@@ -63,7 +201,7 @@ def is_due(step: int, every: int | None) -> bool:
 
 
 class Observer(Protocol):
-    """Who is told how a training gets on. Losses are means over its runs, rates in steps a second of all of them."""
+    """Receives the progress of a training. Losses are means over its replicas; rates are those of `Training.rate`."""
 
     def update(self, step: int, loss: float | None, rate: float) -> None: ...
     def evaluating(self, done: int, total: int, seconds: float) -> None: ...
@@ -71,209 +209,77 @@ class Observer(Protocol):
 
 
 @dataclass
-class Run:
-    """One model of a training: what changes as it trains, apart from the engine's own, and where that is written."""
+class Replica:
+    """One of the models that train side by side: its progress, and where its run writes."""
 
     lr: float
     schedule: Schedule
-    state: Progress
+    progress: Progress
     meta: Meta
     checkpoints: CheckpointStore
     history: History
-    also_log: Callable[[list[Line]], None] = lambda lines: None  # a logger beside the history
+    logger: RunLogger = field(default_factory=NoLogger)
     failure: NonFiniteError | None = None
 
     def learning_rate(self, step: int) -> float:
-        """Of the step that is counted from 0 in this leg."""
+        """Return the learning rate of a step, counted from 0 in this leg."""
         return self.lr * self.schedule.factor(step)
 
-    def write(self, lines: list[Line]) -> None:
-        self.history.write(lines)
-        self.also_log(lines)
+    def add_steps(self, begin: int, losses: list[float], targets: list[int], plan: Plan, seconds: float) -> None:
+        """Add the steps after `begin` to the progress, given each one's loss and number of target tokens.
 
-    def fail(self, what: str) -> None:
-        self.failure = NonFiniteError(f"{what}; {self.checkpoints.where_newest()}")
-
-    def take(self, begin: int, losses: list[float], targets: list[int], plan: Plan, seconds: float) -> None:
-        """Note the steps from `begin` on: the loss and the number of targets of each. Fails at one without a loss."""
-        state, lines = self.state, []
-        state.train_seconds += seconds
+        Fails at the first non-finite loss.
+        """
+        progress, lines = self.progress, []
+        progress.train_seconds += seconds
         for step, (loss, tokens) in enumerate(zip(losses, targets, strict=True), begin + 1):
             if not math.isfinite(loss):
-                lr = self.learning_rate(step - 1)
-                self.fail(f"the loss of step {step} is {loss} (lr {lr:.6g})")
+                self.fail(f"the loss of step {step} is {loss} (lr {self.learning_rate(step - 1):.6g})")
                 break
-            state.step = step
-            state.tokens += tokens
-            state.recent_losses.append(loss)
-            if plan.logs_at(step) and step < begin + len(losses):  # the last one's line waits for its evaluation
-                lines.append({"step": step, "loss": loss, "lr": self.learning_rate(step - 1), "tokens": state.tokens})
-        del state.recent_losses[: -plan.last_n]
+            progress.step = step
+            progress.tokens += tokens
+            progress.recent_losses.append(loss)
+            if plan.logs_at(step) and step < begin + len(losses):  # the last line waits for its evaluation
+                lr = self.learning_rate(step - 1)
+                lines.append({"step": step, "loss": loss, "lr": lr, "tokens": progress.tokens})
+        del progress.recent_losses[: -plan.last_n]
         self.write(lines)
 
-    def take_evaluation(self, val_loss: float, seconds: float) -> None:
-        """Note the validation loss of the step, and whether it is the best. Fails where there is none."""
-        state = self.state
+    def add_evaluation(self, val_loss: float, seconds: float) -> None:
+        """Add the validation loss of the current step to the progress. Fails if it is not finite."""
+        progress = self.progress
         if not math.isfinite(val_loss):
-            self.fail(f"the validation loss after step {state.step} is {val_loss}")
+            self.fail(f"the validation loss after step {progress.step} is {val_loss}")
             return
-        state.evaluate_seconds += seconds
-        state.val_loss = val_loss
-        if state.step == 0:
-            state.first_val_loss = val_loss
-        if state.best_val_loss is None or val_loss < state.best_val_loss:
-            state.best_val_loss, state.best_step = val_loss, state.step
-            self.checkpoints.mark_best(state.step)
+        progress.evaluate_seconds += seconds
+        progress.val_loss = val_loss
+        if progress.step == 0:
+            progress.first_val_loss = val_loss
+        if progress.best_val_loss is None or val_loss < progress.best_val_loss:
+            progress.best_val_loss, progress.best_step = val_loss, progress.step
+            self.checkpoints.mark_best(progress.step)
 
-    def log(self, is_evaluated: bool) -> None:
-        """Write the line of the step at which the run stands."""
-        state = self.state
-        line: Line = {"step": state.step}
-        if state.recent_losses:
-            line |= {"loss": state.recent_losses[-1], "lr": self.learning_rate(state.step - 1)}
-        line["tokens"] = state.tokens
-        if is_evaluated:
-            line["val_loss"] = state.val_loss
+    def log(self, evaluated: bool) -> None:
+        """Write the history line of the current step."""
+        progress = self.progress
+        line: HistoryLine = {"step": progress.step}
+        if progress.recent_losses:
+            line |= {"loss": progress.recent_losses[-1], "lr": self.learning_rate(progress.step - 1)}
+        line["tokens"] = progress.tokens
+        if evaluated and progress.val_loss is not None:
+            line["val_loss"] = progress.val_loss
         self.write([line])
 
+    def write(self, lines: list[HistoryLine]) -> None:
+        self.history.write(lines)
+        self.logger.log(lines)
 
-@dataclass
-class Training:
-    """A training under way: what it works with, and its runs, which all stand at the same step."""
-
-    engine: Engine
-    plan: Plan
-    workload: Workload
-    runs: list[Run]  # in the order of the engine's models
-    progress: Observer
-    stop: StopRequest
-    memory: MemoryDriftGuard | None
-    step: int = field(init=False)
-    seconds: float = field(init=False)  # of training proper, in earlier processes too
-
-    def __post_init__(self) -> None:
-        self.step = self.runs[0].state.step
-        assert all(run.state.step == self.step for run in self.runs)
-        self.seconds = sum(run.state.train_seconds for run in self.runs)
-
-    @property
-    def alive(self) -> list[tuple[int, Run]]:
-        """The runs that have not failed, each with its number in the engine."""
-        return [(number, run) for number, run in enumerate(self.runs) if run.failure is None]
-
-    def run(self) -> None:
-        """Train to the plan's end, or until a stop is asked for, or until no run is left.
-
-        Everything at the top of the loop is a function of the state: a run that resumes from the checkpoint of a step
-        does again what the stopped one may not have done there.
-        """
-        plan = self.plan
-        while self.alive:
-            stop = bool(self.stop)  # asked once: the signal may come at any moment
-            if plan.saves_at(self.step) or stop:
-                self.save()
-            if stop:
-                return
-            is_evaluated = plan.evaluates_at(self.step)
-            if is_evaluated and not self.evaluate():
-                return
-            if plan.logs_at(self.step) or is_evaluated:
-                self.log(is_evaluated)
-            if self.step == plan.steps:
-                return
-            self.advance()
-
-    def advance(self) -> None:
-        """Train up to the next event, or a part of the way if that would take too long."""
-        plan, alive, begin = self.plan, self.alive, self.step
-        if not alive:
-            return
-        patience = max(1, int(PIECE_SECONDS * self.rate()))  # in steps; the first step alone tells how long one takes
-        end = min(plan.next_stop(begin), begin + patience)
-        compiling = self.engine.compile_seconds
-        rates = self.learning_rates(begin, end)
-        losses, seconds = timed(lambda: self.engine.advance(plan.first_step + begin, rates))
-        seconds -= self.engine.compile_seconds - compiling
-        self.step, self.seconds = end, self.seconds + seconds
-        for number, run in alive:
-            targets = self.workload.target_tokens(plan.first_step + begin, plan.first_step + end, number)
-            run.take(begin, losses[:, number].tolist(), targets.tolist(), plan, seconds / len(alive))
-        for step in filter(plan.logs_at, range(begin + 1, end)):
-            finite = [loss for loss in losses[step - begin - 1].tolist() if math.isfinite(loss)]
-            if finite:
-                self.progress.log(step, fmean(finite), None, self.rate())
-        if self.alive:
-            self.progress.update(end, self.mean_loss(), self.rate())
-
-    def learning_rates(self, begin: int, end: int) -> np.ndarray:
-        """Of each step and run: (end - begin, R)."""
-        factors = {run.schedule: np.array([run.schedule.factor(s) for s in range(begin, end)]) for run in self.runs}
-        return np.stack([run.lr * factors[run.schedule] for run in self.runs], axis=1)
-
-    def rate(self) -> float:
-        """Steps a second of training proper, which all runs make together; 0 before the first."""
-        return self.step / self.seconds if self.seconds else 0.0
-
-    def mean_loss(self) -> float | None:
-        losses = [run.state.recent_losses[-1] for _, run in self.alive if run.state.recent_losses]
-        return fmean(losses) if losses else None
-
-    def save(self) -> None:
-        """Persist everything, but for runs whose weights are spoilt already: those fail."""
-        engine_state = self.engine.state()
-        parts = {number: engine_state.of(number) for number, _ in self.alive}
-        for number, run in self.alive:
-            if not parts[number].is_finite():
-                run.fail(f"after step {self.step} a weight is not finite")
-
-        def write(run: Run, part: EngineState) -> None:
-            run.history.sync()
-            run.checkpoints.save(run.meta, part, run.state)
-
-        def write_all() -> None:
-            if len(alive) == 1:
-                write(alive[0][1], parts[alive[0][0]])
-                return
-            with ThreadPoolExecutor(WRITERS) as writers:
-                list(writers.map(lambda one: write(one[1], parts[one[0]]), alive))
-
-        alive = self.alive
-        _, seconds = timed(write_all)
-        for _, run in alive:
-            run.state.checkpoint_seconds += seconds / len(alive)
-
-    def evaluate(self) -> bool:
-        """Mean loss per target token of each run on the validation examples.
-
-        False if a stop is asked for on the way: the state is saved, and the run that resumes evaluates this step again.
-        """
-        examples, alive = self.plan.val_examples, self.alive
-        seconds, tokens, totals = 0.0, 0, np.zeros(len(self.runs))
-        for start in range(0, len(examples) if alive else 0, EVALUATION_SLICE):
-            if self.stop:
-                return False
-            part = examples[start : start + EVALUATION_SLICE]
-            losses, took = timed(lambda part=part: self.engine.evaluate(part))
-            targets = int(part.targets.sum())
-            seconds, totals, tokens = seconds + took, totals + losses * targets, tokens + targets
-            self.progress.evaluating(start + len(part), len(examples), seconds)
-        for number, run in alive:
-            run.take_evaluation(float(totals[number]) / tokens, seconds / len(alive))
-        if self.memory is not None:
-            self.memory.observe(resident_memory())
-        return True
-
-    def log(self, is_evaluated: bool) -> None:
-        for _, run in self.alive:
-            run.log(is_evaluated)
-        val_losses = [run.state.val_loss for _, run in self.alive if run.state.val_loss is not None]
-        if self.alive:
-            val_loss = fmean(val_losses) if is_evaluated else None
-            self.progress.log(self.step, self.mean_loss(), val_loss, self.rate())
+    def fail(self, reason: str) -> None:
+        self.failure = NonFiniteError(f"{reason}; {self.checkpoints.where_newest()}")
 
 
 def timed(call: Callable[[], Result]) -> tuple[Result, float]:
-    """What a call returns, and how many seconds it took."""
+    """Return the result of a call and the seconds that it took."""
     start = time.perf_counter()
     result = call()
     return result, time.perf_counter() - start

@@ -1,12 +1,36 @@
-"""What a run's record says of what came before this process. Knows nothing of how a run goes on."""
+"""Where a run starts from: its seed, a checkpoint of its own, or the last leg's; and what its record keeps of that."""
 
+from microgpt.engines.base import EngineState
+from microgpt.runs.checkpoint_format import Progress
 from microgpt.runs.folders import RunFolder
 from microgpt.runs.record import Failure, Leg, Resumption, RunRecord, timestamp
-from microgpt.training.assembly import Inputs
+from microgpt.training.assembly import make_schedule
+from microgpt.training.inputs import RunInputs
 
 
-def add_past(record: RunRecord, inputs: Inputs, folder: RunFolder) -> None:
-    """What came before this process: the run that this leg trains on from, and the stops of this run itself."""
+def starting_state(inputs: RunInputs, folder: RunFolder, record: RunRecord) -> tuple[EngineState, Progress]:
+    """Return the training state that a run starts from: weights and optimizer state, and progress."""
+    config, checkpoint = inputs.config, folder.checkpoint
+    if checkpoint is not None:
+        engine_state, progress = checkpoint.state, checkpoint.progress
+    else:
+        engine_state = inputs.initial.engine_state
+        progress = Progress(
+            seed=config.seed,
+            data_sha256=inputs.corpus.source.sha256,
+            config_hash=record.config_hash,
+            rng_state=list(inputs.initial.rng.getstate()),
+        )
+        if inputs.leg_from is not None:
+            assert record.leg is not None
+            engine_state, progress.first_step = inputs.leg_from.state, record.leg.first_step
+    progress.total_steps, progress.steps = make_schedule(config).total_steps, config.train.steps
+    progress.optimizer = config.optim.name
+    return engine_state, progress
+
+
+def continue_record(record: RunRecord, inputs: RunInputs, folder: RunFolder) -> None:
+    """Add the run's earlier leg, and what the folder's earlier record says of failures and resumptions."""
     record.run_id = folder.run_id
     if inputs.leg_from is not None:
         before = inputs.leg_from.progress
@@ -19,20 +43,20 @@ def add_past(record: RunRecord, inputs: Inputs, folder: RunFolder) -> None:
     if earlier is None:
         return
     record.earlier_failures = earlier.earlier_failures
-    if earlier.status == "failed":  # begun anew in its folder
+    if earlier.status == "failed":  # this attempt starts anew in its folder
         record.earlier_failures = [*record.earlier_failures, Failure(earlier.finished_at, earlier.error)]
         return
-    if folder.checkpoint is not None and earlier.leg is not None:  # `latest` may mean another checkpoint by now
+    if folder.checkpoint is not None and earlier.leg is not None:  # train.resume=latest may name another one by now
         record.leg = earlier.leg
     record.started_at = earlier.started_at
     step = folder.checkpoint.progress.step if folder.checkpoint else 0
     record.resumed = [*earlier.resumed, Resumption(timestamp(), step, earlier.provenance())]
 
 
-def remark_on_the_past(records: list[RunRecord], runs: int) -> str | None:
-    """What to say, once for all of `runs`, where some go on whose first part other code computed, or another machine.
+def provenance_note(records: list[RunRecord], runs: int) -> str | None:
+    """Return a note if other code or another machine trained the first part of some of `runs` runs.
 
-    `records` are of those that go on from a checkpoint of theirs.
+    `records` are those of the runs that resume from a checkpoint of their own.
     """
     changed = sum(record.resumed[-1].before != record.provenance() for record in records)
     if not changed:

@@ -1,7 +1,6 @@
-"""Runs from their folders to their records: one, or several of one shape that an engine trains side by side.
+"""Train runs, from their folders to their records: one run, or several of one shape side by side in one engine.
 
-Whatever happens, every run's record says how it ended. What ends one run alone (a loss that is not a number) leaves the
-others; what ends the process's work (a signal, a full disk) ends them all.
+However a run ends, its record says how. A non-finite loss ends one run alone; a signal or a full disk ends them all.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -10,40 +9,33 @@ from typing import Protocol
 
 from microgpt.atomic import write_atomically
 from microgpt.engines import make_engine
-from microgpt.engines.base import Engine, EngineInfo, EngineState
+from microgpt.engines.base import Engine, EngineInfo, EngineState, Workload
 from microgpt.errors import RECORDED_IN, Interrupted, MicrogptError, NonFiniteError, describe
 from microgpt.runs.checkpoint import CheckpointStore
 from microgpt.runs.checkpoint_format import Meta, Progress
 from microgpt.runs.folders import HISTORY, SAMPLES, RunFolder
 from microgpt.runs.history import History
-from microgpt.runs.record import (
-    DataSummary,
-    Invocation,
-    LongDocuments,
-    ModelSummary,
-    RunRecord,
-    Timings,
-    timestamp,
-)
-from microgpt.training.assembly import Inputs, optimizer_spec, schedule_of, workload
-from microgpt.training.evaluation import measure, metrics, style_losses
+from microgpt.runs.record import DataSummary, Invocation, LongDocuments, ModelSummary, RunRecord, Timings, timestamp
+from microgpt.training.assembly import make_schedule, optimizer_spec
+from microgpt.training.evaluation import final_evaluation, style_losses, training_metrics
 from microgpt.training.guards import MemoryDriftGuard, StopRequest
-from microgpt.training.loggers import LoggerOptions, NoLogger, RunLogger, make_logger
-from microgpt.training.loop import Observer, Plan, Run, Training
-from microgpt.training.resumption import add_past, remark_on_the_past
+from microgpt.training.inputs import RunInputs
+from microgpt.training.loggers import LoggedRun, NoLogger, RunLogger, make_logger
+from microgpt.training.loop import Observer, Plan, Replica, Training
+from microgpt.training.resumption import continue_record, provenance_note, starting_state
 
 
 @dataclass
-class Member:
-    """A run that this process holds: what it works on, where it writes, and what ended it before its end."""
+class TrainingRun:
+    """A run that this process trains."""
 
-    inputs: Inputs
+    inputs: RunInputs
     folder: RunFolder
     record: RunRecord
     checkpoints: CheckpointStore = field(init=False)
-    run: Run = field(init=False)
+    replica: Replica = field(init=False)
     logger: RunLogger = field(default_factory=NoLogger)
-    failure: Exception | None = None
+    failure: Exception | None = None  # of this run alone
 
     def __post_init__(self) -> None:
         self.checkpoints = CheckpointStore(self.folder.checkpoints, self.inputs.config.train.keep_checkpoints)
@@ -55,67 +47,153 @@ class Member:
 
 
 class DiskError(MicrogptError):
-    """A disk that takes no more: what was saved is good, and the same command goes on once there is room."""
+    """Nothing more can be written. What was saved is intact, and the same command resumes once there is room."""
 
 
-class Display(Observer, Protocol):
-    """Who is told what a training does."""
+class Console(Observer, Protocol):
+    """The terminal output of a training."""
 
-    def say(self, line: str) -> None: ...
-    def begin(self, members: list[Member]) -> None: ...
-    def end(self, member: Member) -> None: ...
+    def print(self, line: str) -> None: ...
+    def begin(self, runs: list[TrainingRun]) -> None: ...
+    def end(self, run: TrainingRun) -> None: ...
     def stop(self) -> None:
-        """The training proper has ended, well or not."""
+        """Remove the progress bar: the last step is done, or the training was stopped or failed."""
         ...
 
 
-def train_members(members: list[Member], stop: StopRequest, display: Display) -> None:
-    """Train, sample and write all of it down. The members have one shape and stand at the same step.
+def train_runs(runs: list[TrainingRun], stop: StopRequest, console: Console) -> None:
+    """Train and evaluate runs of one shape and one starting step, and write their records.
 
-    A member that fails alone has its `failure`. Raises what ended all of them: Interrupted, DiskError, or what makes
-    them fail; their records are written by then.
+    A run that fails alone has its `failure` set. Raises what ends all of them (Interrupted, DiskError, any other
+    error) after their records are written.
     """
     try:
-        for member in members:
-            add_past(member.record, member.inputs, member.folder)
-            member.record.write(member.folder.path)
-        if remark := remark_on_the_past([m.record for m in members if m.folder.checkpoint is not None], len(members)):
-            display.say(remark)
-        engine = execute(members, stop, display)
+        for run in runs:
+            continue_record(run.record, run.inputs, run.folder)
+            run.record.write(run.folder.path)
+        resumed = [run.record for run in runs if run.folder.checkpoint is not None]
+        if note := provenance_note(resumed, len(runs)):
+            console.print(note)
+        engine = train(runs, stop, console)
         if not stop:
-            measure_members(members, engine, stop)
+            evaluate(runs, engine, stop)
         if stop:
             raise Interrupted(stop.signal_number or 0)
-        for member in alive(members):
-            samples = "".join(f"{sample}\n" for sample in member.record.samples)
-            write_atomically(member.folder.path / SAMPLES, samples)
-            member.record.status = "completed"
+        for run in active(runs):
+            write_atomically(run.folder.path / SAMPLES, "".join(f"{sample}\n" for sample in run.record.samples))
+            run.record.status = "completed"
     except KeyboardInterrupt:
-        end_all(members, "interrupted", f"stopped by signal {stop.signal_number}" if stop else "stopped")
+        end_all(runs, "interrupted", f"stopped by signal {stop.signal_number}" if stop else "stopped")
         raise
     except BrokenPipeError as error:
-        end_all(members, "interrupted", "standard output was closed")
-        error.add_note(f"{RECORDED_IN} {members[0].folder.path}")
+        end_all(runs, "interrupted", "standard output was closed")
+        error.add_note(f"{RECORDED_IN} {runs[0].folder.path}")
         raise
     except OSError as error:
-        first = members[0]
+        first = runs[0]
         reason = f"{first.folder.path}: {error.strerror or error}; {first.checkpoints.where_newest()}"
-        end_all(members, "interrupted", reason)
+        end_all(runs, "interrupted", reason)
         failure = DiskError(reason)
         failure.add_note(f"{RECORDED_IN} {first.folder.path}")
         raise failure from error
     except BaseException as error:
-        end_all(members, "failed", describe(error))
-        error.add_note(f"{RECORDED_IN} {members[0].folder.path}")
+        end_all(runs, "failed", describe(error))
+        error.add_note(f"{RECORDED_IN} {runs[0].folder.path}")
         raise
     finally:
-        write_records(members)
-    for member in alive(members):
-        display.end(member)
+        write_records(runs)
+    for run in active(runs):
+        console.end(run)
 
 
-def first_record(inputs: Inputs, config_hash: str, invocation: Invocation) -> RunRecord:
-    """What is known of a run before it trains."""
+def train(runs: list[TrainingRun], stop: StopRequest, console: Console) -> Engine:
+    """Train the runs from their starting states. Fills their records up to the last step, also on an error."""
+    first = runs[0].inputs
+    config = first.config
+    states = [starting_state(run.inputs, run.folder, run.record) for run in runs]
+    workload = Workload(first.corpus.examples, [run.inputs.initial.order for run in runs])
+    together = EngineState.together([engine_state for engine_state, _ in states])
+    engine = make_engine(first.options, first.spec, optimizer_spec(config.optim), workload, together, console.print)
+    for run, (_, progress) in zip(runs, states, strict=True):
+        record_engine(run.record, engine.info, len(runs))
+        run.replica = new_replica(run, progress, engine.info)
+    training = Training(
+        engine=engine,
+        plan=Plan(
+            steps=config.train.steps,
+            first_step=states[0][1].first_step,
+            val_examples=first.val_examples,
+            log_every=config.train.log_every,
+            eval_every=config.train.eval_every,
+            checkpoint_every=config.train.checkpoint_every,
+            last_n=config.train.last_n,
+        ),
+        workload=workload,
+        replicas=[run.replica for run in runs],
+        observer=console,
+        stop=stop,
+        memory=MemoryDriftGuard(config.train.max_memory_growth) if config.train.max_memory_growth else None,
+    )
+    console.begin(runs)
+    try:
+        training.run()
+    finally:
+        console.stop()
+        for run in runs:
+            record_training(run, engine.compile_seconds)
+    return engine
+
+
+def new_replica(run: TrainingRun, progress: Progress, engine: EngineInfo) -> Replica:
+    """Return the run's part in the training loop, with its history cut back to its progress and its logger started."""
+    inputs, config, folder = run.inputs, run.inputs.config, run.folder
+    history = History(folder.path / HISTORY)
+    history.rewind(progress.step)
+    logger = LoggedRun(config.logger.name, config.logger.project, Path(config.outputs_dir), folder.path, run.record)
+    run.logger = make_logger(logger, history.lines())
+    return Replica(
+        lr=config.optim.lr,
+        schedule=make_schedule(config),
+        progress=progress,
+        meta=Meta(
+            spec=inputs.spec,
+            chars=inputs.corpus.tokenizer.chars,
+            dtype="float32" if engine.dtype == "bfloat16" else engine.dtype,  # bfloat16 concerns products alone
+            model=config.model.name,
+            style=asdict(config.style),
+            special=inputs.corpus.tokenizer.special,
+        ),
+        checkpoints=run.checkpoints,
+        history=history,
+        logger=run.logger,
+    )
+
+
+def evaluate(runs: list[TrainingRun], engine: Engine, stop: StopRequest) -> None:
+    """Add the final evaluation to the records. A run whose weights are too large to compute with fails alone."""
+    losses = style_losses(engine, runs[0].inputs.corpus)
+    for index, run in enumerate(runs):
+        if run.failure is not None:
+            continue
+        try:
+            final_evaluation(run.inputs, run.record, engine, index, losses, stop)
+        except NonFiniteError as error:
+            step, where = run.replica.progress.step, run.checkpoints.where_newest()
+            run.fail(NonFiniteError(f"after step {step} {error}; {where}"))
+
+
+def active(runs: list[TrainingRun]) -> list[TrainingRun]:
+    return [run for run in runs if run.failure is None]
+
+
+def end_all(runs: list[TrainingRun], status: str, reason: str) -> None:
+    for run in active(runs):
+        if run.record.status == "running":
+            run.record.status, run.record.error = status, reason
+
+
+def new_record(inputs: RunInputs, config_hash: str, invocation: Invocation) -> RunRecord:
+    """Return the record of a run that has not started."""
     config, corpus, spec = inputs.config, inputs.corpus, inputs.spec
     record = RunRecord.new(asdict(config), config_hash, invocation)
     record.data = DataSummary(
@@ -136,103 +214,7 @@ def first_record(inputs: Inputs, config_hash: str, invocation: Invocation) -> Ru
     return record
 
 
-def alive(members: list[Member]) -> list[Member]:
-    return [member for member in members if member.failure is None]
-
-
-def end_all(members: list[Member], status: str, reason: str) -> None:
-    for member in alive(members):
-        if member.record.status == "running":
-            member.record.status, member.record.error = status, reason
-
-
-def write_records(members: list[Member]) -> None:
-    """All of them, also where one cannot be written: then that error is raised at the end."""
-    failure = None
-    for member in members:
-        member.record.finished_at = timestamp()
-        try:
-            member.record.write(member.folder.path)
-        except OSError as error:
-            failure = error
-        member.logger.finish(member.record.document())
-    if failure is not None:
-        raise failure
-
-
-def execute(members: list[Member], stop: StopRequest, display: Display) -> Engine:
-    """Train, from wherever the runs stand. Fills the records as far as the training came, also when it fails."""
-    first = members[0].inputs
-    config, corpus = first.config, first.corpus
-    standing = [where_it_stands(member) for member in members]
-    work = workload(corpus, [member.inputs.beginning.order for member in members])
-    together = EngineState.together([engine_state for _, engine_state in standing])
-    engine = make_engine(first.options, first.spec, optimizer_spec(config.optim), work, together, display.say)
-    for member, (state, _) in zip(members, standing, strict=True):
-        add_engine(member.record, engine.info, len(members))
-        member.run = run_of(member, state, engine)
-    training = Training(
-        engine=engine,
-        plan=Plan(
-            steps=config.train.steps,
-            first_step=standing[0][0].first_step,
-            val_examples=first.val_examples,
-            log_every=config.train.log_every,
-            eval_every=config.train.eval_every,
-            checkpoint_every=config.train.checkpoint_every,
-            last_n=config.train.last_n,
-        ),
-        workload=work,
-        runs=[member.run for member in members],
-        progress=display,
-        stop=stop,
-        memory=MemoryDriftGuard(config.train.max_memory_growth) if config.train.max_memory_growth else None,
-    )
-    display.begin(members)
-    try:
-        training.run()
-    finally:
-        display.stop()
-        for member in members:
-            take_results(member, engine)
-    return engine
-
-
-def where_it_stands(member: Member) -> tuple[Progress, EngineState]:
-    """Where a run's training begins or goes on."""
-    inputs, folder, record = member.inputs, member.folder, member.record
-    beginning, config = inputs.beginning, inputs.config
-    state = Progress(
-        seed=config.seed, data_sha256=inputs.corpus.source.sha256, config_hash=record.config_hash,
-        rng_state=list(beginning.rng.getstate()),
-    )  # fmt: skip
-    engine_state = beginning.state
-    if folder.checkpoint is not None:
-        state, engine_state = folder.checkpoint.progress, folder.checkpoint.state
-    elif inputs.leg_from is not None:
-        engine_state = inputs.leg_from.state
-        assert record.leg is not None
-        state.first_step = record.leg.first_step
-    state.total_steps, state.steps = schedule_of(config).total_steps, config.train.steps
-    state.optimizer = config.optim.name
-    return state, engine_state
-
-
-def run_of(member: Member, state: Progress, engine: Engine) -> Run:
-    inputs, config = member.inputs, member.inputs.config
-    history = History(member.folder.path / HISTORY)
-    history.rewind(state.step)
-    dtype = "float32" if engine.info.dtype == "bfloat16" else engine.info.dtype  # bfloat16 is that of products alone
-    tokenizer = inputs.corpus.tokenizer
-    style = asdict(config.style)
-    meta = Meta(inputs.spec, tokenizer.chars, dtype, config.model.name, style, tokenizer.special)
-    options = LoggerOptions(config.logger.name, config.logger.project, Path(config.outputs_dir))
-    member.logger = make_logger(options, member.folder.path, member.record.document(), history.lines())
-    return Run(config.optim.lr, schedule_of(config), state, meta, member.checkpoints, history, member.logger.log)
-
-
-def add_engine(record: RunRecord, info: EngineInfo, group: int) -> None:
-    """Where it ran, and how many runs the engine trained side by side."""
+def record_engine(record: RunRecord, info: EngineInfo, group: int) -> None:
     record.backend, record.backend_reason = info.backend, info.reason
     record.device, record.using_gpu = info.device, info.using_gpu
     record.dtype, record.kernel = info.dtype, info.kernel
@@ -240,28 +222,29 @@ def add_engine(record: RunRecord, info: EngineInfo, group: int) -> None:
     record.group = group
 
 
-def take_results(member: Member, engine: Engine) -> None:
-    """What the training of a run came to. Times are its share of what the runs of its engine took together."""
-    state = member.run.state
-    member.record.metrics = metrics(member.inputs, state)
-    member.record.timings = Timings(
-        compile=engine.compile_seconds,
-        train=state.train_seconds,
-        evaluate=state.evaluate_seconds,
-        checkpoint=state.checkpoint_seconds,
+def record_training(run: TrainingRun, compile_seconds: float) -> None:
+    """Add metrics, timings and failure. Times are the run's share of what the runs of its engine took together."""
+    progress = run.replica.progress
+    run.record.metrics = training_metrics(run.inputs, progress)
+    run.record.timings = Timings(
+        compile=compile_seconds,
+        train=progress.train_seconds,
+        evaluate=progress.evaluate_seconds,
+        checkpoint=progress.checkpoint_seconds,
     )
-    if member.run.failure is not None:
-        member.fail(member.run.failure)
+    if run.replica.failure is not None:
+        run.fail(run.replica.failure)
 
 
-def measure_members(members: list[Member], engine: Engine, stop: StopRequest) -> None:
-    """Samples and the style's effect; a model that is too large to compute with fails alone."""
-    losses = style_losses(engine, members[0].inputs.corpus)
-    for replica, member in enumerate(members):
-        if member.failure is not None:
-            continue
+def write_records(runs: list[TrainingRun]) -> None:
+    """Write every record, even if one cannot be written; then raise that error."""
+    failure = None
+    for run in runs:
+        run.record.finished_at = timestamp()
         try:
-            measure(member.inputs, member.record, engine, replica, losses, stop)
-        except NonFiniteError as error:
-            steps, where = member.run.state.step, member.checkpoints.where_newest()
-            member.fail(NonFiniteError(f"after step {steps} {error}; {where}"))
+            run.record.write(run.folder.path)
+        except OSError as error:
+            failure = error
+        run.logger.finish(run.record)
+    if failure is not None:
+        raise failure

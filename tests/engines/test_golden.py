@@ -13,11 +13,12 @@ from support.program import GOLDEN
 
 from microgpt.data.corpus import build_corpus
 from microgpt.data.sources import DATA_DIR_VARIABLE, read_source
+from microgpt.engines.base import Workload
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.engines.scalar.engine import ScalarEngine
 from microgpt.model.spec import ModelSpec
-from microgpt.training.assembly import begin, workload
+from microgpt.training.assembly import initial_state
 from microgpt.training.schedules import Schedule
 
 LARGEST_DEVIATION = 1e-12
@@ -50,9 +51,9 @@ def test_the_first_60_losses_are_the_reference_s(name: str, data_dir: Path) -> N
     assert corpus.documents == expected["num_docs"]
     assert corpus.tokenizer.vocab_size == expected["vocab_size"]
 
-    beginning = begin(expected["seed"], corpus, spec, batch_size=1, style_share=0.0)
+    initial = initial_state(expected["seed"], corpus, spec, batch_size=1, style_share=0.0)
     engine = ScalarEngine(
-        EngineOptions("python"), spec, optimizer, workload(corpus, [beginning.order]), beginning.state
+        EngineOptions("python"), spec, optimizer, Workload(corpus.examples, [initial.order]), initial.engine_state
     )
     learning_rates = np.array([[0.01 * schedule.factor(step)] for step in range(60)])
     losses = engine.advance(0, learning_rates)[:, 0]

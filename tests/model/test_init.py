@@ -9,7 +9,7 @@ from microgpt.data.corpus import build_corpus
 from microgpt.data.sources import Source
 from microgpt.model.init import init_parameters
 from microgpt.model.spec import ModelSpec
-from microgpt.training.assembly import begin
+from microgpt.training.assembly import initial_state
 
 K2 = ModelSpec("gpt", vocab_size=27, n_embd=16, n_head=4, n_layer=1, block_size=16)
 K1 = ModelSpec(
@@ -106,19 +106,19 @@ def test_tying_saves_exactly_the_output_matrix(kind: str) -> None:
     assert untied.parameter_count() - tied.parameter_count() == 27 * width
 
 
-def test_a_beginning_shuffles_the_documents_and_then_draws_from_the_same_generator() -> None:
+def test_initial_state_shuffles_the_documents_and_then_draws_from_the_same_generator() -> None:
     names = ["ab", "ba", "ca", "db", "dada", "cab"]  # five tokens with BOS
     corpus = build_corpus(
         Source("text", "a test", "", "\n".join(names)),
         text_format="lines", long_documents="truncate", val_fraction=0, split_seed=0, block_size=7,
     )  # fmt: skip
-    beginning = begin(42, corpus, odd_spec(), batch_size=2, style_share=0.0)
+    initial = initial_state(42, corpus, odd_spec(), batch_size=2, style_share=0.0)
 
     rng = random.Random(42)
     documents = list(names)
     rng.shuffle(documents)
     wte = [[rng.gauss(0, 0.5) for _ in range(3)] for _ in range(5)]
 
-    met = [corpus.train.examples[i] for step in range(3) for i in beginning.order.batch(step)]
+    met = [corpus.train.examples[i] for step in range(3) for i in initial.order.batch(step)]
     assert [corpus.tokenizer.decode(example) for example in met] == documents
-    assert beginning.state.parameters["wte"].tolist() == [wte]
+    assert initial.engine_state.parameters["wte"].tolist() == [wte]

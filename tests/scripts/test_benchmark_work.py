@@ -31,10 +31,10 @@ from microgpt.benchmarks.nanogpt import flags_of, write_data
 from microgpt.benchmarks.ours import Ours
 from microgpt.benchmarks.texts import lines_text, read_data, stream_text
 from microgpt.benchmarks.workloads import BASELINES, Precision, Workload, precisions, workload
+from microgpt.engines import base
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
-from microgpt.training.assembly import begin
-from microgpt.training.assembly import workload as work_of
+from microgpt.training.assembly import initial_state
 
 # The same work for both
 
@@ -68,8 +68,8 @@ def test_nanogpt_reads_our_split_in_our_vocabulary(tmp_path: Path) -> None:
 def test_target_tokens_of_a_step_are_those_of_our_training(seed: int, batch_size: int) -> None:
     text = lines_text(read_data(None), block_size=16, eval_documents=10)
     spec = ModelSpec("gpt", text.vocab_size, 4, 1, 1, 16)
-    order = begin(seed, text.corpus, spec, batch_size, style_share=0.0).order
-    expected = work_of(text.corpus, [order]).target_tokens(0, 50, 0)
+    order = initial_state(seed, text.corpus, spec, batch_size, style_share=0.0).order
+    expected = base.Workload(text.corpus.examples, [order]).target_tokens(0, 50, 0)
     assert text.targets(seed, batch_size)[:50].tolist() == expected.tolist()
 
 
@@ -81,7 +81,7 @@ def test_nanochat_is_given_the_examples_in_the_order_in_which_ours_meets_them(tm
     written = json.loads((tmp_path / "base" / "text.json").read_text())
     examples = text.corpus.train.examples
     spec = ModelSpec("gpt", text.vocab_size, 4, 1, 1, w.block_size)
-    first = begin(5, text.corpus, spec, w.batch_size, style_share=0.0).order.batch(0)
+    first = initial_state(5, text.corpus, spec, w.batch_size, style_share=0.0).order.batch(0)
     assert written["train"][: w.batch_size] == [text.corpus.tokenizer.decode(examples[i][1:]) for i in first]
     assert {len(piece) for piece in written["train"] + written["val"]} == {w.block_size}
     assert len(written["val"]) % w.batch_size == 0

@@ -33,7 +33,7 @@ from microgpt.sweeps.groups import Job
 from microgpt.sweeps.runner import Outcome, SweepRunner
 from microgpt.tasks.train import train
 from microgpt.training.guards import stop_on_signals
-from microgpt.training.runner import Member
+from microgpt.training.runner import TrainingRun
 from support.program import read_record
 
 SMALL = (
@@ -194,13 +194,13 @@ def run_and_exit(jobs: list[Job], process: SweepProcess, output: Path) -> NoRetu
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     sys.stdout = sys.stderr = os.fdopen(file, "w", buffering=1)
     operations = inject_fault(process.event, process.after)
-    train_members = runner.train_members
+    train_runs = runner.train_runs
 
-    def train_and_print(members: list[Member], *rest: Any) -> None:
-        print("TRAINS", *(member.folder.path.name for member in members))
-        train_members(members, *rest)
+    def train_and_print(runs: list[TrainingRun], *rest: Any) -> None:
+        print("TRAINS", *(run.folder.path.name for run in runs))
+        train_runs(runs, *rest)
 
-    runner.train_members = train_and_print
+    runner.train_runs = train_and_print
     code = 99
     try:
         outcomes = run(process.folder, jobs, process.most)

@@ -180,7 +180,7 @@ def test_a_failed_job_starts_again_and_its_record_keeps_the_earlier_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     jobs = quick(tmp_path, "seed=1|2|3")
-    measure = trainer.measure
+    measure = trainer.final_evaluation
 
     def faulty(inputs: Any, *rest: Any) -> None:
         if inputs.config.seed == 2:
@@ -189,7 +189,7 @@ def test_a_failed_job_starts_again_and_its_record_keeps_the_earlier_errors(
 
     for times in (1, 2):
         with monkeypatch.context() as patch:
-            patch.setattr(trainer, "measure", faulty)
+            patch.setattr(trainer, "final_evaluation", faulty)
             run(tmp_path, jobs)
         assert statuses(tmp_path) == ["completed", "failed", "completed"]
         assert len(read_record(folders(tmp_path)["1"]).get("earlier_failures", [])) == times - 1

@@ -1,6 +1,6 @@
-"""Loggers with the libraries themselves: each has what history.jsonl has, once, however the run was stopped.
+"""Loggers with the libraries: each has the lines of history.jsonl once, however the run was stopped.
 
-The libraries are extras: what needs one is skipped where it is absent. Each is asked with its own reader.
+The libraries are extras: the tests of an absent one are skipped. Each is read with its own reader.
 """
 
 import json
@@ -15,15 +15,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_loggers import CONFIG, LAST, Lines, line
+from test_loggers import LAST, line, record_of
 
 from microgpt.errors import UserError
-from microgpt.training.loggers import LOGGERS, LoggerOptions, check_installed, delivery, make_logger
+from microgpt.runs.history import HistoryLine
+from microgpt.training.loggers import LOGGERS, LoggedRun, check_installed, delivery, make_logger
+
+Lines = list[HistoryLine]
 
 
-def log_as_a_training_would(name: str, begin: int, end: int, ending: str, count: int) -> None:
-    """Log runs side by side, in ./outputs, from step `begin` to `end`, and end them by `ending`, or by SIGKILL."""
-    delivery.QUIET_SECONDS, delivery.SHARE = 0.0, float("inf")  # each line at once
+def log_like_a_training(name: str, begin: int, end: int, ending: str, count: int) -> None:
+    """Log runs side by side, in ./outputs, from step `begin` to `end`, with the status `ending`, or until SIGKILL."""
+    delivery.DELIVERY_SECONDS, delivery.TIME_SHARE = 0.0, float("inf")  # each line at once
     runs = []
     for number in range(count):
         folder = Path("outputs", "sweeps", "demo", str(number))
@@ -31,24 +34,24 @@ def log_as_a_training_would(name: str, begin: int, end: int, ending: str, count:
         history = folder / "history.jsonl"
         earlier = [made for made in map(json.loads, history.open()) if made["step"] < begin] if begin else []
         history.write_text("".join(json.dumps(made) + "\n" for made in earlier))
-        record = {"run_id": f"sweeps/demo/{number}", "config": CONFIG, "config_hash": "f00", "overrides": ["seed=1"]}
-        runs.append((number, history, record, make_logger(LoggerOptions(name), folder, record, earlier)))
+        record = record_of(run_id=f"sweeps/demo/{number}", config_hash="f00", overrides=["seed=1"])
+        run = LoggedRun(name, None, Path("outputs"), folder, record)
+        runs.append((number, history, make_logger(run, earlier)))
     for step in range(begin, end + 1):
-        for number, history, _, logger in runs:
+        for number, history, logger in runs:
             with history.open("a") as file:
                 file.write(json.dumps(line(step, number)) + "\n")
             logger.log([line(step, number)])
     if ending == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    for number, _, record, logger in runs:
+    for number, _, logger in runs:
         metrics = {"val_loss": line(end, number)["loss"], "best_step": None, "style_effect": {"bias": 3.0}}
-        record |= {"status": ending, "metrics": metrics, "samples": ["anna", "b<b", ""], "error": None}
-        logger.finish(record)
+        logger.finish(record_of(status=ending, metrics=metrics, samples=["anna", "b<b", ""]))
 
 
 def log_runs(folder: Path, name: str, begin: int, end: int, ending: str, count: int = 1) -> None:
-    """Log in a process of its own. It must not say a word: the libraries' banners are silenced."""
-    said = {
+    """Log in a process of its own, which must print nothing."""
+    environment = {
         key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "MLFLOW", "TRACKIO", "HF_"))
     }
     done = subprocess.run(
@@ -57,20 +60,20 @@ def log_runs(folder: Path, name: str, begin: int, end: int, ending: str, count: 
         capture_output=True,
         text=True,
         timeout=300,
-        env={**said, "WANDB_CACHE_DIR": str(folder / "cache")},
+        env={**environment, "WANDB_CACHE_DIR": str(folder / "cache")},
     )
     assert (done.stdout, done.stderr) == ("", "")
     assert done.returncode == (-signal.SIGKILL if ending == "killed" else 0)
 
 
 def histories(folder: Path) -> dict[str, Lines]:
-    """Run name -> lines of history.jsonl."""
+    """Return the lines of history.jsonl by run name."""
     files = (folder / "outputs").glob("sweeps/*/*/history.jsonl")
     return {f"sweeps/demo/{file.parent.name}": [json.loads(text) for text in file.open()] for file in files}
 
 
-def ask(*command: str, folder: Path, **environment: str) -> str:
-    """What a library's own command prints."""
+def printed_by(*command: str, folder: Path, **environment: str) -> str:
+    """Return what a library's own command prints."""
     return subprocess.run(
         [sys.executable, "-m", *command],
         cwd=folder, capture_output=True, text=True, check=True, env={**os.environ, **environment},
@@ -78,7 +81,7 @@ def ask(*command: str, folder: Path, **environment: str) -> str:
 
 
 def gathered(points: list[tuple[int, str, float]]) -> Lines:
-    """Lines from (step, key, value); a second value for a step and key is an error."""
+    """Return history lines from (step, key, value); a second value for a step and key is an error."""
     lines: dict[int, dict[str, float]] = {}
     for step, key, value in points:
         if not key.startswith("whole_run/"):
@@ -116,13 +119,13 @@ def hparam(events: Any, key: str) -> float:
 
 
 def read_wandb(folder: Path) -> dict[str, Any]:
-    """What the parts of each run say together, as `wandb sync` would send them one after the other."""
+    """Return the runs, each with its parts joined as `wandb sync` sends them one after the other."""
     records: dict[str, list[dict[str, Any]]] = {}
     for file in sorted((folder / "outputs" / "wandb").glob("offline-run-*/*.wandb")):
-        printed = ask("wandb", "leet", "inspect", "--json", str(file), folder=folder, WANDB_MODE="offline")
+        printed = printed_by("wandb", "leet", "inspect", "--json", str(file), folder=folder, WANDB_MODE="offline")
         part = [json.loads(text) for text in printed.splitlines()]
         begun = next((record["run"] for record in part if record["type"] == "run"), None)
-        if begun is not None:  # a process that was killed may have left an empty file
+        if begun is not None:  # a killed process may have left an empty file
             records.setdefault(begun["display_name"], []).extend(part)
     runs = {}
     for name, parts in records.items():
@@ -172,7 +175,7 @@ def read_mlflow(folder: Path) -> dict[str, Any]:
 def read_trackio(folder: Path) -> dict[str, Any]:
     def query(sql: str) -> list[dict[str, Any]]:
         store = {"TRACKIO_DIR": str(folder / "outputs" / "trackio")}
-        printed = ask(
+        printed = printed_by(
             "trackio.cli", "query", "project", "--project=microgpt", "--sql", sql, "--json", folder=folder, **store
         )
         return json.loads(printed)["rows"]
@@ -213,7 +216,7 @@ def assert_library_has_the_histories(folder: Path, name: str, count: int = 1) ->
     assert len(found) == count
     kept: Callable[[float], float] = (lambda x: float(np.float32(x))) if name == "tensorboard" else float
     for run, lines in expected.items():
-        assert [made["step"] for made in lines] == list(range(LAST + 1)), "history.jsonl itself is whole"
+        assert [made["step"] for made in lines] == list(range(LAST + 1)), "history.jsonl itself is complete"
         assert found[run]["lines"] == [{key: kept(value) for key, value in made.items()} for made in lines]
         assert found[run]["final"] == {
             "whole_run/val_loss": kept(lines[-1]["loss"]),
@@ -227,14 +230,14 @@ with_each_library = pytest.mark.parametrize("name", [pytest.param(name, marks=py
 
 
 @with_each_library
-def test_several_runs_of_one_process_are_logged_apart(name: str, tmp_path: Path) -> None:
+def test_runs_of_one_process_are_logged_separately(name: str, tmp_path: Path) -> None:
     skip_without(name)
     log_runs(tmp_path, name, 0, LAST, "completed", count=3)
     assert_library_has_the_histories(tmp_path, name, count=3)
 
 
 @with_each_library
-def test_a_run_that_was_stopped_twice_is_one_run_without_a_step_twice(name: str, tmp_path: Path) -> None:
+def test_run_stopped_twice_is_one_run_with_each_step_once(name: str, tmp_path: Path) -> None:
     skip_without(name)
     log_runs(tmp_path, name, 0, 30, "interrupted")
     log_runs(tmp_path, name, 30, 45, "killed")
@@ -243,9 +246,7 @@ def test_a_run_that_was_stopped_twice_is_one_run_without_a_step_twice(name: str,
 
 
 @with_each_library
-def test_a_run_that_was_killed_before_its_first_checkpoint_and_after_its_last_line_is_whole_in_the_end(
-    name: str, tmp_path: Path
-) -> None:
+def test_run_killed_before_its_first_checkpoint_and_after_its_last_line_is_complete(name: str, tmp_path: Path) -> None:
     skip_without(name)
     log_runs(tmp_path, name, 0, 5, "killed")
     log_runs(tmp_path, name, 0, LAST, "killed")
@@ -254,7 +255,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_and_after_its_last_li
 
 
 @with_each_library
-def test_a_run_may_be_resumed_with_another_logger(name: str, tmp_path: Path) -> None:
+def test_run_can_be_resumed_with_another_logger(name: str, tmp_path: Path) -> None:
     skip_without(name)
     log_runs(tmp_path, "none", 0, 30, "interrupted")
     log_runs(tmp_path, name, 20, LAST, "completed")
@@ -262,4 +263,4 @@ def test_a_run_may_be_resumed_with_another_logger(name: str, tmp_path: Path) -> 
 
 
 if __name__ == "__main__":
-    log_as_a_training_would(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))
+    log_like_a_training(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))

@@ -1,4 +1,4 @@
-"""The training loop with an engine that only counts: what it saves, evaluates and logs, and in which order."""
+"""The training loop with an engine that only counts: what it saves, evaluates and logs, and when."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +10,13 @@ from microgpt.data.batches import BatchOrder
 from microgpt.data.examples import Examples
 from microgpt.engines.base import Decoder, EngineInfo, EngineState, Tokens, Workload
 from microgpt.model.spec import ModelSpec
-from microgpt.runs import checkpoint_format
 from microgpt.runs.checkpoint import CheckpointStore
+from microgpt.runs.checkpoint_format import Meta, Progress
 from microgpt.runs.history import History
 from microgpt.training import loop
 from microgpt.training.guards import StopRequest
-from microgpt.training.loop import Plan, Run, Training
-from microgpt.training.progress import Progress
+from microgpt.training.loop import Plan, Replica, Training
+from microgpt.training.progress import RunProgressDisplay
 from microgpt.training.schedules import Schedule
 
 SPEC = ModelSpec("bigram", vocab_size=3, n_embd=3, n_head=1, n_layer=0, block_size=4)
@@ -24,31 +24,31 @@ WORK = Workload([[2, 0, 1, 2], [2, 1, 2]], [BatchOrder([0, 1], [], 0.0, 1)])
 
 
 class CountingEngine:
-    """The loss of model r's step s is s + 1 + 100 r, that of an example its number of targets; remembers its calls."""
+    """The loss of replica r at step s is s + 1 + 100 r, that of an example its number of targets. Records its calls."""
 
     info = EngineInfo("counting", "cpu", False, "float64", kernel="none", threads=1)
     compile_seconds = 0.0
 
     def __init__(self, models: int = 1) -> None:
         self.models = models
-        self.asked: list[tuple[int, int]] = []
+        self.calls: list[tuple[int, int]] = []
         self.rates: list[np.ndarray] = []
-        self.spoilt_losses: dict[int, int] = {}  # of a model, from a step on
-        self.spoilt_weights: set[int] = set()
+        self.nan_losses: dict[int, int] = {}  # of a model, from a step on
+        self.infinite_weights: set[int] = set()
 
     def load(self, state: EngineState) -> None: ...
 
     def state(self) -> EngineState:
         arrays = {name: np.zeros((self.models, *shape)) for name, shape in SPEC.shapes().items()}
-        for model in self.spoilt_weights:
+        for model in self.infinite_weights:
             arrays["wte"][model] = np.inf
         return EngineState(arrays)
 
     def advance(self, step: int, learning_rates: np.ndarray) -> np.ndarray:
-        self.asked.append((step, len(learning_rates)))
+        self.calls.append((step, len(learning_rates)))
         self.rates.append(learning_rates)
         losses = np.arange(step + 1.0, step + 1 + len(learning_rates))[:, np.newaxis] + 100 * np.arange(self.models)
-        for model, first in self.spoilt_losses.items():
+        for model, first in self.nan_losses.items():
             losses[max(0, first - step) :, model] = np.nan
         return losses
 
@@ -57,7 +57,7 @@ class CountingEngine:
         return np.full(self.models, sum(n * n for n in targets) / sum(targets))
 
     def decoder(self, replica: int) -> Decoder:
-        raise AssertionError("the loop draws no samples")
+        raise AssertionError("the loop does not sample")
 
 
 def training(
@@ -70,36 +70,36 @@ def training(
         engine=CountingEngine(models),
         plan=Plan(steps=steps, val_examples=Examples.of(examples), **chosen),  # pyright: ignore[reportArgumentType]
         workload=Workload(WORK.examples, [*WORK.orders] * models),
-        runs=[
-            Run(
+        replicas=[
+            Replica(
                 lr=0.1 * (model + 1),
                 schedule=Schedule("constant", steps),
-                state=checkpoint_format.Progress(),
-                meta=checkpoint_format.Meta(SPEC, ["a", "b"]),
+                progress=Progress(),
+                meta=Meta(SPEC, ["a", "b"]),
                 checkpoints=CheckpointStore(folder / str(model) / "checkpoint", keep=20),
                 history=History(folder / str(model) / "history.jsonl"),
             )
             for model in range(models)
         ],
-        progress=Progress(steps),
+        observer=RunProgressDisplay(steps),
         stop=StopRequest(),
         memory=None,
     )
 
 
-def saved_steps(run: Run) -> list[int]:
-    return sorted(int(path.name.removeprefix("step_")) for path in run.checkpoints.directory.glob("step_*"))
+def saved_steps(replica: Replica) -> list[int]:
+    return sorted(int(path.name.removeprefix("step_")) for path in replica.checkpoints.directory.glob("step_*"))
 
 
-def test_every_logged_step_is_a_line_also_within_one_call_of_the_engine(tmp_path: Path) -> None:
-    run = training(tmp_path, steps=10)
-    run.run()
-    assert [line["step"] for line in run.runs[0].history.lines()] == list(range(1, 11))
-    assert [line["loss"] for line in run.runs[0].history.lines()] == [float(s) for s in range(1, 11)]
-    assert isinstance(run.engine, CountingEngine)
-    assert run.engine.asked == [(0, 1), (1, 9)], "the first step tells the time, the rest is one call"
-    assert run.runs[0].state.recent_losses == [8.0, 9.0, 10.0]
-    assert run.runs[0].state.tokens == 5 * 3 + 5 * 2
+def test_every_logged_step_is_a_line_even_within_one_call_of_the_engine(tmp_path: Path) -> None:
+    trained = training(tmp_path, steps=10)
+    trained.run()
+    assert [line["step"] for line in trained.replicas[0].history.lines()] == list(range(1, 11))
+    assert [line["loss"] for line in trained.replicas[0].history.lines()] == [float(s) for s in range(1, 11)]
+    assert isinstance(trained.engine, CountingEngine)
+    assert trained.engine.calls == [(0, 1), (1, 9)], "the first step is timed alone, the others are one call"
+    assert trained.replicas[0].progress.recent_losses == [8.0, 9.0, 10.0]
+    assert trained.replicas[0].progress.tokens == 5 * 3 + 5 * 2
 
 
 @pytest.mark.parametrize(
@@ -111,79 +111,75 @@ def test_every_logged_step_is_a_line_also_within_one_call_of_the_engine(tmp_path
     ],
     ids=str,
 )
-def test_the_first_and_the_last_step_and_every_nth_are_logged(
-    tmp_path: Path, plan: dict[str, int], lines: list[int]
-) -> None:
-    run = training(tmp_path, steps=10, examples=(), **plan)
-    run.run()
-    assert [line["step"] for line in run.runs[0].history.lines()] == lines
+def test_first_last_and_every_nth_step_are_logged(tmp_path: Path, plan: dict[str, int], lines: list[int]) -> None:
+    trained = training(tmp_path, steps=10, examples=(), **plan)
+    trained.run()
+    assert [line["step"] for line in trained.replicas[0].history.lines()] == lines
 
 
-def test_saved_at_its_times_before_every_evaluation_and_at_the_end(tmp_path: Path) -> None:
-    run = training(tmp_path, examples=[[2, 0, 2]], checkpoint_every=4, eval_every=3, log_every=100)
-    run.run()
-    assert saved_steps(run.runs[0]) == [0, 3, 4, 6, 8, 9, 10]
-    assert [line["step"] for line in run.runs[0].history.lines() if "val_loss" in line] == [0, 3, 6, 9, 10]
+def test_checkpoints_are_saved_on_schedule_before_evaluations_and_at_the_end(tmp_path: Path) -> None:
+    trained = training(tmp_path, examples=[[2, 0, 2]], checkpoint_every=4, eval_every=3, log_every=100)
+    trained.run()
+    assert saved_steps(trained.replicas[0]) == [0, 3, 4, 6, 8, 9, 10]
+    assert [line["step"] for line in trained.replicas[0].history.lines() if "val_loss" in line] == [0, 3, 6, 9, 10]
 
 
-def test_a_leg_counts_batches_on_and_its_own_steps_from_the_start(tmp_path: Path) -> None:
-    run = training(tmp_path, steps=3, first_step=20)
-    run.run()
-    assert isinstance(run.engine, CountingEngine)
-    assert run.engine.asked == [(20, 1), (21, 2)]
-    assert [line["step"] for line in run.runs[0].history.lines()] == [1, 2, 3]
+def test_new_leg_continues_the_batches_and_counts_its_own_steps(tmp_path: Path) -> None:
+    trained = training(tmp_path, steps=3, first_step=20)
+    trained.run()
+    assert isinstance(trained.engine, CountingEngine)
+    assert trained.engine.calls == [(20, 1), (21, 2)]
+    assert [line["step"] for line in trained.replicas[0].history.lines()] == [1, 2, 3]
 
 
-def test_evaluation_in_slices_is_the_mean_over_all_target_tokens(
+def test_evaluation_in_parts_is_the_mean_over_all_target_tokens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     examples = [[2, *[0] * n] for n in (1, 5, 2, 7, 3, 3, 1)]
     whole = CountingEngine().evaluate(examples)[0]
     for size in (1, 2, 3, 100):
-        monkeypatch.setattr(loop, "EVALUATION_SLICE", size)
-        run = training(tmp_path / str(size), steps=0, examples=examples)
-        run.run()
-        assert run.runs[0].state.val_loss == pytest.approx(whole, rel=1e-12)
+        monkeypatch.setattr(loop, "EXAMPLES_PER_EVALUATION", size)
+        trained = training(tmp_path / str(size), steps=0, examples=examples)
+        trained.run()
+        assert trained.replicas[0].progress.val_loss == pytest.approx(whole, rel=1e-12)
 
 
-def test_a_stop_during_an_evaluation_leaves_the_step_to_be_evaluated_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loop, "EVALUATION_SLICE", 1)
-    run = training(tmp_path, examples=[[2, 0, 2]] * 3, eval_every=5)
-    evaluate = run.engine.evaluate
+def test_stop_during_an_evaluation_leaves_the_step_unevaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "EXAMPLES_PER_EVALUATION", 1)
+    trained = training(tmp_path, examples=[[2, 0, 2]] * 3, eval_every=5)
+    evaluate = trained.engine.evaluate
 
     def stopping(examples: Sequence[Tokens]) -> np.ndarray:
-        if run.step == 5:
-            run.stop.signal_number = 15
+        if trained.step == 5:
+            trained.stop.signal_number = 15
         return evaluate(examples)
 
-    monkeypatch.setattr(run.engine, "evaluate", stopping)
-    run.run()
-    assert saved_steps(run.runs[0]) == [0, 5]
-    assert run.runs[0].history.lines()[-1]["step"] == 4
-    assert run.runs[0].state.best_step == 0
+    monkeypatch.setattr(trained.engine, "evaluate", stopping)
+    trained.run()
+    assert saved_steps(trained.replicas[0]) == [0, 5]
+    assert trained.replicas[0].history.lines()[-1]["step"] == 4
+    assert trained.replicas[0].progress.best_step == 0
 
 
-# Runs side by side
+# Replicas side by side
 
 
-def test_runs_side_by_side_write_what_each_would_write_alone(tmp_path: Path) -> None:
+def test_replicas_write_what_each_would_write_alone(tmp_path: Path) -> None:
     together = training(tmp_path / "together", models=3, examples=[[2, 0, 2]], eval_every=4, checkpoint_every=5)
     together.run()
-    for model, run in enumerate(together.runs):
-        assert saved_steps(run) == [0, 4, 5, 8, 10]
-        assert [line["loss"] for line in run.history.lines() if "loss" in line] == [
+    for model, replica in enumerate(together.replicas):
+        assert saved_steps(replica) == [0, 4, 5, 8, 10]
+        assert [line["loss"] for line in replica.history.lines() if "loss" in line] == [
             s + 1 + 100.0 * model for s in range(10)
         ]
-        assert {line["lr"] for line in run.history.lines() if "lr" in line} == {0.1 * (model + 1)}
-        assert run.state.tokens == 5 * 3 + 5 * 2
-        assert run.state.recent_losses == [100.0 * model + s for s in (8, 9, 10)]
+        assert {line["lr"] for line in replica.history.lines() if "lr" in line} == {0.1 * (model + 1)}
+        assert replica.progress.tokens == 5 * 3 + 5 * 2
+        assert replica.progress.recent_losses == [100.0 * model + s for s in (8, 9, 10)]
 
 
-def test_every_run_has_a_learning_rate_of_its_own(tmp_path: Path) -> None:
+def test_every_replica_has_its_own_learning_rate(tmp_path: Path) -> None:
     together = training(tmp_path, models=2, steps=4)
-    together.runs[1].schedule = Schedule("linear", 4)
+    together.replicas[1].schedule = Schedule("linear", 4)
     together.run()
     assert isinstance(together.engine, CountingEngine)
     rates = np.concatenate(together.engine.rates)
@@ -192,44 +188,44 @@ def test_every_run_has_a_learning_rate_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("log_every", [1, 100])
-def test_a_run_whose_loss_is_no_number_fails_alone(tmp_path: Path, log_every: int) -> None:
+def test_replica_with_a_non_finite_loss_fails_alone(tmp_path: Path, log_every: int) -> None:
     together = training(tmp_path, models=3, examples=[[2, 0, 2]], eval_every=4, log_every=log_every)
     assert isinstance(together.engine, CountingEngine)
-    together.engine.spoilt_losses = {1: 6}
+    together.engine.nan_losses = {1: 6}
     together.run()
-    assert [run.failure is None for run in together.runs] == [True, False, True]
-    failed = together.runs[1]
+    assert [replica.failure is None for replica in together.replicas] == [True, False, True]
+    failed = together.replicas[1]
     assert "the loss of step 7 is nan (lr 0.2); the last checkpoint is kept in " in str(failed.failure)
-    assert failed.state.step == 6
-    assert failed.state.recent_losses == [104.0, 105.0, 106.0]
+    assert failed.progress.step == 6
+    assert failed.progress.recent_losses == [104.0, 105.0, 106.0]
     assert saved_steps(failed) == [0, 4]
     assert failed.history.lines()[-1]["step"] == (6 if log_every == 1 else 4)
-    for run in (together.runs[0], together.runs[2]):
-        assert run.state.step == 10
-        assert saved_steps(run) == [0, 4, 8, 10]
+    for replica in (together.replicas[0], together.replicas[2]):
+        assert replica.progress.step == 10
+        assert saved_steps(replica) == [0, 4, 8, 10]
 
 
-def test_a_run_whose_weights_are_spoilt_fails_alone_and_is_not_saved(tmp_path: Path) -> None:
+def test_replica_with_a_non_finite_weight_fails_alone_and_is_not_saved(tmp_path: Path) -> None:
     together = training(tmp_path, models=2, checkpoint_every=5)
     assert isinstance(together.engine, CountingEngine)
-    together.engine.spoilt_weights = {0}
+    together.engine.infinite_weights = {0}
     together.run()
-    assert "after step 5 a weight is not finite; there is no checkpoint yet" in str(together.runs[0].failure)
-    assert (saved_steps(together.runs[0]), saved_steps(together.runs[1])) == ([], [5, 10])
+    assert "after step 5 a weight is not finite; there is no checkpoint yet" in str(together.replicas[0].failure)
+    assert (saved_steps(together.replicas[0]), saved_steps(together.replicas[1])) == ([], [5, 10])
 
 
-def test_a_training_ends_when_no_run_is_left(tmp_path: Path) -> None:
+def test_training_ends_when_every_replica_has_failed(tmp_path: Path) -> None:
     together = training(tmp_path, models=2, examples=[[2, 0, 2]])
     assert isinstance(together.engine, CountingEngine)
-    together.engine.spoilt_losses = {0: 2, 1: 3}
+    together.engine.nan_losses = {0: 2, 1: 3}
     together.run()
-    assert [run.state.step for run in together.runs] == [2, 3]
-    assert together.engine.asked[-1][0] < 4
+    assert [replica.progress.step for replica in together.replicas] == [2, 3]
+    assert together.engine.calls[-1][0] < 4
 
 
-def test_times_are_shared_out_among_the_runs(tmp_path: Path) -> None:
+def test_times_are_divided_among_the_replicas(tmp_path: Path) -> None:
     together = training(tmp_path, models=4)
     together.run()
-    shares = {run.state.train_seconds for run in together.runs}
+    shares = {replica.progress.train_seconds for replica in together.replicas}
     assert len(shares) == 1
-    assert sum(run.state.train_seconds for run in together.runs) == pytest.approx(together.seconds)
+    assert sum(replica.progress.train_seconds for replica in together.replicas) == pytest.approx(together.seconds)

@@ -4,14 +4,12 @@ import json
 import random
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 from support.program import Program, make_program, mostly_slow, read_history, read_record, results_of, wait_for
 
 from microgpt.runs.checkpoint import load_checkpoint
-from microgpt.runs.history import History
 
 STEPS = 100
 RUN = ("experiment=debug", f"train.steps={STEPS}", "train.checkpoint_every=10", "train.eval_every=25",
@@ -196,24 +194,6 @@ def test_damaged_newest_checkpoint_is_passed_over_and_written_anew(microgpt: Pro
     assert results_of(microgpt.only_run(), 40) == results_of(microgpt.only_run("uninterrupted"), 40)
     for checkpoint in (folder / "checkpoint").glob("step_*"):
         load_checkpoint(checkpoint)
-
-
-def test_history_is_rewound_by_replacing_it(tmp_path: Path) -> None:
-    """Written in place, a crash in the middle would lose the lines of all earlier steps."""
-    history = History(tmp_path / "history.jsonl")
-    history.write([{"step": step} for step in range(5)])
-    before = tmp_path / "as_it_was.jsonl"
-    before.hardlink_to(history.path)
-    history.rewind(3)
-    assert [line["step"] for line in history.lines()] == [0, 1, 2]
-    assert len(before.read_text().splitlines()) == 5
-
-
-def test_unfinished_last_line_of_the_history_is_dropped(tmp_path: Path) -> None:
-    history = History(tmp_path / "history.jsonl")
-    history.path.write_text('{"step": 1}\n{"step": 2}\n{"st')
-    history.rewind(9)
-    assert history.path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
 @pytest.mark.slow

@@ -1,91 +1,62 @@
-"""Loggers: the lines of history.jsonl, as they come, handed to a library in which runs are looked at and compared.
+"""Loggers: hand the lines of history.jsonl to a library in which runs are looked at and compared.
 
-A library is imported when a run asks for it by name, and is an extra of the package. Nothing here knows the
-configuration's schema, engines or the training loop: a run is its folder, its record and its lines.
+A library is an extra of the package, imported when a run selects it. Each has a module in this package with a function
+`connect(LoggedRun) -> LibraryRun`.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 
 from microgpt.config import choices
 from microgpt.errors import UserError
-from microgpt.training.loggers.base import (
-    DEFAULT_PROJECT,
-    Destination,
-    Line,
-    LoggedRun,
-    LoggerOptions,
-    Record,
-    RunLogger,
-)
+from microgpt.runs.history import HistoryLine
+from microgpt.runs.record import RunRecord
+from microgpt.training.loggers.base import LibraryRun, LoggedRun, RunLogger
 from microgpt.training.loggers.delivery import Delivery
 
-__all__ = ["LOGGERS", "LoggerOptions", "NoLogger", "RunLogger", "check_installed", "make_logger", "where_to_look"]
+__all__ = ["LOGGERS", "LoggedRun", "NoLogger", "RunLogger", "check_installed", "make_logger"]
 
-# Each is a module of this package with a function `connect(LoggedRun) -> Destination`.
-LOGGERS = {name: modules for name, modules in choices.LOGGERS.items() if name != "none"}
-LOOK = {  # the command that shows what was logged, and the variables by which a user sends it elsewhere
-    "tensorboard": ("tensorboard --logdir {store}", ()),
-    "wandb": ("wandb leet {store}/wandb", ("WANDB_MODE", "WANDB_DIR")),
-    "mlflow": ("mlflow server --backend-store-uri sqlite:///{store}/mlflow/mlflow.db", ("MLFLOW_TRACKING_URI",)),
-    "trackio": (
-        "TRACKIO_DIR={store}/trackio trackio show --project {project}",
-        ("TRACKIO_DIR", "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"),
-    ),
-}
+LOGGERS = tuple(name for name in choices.LOGGERS if name != "none")
 
 
 class NoLogger:
-    """logger=none: history.jsonl is enough."""
+    """logger=none."""
 
-    def log(self, lines: Sequence[Line]) -> None:
+    def log(self, lines: Sequence[HistoryLine]) -> None:
         pass
 
-    def finish(self, record: Record) -> None:
+    def finish(self, record: RunRecord) -> None:
         pass
 
 
 def check_installed(name: str) -> None:
-    """Raises UserError where the library is absent. Imports nothing, so that it can be asked before a run begins."""
-    needed = LOGGERS.get(name, ())
+    """Raise UserError if the library is absent. Imports nothing, so that it can be called before a run starts."""
+    needed = choices.LOGGERS[name]
     if name == "mlflow" and os.environ.get("MLFLOW_TRACKING_URI"):
-        needed = needed[:1]  # the rest is for the database of the local store
+        needed = needed[:1]  # the others are for the database of the local store
     if not all(map(is_installed, needed)):
         raise UserError(f"logger={name} needs {name}: pip install 'microgpt[{name}]'")
 
 
 def is_installed(module: str) -> bool:
-    """Whether there is a package of that name; a mere folder, such as wandb makes where it works, is none."""
+    """Return whether there is such a package; a folder of its name, such as wandb makes where it works, is not one."""
     spec = find_spec(module)
     return spec is not None and spec.origin is not None
 
 
-def make_logger(options: LoggerOptions, folder: Path, record: Record, earlier: Sequence[Line] = ()) -> RunLogger:
-    """The logger of one run; there may be many at a time.
+def make_logger(run: LoggedRun, earlier: Sequence[HistoryLine] = ()) -> RunLogger:
+    """Make the logger of one run; a process may have many.
 
-    `folder` is the run's, where the logger keeps what it must remember should the run be stopped and resumed. `record`
-    is run.json's content so far. `earlier` are the lines that history.jsonl keeps from before a stop: those that the
-    library has not got are handed over first, and lines that it has got are not logged twice. Raises UserError where
-    the library is absent; whatever fails after that is said once, and the run goes on.
+    `earlier` are the lines that history.jsonl keeps from before a resumption; those that the library lacks are
+    delivered first. Raises UserError if the library is absent; later failures are reported once, and the run goes on.
     """
-    if options.name == "none":
+    if run.library == "none":
         return NoLogger()
-    check_installed(options.name)
-    run = LoggedRun(options, folder, record)
+    check_installed(run.library)
 
-    def connect() -> Destination:
-        opened: Callable[[LoggedRun], Destination] = import_module(f"microgpt.training.loggers.{options.name}").connect
-        return opened(run)
+    def connect() -> LibraryRun:
+        return import_module(f"microgpt.training.loggers.{run.library}").connect(run)
 
-    return Delivery(options.name, connect, earlier, run.forget)
-
-
-def where_to_look(options: LoggerOptions) -> str | None:
-    """The command that shows what a run has logged; None where nothing was, or the environment sent it elsewhere."""
-    command, variables = LOOK.get(options.name, (None, ()))
-    if command is None or any(map(os.environ.get, variables)):
-        return None
-    return command.format(store=options.store, project=options.project or DEFAULT_PROJECT)
+    return Delivery(run.library, connect, earlier, run.forget_id)

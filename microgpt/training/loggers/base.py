@@ -1,4 +1,4 @@
-"""What a logger is, and what is said to every library alike. Knows no library."""
+"""What a logger's library receives: a run, its history lines, and its final figures."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,116 +7,103 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from microgpt.atomic import write_json
+from microgpt.runs.history import HistoryLine
+from microgpt.runs.record import RunRecord
 
-MEMORY = "logger.json"  # in a run's folder: what each library calls this run
+IDS = "logger.json"  # in a run's folder: the id of the run in each library
 DEFAULT_PROJECT = "microgpt"
-FINAL = "whole_run/"  # before the figures of a run as a whole; pages sorted by name show them after the curves
-
-Line = Mapping[str, float]  # of history.jsonl: `step`, `tokens` and, where there are any, `loss`, `lr`, `val_loss`
-Record = Mapping[str, Any]  # run.json
+FINAL = "whole_run/"  # prefix of the final figures; pages sorted by name show them after the curves
 
 
 class RunLogger(Protocol):
-    """What a training run talks to."""
+    """The logger of one run."""
 
-    def log(self, lines: Sequence[Line]) -> None:
-        """Lines of history.jsonl, in its order."""
+    def log(self, lines: Sequence[HistoryLine]) -> None: ...
+    def finish(self, record: RunRecord) -> None:
+        """End the log of a run that completed, failed or was interrupted."""
         ...
-
-    def finish(self, record: Record) -> None:
-        """The run ended, one way or another: `record` has its status, figures and samples."""
-        ...
-
-
-@dataclass(frozen=True)
-class LoggerOptions:
-    name: str = "none"  # none | tensorboard | wandb | mlflow | trackio
-    project: str | None = None  # wandb, trackio: the project; mlflow: the experiment; None: as the environment says
-    store: Path = Path("outputs")  # for what a library keeps of all runs together: a folder of its name in here
 
 
 @dataclass(frozen=True)
 class Point:
-    """A line on its way to a library."""
+    """A history line on its way to a library."""
 
     step: int
     time: float  # seconds since 1970 when the line was logged
-    values: dict[str, float]  # all of the line but its step
+    values: dict[str, float]  # the line without its step
 
 
-class Destination(Protocol):
+class LibraryRun(Protocol):
     """One run in one library. Raises whatever the library raises."""
 
+    @property
     def last_step(self) -> int:
-        """The last step that the library has of this run, -1 if none. It has all lines up to there."""
+        """The library has every line up to this step; -1: none."""
         ...
 
     def write(self, points: Sequence[Point]) -> None: ...
-
-    def close(self, record: Record) -> None: ...
+    def close(self, record: RunRecord) -> None: ...
 
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """A run as a library is told of it when it begins."""
+    """A run when its logger starts."""
 
-    options: LoggerOptions
+    library: str
+    project: str | None  # wandb, trackio: the project; mlflow: the experiment; None: as the environment says
+    outputs: Path
     folder: Path
-    record: Record
+    record: RunRecord
 
     @property
     def name(self) -> str:
-        """As in run.json: the run's folder below outputs."""
-        return self.record.get("run_id") or self.folder.name
+        return self.record.run_id or self.folder.name
 
     @property
     def group(self) -> str | None:
-        """What a job of a sweep shares with the sweep's other jobs."""
+        """The sweep that the run is a job of."""
         parent, _, _ = self.name.rpartition("/")
         return parent if parent.startswith("sweeps/") else None
 
     @property
     def store(self) -> Path:
-        """The library's own folder below outputs. Made by the library, or by who asks."""
-        return (self.options.store / self.options.name).absolute()
+        """The folder below the outputs in which the library keeps all runs. It may not exist yet."""
+        return (self.outputs / self.library).absolute()
 
     def settings(self) -> dict[str, Any]:
-        """The configuration with dotted keys, and what else tells one run from another."""
-        git = self.record.get("git") or {}
-        extra = {
-            "config_hash": self.record.get("config_hash"),
-            "git_commit": git.get("commit"),
-            "git_dirty": git.get("dirty"),
-            "overrides": " ".join(self.record.get("overrides") or ()),
+        """Return the configuration with dotted keys, and what else tells one run from another."""
+        git = self.record.git
+        return {
+            **dotted(self.record.config),
+            "config_hash": self.record.config_hash,
+            "git_commit": git.commit if git else None,
+            "git_dirty": git.dirty if git else None,
+            "overrides": " ".join(self.record.overrides),
         }
-        return {**dotted(self.record.get("config") or {}), **extra}
 
-    def remembered(self) -> str | None:
-        """What this library calls this run, if an earlier process began it."""
-        return read_memory(self.folder / MEMORY).get(self.options.name)
+    def known_id(self) -> str | None:
+        """Return the run's id in the library, if an earlier process started it there."""
+        return self.read_ids().get(self.library)
 
-    def remember(self, identity: str) -> None:
-        path = self.folder / MEMORY
-        write_json(path, {**read_memory(path), self.options.name: identity})
+    def save_id(self, identity: str) -> None:
+        write_json(self.folder / IDS, {**self.read_ids(), self.library: identity})
 
-    def forget(self) -> None:
-        """What is done in this folder from now on is another run."""
-        path = self.folder / MEMORY
-        kept = read_memory(path)
-        if kept.pop(self.options.name, None) is not None:
-            write_json(path, kept)
+    def forget_id(self) -> None:
+        """Make the next attempt in this folder another run of the library."""
+        ids = self.read_ids()
+        if ids.pop(self.library, None) is not None:
+            write_json(self.folder / IDS, ids)
 
-
-def read_memory(path: Path) -> dict[str, str]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    def read_ids(self) -> dict[str, str]:
+        try:
+            found = json.loads((self.folder / IDS).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
 
 def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"model": {"n_embd": 16}} as {"model.n_embd": 16}; lists stay as they are."""
+    """Return {"model": {"n_embd": 16}} as {"model.n_embd": 16}; lists stay as they are."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -126,20 +113,21 @@ def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def final_figures(record: Record) -> dict[str, float]:
-    """The numbers among a run's metrics; none of a run that was stopped, since it may go on."""
-    if record.get("status") == "interrupted":
+def final_figures(record: RunRecord) -> dict[str, float]:
+    """Return the numbers among a run's metrics; none of an interrupted run, which may be resumed."""
+    metrics = record.document()["metrics"]
+    if metrics is None or record.status == "interrupted":
         return {}
     return {
         f"{FINAL}{key}": value
-        for key, value in dotted(record.get("metrics") or {}).items()
+        for key, value in dotted(metrics).items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
 
 
-def final_texts(record: Record) -> dict[str, str]:
-    """Samples, a line each, and the error of a run that failed."""
-    if record.get("status") == "interrupted":
+def final_texts(record: RunRecord) -> dict[str, str]:
+    """Return the samples, one a line, and the error of a failed run; nothing of an interrupted run."""
+    if record.status == "interrupted":
         return {}
-    texts = {"samples": "\n".join(record.get("samples") or ()), "error": record.get("error") or ""}
+    texts = {"samples": "\n".join(record.samples), "error": record.error or ""}
     return {key: text for key, text in texts.items() if text}

@@ -1,4 +1,4 @@
-"""Between a run and a library: what goes wrong there is said once on stderr, and never reaches the run."""
+"""Delivery of a run's history lines to a library. A failure there is reported once and never stops the run."""
 
 import sys
 import time
@@ -6,91 +6,88 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import ClassVar
 
-from microgpt.training.loggers.base import Destination, Line, Point, Record
+from microgpt.runs.history import HistoryLine
+from microgpt.runs.record import RunRecord
+from microgpt.training.loggers.base import LibraryRun, Point
 
-QUIET_SECONDS = 2.0  # a run's lines are handed over no more often
-SHARE = 0.05  # of a training's time that handing over may take, all runs of the process together
+DELIVERY_SECONDS = 2.0  # a run's lines are delivered at most this often
+TIME_SHARE = 0.05  # of the training time that deliveries may take, all runs of the process together
 
 
 class Delivery:
-    """A RunLogger that hands lines on: from time to time, and whatever is left when the run ends.
+    """A RunLogger that delivers lines from time to time, and the rest when the run ends.
 
-    After a failure lines wait, and are tried once more when the run ends: a library that waits for a lost network
-    should not make each line wait.
+    After a failure lines wait until the run ends, so that a library that waits for a lost network delays the run twice
+    at most.
     """
 
-    under_way: ClassVar[int] = 0  # deliveries of this process that have not been finished
+    open_count: ClassVar[int] = 0  # deliveries of this process that have not finished
 
     def __init__(
         self,
         name: str,
-        connect: Callable[[], Destination],
-        earlier: Sequence[Line] = (),
-        forget: Callable[[], None] = lambda: None,
+        connect: Callable[[], LibraryRun],
+        earlier: Sequence[HistoryLine] = (),
+        forget_id: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        """`forget` parts the run from what the library calls it: one that failed is not resumed, but done anew."""
+        """Connect, and deliver the lines of `earlier` that the library lacks.
+
+        `forget_id` is called for a failed run: its next attempt starts anew.
+        """
         self.name = name
         self.connect = connect
-        self.forget = forget
+        self.forget_id = forget_id
         self.clock = clock
-        self.destination: Destination | None = None
-        self.last_step = -1  # that the library has
+        self.library: LibraryRun | None = None
         self.waiting: list[Point] = []
-        self.in_trouble = False
-        Delivery.under_way += 1
-        self.take(earlier)
+        self.failed = False
+        Delivery.open_count += 1
+        self.add(earlier)
         self.attempt(self.deliver)
-        self.next_time = clock() + QUIET_SECONDS
+        self.next_time = clock() + DELIVERY_SECONDS
 
-    def log(self, lines: Sequence[Line]) -> None:
-        self.take(lines)
+    def log(self, lines: Sequence[HistoryLine]) -> None:
+        self.add(lines)
         start = self.clock()
-        if self.waiting and not self.in_trouble and start >= self.next_time:
+        if self.waiting and not self.failed and start >= self.next_time:
             self.attempt(self.deliver)
             end = self.clock()
-            self.next_time = end + max(QUIET_SECONDS, (end - start) * Delivery.under_way / SHARE)
+            self.next_time = end + max(DELIVERY_SECONDS, (end - start) * Delivery.open_count / TIME_SHARE)
 
-    def finish(self, record: Record) -> None:
+    def finish(self, record: RunRecord) -> None:
         self.attempt(self.deliver)
-        if self.destination is not None:
-            self.attempt(lambda: self.close(record))
-        if record.get("status") == "failed":
-            self.attempt(self.forget)
-        Delivery.under_way -= 1
+        if (library := self.library) is not None:
+            self.attempt(lambda: library.close(record))
+        if record.status == "failed":
+            self.attempt(self.forget_id)
+        Delivery.open_count -= 1
 
-    def take(self, lines: Sequence[Line]) -> None:
+    def add(self, lines: Sequence[HistoryLine]) -> None:
         now = time.time()
         for line in lines:
-            if line["step"] > self.last_step:
-                values = {key: value for key, value in line.items() if key != "step"}
-                self.waiting.append(Point(int(line["step"]), now, values))
+            values = {key: value for key, value in line.items() if key != "step"}
+            self.waiting.append(Point(int(line["step"]), now, values))
 
     def deliver(self) -> None:
-        if self.destination is None:
-            self.destination = self.connect()
-            self.last_step = self.destination.last_step()
-            self.waiting = [point for point in self.waiting if point.step > self.last_step]
-        if self.waiting:
-            self.destination.write(self.waiting)
-            self.last_step = self.waiting[-1].step
-            self.waiting = []
-
-    def close(self, record: Record) -> None:
-        assert self.destination is not None
-        self.destination.close(record)
+        if self.library is None:
+            self.library = self.connect()
+        missing = [point for point in self.waiting if point.step > self.library.last_step]
+        if missing:
+            self.library.write(missing)
+        self.waiting = []
 
     def attempt(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except Exception as error:  # whatever a library raises: none of it is the run's own failure
-            if not self.in_trouble:
+        except Exception as error:  # whatever a library raises
+            if not self.failed:
                 warn(f"warning: logger={self.name}: {reason(error)}; the run goes on, and history.jsonl has every line")
-            self.in_trouble = True
+            self.failed = True
 
 
 def reason(error: Exception) -> str:
-    """An error's first line, and the first cause where that does not name it."""
+    """Return an error's first line, and that of its first cause unless it is part of it."""
     first, root = str(error).strip().split("\n")[0] or type(error).__name__, error
     while root.__cause__ is not None:
         root = root.__cause__
@@ -100,5 +97,5 @@ def reason(error: Exception) -> str:
 
 @cache
 def warn(sentence: str) -> None:
-    """Once for all runs of a process: they share the disk and the network."""
+    """Print a warning, once for all runs of a process: they share the disk and the network."""
     print(sentence, file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
-"""MLflow by its client, in a SQLite file below the outputs unless MLFLOW_TRACKING_URI says otherwise.
+"""MLflow through its client, in a SQLite file below the outputs unless MLFLOW_TRACKING_URI is set.
 
-mlflow-skinny is enough, with the two libraries of its database; all of mlflow is for the server that shows the runs.
+Needs mlflow-skinny and two libraries for its database; the server that shows the runs needs all of mlflow.
 """
 
 import logging
@@ -12,105 +12,102 @@ from typing import Any
 
 from filelock import FileLock
 
-from microgpt.training.loggers.base import DEFAULT_PROJECT, LoggedRun, Point, Record, final_figures, final_texts
+from microgpt.runs.record import RunRecord
+from microgpt.training.loggers.base import DEFAULT_PROJECT, LoggedRun, Point, final_figures, final_texts
 
 STATUS = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
-LINES_A_CALL = 200  # MLflow takes up to 1000 values at a time, and a line has four
-PARAMS_A_CALL = 100
-LONGEST_PARAM = 6000  # characters that MLflow takes
+LINES_PER_CALL = 200  # MLflow accepts 1000 values at a time, and a line has up to four
+PARAMS_PER_CALL = 100
+LONGEST_PARAM = 6000  # characters that MLflow accepts
 
 
 def connect(run: LoggedRun) -> "MlflowRun":
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # each twice as long as the one before
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # each waits twice as long as the one before
     mlflow: Any = import_module("mlflow")
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(
-            logging.CRITICAL
-        )  # what fails is raised as well, and said by whoever catches it
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised as well
     client, experiment = open_store(mlflow, run)
-    identity = run.remembered()
-    if identity is None:
-        identity = begin(mlflow, client, experiment, run)
-        run.remember(identity)
-        return MlflowRun(mlflow, client, identity, held=-1)
-    client.update_run(identity, status="RUNNING")
-    steps = [metric.step for metric in client.get_metric_history(identity, "tokens")]  # as every line has
-    return MlflowRun(mlflow, client, identity, max(steps, default=-1))
+    run_id = run.known_id()
+    if run_id is None:
+        run_id = create_run(mlflow, client, experiment, run)
+        run.save_id(run_id)
+        return MlflowRun(mlflow, client, run_id, last_step=-1)
+    client.update_run(run_id, status="RUNNING")
+    steps = [metric.step for metric in client.get_metric_history(run_id, "tokens")]  # which every line has
+    return MlflowRun(mlflow, client, run_id, max(steps, default=-1))
 
 
 def open_store(mlflow: Any, run: LoggedRun) -> tuple[Any, str]:
-    """A client, and the id of the experiment."""
-    name = run.options.project or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_PROJECT
-    address = os.environ.get("MLFLOW_TRACKING_URI")
-    if address:
-        return (client := mlflow.MlflowClient(address)), experiment_of(mlflow, client, name, None)
+    """Return a client and the id of the experiment."""
+    name = run.project or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_PROJECT
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if uri:
+        client = mlflow.MlflowClient(uri)
+        return client, experiment_id(mlflow, client, name, None)
     run.store.mkdir(parents=True, exist_ok=True)
-    with FileLock(run.store / ".lock"):  # two processes cannot make the tables at a time
+    with FileLock(run.store / ".lock"):  # two processes must not create the tables at the same time
         client = mlflow.MlflowClient(f"sqlite:///{run.store / 'mlflow.db'}")
-        return client, experiment_of(mlflow, client, name, (run.store / "artifacts").as_uri())
+        return client, experiment_id(mlflow, client, name, (run.store / "artifacts").as_uri())
 
 
-def experiment_of(mlflow: Any, client: Any, name: str, artifacts: str | None) -> str:
+def experiment_id(mlflow: Any, client: Any, name: str, artifacts: str | None) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
             return client.create_experiment(name, artifact_location=artifacts)
         except mlflow.MlflowException:
-            found = client.get_experiment_by_name(name)  # another process was quicker
+            found = client.get_experiment_by_name(name)  # another process may have created it meanwhile
             if found is None:
                 raise
     return found.experiment_id
 
 
-def begin(mlflow: Any, client: Any, experiment: str, run: LoggedRun) -> str:
-    """A new run with its settings; its id."""
-    tags = {"mlflow.source.name": run.record.get("command") or "microgpt"}
+def create_run(mlflow: Any, client: Any, experiment: str, run: LoggedRun) -> str:
+    """Create a run with its settings and return its id."""
+    tags = {"mlflow.source.name": run.record.command or "microgpt"}
     if run.group:
         tags["sweep"] = run.group
     if commit := run.settings()["git_commit"]:
         tags["mlflow.source.git.commit"] = commit
-    identity = client.create_run(experiment, run_name=run.name, tags=tags).info.run_id
-    settings = [
+    run_id = client.create_run(experiment, run_name=run.name, tags=tags).info.run_id
+    params = [
         mlflow.entities.Param(key, "null" if value is None else str(value)[:LONGEST_PARAM])
         for key, value in run.settings().items()
     ]
-    for start in range(0, len(settings), PARAMS_A_CALL):
-        client.log_batch(identity, params=settings[start : start + PARAMS_A_CALL])
-    return identity
+    for start in range(0, len(params), PARAMS_PER_CALL):
+        client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
+    return run_id
 
 
 class MlflowRun:
-    """A run by its id."""
+    """A run of MLflow, known by its id."""
 
-    def __init__(self, mlflow: Any, client: Any, identity: str, held: int):
+    def __init__(self, mlflow: Any, client: Any, run_id: str, last_step: int):
         self.mlflow = mlflow
         self.client = client
-        self.identity = identity
-        self.last = held
-
-    def last_step(self) -> int:
-        return self.last
+        self.run_id = run_id
+        self.last_step = last_step
 
     def write(self, points: Sequence[Point]) -> None:
-        for start in range(0, len(points), LINES_A_CALL):
-            part = points[start : start + LINES_A_CALL]
-            # The same value with the same time counts once: a call that failed half way may be made again.
+        for start in range(0, len(points), LINES_PER_CALL):
+            part = points[start : start + LINES_PER_CALL]
+            # MLflow keeps equal values of equal times once, so a call that failed halfway may be repeated.
             self.client.log_batch(
-                self.identity,
+                self.run_id,
                 metrics=[
                     self.mlflow.entities.Metric(key, value, int(point.time * 1000), point.step)
                     for point in part
                     for key, value in point.values.items()
                 ],
             )
-            self.last = part[-1].step
+            self.last_step = part[-1].step
 
-    def close(self, record: Record) -> None:
-        now, step = int(time.time() * 1000), max(self.last, 0)
+    def close(self, record: RunRecord) -> None:
+        now, step = int(time.time() * 1000), max(self.last_step, 0)
         figures = [self.mlflow.entities.Metric(key, value, now, step) for key, value in final_figures(record).items()]
         if figures:
-            self.client.log_batch(self.identity, metrics=figures)
+            self.client.log_batch(self.run_id, metrics=figures)
         for name, text in final_texts(record).items():
-            self.client.log_text(self.identity, text + "\n", f"{name}.txt")
-        self.client.set_terminated(self.identity, STATUS.get(record["status"], "FAILED"))
+            self.client.log_text(self.run_id, text + "\n", f"{name}.txt")
+        self.client.set_terminated(self.run_id, STATUS[record.status])

@@ -1,18 +1,20 @@
-"""TensorBoard: event files in the run's folder, written record by record with tensorboard's own writer.
+"""TensorBoard: event files in the run's folder.
 
 Scalars are float32, as TensorBoard keeps them. A file is open only while something is written, so that thousands of
-runs may be logged at a time. A run that is resumed begins another file, which says from which step on it counts.
+runs can be logged at the same time. Every process that works on a run begins another file.
 """
 
+import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from microgpt.training.loggers.base import LoggedRun, Point, Record, final_figures, final_texts
+from microgpt.runs.record import RunRecord
+from microgpt.training.loggers.base import LoggedRun, Point, final_figures, final_texts
 
 PATTERN = "events.out.tfevents.*.microgpt"
 
@@ -23,8 +25,10 @@ def connect(run: LoggedRun) -> "EventFiles":
 
 @cache
 def library() -> Any:
-    """The parts of tensorboard that writing needs; none of them imports TensorFlow."""
+    """Return the modules of tensorboard that are needed here; none of them imports TensorFlow."""
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every event that a later file supersedes
     return SimpleNamespace(
+        accumulator=import_module("tensorboard.backend.event_processing.event_accumulator"),
         events=import_module("tensorboard.compat.proto.event_pb2"),
         summaries=import_module("tensorboard.compat.proto.summary_pb2"),
         writer=import_module("tensorboard.summary.writer.record_writer"),
@@ -41,29 +45,19 @@ class EventFiles:
 
     def __init__(self, run: LoggedRun):
         self.run = run
-        self.file: Path | None = None  # none yet, or a failure left the last one in the middle of a record
-        self.introduced = False  # whether the settings have been written
-        self.last = -1
-        if run.remembered() is None:
+        self.file: Path | None = None  # of this process; None again if a write failed in the middle of a record
+        self.has_settings = False
+        self.last_step = -1
+        if run.known_id() is None:
             for file in run.folder.glob(PATTERN):
-                file.unlink()  # of a run that failed and is done anew in its folder
-            run.remember(run.name)
-        for event in self.earlier_events():
-            tags = [value.tag for value in event.summary.value]
-            self.introduced |= library().hparams.SESSION_START_INFO_TAG in tags
-            if "tokens" in tags:  # as every line has
-                self.last = max(self.last, event.step)
-
-    def earlier_events(self) -> Iterator[Any]:
-        """All whole records of this run's files."""
-        files = sorted(self.run.folder.glob(PATTERN))
-        if files:
-            loader: Any = import_module("tensorboard.backend.event_processing.event_file_loader")
-            for file in files:
-                yield from loader.LegacyEventFileLoader(str(file)).Load()
-
-    def last_step(self) -> int:
-        return self.last
+                file.unlink()  # of an attempt that failed
+            run.save_id(run.name)
+        if any(run.folder.glob(PATTERN)):
+            earlier = library().accumulator.EventAccumulator(str(run.folder), size_guidance={"scalars": 0})
+            tags = earlier.Reload().Tags()
+            self.has_settings = library().hparams.SESSION_START_INFO_TAG in tags["tensors"]
+            if "tokens" in tags["scalars"]:  # which every line has
+                self.last_step = max(event.step for event in earlier.Scalars("tokens"))
 
     def write(self, points: Sequence[Point]) -> None:
         events = []
@@ -71,34 +65,34 @@ class EventFiles:
             values = [scalar(tag, value) for tag, value in point.values.items()]
             events.append(event(point.step, values, point.time))
         self.append(points[0].step, events)
-        self.last = points[-1].step
+        self.last_step = points[-1].step
 
-    def close(self, record: Record) -> None:
-        if record["status"] == "interrupted":
-            return  # TensorBoard would show the first end of a session that it reads
+    def close(self, record: RunRecord) -> None:
+        if record.status == "interrupted":
+            return  # TensorBoard shows the first end of a session that it reads
         values = [scalar(tag, value) for tag, value in final_figures(record).items()]
         values += [text(tag, content) for tag, content in final_texts(record).items()]
-        step = max(self.last, 0)
-        self.append(step + 1, [event(step, [*values, session_end(record["status"])], time.time())])
+        step = max(self.last_step, 0)
+        self.append(step + 1, [event(step, [*values, session_end(record.status)], time.time())])
 
     def append(self, first_step: int, events: Sequence[Any]) -> None:
-        """Write events. A new file begins with the word that whatever else there is from `first_step` on is void."""
+        """Write events. A new file begins with an event that voids those of earlier files from `first_step` on."""
         file, self.file = self.file, None  # until all is written
         with (file or self.new_file()).open("ab") as stream:
             records = library().writer.RecordWriter(stream)
             for entry in [*([] if file else self.opening(first_step)), *events]:
                 records.write(entry.SerializeToString())
-        self.file, self.introduced = Path(stream.name), True
+        self.file, self.has_settings = Path(stream.name), True
 
     def new_file(self) -> Path:
         return self.run.folder / PATTERN.replace("*", str(time.time_ns()))
 
     def opening(self, first_step: int) -> list[Any]:
         now, types = time.time(), library().events
-        log = types.SessionLog(status=types.SessionLog.START)
-        head = [types.Event(wall_time=now, file_version="brain.Event:2")]
-        head.append(types.Event(wall_time=now, step=first_step, session_log=log))
-        return head if self.introduced else [*head, event(0, [session_start(self.run)], now)]
+        start = types.SessionLog(status=types.SessionLog.START)
+        version = types.Event(wall_time=now, file_version="brain.Event:2")
+        head = [version, types.Event(wall_time=now, step=first_step, session_log=start)]
+        return head if self.has_settings else [*head, event(0, [session_start(self.run)], now)]
 
 
 def event(step: int, values: Sequence[Any], wall_time: float) -> Any:
@@ -110,7 +104,7 @@ def scalar(tag: str, value: float) -> Any:
 
 
 def text(tag: str, content: str) -> Any:
-    """A text is shown as Markdown, in which indented lines stay as they are."""
+    """Return a text for TensorBoard, which shows it as Markdown, where indented lines stay as they are."""
     indented = "\n".join(f"    {line}" for line in content.split("\n"))
     return library().summaries.Summary.Value(
         tag=tag,
@@ -120,7 +114,7 @@ def text(tag: str, content: str) -> Any:
 
 
 def session_start(run: LoggedRun) -> Any:
-    """What the HParams page lists of a run: its settings."""
+    """Return the run's settings for the HParams page."""
     start = library().sessions.SessionStartInfo(group_name=run.name, start_time_secs=time.time())
     for key, value in run.settings().items():
         if isinstance(value, bool):

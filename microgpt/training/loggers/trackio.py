@@ -1,80 +1,89 @@
-"""Trackio, in a folder below the outputs unless TRACKIO_DIR, or a space or server of the user's, says otherwise.
+"""Trackio, in a folder below the outputs unless TRACKIO_DIR, TRACKIO_SPACE_ID or TRACKIO_SERVER_URL is set.
 
-Trackio speaks for one run at a time: opening one closes the one before. Where runs are trained side by side each is
-opened again whenever it has lines to hand over. Trackio writes in a thread, and says what fails there by itself.
+Trackio has one open run at a time: opening one closes the one before. If runs train side by side, each is opened again
+whenever it has lines to write. Trackio writes in a thread and reports by itself what fails there.
 """
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from importlib import import_module
 from io import StringIO
 from typing import Any, ClassVar
 
-from microgpt.training.loggers.base import DEFAULT_PROJECT, LoggedRun, Point, Record, final_figures, final_texts
-
-REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
+from microgpt.runs.record import RunRecord
+from microgpt.training.loggers.base import DEFAULT_PROJECT, LoggedRun, Point, final_figures, final_texts
 
 
 def connect(run: LoggedRun) -> "TrackioRun":
     os.environ.setdefault("TRACKIO_DIR", str(run.store))
-    if not any(map(os.environ.get, REMOTE)):
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # else it would ask the hub for the user's name
-    return TrackioRun(import_module("trackio"), run)
+    remote = os.environ.get("TRACKIO_SPACE_ID") or os.environ.get("TRACKIO_SERVER_URL")
+    if not remote:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # otherwise trackio asks the hub for the user's name
+    return TrackioRun(import_module("trackio"), run, remote)
 
 
 class TrackioRun:
-    """A run by its name, which is unique below one outputs folder."""
+    """A run known by its name, which is unique below one outputs folder."""
 
-    opened: ClassVar["TrackioRun | None"] = None  # the one whose handle is good
+    opened: ClassVar["TrackioRun | None"] = None  # the one whose handle is valid
 
-    def __init__(self, trackio: Any, run: LoggedRun):
+    def __init__(self, trackio: Any, run: LoggedRun, remote: str | None):
         self.trackio = trackio
         self.run = run
-        self.begun = run.remembered() is not None
+        self.project = run.project or DEFAULT_PROJECT
+        self.exists = run.known_id() is not None
         self.handle: Any = None
-        # Of a resumed run; what trackio shows in public does not tell.
-        self.last: int = self.open()._next_step - 1 if self.begun else -1
+        self.last_step = last_step_of(self.project, run.name, remote) if self.exists else -1
 
     def open(self) -> Any:
-        """The handle of this run."""
+        """Return the handle of this run."""
         if TrackioRun.opened is not self:
             TrackioRun.opened = None
             with redirect_stdout(StringIO()):  # a banner for every run
                 self.handle = self.trackio.init(
-                    project=self.run.options.project or DEFAULT_PROJECT,
+                    project=self.project,
                     name=self.run.name,
                     group=self.run.group,
                     config=self.run.settings(),
-                    resume="allow" if self.begun else "never",
+                    resume="allow" if self.exists else "never",
                     embed=False,
                     auto_log_cpu=False,
                     auto_log_gpu=False,
                 )
             TrackioRun.opened = self
-            if not self.begun:
-                self.run.remember(self.run.name)
-                self.begun = True
+            if not self.exists:
+                self.run.save_id(self.run.name)
+                self.exists = True
         return self.handle
-
-    def last_step(self) -> int:
-        return self.last
 
     def write(self, points: Sequence[Point]) -> None:
         handle = self.open()
         for point in points:
             handle.log(point.values, step=point.step)
-        self.last = points[-1].step
+        self.last_step = points[-1].step
 
-    def close(self, record: Record) -> None:
+    def close(self, record: RunRecord) -> None:
         last: dict[str, Any] = {
             tag: self.trackio.Table(columns=[tag], data=[[line] for line in text.split("\n")])
             for tag, text in final_texts(record).items()
         }
         last |= final_figures(record)
         if last:
-            self.open().log(last, step=max(self.last, 0))
+            self.open().log(last, step=max(self.last_step, 0))
         if TrackioRun.opened is self:
             with redirect_stdout(StringIO()):
                 self.trackio.finish()
             TrackioRun.opened = None
+
+
+def last_step_of(project: str, name: str, remote: str | None) -> int:
+    """Return the last step that trackio has of a run; -1 if it has none, or no such run."""
+    where = ["--space", remote] if remote else []
+    command = [sys.executable, "-m", "trackio.cli", *where, "get", "run", "--project", project, "--run", name, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    last_step = json.loads(done.stdout)["last_step"] if done.returncode == 0 else None
+    return -1 if last_step is None else last_step

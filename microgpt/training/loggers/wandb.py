@@ -1,95 +1,94 @@
-"""Weights & Biases, offline unless WANDB_MODE says otherwise: no account, no question, no network.
+"""Weights & Biases, offline unless WANDB_MODE is set: no account, no prompt, no network.
 
-Offline every process that works on a run leaves a folder of its own below <store>/wandb, with the run's id in its name;
-`wandb sync` uploads them in their order as one run.
+Offline, every process that works on a run writes a folder of its own below <outputs>/wandb, with the run's id in its
+name; `wandb sync` uploads them in order as one run.
 """
 
 import json
 import os
 import secrets
 import subprocess
+import sys
 from collections.abc import Sequence
 from html import escape
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from microgpt.training.loggers.base import DEFAULT_PROJECT, FINAL, LoggedRun, Point, Record, final_figures, final_texts
+from microgpt.runs.record import RunRecord
+from microgpt.training.loggers.base import DEFAULT_PROJECT, FINAL, LoggedRun, Point, final_figures, final_texts
 
-EXIT_CODES = {"completed": 0, "interrupted": 130}  # 1 for the rest
+EXIT_CODES = {"completed": 0, "failed": 1, "interrupted": 130}
 
 
 def connect(run: LoggedRun) -> "WandbRun":
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # of wandb's own errors, to its makers
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to wandb's makers
     wandb: Any = import_module("wandb")
     mode = os.environ.get("WANDB_MODE", "offline")
-    folder = Path(os.environ.get("WANDB_DIR") or run.store.parent)  # wandb adds its own name
+    folder = Path(os.environ.get("WANDB_DIR") or run.outputs.absolute())  # wandb appends its own name
     folder.mkdir(parents=True, exist_ok=True)
-    begun = run.remembered()
-    identity = begun or secrets.token_hex(8)
-    parts = [] if begun is None else list((folder / "wandb").glob(f"offline-run-*-{identity}/*.wandb"))
-    if begun is None:
-        run.remember(identity)
+    run_id = run.known_id()
+    files = [] if run_id is None else list((folder / "wandb").glob(f"offline-run-*-{run_id}/*.wandb"))
+    if run_id is None:
+        run_id = secrets.token_hex(8)
+        run.save_id(run_id)
+    record = run.record.document()
     handle = wandb.init(
-        project=run.options.project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT,
-        id=identity,
+        project=run.project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT,
+        id=run_id,
         name=run.name,
         group=run.group,
         dir=str(folder),
         mode=mode,
-        config={**run.record["config"], "config_hash": run.record.get("config_hash"), "git": run.record.get("git")},
+        config={**record["config"], "config_hash": record["config_hash"], "git": record["git"]},
         resume="allow",
         reinit="create_new",  # beside the other runs of this process
         settings=wandb.Settings(
-            silent=mode == "offline",  # else it says where to look, and what fails
+            silent=mode == "offline",  # online it prints the run's address, and what fails
             quiet=True,
             console="off",
             save_code=False,
-            disable_git=True,  # run.json has told
+            disable_git=True,  # run.json has the commit
             x_disable_stats=True,
             x_save_requirements=False,
         ),
     )
-    held = max(map(last_step_in, parts), default=-1) if mode == "offline" else handle.starting_step - 1
-    return WandbRun(wandb, handle, held)
+    last_step = max(map(last_step_in, files), default=-1) if mode == "offline" else handle.step - 1
+    return WandbRun(wandb, handle, last_step)
 
 
 def last_step_in(file: Path) -> int:
-    """The last step in a file that wandb wrote, by wandb's own tool; -1 where it finds none, or cannot read the file.
+    """Return the last step in a file that wandb wrote; -1 if it has none or cannot be read.
 
-    The file of a process that was killed lacks its last seconds, or everything.
+    The file of a killed process lacks its last seconds, or everything.
     """
-    core = import_module("wandb.util").get_core_path()  # what `wandb leet` starts, without a second of Python before it
-    options = ["--no-observability", "--summary", "--json", "--run-file", str(file)]
-    done = subprocess.run([core, "leet", "inspect", *options, str(file.parent.parent)], capture_output=True, text=True)
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True)
     return json.loads(done.stdout)["summary"].get("_step", -1) if done.returncode == 0 else -1
 
 
 class WandbRun:
     """A run that wandb.init has opened."""
 
-    def __init__(self, wandb: Any, handle: Any, held: int):
+    def __init__(self, wandb: Any, handle: Any, last_step: int):
         self.wandb = wandb
         self.handle = handle
-        self.last = held
-        self.written = -1  # by this process
-
-    def last_step(self) -> int:
-        return self.last
+        self.last_step = last_step
+        self.last_written = -1  # by this process
 
     def write(self, points: Sequence[Point]) -> None:
         for point in points:
             self.handle.log(point.values, step=point.step)
-            self.last = self.written = point.step
+            self.last_step = self.last_written = point.step
 
-    def close(self, record: Record) -> None:
-        # A page is a file among the run's own; a table would be an artifact, kept in the user's home.
+    def close(self, record: RunRecord) -> None:
+        # A page is a file of the run; a table would be an artifact, kept in the user's home.
         texts = {
             tag: self.wandb.Html(f"<pre>{escape(text)}</pre>", inject=False)
             for tag, text in final_texts(record).items()
         }
-        self.handle.summary.update({**texts, **final_figures(record), f"{FINAL}status": record["status"]})
-        self.handle.finish(exit_code=EXIT_CODES.get(record["status"], 1))
+        self.handle.summary.update({**texts, **final_figures(record), f"{FINAL}status": record.status})
+        self.handle.finish(exit_code=EXIT_CODES[record.status])
         for file in Path(self.handle.dir).parent.glob("*.wandb") if self.handle.offline else ():
-            if last_step_in(file) < self.written:  # wandb itself would tell nobody
+            if last_step_in(file) < self.last_written:  # wandb does not report a full disk
                 raise OSError(f"{file} could not be written whole")

@@ -1,0 +1,120 @@
+"""What a run works on, read and checked before anything is written; runs of one process share what they can."""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from microgpt.config.schema import Config, DataConfig
+from microgpt.data.baselines import count_baselines
+from microgpt.data.corpus import Corpus
+from microgpt.data.examples import Examples
+from microgpt.engines.optimizer import OPTIMIZERS
+from microgpt.engines.options import BACKENDS, EngineOptions
+from microgpt.errors import UserError
+from microgpt.inference.loading import engine_options
+from microgpt.model.spec import ModelSpec
+from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
+from microgpt.training.assembly import (
+    InitialState,
+    Prompt,
+    example_order,
+    initial_state,
+    model_spec,
+    read_corpus,
+    sample_prompts,
+)
+from microgpt.training.loggers import check_installed
+
+MAX_CORPORA, MAX_ORDERS = 8, 512  # kept by a process: 20 MB and 0.1 MB each on names.txt
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What a run works on."""
+
+    config: Config
+    options: EngineOptions
+    corpus: Corpus
+    spec: ModelSpec
+    initial: InitialState
+    prompts: list[Prompt]  # of its samples, in turn
+    leg_from: Checkpoint | None  # train.resume=<folder>: the checkpoint that this run continues in a new leg
+    baselines: dict[str, float | None]  # losses of counting models on the evaluated documents
+
+    @property
+    def val_examples(self) -> Examples:
+        """All held-out documents, or the first train.eval_documents of them."""
+        return Examples.of(self.corpus.val.head(self.config.train.eval_documents))
+
+
+class InputReader:
+    """Reads the inputs of runs. Corpora, their baselines and example orders are cached."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        """`threads` is for runs whose configuration leaves it open; None: one for each core."""
+        self.threads = threads
+        self.cached_corpus = lru_cache(MAX_CORPORA)(read_corpus)
+        self.cached_baselines = lru_cache(MAX_CORPORA)(self.count_baselines)
+        self.cached_order = lru_cache(MAX_ORDERS)(example_order)
+
+    def corpus(self, config: Config) -> Corpus:
+        """Raises UserError for data that cannot be read."""
+        return self.cached_corpus(*corpus_key(config))
+
+    def count_baselines(self, eval_documents: int | None, *key: Any) -> dict[str, float | None]:
+        corpus = self.cached_corpus(*key)
+        return count_baselines(corpus.train.examples, corpus.val.head(eval_documents), corpus.tokenizer.vocab_size)
+
+    def inputs(self, config: Config) -> RunInputs:
+        """Return everything that a run needs. Raises UserError."""
+        check_installed(config.logger.name)
+        corpus = self.corpus(config)
+        spec = model_spec(config, corpus.tokenizer.vocab_size)
+        prompts = sample_prompts(config.sample, corpus.tokenizer, spec.block_size, corpus.questions)
+        leg_from = None
+        if config.train.resume not in ("auto", "never"):
+            leg_from = load_checkpoint(resolve_checkpoint(config.train.resume, config.outputs_dir, "train.resume"))
+            check_fit(leg_from, spec, corpus, config.optim.name)
+        initial = initial_state(
+            config.seed, corpus, spec, config.train.batch_size, config.style.share, self.cached_order
+        )
+        targets = corpus.train.tokens / len(corpus.train.examples) * config.train.batch_size
+        options = engine_options(config, spec, targets)
+        if options.threads is None and "threads" in BACKENDS[options.backend].keys:
+            options = replace(options, threads=self.threads)
+        baselines = self.cached_baselines(config.train.eval_documents, *corpus_key(config))
+        return RunInputs(config, options, corpus, spec, initial, prompts, leg_from, baselines)
+
+
+def corpus_key(config: Config) -> tuple[DataConfig, int, tuple[str, ...], str]:
+    """Return the arguments of `read_corpus`."""
+    style = config.style
+    return config.data, config.model.block_size, tuple(style.documents), style.long_documents
+
+
+def check_fit(checkpoint: Checkpoint, spec: ModelSpec, corpus: Corpus, optimizer: str) -> None:
+    """Raise UserError if a checkpoint cannot be trained further with this data, model and optimizer."""
+    where = f"checkpoint {checkpoint.path} does not fit"
+    if checkpoint.meta.special != corpus.tokenizer.special:
+        kinds = ("of a chat", "of other texts") if checkpoint.meta.special else ("of other texts", "of a chat")
+        raise UserError(f"{where} the data: it was trained on tokens {kinds[0]}, and these are {kinds[1]}")
+    if checkpoint.meta.chars != corpus.tokenizer.chars:
+        ours, theirs = "".join(corpus.tokenizer.chars), "".join(checkpoint.meta.chars)
+        raise UserError(f"{where} the data: its characters are {theirs!r}, those of the data and the style {ours!r}")
+    for key, value in spec.to_dict().items():
+        found = checkpoint.meta.spec.to_dict()[key]
+        if found != value and key not in ("init_std", "zero_init_residual"):  # these concern the initial weights alone
+            raise UserError(f"{where} the model: model.{key} is {found} in the checkpoint and {value} here")
+    earlier = checkpoint.progress.optimizer or ("adam" if checkpoint.state.v else optimizer)
+    if not share_moments(earlier, optimizer):
+        raise UserError(f"{where} optim={optimizer}: it was trained with optim={earlier}")
+
+
+def share_moments(one: str, other: str) -> bool:
+    """Return whether the moments of two optimizers mean the same: they are equal except for weight decay."""
+
+    def settings(name: str) -> tuple[int, set[str]] | None:
+        choice = OPTIMIZERS.get(name)
+        return choice and (choice.moments, set(choice.keys) - {"weight_decay"})
+
+    return settings(one) == settings(other)

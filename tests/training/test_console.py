@@ -1,0 +1,32 @@
+"""The console line and the progress lines of a training."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from microgpt.training.console import console_line
+
+repeatable = settings(derandomize=True, deadline=None)
+
+
+def test_the_console_line_shows_each_kind_of_figure_in_its_way() -> None:
+    facts = {
+        "model": "gpt",
+        "using_gpu": False,
+        "tie_lm_head": True,
+        "params": 4192,
+        "final_loss": 2.6497331,
+        "val_loss": None,
+        "steps_per_sec": 107.934,
+        "tokens_per_sec": 751.0,
+    }
+    assert console_line(facts) == (
+        "model=gpt using_gpu=false tie_lm_head=true params=4192 final_loss=2.649733 val_loss=none "
+        "steps_per_sec=107.93 tokens_per_sec=751.00"
+    )
+
+
+@repeatable
+@given(loss=st.floats(0, 100), rate=st.floats(0, 1e6))
+def test_the_console_line_has_six_decimals_of_a_loss_and_two_of_a_rate(loss: float, rate: float) -> None:
+    facts = dict(part.split("=") for part in console_line({"loss": loss, "x_per_sec": rate}).split(" "))
+    assert facts == {"loss": f"{loss:.6f}", "x_per_sec": f"{rate:.2f}"}
