@@ -14,8 +14,7 @@ from typing import Any, Literal, TypeVar
 from microgpt.errors import UserError
 
 Default = TypeVar("Default")
-# What a key can change: training (weights, losses), no more than the other output of a run (how often a line of its
-# history is written, its samples), or neither.
+# What a key affects: weights and losses (training), only other output of a run such as its samples, or neither.
 Effect = Literal["training", "output", "none"]
 
 
@@ -25,7 +24,7 @@ class Key:
 
     help: str = ""
     one_of: Collection[str] = ()  # of a list: each item is one of these
-    at_least: float | None = None  # the bounds of a number; one that is a float must be finite too
+    at_least: float | None = None  # bounds of a number, which must also be finite
     above: float | None = None
     at_most: float | None = None
     below: float | None = None
@@ -45,8 +44,8 @@ class Key:
 def key(default: Default, help: str = "", *, new: bool = False, **constraint: Any) -> Default:
     """Declare a key of the schema; `constraint` are fields of Key.
 
-    A key that is added after the first release is `new`: at its default it has no effect, so that the configurations
-    of earlier runs keep their hash.
+    A key added after version 0.1.0 is `new`: it counts in the hash of a configuration only if it is not at its
+    default, so that the configurations of earlier runs keep their hash.
     """
     if new:
         constraint["without_effect"] = (default,)

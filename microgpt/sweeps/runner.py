@@ -15,7 +15,7 @@ from microgpt.config.hydra_errors import report
 from microgpt.config.identity import config_hash
 from microgpt.config.schema import Config
 from microgpt.engines.choice import is_on_gpu
-from microgpt.errors import RECORDED_IN, Interrupted, MicrogptError, UserError
+from microgpt.errors import Interrupted, MicrogptError, UserError, is_recorded
 from microgpt.inference.loading import engine_options
 from microgpt.runs.folders import record_failed_job
 from microgpt.runs.record import Invocation, timestamp
@@ -225,7 +225,7 @@ class SweepRunner:
 
     def fail(self, job: Job, error: Exception) -> None:
         """Report a failed job, and record it unless its run did."""
-        if not any(note.startswith(RECORDED_IN) for note in getattr(error, "__notes__", [])):
+        if not is_recorded(error):
             with self.sweep.creating_folders():
                 record_failed_job(asdict(job.config), self.invocation(job), error)
         report(error, prefix=f"job {job.number}: ")
