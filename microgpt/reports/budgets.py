@@ -147,7 +147,7 @@ def between_sizes(family: Family, kinds: list[Kind], at: float) -> Budget:
     variants, samples = [], {}
     for kind in kinds:
         name = label(kind.settings)
-        variants.append(Variant(name, name, kind.settings, rows={}, failed=0, unfinished=0))
+        variants.append(Variant(name, kind.settings, rows={}, failed=0, unfinished=0))
         counts = sorted(kind.sizes)
         every = [sample for count in counts for sample in kind.sizes[count]]
         seeds = sorted(set(every[0]).intersection(*every[1:]))

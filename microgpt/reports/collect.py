@@ -12,11 +12,12 @@ from pathlib import Path
 
 from microgpt.atomic import write_atomically
 from microgpt.errors import MicrogptError, UserError
+from microgpt.reports.families import Family
 from microgpt.reports.html import html
 from microgpt.reports.markdown import image_name, markdown, terminal_text, text_table
 from microgpt.reports.records import Collected, read_rows, write_rows
 from microgpt.reports.report import Report, Section
-from microgpt.reports.sections import FamilyReport, family_reports, page_report
+from microgpt.reports.sections import family_reports, page_report
 from microgpt.reports.tables import cell
 
 PAGE = "report.html"
@@ -44,8 +45,12 @@ def collect(folders: Sequence[Path], results_dir: Path) -> Results:
         for style in sorted({row.style for row in collected.rows}):
             rows = [row.columns() for row in collected.rows if row.style == style]
             results.written += write_rows(rows, results_dir / f"runs_style-{style}")
-            ablations = [one for one in reports if one.ablation and {row.style for row in one.family.rows} == {style}]
-            results.ablations += [one.ablation for one in ablations if one.ablation]
+            ablations = [
+                (one.family, one.ablation)
+                for one in reports
+                if one.ablation and {row.style for row in one.family.rows} == {style}
+            ]
+            results.ablations += [section for _, section in ablations]
             results.written += write_ablations(ablations, results_dir / f"ablation_style-{style}")
         if collected.rows:
             write_atomically(results_dir / PAGE, html(page_report(collected, reports)))
@@ -55,20 +60,15 @@ def collect(folders: Sequence[Path], results_dir: Path) -> Results:
     return results
 
 
-def write_ablations(reports: Sequence[FamilyReport], stem: Path) -> list[Path]:
+def write_ablations(ablations: Sequence[tuple[Family, Section]], stem: Path) -> list[Path]:
     """Write the ablations of one style with their plots; remove those that an earlier collection left."""
-    sections = [one.ablation for one in reports if one.ablation]
+    sections = [section for _, section in ablations]
     images = write_plots(sections, stem)
-    if not reports:
+    if not ablations:
         for ending in (".csv", ".jsonl", ".md"):
             Path(f"{stem}{ending}").unlink(missing_ok=True)
         return images
-    rows = []
-    for one in reports:
-        for row in one.family.rows:
-            columns = row.columns()
-            config = columns.pop("config")
-            rows.append({**columns, "comparison": one.family.key, "config": config})
+    rows = [row.columns(comparison=family.key) for family, _ in ablations for row in family.rows]
     page = Path(f"{stem}.md")
     write_atomically(page, markdown(Report("Ablation: tie_lm_head x input_rmsnorm", "", sections), stem.name))
     return [*images, *write_rows(rows, stem), page]

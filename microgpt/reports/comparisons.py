@@ -34,14 +34,10 @@ class Factor:
 
 @dataclass(frozen=True)
 class Effects:
-    """Main effects and interaction of a 2x2 design, with Holm's correction over the three."""
+    """Main effects and interaction of a 2x2 design."""
 
     factors: tuple[Factor, Factor]
     contrasts: Factorial
-
-    @property
-    def differences(self) -> list[Difference]:
-        return [self.contrasts.a, self.contrasts.b, self.contrasts.interaction]
 
 
 def comparisons(family: Family, samples: Samples | None = None, most_paired: int = MOST_PAIRED) -> list[Comparison]:
@@ -79,7 +75,7 @@ def effects(family: Family) -> Effects | None:
         cells[values(dict(zip(keys, pair, strict=True)), keys)]
         for pair in itertools.product(*((factor.off, factor.on) for factor in factors))
     )
-    return Effects(factors, factorial(neither, only_a, only_b, both).corrected())
+    return Effects(factors, factorial(neither, only_a, only_b, both))
 
 
 def values(settings: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, ...]:

@@ -32,9 +32,8 @@ Samples = Mapping[str, Mapping[int, float]]  # of a metric: name of variant -> s
 
 @dataclass(frozen=True)
 class Variant:
-    name: str  # unique in its family: the label, or tied_no_input_rmsnorm and so on if only the toggles differ
-    label: str  # the settings that differ in the family: `tie_lm_head=true optim.lr=0.005`; may be empty
-    settings: Mapping[str, Any]  # the same in full: {"model.tie_lm_head": True, "optim.lr": 0.005}
+    name: str  # unique in its family: `optim.lr=0.005`, or tied_no_input_rmsnorm and so on if only toggles differ
+    settings: Mapping[str, Any]  # those that differ in the family: {"model.tie_lm_head": True, "optim.lr": 0.005}
     rows: Mapping[int, Row]  # by seed, ascending: its newest completed run
     failed: int  # seeds without a completed run whose newest run failed
     unfinished: int  # seeds without a completed run whose newest run is running or was interrupted
@@ -180,10 +179,8 @@ def new_variant(rows: Sequence[Row], keys: Sequence[str]) -> Variant:
     statuses = [row.status for row in newest.values() if not row.is_completed]
     failed = sum(status in ("failed", "completed") for status in statuses)  # completed with a loss that is not finite
     settings = {key: rows[0].settings.get(key) for key in keys}
-    text = label(settings)
     return Variant(
-        name=rows[0].variant if set(keys) == set(TOGGLES) else text or ONLY,
-        label=text,
+        name=rows[0].variant if set(keys) == set(TOGGLES) else label(settings) or ONLY,
         settings=settings,
         rows={row.seed: row for row in completed},
         failed=failed,

@@ -6,6 +6,7 @@ Each fact is stated once, with the number of runs that it holds for.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from microgpt.reports.families import Family
 from microgpt.reports.records import Row
 from microgpt.reports.report import Block, Heading, Paragraph, Table
 from microgpt.reports.settings import DATA, exact, is_default, short, written
@@ -16,9 +17,9 @@ MOST_COMMANDS = 10
 MOST_FAILURES = 12  # rows of the table of failures
 
 
-def common_settings(rows: Sequence[Row]) -> list[str]:
-    """Return as overrides the settings that all rows have in common and that are not the schema's default."""
-    first, *others = [row.settings for row in rows]
+def common_settings(family: Family) -> list[str]:
+    """Return as overrides the settings that all variants have in common and that are not the schema's default."""
+    first, *others = [next(iter(variant.rows.values())).settings for variant in family.variants if variant.rows]
     common = [key for key in first if all(exact(settings, key) == exact(first, key) for settings in others)]
     chosen = [key for key in common if key != DATA and not is_default(first, key)]
     return [shortened(f"{short(key)}={written(first[key])}") for key in chosen]
@@ -75,20 +76,18 @@ def git_warnings(rows: Sequence[Row]) -> list[str]:
     return found
 
 
-def failures_table(rows: Sequence[Row]) -> Table | None:
-    """Return a table of the runs that are not completed, by status and reason."""
+def failures(rows: Sequence[Row]) -> list[Table]:
+    """Return a table of runs that are not completed, by status and reason; none for no runs."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((str(row.status), reason(row)), []).append(row)
-    if not groups:
-        return None
     found = [
         {"status": status, "runs": str(len(runs)), "why": why or "-", "the first of them": runs[0].path}
         for (status, why), runs in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]
     rest = len(found) - MOST_FAILURES
     note = f"{counted(rest, 'more sentence')} left out." if rest > 0 else ""
-    return Table("Not completed", found[:MOST_FAILURES], note, is_text=True)
+    return [Table("Not completed", found[:MOST_FAILURES], note, is_text=True)] if found else []
 
 
 def reason(row: Row) -> str:

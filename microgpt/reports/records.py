@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from microgpt.atomic import write_atomically
 from microgpt.errors import UserError
@@ -107,8 +107,9 @@ class Row:
     def setting(self, group: str, key: str) -> Any:
         return (self.config.get(group) or {}).get(key)
 
-    def columns(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in COLUMNS}
+    def columns(self, **more: Any) -> dict[str, Any]:
+        """Return the columns of the tables, `more` before the configuration."""
+        return {name: getattr(self, name) for name in COLUMNS[:-1]} | more | {"config": self.config}
 
 
 COLUMNS = [one.name for one in fields(Row) if "report_only" not in one.metadata]
@@ -120,7 +121,7 @@ class Collected:
     skipped: list[tuple[Path, str]] = field(default_factory=list)  # files that are no record, and the reason
 
 
-def is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> TypeGuard[float]:
     try:
         return isinstance(value, int | float) and math.isfinite(value)
     except OverflowError:  # an integer that no float can hold

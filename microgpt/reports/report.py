@@ -3,7 +3,7 @@
 sections.py builds it; html.py and markdown.py render it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -55,16 +55,10 @@ class Plots:
 
 
 @dataclass(frozen=True)
-class VariantSamples:
-    variant: str
-    seeds: Sequence[tuple[int, Sequence[str]]]  # seed, generated texts
-
-
-@dataclass(frozen=True)
 class Samples:
-    """Generated texts, side by side."""
+    """Generated texts of several variants, side by side."""
 
-    variants: Sequence[VariantSamples]
+    variants: Mapping[str, Mapping[int, Sequence[str]]]  # name -> seed -> texts
 
 
 Block = Heading | Paragraph | Bullets | Table | Plots | Samples

@@ -4,47 +4,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from microgpt.reports.ablation import ablation_section
+from microgpt.reports import provenance, tables
 from microgpt.reports.budgets import at_equal_parameters, at_equal_steps, at_equal_time
 from microgpt.reports.comparisons import Comparison, Effects, comparisons, effects
 from microgpt.reports.curves import Curve, read_curve
 from microgpt.reports.families import Family, families
 from microgpt.reports.plots import MOST_CURVES, plots_of, select
-from microgpt.reports.provenance import (
-    code_and_environment,
-    commands,
-    common_settings,
-    failures_table,
-    git_warnings,
-    reason,
-)
 from microgpt.reports.records import Collected, Row
-from microgpt.reports.report import (
-    Block,
-    Bullets,
-    Heading,
-    Paragraph,
-    Plots,
-    Report,
-    Samples,
-    Section,
-    Table,
-    VariantSamples,
-)
-from microgpt.reports.tables import (
-    budget_rows,
-    cell,
-    comparison_rows,
-    counted,
-    effect_rows,
-    explanation,
-    findings,
-    variant_rows,
-)
+from microgpt.reports.report import Block, Bullets, Heading, Paragraph, Plots, Report, Samples, Section, Table
+from microgpt.reports.tables import cell, counted
 
 MOST_DRAWN = 8  # families, the newest, whose histories are read and drawn
 MOST_SINGLES = 200
 SAMPLE_SEEDS, SAMPLES = 3, 8  # of each variant, of each seed
+SIZES = ("n_embd", "n_head", "n_layer", "block_size")
 LOWER = "Below zero, the first has the lower loss."
 NOT_DRAWN = "Plots are made for the newest families alone; collect the folder of this one by itself to see its own."
 
@@ -78,7 +51,7 @@ def family_report(family: Family, *, with_plots: bool) -> FamilyReport:
 
     compared, contrasts = comparisons(family), effects(family)
     page = page_section(family, compared, contrasts, read if with_plots else None)
-    ablation = ablation_section(family, compared, contrasts, page.plots, read) if family.kind == "ablation" else None
+    ablation = ablation_section(family, compared, contrasts, page, read) if family.kind == "ablation" else None
     return FamilyReport(family, page, ablation)
 
 
@@ -108,7 +81,7 @@ def single_runs(rows: Sequence[Row]) -> Section:
         {
             "run": row.path,
             **{column: cell(getattr(row, column)) for column in columns},
-            "status": " ".join(filter(None, [row.status, reason(row)])),
+            "status": " ".join(filter(None, [row.status, provenance.reason(row)])),
         }
         for row in newest
     ]
@@ -120,12 +93,11 @@ def single_runs(rows: Sequence[Row]) -> Section:
 def page_section(
     family: Family, compared: Sequence[Comparison], contrasts: Effects | None, read: Reader | None
 ) -> Section:
-    """Return a family's section; without `read` those parts are left out that need histories."""
+    """Return a family's section of the page; without `read`, leave out what needs histories."""
     known = [*family.rows, *family.missing]
     references = common_references(family.rows)
-    warnings = [*([family.obstacle] if family.obstacle else []), *git_warnings(known)]
-    settings = common_settings([next(iter(one.rows.values())) for one in family.variants if one.rows])
-    failures = failures_table(family.missing)
+    warnings = [*([family.obstacle] if family.obstacle else []), *provenance.git_warnings(known)]
+    settings = provenance.common_settings(family)
     sentences, budgets = common_budgets(family, read) if read else ([], [])
     plots = Plots(plots_of(family, compared, contrasts, references, read)) if read else Paragraph(NOT_DRAWN, "caption")
     runs = runs_sentence(family)
@@ -134,16 +106,16 @@ def page_section(
         Paragraph(f"{runs}."),
         *(Paragraph(warning, "strong") for warning in warnings),
         *([Paragraph("Set for all, where it is not the schema's default:", code=settings)] if settings else []),
-        *([failures] if failures else []),
+        *provenance.failures(family.missing),
         Heading("What the data show"),
-        Bullets([*findings(family, compared, contrasts), *sentences]),
+        Bullets([*tables.findings(family, compared, contrasts), *sentences]),
         variants_table(family, references),
         plots,
         *difference_tables(compared, contrasts),
         *budgets,
         *samples_of(family),
-        *commands(known),
-        *code_and_environment(known),
+        *provenance.commands(known),
+        *provenance.code_and_environment(known),
     ]
     title = family.key if family.kind == "sweep" else f"Ablation tie_lm_head × input_rmsnorm ({family.key})"
     return Section(title, blocks, summary="; ".join(filter(None, [runs, best_of(family)])))
@@ -151,17 +123,12 @@ def page_section(
 
 def subject(family: Family) -> str:
     """Return a sentence about what was trained, without what the variants differ in."""
-    sizes = [(f"model.{key}", f"{key} {{}}") for key in ("n_embd", "n_head", "n_layer", "block_size")]
-    forms = [("model.name", "model {}"), *sizes, ("data.name", "data {}"), ("style.name", "style {}")]
-    forms += [("train.steps", "{} steps"), ("train.batch_size", "batch {}"), ("optim.name", "optimizer {}")]
-    forms += [("optim.lr", "lr {}"), ("schedule.name", "schedule {}"), ("mode.name", "mode {}")]
-    parts = []
-    for key, form in forms:
-        group, _, name = key.partition(".")
-        value = family.rows[0].setting(group, name)
-        if value is not None and key not in family.variants[0].settings:
-            parts.append(form.format(value))
-    return f"Trained: {', '.join(parts)}."
+    forms = {"model.name": "model {}"} | {f"model.{key}": f"{key} {{}}" for key in SIZES}
+    forms |= {"data.name": "data {}", "style.name": "style {}", "train.steps": "{} steps"}
+    forms |= {"train.batch_size": "batch {}", "optim.name": "optimizer {}", "optim.lr": "lr {}"}
+    forms |= {"schedule.name": "schedule {}", "mode.name": "mode {}"}
+    values = {key: family.rows[0].setting(*key.split(".")) for key in forms if key not in family.variants[0].settings}
+    return f"Trained: {', '.join(forms[key].format(value) for key, value in values.items() if value is not None)}."
 
 
 def runs_sentence(family: Family) -> str:
@@ -186,12 +153,11 @@ def best_of(family: Family) -> str:
 
 def common_references(rows: Sequence[Row]) -> dict[str, float]:
     """Return the baseline losses of counting if they are the same for all runs, else nothing."""
-    found = [row.baselines for row in rows]
-    return dict(found[0]) if found and all(one == found[0] for one in found) else {}
+    return rows[0].baselines if rows and all(row.baselines == rows[0].baselines for row in rows) else {}
 
 
 def variants_table(family: Family, references: Mapping[str, float]) -> Table:
-    rows = variant_rows(family)
+    rows = tables.variant_rows(family)
     note = f"Losses in nats per target token. Ranked by {family.metric}, best first."
     if family.metric != "val_loss" or not references:
         return Table("", rows, note)
@@ -206,11 +172,11 @@ def variants_table(family: Family, references: Mapping[str, float]) -> Table:
 def difference_tables(compared: Sequence[Comparison], contrasts: Effects | None) -> list[Table]:
     found = []
     if contrasts is not None:
-        note = explanation(contrasts.differences)
-        found.append(Table("Main effects and interaction", effect_rows(contrasts), f"{LOWER} {note}"))
+        note = f"{LOWER} {tables.explanation(contrasts.contrasts)}"
+        found.append(Table("Main effects and interaction", tables.effect_rows(contrasts), note))
     if compared:
-        note = explanation([one.difference for one in compared])
-        found.append(Table("Differences between variants", comparison_rows(compared), f"{LOWER} {note}"))
+        note = f"{LOWER} {tables.explanation([one.difference for one in compared])}"
+        found.append(Table("Differences between variants", tables.comparison_rows(compared), note))
     return found
 
 
@@ -218,21 +184,71 @@ def common_budgets(family: Family, read: Reader) -> tuple[list[str], list[Table]
     """Return the losses at equal time, steps and parameters: a table where they differ from the family's own losses."""
     if len(family.ranked) < 2:
         return [], []
-    sentences, tables = [], []
+    sentences, found = [], []
     for budget in (at_equal_time(family, read), at_equal_steps(family, read), at_equal_parameters(family)):
         if budget.samples and budget.samples != family.samples():
             title = f"At equal {'time' if budget.axis == 'seconds' else budget.axis}"
-            tables.append(Table(title, budget_rows(budget), budget.sentence))
+            found.append(Table(title, tables.budget_rows(budget), budget.sentence))
         else:
             sentences.append(budget.sentence)
-    return sentences, tables
+    return sentences, found
 
 
 def samples_of(family: Family) -> list[Block]:
     """Return generated texts of the first seeds of each variant that is drawn."""
-    found = []
+    found = {}
     for variant in select(family, MOST_CURVES).variants:
-        seeds = [(seed, row.samples[:SAMPLES]) for seed, row in list(variant.rows.items())[:SAMPLE_SEEDS]]
-        found.append(VariantSamples(variant.name, [(seed, texts) for seed, texts in seeds if texts]))
-    known = [one for one in found if one.seeds]
-    return [Heading("Samples side by side"), Samples(known)] if known else []
+        first = list(variant.rows.items())[:SAMPLE_SEEDS]
+        found[variant.name] = {seed: row.samples[:SAMPLES] for seed, row in first if row.samples}
+    found = {name: seeds for name, seeds in found.items() if seeds}
+    return [Heading("Samples side by side"), Samples(found)] if found else []
+
+
+def ablation_section(
+    family: Family, compared: Sequence[Comparison], contrasts: Effects | None, page: Section, read: Reader
+) -> Section:
+    """Return the section of an ablation for Markdown and the terminal; the plots are those of the page."""
+    note = f"Ranked by {family.metric}, best first. {caveat(family)}"
+    found = [Table("", tables.variant_rows(family), note)]
+    if any(ranked.n > 1 for _, ranked in family.ranked):
+        if contrasts is not None:
+            note = (
+                "Contrasts seed by seed, over the seeds that all four variants have. The interaction is the effect of "
+                "the first toggle where the second is on, minus that where it is off."
+            )
+            found.append(Table("Main effects and interaction", tables.effect_rows(contrasts), note))
+        explanation = tables.explanation([one.difference for one in compared])
+        note = f"Mean of a - b: below zero, a is better. {explanation}"
+        found.append(Table("Differences between variants", tables.comparison_rows(compared), note))
+        time, steps, parameters = at_equal_time(family, read), at_equal_steps(family, read), at_equal_parameters(family)
+        note = f"{time.sentence} {steps.sentence} {parameters.sentence}"
+        found.append(Table("At equal time, steps and parameters", tables.budget_rows(time), note))
+    row = family.rows[0]
+    known = [(key, row.setting("model", key)) for key in SIZES]
+    title = (
+        f"model {row.model} ({', '.join(f'{key} {value}' for key, value in known if value)}), data {row.data}, "
+        f"style {row.style}, {row.steps} steps of batch {row.setting('train', 'batch_size')}, "
+        f"{row.setting('optim', 'name')} lr {row.setting('optim', 'lr')}, "
+        f"schedule {row.setting('schedule', 'name')}, mode {row.mode}"
+    )
+    return Section(title, [*found, Plots(page.plots)], comparison=family.key)
+
+
+def caveat(family: Family) -> str:
+    """Return what the tables do not show: missing seeds, different states of the code, unfinished runs."""
+    seeds = [set(variant.rows) for variant in family.variants]
+    if any(own != seeds[0] for own in seeds):
+        found = [
+            "The variants were not run with the same seeds: a comparison leaves out the seeds that one of its variants "
+            "lacks, and says how many."
+        ]
+    elif len(seeds[0]) == 1:
+        found = [
+            "One seed: a difference between variants cannot be told from chance. Add seeds, as in `seed=range(8)`."
+        ]
+    else:
+        found = [f"All over the same {len(seeds[0])} seeds; sd and intervals are over seeds."]
+    if len({(row.git_commit, row.git_dirty) for row in family.rows}) > 1:
+        found.append("The runs are of different states of the code.")
+    unfinished = sum(variant.unfinished for variant in family.variants)
+    return " ".join([*found, *([f"Runs that are not finished: {unfinished}."] if unfinished else [])])

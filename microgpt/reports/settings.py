@@ -10,13 +10,11 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
+from microgpt.config.identity import training_settings
+from microgpt.config.schema import Config
+
 TOGGLES = ("model.tie_lm_head", "model.input_rmsnorm")
 DATA = "data.sha256"  # of the text: a setting like the keys, although it is measured and not configured
-# Groups that do not affect what is learned, and the seed.
-LEFT_OUT = ("task", "outputs_dir", "results_dir", "seed", "sample", "checkpoint", "sweep", "logger")
-WITHOUT_EFFECT = {
-    f"train.{key}" for key in ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "max_memory_growth")
-}
 SAME_WITH_ANY_THREADS = ("python", "native")  # torch sums in an order that depends on the number of threads
 LONGEST_VALUE = 40  # characters of a value in a label
 
@@ -24,24 +22,12 @@ Settings = dict[str, Any]  # {"model.n_embd": 16, ...}
 
 
 def settings_of(config: Mapping[str, Any], backend: str | None, data_sha256: str | None) -> Settings:
-    """Return every key that affects the results, except the seed."""
-    found: Settings = {}
-    for group, node in config.items():
-        if group in LEFT_OUT:
-            continue
-        if isinstance(node, dict):
-            for name, value in node.items():
-                key = f"{group}.{name}"
-                if key not in WITHOUT_EFFECT:
-                    found[key] = value
-        else:
-            found[group] = node
-    if found.get("train.resume") in ("auto", "never"):  # a folder continues training another run
-        del found["train.resume"]
+    """Return everything that affects training, except the seed."""
+    found = training_settings(config)
+    found.pop("seed", None)
     if backend in SAME_WITH_ANY_THREADS:
         found.pop("backend.threads", None)
-    found[DATA] = data_sha256
-    return found
+    return {**found, DATA: data_sha256}
 
 
 def fingerprint(settings: Mapping[str, Any], without: Sequence[str] = ()) -> str:
@@ -75,11 +61,10 @@ def differing_keys(variants: Sequence[Settings]) -> list[str]:
 
 def determines(by: Sequence[str], key: str, variants: Sequence[Settings]) -> bool:
     """Return whether variants with equal values of the keys `by` have equal values of `key`."""
-    values: dict[tuple[str, ...], str] = {}
-    return all(
-        values.setdefault(tuple(exact(settings, other) for other in by), exact(settings, key)) == exact(settings, key)
-        for settings in variants
-    )
+    values: dict[tuple[str, ...], set[str]] = {}
+    for settings in variants:
+        values.setdefault(tuple(exact(settings, other) for other in by), set()).add(exact(settings, key))
+    return all(len(found) == 1 for found in values.values())
 
 
 def exact(settings: Mapping[str, Any], key: str) -> str:
@@ -87,10 +72,9 @@ def exact(settings: Mapping[str, Any], key: str) -> str:
     return json.dumps(settings.get(key), sort_keys=True)
 
 
-def label(settings: Mapping[str, Any], keys: Sequence[str] | None = None) -> str:
+def label(settings: Mapping[str, Any]) -> str:
     """Return `tie_lm_head=true optim.lr=0.005`: overrides as on a command line, the toggles without their group."""
-    chosen = settings if keys is None else keys
-    return " ".join(f"{short(key)}={abbreviated(written(settings.get(key)))}" for key in chosen)
+    return " ".join(f"{short(key)}={abbreviated(written(value))}" for key, value in settings.items())
 
 
 def short(key: str) -> str:
@@ -120,7 +104,4 @@ def is_default(settings: Mapping[str, Any], key: str) -> bool:
 
 @cache
 def schema_defaults() -> Settings:
-    from microgpt.config.schema import Config
-
-    nodes = asdict(Config()).items()
-    return {f"{group}.{key}": value for group, node in nodes if isinstance(node, dict) for key, value in node.items()}
+    return training_settings(asdict(Config()))

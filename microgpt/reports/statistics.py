@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -68,8 +68,7 @@ class Difference:
     effect_size: float | None = None  # mean / sd, see effect_name
     seeds_needed: int | None = None  # to detect this effect size with 80 % power; None: more than a million
     detectable: float | None = None  # the true difference that is detected with 80 % power at this n and sd
-    seeds: tuple[Any, ...] = ()  # paired: the seeds, sorted, and their differences
-    values: tuple[float, ...] = ()
+    values: tuple[float, ...] = ()  # paired: the differences, by seed
 
     @property
     def n(self) -> int:
@@ -87,17 +86,12 @@ class Difference:
         return verdict_words(self) + left
 
 
-@dataclass(frozen=True)
-class Factorial:
+class Factorial(NamedTuple):
     """Effects of two factors, each off or on, from contrasts taken seed by seed."""
 
     a: Difference  # a on minus a off, averaged over b
     b: Difference  # b on minus b off, averaged over a
     interaction: Difference  # the effect of a with b on, minus that with b off
-
-    def corrected(self) -> "Factorial":
-        """Return the effects with Holm's correction over the three."""
-        return Factorial(*corrected([self.a, self.b, self.interaction]))
 
 
 def summary(values: Sequence[float]) -> Summary:
@@ -118,13 +112,13 @@ def paired(a: Sample, b: Sample) -> Difference:
 def contrast(terms: Sequence[tuple[float, Sample]]) -> Difference:
     """Test the sum of weight * value, over the seeds that every sample has, with Student's t."""
     samples = [sample for _, sample in terms]
-    seeds = tuple(sorted(set(samples[0]).intersection(*samples[1:])))
+    seeds = sorted(set(samples[0]).intersection(*samples[1:]))
     n, left_out = len(seeds), len(set().union(*samples)) - len(seeds)
     if n == 0:
         return Difference(True, 0, 0, left_out)
     weighted = finite([[weight * sample[seed] for seed in seeds] for weight, sample in terms])  # (terms, n)
     values = weighted.sum(axis=0)
-    found = Difference(True, n, n, left_out, center(values), seeds=seeds, values=tuple(values.tolist()))
+    found = Difference(True, n, n, left_out, center(values), values=tuple(values.tolist()))
     if n == 1:
         return found
     rounding = ROUNDING * float(np.abs(weighted).max())
@@ -163,12 +157,11 @@ def difference(a: Sample, b: Sample) -> Difference:
 
 
 def factorial(neither: Sample, only_a: Sample, only_b: Sample, both: Sample) -> Factorial:
-    """Return the effects of a 2x2 design, over the seeds that all four cells have."""
-    return Factorial(
-        a=contrast([(0.5, only_a), (-0.5, neither), (0.5, both), (-0.5, only_b)]),
-        b=contrast([(0.5, only_b), (-0.5, neither), (0.5, both), (-0.5, only_a)]),
-        interaction=contrast([(1.0, both), (-1.0, only_b), (-1.0, only_a), (1.0, neither)]),
-    )
+    """Return the effects of a 2x2 design over the seeds that all cells have, with Holm's correction over the three."""
+    a = contrast([(0.5, only_a), (-0.5, neither), (0.5, both), (-0.5, only_b)])
+    b = contrast([(0.5, only_b), (-0.5, neither), (0.5, both), (-0.5, only_a)])
+    interaction = contrast([(1.0, both), (-1.0, only_b), (-1.0, only_a), (1.0, neither)])
+    return Factorial(*corrected([a, b, interaction]))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -183,11 +176,10 @@ def holm(ps: Sequence[float]) -> list[float]:
 def corrected(family: Sequence[Difference]) -> list[Difference]:
     """Return the differences with `p_holm` and the verdict that follows; those without a test do not count."""
     adjusted = iter(holm([found.p for found in family if found.p is not None]))
-    return [found if found.p is None else with_holm(found, next(adjusted)) for found in family]
-
-
-def with_holm(found: Difference, p_holm: float) -> Difference:
-    return replace(found, p_holm=p_holm, verdict=verdict_of(p_holm))
+    return [
+        found if found.p is None else replace(found, p_holm=(p := next(adjusted)), verdict=verdict_of(p))
+        for found in family
+    ]
 
 
 def verdict_of(p: float) -> Verdict:

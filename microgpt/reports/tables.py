@@ -46,9 +46,8 @@ def variant_rows(family: Family) -> list[Cells]:
 
 def effect_rows(effects: Effects) -> list[Cells]:
     """Return a row for each main effect and one for the interaction."""
-    (first, second), found = effects.factors, effects.contrasts
-    named = {first.label: found.a, second.label: found.b, "interaction": found.interaction}
-    return [{"effect": name, **difference_cells(one)} for name, one in named.items()]
+    names = [*(factor.label for factor in effects.factors), "interaction"]
+    return [{"effect": name, **difference_cells(one)} for name, one in zip(names, effects.contrasts, strict=True)]
 
 
 def comparison_rows(compared: Sequence[Comparison]) -> list[Cells]:
@@ -141,13 +140,11 @@ def findings(family: Family, compared: Sequence[Comparison], effects: Effects | 
 
 
 def effect_findings(metric: str, effects: Effects) -> list[str]:
-    (first, second), found = effects.factors, effects.contrasts
-    interaction = f"the effect of {short(first.key)} where {label({second.key: second.on})}, minus that elsewhere"
-    return [
-        f"Main effect of {first.label}: {difference_sentence(metric, found.a)}",
-        f"Main effect of {second.label}: {difference_sentence(metric, found.b)}",
-        f"Interaction ({interaction}): {difference_sentence(metric, found.interaction)}",
-    ]
+    first, second = effects.factors
+    names = [f"Main effect of {factor.label}" for factor in effects.factors]
+    where = label({second.key: second.on})
+    names.append(f"Interaction (the effect of {short(first.key)} where {where}, minus that elsewhere)")
+    return [f"{name}: {difference_sentence(metric, one)}" for name, one in zip(names, effects.contrasts, strict=True)]
 
 
 def difference_sentence(metric: str, found: Difference) -> str:

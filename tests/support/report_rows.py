@@ -34,12 +34,13 @@ class Sweep:
         vocab_size: int = 27,
         **keys: Any,
     ) -> Row:
-        """Add a run. `keys` are `group__key=value`; `evaluations` are (step, val_loss), which become its history."""
+        """Add a run: `keys` are `group__key=value` or `key=value`, `evaluations` (step, val_loss) of its history."""
         config = asdict(Config(model=GPT, style=StyleConfig(name="classic"), seed=seed))
         for path, value in keys.items():
-            group, _, key = path.partition("__")
-            assert key in config[group], path
-            config[group][key] = value
+            *groups, key = path.split("__")
+            node = config[groups[0]] if groups else config
+            assert key in node, path
+            node[key] = value
         number = str(len(self.rows)) if job is None else job
         facts = {"sha256": "d" * 64, "evaluated_documents": 100, "long_documents": {"count": 0}, **(data or {})}
         record = {
