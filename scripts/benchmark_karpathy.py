@@ -5,12 +5,12 @@
     python scripts/benchmark_karpathy.py --dry-run
 
 Writes results/benchmark_karpathy_<UTC>.json, .md and _logs/; what could not be made equal is named beside each figure.
-The code is in microgpt/benchmarks/.
+The code is in scripts/karpathy/.
 """
 
 import sys
 
-from microgpt.benchmarks.karpathy import main
+from karpathy.benchmark import main
 
 if __name__ == "__main__":
     sys.exit(main())

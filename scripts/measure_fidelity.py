@@ -33,9 +33,9 @@ from pathlib import Path
 
 import numpy as np
 from _arguments import at_least_1
+from karpathy.microgpt_py import patched
+from karpathy.workloads import workload
 
-from microgpt.benchmarks.microgpt_py import patched
-from microgpt.benchmarks.workloads import workload
 from microgpt.data.batches import BatchOrder
 from microgpt.data.sources import DATA_DIR_VARIABLE, cache_dir, read_source
 from microgpt.engines import make_engine

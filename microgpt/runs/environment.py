@@ -82,3 +82,8 @@ def cpu_model() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def load_average() -> list[float] | None:
+    """Return the mean number of running programs in the last 1, 5 and 15 minutes; None if the system has none."""
+    return [round(mean, 2) for mean in os.getloadavg()] if hasattr(os, "getloadavg") else None

@@ -11,10 +11,9 @@ from dataclasses import asdict
 from typing import Any
 
 from microgpt import __version__
-from microgpt.benchmarks.machine import load
 from microgpt.benchmarks.micro import Patience, language_rows
 from microgpt.config.schema import Config
-from microgpt.runs.environment import environment
+from microgpt.runs.environment import environment, load_average
 from microgpt.runs.record import Invocation, timestamp
 
 
@@ -22,7 +21,7 @@ def benchmark(config: Config, invocation: Invocation) -> None:
     from microgpt.benchmarks.engines import Bench
 
     patience = Patience(config.benchmark.repeats, config.benchmark.seconds)
-    before = load()
+    before = load_average()
     say("python: random numbers, Values")
     rows = language_rows(patience)
     bench = Bench(patience, say)
@@ -35,7 +34,7 @@ def benchmark(config: Config, invocation: Invocation) -> None:
         "clock": "wall time; each figure is the median of its repeats, and stands beside the smallest and the largest",
         "benchmarks": rows + (bench.micro_rows("python") if scalar is None else scalar),
         "engines": engines,
-        "machine": {**asdict(environment()), "load_before": before, "load_after": load()},
+        "machine": {**asdict(environment()), "load_before": before, "load_after": load_average()},
         "microgpt": __version__,
     }
     print(json.dumps(document, indent=2))

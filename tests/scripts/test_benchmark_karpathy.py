@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from karpathy import benchmark as karpathy
+from karpathy import interpreters, rounds, sources
+from karpathy.contest import COMPLETED, FAILED, FELL_BACK, TIMED_OUT, Comparison, Run
+from karpathy.gpu import decide
+from karpathy.workloads import BASELINES, workload
 from support.fake_programs import GPU, MICROGPT, NANOGPT, Stage, make_stage, see_gpu, write
-
-from microgpt.benchmarks import interpreters, karpathy, rounds, sources
-from microgpt.benchmarks.contest import COMPLETED, FAILED, FELL_BACK, TIMED_OUT, Comparison, Run
-from microgpt.benchmarks.gpu import decide
-from microgpt.benchmarks.workloads import BASELINES, workload
 
 NO_REPORT = Path(__file__).parents[1] / "golden" / "k2_seed42.json"  # a JSON document of something else
 

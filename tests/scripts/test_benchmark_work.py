@@ -12,13 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.fake_programs import MICROGPT, write
-
-from microgpt.benchmarks import nanochat
-from microgpt.benchmarks.commands import Command, Finished, Line, run_command
-from microgpt.benchmarks.contest import COMPLETED, Run
-from microgpt.benchmarks.karpathy_report import agreement, beside, three_digits
-from microgpt.benchmarks.measures import (
+from karpathy import nanochat
+from karpathy.commands import Command, Finished, Line, run_command
+from karpathy.contest import COMPLETED, Run
+from karpathy.measures import (
     Figures,
     NoFiguresError,
     common_loss,
@@ -26,11 +23,14 @@ from microgpt.benchmarks.measures import (
     spread,
     times_between_evaluations,
 )
-from microgpt.benchmarks.microgpt_py import LABEL, patched, take_validation
-from microgpt.benchmarks.nanogpt import flags_of, write_data
-from microgpt.benchmarks.ours import Ours
-from microgpt.benchmarks.texts import lines_text, read_data, stream_text
-from microgpt.benchmarks.workloads import BASELINES, Precision, Workload, precisions, workload
+from karpathy.microgpt_py import LABEL, patched, take_validation
+from karpathy.nanogpt import flags_of, write_data
+from karpathy.ours import Ours
+from karpathy.report import agreement, beside, three_digits
+from karpathy.texts import lines_text, read_data, stream_text
+from karpathy.workloads import BASELINES, Precision, Workload, precisions, workload
+from support.fake_programs import MICROGPT, write
+
 from microgpt.engines import base
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from microgpt.benchmarks import karpathy, machine, nanochat, ours
+from karpathy import benchmark as karpathy
+from karpathy import machine, nanochat, ours
 
 # How a pretended program behaves: FAKE is `<program>:<behaviour>,...`; ok where it is not named.
 BEHAVIOUR = """

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from microgpt.benchmarks.commands import Command, Finished
-from microgpt.benchmarks.contest import Comparison, Contestant, Launch
-from microgpt.benchmarks.measures import Figures, found_by_step, times_between_evaluations
-from microgpt.benchmarks.ours import Ours, warmdown
-from microgpt.benchmarks.texts import Text
-from microgpt.benchmarks.workloads import Precision, Workload
+from karpathy.commands import Command, Finished
+from karpathy.contest import Comparison, Contestant, Launch
+from karpathy.measures import Figures, found_by_step, times_between_evaluations
+from karpathy.ours import Ours, warmdown
+from karpathy.texts import Text
+from karpathy.workloads import Precision, Workload
 
 PACKAGES = {
     "torch": "torch", "numpy": "numpy", "tiktoken": "tiktoken", "rustbpe": "rustbpe", "pyarrow": "pyarrow",

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from microgpt.benchmarks.commands import Command, Finished
-from microgpt.benchmarks.measures import Figures
-from microgpt.benchmarks.workloads import Precision, Workload
+from karpathy.commands import Command, Finished
+from karpathy.measures import Figures
+from karpathy.workloads import Precision, Workload
 
 # What becomes of a run, and of a contestant: the last two have no runs.
 COMPLETED, FAILED, TIMED_OUT, FELL_BACK = "completed", "failed", "timed out", "cpu fallback"

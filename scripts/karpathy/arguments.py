@@ -3,8 +3,8 @@
 import argparse
 import math
 
-from microgpt.benchmarks.sources import REPOSITORIES
-from microgpt.benchmarks.workloads import BASELINES, GROUPS, INTERVALS, PROFILES
+from karpathy.sources import REPOSITORIES
+from karpathy.workloads import BASELINES, GROUPS, INTERVALS, PROFILES
 from microgpt.errors import UserError
 
 LEAST_STEPS = 2 * INTERVALS

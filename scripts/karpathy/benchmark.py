@@ -15,24 +15,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from karpathy import machine
+from karpathy.arguments import parse
+from karpathy.contest import Comparison
+from karpathy.gpu import Gpu, decide
+from karpathy.interpreters import missing, python_for, sees_cuda
+from karpathy.microgpt_py import compare_microgpt
+from karpathy.nanochat import PACKAGES as NANOCHAT_PACKAGES
+from karpathy.nanochat import compare_nanochat
+from karpathy.nanogpt import PACKAGES as NANOGPT_PACKAGES
+from karpathy.nanogpt import compare_nanogpt
+from karpathy.report import agreement, document, finish, markdown
+from karpathy.rounds import REPEATS, Conditions, exit_code, make_ready, run_round
+from karpathy.sources import UnavailableError, Wanted, obtain
+from karpathy.texts import lines_text, read_data, stream_text
+from karpathy.workloads import Workload, precisions, workload
 from microgpt.atomic import write_atomically, write_json
-from microgpt.benchmarks import machine
-from microgpt.benchmarks.arguments import parse
-from microgpt.benchmarks.contest import Comparison
-from microgpt.benchmarks.gpu import Gpu, decide
-from microgpt.benchmarks.interpreters import missing, python_for, sees_cuda
-from microgpt.benchmarks.karpathy_report import agreement, document, finish, markdown
-from microgpt.benchmarks.microgpt_py import compare_microgpt
-from microgpt.benchmarks.nanochat import PACKAGES as NANOCHAT_PACKAGES
-from microgpt.benchmarks.nanochat import compare_nanochat
-from microgpt.benchmarks.nanogpt import PACKAGES as NANOGPT_PACKAGES
-from microgpt.benchmarks.nanogpt import compare_nanogpt
-from microgpt.benchmarks.rounds import REPEATS, Conditions, exit_code, make_ready, run_round
-from microgpt.benchmarks.sources import UnavailableError, Wanted, obtain
-from microgpt.benchmarks.texts import lines_text, read_data, stream_text
-from microgpt.benchmarks.workloads import Workload, precisions, workload
 from microgpt.data.sources import Source
 from microgpt.errors import UserError
+from microgpt.runs.environment import load_average
 from microgpt.runs.record import timestamp, without_non_finite
 
 PACKAGES = {"microgpt": {}, "nanogpt": NANOGPT_PACKAGES, "nanochat": NANOCHAT_PACKAGES}
@@ -66,7 +67,7 @@ class Benchmark:
     earlier: dict[str, Any] | None  # a report to compare with
     comparisons: list[Comparison] = field(default_factory=list)
     started_at: str = field(default_factory=timestamp)
-    load_before: list[float] | None = field(default_factory=machine.load)
+    load_before: list[float] | None = field(default_factory=load_average)
 
     @property
     def logs(self) -> Path:
@@ -138,7 +139,7 @@ class Benchmark:
             "gpu_required": self.gpu.required,
             "hardware": machine.hardware(self.gpus),
             "load_before": self.load_before,
-            "load_after": machine.load(),
+            "load_after": load_average(),
             "data": {"origin": self.source.origin, "sha256": self.source.sha256},
             "comparisons": [{**document(c), "briefly": c.workload.briefly()} for c in self.comparisons],
             "earlier": None,

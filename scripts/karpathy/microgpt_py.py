@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from microgpt.benchmarks.commands import Command, Finished
-from microgpt.benchmarks.contest import Comparison, Contestant, Launch, Run
-from microgpt.benchmarks.measures import Figures, found_by_step, times_between_evaluations
-from microgpt.benchmarks.ours import Ours
-from microgpt.benchmarks.texts import Text
-from microgpt.benchmarks.workloads import Precision, Workload
+from karpathy.commands import Command, Finished
+from karpathy.contest import Comparison, Contestant, Launch, Run
+from karpathy.measures import Figures, found_by_step, times_between_evaluations
+from karpathy.ours import Ours
+from karpathy.texts import Text
+from karpathy.workloads import Precision, Workload
 from microgpt.errors import UserError
 
 STEP = r"^step\s+(\d+) /\s*\d+ \| loss (\S+)"

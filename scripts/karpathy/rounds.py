@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from microgpt.benchmarks.commands import Finished, run_command
-from microgpt.benchmarks.contest import (
+from karpathy.commands import Finished, run_command
+from karpathy.contest import (
     COMPLETED,
     FAILED,
     FELL_BACK,
@@ -22,8 +22,8 @@ from microgpt.benchmarks.contest import (
     Contestant,
     Run,
 )
-from microgpt.benchmarks.measures import Figures, NoFiguresError
-from microgpt.benchmarks.workloads import INTERVALS
+from karpathy.measures import Figures, NoFiguresError
+from karpathy.workloads import INTERVALS
 from microgpt.errors import UserError
 
 REPEATS = 5  # rounds that count, after one that does not

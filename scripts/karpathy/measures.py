@@ -12,7 +12,7 @@ from itertools import pairwise
 from statistics import fmean, median, stdev
 from typing import Any
 
-from microgpt.benchmarks.commands import Line
+from karpathy.commands import Line
 
 
 @dataclass

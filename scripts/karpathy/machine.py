@@ -41,11 +41,6 @@ def gpu_memory_in_use() -> int | None:
     return int(rows[0][0]) << 20 if rows and rows[0][0].isdigit() else None
 
 
-def load() -> list[float] | None:
-    """Mean number of running programs in the last 1, 5 and 15 minutes."""
-    return [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None
-
-
 def hardware(gpus: list[dict[str, Any]]) -> dict[str, Any]:
     import psutil
 

@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from microgpt.benchmarks.contest import COMPLETED, NOT_RUN, UNAVAILABLE, Comparison, Contestant
-from microgpt.benchmarks.measures import common_loss, spread
-from microgpt.benchmarks.microgpt_py import take_validation
+from karpathy.contest import COMPLETED, NOT_RUN, UNAVAILABLE, Comparison, Contestant
+from karpathy.measures import common_loss, spread
+from karpathy.microgpt_py import take_validation
 
 MIB = 1 << 20
 RISE = 0.05  # nats by which a validation loss may be above an earlier one

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from microgpt.benchmarks.commands import Command, Finished
-from microgpt.benchmarks.contest import Comparison, Contestant, Launch
-from microgpt.benchmarks.measures import Figures, found_by_step, times_between_evaluations
-from microgpt.benchmarks.ours import Ours
-from microgpt.benchmarks.texts import Text
-from microgpt.benchmarks.workloads import Precision, Workload
+from karpathy.commands import Command, Finished
+from karpathy.contest import Comparison, Contestant, Launch
+from karpathy.measures import Figures, found_by_step, times_between_evaluations
+from karpathy.ours import Ours
+from karpathy.texts import Text
+from karpathy.workloads import Precision, Workload
 
 PACKAGES = {"torch": "torch", "numpy": "numpy"}  # by the name under which they are imported
 MODEL = ("model.tie_lm_head=true", "model.input_rmsnorm=false", "model.activation=relu", "model.init_std=0.02")

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from microgpt.benchmarks.commands import Command, Finished
-from microgpt.benchmarks.contest import Contestant, Launch
-from microgpt.benchmarks.measures import Figures, NoFiguresError
-from microgpt.benchmarks.texts import SPLIT_SEED, VAL_FRACTION, Text
-from microgpt.benchmarks.workloads import Precision, Workload
+from karpathy.commands import Command, Finished
+from karpathy.contest import Contestant, Launch
+from karpathy.measures import Figures, NoFiguresError
+from karpathy.texts import SPLIT_SEED, VAL_FRACTION, Text
+from karpathy.workloads import Precision, Workload
 
 PROGRAM = (sys.executable, "-m", "microgpt")
 FACTS = ("backend", "device", "using_gpu", "dtype", "kernel", "threads")

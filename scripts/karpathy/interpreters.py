@@ -6,8 +6,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from microgpt.benchmarks.commands import Command, run_command
-from microgpt.benchmarks.sources import UnavailableError
+from karpathy.commands import Command, run_command
+from karpathy.sources import UnavailableError
 
 PROBE = "import importlib.util, sys; print(*(n for n in sys.argv[1:] if importlib.util.find_spec(n) is None))"
 CUDA_PROBE = "import torch; print(torch.cuda.is_available())"
