@@ -19,7 +19,7 @@ from microgpt.config.hydra_compat import register_plugins, share_config_store
 from microgpt.config.hydra_errors import explain, report
 from microgpt.config.hydra_schema import from_omegaconf, keys_with_help, register_schema
 from microgpt.config.validation import check, check_overrides, check_processes
-from microgpt.distributed import processes
+from microgpt.distributed import this_process
 from microgpt.errors import Interrupted, UserError, is_recorded
 from microgpt.runs.record import Invocation
 from microgpt.sweeps.lifecycle import Sweep, current_sweep, new_sweep, sweep_id
@@ -29,15 +29,15 @@ from microgpt.tasks import task_named
 def main() -> int:
     """Run the program on sys.argv and return its exit code. Under torchrun, rank 0 runs it and the others assist."""
     prepare_streams()
-    here = processes()
-    if here.count == 1:
+    process = this_process()
+    if process.world_size == 1:
         return run()
     try:
-        from microgpt.engines.torch.worker import follow, lead
+        from microgpt.engines.torch.worker import run_rank_zero, run_worker
 
-        return follow() if here.rank else lead(run)
+        return run_worker() if process.rank else run_rank_zero(run)
     except Exception as error:
-        return report(error, prefix=f"process {here.rank}: ")
+        return report(error, prefix=f"process {process.rank}: ")
 
 
 def run() -> int:
@@ -82,7 +82,7 @@ def run_job(composed: DictConfig) -> float | None:
         config = from_omegaconf(composed, dict(hydra_config.runtime.choices))
         check(config)
         check_overrides(config.task.name, invocation)
-        check_processes(config, processes().count)
+        check_processes(config, this_process().world_size)
         return task_named(config.task.name)(config, invocation)
     except Exception as error:
         current_sweep().errors.append(error)

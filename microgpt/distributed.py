@@ -1,35 +1,37 @@
-"""How many processes work on this run, as torchrun tells each of them in its environment. Standard library alone.
-
-The first one runs the program; the others lend it their processors (engines/torch/follower.py).
-"""
+"""Rank and world size of this process, from the environment that torchrun sets; the cores it may use."""
 
 import os
 from dataclasses import dataclass
 
 KEYS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-ADDRESS = ("MASTER_ADDR", "MASTER_PORT")  # where the processes find each other
+ADDRESS = ("MASTER_ADDR", "MASTER_PORT")  # where the processes connect
 
 
 @dataclass(frozen=True)
-class Processes:
-    """Which process this is, of how many: of the whole run, and on this machine."""
+class Process:
+    """The place of a process among those of a run, and among those of the run on one machine."""
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
     local_rank: int = 0
-    local_count: int = 1
+    local_world_size: int = 1
 
     def launcher(self) -> list[str]:
-        """How the program is started, up to its name."""
-        if self.count == 1:
+        """Return the command that starts the program, without its arguments."""
+        if self.world_size == 1:
             return ["python", "-m", "microgpt"]
-        machines = self.count // self.local_count
+        machines = self.world_size // self.local_world_size
         nodes = ["--nnodes", str(machines)] if machines > 1 else []
-        return ["torchrun", *nodes, "--nproc-per-node", str(self.local_count), "-m", "microgpt"]
+        return ["torchrun", *nodes, "--nproc-per-node", str(self.local_world_size), "-m", "microgpt"]
 
 
-def processes() -> Processes:
-    """Of this process; it is alone where nobody says otherwise."""
-    if any(key not in os.environ for key in (*KEYS, *ADDRESS)):
-        return Processes()
-    return Processes(*(int(os.environ[key]) for key in KEYS))
+def this_process() -> Process:
+    """Return this process's place: rank 0 of 1 unless torchrun started it."""
+    if any(key not in os.environ for key in (*KEYS, *ADDRESS)):  # other programs set some of them
+        return Process()
+    return Process(*(int(os.environ[key]) for key in KEYS))
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,7 +1,7 @@
-"""The contract that every engine keeps, and the plain data that crosses it. Knows nothing of files or configuration.
+"""The interface of every engine and the data that passes through it.
 
-An engine holds R >= 1 models of one shape (R = 1 for a single run) and trains them side by side. All arrays have a
-leading R axis. What an engine computes is defined by the scalar engine; the others are checked against it.
+An engine holds R >= 1 replicas, models of one shape (R = 1 for a single run), and trains them side by side. All arrays
+have a leading axis R. The scalar engine defines what an engine computes; the others are tested against it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,15 +21,15 @@ Tokens = Sequence[int]
 
 @dataclass
 class EngineState:
-    """Everything that training changes: by tensor name, arrays of shape (R, rows, columns)."""
+    """The weights and the optimizer's moments: by tensor name, arrays of shape (R, rows, columns)."""
 
     parameters: Arrays
-    m: Arrays = field(default_factory=dict)  # first moments (adam, adamw) or momentum (sgd)
-    v: Arrays = field(default_factory=dict)  # second moments; empty for sgd
+    m: Arrays = field(default_factory=dict)  # first moments; the momentum of sgd
+    v: Arrays = field(default_factory=dict)  # second moments; empty for an optimizer without
 
     @classmethod
-    def together(cls, states: Sequence["EngineState"]) -> "EngineState":
-        """The models of several states as one; moments that some lack begin at zero."""
+    def stack(cls, states: Sequence["EngineState"]) -> "EngineState":
+        """Return the replicas of several states as one state; moments that some lack start at zero."""
         first = states[0].parameters
 
         def stacked(parts: list[Arrays]) -> Arrays:
@@ -49,8 +49,8 @@ class EngineState:
             stacked([state.v for state in states]),
         )
 
-    def of(self, replica: int) -> "EngineState":
-        """One model of them, R = 1."""
+    def replica(self, replica: int) -> "EngineState":
+        """Return the state of one replica, R = 1."""
         one = slice(replica, replica + 1)
         parts = [{name: a[one] for name, a in part.items()} for part in (self.parameters, self.m, self.v)]
         return EngineState(*parts)
@@ -61,35 +61,31 @@ class EngineState:
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What every run reports about where it ran."""
+    """Where and how an engine computes; part of every run's record."""
 
-    backend: str  # python | native | torch
-    device: str  # cpu | cuda | mps
+    backend: str
+    device: str
     using_gpu: bool
-    dtype: str  # float32 | float64 | bfloat16
-    kernel: str  # which of an engine's ways to compute: `features`, `eager`, ...
-    threads: int  # how many CPU threads it may use
-    reason: str = ""  # why this backend and kernel, where the engine chose
-    processes: int = 1  # which compute it together
+    dtype: str
+    kernel: str  # graph | features | eager | compiled
+    threads: int  # CPU threads that it may use
+    reason: str = ""  # why backend=auto became this backend
+    processes: int = 1  # the world size
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What to train on: the examples that all models share, and for each model the order in which it meets them."""
+    """The examples that all replicas train on, and the order in which each of them reads the examples."""
 
-    examples: Sequence[Tokens]  # token ids; an example of n + 1 tokens has n targets, less those not asked for (~id)
-    orders: Sequence[BatchOrder]  # R of them
+    examples: Sequence[Tokens]  # token ids; an example of n + 1 tokens has n targets, less the masked ones (~id)
+    orders: Sequence[BatchOrder]  # one for each replica
 
     @cached_property
     def packed(self) -> Examples:
         return Examples.of(self.examples)
 
-    def packed_alone(self) -> "Workload":
-        """The same in arrays alone, to be sent to another process."""
-        return Workload(self.packed, self.orders)
-
     def target_tokens(self, begin: int, end: int, replica: int) -> np.ndarray:
-        """How many tokens a model is asked to predict in each step from `begin` to before `end`: (end - begin,)."""
+        """Return the number of unmasked targets of a replica in each of steps begin .. end - 1: (end - begin,)."""
         return self.packed.targets[self.orders[replica].indices(begin, end)].sum(axis=1)
 
 
@@ -104,56 +100,55 @@ def implementation(found: Mapping[str, Implementation], key: str, name: str, pla
 
 
 class Decoder(Protocol):
-    """One model reading one text, with the keys and values of earlier tokens kept."""
+    """One model reading one text, with the keys and values of earlier tokens cached."""
 
     def feed(self, token: int) -> list[float]:
-        """Append a token; return the logits (V,) of the next one. At most block_size tokens fit."""
+        """Append a token, up to block_size of them, and return the logits (V,) of the next one."""
         ...
 
 
 class BatchDecoder(Protocol):
-    """One model reading many texts, each in a slot of its own that keeps the keys and values of its earlier tokens."""
+    """One model reading many texts, each in its own slot of the cache of keys and values."""
 
-    rows: int  # the most tokens of one pass
+    rows: int  # maximum number of tokens in one pass
 
     def feed(self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
-        """Read a token in each row: of which slot, at which position, which token; returns logits (rows, V).
+        """Read one token in each row, given by slot, position and token id; return logits (rows, V).
 
-        Several rows of one slot are consecutive positions in their order. A text begins anew with position 0. A row's
-        logits do not depend on the others: bit for bit they are those of a decoder that reads one token at a time.
-        The array is overwritten by the next call.
+        Rows of the same slot must have consecutive positions, in order; position 0 starts a new text. A row's logits do
+        not depend on the other rows: they equal those of a `Decoder` bit for bit. The next call overwrites the array.
         """
         ...
 
 
 @runtime_checkable
 class DecodesBatches(Protocol):
-    """What an engine may have beyond the contract, where it pays: a decoder of many texts at once."""
+    """An engine with a decoder for many texts at once; optional."""
 
     def batch_decoder(self, replica: int, slots: int) -> BatchDecoder: ...
 
 
 class Engine(Protocol):
     info: EngineInfo
-    compile_seconds: float  # spent so far on compiling, which is no part of any rate
+    compile_seconds: float  # spent on compiling so far; not part of any rate
 
     def load(self, state: EngineState) -> None:
-        """Take up parameters and moments; moments that are missing start at zero."""
+        """Replace parameters and moments; moments that the state lacks start at zero."""
         ...
 
     def state(self) -> EngineState:
-        """A copy of parameters and moments."""
+        """Return a copy of parameters and moments."""
         ...
 
     def advance(self, step: int, learning_rates: np.ndarray) -> np.ndarray:
         """Train k steps from `step` on (counted from 0); learning_rates (k, R) -> mean loss per target token (k, R).
 
-        A step whose loss is not finite changes nothing, and nothing follows it: its remaining losses are NaN.
+        A step with a non-finite loss changes nothing and ends the replica's training: its remaining losses are NaN.
         """
         ...
 
     def evaluate(self, examples: Sequence[Tokens]) -> np.ndarray:
-        """Mean loss in nats per target token over all examples: (R,)."""
+        """Return the mean loss in nats per target token over all examples: (R,)."""
         ...
 
     def decoder(self, replica: int) -> Decoder: ...
@@ -161,11 +156,11 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Draws:
-    """Texts that were drawn at once."""
+    """Texts sampled in one call."""
 
-    drawn: np.ndarray  # (count, room) token ids without prompt and end
-    lengths: np.ndarray  # (count,) how many of them belong to each text
-    tokens: int  # how many were chosen, ends included
+    drawn: np.ndarray  # (count, room): token ids without prompt and end
+    lengths: np.ndarray  # (count,): token ids of each text
+    tokens: int  # sampled tokens, ends included
 
     @property
     def texts(self) -> list[list[int]]:
@@ -174,7 +169,7 @@ class Draws:
 
 @runtime_checkable
 class BulkSampler(Protocol):
-    """What an engine may have beyond the contract: a sampler of its own for very many texts."""
+    """An engine with its own sampler for millions of texts; optional."""
 
     def draw(
         self,
@@ -187,10 +182,9 @@ class BulkSampler(Protocol):
         seed: int,
         first: int = 0,
     ) -> Draws:
-        """The texts number `first` to first + count - 1 of a seed's endless series, each of at most `room` tokens.
+        """Return texts number first .. first + count - 1 of the infinite series that belongs to a seed.
 
-        Each goes on from `prompt` (BOS first) until BOS is chosen or its room is full; prompt and room together fit the
-        block. What a text is does not depend on which others are drawn with it. Raises NonFiniteError for logits that
-        are not numbers.
+        Each continues `prompt` (BOS first) until BOS is sampled or it has `room` tokens; prompt and room must fit the
+        block. A text does not depend on which others are sampled with it. Raises NonFiniteError for NaN logits.
         """
         ...

@@ -41,5 +41,5 @@ class EngineOptions:
     kernel: str = "auto"
     compile: bool = False  # torch.compile
     micro_batch: int | None = None  # examples in one pass; the gradients of a batch's passes add up
-    processes: int = 1  # processes that share each batch
+    world_size: int = 1  # processes of a torchrun that share each batch
     reason: str = ""  # why `auto` became this backend

@@ -7,10 +7,10 @@ from typing import Any
 
 from microgpt.config.schema import Config, SampleConfig
 from microgpt.data.tokenizer import Tokenizer
-from microgpt.distributed import processes
+from microgpt.distributed import this_process
 from microgpt.engines import make_engine
 from microgpt.engines.base import Decoder, Engine
-from microgpt.engines.choice import choose, refuse_unavailable
+from microgpt.engines.choice import check_available, choose
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.inference.generation import Continuation, SamplingPolicy
@@ -58,8 +58,9 @@ def load_model(config: Config, invocation: Invocation) -> TrainedModel:
 def engine_options(config: Config, spec: ModelSpec, tokens: float) -> EngineOptions:
     """Return where and how to compute; `tokens` are the targets of a step. Raises UserError if that is unavailable."""
     backend = asdict(config.backend)
-    options = choose(EngineOptions(backend=backend.pop("name"), processes=processes().count, **backend), spec, tokens)
-    refuse_unavailable(options)
+    given = EngineOptions(backend=backend.pop("name"), world_size=this_process().world_size, **backend)
+    options = choose(given, spec, tokens)
+    check_available(options)
     return options
 
 

@@ -1,4 +1,4 @@
-"""Initial values: a pure function of a model's shape and a random generator, in microgpt.py's order of draws."""
+"""Initial weights, drawn in microgpt.py's order."""
 
 import random
 
@@ -10,8 +10,8 @@ Matrix = list[list[float]]
 def init_parameters(spec: ModelSpec, rng: random.Random) -> dict[str, Matrix]:
     """Draw every tensor from a normal distribution, row by row, in the order of `spec.drawn_shapes()`.
 
-    A tensor that starts at zero draws too (`gauss` keeps its second value for the next call), and so does a tied
-    lm_head, whose values are dropped: for one seed, all variants of a model share the values of the tensors they share.
+    A tensor that starts at zero is drawn too (`gauss` keeps its second value for the next call), and so is a tied
+    lm_head, whose values are dropped: for one seed, all variants of a model share the values of their common tensors.
     """
     kept = spec.shapes()
     parameters = {}

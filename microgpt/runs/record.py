@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from microgpt.atomic import write_json
-from microgpt.distributed import processes
+from microgpt.distributed import this_process
 from microgpt.runs.environment import Environment, GitState, environment, git_state
 
 RECORD = "run.json"
@@ -213,7 +213,7 @@ class RunRecord:
             mode=chosen("mode"),
             style=chosen("style"),
             backend=chosen("backend"),
-            processes=processes().count,
+            processes=this_process().world_size,
             environment=environment(),
         )
 
@@ -283,7 +283,7 @@ def plain(value: Any) -> Any:
 
 def command_line() -> str:
     """Return the command as it was given: for a job of a sweep, the sweep's, while `overrides` are the job's own."""
-    return shlex.join([*processes().launcher(), *sys.argv[1:]])
+    return shlex.join([*this_process().launcher(), *sys.argv[1:]])
 
 
 def without_non_finite(value: Any) -> Any:

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from microgpt.distributed import available_cores
 from microgpt.errors import Interrupted, UserError
 from microgpt.sweeps.groups import Job, group, shape_of
 from microgpt.sweeps.runner import Outcome, SweepRunner
@@ -32,8 +33,8 @@ class Executor:
     stop_with_starter = True  # False: they go on if this process ends
 
     def __init__(self, workers: int | None):
-        self.count = workers or cores()
-        self.threads = max(1, cores() // self.count)  # of each worker
+        self.count = workers or available_cores()
+        self.threads = max(1, available_cores() // self.count)  # of each worker
 
     def run(self, shares: list[Share]) -> list[ShareResult]:
         """Train each share in a worker; the result of a lost worker has a LostWorkerError."""
@@ -84,7 +85,7 @@ class RayExecutor(Executor):
         # Ray's sockets need a short path. The folder is removed at the latest when this process ends.
         self.folder = tempfile.TemporaryDirectory(prefix="microgpt-ray-", dir="/tmp", ignore_cleanup_errors=True)
         local = {
-            "address": "local", "num_cpus": workers or cores(), "include_dashboard": False,
+            "address": "local", "num_cpus": workers or available_cores(), "include_dashboard": False,
             "object_store_memory": RAY_STORE_BYTES, "_temp_dir": self.folder.name,
         }  # fmt: skip
         general = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -229,11 +230,6 @@ def share_out(jobs: list[Job], count: int) -> list[list[Job]]:
     """Divide the jobs into at most `count` shares, the jobs of each shape as evenly as possible."""
     ordered = [job for shape in group(jobs, lambda job: shape_of(job.config), lambda job: len(jobs)) for job in shape]
     return [ordered[first::count] for first in range(min(count, len(ordered)))]
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpus_per_worker(gpus: float, workers: int) -> float:

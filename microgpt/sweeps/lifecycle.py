@@ -15,7 +15,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from microgpt.config.hydra_errors import report
-from microgpt.distributed import processes
+from microgpt.distributed import this_process
 from microgpt.errors import MicrogptError, UserError
 from microgpt.runs.record import RunRecord, timestamp
 
@@ -33,7 +33,7 @@ class Sweep:
 
     def start(self, config: DictConfig) -> None:
         """Raises UserError for a sweep under torchrun, and for an earlier sweep that cannot be archived."""
-        size = processes().count
+        size = this_process().world_size
         if size > 1:
             why = "they train one model; a sweep without torchrun may have workers (hydra/launcher)"
             raise UserError(f"a sweep is not allowed with {size} processes of torchrun: {why}")

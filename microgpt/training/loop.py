@@ -81,7 +81,7 @@ class Training:
     def save(self) -> None:
         """Write a checkpoint of every active replica; one with a non-finite weight fails instead."""
         state = self.engine.state()
-        parts = {index: state.of(index) for index, _ in self.active}
+        parts = {index: state.replica(index) for index, _ in self.active}
         for index, replica in self.active:
             if not parts[index].is_finite():
                 replica.fail(f"after step {self.step} a weight is not finite")

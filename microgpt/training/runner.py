@@ -112,7 +112,7 @@ def train(runs: list[TrainingRun], stop: StopRequest, console: Console) -> Engin
     config = first.config
     states = [starting_state(run.inputs, run.folder, run.record) for run in runs]
     workload = Workload(first.corpus.examples, [run.inputs.initial.order for run in runs])
-    together = EngineState.together([engine_state for engine_state, _ in states])
+    together = EngineState.stack([engine_state for engine_state, _ in states])
     engine = make_engine(first.options, first.spec, optimizer_spec(config.optim), workload, together, console.print)
     for run, (_, progress) in zip(runs, states, strict=True):
         record_engine(run.record, engine.info, len(runs))

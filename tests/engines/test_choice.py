@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from microgpt.engines import choice
-from microgpt.engines.choice import choose, refuse_unavailable
+from microgpt.engines.choice import check_available, choose
 from microgpt.engines.options import EngineOptions
 from microgpt.engines.torch import device as torch_device
 from microgpt.errors import UserError
@@ -41,14 +41,14 @@ def test_large_step_runs_on_the_gpu_that_is_there(machine: Machine) -> None:
     machine("cuda", "cpu")
     chosen = choose(auto(), SPEC, 2 * ENOUGH)
     assert (chosen.backend, chosen.device) == ("torch", "cuda")
-    assert chosen.reason == "cuda is there and a step has 2.0e+09 operations"
+    assert chosen.reason == "cuda is available and a step has 2.0e+09 operations"
 
 
 def test_large_step_runs_on_apple_s_gpu_where_that_is_there(machine: Machine) -> None:
     machine("mps", "cpu")
     chosen = choose(auto(dtype="float32"), SPEC, 2 * ENOUGH)
     assert (chosen.backend, chosen.device) == ("torch", "mps")
-    assert chosen.reason.startswith("mps is there")
+    assert chosen.reason.startswith("mps is available")
 
 
 def test_best_of_two_gpus_is_taken(machine: Machine) -> None:
@@ -107,7 +107,7 @@ def test_small_step_does_not_even_ask_pytorch(monkeypatch: pytest.MonkeyPatch) -
 def test_cpu_that_was_asked_for_is_native_whatever_is_there(machine: Machine) -> None:
     machine("cuda", "cpu")
     chosen = choose(auto(device="cpu"), SPEC, 2 * ENOUGH)
-    assert (chosen.backend, chosen.device, chosen.reason) == ("native", "cpu", "backend.device=cpu was asked for")
+    assert (chosen.backend, chosen.device, chosen.reason) == ("native", "cpu", "backend.device=cpu was requested")
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
@@ -119,12 +119,12 @@ def test_gpu_that_was_asked_for_is_never_silently_a_cpu(
     machine(*there)
     chosen = choose(auto(device=device), SPEC, tokens)
     assert (chosen.backend, chosen.device) == ("torch", device)
-    assert chosen.reason == f"backend.device={device} was asked for"
+    assert chosen.reason == f"backend.device={device} was requested"
     if device not in there:
         with pytest.raises(UserError):
-            refuse_unavailable(chosen)
+            check_available(chosen)
     else:
-        refuse_unavailable(chosen)
+        check_available(chosen)
 
 
 @pytest.mark.parametrize("backend", ["python", "native", "torch"])
@@ -152,7 +152,7 @@ def test_what_is_chosen_without_asking_for_a_gpu_is_always_there(
     chosen = choose(auto(device=device, dtype=dtype), SPEC, tokens)
     assert chosen.backend in ("native", "torch")
     assert chosen.reason
-    refuse_unavailable(chosen)
+    check_available(chosen)
 
 
 # What is not there
@@ -161,7 +161,7 @@ def test_what_is_chosen_without_asking_for_a_gpu_is_always_there(
 def test_torch_that_is_not_installed_is_refused_with_what_to_install(machine: Machine) -> None:
     machine()
     with pytest.raises(UserError) as caught:
-        refuse_unavailable(EngineOptions("torch"))
+        check_available(EngineOptions("torch"))
     assert str(caught.value) == "backend=torch needs PyTorch: pip install 'microgpt[torch]'"
 
 
@@ -174,7 +174,7 @@ def test_device_that_is_not_there_is_refused_with_those_that_are(
 ) -> None:
     machine(*there)
     with pytest.raises(UserError) as caught:
-        refuse_unavailable(EngineOptions("torch", device=device))
+        check_available(EngineOptions("torch", device=device))
     assert str(caught.value).startswith(f"backend.device={device} is not available: ")
     assert str(caught.value).endswith(f" finds {found}")
 
@@ -182,13 +182,13 @@ def test_device_that_is_not_there_is_refused_with_those_that_are(
 def test_float64_is_refused_where_the_best_device_has_none(machine: Machine) -> None:
     machine("mps", "cpu")
     with pytest.raises(UserError, match="float64 is not possible on mps: it is one of float32, bfloat16"):
-        refuse_unavailable(EngineOptions("torch", dtype="float64"))
-    refuse_unavailable(EngineOptions("torch", dtype="float64", device="cpu"))
+        check_available(EngineOptions("torch", dtype="float64"))
+    check_available(EngineOptions("torch", dtype="float64", device="cpu"))
 
 
 @pytest.mark.parametrize("backend", ["python", "native"])
 def test_engines_without_pytorch_are_always_there(machine: Machine, backend: str) -> None:
     machine()
-    refuse_unavailable(EngineOptions(backend))
+    check_available(EngineOptions(backend))
     with pytest.raises(UserError, match="needs PyTorch"):
-        refuse_unavailable(EngineOptions("torch"))
+        check_available(EngineOptions("torch"))

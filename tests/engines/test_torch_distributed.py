@@ -22,13 +22,13 @@ import microgpt.engines.torch.engine as engine_module  # noqa: E402 (needs torch
 from microgpt.config.schema import BackendConfig, Config, ModeConfig, TaskConfig  # noqa: E402
 from microgpt.config.validation import check_processes  # noqa: E402
 from microgpt.data.batches import BatchOrder  # noqa: E402
-from microgpt.distributed import Processes, processes  # noqa: E402
+from microgpt.distributed import Process, this_process  # noqa: E402
 from microgpt.engines.base import EngineState, Workload  # noqa: E402
 from microgpt.engines.choice import choose  # noqa: E402
 from microgpt.engines.optimizer import OptimizerSpec  # noqa: E402
 from microgpt.engines.options import EngineOptions  # noqa: E402
 from microgpt.engines.torch.device import choose_device  # noqa: E402
-from microgpt.engines.torch.distributed import Company  # noqa: E402
+from microgpt.engines.torch.distributed import ProcessGroup  # noqa: E402
 from microgpt.engines.torch.engine import TorchEngine  # noqa: E402
 from microgpt.errors import UserError  # noqa: E402
 from microgpt.model.init import init_parameters  # noqa: E402
@@ -309,18 +309,18 @@ def place(monkeypatch: pytest.MonkeyPatch, rank: int, count: int, local_rank: in
 def test_environment_says_how_many_processes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(key, raising=False)
-    assert processes() == Processes()
-    assert processes().launcher() == ["python", "-m", "microgpt"]
+    assert this_process() == Process()
+    assert this_process().launcher() == ["python", "-m", "microgpt"]
     monkeypatch.setenv("WORLD_SIZE", "8")
-    assert processes() == Processes(), "other programs set some of them"
+    assert this_process() == Process(), "other programs set some of them"
     place(monkeypatch, 5, 8, 1, 4)
-    assert processes() == Processes(5, 8, 1, 4)
-    assert " ".join(processes().launcher()) == "torchrun --nnodes 2 --nproc-per-node 4 -m microgpt"
+    assert this_process() == Process(5, 8, 1, 4)
+    assert " ".join(this_process().launcher()) == "torchrun --nnodes 2 --nproc-per-node 4 -m microgpt"
 
 
 def test_auto_is_torch_for_several_processes() -> None:
     spec = ModelSpec(kind="bigram", vocab_size=4, n_embd=4, n_head=1, n_layer=0, block_size=4)
-    chosen = choose(EngineOptions("auto", device="cpu", processes=2), spec, 1.0)
+    chosen = choose(EngineOptions("auto", device="cpu", world_size=2), spec, 1.0)
     assert (chosen.backend, chosen.reason) == ("torch", "2 processes share the work")
 
 
@@ -339,12 +339,12 @@ def test_each_process_has_a_gpu_of_its_own_or_is_refused(monkeypatch: pytest.Mon
 # The parts of a batch, without processes
 
 
-class Part(Company):
-    """A process whose sums nobody adds to."""
+class Alone(ProcessGroup):
+    """One rank without the others: its sums stay those of its part."""
 
-    def meet(self, device: Any) -> None: ...
-    def add_up(self, tensor: Any) -> None: ...
-    def tell(self, order: str, *arguments: Any) -> None: ...
+    def connect(self, device: Any) -> None: ...
+    def all_reduce(self, tensor: Any) -> None: ...
+    def broadcast(self, method: str, *arguments: Any) -> None: ...
 
 
 EXAMPLES = [[0, *(1 + (i * j) % 4 for j in range(1 + i % 6)), 0] for i in range(17)]
@@ -360,19 +360,24 @@ def test_parts_of_a_batch_add_up_to_it(batch_size: int, count: int, micro_batch:
     states = [EngineState({n: np.array([m]) for n, m in init_parameters(SPEC, rng).items()}) for _ in range(2)]
     orders = [BatchOrder(np.roll(np.arange(17), shift), [], 0.0, batch_size) for shift in (0, 5)]
 
-    def sums(part: Company) -> Any:
+    def sums(ranks: ProcessGroup) -> Any:
         options = EngineOptions(
-            "torch", device="cpu", dtype="float64", threads=1, micro_batch=micro_batch, processes=part.place.count
-        )
+            "torch",
+            device="cpu",
+            dtype="float64",
+            threads=1,
+            micro_batch=micro_batch,
+            world_size=ranks.process.world_size,
+        )  # fmt: skip
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(engine_module, "company", lambda _: part)
+            patch.setattr(engine_module, "process_group", lambda _: ranks)
             engine = TorchEngine(
-                options, SPEC, OptimizerSpec("sgd"), Workload(EXAMPLES, orders), EngineState.together(states)
+                options, SPEC, OptimizerSpec("sgd"), Workload(EXAMPLES, orders), EngineState.stack(states)
             )
         assert engine.batches is not None
         (batch,) = engine.batches.steps(begin, begin + 1)
         loss = engine.loss_and_gradients(batch)
         return torch.cat([engine.grad.flatten(), loss])
 
-    found = sum(sums(Part(Processes(rank, count))) for rank in range(count))
-    torch.testing.assert_close(found, sums(Company(Processes())), rtol=1e-12, atol=1e-14)
+    found = sum(sums(Alone(Process(rank, count))) for rank in range(count))
+    torch.testing.assert_close(found, sums(ProcessGroup(Process())), rtol=1e-12, atol=1e-14)

@@ -5,7 +5,6 @@ the parts of one model's batch, and change no number.
 """
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from microgpt.data.examples import Examples
+from microgpt.distributed import available_cores
 from microgpt.engines.base import Arrays, Draws, EngineInfo, EngineState, Tokens, Workload
 from microgpt.engines.native import kernel_cache, train_kernels
 from microgpt.engines.native import layout as layouts
@@ -31,11 +31,6 @@ MOST_PARTS = 8  # and into so many parts at most: their gradients are added in t
 SHARED_WORK = 2e7  # products in a step from which on several threads for one model pay their start
 LISTED_INDICES = 1 << 22  # example indices that are listed at once
 EVALUATION_PART = 64  # examples whose losses are added up before the sum goes into the total
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass

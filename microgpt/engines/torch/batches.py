@@ -1,4 +1,4 @@
-"""Examples as padded tensors on the device: the text lies there once; what travels are indices, for many steps."""
+"""Batches on the device: the examples are copied there once, and then the indices of many steps at a time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,27 +11,27 @@ from microgpt.data.examples import Examples
 from microgpt.engines.base import Workload
 from microgpt.engines.torch.model import NO_TARGET
 
-PIECE_POSITIONS = 1 << 22  # as many as lie on the device padded at a time
+CHUNK_POSITIONS = 1 << 22  # positions, padding included, that are on the device at once
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A step's examples of all replicas, padded to the longest."""
+    """The examples of one step for all replicas, padded to the longest."""
 
-    inputs: Tensor  # int64 (R, B, T): replica r's token t as r * V + t, a row of all embeddings together
-    targets: Tensor  # int64 (R, B, T): tokens, or NO_TARGET
-    counts: Tensor  # (R,): how many targets a replica's whole batch has, in the parameters' dtype
+    inputs: Tensor  # int64 (R, B, T): token t of replica r is r * V + t, a row of all embeddings together
+    targets: Tensor  # int64 (R, B, T): token ids or NO_TARGET
+    counts: Tensor  # (R,): targets in a replica's whole batch, in the dtype of the parameters
 
-    def passes(self, examples: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and targets of so many examples of each replica at a time; None: of all."""
-        width = examples or self.inputs.shape[1]
-        if self.inputs.shape[1] == 0:  # where several processes share out a batch, one may get nothing of it
+    def passes(self, micro_batch: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield inputs and targets of at most `micro_batch` examples of each replica; of all for None."""
+        width = micro_batch or self.inputs.shape[1]
+        if self.inputs.shape[1] == 0:  # this rank has no part in a batch smaller than the world size
             return
         for inputs, targets in zip(self.inputs.split(width, dim=1), self.targets.split(width, dim=1), strict=True):
-            yield inputs.contiguous(), targets.contiguous()  # a stride of its own would be compiled for
+            yield inputs.contiguous(), targets.contiguous()  # torch.compile compiles for each stride
 
 
-class Texts:
+class DeviceExamples:
     """Examples on a device."""
 
     def __init__(self, examples: Examples, vocab_size: int, device: torch.device):
@@ -43,19 +43,19 @@ class Texts:
         self.tokens = to_device(examples.tokens, device)
 
     def padded(self, chosen: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
-        """Examples by index, (R, ...) -> inputs and targets as in `Batch`, (R, ..., length)."""
+        """Return inputs and targets as in `Batch`: indices of examples (R, ...) -> (R, ..., length)."""
         ends, starts = to_device(self.positions[chosen], self.device), to_device(self.starts[chosen], self.device)
-        places = torch.arange(length, device=self.device)
-        known = places < ends[..., None]
-        at = torch.where(known, starts[..., None] + places, 0)
+        positions = torch.arange(length, device=self.device)
+        is_inside = positions < ends[..., None]
+        at = torch.where(is_inside, starts[..., None] + positions, 0)
         first_rows = torch.arange(len(chosen), device=self.device) * self.vocab_size
         inputs, targets = self.tokens[at].long(), self.tokens[at + 1].long()
         inputs = torch.where(inputs < 0, ~inputs, inputs) + first_rows.view(-1, *[1] * chosen.ndim)
-        return inputs, torch.where(known & (targets >= 0), targets, NO_TARGET)
+        return inputs, torch.where(is_inside & (targets >= 0), targets, NO_TARGET)
 
 
 class Batches:
-    """A workload's batches, step by step: of each batch the `own` examples, those that this process computes."""
+    """The batches of a workload by step, or the `share` of each batch that this rank computes."""
 
     def __init__(
         self,
@@ -64,42 +64,42 @@ class Batches:
         device: torch.device,
         dtype: torch.dtype,
         few_lengths: bool,
-        own: slice = slice(None),
+        share: slice = slice(None),
     ):
         self.orders = workload.orders
-        self.own = own
-        self.width = len(range(workload.orders[0].batch_size)[own]) if workload.orders else 0
-        self.texts = Texts(workload.packed, vocab_size, device)
+        self.share = share
+        self.width = len(range(workload.orders[0].batch_size)[share]) if workload.orders else 0
+        self.examples = DeviceExamples(workload.packed, vocab_size, device)
         self.dtype = dtype
-        longest = int(self.texts.positions.max())
-        # What batches are padded to: to no more than they need, or to two lengths where each is compiled for.
+        longest = int(self.examples.positions.max())
+        # The lengths to pad to: only two if each is compiled for, otherwise whatever a batch needs.
         self.lengths = np.unique([-(-longest // 2), longest]) if few_lengths else np.arange(longest + 1)
 
     def steps(self, begin: int, end: int) -> Iterator[Batch]:
-        """The batches from step `begin` to before `end`."""
+        """Yield the batches of steps begin .. end - 1."""
         positions = int(self.lengths[-1]) * self.width * len(self.orders)
-        at_once = max(1, PIECE_POSITIONS // max(1, positions))
-        for first in range(begin, end, at_once):
-            yield from self.piece(first, min(end, first + at_once))
+        chunk = max(1, CHUNK_POSITIONS // max(1, positions))
+        for first in range(begin, end, chunk):
+            yield from self.chunk(first, min(end, first + chunk))
 
-    def piece(self, begin: int, end: int) -> Iterator[Batch]:
+    def chunk(self, begin: int, end: int) -> Iterator[Batch]:
         chosen = np.stack([order.indices(begin, end) for order in self.orders])  # (R, k, B)
-        counts = self.texts.counts[chosen]  # also of the examples that other processes compute
-        chosen = chosen[:, :, self.own]
-        longest = self.texts.positions[chosen].max(axis=(0, 2), initial=0)  # of each step
+        counts = self.examples.counts[chosen]  # of the other ranks' examples too
+        chosen = chosen[:, :, self.share]
+        longest = self.examples.positions[chosen].max(axis=(0, 2), initial=0)  # (k,)
         lengths = self.lengths[np.searchsorted(self.lengths, longest)].tolist()
-        inputs, targets = self.texts.padded(chosen, max(lengths))
-        totals = to_device(np.ascontiguousarray(counts.sum(axis=2).T), self.texts.device).to(self.dtype)  # (k, R)
+        inputs, targets = self.examples.padded(chosen, max(lengths))
+        totals = to_device(np.ascontiguousarray(counts.sum(axis=2).T), self.examples.device).to(self.dtype)  # (k, R)
         for s, length in enumerate(lengths):
             yield Batch(inputs[:, s, :, :length], targets[:, s, :, :length], totals[s])
 
-    def invented(self, examples: int | None) -> Iterator[Batch]:
-        """A batch of each length, and of each number of examples that a pass has where it has at most so many."""
+    def dummies(self, micro_batch: int | None) -> Iterator[Batch]:
+        """Yield a batch of every shape that a pass can have."""
         replicas, batch_size = len(self.orders), self.width
         if batch_size == 0:
             return
-        width = min(examples or batch_size, batch_size)
-        rows = torch.arange(replicas, device=self.texts.device) * self.texts.vocab_size
+        width = min(micro_batch or batch_size, batch_size)
+        rows = torch.arange(replicas, device=self.examples.device) * self.examples.vocab_size
         for count in dict.fromkeys([width, batch_size % width or width]):
             for length in self.lengths.tolist():
                 inputs = rows.view(-1, 1, 1).repeat(1, count, length)
@@ -108,7 +108,7 @@ class Batches:
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """A copy on the device; to CUDA without waiting for it."""
+    """Return a copy on the device; on CUDA it is queued without waiting."""
     tensor = torch.from_numpy(np.array(array))
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)

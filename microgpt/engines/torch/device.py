@@ -1,64 +1,72 @@
-"""Where to compute and in which numbers: what was asked for, or a sentence why this machine cannot."""
+"""The device, dtype and number of threads to compute with."""
 
 import torch
 
-from microgpt.distributed import Processes, processes
-from microgpt.engines.options import EngineOptions
+from microgpt.distributed import Process, this_process
+from microgpt.engines.options import BACKENDS, EngineOptions
 from microgpt.errors import UserError
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}  # of the parameters
+CHOICE = BACKENDS["torch"]
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}  # dtype of the parameters
 
-OPERATIONS_FOR_THREADS = 5e6  # floating-point operations of a step from which several CPU threads pay
+OPERATIONS_FOR_THREADS = 5e6  # floating-point operations of a step from which several CPU threads are faster
 
 
 def available_devices() -> list[str]:
-    """The best one first."""
+    """Return the devices of this machine, the fastest first."""
     found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    return [name for name, is_there in found.items() if is_there]
+    return [name for name, is_available in found.items() if is_available]
 
 
-def choose_device(asked: str) -> torch.device:
+def choose_device(requested: str) -> torch.device:
+    """Return the requested device, or the fastest for `auto`. Raises UserError for one that this machine lacks."""
     found = available_devices()
-    if asked not in ("auto", "cpu", "cuda", "mps"):
-        raise UserError(f"backend.device={asked} is not allowed: it is one of auto, cpu, cuda, mps")
-    if asked != "auto" and asked not in found:
-        there = "cpu alone" if found == ["cpu"] else ", ".join(found)
-        raise UserError(f"backend.device={asked} is not available: this PyTorch ({torch.__version__}) finds {there}")
-    here = processes()
-    if here.count > 1:
-        return device_of_process(asked, found, here)
-    return torch.device(found[0] if asked == "auto" else asked)
+    if requested not in CHOICE.devices:
+        raise UserError(f"backend.device={requested} is not allowed: it is one of {', '.join(CHOICE.devices)}")
+    if requested != "auto" and requested not in found:
+        names = "cpu alone" if found == ["cpu"] else ", ".join(found)
+        raise UserError(
+            f"backend.device={requested} is not available: this PyTorch ({torch.__version__}) finds {names}"
+        )
+    process = this_process()
+    if process.world_size > 1:
+        return device_of_process(requested, found, process)
+    return torch.device(found[0] if requested == "auto" else requested)
 
 
-def device_of_process(asked: str, found: list[str], here: Processes) -> torch.device:
-    """The device of one of several processes, on CUDA a GPU of its own. MPS cannot add up over processes."""
-    chosen = next(name for name in found if name != "mps") if asked == "auto" else asked
-    if chosen == "mps":
-        raise UserError(f"backend.device=mps is not allowed with {here.count} processes: it is one of auto, cpu, cuda")
-    if chosen == "cpu":
+def device_of_process(requested: str, found: list[str], process: Process) -> torch.device:
+    """Return the device of one of several processes: the CPU or a GPU of its own. MPS has no all_reduce."""
+    name = next(name for name in found if name != "mps") if requested == "auto" else requested
+    if name == "mps":
+        raise UserError(
+            f"backend.device=mps is not allowed with {process.world_size} processes: it is one of auto, cpu, cuda"
+        )
+    if name == "cpu":
         return torch.device("cpu")
     gpus = torch.cuda.device_count()
-    if here.local_count > gpus:
+    if process.local_world_size > gpus:
         raise UserError(
-            f"backend.device={asked} is not allowed with {here.local_count} processes on a machine with {gpus} GPU(s): "
-            f"each needs one of its own, so say --nproc-per-node {gpus}, or backend.device=cpu"
+            f"backend.device={requested} is not allowed with {process.local_world_size} processes on a machine with "
+            f"{gpus} GPU(s): each needs its own, so use --nproc-per-node {gpus}, or backend.device=cpu"
         )
-    return torch.device("cuda", here.local_rank)
+    return torch.device("cuda", process.local_rank)
 
 
-def choose_dtype(asked: str | None, device: torch.device) -> str:
-    """Name of the type: that of the parameters, or bfloat16, which is that of the products alone."""
-    allowed = [name for name in DTYPES if name != "float64" or device.type != "mps"]
-    if asked is not None and asked not in allowed:
-        raise UserError(f"backend.dtype={asked} is not possible on {device.type}: it is one of {', '.join(allowed)}")
-    return asked or "float32"
+def choose_dtype(requested: str | None, device: torch.device) -> str:
+    """Return the name of the dtype. Raises UserError for one that the device lacks."""
+    allowed = [name for name in CHOICE.dtypes if name != "float64" or device.type != "mps"]
+    if requested is not None and requested not in allowed:
+        raise UserError(
+            f"backend.dtype={requested} is not possible on {device.type}: it is one of {', '.join(allowed)}"
+        )
+    return requested or CHOICE.dtypes[0]
 
 
-def use_threads(options: EngineOptions, operations: float) -> int:
-    """How many CPU threads PyTorch uses from now on, in the whole process, for steps of so many operations.
+def set_threads(options: EngineOptions, operations: float) -> int:
+    """Set the CPU threads of the whole process for steps of so many operations, and return their number.
 
-    Small steps get one thread by themselves: PyTorch's threads wait for each other many times a step, and where another
-    process wants a core too, a step of a tiny model takes ten times as long with them as without.
+    Small steps get one thread by default: PyTorch's threads synchronise many times in a step, and if another process
+    competes for a core, a step of a tiny model takes ten times as long with several threads as with one.
     """
     if options.threads is not None:
         torch.set_num_threads(options.threads)

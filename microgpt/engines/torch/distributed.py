@@ -1,13 +1,14 @@
-"""The processes that compute one model together, and what they say to each other. Knows nothing of models or files.
+"""The processes of one torchrun: they train the same model, each on a part of every batch.
 
-The first one gives orders, the others hear them. All of them add up: the sum over the processes of the gradients of
-their parts of a batch is the gradient of the batch, where each part's losses are divided by the tokens of the *whole*
-batch. torch.nn.parallel.DistributedDataParallel does the same in other words (Li et al., "PyTorch Distributed:
-Experiences on Accelerating Data Parallel Training", VLDB 2020): it gathers the gradients into flat buckets, adds each
-bucket up over the processes and divides by their number, so that it averages means. That is right where all parts have
-the same number of tokens; names do not. Here the gradients lie in one flat row already, which is added up once a step,
-after the backward pass; DistributedDataParallel begins with the last layers' while it still computes the first ones'.
-Every process then makes the same update of the same numbers, and none ever sends parameters.
+Rank 0 runs the program and broadcasts the calls of its engine's methods; the other ranks make the same calls
+(worker.py). Each rank divides the losses of its part by the number of targets in the *whole* batch, so that the sum of
+the gradients over the ranks is the gradient of the batch. Every rank then makes the same update to the same
+parameters, which are never sent during training.
+
+torch.nn.parallel.DistributedDataParallel (Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel
+Training", VLDB 2020) averages the gradients instead, which is right only if all parts have the same number of targets;
+names have not. It also starts to reduce the last layers' gradients while it computes the first layers'; here the
+gradients of all layers lie in one tensor, which is reduced once, after the backward pass.
 """
 
 import errno
@@ -24,55 +25,55 @@ from torch import Tensor, distributed
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from microgpt.distributed import Processes, processes
+from microgpt.distributed import Process, this_process
 from microgpt.errors import MicrogptError
 
-BETWEEN_ORDERS = timedelta(days=30)  # the first process may sample and write for as long as it takes
-WITHIN_A_STEP = timedelta(minutes=30)  # compiling may take some of them longer than others
+BETWEEN_CALLS = timedelta(days=30)  # rank 0 may sample and write for as long as it takes
+WITHIN_A_CALL = timedelta(minutes=30)  # ranks may differ by the time that compiling takes
 
 
 @dataclass
-class Company:
-    """The processes of a run, seen from one of them. Alone, it says nothing and adds nothing."""
+class ProcessGroup:
+    """The processes of a run, seen from one of them. With a world size of 1 it communicates nothing."""
 
-    place: Processes
-    group: Any = None  # the connections over which tensors are added up: NCCL's or gloo's
+    process: Process
+    group: Any = None  # the connections between the devices, of NCCL or gloo
 
     @property
-    def own(self) -> slice:
-        """Which of a batch's examples are this process's: every count-th one. There may be none."""
-        return slice(self.place.rank, None, self.place.count)
+    def share(self) -> slice:
+        """The examples of a batch that this rank computes: every world_size-th. There may be none."""
+        return slice(self.process.rank, None, self.process.world_size)
 
-    def meet(self, device: torch.device) -> None:
-        """Connect the processes' devices. All of them call it."""
-        if self.place.count > 1 and self.group is None:
+    def connect(self, device: torch.device) -> None:
+        """Connect the devices of all ranks; every rank must call it."""
+        if self.process.world_size > 1 and self.group is None:
             if device.type == "cuda":
                 torch.cuda.set_device(device)
-            with loss_of_one():
+            with connection_errors():
                 backend = "nccl" if device.type == "cuda" else "gloo"
-                self.group = distributed.new_group(backend=backend, timeout=WITHIN_A_STEP)
+                self.group = distributed.new_group(backend=backend, timeout=WITHIN_A_CALL)
 
-    def add_up(self, tensor: Tensor) -> None:
-        """Replace a tensor by its sum over the processes, which is the same in each of them to the last bit."""
-        if self.place.count > 1:
-            with loss_of_one():
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Replace a tensor by its sum over the ranks, which is the same on each of them bit for bit."""
+        if self.process.world_size > 1:
+            with connection_errors():
                 distributed.all_reduce(tensor, group=self.group)
 
-    def tell(self, order: str, *arguments: Any) -> None:
-        """What all others are to do as well; only the first process gives orders."""
-        if self.place.count > 1 and self.place.rank == 0:
-            with loss_of_one():
-                distributed.broadcast_object_list([order, arguments], src=0)
+    def broadcast(self, method: str, *arguments: Any) -> None:
+        """Send a call of an engine's method from rank 0 to the others; on another rank, do nothing."""
+        if self.process.world_size > 1 and self.process.rank == 0:
+            with connection_errors():
+                distributed.broadcast_object_list([method, arguments], src=0)
 
-    def hear(self) -> tuple[str, tuple[Any, ...]]:
-        """The next order; waits for it."""
-        heard: list[Any] = [None, None]
-        with loss_of_one():
-            distributed.broadcast_object_list(heard, src=0)
-        return heard[0], heard[1]
+    def receive(self) -> tuple[str, tuple[Any, ...]]:
+        """Wait for the next call that rank 0 broadcasts."""
+        received: list[Any] = [None, None]
+        with connection_errors():
+            distributed.broadcast_object_list(received, src=0)
+        return received[0], received[1]
 
-    def leave(self, in_order: bool) -> None:
-        """Close the connections; out of order where others may be gone, or wait for what does not come."""
+    def close(self, in_order: bool) -> None:
+        """Close the connections; not `in_order` if other ranks may have ended or wait for a reduction."""
         is_nccl = self.group is not None and distributed.get_backend(self.group) == "nccl"
         if is_nccl and not in_order:  # it would wait for the others; the connections end with the process
             return
@@ -81,44 +82,44 @@ class Company:
 
 
 @contextmanager
-def loss_of_one() -> Iterator[None]:
-    """Raises ConnectionError where PyTorch says, in many words, that another process does not answer."""
+def connection_errors() -> Iterator[None]:
+    """Turn PyTorch's errors about a rank that does not answer into a ConnectionError."""
     try:
         yield
     except RuntimeError as error:
         raise ConnectionResetError(errno.ECONNRESET, "another process of this run has ended") from error
 
 
-def join() -> Company:
-    """Meet the other processes of this run; waits for all of them. Orders travel by gloo, whatever the devices are.
+def init_process_group() -> ProcessGroup:
+    """Connect to the other processes of this run, all of which must call it.
 
-    Raises MicrogptError where one cannot be reached.
+    The calls travel by gloo on every device. Raises MicrogptError if a process cannot be reached.
     """
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would wait with us
-    # Where torchrun has started its processes anew (--max-restarts), the addresses of the earlier ones still stand in
-    # its store; those of each attempt get names of their own.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler does not interrupt the waiting
+    # After a restart by torchrun (--max-restarts) its store still holds the addresses of the earlier processes; a
+    # prefix for each attempt keeps them apart.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
-        store, rank, count = next(rendezvous("env://", timeout=BETWEEN_ORDERS))
+        store, rank, world_size = next(rendezvous("env://", timeout=BETWEEN_CALLS))
         store = PrefixStore(f"attempt_{attempt}", store)
-        distributed.init_process_group("gloo", timeout=BETWEEN_ORDERS, store=store, rank=rank, world_size=count)
+        distributed.init_process_group("gloo", timeout=BETWEEN_CALLS, store=store, rank=rank, world_size=world_size)
     except RuntimeError as error:
-        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise MicrogptError(
-            f"the processes of this run do not find each other at {where}: {str(error).splitlines()[0]} "
+            f"the processes of this run cannot connect at {address}: {str(error).splitlines()[0]} "
             "(GLOO_SOCKET_IFNAME in the environment names the network to use)"
         ) from error
     signal.signal(signal.SIGINT, before)
-    companies[:] = [Company(processes())]
-    return companies[0]
+    groups[:] = [ProcessGroup(this_process())]
+    return groups[0]
 
 
-def company(count: int) -> Company:
-    """The company of so many processes that this one has joined."""
-    if count == 1:
-        return Company(Processes())
-    assert companies, "several processes join before they compute"
-    return companies[0]
+def process_group(world_size: int) -> ProcessGroup:
+    """Return the group of this process, which has called `init_process_group` if world_size > 1."""
+    if world_size == 1:
+        return ProcessGroup(Process())
+    assert groups, "init_process_group() comes first"
+    return groups[0]
 
 
-companies: list[Company] = []  # one, once this process has joined
+groups: list[ProcessGroup] = []  # at most one

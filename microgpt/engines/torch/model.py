@@ -1,46 +1,72 @@
-"""The models in PyTorch's operations: R of one shape side by side, each product one batched product over R.
+"""The models in PyTorch: R replicas of one shape computed together, each product one batched product over R.
 
-Activations are (R, positions, features). Positions behind a document's end hold any token and no target; the causal
-mask keeps them from the others. Knows nothing of optimizers, files or training.
+Activations have the shape (R, B * T, features) for B examples of T positions. Positions after an example's end hold
+any token and no target; the causal mask hides them from the positions before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from microgpt.engines.base import implementation
 from microgpt.engines.torch.parameters import Layout
 from microgpt.model.spec import RMSNORM_EPSILON, ModelSpec
 
-NO_TARGET = -100  # stands where a document has no target
-LARGEST_LOSS = 745.13  # from here on a float64 probability is zero, and the scalar engine's loss infinite
-SHORT_BLOCK = 64  # up to here, attention on a CPU is quicker as batched products than as one fused operation
-LARGEST_GRID = 65535  # what CUDA's fused attention can count in its batch dimension
+NO_TARGET = -100  # the target of a position that has none
+LARGEST_LOSS = 745.13  # above it a probability underflows in float64, so that the scalar engine's loss is infinite
+SHORT_BLOCK = 64  # up to this length, attention on a CPU is faster as batched products than as one fused operation
+LARGEST_GRID = 65535  # the largest batch that CUDA's fused attention accepts
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "relu_squared": lambda x: x.relu().square(),
+}
+
+
+class KeyValueCache:
+    """The keys and values of the tokens that one model has read so far."""
+
+    def __init__(self, spec: ModelSpec, like: Tensor):
+        self.length = 0
+        self.kept = like.new_zeros(spec.n_layer, 2, spec.block_size, spec.n_head, spec.head_dim)
+
+    def attention(self, layer: int, heads: Tensor) -> Tensor:
+        """Add one token's key and value; return its attention over all tokens: (3, 1, H, 1, D) -> (1, H, 1, D)."""
+        self.kept[layer, :, self.length] = heads[1:, 0, :, 0]
+        keys, values = self.kept[layer, :, : self.length + 1].transpose(1, 2)  # (H, T, D)
+        scores = keys @ heads[0, 0].view(*keys.shape[::2], 1) * heads.shape[4] ** -0.5  # (H, T, 1)
+        return (scores.softmax(dim=1).mT @ values)[None]
 
 
 class Models:
-    """What R models compute, given their parameters: one tensor (R, rows, columns) for each block of the layout."""
+    """The computation of R models, given their parameters: a tensor (R, rows, columns) for each block of the layout."""
 
     def __init__(self, spec: ModelSpec, layout: Layout, device: torch.device, dtype: torch.dtype, autocast: bool):
         self.spec = spec
         self.layout = layout
         self.device = device
         self.autocast = autocast
-        self.fused_attention = device.type != "cpu" or spec.block_size > SHORT_BLOCK
-        side = 0 if self.fused_attention else spec.block_size
-        later = torch.full((side, side), -torch.inf, dtype=dtype, device=device).tril(-1)
-        self.later_keys = later  # (keys, queries): -inf where the key comes after the query
+        self.forward = implementation(FORWARD, "model.kind", spec.kind, "FORWARD in engines/torch/model.py")
+        self.activate = implementation(
+            ACTIVATIONS, "model.activation", spec.activation, "ACTIVATIONS in engines/torch/model.py"
+        )
+        is_fused = device.type != "cpu" or spec.block_size > SHORT_BLOCK
+        self.attend = fused_attention if is_fused else self.short_attention
+        side = 0 if is_fused else spec.block_size
+        # (keys, queries): -inf if the key comes after the query
+        self.later_keys = torch.full((side, side), -torch.inf, dtype=dtype, device=device).tril(-1)
 
     def precision(self) -> AbstractContextManager[object]:
-        """Within it, products are in bfloat16 where that was asked for."""
+        """Return a context in which products are in bfloat16 for backend.dtype=bfloat16."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
 
     def losses(self, parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
-        """inputs and targets (R, B, T) -> (R, B * T): the loss in nats at every position, 0 where there is no target.
+        """Return the loss in nats at every position, 0 without a target: (R, B, T), (R, B, T) -> (R, B * T).
 
-        Inputs are rows of all replicas' embeddings together: replica r's token t is r * V + t.
+        Inputs are rows of all replicas' embeddings together: token t of replica r is r * V + t.
         """
         logits = self.logits(parameters, inputs).to(parameters[0].dtype)  # (R, B * T, V)
         flat = functional.cross_entropy(
@@ -51,45 +77,82 @@ class Models:
     def mean_loss(
         self, parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor, counts: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Each replica's sum of losses over its `counts` (R,), and its largest loss at a position: (R,), (R,)."""
+        """Return each replica's sum of losses divided by `counts` (R,), and its largest loss: (R,), (R,)."""
         losses = self.losses(parameters, inputs, targets)
         return losses.sum(dim=1) / counts, losses.detach().amax(dim=1)
 
-    def logits(self, parameters: Sequence[Tensor], inputs: Tensor) -> Tensor:
-        """(R, B, T) -> (R, B * T, V): at every position the logits of the next token."""
-        spec, length = self.spec, inputs.shape[2]
+    def logits(self, parameters: Sequence[Tensor], inputs: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """Return the logits of the next token at every position: (R, B, T) -> (R, B * T, V).
+
+        With a cache, the parameters are one model's, without the axis R, and inputs (1, 1) its next token: -> (1, V).
+        """
         weights = dict(zip(self.layout.blocks, parameters, strict=True))
-        x = functional.embedding(inputs, weights["wte"].flatten(0, 1))  # (R, B, T, E)
-        if spec.kind == "gpt":
-            x = x + weights["wpe"][:, None, :length]
-        x = x.flatten(1, 2)  # (R, B * T, E)
-        if spec.input_rmsnorm:
+        return self.forward(self, weights, inputs, cache)
+
+    def gpt(self, weights: dict[str, Tensor], inputs: Tensor, cache: KeyValueCache | None) -> Tensor:
+        product = torch.bmm if cache is None else torch.mm
+        length = inputs.shape[-1]
+        positions = slice(length) if cache is None else slice(cache.length, cache.length + length)
+        x = functional.embedding(inputs, weights["wte"].flatten(0, -2))  # (R, B, T, E)
+        x = x + weights["wpe"][..., None, positions, :]
+        x = x.flatten(-3, -2)  # (R, B * T, E)
+        if self.spec.input_rmsnorm:
             x = rmsnorm(x)
-        for layer in range(spec.n_layer):
-            qkv = torch.bmm(rmsnorm(x), weights[f"layer{layer}.attn_qkv"])  # (R, B * T, 3E)
-            x = x + torch.bmm(self.attention(qkv, length), weights[f"layer{layer}.attn_wo"])
-            hidden = torch.bmm(rmsnorm(x), weights[f"layer{layer}.mlp_fc1"]).relu()  # (R, B * T, 4E)
-            if spec.activation == "relu_squared":
-                hidden = hidden.square()
-            x = x + torch.bmm(hidden, weights[f"layer{layer}.mlp_fc2"])
-        return torch.bmm(x, weights["wte"].mT if spec.tie_lm_head else weights["lm_head"])
+        for layer in range(self.spec.n_layer):
+            qkv = product(rmsnorm(x), weights[f"layer{layer}.attn_qkv"])  # (R, B * T, 3E)
+            x = x + product(self.attention(qkv, layer, length, cache), weights[f"layer{layer}.attn_wo"])
+            hidden = self.activate(product(rmsnorm(x), weights[f"layer{layer}.mlp_fc1"]))  # (R, B * T, 4E)
+            x = x + product(hidden, weights[f"layer{layer}.mlp_fc2"])
+        return product(x, weights["wte"].mT if self.spec.tie_lm_head else weights["lm_head"])
 
-    def attention(self, qkv: Tensor, length: int) -> Tensor:
-        """Causal attention within each document: (R, B * T, 3E) -> (R, B * T, E)."""
-        spec, replicas = self.spec, len(qkv)
+    def bigram(self, weights: dict[str, Tensor], inputs: Tensor, cache: KeyValueCache | None) -> Tensor:
+        product = torch.bmm if cache is None else torch.mm
+        x = functional.embedding(inputs, weights["wte"].flatten(0, -2)).flatten(-3, -2)  # (R, B * T, V)
+        if self.spec.input_rmsnorm:
+            x = rmsnorm(x)
+        return product(x, weights["wte"].mT if self.spec.tie_lm_head else weights["lm_head"])
+
+    def attention(self, qkv: Tensor, layer: int, length: int, cache: KeyValueCache | None) -> Tensor:
+        """Causal attention within each example: (R, B * T, 3E) -> (R, B * T, E)."""
+        spec = self.spec
         heads = qkv.view(-1, length, 3, spec.n_head, spec.head_dim).permute(2, 0, 3, 1, 4)  # (3, R * B, H, T, D)
-        if self.fused_attention:
-            x = fused_attention(*heads.unbind())
-        else:  # keys before queries: softmax down the columns is several times as quick as along short rows
-            q, k, v = heads.flatten(1, 2).unbind()  # (R * B * H, T, D)
-            scores = torch.baddbmm(self.later_keys[:length, :length], k, q.mT, alpha=spec.head_dim**-0.5)
-            x = torch.bmm(scores.softmax(dim=1).mT, v).view(-1, spec.n_head, length, spec.head_dim)
-        return x.transpose(1, 2).reshape(replicas, -1, spec.n_embd)
+        x = self.attend(heads) if cache is None else cache.attention(layer, heads)  # (R * B, H, T, D)
+        return x.transpose(1, 2).reshape(*qkv.shape[:-2], -1, spec.n_embd)
+
+    def short_attention(self, heads: Tensor) -> Tensor:
+        """Attention as batched products: (3, N, H, T, D) -> (N, H, T, D).
+
+        Scores are keys by queries: softmax down the columns is several times as fast as along short rows.
+        """
+        length = heads.shape[3]
+        q, k, v = heads.flatten(1, 2).unbind()  # (N * H, T, D)
+        scores = torch.baddbmm(self.later_keys[:length, :length], k, q.mT, alpha=heads.shape[4] ** -0.5)
+        return torch.bmm(scores.softmax(dim=1).mT, v).view(heads.shape[1:])
 
 
-def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """(N, H, T, D) for N documents, no more at a time than CUDA's kernels can count."""
-    parts = zip(q.split(LARGEST_GRID), k.split(LARGEST_GRID), v.split(LARGEST_GRID), strict=True)
+FORWARD = {"gpt": Models.gpt, "bigram": Models.bigram}
+
+
+class TorchDecoder:
+    """One model reading one text, with the weights that the model had when the decoder was made."""
+
+    def __init__(self, models: Models, parameters: Sequence[Tensor]):
+        self.models = models
+        self.parameters = parameters  # of one model, without the axis R
+        self.cache = KeyValueCache(models.spec, like=parameters[0])
+        self.ids = torch.arange(models.spec.vocab_size, device=models.device).view(-1, 1, 1)
+
+    @torch.no_grad()
+    def feed(self, token: int) -> list[float]:
+        with self.models.precision():
+            logits = self.models.logits(self.parameters, self.ids[token], self.cache)[0]
+        self.cache.length += 1
+        return logits.double().tolist() if logits.device.type != "mps" else logits.float().tolist()
+
+
+def fused_attention(heads: Tensor) -> Tensor:
+    """Attention as one operation for each LARGEST_GRID examples: (3, N, H, T, D) -> (N, H, T, D)."""
+    parts = zip(*[part.split(LARGEST_GRID) for part in heads.unbind()], strict=True)
     done = [functional.scaled_dot_product_attention(*part, is_causal=True) for part in parts]
     return done[0] if len(done) == 1 else torch.cat(done)
 

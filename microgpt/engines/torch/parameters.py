@@ -1,8 +1,7 @@
-"""Where a model's tensors lie in one flat row of numbers: R models are a matrix (R, NP).
+"""The parameters of R models in one matrix (R, NP), so that an update is a few large elementwise operations.
 
-Gradients and updates are then a few large elementwise operations, however many tensors there are. A matrix that
-multiplies lies transposed, as (inputs, outputs): its gradient comes out of a batched product just so. Those of queries,
-keys and values lie side by side, for one product.
+A row consists of blocks, each the second factor of one product. Weight matrices are transposed to (inputs, outputs),
+the layout in which a batched product computes their gradient; those of queries, keys and values share a block.
 """
 
 from collections.abc import Mapping
@@ -16,19 +15,19 @@ from torch import Tensor
 from microgpt.engines.optimizer import decays
 from microgpt.model.spec import ModelSpec
 
-EMBEDDINGS = ("wte", "wpe")  # looked up by row, so they lie as they are
+EMBEDDINGS = ("wte", "wpe")  # not transposed: looked up by row
 QKV = ("attn_wq", "attn_wk", "attn_wv")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The blocks of a row, in order: each a matrix that takes part in one product, made of one or more tensors."""
+    """The blocks of a row, in order."""
 
     spec: ModelSpec
 
     @cached_property
     def members(self) -> dict[str, list[str]]:
-        """Names of the tensors that each block is made of."""
+        """Names of the tensors in each block."""
         found: dict[str, list[str]] = {}
         for name in self.spec.shapes():
             layer, _, tensor = name.rpartition(".")
@@ -44,22 +43,18 @@ class Layout:
             found[block] = (rows, columns) if block in EMBEDDINGS else (columns, rows * len(names))
         return found
 
-    @property
-    def size(self) -> int:
-        return self.spec.parameter_count()
-
     def views(self, flat: Tensor) -> list[Tensor]:
-        """(R, NP) -> a view (R, rows, columns) for each block."""
+        """Return a view of each block: (R, NP) -> (R, rows, columns)."""
         parts = flat.split([rows * columns for rows, columns in self.blocks.values()], dim=1)
         return [part.unflatten(1, shape) for part, shape in zip(parts, self.blocks.values(), strict=True)]
 
     def decays(self) -> Tensor:
-        """(NP,): 1 where weight decay applies, else 0."""
+        """Return 1 for every parameter with weight decay and 0 for the others: (NP,)."""
         ones = [torch.full((rows * columns,), float(decays(name))) for name, (rows, columns) in self.blocks.items()]
         return torch.cat(ones)
 
     def pack(self, arrays: Mapping[str, np.ndarray], dtype: torch.dtype) -> Tensor:
-        """Arrays (R, rows, columns) by tensor name -> (R, NP)."""
+        """Return arrays (R, rows, columns) by tensor name as (R, NP)."""
         parts = []
         for block, names in self.members.items():
             tensors = [torch.from_numpy(np.asarray(arrays[name])).to(dtype) for name in names]
@@ -68,7 +63,7 @@ class Layout:
         return torch.cat(parts, dim=1)
 
     def unpack(self, flat: Tensor) -> dict[str, np.ndarray]:
-        """(R, NP) -> arrays (R, rows, columns) by tensor name: copies, in the order of spec.shapes()."""
+        """Return (R, NP) as arrays (R, rows, columns) by tensor name: copies, in the order of spec.shapes()."""
         arrays = {}
         for (block, names), part in zip(self.members.items(), self.views(flat.cpu()), strict=True):
             for name, columns in zip(names, part.chunk(len(names), dim=2), strict=True):

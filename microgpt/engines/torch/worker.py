@@ -1,56 +1,55 @@
-"""The processes of a torchrun beyond the first: they own no run, read and write no file, print nothing, and obey.
+"""The entry points of the processes of a torchrun: rank 0 runs the program, the other ranks repeat its engine's calls.
 
-The first process is the program as always; whatever its engine does that all must do, it tells the others. They hear
-models, examples and learning rates from it, so that they need neither configuration nor data, and whatever state the
-first one trains on from is theirs.
+Ranks other than 0 receive models, examples and learning rates from rank 0. They need neither the configuration nor the
+data, write no file and print nothing.
 """
 
 import signal
 from collections.abc import Callable
 
-from microgpt.engines.torch.distributed import join
+from microgpt.engines.torch.distributed import init_process_group
 from microgpt.engines.torch.engine import TorchEngine
 
-END = "end"
+END = "end"  # broadcast instead of a method's name
 
 
-def lead(run: Callable[[], int]) -> int:
-    """Run the program in the first process; returns its exit code. The others end with it.
+def run_rank_zero(program: Callable[[], int]) -> int:
+    """Run the program and return its exit code; the other ranks end with it.
 
-    After a failure they may be in the middle of a step, and hear nothing: they end when they find this process gone.
+    After a failure they may be in the middle of a step and receive nothing: they end when this process is gone.
     """
-    company = join()
+    group = init_process_group()
     try:
-        code = run()
+        code = program()
     except BaseException:
-        company.leave(in_order=False)
+        group.close(in_order=False)
         raise
     if code == 0:
-        company.tell(END)
-    company.leave(in_order=code == 0)
+        group.broadcast(END)
+    group.close(in_order=code == 0)
     return code
 
 
-def follow() -> int:
-    """Do what the first process says until it ends, well or not; returns the exit code.
+def run_worker() -> int:
+    """Repeat the calls of rank 0's engine until it ends; return the exit code.
 
-    Signals are the first one's to answer: it must be able to write its checkpoint before the others end. The exit code
-    is 0 also where it is gone, so that torchrun names the process that failed.
+    Signals are ignored, as rank 0 must write its checkpoint before the others end. The exit code is 0 even if rank 0 is
+    gone, so that torchrun names the process that failed.
     """
-    company = join()
+    group = init_process_group()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     engine: TorchEngine | None = None
-    order = ""
+    method = ""
     try:
-        while order != END:
-            order, arguments = company.hear()
-            if order == "make":
+        while method != END:
+            method, arguments = group.receive()
+            if method == "make":
                 engine = TorchEngine(*arguments, say=lambda line: None)
-            elif order != END:
-                getattr(engine, order)(*arguments)
+            elif method != END:
+                getattr(engine, method)(*arguments)
     except ConnectionError:
         pass
     finally:
-        company.leave(in_order=order == END)
+        group.close(in_order=method == END)
     return 0
