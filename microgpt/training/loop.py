@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 
@@ -23,10 +22,9 @@ from microgpt.runs.checkpoint import CheckpointStore
 from microgpt.runs.checkpoint_format import Meta, Progress
 from microgpt.runs.history import History, HistoryLine
 from microgpt.training.guards import MemoryDriftGuard, StopRequest, resident_memory
-from microgpt.training.loggers import NoLogger, RunLogger
+from microgpt.training.loggers import RunLogger
 from microgpt.training.schedules import Schedule
 
-Result = TypeVar("Result")
 EXAMPLES_PER_EVALUATION = 250  # in one call of the engine; fixed, because the order of a sum changes its last bits
 ADVANCE_SECONDS = 0.25  # the longest call of `advance`: progress, signals and checkpoints wait at most this long
 CHECKPOINT_WRITERS = 16  # threads: a disk flushes many files in little more time than one
@@ -85,21 +83,19 @@ class Training:
         for index, replica in self.active:
             if not parts[index].is_finite():
                 replica.fail(f"after step {self.step} a weight is not finite")
-        active = self.active
+        active, start = self.active, time.perf_counter()
 
         def write(indexed: tuple[int, Replica]) -> None:
             index, replica = indexed
             replica.history.sync()
             replica.checkpoints.save(replica.meta, parts[index], replica.progress)
 
-        def write_all() -> None:
-            if len(active) == 1:  # in this thread, where a second signal interrupts it
-                write(active[0])
-                return
+        if len(active) == 1:  # in this thread, where a second signal interrupts it
+            write(active[0])
+        else:
             with ThreadPoolExecutor(CHECKPOINT_WRITERS) as writers:
                 list(writers.map(write, active))
-
-        _, seconds = timed(write_all)
+        seconds = time.perf_counter() - start
         for _, replica in active:
             replica.progress.checkpoint_seconds += seconds / len(active)
 
@@ -110,14 +106,16 @@ class Training:
         """
         examples, active = self.plan.val_examples, self.active
         seconds, tokens, totals = 0.0, 0, np.zeros(len(self.replicas))
-        for start in range(0, len(examples) if active else 0, EXAMPLES_PER_EVALUATION):
+        for first in range(0, len(examples) if active else 0, EXAMPLES_PER_EVALUATION):
             if self.stop:
                 return False
-            part = examples[start : start + EXAMPLES_PER_EVALUATION]
-            losses, elapsed = timed(lambda part=part: self.engine.evaluate(part))
+            part = examples[first : first + EXAMPLES_PER_EVALUATION]
+            start = time.perf_counter()
+            losses = self.engine.evaluate(part)
+            seconds += time.perf_counter() - start
             targets = int(part.targets.sum())
-            seconds, totals, tokens = seconds + elapsed, totals + losses * targets, tokens + targets
-            self.observer.evaluating(start + len(part), len(examples), seconds)
+            totals, tokens = totals + losses * targets, tokens + targets
+            self.observer.evaluating(first + len(part), len(examples), seconds)
         for index, replica in active:
             replica.add_evaluation(float(totals[index]) / tokens, seconds / len(active))
         if self.memory is not None:
@@ -139,10 +137,10 @@ class Training:
             return
         most_steps = max(1, int(ADVANCE_SECONDS * self.rate()))  # the first step runs alone: no rate is known yet
         end = min(plan.next_stop(begin), begin + most_steps)
-        compile_seconds = self.engine.compile_seconds
         rates = self.learning_rates(begin, end)
-        losses, seconds = timed(lambda: self.engine.advance(plan.first_step + begin, rates))
-        seconds -= self.engine.compile_seconds - compile_seconds
+        compile_seconds, start = self.engine.compile_seconds, time.perf_counter()
+        losses = self.engine.advance(plan.first_step + begin, rates)
+        seconds = time.perf_counter() - start - (self.engine.compile_seconds - compile_seconds)
         self.step, self.seconds = end, self.seconds + seconds
         for index, replica in active:
             targets = self.workload.target_tokens(plan.first_step + begin, plan.first_step + end, index)
@@ -218,7 +216,7 @@ class Replica:
     meta: Meta
     checkpoints: CheckpointStore
     history: History
-    logger: RunLogger = field(default_factory=NoLogger)
+    logger: RunLogger = field(default_factory=RunLogger)
     failure: NonFiniteError | None = None
 
     def learning_rate(self, step: int) -> float:
@@ -276,10 +274,3 @@ class Replica:
 
     def fail(self, reason: str) -> None:
         self.failure = NonFiniteError(f"{reason}; {self.checkpoints.where_newest()}")
-
-
-def timed(call: Callable[[], Result]) -> tuple[Result, float]:
-    """Return the result of a call and the seconds that it took."""
-    start = time.perf_counter()
-    result = call()
-    return result, time.perf_counter() - start

@@ -20,7 +20,7 @@ from microgpt.training.assembly import make_schedule, optimizer_spec
 from microgpt.training.evaluation import final_evaluation, style_losses, training_metrics
 from microgpt.training.guards import MemoryDriftGuard, StopRequest
 from microgpt.training.inputs import RunInputs
-from microgpt.training.loggers import LoggedRun, NoLogger, RunLogger, make_logger
+from microgpt.training.loggers import LoggedRun, RunLogger, make_logger
 from microgpt.training.loop import Observer, Plan, Replica, Training
 from microgpt.training.resumption import continue_record, provenance_note, starting_state
 
@@ -34,7 +34,7 @@ class TrainingRun:
     record: RunRecord
     checkpoints: CheckpointStore = field(init=False)
     replica: Replica = field(init=False)
-    logger: RunLogger = field(default_factory=NoLogger)
+    logger: RunLogger = field(default_factory=RunLogger)
     failure: Exception | None = None  # of this run alone
 
     def __post_init__(self) -> None:

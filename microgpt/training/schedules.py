@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the factor of step s (counted from 0) as a pure function of the step and the horizon T."""
+"""Learning-rate schedules: the factor of step s, counted from 0, as a function of s, horizon T and warmdown w."""
 
 import math
 from collections.abc import Callable
@@ -10,18 +10,15 @@ class Schedule:
     name: str
     total_steps: int  # the horizon T
     warmup_steps: int = 0
-    warmdown_steps: int | None = None  # w; null: floor(T / 2 + 1/2)
+    warmdown_steps: int | None = None  # w; None: floor(T / 2 + 1/2)
 
     def factor(self, step: int) -> float:
-        """What the learning rate is multiplied with at a step: the schedule's own factor, times the warm-up's.
-
-        During the warm-up that is (s + 1) / warmup_steps, afterwards 1.
-        """
+        """Return the factor of the learning rate at a step: the schedule's, times min(1, (s + 1) / warmup_steps)."""
         warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        return warmup * SCHEDULES[self.name](step, self.total_steps, self.descent)
+        return warmup * SCHEDULES[self.name](step, self.total_steps, self.warmdown)
 
     @property
-    def descent(self) -> int:
+    def warmdown(self) -> int:
         return math.floor(0.5 * self.total_steps + 0.5) if self.warmdown_steps is None else self.warmdown_steps
 
 

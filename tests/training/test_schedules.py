@@ -12,7 +12,7 @@ repeatable = settings(derandomize=True, deadline=None)
 
 NAMES = sorted(SCHEDULES)
 horizons = st.integers(1, 3000)
-descents = st.none() | st.integers(1, 4000)
+widths = st.none() | st.integers(1, 4000)
 
 
 def half(total: int) -> int:
@@ -24,19 +24,19 @@ def factors(schedule: Schedule) -> list[float]:
     return [schedule.factor(step) for step in range(schedule.total_steps)]
 
 
-def test_there_are_these_five_schedules() -> None:
+def test_names() -> None:
     assert NAMES == ["constant", "cosine", "linear", "sqrt", "warmdown"]
 
 
 @repeatable
 @given(total=horizons)
-def test_linear_is_what_is_left_of_the_horizon(total: int) -> None:
+def test_linear_is_the_remaining_share_of_the_horizon(total: int) -> None:
     assert factors(Schedule("linear", total)) == [1 - s / total for s in range(total)]
 
 
 @repeatable
 @given(total=horizons)
-def test_cosine_is_half_a_wave(total: int) -> None:
+def test_cosine_is_half_a_period(total: int) -> None:
     expected = [0.5 * (1 + math.cos(math.pi * s / total)) for s in range(total)]
     assert factors(Schedule("cosine", total)) == expected
 
@@ -48,16 +48,16 @@ def test_constant_is_one(total: int) -> None:
 
 
 @repeatable
-@given(total=horizons, width=descents)
-def test_warmdown_stays_at_one_and_then_falls_in_a_line(total: int, width: int | None) -> None:
+@given(total=horizons, width=widths)
+def test_warmdown_is_one_and_then_linear(total: int, width: int | None) -> None:
     w = half(total) if width is None else width
     expected = [1.0 if s <= total - w else (total - s) / w for s in range(total)]
     assert factors(Schedule("warmdown", total, warmdown_steps=width)) == expected
 
 
 @repeatable
-@given(total=horizons, width=descents)
-def test_sqrt_stays_at_one_and_then_falls_with_the_root(total: int, width: int | None) -> None:
+@given(total=horizons, width=widths)
+def test_sqrt_is_one_and_then_falls_with_the_square_root(total: int, width: int | None) -> None:
     w = half(total) if width is None else width
     expected = [1.0 if s <= total - w else 1 - math.sqrt((s - (total - w)) / w) for s in range(total)]
     assert factors(Schedule("sqrt", total, warmdown_steps=width)) == expected
@@ -77,9 +77,9 @@ def test_four_steps_by_hand(name: str, expected: list[float]) -> None:
     assert factors(Schedule(name, 4)) == pytest.approx(expected, rel=1e-15)
 
 
-@pytest.mark.parametrize(("total", "descent"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)])
-def test_the_descent_is_half_of_the_horizon_rounded_up(total: int, descent: int) -> None:
-    assert Schedule("warmdown", total).descent == descent
+@pytest.mark.parametrize(("total", "warmdown"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)])
+def test_default_warmdown_is_half_the_horizon_rounded_up(total: int, warmdown: int) -> None:
+    assert Schedule("warmdown", total).warmdown == warmdown
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -93,7 +93,7 @@ def test_warm_up_multiplies_the_schedule(name: str, total: int, warmup: int) -> 
 
 @pytest.mark.parametrize("name", NAMES)
 @repeatable
-@given(total=horizons, warmup=st.integers(0, 4000), width=descents)
+@given(total=horizons, warmup=st.integers(0, 4000), width=widths)
 def test_every_factor_is_finite_and_between_zero_and_one(name: str, total: int, warmup: int, width: int | None) -> None:
     schedule = Schedule(name, total, warmup, width)
     assert all(0 <= factor <= 1 for factor in [*factors(schedule), schedule.factor(total)])  # false for NaN too
@@ -101,14 +101,14 @@ def test_every_factor_is_finite_and_between_zero_and_one(name: str, total: int, 
 
 @pytest.mark.parametrize("name", NAMES)
 @repeatable
-@given(total=horizons, width=descents)
-def test_no_factor_rises_without_warm_up(name: str, total: int, width: int | None) -> None:
+@given(total=horizons, width=widths)
+def test_factors_never_rise_without_warm_up(name: str, total: int, width: int | None) -> None:
     schedule = Schedule(name, total, warmdown_steps=width)
     assert factors(schedule) == sorted(factors(schedule), reverse=True)
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "warmdown", "sqrt"])
-def test_a_descent_ends_at_zero_just_after_the_last_step(name: str) -> None:
+def test_warmdown_reaches_zero_after_the_last_step(name: str) -> None:
     schedule = Schedule(name, 10)
     assert schedule.factor(10) == 0
     assert schedule.factor(9) > 0

@@ -12,23 +12,12 @@ from importlib.util import find_spec
 from microgpt.config import choices
 from microgpt.errors import UserError
 from microgpt.runs.history import HistoryLine
-from microgpt.runs.record import RunRecord
 from microgpt.training.loggers.base import LibraryRun, LoggedRun, RunLogger
 from microgpt.training.loggers.delivery import Delivery
 
-__all__ = ["LOGGERS", "LoggedRun", "NoLogger", "RunLogger", "check_installed", "make_logger"]
+__all__ = ["LOGGERS", "LoggedRun", "RunLogger", "check_installed", "make_logger"]
 
 LOGGERS = tuple(name for name in choices.LOGGERS if name != "none")
-
-
-class NoLogger:
-    """logger=none."""
-
-    def log(self, lines: Sequence[HistoryLine]) -> None:
-        pass
-
-    def finish(self, record: RunRecord) -> None:
-        pass
 
 
 def check_installed(name: str) -> None:
@@ -53,7 +42,7 @@ def make_logger(run: LoggedRun, earlier: Sequence[HistoryLine] = ()) -> RunLogge
     delivered first. Raises UserError if the library is absent; later failures are reported once, and the run goes on.
     """
     if run.library == "none":
-        return NoLogger()
+        return RunLogger()
     check_installed(run.library)
 
     def connect() -> LibraryRun:

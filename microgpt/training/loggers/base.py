@@ -15,13 +15,12 @@ DEFAULT_PROJECT = "microgpt"
 FINAL = "whole_run/"  # prefix of the final figures; pages sorted by name show them after the curves
 
 
-class RunLogger(Protocol):
-    """The logger of one run."""
+class RunLogger:
+    """The logger of one run. This one, of logger=none, does nothing."""
 
     def log(self, lines: Sequence[HistoryLine]) -> None: ...
     def finish(self, record: RunRecord) -> None:
         """End the log of a run that completed, failed or was interrupted."""
-        ...
 
 
 @dataclass(frozen=True)

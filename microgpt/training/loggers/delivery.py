@@ -8,13 +8,13 @@ from typing import ClassVar
 
 from microgpt.runs.history import HistoryLine
 from microgpt.runs.record import RunRecord
-from microgpt.training.loggers.base import LibraryRun, Point
+from microgpt.training.loggers.base import LibraryRun, Point, RunLogger
 
 DELIVERY_SECONDS = 2.0  # a run's lines are delivered at most this often
 TIME_SHARE = 0.05  # of the training time that deliveries may take, all runs of the process together
 
 
-class Delivery:
+class Delivery(RunLogger):
     """A RunLogger that delivers lines from time to time, and the rest when the run ends.
 
     After a failure lines wait until the run ends, so that a library that waits for a lost network delays the run twice
