@@ -40,8 +40,8 @@ def at_equal_time(family: Family, read: Reader) -> Budget:
     rates = [row.steps_per_sec for row in family.rows]
     if budget.at is None or len(set(rates)) == len(rates):
         return budget
-    shared = " Runs that were trained side by side share one measurement of time; measured again, it might be another: "
-    return replace(budget, sentence=f"{budget.sentence}{shared}no test is made.", independent=False)
+    shared = " Runs trained side by side share one measurement of time, which seeds do not repeat: no test is made."
+    return replace(budget, sentence=budget.sentence + shared, independent=False)
 
 
 def at_equal_steps(family: Family, read: Reader) -> Budget:
@@ -51,7 +51,7 @@ def at_equal_steps(family: Family, read: Reader) -> Budget:
         count = steps.pop()
         return Budget("steps", family, f"Every run has {count} steps.", count, family.samples())
     budget = on_axis(family, "step", read)
-    schedule = " At that step the learning rate of a longer run may have had further to fall."
+    schedule = " At that step the learning rate of a longer run may not have decayed as far."
     return replace(budget, sentence=budget.sentence + (schedule if budget.samples else ""))
 
 
@@ -62,7 +62,7 @@ def on_axis(family: Family, column: str, read: Reader) -> Budget:
     found = [curve for by_seed in curves.values() for curve in by_seed.values()]
     reason = obstacle(family, curves, found)
     if reason:
-        return Budget(axis, family, f"Loss at equal {name} cannot be said: {reason}.")
+        return Budget(axis, family, f"Loss at equal {name} is not available: {reason}.")
     at = float(min(x[-1] for x, _ in found))
     samples = {
         name: {seed: float(np.interp(at, x, losses)) for seed, (x, losses) in by_seed.items()}
@@ -70,8 +70,8 @@ def on_axis(family: Family, column: str, read: Reader) -> Budget:
     }
     lost = len(family.rows) - len(found)
     where = f"after {at:.3g} s of training" if axis == "seconds" else f"after {at:g} steps"
-    sentence = f"val_loss {where}, which every run reached, on straight lines between a run's evaluations."
-    return Budget(axis, family, sentence + (f" Without a history: {lost} run(s)." if lost else ""), at, samples)
+    sentence = f"val_loss {where}, which every run reached, interpolated linearly between evaluations."
+    return Budget(axis, family, sentence + (f" Runs without a history: {lost}." if lost else ""), at, samples)
 
 
 def curves_of(variant: Variant, column: str, read: Reader) -> dict[int, Evaluations]:
@@ -87,7 +87,7 @@ def obstacle(family: Family, curves: dict[str, dict[int, Evaluations]], found: l
     if not found or not all(curves.values()):
         return "histories with evaluations are missing"
     if all(len(x) == ONLY_ENDS for x, _ in found) and len({float(x[-1]) for x, _ in found}) > 1:
-        return "the runs were evaluated before the first step and after the last alone (train.eval_every)"
+        return "the runs were evaluated only before the first step and after the last (train.eval_every)"
     return ""
 
 
@@ -116,14 +116,14 @@ def at_equal_parameters(family: Family) -> Budget:
     high = min((max(kind.sizes) for kind in kinds), default=0)
     if len(kinds) > 1 and low <= high and not family.obstacle:
         return between_sizes(family, kinds, math.sqrt(low * high))
-    equal = [f"{' and '.join(names)} have {count} each" for count, names in by_count.items() if len(names) > 1]
+    equal = [f"{' and '.join(names)} ({count})" for count, names in by_count.items() if len(names) > 1]
     if equal:
-        return Budget("parameters", family, f"At equal parameters are: {'; '.join(equal)}.")
-    sizes = "sizes were not swept for two kinds of models or more (as by model.n_embd=8,16,32)"
+        return Budget("parameters", family, f"Equal parameter counts: {'; '.join(equal)}.")
+    sizes = "sizes were not swept for two or more kinds of model (for example by model.n_embd=8,16,32)"
     if len(kinds) > 1:
-        sizes = "not all may be compared" if family.obstacle else "the ranges of sizes do not overlap"
-    reason = f"no two variants have equally many ({', '.join(map(str, sorted(by_count)))}), and {sizes}"
-    return Budget("parameters", family, f"Loss at equal parameters cannot be said: {reason}.")
+        sizes = "not all variants are comparable" if family.obstacle else "the ranges of sizes do not overlap"
+    reason = f"no two variants have the same number ({', '.join(map(str, sorted(by_count)))}), and {sizes}"
+    return Budget("parameters", family, f"Loss at equal parameters is not available: {reason}.")
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ def between_sizes(family: Family, kinds: list[Kind], at: float) -> Budget:
             for seed in seeds
         }  # fmt: skip
     sentence = (
-        f"{family.metric} at {at:.0f} parameters, within the sizes of all kinds: seed by seed on straight lines in "
-        f"log(parameters), over the seeds that were run in all sizes."
+        f"{family.metric} at {at:.0f} parameters, which is within the sizes of every kind of model: interpolated seed "
+        f"by seed, linearly in log(parameters), over the seeds that were run in all sizes."
     )
     samples = {name: values for name, values in samples.items() if values}
     return Budget("parameters", replace(family, variants=tuple(variants)), sentence, at, samples)

@@ -69,7 +69,9 @@ def bands_of(histories: Histories, loss: Loss, x: str = "step") -> dict[str, Ban
 
 def band_caption(bands: Mapping[str, Band]) -> str:
     most = max(band.runs for band in bands.values())
-    return "One run each, and so no band." if most == 1 else "Mean over seeds; the band is its 95 % interval."
+    return (
+        "One run per variant, so there is no band." if most == 1 else "Mean over seeds; the band is its 95 % interval."
+    )
 
 
 def joined(*sentences: str) -> str:
@@ -86,7 +88,7 @@ def loss_curves(histories: Histories, references: Mapping[str, float], note: str
     half = max(band.x[-1] for band in bands.values()) / 2
     if min((band.x >= half).sum() for band in bands.values()) >= 2:
         late = curves(bands, x_label="training steps", references=references, from_x=half)
-        found.append(Plot("late", "Validation loss, the second half enlarged", caption, late))
+        found.append(Plot("late", "Validation loss, second half enlarged", caption, late))
     return found
 
 
@@ -94,7 +96,7 @@ def reference_caption(references: Mapping[str, float]) -> str:
     if not references:
         return ""
     values = ", ".join(f"{name} {loss:.4f}" for name, loss in references.items())
-    return f"References, drawn where they are in range: {values}."
+    return f"References, drawn if they are in range: {values}."
 
 
 def training_curves(histories: Histories, note: str) -> list[Plot]:
@@ -102,7 +104,7 @@ def training_curves(histories: Histories, note: str) -> list[Plot]:
     if not bands or max(len(band.x) for band in bands.values()) < 2:
         return []
     figure = curves(bands, x_label="training steps", y_label=f"training loss ({UNIT})")
-    caption = joined("Loss of the step's batch alone.", band_caption(bands), note)
+    caption = joined("Loss of each step's batch.", band_caption(bands), note)
     return [Plot("training", "Training loss", caption, figure)]
 
 
@@ -115,14 +117,16 @@ def compute_curves(histories: Histories, references: Mapping[str, float], note: 
         scaled = {name: Band(b.x * scale, b.mean, b.low, b.high, b.runs) for name, b in seconds.items()}
         figure = curves(scaled, x_label=f"{unit} of training", references=references)
         rates = [run.steps_per_sec for runs in histories.values() for run in runs]
-        shared = "Runs that were trained side by side share one measurement of time." * (len(set(rates)) < len(rates))
-        caption = joined("Time of training alone, by each run's mean rate on its machine.", shared, note)
+        shared = "Runs trained side by side share one measurement of time." * (len(set(rates)) < len(rates))
+        caption = joined("Training time only, by each run's mean rate on its machine.", shared, note)
         found.append(Plot("seconds", "Validation loss against training time", caption, figure))
     tokens = bands_of(histories, "val_loss", "tokens")
     ends = [band.x[-1] for band in tokens.values()]
     if ends and max(ends) > min(ends) * (1 + SAME_TOKENS):
         figure = curves(tokens, x_label="target tokens seen", references=references)
-        found.append(Plot("tokens", "Validation loss against tokens", joined("Targets trained on.", note), figure))
+        found.append(
+            Plot("tokens", "Validation loss against tokens", joined("Target tokens trained on.", note), figure)
+        )
     return found
 
 
@@ -143,7 +147,7 @@ def distribution(family: Family, references: Mapping[str, float]) -> list[Plot]:
 
 def dots_caption(what: str, rows: Sequence[Strip]) -> str:
     most = max(len(row.values) for row in rows)
-    fewer = f"Of {most:,} {MOST_DOTS} dots are drawn, evenly spaced in the order of the seeds." * (most > MOST_DOTS)
+    fewer = f"{MOST_DOTS} of {most:,} dots are drawn, evenly spaced in the order of the seeds." * (most > MOST_DOTS)
     return joined(f"A dot is a {what}; the diamond is the mean, the bar its 95 % interval.", fewer)
 
 
@@ -161,7 +165,7 @@ def effect_plots(family: Family, effects: Effects | None) -> list[Plot]:
     if not rows:
         return []
     figure = strips(rows, x_label=f"effect on the {LOSSES[family.metric]} ({UNIT})", zero=True)
-    caption = joined("Left of zero the loss is lower with the first value.", dots_caption("seed", rows))
+    caption = joined("Left of zero, the loss is lower with the first value.", dots_caption("seed", rows))
     return [Plot("effects", "Main effects and interaction", caption, figure)]
 
 
@@ -175,7 +179,7 @@ def difference_plots(family: Family, compared: Sequence[Comparison]) -> list[Plo
         chosen = [one for one in known if one in surest]
     rows = difference_strips({f"{one.a.name} − {one.b.name}": one.difference for one in chosen})
     figure = strips(rows, x_label=f"difference of the {LOSSES[family.metric]} ({UNIT})", zero=True)
-    some = f"Of {len(known)} comparisons the {len(chosen)} with the smallest p are drawn." * (chosen is not known)
+    some = f"The {len(chosen)} of {len(known)} comparisons with the smallest p are drawn." * (chosen is not known)
     paired = "A dot is a seed's difference" if any(one.difference.paired for one in chosen) else ""
     rest = "the diamond is the mean, the bar its 95 % interval, not adjusted for other comparisons."
     caption = f"{paired}; {rest}" if paired else rest.capitalize()

@@ -40,10 +40,10 @@ def frequency_table(column: str, texts: Iterable[str]) -> Table:
 
 
 def commands(rows: Sequence[Row]) -> list[Block]:
-    found: list[Block] = [Heading("To do it again")]
+    found: list[Block] = [Heading("How to reproduce")]
     for command, runs in frequencies(row.command for row in rows)[:MOST_COMMANDS]:
         found += [Paragraph(counted(runs, "run"), "caption"), Paragraph(command, "command")]
-    return [*found, Paragraph("Each run's own overrides and its whole configuration are in its run.json.", "caption")]
+    return [*found, Paragraph("The overrides and the whole configuration of each run are in its run.json.", "caption")]
 
 
 def code_and_environment(rows: Sequence[Row]) -> list[Block]:
@@ -56,7 +56,7 @@ def code_and_environment(rows: Sequence[Row]) -> list[Block]:
 
 def git_state(row: Row) -> str:
     if row.git_commit is None:
-        return "no commit known"
+        return "unknown commit"
     return f"{row.git_commit}{', with uncommitted changes' if row.git_dirty else ''}"
 
 
@@ -65,14 +65,14 @@ def git_warnings(rows: Sequence[Row]) -> list[str]:
     states = {git_state(row) for row in rows}
     found = []
     if len(states) > 1:
-        found.append(f"The runs are of {len(states)} different states of the code.")
+        found.append(f"The runs were made with {len(states)} different versions of the code.")
     dirty = sum(row.git_dirty is True for row in rows)
     if dirty:
         found.append(
             f"{dirty} of {len(rows)} runs were made with uncommitted changes: their commit does not reproduce them."
         )
     if any(row.git_commit is None for row in rows):
-        found.append("Runs of an installed package have no commit; its version stands with the environment.")
+        found.append("Runs of an installed package have no commit; the version is listed with the environment.")
     return found
 
 
@@ -82,11 +82,11 @@ def failures(rows: Sequence[Row]) -> list[Table]:
     for row in rows:
         groups.setdefault((str(row.status), reason(row)), []).append(row)
     found = [
-        {"status": status, "runs": str(len(runs)), "why": why or "-", "the first of them": runs[0].path}
+        {"status": status, "runs": str(len(runs)), "reason": why or "-", "first run": runs[0].path}
         for (status, why), runs in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]
     rest = len(found) - MOST_FAILURES
-    note = f"{counted(rest, 'more sentence')} left out." if rest > 0 else ""
+    note = f"{counted(rest, 'more reason')} left out." if rest > 0 else ""
     return [Table("Not completed", found[:MOST_FAILURES], note, is_text=True)] if found else []
 
 

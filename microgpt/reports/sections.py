@@ -18,8 +18,24 @@ MOST_DRAWN = 8  # families, the newest, whose histories are read and drawn
 MOST_SINGLES = 200
 SAMPLE_SEEDS, SAMPLES = 3, 8  # of each variant, of each seed
 SIZES = ("n_embd", "n_head", "n_layer", "block_size")
+REFERENCES = (
+    "References: uniform is ln V; unigram and bigram count tokens and pairs of tokens in the training documents. They "
+    "are evaluated on the same validation documents."
+)
+CONTRASTS = (
+    "Contrasts are computed seed by seed, over the seeds that all four variants have. The interaction is the effect of "
+    "the first toggle with the second on, minus its effect with the second off."
+)
+ONE_SEED = (
+    "One seed: a difference between variants cannot be distinguished from chance. Add seeds, for example "
+    "`seed=range(8)`."
+)
+UNEQUAL_SEEDS = (
+    "The variants were not run with the same seeds: a comparison leaves out the seeds that one of its variants lacks, "
+    "and says how many."
+)
 LOWER = "Below zero, the first has the lower loss."
-NOT_DRAWN = "Plots are made for the newest families alone; collect the folder of this one by itself to see its own."
+NOT_DRAWN = "Only the newest families have plots; collect this folder by itself to see its plots."
 
 Reader = Callable[[Row], Curve]
 
@@ -68,7 +84,7 @@ def page_report(collected: Collected, reports: Sequence[FamilyReport]) -> Report
     return Report(
         title="Report",
         summary=f"{counted(len(rows), 'run')} {when}, {unfinished:,} not completed, in "
-        f"{counted(len(sections), 'section')} of runs that may be looked at together.",
+        f"{counted(len(sections), 'section')} of related runs.",
         sections=[*sections, *([single_runs(singles)] if singles else [])],
         footer=f"{counted(skipped, 'file')} named run.json could not be read as a record." if skipped else "",
     )
@@ -86,7 +102,7 @@ def single_runs(rows: Sequence[Row]) -> Section:
         for row in newest
     ]
     some = "" if len(newest) == len(rows) else f"The newest {len(newest)} of {len(rows):,}. "
-    note = f"{some}runs_style-*.csv beside this page has every run with all its figures."
+    note = f"{some}runs_style-*.csv beside this page list every run with all columns."
     return Section("Single runs", [Table("", cells, note)], anchor="singles")
 
 
@@ -105,7 +121,7 @@ def page_section(
         Paragraph(subject(family)),
         Paragraph(f"{runs}."),
         *(Paragraph(warning, "strong") for warning in warnings),
-        *([Paragraph("Set for all, where it is not the schema's default:", code=settings)] if settings else []),
+        *([Paragraph("Settings of all these runs that differ from the defaults:", code=settings)] if settings else []),
         *provenance.failures(family.missing),
         Heading("What the data show"),
         Bullets([*tables.findings(family, compared, contrasts), *sentences]),
@@ -162,11 +178,9 @@ def variants_table(family: Family, references: Mapping[str, float]) -> Table:
     if family.metric != "val_loss" or not references:
         return Table("", rows, note)
     known = [{"variant": f"reference: {name}", "val_loss mean": cell(loss)} for name, loss in references.items()]
-    note += (
-        " References: ln V, and counts of tokens and of pairs of tokens in the training documents, measured on the "
-        "same validation documents."
+    return Table(
+        "", rows, f"{note} {REFERENCES}", [{column: one.get(column, "") for column in rows[0]} for one in known]
     )
-    return Table("", rows, note, [{column: one.get(column, "") for column in rows[0]} for one in known])
 
 
 def difference_tables(compared: Sequence[Comparison], contrasts: Effects | None) -> list[Table]:
@@ -212,11 +226,7 @@ def ablation_section(
     found = [Table("", tables.variant_rows(family), note)]
     if any(ranked.n > 1 for _, ranked in family.ranked):
         if contrasts is not None:
-            note = (
-                "Contrasts seed by seed, over the seeds that all four variants have. The interaction is the effect of "
-                "the first toggle where the second is on, minus that where it is off."
-            )
-            found.append(Table("Main effects and interaction", tables.effect_rows(contrasts), note))
+            found.append(Table("Main effects and interaction", tables.effect_rows(contrasts), CONTRASTS))
         explanation = tables.explanation([one.difference for one in compared])
         note = f"Mean of a - b: below zero, a is better. {explanation}"
         found.append(Table("Differences between variants", tables.comparison_rows(compared), note))
@@ -235,20 +245,15 @@ def ablation_section(
 
 
 def caveat(family: Family) -> str:
-    """Return what the tables do not show: missing seeds, different states of the code, unfinished runs."""
+    """Return what the tables do not show: missing seeds, different versions of the code, unfinished runs."""
     seeds = [set(variant.rows) for variant in family.variants]
     if any(own != seeds[0] for own in seeds):
-        found = [
-            "The variants were not run with the same seeds: a comparison leaves out the seeds that one of its variants "
-            "lacks, and says how many."
-        ]
+        found = [UNEQUAL_SEEDS]
     elif len(seeds[0]) == 1:
-        found = [
-            "One seed: a difference between variants cannot be told from chance. Add seeds, as in `seed=range(8)`."
-        ]
+        found = [ONE_SEED]
     else:
-        found = [f"All over the same {len(seeds[0])} seeds; sd and intervals are over seeds."]
+        found = [f"All variants have the same {len(seeds[0])} seeds; sd and intervals are over seeds."]
     if len({(row.git_commit, row.git_dirty) for row in family.rows}) > 1:
-        found.append("The runs are of different states of the code.")
+        found.append("The runs were made with different versions of the code.")
     unfinished = sum(variant.unfinished for variant in family.variants)
-    return " ".join([*found, *([f"Runs that are not finished: {unfinished}."] if unfinished else [])])
+    return " ".join([*found, *([f"Unfinished runs: {unfinished}."] if unfinished else [])])

@@ -10,13 +10,13 @@ from microgpt.reports.settings import label, short
 from microgpt.reports.statistics import Difference, Interval, Verdict, summary
 
 EXPLANATION = (
-    "Intervals are 95 % and not adjusted. p (Holm) is adjusted for all comparisons of the table; the verdict follows "
-    "it, at 0.05. Seeds needed: to see a difference of this size with 80 % power, in a single test at 0.05."
+    "Intervals are 95 % and not adjusted. p (Holm) is adjusted for all comparisons of the table and decides the "
+    "verdict at 0.05. Seeds needed: to detect a difference of this size with 80 % power in a single test at 0.05."
 )
 EFFECT_NAMES = {
     "d_z": "d_z: mean difference over the standard deviation of the differences, seed by seed.",
-    "d_av": "d_av: difference of the means over the root of the mean variance, where seeds are not shared; each "
-    "variant then needs so many seeds.",
+    "d_av": "d_av: difference of the means over the root of the mean variance, for variants with different seeds; "
+    "each variant then needs that number of seeds.",
 }
 MOST_FINDINGS = 12  # sentences about comparisons
 
@@ -136,14 +136,14 @@ def findings(family: Family, compared: Sequence[Comparison], effects: Effects | 
     if rest:
         shown = sum(one.difference.verdict is Verdict.SHOWN for one in rest)
         found.append(f"{counted(len(rest), 'more comparison')}, {shown} of them with a difference: see the table.")
-    return found or ["There is one variant, and so nothing to compare."]
+    return found or ["No two variants can be compared."]
 
 
 def effect_findings(metric: str, effects: Effects) -> list[str]:
     first, second = effects.factors
     names = [f"Main effect of {factor.label}" for factor in effects.factors]
     where = label({second.key: second.on})
-    names.append(f"Interaction (the effect of {short(first.key)} where {where}, minus that elsewhere)")
+    names.append(f"Interaction (the effect of {short(first.key)} where {where}, minus its effect otherwise)")
     return [f"{name}: {difference_sentence(metric, one)}" for name, one in zip(names, effects.contrasts, strict=True)]
 
 

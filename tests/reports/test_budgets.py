@@ -1,4 +1,4 @@
-"""Loss at equal time, steps and parameters: interpolated, or a sentence that says why it cannot be."""
+"""Loss at equal time, steps and parameters, and the sentences if there is none."""
 
 import math
 from pathlib import Path
@@ -30,7 +30,7 @@ def only_family(sweep: Sweep) -> Family:
 CURVE = [(0, 3.0), (50, 2.0), (100, 1.0)]
 
 
-def test_at_equal_time_a_quick_variant_is_looked_at_where_the_slow_one_ends(sweep):
+def test_at_equal_time_a_fast_variant_is_interpolated_at_the_end_of_the_slow_one(sweep):
     for seed in range(2):
         sweep.add(seed, evaluations=CURVE, steps_per_sec=100.0, train__steps=100, model__n_layer=2)  # 1 s
         sweep.add(seed, evaluations=CURVE, steps_per_sec=200.0 + seed, train__steps=100)  # half of that
@@ -53,7 +53,7 @@ def test_runs_that_were_timed_one_by_one_are_compared_at_equal_time(sweep):
 
 @pytest.mark.parametrize("rates", [(100.0, 100.0), (100.0, 120.0)], ids=["one group", "a group for each variant"])
 def test_runs_that_were_trained_side_by_side_have_no_test_at_equal_time(sweep, rates):
-    """Their seeds do not repeat the measurement of time: a slow moment would look like an effect."""
+    """Seeds do not repeat their measurement of time, so a slow moment would look like an effect."""
     for seed in range(3):
         for lr, rate in zip((0.01, 0.02), rates, strict=True):
             sweep.add(seed, evaluations=CURVE, steps_per_sec=rate, optim__lr=lr)
@@ -65,7 +65,7 @@ def test_runs_that_were_trained_side_by_side_have_no_test_at_equal_time(sweep, r
 
 
 @given(st.floats(1, 1000), st.integers(2, 20))
-def test_a_point_of_evaluation_is_met_exactly(rate, points):
+def test_interpolation_is_exact_at_an_evaluation(rate, points):
     step = np.arange(points) * 10.0
     curve = Curve(step, step, np.full(points, np.nan), 3 - step / 1000, rate)
     x, losses = evaluations(curve, "seconds")
@@ -73,39 +73,39 @@ def test_a_point_of_evaluation_is_met_exactly(rate, points):
     assert list(x) == sorted(x)
 
 
-def test_without_validation_nothing_is_said_at_equal_time(sweep):
+def test_without_validation_there_is_no_loss_at_equal_time(sweep):
     for lr in (0.01, 0.02):
         sweep.add(val_loss=None, optim__lr=lr)
     budget = at_equal_time(only_family(sweep), read)
     assert (budget.at, budget.samples) == (None, {})
-    assert budget.sentence == "Loss at equal time cannot be said: not every run was validated."
+    assert budget.sentence == "Loss at equal time is not available: not every run was validated."
 
 
-def test_without_histories_nothing_is_said_at_equal_time(sweep):
+def test_without_histories_there_is_no_loss_at_equal_time(sweep):
     for lr in (0.01, 0.02):
         sweep.add(optim__lr=lr, evaluations=CURVE if lr == 0.01 else ())
     assert "histories with evaluations are missing" in at_equal_time(only_family(sweep), read).sentence
 
 
-def test_a_single_lost_history_is_counted(sweep):
+def test_a_missing_history_is_counted(sweep):
     for seed in range(3):
         for lr in (0.01, 0.02):
             sweep.add(seed, optim__lr=lr, evaluations=() if (seed, lr) == (1, 0.02) else CURVE)
     budget = at_equal_time(only_family(sweep), read)
-    assert budget.sentence.count("Without a history: 1 run(s).") == 1
+    assert budget.sentence.count("Runs without a history: 1.") == 1
     assert sorted(budget.samples["optim.lr=0.02"]) == [0, 2]
     (comparison,) = comparisons(budget.family, budget.samples)
     assert (comparison.difference.n, comparison.difference.left_out) == (2, 1)
     assert comparison.difference.verdict is Verdict.ZERO
 
 
-def test_two_evaluations_are_no_curve(sweep):
+def test_two_evaluations_are_not_interpolated(sweep):
     for rate, lr in ((100.0, 0.01), (200.0, 0.02)):
         sweep.add(optim__lr=lr, evaluations=[(0, 3.0), (100, 1.0)], steps_per_sec=rate)
-    assert "before the first step and after the last alone" in at_equal_time(only_family(sweep), read).sentence
+    assert "only before the first step and after the last" in at_equal_time(only_family(sweep), read).sentence
 
 
-def test_at_equal_steps_the_family_s_own_figure_stands_where_all_have_the_same(sweep):
+def test_at_equal_steps_runs_of_equal_length_keep_their_own_loss(sweep):
     for lr in (0.01, 0.02):
         sweep.add(val_loss=2 + lr, optim__lr=lr)
     budget = at_equal_steps(only_family(sweep), read)
@@ -113,7 +113,7 @@ def test_at_equal_steps_the_family_s_own_figure_stands_where_all_have_the_same(s
     assert budget.samples == only_family(sweep).samples()
 
 
-def test_at_equal_steps_a_longer_run_is_looked_at_where_the_shorter_ends(sweep):
+def test_at_equal_steps_a_longer_run_is_interpolated_at_the_end_of_the_shorter(sweep):
     sweep.add(val_loss=1.0, train__steps=100, evaluations=CURVE)
     sweep.add(val_loss=0.5, train__steps=200, evaluations=[(0, 3.0), (80, 2.0), (120, 1.5), (200, 0.5)])
     budget = at_equal_steps(only_family(sweep), read)
@@ -122,8 +122,8 @@ def test_at_equal_steps_a_longer_run_is_looked_at_where_the_shorter_ends(sweep):
     assert "learning rate of a longer run" in budget.sentence
 
 
-def test_at_equal_parameters_kinds_are_compared_on_lines_in_the_logarithm_of_the_size(sweep):
-    """Losses that are lines in log(parameters): what is interpolated is what the line says."""
+def test_at_equal_parameters_losses_are_interpolated_in_the_logarithm_of_the_size(sweep):
+    """Losses that are linear in log(parameters) are interpolated exactly."""
     sizes = {True: (1000, 4000, 16000), False: (1500, 5000, 20000)}
     for seed in range(3):
         for tied in (True, False):
@@ -150,7 +150,7 @@ def test_sizes_that_do_not_overlap_cannot_be_compared(sweep):
     assert budget.sentence.endswith("(1000, 2000, 3000, 4000), and the ranges of sizes do not overlap.")
 
 
-def test_variants_of_one_size_are_compared_as_they_are(sweep):
+def test_variants_of_equal_size_keep_their_own_losses(sweep):
     for lr in (0.01, 0.02):
         sweep.add(optim__lr=lr, val_loss=lr)
     budget = at_equal_parameters(only_family(sweep))
@@ -158,25 +158,25 @@ def test_variants_of_one_size_are_compared_as_they_are(sweep):
     assert budget.samples == {"optim.lr=0.01": {1: 0.01}, "optim.lr=0.02": {1: 0.02}}
 
 
-def test_pairs_of_one_size_are_named_and_other_pairs_cannot_be_compared(sweep):
+def test_variants_of_equal_size_are_named(sweep):
     for tied in (True, False):
         for normed in (True, False):
             sweep.add(model__tie_lm_head=tied, model__input_rmsnorm=normed, parameters=3760 if tied else 4192)
     sentence = at_equal_parameters(only_family(sweep)).sentence
-    assert "tied_no_input_rmsnorm and tied_input_rmsnorm have 3760 each" in sentence
-    assert "untied_no_input_rmsnorm and untied_input_rmsnorm have 4192 each" in sentence
+    assert "tied_no_input_rmsnorm and tied_input_rmsnorm (3760)" in sentence
+    assert "untied_no_input_rmsnorm and untied_input_rmsnorm (4192)" in sentence
 
 
-def test_two_sizes_alone_say_nothing(sweep):
+def test_two_different_sizes_cannot_be_compared(sweep):
     for tied in (True, False):
         sweep.add(model__tie_lm_head=tied, parameters=3760 if tied else 4192)
     sentence = at_equal_parameters(only_family(sweep)).sentence
     assert sentence.startswith(
-        "Loss at equal parameters cannot be said: no two variants have equally many (3760, 4192)"
+        "Loss at equal parameters is not available: no two variants have the same number (3760, 4192)"
     )
 
 
-def test_histories_are_read_once_for_each_run_and_only_when_asked(sweep):
+def test_histories_are_read_only_if_needed_and_once_per_run(sweep):
     for seed in range(3):
         for lr in (0.01, 0.02):
             sweep.add(seed, optim__lr=lr, evaluations=CURVE)

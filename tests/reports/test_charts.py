@@ -1,4 +1,4 @@
-"""Plots: what is drawn is what was given, in colours, dashes and labels that tell series apart; files repeat."""
+"""Charts: what is drawn, how series are distinguished, and the SVG and PNG files."""
 
 import json
 import math
@@ -50,7 +50,7 @@ def write_history(folder: Path, *lines: object) -> Path:
     return folder
 
 
-def test_a_history_is_read_as_arrays_with_nan_for_what_is_not_there(tmp_path):
+def test_a_history_is_read_as_arrays_with_nan_for_missing_values(tmp_path):
     write_history(
         tmp_path,
         {"step": 0, "tokens": 0, "val_loss": 3.3},
@@ -68,7 +68,7 @@ def test_a_history_is_read_as_arrays_with_nan_for_what_is_not_there(tmp_path):
 @pytest.mark.parametrize(
     ("content", "steps"),
     [
-        ('{"step": 1}\n{"step": 2', [1]),  # a crash left a part
+        ('{"step": 1}\n{"step": 2', [1]),  # a crash left part of a line
         ('{"step": 1}\nno line\n{"step": 3}\n', [1]),
         ('{"step": 3}\n{"step": 1}\n', [1, 3]),
         ('[1]\n{"step": 2}\n{"loss": 1}\n{"step": null}\n', [2]),
@@ -77,7 +77,7 @@ def test_a_history_is_read_as_arrays_with_nan_for_what_is_not_there(tmp_path):
         ("[" * 100_000, []),
     ],
 )
-def test_of_a_broken_history_the_sound_lines_are_read(tmp_path, content, steps):
+def test_the_valid_lines_of_a_damaged_history_are_read(tmp_path, content, steps):
     write_history(tmp_path, content.rstrip("\n"))
     assert read_curve(tmp_path).step.tolist() == steps
 
@@ -88,7 +88,7 @@ def test_a_run_without_a_history_has_a_curve_without_points(tmp_path):
     assert over_runs([found], "val_loss") is None
 
 
-def test_a_band_is_the_mean_over_runs_and_the_interval_that_the_statistics_have():
+def test_a_band_is_the_mean_over_runs_and_its_interval():
     runs = [curve([0, 10], [3.0, 2.0]), curve([0, 10], [3.5, 2.25]), curve([0, 10], [3.25, 2.0])]
     found = over_runs(runs, "val_loss")
     assert found is not None
@@ -116,7 +116,7 @@ def test_a_single_run_has_no_band():
     assert np.isnan(found.high).all()
 
 
-def test_against_time_a_point_stands_at_the_mean_time_of_the_runs():
+def test_the_time_of_a_point_is_the_mean_over_runs():
     found = over_runs([curve([0, 10], [3, 2], 10.0), curve([0, 10], [3, 2], 5.0)], "val_loss", "seconds")
     assert found is not None
     assert found.x.tolist() == [0, 1.5]
@@ -124,7 +124,7 @@ def test_against_time_a_point_stands_at_the_mean_time_of_the_runs():
 
 
 @given(st.integers(1, 700))
-def test_a_band_keeps_its_ends_however_many_points_it_has(count):
+def test_a_thinned_band_keeps_its_ends(count):
     found = over_runs([curve(list(range(count)), [float(i) for i in range(count)])], "val_loss")
     assert found is not None
     assert len(found.x) == min(count, MOST_POINTS)
@@ -160,8 +160,8 @@ def test_series_differ_in_more_than_their_colours():
     assert len(set(map(str, DASHES))) == 4
 
 
-def test_the_colours_can_be_told_apart_without_colour_vision():
-    """Pairs of neighbours differ in lightness, or, to the red-green-blind, in blue against yellow."""
+def test_the_colours_differ_without_colour_vision():
+    """Any two differ in lightness or, for red-green blindness, on the axis from blue to yellow."""
 
     def seen(colour: str) -> np.ndarray:
         red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
@@ -171,14 +171,14 @@ def test_the_colours_can_be_told_apart_without_colour_vision():
     assert all(np.abs(a - b).max() > 0.1 for i, a in enumerate(first) for b in first[:i])
 
 
-def test_references_are_lines_where_they_are_in_range():
+def test_references_in_range_are_lines():
     figure = curves({"a": band(3.3, 2.8, 2.6, 2.5)}, x_label="x", references={"bigram": 2.6, "uniform": 9.0})
     references = [np.array(line.get_xydata()) for line in figure.axes[0].get_lines()[1:]]
     assert [line[:, 1].tolist() for line in references] == [[2.6, 2.6]]
     assert texts(figure) == ["bigram 2.600"]
 
 
-def test_an_enlargement_shows_what_is_right_of_its_beginning():
+def test_from_x_draws_only_the_points_from_there_on():
     figure = curves({"a": band(3.3, 2.8, 2.6, 2.5, half=0.01)}, x_label="x", from_x=75)
     assert lines_by_label(figure)["a"].tolist() == [[100, 2.6], [150, 2.5]]
     low, high = figure.axes[0].get_ylim()
@@ -186,7 +186,7 @@ def test_an_enlargement_shows_what_is_right_of_its_beginning():
     assert 2.61 < high < 2.7
 
 
-def test_a_band_of_two_seeds_does_not_dwarf_the_curves():
+def test_a_wide_band_does_not_set_the_scale():
     figure = curves({"a": band(3.0, 2.0, half=50.0)}, x_label="x")
     low, high = figure.axes[0].get_ylim()
     assert high - low < 4
@@ -211,8 +211,8 @@ def dots_of(figure) -> list[np.ndarray]:
     return [np.asarray(c.get_offsets()) for c in figure.axes[0].collections if isinstance(c, PathCollection)]
 
 
-def upright_lines(figure) -> list[float]:
-    """Where the lines from bottom to top stand."""
+def vertical_lines(figure) -> list[float]:
+    """Return the x of the lines from bottom to top."""
     drawn = [np.array(line.get_xydata()) for line in figure.axes[0].get_lines()]
     return [line[0, 0] for line in drawn if line[:, 1].tolist() == [0, 1]]
 
@@ -238,10 +238,10 @@ def test_the_first_strip_is_on_top_and_rows_do_not_mix():
     assert top < 0
 
 
-def test_a_zero_line_stands_in_a_plot_of_differences():
+def test_a_plot_of_differences_has_a_line_at_zero():
     figure = strips([strip("a − b", 0.25, 0.5)], x_label="x", zero=True)
-    assert upright_lines(figure) == [0]
-    assert upright_lines(strips([strip("a", 1, 2)], x_label="x")) == []
+    assert vertical_lines(figure) == [0]
+    assert vertical_lines(strips([strip("a", 1, 2)], x_label="x")) == []
 
 
 def test_a_strip_without_dots_and_one_without_an_interval_are_drawn():
@@ -250,14 +250,14 @@ def test_a_strip_without_dots_and_one_without_an_interval_are_drawn():
     assert len(figure.axes[0].get_lines()) == 3
 
 
-def test_references_of_strips_are_upright_lines_where_they_are_in_range():
+def test_references_of_strips_in_range_are_vertical_lines():
     figure = strips([strip("a", 2.4, 2.6)], x_label="x", references={"bigram": 2.5, "uniform": 9.0})
     assert texts(figure) == ["a", "bigram 2.500"]
-    assert upright_lines(figure) == [2.5]
+    assert vertical_lines(figure) == [2.5]
 
 
 @given(st.integers(1, 2000))
-def test_of_very_many_dots_some_are_drawn_chosen_by_seed_and_not_by_size(count):
+def test_dots_are_thinned_in_the_order_of_the_seeds(count):
     values = np.arange(count, dtype=float)
     kept = thinned(values.tolist())
     assert len(kept) == min(count, MOST_DOTS)
@@ -287,7 +287,7 @@ def test_a_png_is_white_has_no_date_and_is_large_enough_to_print():
         assert width / 180 == pytest.approx(plot_style.WIDTH, abs=0.01)
 
 
-def test_svg_asks_for_nothing_and_takes_its_colours_from_the_page():
+def test_svg_loads_nothing_and_uses_the_colours_of_the_page():
     for figure in figures():
         text = svg(figure, "s1-")
         assert text.startswith("<svg viewBox=")
@@ -315,7 +315,7 @@ def test_ids_of_two_figures_differ_and_every_reference_has_its_target():
     "two\nlines\tand a tab", "é – 💥 漢字",
 ])  # fmt: skip
 @pytest.mark.filterwarnings("error")
-def test_any_label_is_shown_as_it_is(label):
+def test_any_label_is_shown_literally(label):
     for figure in (curves({label: band(3, 2)}, x_label="x"), strips([strip(label, 1, 2)], x_label="x")):
         text = svg(figure, "s-")
         assert "<script" not in text
@@ -333,7 +333,7 @@ def test_a_shortened_label_keeps_both_ends(text, most):
     assert found == plain or (found[0] == plain[0] and found[-1] == plain[-1] and "…" in found)
 
 
-def test_a_user_s_own_settings_neither_show_nor_are_changed(monkeypatch):
+def test_the_user_s_rcparams_have_no_effect_and_are_restored(monkeypatch):
     plain = [svg(figure, "s-") for figure in figures()]
     monkeypatch.setitem(matplotlib.rcParams, "axes.facecolor", "red")
     monkeypatch.setitem(matplotlib.rcParams, "savefig.bbox", "tight")

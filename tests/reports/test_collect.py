@@ -1,4 +1,4 @@
-"""From records to tables: every run once, nothing foreign, the ablation over runs that may be compared."""
+"""Collecting runs: rows, the tables of each style, the ablation, and the program."""
 
 import csv
 import itertools
@@ -94,7 +94,7 @@ def record(
 
 
 class Tree:
-    """A folder of runs, and what collecting it gives."""
+    """A folder of runs, and the results of collecting it."""
 
     def __init__(self, folder: Path):
         self.outputs, self.results = folder / "outputs", folder / "results"
@@ -115,7 +115,7 @@ class Tree:
         return collect([self.outputs], self.results).collected
 
     def files(self) -> dict[str, bytes]:
-        """The tables; the report and its plots have tests of their own."""
+        """Return the tables; other tests cover the page and the plots."""
         return {name: content for name, content in self.everything().items() if name.endswith(TABLES)}
 
     def everything(self) -> dict[str, bytes]:
@@ -131,7 +131,7 @@ class Tree:
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
-    """Without plots, which have tests of their own."""
+    """Without plots, which other tests cover."""
     monkeypatch.setattr("microgpt.reports.collect.family_reports", partial(family_reports, most_drawn=0))
     return Tree(tmp_path)
 
@@ -139,7 +139,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
 # Rows and columns
 
 
-def test_the_columns_of_the_earlier_tables_come_first_and_the_configuration_last(tree):
+def test_the_fixed_columns_come_first_and_the_configuration_last(tree):
     tree.add(record())
     tree.collect()
     columns = list(tree.csv()[0])
@@ -158,7 +158,7 @@ def test_every_run_is_one_row(tree):
     assert sorted(row["seed"] for row in tree.jsonl()) == [1, 2, 3]
 
 
-def test_a_row_says_what_the_record_says(tree):
+def test_a_row_has_the_values_of_its_record(tree):
     file = tree.add(record(tied=True, normed=False, seed=7, steps=500))
     tree.collect()
     (row,) = tree.jsonl()
@@ -174,19 +174,19 @@ def test_a_row_says_what_the_record_says(tree):
 
 
 @pytest.mark.parametrize(("toggles", "variant"), list(zip(TOGGLES, VARIANTS, strict=True)))
-def test_variants_have_the_names_of_the_earlier_systems(tree, toggles, variant):
+def test_variants_have_their_fixed_names(tree, toggles, variant):
     tree.add(record(*toggles))
     assert tree.collect().rows[0].variant == variant
 
 
-def test_rows_are_in_the_order_in_which_the_runs_began(tree):
+def test_rows_are_in_the_order_in_which_the_runs_started(tree):
     for seed, day in ((1, 3), (2, 1), (3, 2)):
         tree.add(record(seed=seed, started=f"2026-01-0{day}T10:00:00.000+00:00"))
     tree.collect()
     assert [row["seed"] for row in tree.jsonl()] == [2, 3, 1]
 
 
-def test_the_jobs_of_a_sweep_are_in_the_order_of_their_numbers_whichever_began_first(tree):
+def test_the_jobs_of_a_sweep_are_in_the_order_of_their_numbers(tree):
     for number, name, day in ((1, "10", 3), (2, "9", 4), (3, "9-2", 5), (4, "0", 9)):
         started, run_id = f"2026-01-0{day}T10:00:00.000+00:00", f"sweeps/one_01234567/{name}"
         tree.add(record(seed=number, started=started, run_id=run_id), run_id)
@@ -228,7 +228,7 @@ def test_a_carriage_return_in_an_error_breaks_no_row(tree, error):
     assert len(pd.read_csv(tree.results / "runs_style-classic.csv")) == 1
 
 
-def test_pandas_reads_the_csv_as_it_is(tree):
+def test_pandas_reads_the_csv(tree):
     tree.add_variants()
     tree.collect()
     table = pd.read_csv(tree.results / "runs_style-classic.csv")
@@ -260,7 +260,7 @@ def test_collecting_again_writes_the_same_bytes(tmp_path):
     assert tree.everything() == before
 
 
-def test_collecting_changes_nothing_of_what_it_reads(tree):
+def test_collecting_does_not_change_its_input(tree):
     files = [tree.add(record()), tree.add(b"{")]
     before = [(file.read_bytes(), file.stat().st_mtime_ns) for file in files]
     tree.collect()
@@ -268,19 +268,19 @@ def test_collecting_changes_nothing_of_what_it_reads(tree):
     assert sorted(path for path in tree.outputs.rglob("*") if path.is_file()) == sorted(files)
 
 
-def test_a_run_below_two_of_the_folders_is_one_row(tree):
+def test_a_run_below_several_folders_is_one_row(tree):
     tree.add(record(), "sweeps/it_abc/0")
     results = collect([tree.outputs, tree.outputs / "sweeps", tree.outputs], tree.results)
     assert len(results.collected.rows) == 1
 
 
 @pytest.mark.parametrize("status", ["running", "interrupted", "failed", "completed"])
-def test_a_run_is_a_row_however_it_ended(tree, status):
+def test_a_run_of_any_status_is_a_row(tree, status):
     tree.add(record(status=status))
     assert [row.status for row in tree.collect().rows] == [status]
 
 
-def test_a_run_that_failed_before_it_had_figures_is_a_row_with_blanks(tree):
+def test_a_run_that_failed_before_it_had_metrics_is_a_row_with_blanks(tree):
     failed = record(status="failed", error="the loss of step 3 is nan")
     for key in ("metrics", "data", "device", "using_gpu", "dtype"):
         del failed[key]
@@ -291,10 +291,10 @@ def test_a_run_that_failed_before_it_had_figures_is_a_row_with_blanks(tree):
     assert (row["final_loss"], row["steps"], row["data_sha256"]) == ("", "", "")
 
 
-# What is no record
+# Files that are not records
 
 
-def foreign() -> dict[str, bytes]:
+def not_records() -> dict[str, bytes]:
     def without(*path: str) -> bytes:
         content = record()
         node = content
@@ -335,8 +335,8 @@ def foreign() -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("content", foreign().values(), ids=foreign().keys())
-def test_what_is_no_record_is_named_and_skipped(tree, capsys, content):
+@pytest.mark.parametrize("content", not_records().values(), ids=not_records().keys())
+def test_a_file_that_is_not_a_record_is_named_and_skipped(tree, capsys, content):
     tree.add(record())
     file = tree.add(content)
     collect_and_print([tree.outputs], tree.results)
@@ -358,7 +358,7 @@ def test_what_is_no_record_is_named_and_skipped(tree, capsys, content):
     {"data": {"baselines": {"uniform": 10**400}}},
     {"run_id": None},
 ], ids=lambda changes: json.dumps(changes)[:40])  # fmt: skip
-def test_a_strange_record_among_good_ones_stops_nothing(tree, changes):
+def test_a_malformed_record_does_not_stop_the_collection(tree, changes):
     tree.add_variants(seed=1)
     tree.add(record(seed=2, **changes) if "seed" not in changes else record() | changes)
     tree.collect()
@@ -372,7 +372,7 @@ def test_json_that_is_nested_too_deeply_is_skipped(tree):
     assert len(tree.collect().skipped) == 1
 
 
-def test_a_style_that_is_no_file_name_writes_nothing_outside_the_results(tree, tmp_path):
+def test_a_style_that_is_not_a_file_name_writes_nothing_outside_the_results(tree, tmp_path):
     tree.add(record(style="../../../escaped"))
     tree.collect()
     written = {path for path in tmp_path.rglob("*") if path.is_file() and path.name != "run.json"}
@@ -390,7 +390,7 @@ def test_a_path_that_is_not_utf8_is_a_row(tree):
     assert len(tree.jsonl()) == 1
 
 
-def test_records_inside_checkpoints_are_not_looked_for(tree):
+def test_records_inside_checkpoints_are_ignored(tree):
     tree.add(record(), "2026-01-01/it")
     tree.add(record(), "2026-01-01/it/checkpoint/step_00000001")
     assert len(tree.collect().rows) == 1
@@ -400,7 +400,7 @@ def test_records_inside_checkpoints_are_not_looked_for(tree):
 
 
 def summary_of(markdown: str) -> list[dict[str, str]]:
-    """The rows of the first table of a page, that of the variants."""
+    """Return the rows of the first table of a page, that of the variants."""
     first = "|" + markdown.partition("\n|")[2].partition("\n\n")[0]
     cells = [[c.strip() for c in line.strip("|").split("|")] for line in first.splitlines()]
     header, _, *rows = cells
@@ -423,7 +423,7 @@ def test_four_comparable_variants_make_an_ablation(tree):
 
 
 @pytest.mark.parametrize("missing", range(4))
-def test_three_variants_make_none(tree, missing):
+def test_three_variants_make_no_ablation(tree, missing):
     for i, toggles in enumerate(TOGGLES):
         if i != missing:
             tree.add(record(*toggles))
@@ -432,7 +432,7 @@ def test_three_variants_make_none(tree, missing):
 
 
 def changed(path: str, value: Any) -> Record:
-    """The fourth variant, different from the other three in one thing more."""
+    """Return the fourth variant, with one more difference from the other three."""
     other = record(False, True)
     node = other
     *groups, key = path.split(".")
@@ -480,7 +480,7 @@ def test_a_run_that_differs_in_more_than_the_toggles_is_not_compared(tree, path,
     ("config.sample.temperature", 1.0),
     ("seed", 43),
 ])  # fmt: skip
-def test_what_says_nothing_about_the_training_keeps_runs_comparable(tree, path, value):
+def test_settings_without_effect_on_training_keep_runs_comparable(tree, path, value):
     for toggles in TOGGLES[:3]:
         tree.add(record(*toggles))
     tree.add(changed(path, value))
@@ -488,7 +488,7 @@ def test_what_says_nothing_about_the_training_keeps_runs_comparable(tree, path, 
     assert len(tree.csv("ablation_style-classic")) == 4
 
 
-def test_a_leg_that_trained_on_from_a_checkpoint_does_not_replace_the_run_from_the_start(tree):
+def test_a_run_continued_from_a_checkpoint_does_not_replace_one_from_the_start(tree):
     tree.add_variants(val_loss=2.5)
     leg = record(False, True, val_loss=1.5, started="2026-02-01T10:00:00.000+00:00")
     leg["config"]["train"]["resume"] = "outputs/2026-01-01/run_00003"
@@ -497,7 +497,7 @@ def test_a_leg_that_trained_on_from_a_checkpoint_does_not_replace_the_run_from_t
     assert {row["val_loss"] for row in tree.csv("ablation_style-classic")} == {"2.5"}
 
 
-def test_runs_of_other_lengths_are_not_mixed_in(tree):
+def test_runs_of_different_lengths_are_different_ablations(tree):
     tree.add_variants(steps=1000)
     tree.add_variants(steps=500)
     tree.add(record(True, True, steps=2000))
@@ -509,7 +509,7 @@ def test_runs_of_other_lengths_are_not_mixed_in(tree):
     assert len(rows) == 8
 
 
-def test_a_repeated_seed_counts_once_and_the_newest_run_counts(tree):
+def test_the_newest_run_of_a_repeated_seed_counts(tree):
     tree.add_variants(val_loss=2.0)
     for day, val_loss in ((3, 1.25), (2, 9.0)):
         tree.add(record(True, True, val_loss=val_loss, started=f"2026-01-0{day}T10:00:00.000+00:00"))
@@ -558,7 +558,7 @@ def test_the_page_and_the_tables_of_the_ablation_agree(tree):
         assert row["seeds"] == "2"
 
 
-def test_the_page_ranks_by_val_loss_and_not_by_the_last_training_losses(tree):
+def test_variants_are_ranked_by_val_loss(tree):
     for i, toggles in enumerate(TOGGLES):
         ranked = record(*toggles, val_loss=2.0 + i)
         ranked["metrics"] |= {"final_loss": 9.0 - i, "mean_loss_last_n": 9.0 - i}
@@ -569,7 +569,7 @@ def test_the_page_ranks_by_val_loss_and_not_by_the_last_training_losses(tree):
     assert "Ranked by val_loss" in page
 
 
-def test_without_validation_the_mean_of_the_last_losses_ranks(tree):
+def test_without_validation_variants_are_ranked_by_the_mean_of_the_last_losses(tree):
     for i, toggles in enumerate(TOGGLES):
         ranked = record(*toggles, val_loss=None)
         ranked["metrics"] |= {"final_loss": i, "mean_loss_last_n": 9.0 - i}
@@ -610,20 +610,20 @@ def test_the_program_collects_outputs_into_results_and_prints(tree, tmp_path):
     assert len(tree.csv()) == 5
 
 
-def test_a_folder_without_runs_is_collected_and_says_so(tree, tmp_path):
+def test_a_folder_without_runs_is_collected(tree, tmp_path):
     done = run_script(tree.outputs, "--results-dir", tree.results, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "collected 0 runs (0 not completed), skipped 0 files\n"
 
 
-def test_a_missing_folder_is_one_sentence_and_exit_code_two(tmp_path):
+def test_a_missing_folder_is_a_user_error(tmp_path):
     done = run_script("nowhere", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "error: nowhere is not a folder: collect takes folders with runs below them\n"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_results_that_cannot_be_written_are_one_sentence_and_exit_code_two(tree, tmp_path):
+def test_results_that_cannot_be_written_are_a_user_error(tree, tmp_path):
     tree.add(record())
     tree.results.write_text("a file where the folder should be")
     done = run_script(tree.outputs, "--results-dir", tree.results, cwd=tmp_path)
@@ -631,7 +631,7 @@ def test_results_that_cannot_be_written_are_one_sentence_and_exit_code_two(tree,
     assert done.stderr == f"error: results_dir={tree.results} cannot be written: File exists\n"
 
 
-def test_a_table_that_cannot_be_replaced_is_a_sentence_and_leaves_no_part(tree, monkeypatch):
+def test_a_full_disk_leaves_no_partial_file(tree, monkeypatch):
     tree.add(record())
 
     def full_disk(_: int) -> None:

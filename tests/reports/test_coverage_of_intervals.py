@@ -1,4 +1,4 @@
-"""How often intervals and verdicts are wrong where it is known what is right: simulated ablations.
+"""How often intervals and verdicts are wrong in simulated ablations with a known effect.
 
 The share of misses among 2000 simulated ablations has a standard error of sqrt(0.05 0.95 / 2000), half a percent: the
 bounds of one percent are two of these. With five seeds an interval by the normal distribution in place of Student's t
@@ -23,11 +23,11 @@ from microgpt.reports.statistics import (
 COUNT = 2000
 BOUND = 0.01  # of a share of misses
 CONTRASTS = ("a", "b", "interaction")
-SEED_SD, RUN_SD = 0.05, 0.01  # of val_loss: what seeds share, and what each run has of its own
+SEED_SD, RUN_SD = 0.05, 0.01  # of val_loss: shared by the runs of a seed, and of each run
 
 
 def simulated_cells(seeds: int, effect_of_a: float, generator: int) -> list[list[dict[int, float]]]:
-    """Of each ablation its four cells: neither, only a, only b, both."""
+    """Return the four cells of each ablation: neither, only a, only b, both."""
     rng = np.random.default_rng(generator)
     shared = rng.normal(2.4, SEED_SD, (COUNT, 1, seeds))
     own = rng.normal(0, RUN_SD, (COUNT, 4, seeds))
@@ -52,21 +52,21 @@ SEEDS = [pytest.param(seeds, marks=pytest.mark.slow) for seeds in (2, 5, 16, 64)
 
 
 @pytest.mark.parametrize("seeds", SEEDS)
-def test_intervals_of_contrasts_miss_in_five_percent_under_the_null(seeds):
+def test_intervals_of_contrasts_miss_five_percent_under_the_null(seeds):
     found = simulated(seeds)
     shares = {name: np.mean([misses(getattr(one, name), 0) for one in found]) for name in CONTRASTS}
     assert {name: share for name, share in shares.items() if abs(share - 0.05) > BOUND} == {}
 
 
 @pytest.mark.slow
-def test_intervals_miss_in_five_percent_where_there_is_an_effect():
+def test_intervals_miss_five_percent_with_an_effect():
     found = simulated(8, effect_of_a=0.02)
     assert abs(np.mean([misses(one.a, 0.02) for one in found]) - 0.05) <= BOUND
     assert abs(np.mean([misses(one.b, 0.0) for one in found]) - 0.05) <= BOUND
 
 
 @pytest.mark.slow
-def test_one_ablation_in_twenty_at_most_shows_anything_under_the_null():
+def test_at_most_one_ablation_in_twenty_shows_a_difference_under_the_null():
     """Holm over the three contrasts, and over the six pairs."""
     tables = simulated_cells(8, 0.0, generator=2)
     contrasts = [factorial(*cells) for cells in tables]
@@ -81,8 +81,8 @@ def test_one_ablation_in_twenty_at_most_shows_anything_under_the_null():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("n", "m", "ratio"), [(8, 8, 1), (16, 8, 2), (6, 12, 3)])
-def test_intervals_between_samples_of_unequal_variance_miss_in_five_percent(n, m, ratio):
-    """Welch's degrees of freedom are an approximation, but a good one here."""
+def test_intervals_of_samples_of_unequal_variance_miss_five_percent(n, m, ratio):
+    """Welch's degrees of freedom are an approximation."""
     rng = np.random.default_rng(5)
     a, b = rng.normal(2.4, RUN_SD, (COUNT, n)).tolist(), rng.normal(2.4, ratio * RUN_SD, (COUNT, m)).tolist()
     found = [unpaired(dict(enumerate(x)), dict(enumerate(y))) for x, y in zip(a, b, strict=True)]
@@ -91,7 +91,7 @@ def test_intervals_between_samples_of_unequal_variance_miss_in_five_percent(n, m
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [0.5, 1.5])
-def test_with_the_needed_seeds_an_effect_is_seen_in_eighty_percent(size):
+def test_the_needed_seeds_detect_an_effect_in_eighty_percent(size):
     n = seeds_needed(size, lambda seeds: (seeds**0.5, seeds - 1))
     assert n is not None
     drawn = np.random.default_rng(6).normal(size, 1, (COUNT, n)).tolist()

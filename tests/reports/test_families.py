@@ -58,7 +58,7 @@ def test_a_variant_is_named_by_the_keys_that_differ(sweep):
     assert family.variants[0].settings == {"model.tie_lm_head": True, "optim.lr": 0.01}
 
 
-def test_seeds_are_no_variants(sweep):
+def test_seeds_do_not_make_variants(sweep):
     for seed in (5, 3, 4):
         sweep.add(seed)
     (variant,) = only_family(sweep).variants
@@ -82,7 +82,7 @@ def test_seeds_are_no_variants(sweep):
         ("outputs_dir", ("outputs", "elsewhere")),
     ],
 )
-def test_what_has_no_effect_on_the_numbers_makes_no_variant(sweep, key, values):
+def test_settings_without_effect_on_training_make_no_variant(sweep, key, values):
     for seed, value in enumerate(values):
         sweep.add(seed, **{key: value})
     assert names(only_family(sweep)) == [ONLY]
@@ -94,13 +94,13 @@ def test_threads_of_torch_make_a_variant(sweep):
     assert names(only_family(sweep)) == ["backend.threads=1", "backend.threads=8"]
 
 
-def test_an_option_s_own_keys_are_not_told_beside_its_name(sweep):
+def test_keys_that_follow_from_an_option_s_name_are_left_out(sweep):
     sweep.add(optim__name="adam", optim__beta1=0.85, optim__eps=1e-8)
     sweep.add(optim__name="sgd", optim__momentum=0.9)
     assert names(only_family(sweep)) == ["optim=adam", "optim=sgd"]
 
 
-def test_a_key_that_an_option_s_name_does_not_explain_is_told(sweep):
+def test_a_key_that_does_not_follow_from_an_option_s_name_is_shown(sweep):
     sweep.add(optim__name="adam", optim__lr=0.01)
     sweep.add(optim__name="adam", optim__lr=0.02)
     sweep.add(optim__name="sgd", optim__lr=0.02)
@@ -125,14 +125,14 @@ def test_different_settings_have_different_labels_and_equal_ones_the_same(varian
             assert (chosen(one) == chosen(other)) == (one == other)
 
 
-def test_a_long_value_is_shortened_in_a_label_but_still_told_apart():
+def test_a_long_value_is_abbreviated_in_a_label_but_still_unique():
     documents = [["a sentence of some length"] * 9 + [end] for end in "ab"]
     labels = [label({"style.documents": texts}) for texts in documents]
     assert labels[0] != labels[1]
     assert all(len(text) < 50 for text in labels)
 
 
-def test_the_newest_completed_run_of_a_seed_counts_under_whatever_number_it_ran(sweep):
+def test_the_newest_completed_run_of_a_seed_counts(sweep):
     sweep.add(1, 3.0, job="7")
     sweep.add(1, 2.0, job="1")
     sweep.add(1, None, status="failed", job="0")
@@ -142,13 +142,13 @@ def test_the_newest_completed_run_of_a_seed_counts_under_whatever_number_it_ran(
     assert (variant.failed, variant.unfinished) == (0, 0)
 
 
-def test_variants_come_in_the_order_of_the_sweep_s_jobs(sweep):
+def test_variants_are_in_the_order_of_the_sweep_s_jobs(sweep):
     for job, lr in ((10, 0.3), (2, 0.1), (9, 0.2)):
         sweep.add(optim__lr=lr, job=str(job))
     assert names(only_family(sweep)) == ["optim.lr=0.1", "optim.lr=0.2", "optim.lr=0.3"]
 
 
-def test_runs_that_failed_or_did_not_end_are_counted(sweep):
+def test_failed_and_unfinished_runs_are_counted(sweep):
     for seed in range(3):
         sweep.add(seed, 2.0 + seed / 10)
         sweep.add(seed, None, status="failed", optim__lr=1000.0)
@@ -160,7 +160,7 @@ def test_runs_that_failed_or_did_not_end_are_counted(sweep):
     assert (bad.parameters, only_family(sweep).baseline) == (None, good)
 
 
-def test_a_run_that_failed_before_it_read_its_data_is_counted_with_its_like(sweep):
+def test_a_run_that_failed_before_it_read_its_data_is_counted_with_its_variant(sweep):
     sweep.add(1)
     sweep.add(2)
     sweep.change(sweep.add(3, None, status="failed"), data_sha256=None)
@@ -179,7 +179,7 @@ def test_a_loss_that_is_not_finite_counts_as_a_failure(sweep, loss):
 # Families
 
 
-def test_single_runs_are_no_family(sweep):
+def test_single_runs_are_not_a_family(sweep):
     row = sweep.add(1)
     assert families(sweep.rows) == []
     others = [replace(row, run_id="2026-01-01/10-00-00_01234567", seed=seed) for seed in (1, 2)]
@@ -195,7 +195,7 @@ def test_runs_of_other_sweeps_are_not_mixed(tmp_path):
     assert [family.key for family in found] == ["sweeps/b_00000000", "sweeps/a_00000000"]
 
 
-def test_a_sweep_that_is_an_ablation_is_told_once_and_with_the_names_of_its_variants(sweep):
+def test_a_sweep_that_is_an_ablation_is_one_family_with_the_fixed_names(sweep):
     add_ablation(sweep)
     family = only_family(sweep)
     assert family.kind == "ablation"
@@ -206,7 +206,7 @@ def test_a_sweep_that_is_an_ablation_is_told_once_and_with_the_names_of_its_vari
     assert [found.key for found in ablations(sweep.rows)] == [family.key]
 
 
-def test_a_sweep_over_more_than_the_toggles_is_a_sweep_beside_its_ablations(sweep):
+def test_a_sweep_over_more_than_the_toggles_is_a_family_beside_its_ablations(sweep):
     add_ablation(sweep, optim__lr=0.01)
     add_ablation(sweep, optim__lr=0.02)
     found = families(sweep.rows)
@@ -214,7 +214,7 @@ def test_a_sweep_over_more_than_the_toggles_is_a_sweep_beside_its_ablations(swee
     assert {len(family.variants) for family in found} == {4, 8}
 
 
-def test_a_failed_variant_leaves_no_whole_ablation_but_a_sweep(sweep):
+def test_without_one_of_its_variants_an_ablation_is_a_sweep(sweep):
     add_ablation(sweep)
     for row in list(sweep.rows):
         if row.variant == "tied_input_rmsnorm":
@@ -240,14 +240,14 @@ def test_without_known_defaults_the_first_job_is_the_baseline(sweep):
     assert only_family(sweep).baseline.name == "model.n_embd=64"
 
 
-def test_a_variant_without_a_completed_run_is_no_baseline(sweep):
+def test_a_variant_without_a_completed_run_is_not_the_baseline(sweep):
     sweep.add(1, None, status="failed", optim__lr=0.01)  # the default
     sweep.add(1, optim__lr=0.5)
     sweep.add(1, optim__lr=0.02)
     assert only_family(sweep).baseline.name == "optim.lr=0.5"
 
 
-# What may be compared
+# Comparability
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_a_variant_without_a_completed_run_is_no_baseline(sweep):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_variants_that_were_validated_on_other_documents_are_not_compared(sweep, keys, told):
+def test_variants_validated_on_different_documents_are_not_compared(sweep, keys, told):
     for seed in range(3):
         sweep.add(seed, 2.0 + seed / 10)
         sweep.add(seed, 2.1 + seed / 9, **keys)
@@ -294,7 +294,7 @@ def test_variants_with_the_same_validation_are_compared(sweep, keys):
     assert len(comparisons(family)) == 1
 
 
-def test_training_losses_are_compared_on_the_same_documents_alone(sweep):
+def test_training_losses_are_compared_only_on_the_same_documents(sweep):
     sweep.add(1, None)
     sweep.add(1, None, style__share=0.5)
     family = only_family(sweep)
@@ -307,7 +307,7 @@ def test_training_losses_are_compared_on_the_same_documents_alone(sweep):
 # Comparisons
 
 
-def test_all_pairs_of_few_variants_are_compared_the_baseline_s_first(sweep):
+def test_all_pairs_of_few_variants_are_compared_those_of_the_baseline_first(sweep):
     add_ablation(sweep)
     pairs = [(one.a.name, one.b.name) for one in comparisons(only_family(sweep))]
     assert len(pairs) == 6
@@ -315,7 +315,7 @@ def test_all_pairs_of_few_variants_are_compared_the_baseline_s_first(sweep):
     assert "untied_input_rmsnorm" not in {name for pair in pairs[3:] for name in pair}
 
 
-def test_many_variants_are_compared_with_the_baseline_alone(sweep):
+def test_many_variants_are_compared_only_with_the_baseline(sweep):
     rates = [0.01 * number for number in range(1, MOST_PAIRED + 2)]
     for lr in rates:
         for seed in range(2):
@@ -362,13 +362,13 @@ def test_any_sweep_of_two_keys_with_two_values_is_a_factorial(sweep):
     assert found.contrasts.a.mean > 0.01
 
 
-def test_three_values_are_no_factorial(sweep):
+def test_a_key_with_more_than_two_values_makes_no_factorial(sweep):
     for lr in (0.01, 0.02, 0.03, 0.04):
         sweep.add(optim__lr=lr, model__tie_lm_head=lr > 0.02)
     assert effects(only_family(sweep)) is None
 
 
-def test_a_failed_seed_drops_out_of_the_pairs_and_is_told(sweep):
+def test_a_failed_seed_is_left_out_of_the_pairs_and_counted(sweep):
     add_ablation(sweep, seeds=5)
     failed = next(row for row in sweep.rows if row.variant == "tied_input_rmsnorm" and row.seed == 2)
     sweep.change(failed, status="failed")
@@ -381,7 +381,7 @@ def test_a_failed_seed_drops_out_of_the_pairs_and_is_told(sweep):
     assert (found.contrasts.a.n, found.contrasts.a.left_out) == (4, 1)
 
 
-def test_one_seed_compares_nothing(sweep):
+def test_one_seed_is_not_tested(sweep):
     add_ablation(sweep, seeds=1)
     found = comparisons(only_family(sweep))
     assert {one.difference.verdict for one in found} == {Verdict.UNTESTED}

@@ -1,4 +1,4 @@
-"""The report's page: its figures are the statistics', its plots those of the runs; it is escaped and offline."""
+"""The page of the report: its tables and plots against the records, escaping, and incomplete input."""
 
 import itertools
 import json
@@ -38,7 +38,7 @@ Record = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """Twelve real runs: an ablation of three seeds, and the report that the sweep's end wrote."""
+    """Twelve real runs, an ablation of three seeds, and the report that was written at the end of the sweep."""
     for program in make_program(tmp_path_factory.mktemp("swept")):
         program(*SWEEP)
         yield program
@@ -46,7 +46,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 
 @pytest.fixture
 def outputs(swept: Program, tmp_path: Path) -> Path:
-    """A copy of the real runs, to be changed."""
+    """A copy of the real runs that a test may change."""
     shutil.copytree(
         swept.folder / "outputs", tmp_path / "outputs", ignore=shutil.ignore_patterns("checkpoint", ".lock")
     )
@@ -64,7 +64,7 @@ def change(run: Path, edit: Callable[[Record], None]) -> None:
 
 
 def as_another(outputs: Path, name: str, *numbers: int) -> list[Path]:
-    """Copies of some of the runs as another sweep, with another learning rate."""
+    """Copy some of the runs as another sweep, with another learning rate."""
     found = []
     for job, number in enumerate(numbers):
         new = outputs / "sweeps" / name / str(job)
@@ -82,7 +82,7 @@ def sorted_jobs(outputs: Path) -> list[Path]:
 
 
 class Page(HTMLParser):
-    """What a browser would make of the page, as far as the tests ask."""
+    """The page as a browser parses it."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -120,7 +120,7 @@ class Page(HTMLParser):
         return [text.strip() for tag, text in self.texts if tag in tags and text.strip()]
 
     def table(self, *columns: str) -> list[dict[str, str]]:
-        """The only table that has these columns."""
+        """Return the only table that has these columns."""
         (found,) = [table for table in self.tables if set(columns) <= set(table[0])]
         return [dict(zip(found[0], row, strict=True)) for row in found[1:]]
 
@@ -130,7 +130,7 @@ class Page(HTMLParser):
 
 
 def read(outputs: Path, drawn: int = 0) -> Page:
-    """The page, with the plots of so many families."""
+    """Return the page, with the plots of `drawn` families."""
     return Page(page_text(outputs, drawn))
 
 
@@ -144,7 +144,7 @@ def sections_of(outputs: Path, drawn: int = 8) -> list[Section]:
 
 
 def block_of(section: Section, kind: type[Block]) -> Any:
-    """The first block of a kind."""
+    """Return the first block of a kind."""
     return next(block for block in section.blocks if isinstance(block, kind))
 
 
@@ -156,7 +156,7 @@ def losses(outputs: Path) -> dict[str, dict[int, float]]:
     return found
 
 
-# What stands in it
+# Contents
 
 
 @pytest.mark.slow
@@ -190,7 +190,7 @@ def test_the_table_of_variants_has_the_figures_of_the_runs(outputs: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_differences_are_those_of_the_statistics_in_table_and_words(outputs: Path) -> None:
+def test_table_and_sentences_have_the_differences_of_the_statistics(outputs: Path) -> None:
     found, known = read(outputs), losses(outputs)
     rows = found.table("a", "b", "p (Holm)")
     assert len(rows) == 6
@@ -206,7 +206,7 @@ def test_the_differences_are_those_of_the_statistics_in_table_and_words(outputs:
 
 
 @pytest.mark.slow
-def test_main_effects_and_interaction_are_told(outputs: Path) -> None:
+def test_the_page_has_main_effects_and_interaction(outputs: Path) -> None:
     found, known = read(outputs), losses(outputs)
     rows = found.table("effect", "difference")
     of = {name: np.array([known[name][seed] for seed in range(SEEDS)]) for name in known}
@@ -219,7 +219,7 @@ def test_main_effects_and_interaction_are_told(outputs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_references_stand_in_the_table_and_in_the_captions(outputs: Path) -> None:
+def test_references_are_in_the_table_and_in_the_captions(outputs: Path) -> None:
     baselines = json.loads((runs(outputs)[0] / "run.json").read_text())["data"]["baselines"]
     found = read(outputs, drawn=1)
     rows = {row["variant"]: row["val_loss mean"] for row in found.table("variant", "sd", "median")}
@@ -245,7 +245,7 @@ def test_runs_of_different_data_have_no_common_reference(outputs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_samples_of_the_first_seeds_stand_side_by_side(outputs: Path) -> None:
+def test_samples_of_the_first_seeds_are_side_by_side(outputs: Path) -> None:
     found = read(outputs)
     assert sorted(found.all_of("h4")) == sorted(losses(outputs))
     told = found.all_of("li")
@@ -255,20 +255,20 @@ def test_samples_of_the_first_seeds_stand_side_by_side(outputs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_stands_there_once_with_its_overrides(outputs: Path) -> None:
+def test_the_common_command_is_shown_once(outputs: Path) -> None:
     (command,) = read(outputs).all_of("pre")
     assert command.startswith(f"python -m microgpt {' '.join(SWEEP[:5])}")
 
 
 @pytest.mark.slow
-def test_what_all_runs_have_set_is_told_and_what_is_a_default_is_not(outputs: Path) -> None:
+def test_common_settings_are_shown_unless_they_are_defaults(outputs: Path) -> None:
     settings = read(outputs).all_of("code")
     assert {"train.steps=10", "train.eval_documents=5", "model=gpt", "model.n_embd=16"} <= set(settings)
     assert not [setting for setting in settings if setting.startswith(("model.init_std", "tie_lm_head", "seed"))]
 
 
 @pytest.mark.slow
-def test_environment_and_code_are_told(outputs: Path) -> None:
+def test_the_page_has_environment_and_code(outputs: Path) -> None:
     def of_commit(commit: str | None, dirty: bool | None) -> Callable[[Record], None]:
         return lambda record: record.update(git={"commit": commit, "dirty": dirty})
 
@@ -279,17 +279,17 @@ def test_environment_and_code_are_told(outputs: Path) -> None:
     (environment,) = found.table("runs", "environment")
     assert f"python {sys.version.split()[0]}" in environment["environment"]
     assert "backend native" in environment["environment"]
-    assert "state" not in found.text.partition("What the data show")[0]
+    assert "versions of the code" not in found.text.partition("What the data show")[0]
     change(runs(outputs)[0], of_commit("b" * 40, True))
     change(runs(outputs)[1], of_commit(None, None))
     found = read(outputs)
     assert len(found.table("runs", "commit")) == 3
-    assert "The runs are of 3 different states of the code." in found.all_of("strong")
+    assert "The runs were made with 3 different versions of the code." in found.all_of("strong")
     assert any("1 of 12 runs were made with uncommitted changes" in note for note in found.all_of("strong"))
 
 
 @pytest.mark.slow
-def test_failed_and_interrupted_runs_are_counted_with_their_sentences(outputs: Path) -> None:
+def test_failed_and_interrupted_runs_are_counted_with_their_reasons(outputs: Path) -> None:
     first, second, third, *_ = runs(outputs)
     for run in (first, second):
         change(run, lambda record: record.update(
@@ -300,14 +300,14 @@ def test_failed_and_interrupted_runs_are_counted_with_their_sentences(outputs: P
     assert any(
         "12 runs: 9 completed, 2 failed, 1 interrupted; 4 variants, 3 seeds" in text for text in found.all_of("p")
     )
-    assert [(row["status"], row["runs"], row["why"]) for row in found.table("status", "why")] == [
+    assert [(row["status"], row["runs"], row["reason"]) for row in found.table("status", "reason")] == [
         ("failed", "2", "the loss of step 5 is nan"),
         ("interrupted", "1", "stopped by signal 15"),
     ]
 
 
 @pytest.mark.slow
-def test_a_failure_that_was_made_good_is_not_told(outputs: Path) -> None:
+def test_a_failure_that_a_later_run_completed_is_left_out(outputs: Path) -> None:
     run = runs(outputs)[0]
     again = run.with_name("0-2")
     shutil.copytree(run, again)
@@ -316,12 +316,12 @@ def test_a_failure_that_was_made_good_is_not_told(outputs: Path) -> None:
     assert "a full disk" not in read(outputs).text
 
 
-# What it is not
+# Escaping and links
 
 
 @pytest.fixture
 def hostile(outputs: Path) -> Path:
-    """Every text of every record is an attack."""
+    """Records in which every text is an attack."""
 
     def edit(record: Record) -> None:
         record["samples"] = [HOSTILE] * 3
@@ -355,7 +355,7 @@ def test_nothing_of_a_record_becomes_markup(hostile: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_page_asks_for_nothing(outputs: Path) -> None:
+def test_the_page_loads_nothing(outputs: Path) -> None:
     text = page_text(outputs, drawn=1)
     found = Page(text)
     references = [
@@ -369,7 +369,7 @@ def test_the_page_asks_for_nothing(outputs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_id_is_there_once_and_every_link_has_its_end(outputs: Path) -> None:
+def test_ids_are_unique_and_every_link_has_a_target(outputs: Path) -> None:
     as_another(outputs, "second", 0, 1)
     found = read(outputs, drawn=2)
     ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
@@ -428,7 +428,7 @@ def test_loss_against_compute_is_over_the_training_time(outputs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_loss_against_tokens_is_drawn_where_variants_differ_in_tokens(outputs: Path) -> None:
+def test_loss_against_tokens_is_drawn_if_variants_differ_in_tokens(outputs: Path) -> None:
     assert "tokens" not in plots_of(outputs)
     for run in runs(outputs):
         record = json.loads((run / "run.json").read_text())
@@ -440,7 +440,7 @@ def test_loss_against_tokens_is_drawn_where_variants_differ_in_tokens(outputs: P
 
 
 @pytest.mark.slow
-def test_every_run_is_a_dot_of_the_distribution_and_every_seed_one_of_the_differences(outputs: Path) -> None:
+def test_a_dot_is_a_run_in_the_distribution_and_a_seed_in_the_differences(outputs: Path) -> None:
     plots, known = plots_of(outputs), losses(outputs)
     names = [name for name in labels(plots["seeds"]) if name in known]
     assert dots(plots["seeds"]) == [[known[name][seed] for seed in range(SEEDS)] for name in names]
@@ -452,7 +452,7 @@ def test_every_run_is_a_dot_of_the_distribution_and_every_seed_one_of_the_differ
 
 
 @pytest.mark.slow
-def test_the_ablation_s_page_in_markdown_has_the_plots_beside_it(swept: Program) -> None:
+def test_the_markdown_links_the_plots_beside_it(swept: Program) -> None:
     results = swept.folder / "results"
     markdown = (results / "ablation_style-classic.md").read_text()
     linked = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", markdown)
@@ -463,7 +463,7 @@ def test_the_ablation_s_page_in_markdown_has_the_plots_beside_it(swept: Program)
 
 
 @pytest.mark.slow
-def test_plots_of_an_ablation_that_is_gone_are_removed_and_those_of_others_are_not(outputs: Path) -> None:
+def test_only_plots_of_an_ablation_that_is_gone_are_removed(outputs: Path) -> None:
     results = outputs.parent / "results"
     results.mkdir()
     others = ["ablation_style-classic_2_01234567_curves.png", "ablation_style-classic_notes.png", "mine.png"]
@@ -481,11 +481,11 @@ def test_plots_of_an_ablation_that_is_gone_are_removed_and_those_of_others_are_n
     assert {path.name for path in results.glob("*.png")} == set(others)
 
 
-# What may be missing
+# Incomplete and malformed input
 
 
 @pytest.mark.slow
-def test_of_many_variants_some_are_drawn_and_all_are_in_the_table(outputs: Path) -> None:
+def test_some_of_many_variants_are_drawn_and_all_are_in_the_table(outputs: Path) -> None:
     for number, (lr, seed) in enumerate(itertools.product(range(1, 13), range(2))):
         (new,) = as_another(outputs, f"many{number}", 0)
         folder = outputs / "sweeps" / "many" / str(number)
@@ -513,7 +513,7 @@ def test_of_many_variants_some_are_drawn_and_all_are_in_the_table(outputs: Path)
 
 
 @pytest.mark.slow
-def test_without_validation_the_training_loss_is_told(outputs: Path) -> None:
+def test_without_validation_the_page_has_the_training_loss(outputs: Path) -> None:
     for run in runs(outputs):
         change(run, lambda record: record["metrics"].update(val_loss=None))
         history = [{k: v for k, v in line.items() if k != "val_loss"} for line in read_history(run)]
@@ -539,11 +539,11 @@ def test_one_seed_has_a_page_without_intervals(outputs: Path) -> None:
     found = read(outputs, drawn=1)
     assert [row["95 % interval"] for row in found.table("variant", "sd", "median")[:4]] == ["-"] * 4
     assert any("one seed: cannot be told from chance" in text for text in found.all_of("li"))
-    assert "One run each, and so no band." in " ".join(found.all_of("figcaption"))
+    assert "One run per variant, so there is no band." in " ".join(found.all_of("figcaption"))
 
 
 @pytest.mark.slow
-def test_single_runs_stand_in_a_table_and_no_plotting_library_is_loaded(outputs: Path, tmp_path: Path) -> None:
+def test_single_runs_are_in_a_table_and_load_no_plotting_library(outputs: Path, tmp_path: Path) -> None:
     for number, run in enumerate(runs(outputs)[:2]):
         single = tmp_path / "single" / "2026-01-01" / str(number)
         shutil.copytree(run, single)
@@ -563,7 +563,7 @@ def test_single_runs_stand_in_a_table_and_no_plotting_library_is_loaded(outputs:
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"run_id": "x", "result": 3}'])
-def test_without_a_run_no_page_is_written_and_an_old_one_stays(
+def test_without_a_run_no_page_is_written_and_an_old_one_is_kept(
     tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "outputs" / "x").mkdir(parents=True)
@@ -584,14 +584,14 @@ def test_the_newest_families_are_drawn_and_the_others_say_so(outputs: Path) -> N
     assert newest.title == "sweeps/newer"
     assert newest.plots
     assert not older.plots
-    assert read(outputs, drawn=1).text.count("Plots are made for the newest families alone") == 1
+    assert read(outputs, drawn=1).text.count("Only the newest families have plots") == 1
 
 
 @pytest.mark.slow
-def test_a_job_whose_record_is_strange_in_what_no_table_has_is_in_the_report(outputs: Path) -> None:
+def test_a_job_with_malformed_provenance_is_in_the_report(outputs: Path) -> None:
     strange = {"samples": "text", "overrides": 3, "environment": [1], "command": None, "git": None, "error": 5}
     for run in runs(outputs):
         change(run, lambda record: record.update(strange))
     found = read(outputs)
     assert found.all_of("pre") == []
-    assert found.table("runs", "commit") == [{"runs": "12", "commit": "no commit known"}]
+    assert found.table("runs", "commit") == [{"runs": "12", "commit": "unknown commit"}]

@@ -26,7 +26,7 @@ def sweep(tmp_path: Path) -> Sweep:
 
 
 def add_ablation(sweep: Sweep, seeds: int) -> None:
-    """A tied head costs 0.1; the norm has no effect but noise."""
+    """Add an ablation in which a tied head adds 0.1 to the loss and the norm only noise."""
     for seed in range(seeds):
         for number, (tied, normed) in enumerate(TOGGLES):
             loss = 2.3 + 0.1 * tied + 0.02 * seed + NOISE[(seed + 3 * number) % 7]
@@ -53,14 +53,14 @@ def page_of(*sections: Section) -> str:
 
 
 def table(page: str, heading: str) -> list[dict[str, str]]:
-    """The table below a heading; the first one where the heading is empty."""
+    """Return the table below a heading; the first one for an empty heading."""
     below = page.partition(f"### {heading}\n")[2] if heading else page
     text = "|" + below.partition("\n|")[2].partition("\n\n")[0]
     header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines())
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-def test_each_variant_has_all_its_figures(sweep):
+def test_each_variant_has_its_summary(sweep):
     add_ablation(sweep, 8)
     lines = table(page_of(section_of(sweep)), "")
     assert all(line["variant"].startswith("tied") for line in lines[2:])
@@ -73,7 +73,7 @@ def test_each_variant_has_all_its_figures(sweep):
         assert line["95 % interval"] == f"[{found.interval.low:.4f}, {found.interval.high:.4f}]"
 
 
-def test_the_effects_and_the_differences_are_told_with_their_verdicts(sweep):
+def test_effects_and_differences_have_their_verdicts(sweep):
     add_ablation(sweep, 8)
     page = page_of(section_of(sweep))
     tied, normed, interaction = table(page, "Main effects and interaction")
@@ -93,12 +93,12 @@ def test_the_effects_and_the_differences_are_told_with_their_verdicts(sweep):
     assert "Intervals are 95 % and not adjusted." in page
 
 
-def test_the_loss_at_equal_time_stands_below(sweep):
+def test_the_loss_at_equal_time_is_the_last_table(sweep):
     add_ablation(sweep, 8)
     page = page_of(section_of(sweep))
     lines = table(page, "At equal time, steps and parameters")
     assert {line["variant"] for line in lines} == {variant.name for variant in only_family(sweep).variants}
-    at = 1000 / 1107  # seconds of the quickest run
+    at = 1000 / 1107  # seconds of the fastest run
     assert f"val_loss after {at:.3g} s of training" in page
     untied = next(line for line in lines if line["variant"] == "untied_input_rmsnorm")
     losses = [row.val_loss for row in sweep.rows if row.variant == "untied_input_rmsnorm"]
@@ -106,10 +106,10 @@ def test_the_loss_at_equal_time_stands_below(sweep):
     expected = [loss + 0.2 * (1000 - step) / 500 for loss, step in zip(losses, steps, strict=True)]
     assert untied["mean"] == f"{sum(expected) / 8:.4f}"
     assert "Every run has 1000 steps." in page
-    assert "tied_no_input_rmsnorm and tied_input_rmsnorm have 3760 each" in page
+    assert "tied_no_input_rmsnorm and tied_input_rmsnorm (3760)" in page
 
 
-def test_the_terminal_says_what_the_page_says(sweep):
+def test_the_terminal_has_the_cells_of_the_markdown(sweep):
     add_ablation(sweep, 4)
     section = section_of(sweep)
     page, text = page_of(section), terminal_text([section])
@@ -119,10 +119,10 @@ def test_the_terminal_says_what_the_page_says(sweep):
     assert text.startswith("ablation: model gpt (n_embd 16")
 
 
-def test_one_seed_makes_no_test_and_says_so(sweep):
+def test_one_seed_has_a_note_and_no_tests(sweep):
     add_ablation(sweep, 1)
     page = page_of(section_of(sweep))
-    assert "One seed: a difference between variants cannot be told from chance. Add seeds" in page
+    assert "One seed: a difference between variants cannot be distinguished from chance. Add seeds" in page
     assert "###" not in page
     assert {line["95 % interval"] for line in table(page, "")} == {"-"}
 
@@ -135,7 +135,7 @@ def test_failed_runs_are_counted_and_left_out(sweep):
     counts = {line["variant"]: (line["seeds"], line["failed"]) for line in table(page, "")}
     assert counts["tied_no_input_rmsnorm"] == ("4", "1")
     assert counts["tied_input_rmsnorm"] == ("4", "0")
-    assert "Runs that are not finished: 1." in page
+    assert "Unfinished runs: 1." in page
     assert "not run with the same seeds" in page
     tied, _, _ = table(page, "Main effects and interaction")
     assert tied["verdict"] == "higher at 3 seeds; 2 seeds without a partner left out"
@@ -151,7 +151,7 @@ def test_plots_are_linked_below_their_own_comparison(sweep):
     ]  # fmt: skip
 
 
-def test_a_variant_without_a_completed_run_stands_at_the_end_of_its_table(sweep):
+def test_a_variant_without_a_completed_run_is_the_last_row(sweep):
     for seed in range(2):
         sweep.add(seed, 2.0 + seed)
         sweep.add(seed, None, status="failed", optim__lr=1000.0)
@@ -162,7 +162,7 @@ def test_a_variant_without_a_completed_run_stands_at_the_end_of_its_table(sweep)
     assert last["val_loss mean"] == "-"
 
 
-def test_a_budget_without_figures_has_no_lines(sweep):
+def test_a_budget_without_losses_has_no_rows(sweep):
 
     add_ablation(sweep, 2)
     for row in list(sweep.rows):
@@ -178,5 +178,5 @@ def test_a_small_difference_is_not_rounded_away(value, text):
     assert signed(value) == text
 
 
-def test_a_small_p_is_a_bound():
+def test_a_small_p_is_given_as_a_bound():
     assert [p_cell(p) for p in (None, 1e-30, 0.0001, 0.04996, 1.0)] == ["-", "<0.0001", "0.0001", "0.0500", "1.0000"]

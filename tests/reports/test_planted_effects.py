@@ -1,4 +1,4 @@
-"""What is known beforehand on real runs: a planted effect is found at 64 seeds, and one that is not there is not."""
+"""Real runs with a known effect: it is detected with 64 seeds, and identical runs show no difference."""
 
 import pytest
 from support.program import Program
@@ -10,7 +10,7 @@ RUNS = (
 
 
 @pytest.mark.slow
-def test_a_learning_rate_that_was_halved_is_found_and_identical_arms_are_not_told_apart(microgpt: Program) -> None:
+def test_a_halved_learning_rate_is_detected_and_identical_runs_show_no_difference(microgpt: Program) -> None:
     microgpt(*RUNS, "optim.lr=0.01,0.005")
     planted = (microgpt.folder / "results" / "report.html").read_text()
     assert "at 64 seeds" in planted

@@ -1,4 +1,4 @@
-"""The statistics against scipy and statsmodels on known data, and the properties that they have on any data."""
+"""The statistics against scipy and statsmodels, and their properties on arbitrary data."""
 
 import math
 import warnings
@@ -29,7 +29,7 @@ from microgpt.reports.statistics import (
     unpaired,
 )
 
-pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # of numpy: nothing is divided by nothing
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # of numpy, as for a division by zero
 
 # Student's sleep data (Biometrika 6, 1908): extra hours of sleep of ten patients with two drugs.
 DRUG_1 = dict(enumerate([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]))
@@ -42,7 +42,7 @@ paired_losses = st.lists(st.tuples(losses, losses), min_size=2, max_size=30)
 
 
 def ablation(seeds: int, effect: float = 0.0, generator: int = 7) -> dict[str, dict[int, float]]:
-    """Four cells with shared seed effects; `effect` is that of a."""
+    """Return four cells with shared seed effects; `effect` is that of a."""
     rng = np.random.default_rng(generator)
     shared = rng.normal(2.4, 0.05, seeds)
     return {
@@ -73,19 +73,19 @@ def test_a_summary_is_that_of_scipy():
     assert (found.interval.low, found.interval.high) == pytest.approx((low, high), rel=1e-12)
 
 
-def test_one_figure_has_no_spread_and_no_interval():
+def test_one_value_has_no_sd_and_no_interval():
     found = summary([2.5])
     assert (found.n, found.mean, found.median, found.sd, found.interval) == (1, 2.5, 2.5, None, None)
 
 
 @pytest.mark.parametrize("values", [[], [math.nan], [1.0, math.inf]])
-def test_what_is_no_sample_of_finite_figures_is_refused(values):
+def test_no_values_and_values_that_are_not_finite_are_errors(values):
     with pytest.raises(ValueError, match="finite"):
         summary(values)
 
 
 @given(st.lists(st.floats(-1e300, 1e300), min_size=2, max_size=30))
-def test_the_interval_holds_the_mean_and_the_mean_lies_among_the_figures(values):
+def test_the_interval_contains_the_mean_and_the_range_does(values):
     found = summary(values)
     assert found.interval is not None
     assert found.interval.low <= found.mean <= found.interval.high
@@ -93,7 +93,7 @@ def test_the_interval_holds_the_mean_and_the_mean_lies_among_the_figures(values)
 
 
 @given(losses, st.integers(2, 40))
-def test_equal_figures_have_their_own_value_as_mean_and_interval(loss, n):
+def test_equal_values_are_their_own_mean_and_interval(loss, n):
     found = summary([loss] * n)
     assert found.interval is not None
     assert (found.mean, found.sd, found.interval.low, found.interval.high) == (loss, 0, loss, loss)
@@ -109,7 +109,7 @@ def test_a_paired_difference_is_that_of_scipy():
     assert (found.t, found.p, found.df) == pytest.approx((expected.statistic, expected.pvalue, 9), rel=1e-12)
     assert found.interval is not None
     assert (found.interval.low, found.interval.high) == pytest.approx((interval.low, interval.high), rel=1e-12)
-    assert found.p == pytest.approx(0.002833, abs=1e-6)  # as Student's data are quoted
+    assert found.p == pytest.approx(0.002833, abs=1e-6)  # as published
     differences = np.subtract(list(DRUG_1.values()), list(DRUG_2.values()))
     assert found.effect_name == "d_z"
     assert found.effect_size == pytest.approx(differences.mean() / differences.std(ddof=1), rel=1e-12)
@@ -156,7 +156,7 @@ def test_swapped_samples_have_the_opposite_difference(pairs):
 
 
 @given(paired_losses, st.lists(st.floats(-5, 5), min_size=30, max_size=30))
-def test_what_is_added_to_all_runs_of_a_seed_changes_no_paired_difference(pairs, added):
+def test_an_effect_of_the_seed_changes_no_paired_difference(pairs, added):
     a, b = ({seed: pair[i] for seed, pair in enumerate(pairs)} for i in (0, 1))
     before = paired(a, b)
     after = paired({s: x + added[s] for s, x in a.items()}, {s: x + added[s] for s, x in b.items()})
@@ -166,7 +166,7 @@ def test_what_is_added_to_all_runs_of_a_seed_changes_no_paired_difference(pairs,
 
 
 @given(samples, samples)
-def test_a_difference_says_how_many_seeds_it_left_out(a, b):
+def test_a_difference_counts_the_seeds_left_out(a, b):
     found = paired(a, b)
     assert found.n == len(a.keys() & b.keys())
     assert found.left_out == len(a.keys() ^ b.keys())
@@ -174,7 +174,7 @@ def test_a_difference_says_how_many_seeds_it_left_out(a, b):
     assert found.values == tuple(a[seed] - b[seed] for seed in sorted(a.keys() & b.keys()))
 
 
-def test_seeds_that_are_shared_are_paired_and_others_are_not():
+def test_samples_are_paired_if_they_share_enough_seeds():
     a = {seed: 2.0 + seed / 100 for seed in range(8)}
     assert difference(a, {seed: a[seed] + 0.1 for seed in range(4)}).paired
     assert not difference(a, {seed + 5: 2.1 + seed / 50 for seed in range(8)}).paired
@@ -182,7 +182,7 @@ def test_seeds_that_are_shared_are_paired_and_others_are_not():
     assert difference({1: 2.0}, {1: 3.0}).paired
 
 
-# What has no t test
+# Without a t test
 
 
 def test_identical_arms_show_no_difference():
@@ -194,22 +194,22 @@ def test_identical_arms_show_no_difference():
 
 
 @given(st.lists(losses, min_size=2, max_size=30), st.floats(0.01, 3))
-def test_differences_that_are_all_equal_are_told_and_not_tested(values, step):
+def test_equal_differences_are_not_tested(values, step):
     b = dict(enumerate(values))
-    found = paired({seed: value + step for seed, value in b.items()}, b)  # equal but for rounding
+    found = paired({seed: value + step for seed, value in b.items()}, b)  # equal up to rounding
     assert found.verdict is Verdict.EQUAL
     assert (found.p, found.t, found.interval) == (None, None, None)
     assert found.mean == pytest.approx(step, rel=1e-12)
     assert f"higher by the same {step:.4g} at {len(values)} seeds: no t test" == found.sentence
 
 
-def test_two_samples_without_any_spread_are_not_tested():
+def test_two_constant_samples_are_not_tested():
     assert unpaired({1: 2.0, 2: 2.0}, {3: 2.0, 4: 2.0}).verdict is Verdict.ZERO
     assert unpaired({1: 2.0, 2: 2.0}, {3: 2.5, 4: 2.5}).verdict is Verdict.EQUAL
     assert unpaired({1: 2.0, 2: 2.0}, {3: 2.5, 4: 2.6}).p is not None
 
 
-def test_one_seed_is_no_evidence():
+def test_one_seed_has_no_verdict():
     found = difference({1: 2.0}, {1: 3.0})
     assert (found.mean, found.p, found.verdict) == (-1, None, Verdict.UNTESTED)
     assert found.sentence == "one seed: cannot be told from chance"
@@ -217,13 +217,13 @@ def test_one_seed_is_no_evidence():
     assert difference({1: 2.0}, {2: 3.0, 3: 3.1}).verdict is Verdict.UNTESTED
 
 
-def test_samples_without_a_common_figure_have_nothing_to_compare():
+def test_samples_without_a_common_seed_are_not_compared():
     for found in (difference({}, {1: 2.0}), paired({1: 2.0}, {2: 3.0}), unpaired({}, {})):
         assert (found.mean, found.verdict) == (None, Verdict.UNTESTED)
         assert found.sentence.startswith("nothing to compare")
 
 
-def test_losses_too_large_to_square_are_compared_all_the_same():
+def test_losses_too_large_to_square_are_compared():
     found = paired({1: 1e300, 2: 3e300, 3: 2e300}, {1: 1.0, 2: 2.0, 3: 3.0})
     small = paired({1: 1.0, 2: 3.0, 3: 2.0}, {1: 0.0, 2: 0.0, 3: 0.0})
     assert found.p == pytest.approx(small.p, rel=1e-12)
@@ -251,7 +251,7 @@ def test_two_samples_of_equal_variance_need_the_seeds_of_statsmodels(size):
 
 
 @pytest.mark.parametrize("n", [2, 3, 8, 64, 1000])
-def test_the_detectable_difference_has_the_power_that_it_is_stated_for(n):
+def test_the_detectable_difference_has_the_stated_power(n):
     rng = np.random.default_rng(n)
     found = paired(dict(enumerate(rng.normal(0, 0.02, n).tolist())), dict.fromkeys(range(n), 0.0))
     assert found.detectable is not None
@@ -261,7 +261,7 @@ def test_the_detectable_difference_has_the_power_that_it_is_stated_for(n):
 
 
 @given(st.floats(0, 2000), st.integers(1, 10_000))
-def test_power_lies_between_alpha_and_one_and_is_that_of_the_noncentral_t(noncentrality, df):
+def test_power_is_that_of_the_noncentral_t(noncentrality, df):
     found = power.power(noncentrality, df)
     assert 0.05 - 1e-9 <= found <= 1 + 1e-12
     if noncentrality < 8:
@@ -270,7 +270,7 @@ def test_power_lies_between_alpha_and_one_and_is_that_of_the_noncentral_t(noncen
         assert found == pytest.approx(expected, abs=1e-9)
 
 
-def test_an_effect_beyond_any_number_of_seeds_needs_no_number():
+def test_a_tiny_effect_has_no_number_of_seeds():
     a = {0: 1.0, 1: -1.0, 2: 1.0, 3: -1.0 + 1e-6}
     found = paired(a, dict.fromkeys(a, 0.0))
     assert found.seeds_needed is None
@@ -314,7 +314,7 @@ def test_the_effects_have_the_estimates_of_a_linear_model():
     assert found.a.verdict is Verdict.SHOWN
 
 
-def test_a_seed_that_a_cell_lacks_is_left_out_of_all_contrasts():
+def test_a_seed_missing_in_a_cell_is_left_out_of_all_contrasts():
     cells = ablation(8)
     del cells["both"][3]
     found = factorial(**cells)
@@ -335,7 +335,7 @@ def test_exchanged_factors_exchange_their_effects(rows):
     found, exchanged = factorial(neither, only_a, only_b, both), factorial(neither, only_b, only_a, both)
     assert exchanged.a.values == pytest.approx(found.b.values, abs=1e-14)
     assert exchanged.interaction.values == pytest.approx(found.interaction.values, abs=1e-14)
-    off = factorial(only_a, neither, both, only_b)  # a the other way round
+    off = factorial(only_a, neither, both, only_b)  # a with its levels exchanged
     assert off.a.values == pytest.approx([-value for value in found.a.values], abs=1e-14)
 
 
@@ -351,7 +351,7 @@ def test_holm_s_correction_is_that_of_statsmodels(ps):
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-def test_adjusted_ps_are_no_smaller_no_larger_than_one_and_in_the_order_of_the_ps(ps):
+def test_adjusted_ps_are_not_smaller_at_most_one_and_in_the_same_order(ps):
     adjusted = holm(ps)
     assert all(p <= q <= 1 for p, q in zip(ps, adjusted, strict=True))
     order = sorted(range(len(ps)), key=ps.__getitem__)
@@ -372,10 +372,10 @@ def test_verdicts_follow_the_adjusted_p_and_leave_untested_differences_out():
     assert corrected([]) == []
 
 
-# Anchors
+# Planted effects
 
 
-def test_an_effect_that_is_planted_is_found_and_one_that_is_not_is_not():
+def test_only_the_planted_effect_is_found():
     cells = ablation(64, effect=0.01)
     found = factorial(**cells)
     assert found.a.verdict is Verdict.SHOWN
@@ -385,7 +385,7 @@ def test_an_effect_that_is_planted_is_found_and_one_that_is_not_is_not():
     assert found.b.sentence.startswith("no difference shown at 64 seeds (one of 0.00")
 
 
-def test_nothing_warns_on_the_way():
+def test_comparisons_do_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         a = ablation(4)["neither"]
