@@ -1,4 +1,4 @@
-"""The console line and the progress lines of a training."""
+"""The console line that ends a run."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,7 +8,7 @@ from microgpt.training.console import console_line
 repeatable = settings(derandomize=True, deadline=None)
 
 
-def test_the_console_line_shows_each_kind_of_figure_in_its_way() -> None:
+def test_console_line_formats_each_kind_of_value() -> None:
     facts = {
         "model": "gpt",
         "using_gpu": False,
@@ -27,6 +27,6 @@ def test_the_console_line_shows_each_kind_of_figure_in_its_way() -> None:
 
 @repeatable
 @given(loss=st.floats(0, 100), rate=st.floats(0, 1e6))
-def test_the_console_line_has_six_decimals_of_a_loss_and_two_of_a_rate(loss: float, rate: float) -> None:
+def test_console_line_has_six_decimals_of_a_loss_and_two_of_a_rate(loss: float, rate: float) -> None:
     facts = dict(part.split("=") for part in console_line({"loss": loss, "x_per_sec": rate}).split(" "))
     assert facts == {"loss": f"{loss:.6f}", "x_per_sec": f"{rate:.2f}"}

@@ -124,9 +124,9 @@ def read_wandb(folder: Path) -> dict[str, Any]:
     for file in sorted((folder / "outputs" / "wandb").glob("offline-run-*/*.wandb")):
         printed = printed_by("wandb", "leet", "inspect", "--json", str(file), folder=folder, WANDB_MODE="offline")
         part = [json.loads(text) for text in printed.splitlines()]
-        begun = next((record["run"] for record in part if record["type"] == "run"), None)
-        if begun is not None:  # a killed process may have left an empty file
-            records.setdefault(begun["display_name"], []).extend(part)
+        started = next((record["run"] for record in part if record["type"] == "run"), None)
+        if started is not None:  # a killed process may have left an empty file
+            records.setdefault(started["display_name"], []).extend(part)
     runs = {}
     for name, parts in records.items():
         items = [record["history"]["item"] for record in parts if record["type"] == "history"]
@@ -134,8 +134,8 @@ def read_wandb(folder: Path) -> dict[str, Any]:
         for record in parts:
             summary |= record["summary"]["update"] if record["type"] == "summary" else {}
         page = next(folder.rglob(Path(summary["samples"]["path"]).name)).read_text()
-        begun = [record["run"] for record in parts if record["type"] == "run"]
-        assert len({run["run_id"] for run in begun}) == 1, "one id for all parts"
+        started = [record["run"] for record in parts if record["type"] == "run"]
+        assert len({run["run_id"] for run in started}) == 1, "one id for all parts"
         runs[name] = {
             "lines": gathered([
                 (item["_step"], key, value) for item in items for key, value in item.items()
@@ -145,7 +145,7 @@ def read_wandb(folder: Path) -> dict[str, Any]:
                 key: summary[key] for key in summary if key.startswith("whole_run/") and not key.endswith("/status")
             },
             "samples": [unescape(page[5:-6]).split("\n")],
-            "n_embd": begun[-1]["config"]["update"]["model"]["n_embd"],
+            "n_embd": started[-1]["config"]["update"]["model"]["n_embd"],
         }  # fmt: skip
     return runs
 

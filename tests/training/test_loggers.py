@@ -137,8 +137,8 @@ def test_library_failure_is_reported_once_and_its_lines_follow_at_the_end(
     logger.finish(record_of(status="completed"))
     assert library.steps() == [0, 1, 2]
     assert library.ended == ["completed"]
-    said = capsys.readouterr().err
-    assert said == "warning: logger=fake: no space left; the run goes on, and history.jsonl has every line\n"
+    printed = capsys.readouterr().err
+    assert printed == "warning: logger=fake: no space left; the run goes on, and history.jsonl has every line\n"
 
 
 def test_failure_of_many_runs_is_reported_once(capsys: pytest.CaptureFixture[str]) -> None:

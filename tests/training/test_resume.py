@@ -1,4 +1,4 @@
-"""A run that is stopped at any instant, and asked for again, ends exactly as if it had never been stopped."""
+"""A run that is stopped at any instant and resumed gives the results of an uninterrupted run."""
 
 import json
 import random
@@ -19,7 +19,7 @@ FAST = ("experiment=debug", "train.eval_documents=5", "sample.num_samples=1", "s
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], float]:
-    """What RUN comes to when nothing stops it, and how many seconds it takes from its start."""
+    """Return the results of RUN without interruption, and its duration in seconds."""
     for program in make_program(tmp_path_factory.mktemp("uninterrupted")):
         start = time.monotonic()
         program(*RUN)
@@ -30,12 +30,12 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, A
 
 
 def is_completed(program: Program) -> bool:
-    """A run that is killed while it exits has been completed all the same: the same command would be a new run."""
+    """Return whether a run completed, as one killed at exit may have: the same command would start a new run."""
     return any(read_record(run)["status"] == "completed" for run in program.runs())
 
 
 @pytest.mark.slow
-def test_run_killed_at_random_moments_ends_as_if_never_killed(
+def test_run_killed_at_random_moments_has_the_results_of_an_uninterrupted_run(
     microgpt: Program, uninterrupted: tuple[dict[str, Any], float]
 ) -> None:
     expected, seconds = uninterrupted
@@ -53,7 +53,7 @@ def test_run_killed_at_random_moments_ends_as_if_never_killed(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-def test_run_killed_many_times_from_its_very_start_ends_as_if_never_killed(
+def test_run_killed_many_times_from_its_start_has_the_results_of_an_uninterrupted_run(
     microgpt: Program, uninterrupted: tuple[dict[str, Any], float], seed: int
 ) -> None:
     """Five kills in each of five runs, a fifth of them before the first step."""
@@ -65,13 +65,13 @@ def test_run_killed_many_times_from_its_very_start_ends_as_if_never_killed(
             microgpt.kill_after(rng.uniform(0, seconds / 8), *RUN, from_first_step=True)
     if not is_completed(microgpt):
         microgpt(*RUN)
-    # A folder without a record may stay behind where a kill came between its making and its first record.
+    # A kill between the creation of a folder and its first record may leave a folder without a record.
     assert results_of(microgpt.only_run(), STEPS) == expected
 
 
 @pytest.mark.slow
-def test_kills_while_checkpoints_are_written_leave_whole_checkpoints(microgpt: Program) -> None:
-    """With a checkpoint at every step most of the time goes into writing them."""
+def test_kills_while_checkpoints_are_written_leave_complete_checkpoints(microgpt: Program) -> None:
+    """With a checkpoint at every step, most of the time is spent on writing them."""
     run = *FAST, "train.steps=60", "train.checkpoint_every=1", "model=bigram", "train.log_every=1"
     microgpt(*run, "outputs_dir=uninterrupted")
     rng = random.Random(11)
@@ -84,7 +84,7 @@ def test_kills_while_checkpoints_are_written_leave_whole_checkpoints(microgpt: P
     if not is_completed(microgpt):
         microgpt(*run)
     assert results_of(microgpt.only_run(), 60) == results_of(microgpt.only_run("uninterrupted"), 60)
-    assert not list(microgpt.only_run().glob("checkpoint/.*")), "what the kills left half written is gone"
+    assert not list(microgpt.only_run().glob("checkpoint/.*")), "incomplete checkpoints are removed"
 
 
 @mostly_slow(1, ("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -92,7 +92,7 @@ def test_signal_stops_at_a_checkpoint_and_the_same_command_finishes(
     microgpt: Program, uninterrupted: tuple[dict[str, Any], float], number: signal.Signals, exit_code: int
 ) -> None:
     process = microgpt.start(*RUN)
-    said = microgpt.stop(process, "step   60", number)
+    output = microgpt.stop(process, "step   60", number)
     assert process.returncode == exit_code
     assert process.stderr is not None
     assert process.stderr.read() == ""
@@ -100,7 +100,7 @@ def test_signal_stops_at_a_checkpoint_and_the_same_command_finishes(
     record = read_record(run)
     assert (record["status"], record["error"]) == ("interrupted", f"stopped by signal {int(number)}")
     where = run.relative_to(microgpt.folder)
-    assert f"interrupted: the last checkpoint is in {where}; the same command goes on from there" in said
+    assert f"interrupted: the last checkpoint is in {where}; the same command goes on from there" in output
     step = record["metrics"]["steps"]
     assert 60 <= step < STEPS
     assert load_checkpoint((run / "checkpoint" / "latest").resolve()).progress.step == step
@@ -112,7 +112,7 @@ def test_signal_stops_at_a_checkpoint_and_the_same_command_finishes(
 
 @pytest.mark.slow
 def test_interrupted_leg_is_finished_by_the_same_command(microgpt: Program) -> None:
-    """What the program says of an interrupted run must hold for a leg as well."""
+    """The message of an interrupted run must also be true of a leg."""
     microgpt(*FAST, "train.steps=2", "outputs_dir=first")
     leg = *FAST, "train.steps=60", f"train.resume={microgpt.only_run('first')}"
     microgpt.stop(microgpt.start(*leg), "step   20", signal.SIGTERM)
@@ -122,7 +122,7 @@ def test_interrupted_leg_is_finished_by_the_same_command(microgpt: Program) -> N
 
 
 @pytest.mark.slow
-def test_resume_never_starts_anew(microgpt: Program) -> None:
+def test_resume_never_starts_a_new_run(microgpt: Program) -> None:
     run = *FAST, "train.steps=40"
     microgpt.stop(microgpt.start(*run), "step   20", signal.SIGTERM)
     (stopped,) = microgpt.runs()
@@ -136,14 +136,14 @@ def test_resume_never_starts_anew(microgpt: Program) -> None:
 
 
 @pytest.mark.slow
-def test_other_configuration_does_not_take_up_a_stopped_run(microgpt: Program) -> None:
+def test_other_configuration_does_not_resume_a_stopped_run(microgpt: Program) -> None:
     microgpt.stop(microgpt.start(*FAST, "train.steps=40"), "step   20", signal.SIGTERM)
     microgpt(*FAST, "train.steps=4", "optim.lr=0.02")
     assert sorted(read_record(run)["status"] for run in microgpt.runs()) == ["completed", "interrupted"]
 
 
 @pytest.mark.slow
-def test_other_data_under_the_same_name_does_not_take_up_a_stopped_run(microgpt: Program) -> None:
+def test_other_data_under_the_same_name_does_not_resume_a_stopped_run(microgpt: Program) -> None:
     text = microgpt.folder / "input.txt"
     run = *FAST, "data=text", "data.path=input.txt", "train.steps=60"
     text.write_text("".join(f"{a}{b}\n" for a in "abcdefgh" for b in "abcdefgh"))
@@ -154,11 +154,11 @@ def test_other_data_under_the_same_name_does_not_take_up_a_stopped_run(microgpt:
 
 
 @pytest.mark.slow
-def test_live_run_is_not_taken_over_by_the_same_command(microgpt: Program) -> None:
+def test_live_run_is_not_resumed_by_the_same_command(microgpt: Program) -> None:
     run = *FAST, "train.steps=30"
     first = microgpt.start(*run)
     wait_for(microgpt.folder, "outputs/*/*/checkpoint/latest")
-    first.send_signal(signal.SIGSTOP)  # alive, and in no hurry
+    first.send_signal(signal.SIGSTOP)  # paused, but alive
     microgpt(*run)
     first.send_signal(signal.SIGCONT)
     first.communicate()
@@ -169,7 +169,7 @@ def test_live_run_is_not_taken_over_by_the_same_command(microgpt: Program) -> No
 
 
 @pytest.mark.slow
-def test_killed_run_is_taken_up_by_one_of_two_that_start_at_once(microgpt: Program) -> None:
+def test_killed_run_is_resumed_by_one_of_two_processes(microgpt: Program) -> None:
     run = *FAST, "train.steps=40"
     microgpt.kill_after(0.1, *run, from_first_step=True)
     (killed,) = microgpt.runs()
@@ -183,7 +183,7 @@ def test_killed_run_is_taken_up_by_one_of_two_that_start_at_once(microgpt: Progr
 
 
 @pytest.mark.slow
-def test_damaged_newest_checkpoint_is_passed_over_and_written_anew(microgpt: Program) -> None:
+def test_damaged_newest_checkpoint_is_skipped_and_rewritten(microgpt: Program) -> None:
     run = *FAST, "train.steps=40", "train.checkpoint_every=10"
     microgpt(*run, "outputs_dir=uninterrupted")
     microgpt.stop(microgpt.start(*run), "step   30", signal.SIGKILL)
@@ -197,7 +197,7 @@ def test_damaged_newest_checkpoint_is_passed_over_and_written_anew(microgpt: Pro
 
 
 @pytest.mark.slow
-def test_stopped_sweep_goes_on_where_it_was(microgpt: Program) -> None:
+def test_stopped_sweep_resumes_at_its_last_checkpoint(microgpt: Program) -> None:
     sweep = "-m", "seed=1,2,3", *FAST, "train.steps=60"
     process = microgpt.start(*sweep)
     second = wait_for(microgpt.folder, "outputs/sweeps/*/1/checkpoint/latest").parents[1]

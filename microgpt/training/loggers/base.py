@@ -70,7 +70,7 @@ class LoggedRun:
         return (self.outputs / self.library).absolute()
 
     def settings(self) -> dict[str, Any]:
-        """Return the configuration with dotted keys, and what else tells one run from another."""
+        """Return the configuration with dotted keys, and what else distinguishes one run from another."""
         git = self.record.git
         return {
             **dotted(self.record.config),

@@ -24,18 +24,50 @@ LONGEST_PARAM = 6000  # characters that MLflow accepts
 def connect(run: LoggedRun) -> "MlflowRun":
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # each waits twice as long as the one before
-    mlflow: Any = import_module("mlflow")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised as well
-    client, experiment = open_store(mlflow, run)
-    run_id = run.known_id()
-    if run_id is None:
-        run_id = create_run(mlflow, client, experiment, run)
-        run.save_id(run_id)
-        return MlflowRun(mlflow, client, run_id, last_step=-1)
-    client.update_run(run_id, status="RUNNING")
-    steps = [metric.step for metric in client.get_metric_history(run_id, "tokens")]  # which every line has
-    return MlflowRun(mlflow, client, run_id, max(steps, default=-1))
+    return MlflowRun(import_module("mlflow"), run)
+
+
+class MlflowRun:
+    """A run of MLflow, known by its id."""
+
+    def __init__(self, mlflow: Any, run: LoggedRun):
+        self.mlflow = mlflow
+        self.client, experiment = open_store(mlflow, run)
+        self.last_step = -1
+        run_id = run.known_id()
+        if run_id is None:
+            run_id = create_run(mlflow, self.client, experiment, run)
+            run.save_id(run_id)
+        else:
+            self.client.update_run(run_id, status="RUNNING")
+            history = self.client.get_metric_history(run_id, "tokens")  # which every line has
+            self.last_step = max((metric.step for metric in history), default=-1)
+        self.run_id = run_id
+
+    def write(self, points: Sequence[Point]) -> None:
+        for start in range(0, len(points), LINES_PER_CALL):
+            part = points[start : start + LINES_PER_CALL]
+            # MLflow keeps equal values of equal times once, so a call that failed halfway may be repeated.
+            self.client.log_batch(
+                self.run_id,
+                metrics=[
+                    self.mlflow.entities.Metric(key, value, int(point.time * 1000), point.step)
+                    for point in part
+                    for key, value in point.values.items()
+                ],
+            )
+            self.last_step = part[-1].step
+
+    def close(self, record: RunRecord) -> None:
+        now, step = int(time.time() * 1000), max(self.last_step, 0)
+        figures = [self.mlflow.entities.Metric(key, value, now, step) for key, value in final_figures(record).items()]
+        if figures:
+            self.client.log_batch(self.run_id, metrics=figures)
+        for name, text in final_texts(record).items():
+            self.client.log_text(self.run_id, text + "\n", f"{name}.txt")
+        self.client.set_terminated(self.run_id, STATUS[record.status])
 
 
 def open_store(mlflow: Any, run: LoggedRun) -> tuple[Any, str]:
@@ -78,36 +110,3 @@ def create_run(mlflow: Any, client: Any, experiment: str, run: LoggedRun) -> str
     for start in range(0, len(params), PARAMS_PER_CALL):
         client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
     return run_id
-
-
-class MlflowRun:
-    """A run of MLflow, known by its id."""
-
-    def __init__(self, mlflow: Any, client: Any, run_id: str, last_step: int):
-        self.mlflow = mlflow
-        self.client = client
-        self.run_id = run_id
-        self.last_step = last_step
-
-    def write(self, points: Sequence[Point]) -> None:
-        for start in range(0, len(points), LINES_PER_CALL):
-            part = points[start : start + LINES_PER_CALL]
-            # MLflow keeps equal values of equal times once, so a call that failed halfway may be repeated.
-            self.client.log_batch(
-                self.run_id,
-                metrics=[
-                    self.mlflow.entities.Metric(key, value, int(point.time * 1000), point.step)
-                    for point in part
-                    for key, value in point.values.items()
-                ],
-            )
-            self.last_step = part[-1].step
-
-    def close(self, record: RunRecord) -> None:
-        now, step = int(time.time() * 1000), max(self.last_step, 0)
-        figures = [self.mlflow.entities.Metric(key, value, now, step) for key, value in final_figures(record).items()]
-        if figures:
-            self.client.log_batch(self.run_id, metrics=figures)
-        for name, text in final_texts(record).items():
-            self.client.log_text(self.run_id, text + "\n", f"{name}.txt")
-        self.client.set_terminated(self.run_id, STATUS[record.status])

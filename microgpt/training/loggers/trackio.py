@@ -22,7 +22,7 @@ def connect(run: LoggedRun) -> "TrackioRun":
     os.environ.setdefault("TRACKIO_DIR", str(run.store))
     remote = os.environ.get("TRACKIO_SPACE_ID") or os.environ.get("TRACKIO_SERVER_URL")
     if not remote:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # otherwise trackio asks the hub for the user's name
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # otherwise trackio requests the user's name from the hub
     return TrackioRun(import_module("trackio"), run, remote)
 
 

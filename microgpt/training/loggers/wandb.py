@@ -91,4 +91,4 @@ class WandbRun:
         self.handle.finish(exit_code=EXIT_CODES[record.status])
         for file in Path(self.handle.dir).parent.glob("*.wandb") if self.handle.offline else ():
             if last_step_in(file) < self.last_written:  # wandb does not report a full disk
-                raise OSError(f"{file} could not be written whole")
+                raise OSError(f"{file} is incomplete: its last lines could not be written")
