@@ -248,7 +248,7 @@ def row_of(record: RunRecord, folder: Path) -> Row:
         baselines={
             name: float(loss)
             for name, loss in (data.baselines.items() if isinstance(data.baselines, dict) else ())
-            if is_finite(loss)
+            if loss is not None and is_finite(loss)
         },
     )
 

@@ -1,15 +1,18 @@
-"""Folders of runs: a new one for a new run, the old one for a run that was stopped, never one for two runs at a time.
+"""Folders of runs: a new one for a new run, the earlier one for an interrupted run, each used by one process at a time.
 
     outputs/<date>/<time>_<first 8 digits of the configuration's hash>/
 
-A run holds a lock on its folder while it lives. The operating system gives the lock back when a process dies, however
-it dies: a record that says "running" without a lock belongs to a run that was killed. Jobs of a sweep have folders and
-locks of another kind (sweep/jobs.py).
+A run holds a lock on its folder as long as it lives; the operating system releases the lock when the process dies. So a
+record that says "running" in a folder without a lock belongs to a run that was killed. The folders and locks of a
+sweep's jobs are in sweeps/folder.py.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,125 +20,110 @@ from filelock import FileLock, Timeout
 
 from microgpt.errors import UserError
 from microgpt.runs.checkpoint import Checkpoint, CheckpointStore
-from microgpt.runs.record import STOPPED, Invocation, RunRecord, timestamp
+from microgpt.runs.record import STOPPED, Invocation, RunIdentity, RunRecord, timestamp
 
 HISTORY = "history.jsonl"
 SAMPLES = "samples.txt"
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a run belongs, and what it must match to be the same run."""
-
-    parent: Path  # the folder in which the run's folder is made
-    name: str  # the folder's name; "-2", "-3", ... where that is taken
-    siblings: str  # pattern, below `outputs`, of the folders that may hold an earlier attempt at the same run
-    outputs: Path
-    config_hash: str
-    data_sha256: str | None
-
-    def earlier(self) -> list[Path]:
-        """Folders whose names have this run's hash, oldest attempt first."""
-        return sorted(self.outputs.glob(self.siblings), key=attempt)
-
-
 @dataclass
 class RunFolder:
-    """A folder that this process holds."""
+    """A run's folder, locked by this process."""
 
     path: Path
-    run_id: str  # how records call it: the path below the outputs
+    run_id: str  # the path below the outputs
     lock: FileLock
-    earlier: RunRecord | None = None  # the record that an earlier attempt left here
-    checkpoint: Checkpoint | None = None  # from which the run goes on
+    earlier: RunRecord | None = None  # of an earlier attempt in this folder
+    checkpoint: Checkpoint | None = None  # to resume from
 
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoint"
 
     def release(self) -> None:
-        """Give the lock back. Its file stays: to remove it could take it from under the next owner."""
+        """Release the lock. Its file stays: the next owner may hold it already."""
         self.lock.release()
 
 
-def place_of_run(outputs_dir: str, config_hash: str, data_sha256: str | None) -> Place:
-    outputs = Path(outputs_dir)
+def claim(outputs: Path, identity: RunIdentity, resume: bool, keep_checkpoints: int) -> RunFolder:
+    """Return the folder of the newest interrupted run of this identity, else a new one. Raises UserError."""
+    if resume and (found := find_interrupted(outputs, identity, keep_checkpoints)) is not None:
+        return found
     now = datetime.now(UTC).astimezone()
-    name = f"{now:%H-%M-%S}_{config_hash[:8]}"
-    siblings = f"????-??-??/*_{config_hash[:8]}*"
-    return Place(outputs / f"{now:%Y-%m-%d}", name, siblings, outputs, config_hash, data_sha256)
-
-
-def claim(place: Place, resume: bool, keep_checkpoints: int) -> RunFolder:
-    """The stopped run's folder if there is one to resume, else a new folder. Raises UserError when none can be made."""
-    if resume:
-        stopped = find_stopped(place, keep_checkpoints)
-        if stopped is not None:
-            return stopped
+    parent = outputs / f"{now:%Y-%m-%d}"
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        path = make_unique(place.parent, place.name)
+        parent.mkdir(parents=True, exist_ok=True)
+        path = make_unique(parent, f"{now:%H-%M-%S}_{identity.config_hash[:8]}")
     except OSError as error:
-        raise UserError(f"outputs_dir={place.outputs} cannot be written: {error.strerror}") from error
+        raise UserError(f"outputs_dir={outputs} cannot be written: {error.strerror}") from error
     lock = try_lock(path)
     if lock is None:
-        raise UserError(f"outputs_dir={place.outputs} cannot be written: {path} takes no lock")
-    return RunFolder(path, run_id_of(path, place.outputs), lock)
+        raise UserError(f"outputs_dir={outputs} cannot be written: {path} takes no lock")
+    return RunFolder(path, run_id_of(path, outputs), lock)
+
+
+def find_interrupted(outputs: Path, identity: RunIdentity, keep_checkpoints: int) -> RunFolder | None:
+    """Return the newest folder of a run that was interrupted or killed, locked; None if there is none."""
+    candidates = outputs.glob(f"????-??-??/*_{identity.config_hash[:8]}*")
+    for path in sorted(candidates, key=attempt_order, reverse=True):
+        record = RunRecord.read(path)
+        if record is None or record.status not in STOPPED or record.identity != identity:
+            continue
+        lock = try_lock(path)
+        if lock is None:
+            continue  # in use by another process
+        found = interrupted(path, outputs, lock, keep_checkpoints)
+        if found is not None:
+            return found
+        lock.release()
+    return None
+
+
+def interrupted(path: Path, outputs: Path, lock: FileLock, keep_checkpoints: int) -> RunFolder | None:
+    """Return the folder of an interrupted run, for the holder of its lock, with the newest checkpoint.
+
+    The record is read under the lock; None if it says that the run ended in the meantime.
+    """
+    record = RunRecord.read(path)
+    if record is None or record.status not in STOPPED:
+        return None
+    checkpoint = CheckpointStore(path / "checkpoint", keep_checkpoints).newest()
+    return RunFolder(path, run_id_of(path, outputs), lock, record, checkpoint)
 
 
 def run_id_of(path: Path, outputs: Path) -> str:
     return path.relative_to(outputs).as_posix()
 
 
-def find_stopped(place: Place, keep_checkpoints: int) -> RunFolder | None:
-    """The newest folder of the same run that was interrupted or killed, locked; None if there is none to go on with."""
-    for path in reversed(place.earlier()):
-        record = RunRecord.read(path)
-        if record is None or record.status not in STOPPED or not is_same_run(record, place):
-            continue
-        lock = try_lock(path)
-        if lock is None:
-            continue  # alive in another process
-        record = RunRecord.read(path)  # again: its owner may have ended it before it gave the lock back
-        if record is None or record.status not in STOPPED:
-            lock.release()
-            continue
-        checkpoint = CheckpointStore(path / "checkpoint", keep_checkpoints).newest()
-        return RunFolder(path, run_id_of(path, place.outputs), lock, record, checkpoint)
-    return None
-
-
-def is_same_run(record: RunRecord, place: Place) -> bool:
-    data_sha256 = record.data.sha256 if record.data else None
-    return record.config_hash == place.config_hash and data_sha256 == place.data_sha256
-
-
-def attempt(path: Path) -> tuple[str, str, int]:
-    """Sorts "1-2" before "1-10"."""
+def attempt_order(path: Path) -> tuple[str, str, int]:
+    """Return a key that sorts attempts by age: "1-2" before "1-10"."""
     found = re.fullmatch(r"(.+?)(?:-(\d+))?", path.name)
     assert found
     return path.parent.name, found.group(1), int(found.group(2) or 1)
+
+
+def attempt_paths(parent: Path, name: str) -> Iterator[Path]:
+    """Yield parent/name, parent/name-2, parent/name-3, ..."""
+    yield parent / name
+    yield from (parent / f"{name}-{number}" for number in count(2))
+
+
+def make_unique(parent: Path, name: str) -> Path:
+    """Make the first of `attempt_paths` that does not exist; `mkdir` decides between processes."""
+    for path in attempt_paths(parent, name):
+        with suppress(FileExistsError):
+            path.mkdir()
+            return path
+    raise AssertionError
 
 
 def try_lock(path: Path) -> FileLock | None:
     lock = FileLock(path / ".lock")
     try:
         lock.acquire(timeout=0)
-    except (Timeout, OSError):  # held by another process, or on a disk that cannot be written
+    except (Timeout, OSError):  # another process holds it, or the disk cannot be written
         return None
     return lock
-
-
-def make_unique(parent: Path, name: str) -> Path:
-    """Make parent/name, or parent/name-2, ...: `mkdir` decides between two processes that ask for one name."""
-    attempt = 1
-    while True:
-        path = parent / (name if attempt == 1 else f"{name}-{attempt}")
-        try:
-            path.mkdir()
-            return path
-        except FileExistsError:
-            attempt += 1
 
 
 def record_failed_job(config: Any, invocation: Invocation, error: Exception) -> None:
@@ -153,6 +141,6 @@ def record_failed_job(config: Any, invocation: Invocation, error: Exception) -> 
 
 
 def has_failed_before_start(folder: Path) -> bool:
-    """Return whether a folder holds only the record of such a failure, which the next attempt may replace."""
+    """Return whether a folder has the record of such a failure, which the next attempt may replace."""
     record = RunRecord.read(folder)
     return record is not None and record.status == "failed" and record.config_hash is None

@@ -1,4 +1,4 @@
-"""history.jsonl: one JSON line for each logged step, full precision, appended as the run goes."""
+"""history.jsonl: a JSON line for each logged step, in full precision, appended during the run."""
 
 import json
 import os
@@ -6,17 +6,17 @@ from pathlib import Path
 
 from microgpt.atomic import write_atomically
 
-HistoryLine = dict[str, float]  # step, tokens; unless step is 0: loss, lr; if the step was evaluated: val_loss
+HistoryLine = dict[str, float]  # step (steps done), tokens so far; after step 0: loss, lr; if evaluated: val_loss
 
 
 class History:
-    """Lines have `step` (steps done), `loss` and `lr` of that step, `tokens` so far, and `val_loss` where evaluated."""
+    """The lines of a run, in the order of their steps."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def rewind(self, step: int) -> None:
-        """Drop the lines from `step` on, and a line that a crash left unfinished: a resumed run writes them again."""
+        """Remove the lines from `step` on, which a resumed run writes again, and an incomplete last line."""
         kept = [line for line in self.lines() if line["step"] < step]
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
@@ -31,7 +31,7 @@ class History:
         return found
 
     def sync(self) -> None:
-        """Flush what was written to disk: the lines before a checkpoint are not written again after it."""
+        """Flush to disk: a run that is resumed from a checkpoint does not write the lines before it again."""
         if self.path.exists():
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())

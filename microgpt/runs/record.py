@@ -43,6 +43,14 @@ class Invocation:
 
 
 @dataclass(frozen=True)
+class RunIdentity:
+    """What a run computes: runs of the same identity have the same results."""
+
+    config_hash: str
+    data_sha256: str | None
+
+
+@dataclass(frozen=True)
 class LongDocuments:
     policy: str
     count: int
@@ -231,6 +239,12 @@ class RunRecord:
     def document(self) -> dict[str, Any]:
         """Return the record as run.json has it."""
         return plain(self)
+
+    @property
+    def identity(self) -> RunIdentity | None:
+        """None for a run whose configuration could not be checked."""
+        data_sha256 = self.data.sha256 if self.data else None
+        return RunIdentity(self.config_hash, data_sha256) if isinstance(self.config_hash, str) else None
 
     def provenance(self) -> Provenance:
         return Provenance(self.git, self.environment, self.processes)

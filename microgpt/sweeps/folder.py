@@ -18,9 +18,18 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from microgpt.errors import UserError
-from microgpt.runs.checkpoint import CheckpointStore, discard
-from microgpt.runs.folders import HISTORY, SAMPLES, RunFolder, attempt, has_failed_before_start, run_id_of
-from microgpt.runs.record import RECORD, STOPPED, Metrics, RunRecord
+from microgpt.runs.checkpoint import discard
+from microgpt.runs.folders import (
+    HISTORY,
+    SAMPLES,
+    RunFolder,
+    attempt_order,
+    attempt_paths,
+    has_failed_before_start,
+    interrupted,
+    run_id_of,
+)
+from microgpt.runs.record import RECORD, STOPPED, Metrics, RunIdentity, RunRecord
 
 OTHER_FILES = 200  # that a process may have open beside its locks
 HOW_TO_BEGIN = ("train.resume=", "sweep.fresh=")  # overrides that do not make it another job
@@ -29,24 +38,12 @@ Overrides = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class JobIdentity:
-    """What a job computes."""
-
-    config_hash: str
-    data_sha256: str | None
-
-    @property
-    def lock_name(self) -> str:
-        return f"{self.config_hash[:24]}_{(self.data_sha256 or '')[:8]}.lock"
-
-
-@dataclass(frozen=True)
 class Attempt:
     """A job's folder and the parts of its record that the sweep needs; None for an unreadable record."""
 
     path: Path
     stamp: tuple[int, int]  # of the record's file; it changes when the record is written again
-    identity: JobIdentity | None = None  # None for a job that failed before its data was read
+    identity: RunIdentity | None = None  # None for a job that failed before its data was read
     overrides: Overrides = ()
     status: str | None = None
     finished_at: str = ""
@@ -60,7 +57,7 @@ class SweepFolder:
         self.path = path
         self.locks = path / ".locks"
         self.attempts: dict[Path, Attempt] = {}
-        self.by_identity: dict[JobIdentity, list[Attempt]] = {}
+        self.by_identity: dict[RunIdentity, list[Attempt]] = {}
         self.failed_before_start: dict[Overrides, list[Path]] = {}
         self.refresh()
 
@@ -74,25 +71,25 @@ class SweepFolder:
                 known = self.attempts.get(record.parent)
                 found[record.parent] = known if known and known.stamp == stamp else read_attempt(record.parent, stamp)
         self.attempts, self.by_identity, self.failed_before_start = found, {}, {}
-        for one in sorted(found.values(), key=lambda one: attempt(one.path)):
+        for one in sorted(found.values(), key=lambda one: attempt_order(one.path)):
             if one.identity is not None:
                 self.by_identity.setdefault(one.identity, []).append(one)
             elif one.status == "failed":
                 self.failed_before_start.setdefault(one.overrides, []).append(one.path)
 
-    def attempts_at(self, identity: JobIdentity) -> list[Attempt]:
+    def attempts_at(self, identity: RunIdentity) -> list[Attempt]:
         """Return a job's attempts, oldest first."""
         return self.by_identity.get(identity, [])
 
-    def completed(self, identity: JobIdentity) -> Attempt | None:
+    def completed(self, identity: RunIdentity) -> Attempt | None:
         return next((one for one in self.attempts_at(identity) if one.status == "completed"), None)
 
-    def state(self, identity: JobIdentity, overrides: Sequence[str] = ()) -> str:
+    def state(self, identity: RunIdentity, overrides: Sequence[str] = ()) -> str:
         """Return completed, running (in another process), interrupted, failed or new."""
         statuses = {one.status for one in self.attempts_at(identity)}
         if "completed" in statuses:
             return "completed"
-        if (self.locks / identity.lock_name).exists() and self.is_locked(identity.lock_name):
+        if (self.locks / lock_name(identity)).exists() and self.is_locked(lock_name(identity)):
             return "running"
         if statuses & set(STOPPED):
             return "interrupted"
@@ -101,9 +98,9 @@ class SweepFolder:
     def has_failed_before_start(self, overrides: Sequence[str]) -> bool:
         return own(overrides) in self.failed_before_start
 
-    def lock(self, identity: JobIdentity) -> FileLock | None:
+    def lock(self, identity: RunIdentity) -> FileLock | None:
         """Return the job's lock, or None while another process holds it. Raises UserError if nothing can be locked."""
-        return self.acquire(identity.lock_name, wait=False)
+        return self.acquire(lock_name(identity), wait=False)
 
     def acquire(self, name: str, wait: bool) -> FileLock | None:
         lock = FileLock(self.locks / name)
@@ -141,7 +138,7 @@ class SweepFolder:
         return released(lock)
 
     def claim(
-        self, identity: JobIdentity, number: int, lock: FileLock, resume: bool, keep_checkpoints: int
+        self, identity: RunIdentity, number: int, lock: FileLock, resume: bool, keep_checkpoints: int
     ) -> RunFolder:
         """Return the folder for the holder of a job's lock: an interrupted attempt's, a failed one's emptied, or new.
 
@@ -149,21 +146,18 @@ class SweepFolder:
         """
         outputs = self.path.parent.parent
         for one in reversed(self.attempts_at(identity) if resume else []):
-            record, run_id = RunRecord.read(one.path), run_id_of(one.path, outputs)
-            if one.status in STOPPED:
+            if one.status in STOPPED and (found := interrupted(one.path, outputs, lock, keep_checkpoints)) is not None:
                 remove_temporary_files(one.path)
-                checkpoint = CheckpointStore(one.path / "checkpoint", keep_checkpoints).newest()
-                return RunFolder(one.path, run_id, lock, record, checkpoint)
+                return found
             if one.status == "failed":
                 remove_results(one.path)
-                return RunFolder(one.path, run_id, lock, record)
+                return RunFolder(one.path, run_id_of(one.path, outputs), lock, RunRecord.read(one.path))
         path = self.free_folder(number)
         return RunFolder(path, run_id_of(path, outputs), lock)
 
     def free_folder(self, number: int) -> Path:
         """Return an empty folder <number> or, if a run has it, <number>-2, ...; to be called in `creating_folders`."""
-        for attempt_number in count(1):
-            path = self.path / (str(number) if attempt_number == 1 else f"{number}-{attempt_number}")
+        for path in attempt_paths(self.path, str(number)):
             path.mkdir(parents=True, exist_ok=True)
             if has_failed_before_start(path):
                 (path / RECORD).unlink()
@@ -193,6 +187,10 @@ def released(lock: FileLock) -> Iterator[None]:
         lock.release()
 
 
+def lock_name(identity: RunIdentity) -> str:
+    return f"{identity.config_hash[:24]}_{(identity.data_sha256 or '')[:8]}.lock"
+
+
 def own(overrides: Sequence[str]) -> Overrides:
     """Return the overrides that distinguish a job from others, sorted."""
     return tuple(sorted(override for override in overrides if not override.startswith(HOW_TO_BEGIN)))
@@ -202,11 +200,10 @@ def read_attempt(path: Path, stamp: tuple[int, int]) -> Attempt:
     record = RunRecord.read(path)
     if record is None:
         return Attempt(path, stamp)
-    sha256 = record.data.sha256 if record.data else None
     return Attempt(
         path=path,
         stamp=stamp,
-        identity=JobIdentity(record.config_hash, sha256) if isinstance(record.config_hash, str) else None,
+        identity=record.identity,
         overrides=own(list(map(str, record.overrides))),
         status=record.status,
         finished_at=str(record.finished_at),

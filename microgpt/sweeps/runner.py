@@ -18,8 +18,8 @@ from microgpt.engines.choice import is_on_gpu
 from microgpt.errors import Interrupted, MicrogptError, UserError, is_recorded
 from microgpt.inference.loading import engine_options
 from microgpt.runs.folders import record_failed_job
-from microgpt.runs.record import Invocation, timestamp
-from microgpt.sweeps.folder import JobIdentity, SweepFolder, lockable
+from microgpt.runs.record import Invocation, RunIdentity, timestamp
+from microgpt.sweeps.folder import SweepFolder, lockable
 from microgpt.sweeps.groups import Job, group, most_together, shape_of
 from microgpt.training.assembly import model_spec
 from microgpt.training.console import RunConsole, SweepConsole
@@ -48,7 +48,7 @@ class SweepRunner:
         self.jobs = sorted(jobs, key=lambda job: job.number)
         self.max_group = max_group
         self.reader = InputReader(threads)
-        self.identities: dict[int, JobIdentity] = {}  # by the job's number, as all below
+        self.identities: dict[int, RunIdentity] = {}  # by the job's number, as all below
         self.duplicates: dict[int, int] = {}  # a job and the first one that computes the same
         self.ended: dict[int, Outcome] = {}
 
@@ -77,14 +77,14 @@ class SweepRunner:
     def read_jobs(self) -> list[Job]:
         """Identify the jobs by their configuration and data, print how many there are, and return those to train."""
         states: dict[int, str] = {}
-        first: dict[JobIdentity, int] = {}
+        first: dict[RunIdentity, int] = {}
         for job in self.jobs:
             try:
                 if job.config.train.resume == "latest":
                     raise UserError(
                         "train.resume=latest is another checkpoint for each job of a sweep: name the folder"
                     )
-                identity = JobIdentity(config_hash(job.config), self.reader.corpus(job.config).source.sha256)
+                identity = RunIdentity(config_hash(job.config), self.reader.corpus(job.config).source.sha256)
             except Exception as error:
                 self.fail(job, error)
                 continue

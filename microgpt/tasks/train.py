@@ -4,8 +4,8 @@ from pathlib import Path
 
 from microgpt.config.identity import config_hash
 from microgpt.config.schema import Config
-from microgpt.runs.folders import claim, place_of_run
-from microgpt.runs.record import Invocation
+from microgpt.runs.folders import claim
+from microgpt.runs.record import Invocation, RunIdentity
 from microgpt.sweeps.groups import Job
 from microgpt.sweeps.runner import SweepRunner
 from microgpt.training.console import RunConsole
@@ -16,13 +16,13 @@ from microgpt.training.runner import TrainingRun, new_record, train_runs
 
 
 def train(config: Config, invocation: Invocation) -> float:
-    """Train, sample, record. Returns what an optimizing sweeper minimises."""
+    """Train one run, or a job of a sweep. Returns the loss that an optimizing sweeper minimises."""
     if invocation.job is not None:
         return train_job(config, invocation.overrides, *invocation.job)
     inputs, digest, resume = InputReader().inputs(config), config_hash(config), config.train.resume != "never"
-    place = place_of_run(config.outputs_dir, digest, inputs.corpus.source.sha256)
+    identity = RunIdentity(digest, inputs.corpus.source.sha256)
     with stop_on_signals() as stop:
-        folder = claim(place, resume, config.train.keep_checkpoints)
+        folder = claim(Path(config.outputs_dir), identity, resume, config.train.keep_checkpoints)
         run = TrainingRun(inputs, folder, new_record(inputs, digest, invocation))
         try:
             train_runs([run], stop, RunConsole(run))
@@ -38,7 +38,7 @@ def train(config: Config, invocation: Invocation) -> float:
 
 
 def train_job(config: Config, overrides: tuple[str, ...], sweep: str, number: int) -> float:
-    """A job that some launcher runs by itself."""
+    """Train a job that a launcher runs alone."""
     with stop_on_signals() as stop:
         outcome = SweepRunner(Path(sweep), [Job(number, config, overrides)]).run(stop)[number]
     if outcome.error is not None:

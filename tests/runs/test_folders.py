@@ -1,4 +1,4 @@
-"""Folders of runs: one for each run, the old one for a run that was stopped, never one for two runs at a time."""
+"""Folders of runs: new ones, the one of an interrupted run, and the lock that keeps two runs out of one folder."""
 
 import json
 import multiprocessing
@@ -20,15 +20,13 @@ from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import CheckpointStore
 from microgpt.runs.checkpoint_format import Meta, Progress
 from microgpt.runs.folders import (
-    Place,
     RunFolder,
     claim,
-    find_stopped,
+    find_interrupted,
     make_unique,
-    place_of_run,
     try_lock,
 )
-from microgpt.runs.record import RunRecord
+from microgpt.runs.record import RunIdentity, RunRecord
 
 HASH, OTHER_HASH = "0123456789abcdef", "0123456799999999"
 DATA, OTHER_DATA = "d" * 64, "e" * 64
@@ -43,8 +41,12 @@ sys.stdin.read()
 """
 
 
-def single(outputs: Path, **changes: str | None) -> Place:
-    return replace(place_of_run(str(outputs), HASH, DATA), **changes)
+def claimed(outputs: Path, resume: bool = False) -> RunFolder:
+    return claim(outputs, RunIdentity(HASH, DATA), resume, keep_checkpoints=2)
+
+
+def interrupted(outputs: Path, keep_checkpoints: int = 2) -> RunFolder | None:
+    return find_interrupted(outputs, RunIdentity(HASH, DATA), keep_checkpoints)
 
 
 def earlier_run(
@@ -58,7 +60,7 @@ def earlier_run(
 
 @contextmanager
 def held_elsewhere(path: Path) -> Iterator[subprocess.Popen]:
-    """The lock of a folder in the hands of another process."""
+    """Another process holds the lock of a folder."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(path / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -70,9 +72,9 @@ def held_elsewhere(path: Path) -> Iterator[subprocess.Popen]:
             process.kill()
 
 
-def stopped(place: Place) -> Path | None:
-    """The folder that would be resumed, given back at once."""
-    found = find_stopped(place, 2)
+def resumable(outputs: Path) -> Path | None:
+    """The folder that would be resumed, released at once."""
+    found = interrupted(outputs)
     if found is None:
         return None
     found.release()
@@ -83,7 +85,7 @@ def stopped(place: Place) -> Path | None:
 
 
 def test_a_run_has_a_folder_by_date_time_and_hash(tmp_path):
-    folder = claim(place_of_run(str(tmp_path), HASH, DATA), resume=True, keep_checkpoints=2)
+    folder = claimed(tmp_path, resume=True)
     date, name = folder.path.relative_to(tmp_path).parts
     assert name.endswith("_01234567")
     assert len(date.split("-")) == 3
@@ -92,41 +94,39 @@ def test_a_run_has_a_folder_by_date_time_and_hash(tmp_path):
     folder.release()
 
 
-def test_twenty_threads_that_ask_for_one_name_get_twenty_folders(tmp_path):
-    place, start, claimed = single(tmp_path), threading.Barrier(20), []
+def test_twenty_threads_get_twenty_locked_folders(tmp_path):
+    start, folders = threading.Barrier(20), []
 
     def work() -> None:
         start.wait()
-        claimed.append(claim(place, False, 2))
+        folders.append(claimed(tmp_path))
 
     threads = [threading.Thread(target=work) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len({folder.path for folder in claimed}) == 20
-    assert all(try_lock(folder.path) is None for folder in claimed)
-    for folder in claimed:
+    assert len({folder.path for folder in folders}) == 20
+    assert all(try_lock(folder.path) is None for folder in folders)
+    for folder in folders:
         folder.release()
 
 
-def claim_five(place, start, results) -> None:
+def make_five(parent, start, results) -> None:
     start.wait()
-    held = [claim(place, False, 2) for _ in range(5)]
-    results.put([str(folder.path) for folder in held])
+    results.put([make_unique(parent, "run").name for _ in range(5)])
 
 
 def test_processes_that_ask_for_one_name_get_a_folder_each(tmp_path):
     context = multiprocessing.get_context("spawn")
-    start, results, place = context.Barrier(4), context.Queue(), single(tmp_path)
-    workers = [context.Process(target=claim_five, args=(place, start, results)) for _ in range(4)]
+    start, results = context.Barrier(4), context.Queue()
+    workers = [context.Process(target=make_five, args=(tmp_path, start, results)) for _ in range(4)]
     for worker in workers:
         worker.start()
-    paths = [path for _ in workers for path in results.get(timeout=60)]
+    names = [name for _ in workers for name in results.get(timeout=60)]
     for worker in workers:
         worker.join()
-    assert len(set(paths)) == len(paths) == 20
-    assert {Path(path).name for path in paths} == {place.name, *(f"{place.name}-{i}" for i in range(2, 21))}
+    assert sorted(names) == sorted(["run", *(f"run-{number}" for number in range(2, 21))])
 
 
 def test_a_name_that_is_taken_gets_a_number(tmp_path):
@@ -135,17 +135,17 @@ def test_a_name_that_is_taken_gets_a_number(tmp_path):
     assert make_unique(tmp_path, "b").name == "b-2"
 
 
-def test_outputs_that_cannot_be_written_are_a_sentence(tmp_path):
+def test_outputs_that_cannot_be_written_are_a_user_error(tmp_path):
     (tmp_path / "outputs").write_text("a file")
     with pytest.raises(UserError, match=r"outputs_dir=.*outputs cannot be written: "):
-        claim(single(tmp_path / "outputs"), resume=True, keep_checkpoints=2)
+        claimed(tmp_path / "outputs", resume=True)
 
 
 # The lock
 
 
 def test_a_claimed_folder_is_locked_until_it_is_released(tmp_path):
-    folder = claim(single(tmp_path), False, 2)
+    folder = claimed(tmp_path)
     assert try_lock(folder.path) is None
     folder.release()
     again = try_lock(folder.path)
@@ -153,22 +153,22 @@ def test_a_claimed_folder_is_locked_until_it_is_released(tmp_path):
     again.release()
 
 
-def test_a_process_that_was_killed_gives_its_lock_back(tmp_path):
+def test_the_lock_of_a_killed_process_is_released(tmp_path):
     path = earlier_run(tmp_path / "2026-01-01" / "10-00-00_01234567")
     with held_elsewhere(path) as process:
-        assert stopped(single(tmp_path)) is None
+        assert resumable(tmp_path) is None
         process.kill()
         process.wait()
-        assert stopped(single(tmp_path)) == path
+        assert resumable(tmp_path) == path
 
 
-def test_releasing_a_folder_never_undoes_the_lock_of_its_next_owner(tmp_path):
-    folder = claim(single(tmp_path), False, 2)
+def test_release_does_not_affect_the_lock_of_the_next_owner(tmp_path):
+    folder = claimed(tmp_path)
     next_owner: list[FileLock | None] = []
     give_back = folder.lock.release
 
     class Released:
-        """The next owner comes right after the lock is free."""
+        """Another owner takes the lock as soon as it is free."""
 
         lock_file = folder.lock.lock_file
 
@@ -182,13 +182,13 @@ def test_releasing_a_folder_never_undoes_the_lock_of_its_next_owner(tmp_path):
     next_owner[0].release()
 
 
-# A run to go on with
+# Interrupted runs
 
 
 @pytest.mark.parametrize("status", ["running", "interrupted"])
-def test_a_stopped_run_is_found_and_held(tmp_path, status):
+def test_an_interrupted_run_is_found_and_locked(tmp_path, status):
     path = earlier_run(tmp_path / "2026-01-01" / "10-00-00_01234567", status, run_id="first")
-    found = find_stopped(single(tmp_path), 2)
+    found = interrupted(tmp_path)
     assert found is not None
     assert found.path == path
     assert found.earlier is not None
@@ -205,32 +205,32 @@ def test_a_stopped_run_is_found_and_held(tmp_path, status):
     {"data": OTHER_DATA},
     {"data": None},
 ])  # fmt: skip
-def test_what_is_another_run_or_has_ended_is_not_resumed(tmp_path, changes):
+def test_another_run_and_one_that_has_ended_are_not_resumed(tmp_path, changes):
     earlier_run(tmp_path / "2026-01-01" / "10-00-00_01234567", **changes)
-    assert find_stopped(single(tmp_path), 2) is None
+    assert interrupted(tmp_path) is None
 
 
 @pytest.mark.parametrize("content", [b"", b'{"status": "running", "conf', b"[]", b"null", b"\xff\xfe", None])
-def test_a_folder_without_a_readable_record_is_passed_over(tmp_path, content):
+def test_a_folder_without_a_readable_record_is_skipped(tmp_path, content):
     older = earlier_run(tmp_path / "2026-01-01" / "10-00-00_01234567")
     broken = tmp_path / "2026-01-02" / "10-00-00_01234567"
     broken.mkdir(parents=True)
     if content is not None:
         (broken / "run.json").write_bytes(content)
     assert RunRecord.read(broken) is None
-    assert stopped(single(tmp_path)) == older
+    assert resumable(tmp_path) == older
 
 
-def test_the_newest_stopped_run_is_preferred(tmp_path):
+def test_the_newest_interrupted_run_is_resumed(tmp_path):
     for name in ("2026-01-01/23-59-59_01234567", "2026-01-02/00-00-01_01234567", "2025-12-31/12-00-00_01234567"):
         earlier_run(tmp_path / name)
-    assert stopped(single(tmp_path)) == tmp_path / "2026-01-02" / "00-00-01_01234567"
+    assert resumable(tmp_path) == tmp_path / "2026-01-02" / "00-00-01_01234567"
 
 
 def test_the_second_attempt_of_a_second_is_newer_than_the_first(tmp_path):
     for name in ("10-00-00_01234567", "10-00-00_01234567-2"):
         earlier_run(tmp_path / "2026-01-01" / name)
-    assert stopped(single(tmp_path)) == tmp_path / "2026-01-01" / "10-00-00_01234567-2"
+    assert resumable(tmp_path) == tmp_path / "2026-01-01" / "10-00-00_01234567-2"
 
 
 def test_the_tenth_attempt_is_newer_than_the_second(tmp_path):
@@ -238,40 +238,40 @@ def test_the_tenth_attempt_is_newer_than_the_second(tmp_path):
     names = [f"10-00-00_01234567{attempt}" for attempt in ("", "-2", "-9", "-10")]
     for name in names:
         earlier_run(day / name)
-    assert stopped(single(tmp_path)) == day / names[-1]
+    assert resumable(tmp_path) == day / names[-1]
 
 
-def test_a_run_that_lives_in_another_process_is_passed_over(tmp_path):
+def test_a_run_of_another_process_is_skipped(tmp_path):
     older = earlier_run(tmp_path / "2026-01-01" / "10-00-00_01234567")
     newer = earlier_run(tmp_path / "2026-01-02" / "10-00-00_01234567")
     with held_elsewhere(newer):
-        assert stopped(single(tmp_path)) == older
+        assert resumable(tmp_path) == older
         with held_elsewhere(older):
-            assert stopped(single(tmp_path)) is None
-    assert stopped(single(tmp_path)) == newer
+            assert resumable(tmp_path) is None
+    assert resumable(tmp_path) == newer
 
 
 def test_two_claims_never_resume_one_run(tmp_path):
     path = earlier_run(tmp_path / "2026-01-01" / "10-00-00_01234567")
-    first, second = (claim(single(tmp_path), True, 2) for _ in range(2))
+    first, second = (claimed(tmp_path, resume=True) for _ in range(2))
     assert first.path == path
     assert second.path != path
     first.release()
     second.release()
 
 
-def test_without_resume_a_stopped_run_is_left_alone(tmp_path):
+def test_without_resume_the_folder_is_new(tmp_path):
     path = earlier_run(tmp_path / "2026-01-01" / "10-00-00_01234567")
-    folder = claim(single(tmp_path), False, 2)
+    folder = claimed(tmp_path)
     assert folder.path != path
     assert folder.earlier is None
     folder.release()
 
 
-def test_a_hash_that_only_begins_alike_is_another_run(tmp_path):
+def test_a_hash_with_the_same_prefix_is_another_run(tmp_path):
     earlier_run(tmp_path / "2026-01-01" / "10-00-00_01234567", config_hash=OTHER_HASH)
     assert OTHER_HASH[:8] == HASH[:8]
-    assert find_stopped(single(tmp_path), 2) is None
+    assert interrupted(tmp_path) is None
 
 
 def test_a_run_that_ends_while_it_is_being_claimed_is_not_resumed(tmp_path, monkeypatch):
@@ -280,13 +280,13 @@ def test_a_run_that_ends_while_it_is_being_claimed_is_not_resumed(tmp_path, monk
     assert found is not None
     records = iter([found, replace(found, status="completed")])
     monkeypatch.setattr(RunRecord, "read", lambda folder: next(records))
-    assert find_stopped(single(tmp_path), 2) is None
+    assert interrupted(tmp_path) is None
     lock = try_lock(path)
-    assert lock is not None  # it was given back
+    assert lock is not None  # it was released
     lock.release()
 
 
-def test_a_resumed_run_goes_on_from_its_newest_whole_checkpoint(tmp_path):
+def test_a_run_is_resumed_from_its_newest_valid_checkpoint(tmp_path):
     path = earlier_run(tmp_path / "2026-01-01" / "10-00-00_01234567")
     spec = ModelSpec("bigram", vocab_size=3, n_embd=3, n_head=1, n_layer=0, block_size=4)
     state = EngineState({name: np.zeros((1, *shape)) for name, shape in spec.shapes().items()})
@@ -294,7 +294,7 @@ def test_a_resumed_run_goes_on_from_its_newest_whole_checkpoint(tmp_path):
     for step in (5, 10):
         store.save(Meta(spec, ["a", "b"]), state, Progress(step=step))
     (path / "checkpoint" / "step_00000010" / "weights.safetensors").write_bytes(b"torn")
-    found = find_stopped(single(tmp_path), 3)
+    found = interrupted(tmp_path, 3)
     assert found is not None
     assert found.checkpoint is not None
     assert found.checkpoint.progress.step == 5

@@ -13,11 +13,12 @@ from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import CheckpointStore
 from microgpt.runs.checkpoint_format import Meta, Progress
-from microgpt.sweeps.folder import JobIdentity, SweepFolder
+from microgpt.runs.record import RunIdentity
+from microgpt.sweeps.folder import SweepFolder, lock_name
 
 HASH, OTHER = "0123456789abcdef", "0123456799999999"
 DATA = "d" * 64
-JOB = JobIdentity(HASH, DATA)
+JOB = RunIdentity(HASH, DATA)
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ def test_the_record_of_a_job_that_failed_before_it_started_is_replaced(folder: P
 
 def test_a_job_is_locked_by_one_process_at_a_time(folder: Path) -> None:
     sweep = SweepFolder(folder)
-    path = folder / ".locks" / JOB.lock_name
+    path = folder / ".locks" / lock_name(JOB)
     path.parent.mkdir(parents=True)
     code = (
         "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); "
@@ -153,7 +154,7 @@ def test_a_job_is_locked_by_one_process_at_a_time(folder: Path) -> None:
         assert holder.stdout.readline() == "held\n"
         assert sweep.lock(JOB) is None
         assert sweep.is_held()
-        other = sweep.lock(JobIdentity(OTHER, DATA))
+        other = sweep.lock(RunIdentity(OTHER, DATA))
         assert other is not None
         other.release()
         holder.kill()
@@ -171,5 +172,5 @@ def test_a_sweep_that_cannot_be_written_is_an_error_in_one_sentence(tmp_path: Pa
 
 
 def test_every_job_has_a_lock_of_its_own() -> None:
-    names = {JobIdentity(config, data).lock_name for config in (HASH, OTHER) for data in (DATA, "e" * 64)}
+    names = {lock_name(RunIdentity(config, data)) for config in (HASH, OTHER) for data in (DATA, "e" * 64)}
     assert len(names) == 4
