@@ -1,22 +1,22 @@
-"""Time the native engine (float32) beside programs of others: both in one run, on one core, round after round.
+"""Time the native engine (float32) beside other programs: in one run, on the same CPU cores, in turn.
 
     python scripts/benchmark_native.py
     python scripts/benchmark_native.py --cases d16_b16,sample_one --rounds 9 \\
         --peer d16_b16="path/to/trainer 10000" --peer sample_one="path/to/sampler 1000000"
 
-A case is a named workload on names (the list is below). In every round each program of a case runs in a fresh process,
-one after the other on one and the same CPU core, in reversed order every other round; the next round takes the next
-core that this process may use. Where the platform cannot pin a process to a core, all run unpinned.
+A case is a named workload on names; the list is below. In every round each program of a case runs in a fresh process,
+one after the other on the same CPU core, in reversed order every other round; the next round takes the next
+core that this process may use. On a platform without CPU affinity the programs are not pinned.
 
-What is timed of ours is the CPU time of the loop alone: of training its steps, of sampling its draws, not start-up,
-compiling, reading data or, before sampling, training. two_cores alone is wall time. A peer times itself.
+The time of microgpt is the CPU time of its training steps or of its sampling, without start-up, compiling, reading
+data and, before sampling, training. For two_cores it is wall time. Other programs time themselves.
 
-Printed are medians with the smallest and the largest value of the rounds, and the ratio ours / peer: the median of the
-ratios within each round, which noise that lasts longer than a round does not change. In times a ratio under 1 means
-that ours is quicker, in tokens per second one over 1. For two_cores it is the speed-up, threads=1 / threads=2, and is
-given apart for the rounds that no other program disturbed: those in which all threads were on a CPU nearly throughout.
+The figures are medians with the smallest and the largest value of the rounds, and the ratio microgpt / peer: the median
+of the ratios within a round, so that noise that lasts longer than a round cancels. For times a ratio below 1 means that
+microgpt is faster, for tokens per second a ratio above 1. For two_cores it is the speed-up, threads=1 / threads=2, also
+given for the rounds alone in which all threads were on a CPU nearly all the time.
 
-The names are the reference names.txt where MICROGPT_DATA_DIR is set, else the embedded ones; the output says which.
+The names are the reference names.txt if MICROGPT_DATA_DIR is set, else the embedded ones; the output says which.
 """
 
 import argparse
@@ -24,20 +24,115 @@ import json
 import math
 import os
 import shlex
-import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from typing import Any
 
-from _native_workloads import BLOCK, CASES, SPEED, TIME, UNITS, measure_ours, read_names
+import harness
+import numpy as np
 
+from microgpt.benchmarks.reference import BLOCK_SIZE, SEED, names_corpus, reference_engine
+from microgpt.data.corpus import Corpus
+from microgpt.engines.base import BulkSampler, Engine
+from microgpt.engines.options import EngineOptions
+from microgpt.errors import MicrogptError
+
+RATE = 0.01
+STEADY_RATE = 0.001  # for as many steps as a second has: at 0.01 and batch 1 a loss is infinite after 273,000
+FIRST_STEPS = 64  # of the first attempt; the following ones are longer, until one lasts long enough
+TRAINED_STEPS = 2000  # of batch 16, before sampling
+TEXTS = 10_000  # in one call of `draw`
 UNDISTURBED = 0.97  # share of the wall time that a program's threads were on a CPU
+TIME, SPEED = "us_per_name", "tokens_per_second"
+UNITS = {TIME: "microseconds a name", SPEED: "tokens a second"}
+FORMS = {TIME: ".3f", SPEED: ",.0f"}
 
 
-class NoFigureError(Exception):
-    """Why a program gave no figure, as the end of a sentence."""
+@dataclass(frozen=True)
+class Case:
+    about: str
+    n_embd: int = 16
+    batch_size: int = 16
+    replicas: int = 1
+    threads: tuple[int, ...] = (1,)  # several: microgpt is compared with itself
+    slots: int | None = None  # sampling: texts at once
+
+    @property
+    def figure(self) -> str:
+        return SPEED if self.slots else TIME
+
+
+CASES = {
+    "d16_b16": Case("n_embd 16, batch 16, one model"),
+    "d16_b1": Case("n_embd 16, batch 1, one model", batch_size=1),
+    "d64_b16": Case("n_embd 64, batch 16, one model", n_embd=64),
+    "seeds16": Case("16 seeds in one engine, n_embd 16, batch 1; a name and model", batch_size=1, replicas=16),
+    "seeds64": Case("64 seeds in one engine, n_embd 16, batch 1; a name and model", batch_size=1, replicas=64),
+    "two_cores": Case("as seeds64, wall time, one thread and two", batch_size=1, replicas=64, threads=(1, 2)),
+    "sample_many": Case("n_embd 16, temperature 0.5, 64 texts at once", slots=64),
+    "sample_one": Case("n_embd 16, temperature 0.5, one text at a time", slots=1),
+}
+
+
+# In a process of its own: one measurement of the native engine
+
+
+def measure_native(case: Case, threads: int, seconds: float) -> dict[str, Any]:
+    """Return what another program prints, and a note."""
+    corpus = names_corpus("makemore" if "MICROGPT_DATA_DIR" in os.environ else "names")
+    seeds = range(SEED, SEED + case.replicas)
+    options = EngineOptions("native", dtype="float32", threads=threads)
+    engine = reference_engine(options, corpus, case.batch_size, seeds, say=harness.say, n_embd=case.n_embd)
+    return time_sampling(case, engine, seconds, corpus) if case.slots else time_training(case, engine, threads, seconds)
+
+
+def time_training(case: Case, engine: Engine, threads: int, seconds: float) -> dict[str, Any]:
+    """Return the microseconds a name and model of one call of `advance` that lasts at least `seconds`.
+
+    The loss is that of the last call: all calls train the same model, at a constant rate.
+    """
+    clock = time.perf_counter if len(case.threads) > 1 else time.process_time
+    step, steps, spent, cpu, losses = 0, FIRST_STEPS, 0.0, 0.0, np.empty(0)
+    while spent < seconds:
+        if step:
+            steps = 1 + int(steps * min(8.0, 1.2 * seconds / spent))
+        cpu_start, start = time.process_time(), clock()
+        losses = engine.advance(step, np.full((steps, case.replicas), STEADY_RATE))
+        spent, cpu = clock() - start, time.process_time() - cpu_start
+        step += steps
+    loss = losses[-max(1, len(losses) // 10) :].mean()
+    if not math.isfinite(loss):
+        raise MicrogptError(f"the loss is {loss} after {step} steps")
+    figures = {
+        TIME: 1e6 * spent / (steps * case.batch_size * case.replicas),
+        "note": f"loss {loss:.3f} after {step} steps",
+    }
+    return figures | ({"on_cpu": cpu / spent / threads} if len(case.threads) > 1 else {})
+
+
+def time_sampling(case: Case, engine: Engine, seconds: float, corpus: Corpus) -> dict[str, Any]:
+    """Return the tokens per second of `draw`, ends included."""
+    assert case.slots
+    assert isinstance(engine, BulkSampler)
+    engine.advance(0, RATE * (1 - np.arange(TRAINED_STEPS)[:, None] / TRAINED_STEPS))
+    prompt, slots = [corpus.tokenizer.bos], case.slots
+
+    def draw(count: int, first: int) -> int:
+        return engine.draw(0, prompt, count, BLOCK_SIZE, 0.5, None, seed=SEED, first=first, slots=slots).tokens
+
+    draw(TEXTS // 10, 0)
+    texts = tokens = 0
+    start = time.process_time()
+    while (spent := time.process_time() - start) < seconds:
+        tokens += draw(TEXTS, texts)
+        texts += TEXTS
+    return {SPEED: tokens / spent, "note": f"{tokens / texts:.2f} tokens a text in {texts} texts"}
+
+
+# The rounds
 
 
 @dataclass
@@ -47,144 +142,107 @@ class Program:
     is_peer: bool
     figures: list[float] = field(default_factory=list)
     note: str = ""  # of the last round
-    on_cpu: list[float] = field(default_factory=list)  # share of the wall time, where that is what is timed
+    on_cpu: list[float] = field(default_factory=list)  # share of the wall time, if that is what is timed
+
+    def measure(self, figure: str, cores: set[int] | None) -> None:
+        """Run the program once and append its figure. Raises MicrogptError."""
+        done = harness.run(self.command, name=f"`{self.label}`", cores=cores)
+        for line in reversed(done.stdout.splitlines()):
+            try:
+                found = json.loads(line)
+                value = float(found[figure])
+            except (ValueError, TypeError, KeyError):
+                continue
+            if math.isfinite(value) and value > 0:
+                self.figures.append(value)
+                self.note = str(found.get("note", ""))
+                if not self.is_peer and "on_cpu" in found:
+                    self.on_cpu.append(found["on_cpu"])
+                return
+        raise MicrogptError(f'`{self.label}` printed no JSON line with a positive "{figure}"')
 
 
 def programs_of(name: str, seconds: float, peers: list[tuple[str, list[str]]]) -> list[Program]:
-    """Ours first, then the case's peers."""
-    found = []
-    for threads in CASES[name].threads:
-        command = [sys.executable, str(Path(__file__).resolve()), "--seconds", str(seconds)]
-        label = f"microgpt, backend=native, threads={threads}"
-        found.append(Program(label, [*command, "--worker", name, "--threads", str(threads)], is_peer=False))
-    return found + [Program(shlex.join(command), command, is_peer=True) for case, command in peers if case == name]
+    """Return microgpt, with each number of threads, and the peers of a case."""
+    worker = [sys.executable, str(Path(__file__).resolve()), "--seconds", str(seconds), "--worker", name, "--threads"]
+    native = [
+        Program(f"microgpt, backend=native, threads={threads}", [*worker, str(threads)], is_peer=False)
+        for threads in CASES[name].threads
+    ]
+    return native + [Program(shlex.join(command), command, is_peer=True) for case, command in peers if case == name]
 
 
-def measure(program: Program, figure: str, cores: set[int] | None) -> None:
-    """Run it once, pinned where the platform can, and note its figure. Raises NoFigureError."""
-
-    def pin() -> None:
-        if cores is not None:
-            os.sched_setaffinity(0, cores)
-
-    try:
-        done = subprocess.run(
-            program.command, capture_output=True, text=True, errors="replace", preexec_fn=pin, check=False
-        )
-    except OSError as error:
-        raise NoFigureError(f"cannot be started: {error.strerror}") from error
-    if done.returncode != 0:
-        last = "".join(f": {line}" for line in done.stderr.strip().splitlines()[-1:])
-        raise NoFigureError(f"failed with exit code {done.returncode}{last}")
-    for line in reversed(done.stdout.splitlines()):
-        try:
-            found = json.loads(line)
-            value = float(found[figure])
-        except (ValueError, TypeError, KeyError):
-            continue
-        if math.isfinite(value) and value > 0:
-            program.figures.append(value)
-            program.note = str(found.get("note", ""))
-            if not program.is_peer and "on_cpu" in found:
-                program.on_cpu.append(found["on_cpu"])
-            return
-    raise NoFigureError(f'printed no JSON line with a positive "{figure}"')
-
-
-def measure_all(contest: dict[str, list[Program]], rounds: int) -> str:
-    """Fill in all figures; returns why that ended early, or nothing."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+def measure_all(programs: dict[str, list[Program]], rounds: int) -> None:
+    cores = harness.available_cores()
     for turn in range(rounds):
-        for name, programs in contest.items():
-            print(f"round {turn + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
-            wanted = max(CASES[name].threads)
-            chosen = {cores[(turn + n) % len(cores)] for n in range(wanted)} if cores else None
-            for program in programs[:: -1 if turn % 2 else 1]:
+        for name, all_of_case in programs.items():
+            harness.say(f"round {turn + 1} of {rounds}: {name}")
+            chosen = {cores[(turn + n) % len(cores)] for n in range(max(CASES[name].threads))} if cores else None
+            for program in harness.in_turn(all_of_case, turn):
                 try:
-                    measure(program, CASES[name].figure, chosen)
-                except NoFigureError as reason:
-                    return f"{'the peer' if program.is_peer else 'ours,'} `{program.label}` of {name} {reason}"
-    return ""
+                    program.measure(CASES[name].figure, chosen)
+                except MicrogptError as error:
+                    raise MicrogptError(f"{name}: {'the peer ' if program.is_peer else ''}{error}") from error
 
 
-def ratios(programs: list[Program], program: Program) -> list[float]:
-    """Round by round, ours / peer; for ours with a further number of threads, one thread / these."""
-    ours = programs[0]
-    return [a / b for a, b in zip(ours.figures, program.figures, strict=True)] if program is not ours else []
-
-
-def summary(programs: list[Program]) -> list[dict]:
+def summary(programs: list[Program]) -> list[dict[str, Any]]:
+    """Return a row per program; ratios are those to the first program, round by round."""
     rows = []
     for program in programs:
-        row = {"program": program.label, "is_peer": program.is_peer, "note": program.note}
-        for key, values in (("figure", program.figures), ("ratio", ratios(programs, program))):
-            if values:
-                row[key] = {"median": median(values), "min": min(values), "max": max(values), "rounds": values}
-        if program.on_cpu:
-            row["on_cpu"] = program.on_cpu
-        rows.append(row)
+        row: dict[str, Any] = {"program": program.label, "is_peer": program.is_peer, "note": program.note}
+        row["figure"] = harness.spread(program.figures)
+        if program is not programs[0]:
+            pairs = zip(programs[0].figures, program.figures, strict=True)
+            row["ratio"] = harness.spread([first / other for first, other in pairs])
+        rows.append(row | ({"on_cpu": program.on_cpu} if program.on_cpu else {}))
     return rows
 
 
-def show(name: str, rows: list[dict]) -> None:
+def show(name: str, rows: list[dict[str, Any]]) -> None:
     case = CASES[name]
     print(f"\n{name}: {UNITS[case.figure]}; {case.about}")
     print(f"{'median':>11}{'min':>11}{'max':>11}{'speed-up' if len(case.threads) > 1 else 'ours/peer':>11}  (min-max)")
     for row in rows:
-        numbers = "".join(
-            f"{row['figure'][key]:11,.0f}" if case.figure == SPEED else f"{row['figure'][key]:11.3f}"
-            for key in ("median", "min", "max")
-        )
-        r = row.get("ratio")
-        compared = f"{r['median']:11.3f}  ({r['min']:.3f}-{r['max']:.3f})" if r else " " * 26
-        print(f"{numbers}{compared}  {row['program']}" + (f"  [{row['note']}]" if row["note"] else ""))
+        numbers = "".join(f"{each:>11}" for each in harness.cells(row["figure"]["rounds"], FORMS[case.figure]))
+        ratio = with_range(row["ratio"]["rounds"], 11) if "ratio" in row else " " * 26
+        print(f"{numbers}{ratio}  {row['program']}" + (f"  [{row['note']}]" if row["note"] else ""))
     if len(case.threads) > 1:
-        show_undisturbed(rows)
+        shares = list(zip(*[row["on_cpu"] for row in rows], strict=True))
+        ratios = zip(rows[-1]["ratio"]["rounds"], shares, strict=True)
+        kept = [ratio for ratio, share in ratios if min(share) >= UNDISTURBED]
+        speed_up = f": speed-up {with_range(kept)}" if kept else ""
+        count = f"{len(kept)} of {len(shares)}"
+        print(f"rounds with all threads on a CPU for {UNDISTURBED:.0%} of the time: {count}{speed_up}")
 
 
-def show_undisturbed(rows: list[dict]) -> None:
-    """The speed-up of the last row over the first in the rounds that no other program took a CPU from."""
-    shares = list(zip(*[row["on_cpu"] for row in rows], strict=True))
-    kept = [
-        ratio for ratio, share in zip(rows[-1]["ratio"]["rounds"], shares, strict=True) if min(share) >= UNDISTURBED
-    ]
-    speed_up = f": speed-up {median(kept):.3f}  ({min(kept):.3f}-{max(kept):.3f})" if kept else ""
-    print(f"rounds with all threads on a CPU for {UNDISTURBED:.0%} of the time: {len(kept)} of {len(shares)}{speed_up}")
+def with_range(ratios: list[float], width: int = 0) -> str:
+    middle, low, high = harness.cells(ratios, ".3f")
+    return f"{middle:>{width}}  ({low}-{high})"
 
 
-def compare(
-    cases: list[str], peers: list[tuple[str, list[str]]], rounds: int, seconds: float, file: Path | None
-) -> int:
-    if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) < 2 and "two_cores" in cases:
-        print("error: two_cores needs two CPU cores, and this process may use one: name other --cases", file=sys.stderr)
-        return 2
-    contest = {name: programs_of(name, seconds, peers) for name in cases}
-    corpus, origin = read_names()
-    if reason := measure_all(contest, rounds):
-        print(f"error: {reason}", file=sys.stderr)
-        return 2
-    results = {name: summary(programs) for name, programs in contest.items()}
+def compare(chosen: argparse.Namespace) -> None:
+    if "two_cores" in chosen.cases and len(harness.available_cores()) == 1:
+        raise MicrogptError("two_cores needs two CPU cores, and this process may use one: name other --cases")
+    programs = {name: programs_of(name, chosen.seconds, chosen.peer) for name in chosen.cases}
+    corpus = names_corpus("makemore" if "MICROGPT_DATA_DIR" in os.environ else "names")
+    measure_all(programs, chosen.rounds)
     print(
-        f"data: {origin}, {len(corpus.train.examples)} names; native engine in float32; rounds: {rounds}, "
-        f"of {seconds:g} s; Python {sys.version.split()[0]}"
+        f"data: {corpus.source.origin}, {len(corpus.train.examples)} names; native engine in float32; rounds: "
+        f"{chosen.rounds}, of {chosen.seconds:g} s; Python {sys.version.split()[0]}"
     )
+    results = {name: summary(each) for name, each in programs.items()}
     for name, rows in results.items():
         show(name, rows)
-    if file:
-        about = {name: {"about": CASES[name].about, "unit": CASES[name].figure} for name in cases}
-        written = {name: about[name] | {"programs": rows} for name, rows in results.items()}
-        file.write_text(json.dumps({"data": origin, "rounds": rounds, "seconds": seconds, "cases": written}, indent=1))
-    return 0
+    if chosen.json:
+        written = {
+            name: {"about": CASES[name].about, "unit": CASES[name].figure, "programs": rows}
+            for name, rows in results.items()
+        }
+        document = {"data": corpus.source.origin, "rounds": chosen.rounds, "seconds": chosen.seconds, "cases": written}
+        chosen.json.write_text(json.dumps(document, indent=1))
 
 
 # The command line
-
-
-def case_list(text: str) -> list[str]:
-    names = list(dict.fromkeys(text.split(",")))
-    if unknown := [name for name in names if name not in CASES]:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not a case: they are {', '.join(CASES)}")
-    return names
 
 
 def peer(text: str) -> tuple[str, list[str]]:
@@ -192,7 +250,7 @@ def peer(text: str) -> tuple[str, list[str]]:
     if name not in CASES:
         raise argparse.ArgumentTypeError(f"{name!r} is not a case: it is CASE=COMMAND with one of {', '.join(CASES)}")
     if len(CASES[name].threads) > 1:
-        raise argparse.ArgumentTypeError(f"{name} compares ours with ours and takes no peer")
+        raise argparse.ArgumentTypeError(f"{name} compares microgpt with itself and takes no peer")
     try:
         words = shlex.split(command)
     except ValueError as error:
@@ -202,52 +260,32 @@ def peer(text: str) -> tuple[str, list[str]]:
     return name, words
 
 
-def positive(kind: type) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        value = kind(text)
-        if not 0 < value < math.inf:
-            raise ValueError
-        return value
-
-    number.__name__ = f"positive {kind.__name__}"  # argparse names it in its message
-    return number
+PEER_HELP = f"""a program to time beside microgpt, for a case; may be repeated. COMMAND is split as a shell does, runs
+without one, and prints a JSON line with "{TIME}", or "{SPEED}" for a case of sampling. It must do the work of the case.
+Ignored if its case is not among --cases. If it gives no figure, the exit code is 2"""
 
 
 def main() -> int:
     listed = "\n".join(f"  {name:12} {UNITS[case.figure]}: {case.about}" for name, case in CASES.items())
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=f"cases (all with 4 heads, 1 layer, block {BLOCK}, Adam; one thread but for two_cores):\n{listed}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--rounds", type=positive(int), default=5, help="how often everything is measured (5)")
+    about = f"cases (all with 4 heads, 1 layer, block {BLOCK_SIZE}, Adam; one thread except two_cores):\n{listed}"
+    parser = harness.parser(__doc__, epilog=about)
+    seconds: Callable[[str], float] = harness.at_least_finite(0, above=True)
+    parser.add_argument("--rounds", type=harness.at_least(1), default=5, help="(5)")
+    parser.add_argument("--seconds", type=seconds, default=1.0, help="least duration of a measurement (1.0)")
     parser.add_argument(
-        "--seconds", type=positive(float), default=1.0, help="least length of a measurement of ours (1.0)"
+        "--cases", type=harness.one_of(list(CASES)), default=list(CASES), help="separated by commas (all)"
     )
-    parser.add_argument("--cases", type=case_list, default=list(CASES), help="which, separated by commas (all)")
-    parser.add_argument(
-        "--peer",
-        type=peer,
-        action="append",
-        default=[],
-        metavar="CASE=COMMAND",
-        help="a program to time beside ours, for a case and as often as wanted: COMMAND, split as a shell does and run "
-        f'without one, prints a JSON line with "{TIME}", or "{SPEED}" for a case of sampling; whether its work '
-        "is that of the case is for you to say. Left out where its case is not among --cases. One that gives no figure "
-        "ends the run with exit code 2",
-    )
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write everything, each round's figures too, to a file"
-    )
+    parser.add_argument("--peer", type=peer, action="append", default=[], metavar="CASE=COMMAND", help=PEER_HELP)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of all rounds to a file")
     parser.add_argument("--worker", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.worker:
-        print(json.dumps(measure_ours(CASES[arguments.worker], arguments.threads, arguments.seconds)))
+    chosen = parser.parse_args()
+    if chosen.worker:
+        print(json.dumps(measure_native(CASES[chosen.worker], chosen.threads, chosen.seconds)))
         return 0
-    if arguments.json and not arguments.json.absolute().parent.is_dir():
-        parser.error(f"--json={arguments.json} cannot be written: its folder does not exist")
-    return compare(arguments.cases, arguments.peer, arguments.rounds, arguments.seconds, arguments.json)
+    if chosen.json and not chosen.json.absolute().parent.is_dir():
+        parser.error(f"--json={chosen.json} cannot be written: its folder does not exist")
+    return 2 if harness.finish(lambda: compare(chosen)) else 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Measure task=serve: requests and tokens a second against concurrency, and how soon /health answers meanwhile.
+"""Measure task=serve: requests and tokens a second by the number of clients, and the latency of /health under load.
 
-A bare route of the same framework, under the same uvicorn settings, shows the most that could be reached. The load
-comes from wrk on the same machine (apt-get install wrk, brew install wrk), with as many connections as clients, each
-asking again as soon as it is answered. Every figure is a median of rounds.
+A bare route of the same framework, under the same uvicorn settings, shows the upper limit. The load comes from wrk
+on the same machine (apt-get install wrk, brew install wrk), with one connection per client, which
+sends its next request as soon as the last is answered. Every figure is a median of rounds.
 
 python scripts/benchmark_serve.py --seconds 5 --rounds 3
 """
@@ -25,19 +25,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import harness
 import psutil
 
 NAMES = ["data=names", "style=classic", "train.steps=300"]
-CHAT = [
-    "data=chat",
-    "model=gpt_chat",
-    "style=classic",
-    "train.steps=20",
-]  # 128 features, 4 layers, a block of 256; what it says does not matter
+CHAT = ["data=chat", "model=gpt_chat", "style=classic", "train.steps=20"]  # 128 features, 4 layers, block 256
 QUICK = ["mode=tensor", "train.eval_documents=20", "sample.num_samples=0"]
 HELLO = '{"messages": [{"role": "user", "content": "hello"}], "max_tokens": 32, "temperature": 1.0, "seed": %d}'
 SATURATING = '{"num_samples": 50, "seed": %d}'
-PROBE_SECONDS = 0.01  # between two questions to /health
+PROBE_SECONDS = 0.01  # between two requests to /health
 LUA = """
 local n = 0
 request = function()
@@ -55,7 +51,7 @@ end
 
 @dataclass(frozen=True)
 class Case:
-    """A row's server and request; `%d` in the body becomes a number that is new each time."""
+    """The server and the request of a row; `%d` in the body is replaced by a new number in each request."""
 
     name: str
     server: str
@@ -87,15 +83,18 @@ class Server:
     process: psutil.Process
 
     def cpu(self) -> float:
-        """Seconds of processor time so far: a figure that other programs on the machine change little."""
+        """Return the seconds of CPU time so far, which other programs on the machine affect little."""
         times = self.process.cpu_times()
         return times.user + times.system
 
 
 @contextmanager
-def serving(command: Sequence[str], folder: Path) -> Iterator[Server]:
-    """A server for a while; its address is what it prints."""
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+def serving(name: str, folder: Path) -> Iterator[Server]:
+    """Run a server; yield it once it has printed its address."""
+    program = [str(Path(__file__).resolve()), "--bare"]
+    if name != "bare":
+        program = ["-m", "microgpt", "task=serve", f"outputs_dir={name}", "checkpoint=latest", "serve.port=0"]
+    process = subprocess.Popen([sys.executable, *program], cwd=folder, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         url = next(found[0] for line in process.stdout if (found := re.search(r"http://127[^\s]+", line)))
@@ -105,19 +104,8 @@ def serving(command: Sequence[str], folder: Path) -> Iterator[Server]:
         process.wait(60)
 
 
-@contextmanager
-def server_of(name: str, folder: Path) -> Iterator[Server]:
-    if name == "bare":
-        command = [sys.executable, str(Path(__file__).resolve()), "--bare"]
-    else:
-        where = [f"outputs_dir={name}", "checkpoint=latest", "serve.port=0"]
-        command = [sys.executable, "-m", "microgpt", "task=serve", *where]
-    with serving(command, folder) as server:
-        yield server
-
-
 def bare() -> None:
-    """The framework alone, as running.py starts it."""
+    """Serve with the framework alone, started as serve/server.py starts it."""
     import uvicorn
     from fastapi import FastAPI
 
@@ -132,7 +120,7 @@ def bare() -> None:
         return {"samples": ["anna"]}
 
     @app.post("/checked")
-    async def checked(asked: GenerateRequest) -> GenerateAnswer:
+    async def checked(request: GenerateRequest) -> GenerateAnswer:
         return GenerateAnswer(samples=["anna"])
 
     with listen(ServeConfig(port=0)) as listener:
@@ -149,9 +137,8 @@ def start_load(url: str, path: str, body: str, clients: int, seconds: float, fol
 
 
 def figures(load: subprocess.Popen[str]) -> dict[str, float]:
-    """What wrk measured, times in milliseconds."""
-    said = load.communicate()[0]
-    found = json.loads(said.strip().splitlines()[-1])
+    """Return what wrk measured, times in milliseconds."""
+    found = json.loads(load.communicate()[0].strip().splitlines()[-1])
     times = {key: found[key] / 1000 for key in ("p50", "p90", "p99")}
     return {**found, **times, "rate": found["requests"] / found["us"] * 1e6}
 
@@ -164,24 +151,24 @@ def drawn_tokens(url: str) -> float:
 
 def measure(server: Server, case: Case, clients: int, seconds: float, folder: Path) -> dict[str, float]:
     before = 0.0 if case.server == "bare" else drawn_tokens(server.url)
-    begun, cpu = time.perf_counter(), server.cpu()
+    start, cpu = time.perf_counter(), server.cpu()
     found = figures(start_load(server.url, case.path, case.body, clients, seconds, folder))
     found["cpu"] = (server.cpu() - cpu) / found["requests"] * 1000
     if case.server != "bare":
-        found["tokens"] = (drawn_tokens(server.url) - before) / (time.perf_counter() - begun)
+        found["tokens"] = (drawn_tokens(server.url) - before) / (time.perf_counter() - start)
     return found
 
 
 def probe_health(url: str, seconds: float) -> list[float]:
-    """Milliseconds of answers of /health, each on a connection of its own."""
+    """Return the milliseconds of each request to /health, each on a new connection."""
     address, times, end = url.removeprefix("http://"), [], time.perf_counter() + seconds
     while time.perf_counter() < end:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         connection = http.client.HTTPConnection(address, timeout=60)
         connection.request("GET", "/health")
         assert connection.getresponse().read() == b'{"status":"ok"}'
         connection.close()
-        times.append((time.perf_counter() - begun) * 1000)
+        times.append((time.perf_counter() - start) * 1000)
         time.sleep(PROBE_SECONDS)
     return times
 
@@ -194,42 +181,43 @@ def median(found: Sequence[dict[str, float]], key: str) -> float:
     return statistics.median(each[key] for each in found)
 
 
+def print_row(*cells: object) -> None:
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
 def throughput(cases: Sequence[Case], clients: Sequence[int], seconds: float, rounds: int, folder: Path) -> None:
-    print("| endpoint | clients | requests/s | tokens/s | p50 ms | p90 ms | p99 ms | CPU ms/request | refused, lost |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    heading = "endpoint | clients | requests/s | tokens/s | p50 ms | p90 ms | p99 ms | CPU ms/request | refused, lost"
+    print(harness.table(heading.split(" | "), []))
     for case in cases:
-        with server_of(case.server, folder) as server:
-            measure(server, case, 4, 1, folder)  # warm
+        with serving(case.server, folder) as server:
+            measure(server, case, 4, 1, folder)  # warm-up
             for number in clients:
                 found = [measure(server, case, number, seconds, folder) for _ in range(rounds)]
                 tokens = f"{median(found, 'tokens'):,.0f}" if "tokens" in found[0] else ""
-                times = " | ".join(f"{median(found, key):.2f}" for key in ("p50", "p90", "p99", "cpu"))
-                lost = f"{sum(each['refused'] for each in found):.0f}, {sum(each['lost'] for each in found):.0f}"
-                print(
-                    f"| {case.name} | {number} | {median(found, 'rate'):,.0f} | {tokens} | {times} | {lost} |",
-                    flush=True,
-                )
+                times = [f"{median(found, key):.2f}" for key in ("p50", "p90", "p99", "cpu")]
+                lost = ", ".join(f"{sum(each[key] for each in found):.0f}" for key in ("refused", "lost"))
+                print_row(case.name, number, f"{median(found, 'rate'):,.0f}", tokens, *times, lost)
 
 
 def health(servers: Sequence[str], seconds: float, rounds: int, folder: Path) -> None:
-    """How soon /health answers under load, over the questions of all rounds; and without load, for comparison."""
-    print("\n| load | clients | /health p50 ms | p99 ms | most ms | questions | answers/s | of them 429 |")
-    print("|---|---|---|---|---|---|---|---|")
+    """Measure the latency of /health over the requests of all rounds, under load and, for comparison, without."""
+    heading = "load | clients | /health p50 ms | p99 ms | most ms | questions | answers/s | of them 429"
+    print("\n" + harness.table(heading.split(" | "), []))
     for name, path, body, clients in SATURATED:
         if name not in servers:
             continue
         times: list[float] = []
         loaded: list[dict[str, float]] = []
-        with server_of(name, folder) as server:
+        with serving(name, folder) as server:
             for _ in range(rounds):
                 load = start_load(server.url, path, body, clients, seconds + 1, folder) if clients else None
                 time.sleep(0.5)
                 times += probe_health(server.url, seconds)
                 if load:
                     loaded.append(figures(load))
-        rates = f"{median(loaded, 'rate'):,.0f} | {refused_share(loaded):.0%}" if loaded else "|"
-        found = " | ".join(f"{each:.1f}" for each in (percentile(times, 0.5), percentile(times, 0.99), max(times)))
-        print(f"| {name}{path} | {clients} | {found} | {len(times)} | {rates} |", flush=True)
+        rates = [f"{median(loaded, 'rate'):,.0f}", f"{refused_share(loaded):.0%}"] if loaded else ["", ""]
+        found = [f"{each:.1f}" for each in (percentile(times, 0.5), percentile(times, 0.99), max(times))]
+        print_row(f"{name}{path}", clients, *found, len(times), *rates)
 
 
 def refused_share(loaded: Sequence[dict[str, float]]) -> float:
@@ -237,7 +225,7 @@ def refused_share(loaded: Sequence[dict[str, float]]) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
@@ -249,7 +237,7 @@ def main() -> int:
         bare()
         return 0
     if shutil.which("wrk") is None:
-        print("error: wrk is not there: apt-get install wrk, or brew install wrk", file=sys.stderr)
+        print("error: wrk is not installed: apt-get install wrk, or brew install wrk", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

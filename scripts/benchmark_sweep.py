@@ -1,51 +1,44 @@
-"""How long a sweep takes under our launcher and under Hydra's basic one: the same jobs in one run, the same numbers.
+"""Time a sweep under this project's launcher and under Hydra's basic one: the same jobs, compared bit for bit.
 
     python scripts/benchmark_sweep.py --seeds 64 --steps 1000
     python scripts/benchmark_sweep.py --compose 1000
 
-The first runs the ablation (4 variants of each seed) with each launcher in a folder of its own, compares every job's
-losses bit for bit, and prints wall times and their ratio, the time of the same command once all is done, what lies on
-the disk, and what the ablation shows. The second measures the composition of so many jobs alone.
+The first command runs the ablation (4 variants of each seed) with each launcher in its own folder, compares the
+losses of every job, and prints the wall times and their ratio, the time of the same command once all jobs are
+completed, the size on disk, and the ablation's report. The second measures the composition of jobs alone.
 """
 
-import argparse
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import harness
+
 LAUNCHERS = ("vectorized", "basic")
 
 
 def run_sweep(launcher: str, seeds: int, steps: int, folder: Path) -> float:
-    """Seconds of wall time of the whole command, its report included."""
-    command = [
-        sys.executable, "-m", "microgpt", "experiment=ablation", "mode=tensor", f"seed=range({seeds})",
-        f"train.steps={steps}", f"hydra/launcher={launcher}",
-    ]  # fmt: skip
+    """Return the seconds of wall time of the whole command, its report included."""
+    folder.mkdir(exist_ok=True)
     start = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    seconds = time.perf_counter() - start
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
-    return seconds
+    harness.run_python(
+        "-m", "microgpt", "experiment=ablation", "mode=tensor", f"seed=range({seeds})", f"train.steps={steps}",
+        f"hydra/launcher={launcher}", folder=folder,
+    )  # fmt: skip
+    return time.perf_counter() - start
 
 
 def histories(folder: Path) -> dict[str, bytes]:
-    """Every job's lines: the name of a job's folder is its number."""
+    """Return the history of every job by the name of its folder, which is its number."""
     return {path.parent.name: path.read_bytes() for path in folder.glob("outputs/sweeps/*/*/history.jsonl")}
 
 
 def compare_launchers(seeds: int, steps: int) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folders = {launcher: Path(temporary) / launcher for launcher in LAUNCHERS}
-        for folder in folders.values():
-            folder.mkdir()
-        warm = Path(temporary) / "warm"
-        warm.mkdir()
-        run_sweep("vectorized", 1, 1, warm)  # kernels are compiled, files are in the machine's cache
+        run_sweep("vectorized", 1, 1, Path(temporary) / "warm")  # compiles the kernels, reads the files
         seconds = {launcher: run_sweep(launcher, seeds, steps, folder) for launcher, folder in folders.items()}
         found = {launcher: histories(folder) for launcher, folder in folders.items()}
         once_more = run_sweep("vectorized", seeds, steps, folders["vectorized"])
@@ -59,13 +52,13 @@ def compare_launchers(seeds: int, steps: int) -> None:
     for launcher, taken in seconds.items():
         print(f"  hydra/launcher={launcher:<11} {taken:8.1f} s")
     print(f"  ratio {seconds['basic'] / seconds['vectorized']:.1f}")
-    print(f"  the same command once more, when all is completed: {once_more:.1f} s")
+    print(f"  the same command once more, when all jobs are completed: {once_more:.1f} s")
     print(f"  jobs whose history.jsonl is the same byte for byte: {same} of {4 * seeds}")
     print(f"  on disk, with the last two checkpoints of each job: {size / 1e6:.0f} MB\n\n{shown}")
 
 
 def measure_composition(jobs: int) -> None:
-    """Composing, typing, checking and hashing one after the other, as the launcher does."""
+    """Time composing, typing, checking and hashing of one job after the other, as the launcher does it."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
@@ -108,10 +101,10 @@ def measure_composition(jobs: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=64, help="of each of the four variants")
+    parser = harness.parser(__doc__)
+    parser.add_argument("--seeds", type=int, default=64, help="of each of the four variants (64)")
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--compose", type=int, metavar="JOBS", help="measure the composition of so many jobs instead")
+    parser.add_argument("--compose", type=int, metavar="JOBS", help="measure the composition of JOBS jobs instead")
     arguments = parser.parse_args()
     if arguments.compose:
         measure_composition(arguments.compose)
@@ -120,4 +113,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(harness.finish(main))

@@ -101,10 +101,10 @@ find_python() {
 
 fact() { sed -n "s/^$1=//p" "$work/facts" | head -n 1; }
 
-# Asks _gpu_probe.py; blames what stands first in the way of a training on the GPU.
+# Asks gpu_probe.py; blames what stands first in the way of a training on the GPU.
 check_torch() {
   local status torch error
-  limited "$python" "$here/_gpu_probe.py"
+  limited "$python" "$here/gpu_probe.py"
   status=$?
   cp "$work/said" "$work/facts"
   if [ -z "$(fact python)" ]; then

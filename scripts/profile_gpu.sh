@@ -70,7 +70,7 @@ case ${1:-} in
   -h | --help)
     usage
     find_python
-    exec "$python" "$here/_profiled_run.py" --help ;;
+    exec "$python" "$here/profile_training.py" --help ;;
   '' | -*) ;;
   *)
     out=$1
@@ -79,7 +79,7 @@ esac
 find_python
 flag=--require-gpu
 [ "$require" = 1 ] || flag=--no-require-gpu
-set -- "$python" "$here/_profiled_run.py" --out "$out" "$flag" "$@"
+set -- "$python" "$here/profile_training.py" --out "$out" "$flag" "$@"
 if [ "$profiler" = nsys ]; then
   if [ "$dry" = 0 ] && ! command -v nsys >/dev/null 2>&1; then
     echo 'error: PROFILER=nsys needs NVIDIA Nsight Systems: nsys is not on PATH' >&2

@@ -1,1 +1,1 @@
-"""Measurements of the engines for task=benchmark: micro-benchmarks (micro.py), training and sampling (engines.py)."""
+"""Measurements of the engines: the reference work, and what task=benchmark measures with it."""

@@ -1,7 +1,7 @@
-"""The earlier systems' micro-benchmarks, by their names and in their order, as rows for one JSON document.
+"""Micro-benchmarks with the names and the order of earlier implementations, as rows of one JSON document.
 
-What is timed is a call; where a call needs something made anew, the making is not timed. A repeat is as many calls as
-take the wanted seconds. Knows no engine but the scalar one, whose `Value`s two of them are about.
+The time is that of a call, without the time to make its argument. A repeat consists of as many calls as take the
+requested number of seconds.
 """
 
 import random
@@ -21,42 +21,42 @@ SEED = 42
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long and how often is measured."""
+class Repeats:
+    """How often something is measured, and how long at least."""
 
-    repeats: int
-    seconds: float  # the least that a repeat takes
+    count: int
+    seconds: float  # least duration of a repeat
 
 
-def measure(run: Callable[[int], tuple[float, int]], patience: Patience) -> list[float]:
-    """Seconds a unit, from each repeat. `run` does n of something; it returns the seconds, and how many units that was.
+def measure(run: Callable[[int], tuple[float, int]], repeats: Repeats) -> list[float]:
+    """Return the seconds a unit of each repeat. `run(count)` returns the seconds and the number of units.
 
-    The first runs, which find out how many it takes to fill a repeat, do not count: they are the warm-up.
+    The first runs, which find the count that fills a repeat, are the warm-up.
     """
     count = 1
-    while (spent := run(count)[0]) < patience.seconds:
-        count = 1 + int(count * min(10.0, 1.2 * patience.seconds / max(spent, 1e-9)))
-    repeats = [run(count) for _ in range(patience.repeats)]
-    return [seconds / units for seconds, units in repeats]
+    while (spent := run(count)[0]) < repeats.seconds:
+        count = 1 + int(count * min(10.0, 1.2 * repeats.seconds / max(spent, 1e-9)))
+    runs = [run(count) for _ in range(repeats.count)]
+    return [seconds / units for seconds, units in runs]
 
 
-def seconds_of(call: Callable[[Made], object], make: Callable[[], Made], patience: Patience) -> list[float]:
-    """Seconds of one call, from each repeat; what `make` takes is not timed."""
+def seconds_of(call: Callable[[Made], object], make: Callable[[], Made], repeats: Repeats) -> list[float]:
+    """Return the seconds of a call of each repeat, without those of `make`, which makes its argument."""
 
     def run(count: int) -> tuple[float, int]:
         total = 0.0
         for _ in range(count):
             made = make()
-            began = time.perf_counter()
+            start = time.perf_counter()
             call(made)
-            total += time.perf_counter() - began
+            total += time.perf_counter() - start
         return total, count
 
-    return measure(run, patience)
+    return measure(run, repeats)
 
 
 def row(name: str, description: str, iterations: int, seconds: list[float]) -> Row:
-    """The earlier systems' keys, with the median of the repeats, then what they lack: how far these lie apart."""
+    """Return the keys of earlier implementations, with the median, followed by the range of the repeats."""
     middle = median(seconds)
     return {
         "name": name,
@@ -70,8 +70,8 @@ def row(name: str, description: str, iterations: int, seconds: list[float]) -> R
     }
 
 
-def language_rows(patience: Patience) -> list[Row]:
-    """Random numbers, and `Value`s forward and backward."""
+def language_rows(repeats: Repeats) -> list[Row]:
+    """Measure random numbers, and `Value`s forward and backward."""
     rng = random.Random(SEED)
 
     def draw(made: None) -> None:
@@ -89,22 +89,22 @@ def language_rows(patience: Patience) -> list[Row]:
 
     rows = [
         row("random_1m", "uniform random numbers from Python's generator", 1_000_000,
-            seconds_of(draw, nothing, patience)),
+            seconds_of(draw, nothing, repeats)),
         row("gauss_100k", "normal random numbers from Python's generator", 100_000,
-            seconds_of(draw_normal, nothing, patience)),
+            seconds_of(draw_normal, nothing, repeats)),
     ]  # fmt: skip
-    with no_cycle_collection():  # as the engine has it
+    with no_cycle_collection():  # as in the scalar engine
         return [
             *rows,
             row("value_forward_10k", "multiplications and additions of Values, in turn, that make a graph", 10_000,
-                seconds_of(lambda _: chain(10_000), nothing, patience)),
+                seconds_of(lambda _: chain(10_000), nothing, repeats)),
             row("value_backward_1k", "gradients through a graph of that many such operations", 1_000,
-                seconds_of(Value.backward, lambda: chain(1_000), patience)),
+                seconds_of(Value.backward, lambda: chain(1_000), repeats)),
         ]  # fmt: skip
 
 
 def chain(operations: int) -> Value:
-    """x = x * a, x = x + b, ... : the last x of that many operations."""
+    """Return the result of this number of operations: x = x * a, x = x + b, ..."""
     x, a, b = Value(0.5), Value(0.999), Value(0.001)
     for _ in range(operations // 2):
         x = x * a + b

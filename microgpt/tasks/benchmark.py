@@ -11,20 +11,20 @@ from dataclasses import asdict
 from typing import Any
 
 from microgpt import __version__
-from microgpt.benchmarks.micro import Patience, language_rows
+from microgpt.benchmarks.micro import Repeats, language_rows
 from microgpt.config.schema import Config
 from microgpt.runs.environment import environment, load_average
 from microgpt.runs.record import Invocation, timestamp
 
 
 def benchmark(config: Config, invocation: Invocation) -> None:
-    from microgpt.benchmarks.engines import Bench
+    from microgpt.benchmarks.engines import EngineBenchmark
 
-    patience = Patience(config.benchmark.repeats, config.benchmark.seconds)
+    repeats = Repeats(config.benchmark.repeats, config.benchmark.seconds)
     before = load_average()
     say("python: random numbers, Values")
-    rows = language_rows(patience)
-    bench = Bench(patience, say)
+    rows = language_rows(repeats)
+    bench = EngineBenchmark(repeats, say)
     engines = [bench.report(name, config.benchmark.widths) for name in config.benchmark.engines]
     scalar = next((engine["benchmarks"] for engine in engines if engine["engine"] == "python"), None)
     document: dict[str, Any] = {

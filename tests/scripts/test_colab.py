@@ -33,7 +33,7 @@ def python(machine: Machine, has: str, benchmark: int = 0, probe: str = "") -> N
 
 def steps(machine: Machine) -> list[str]:
     """Which programs were started to do something, in order, without what was merely asked."""
-    names = {"pip install": "install", "_gpu_probe": "doctor", "benchmark_karpathy.py": "compare"}
+    names = {"pip install": "install", "gpu_probe": "doctor", "benchmark_karpathy.py": "compare"}
     found = [next((step for name, step in names.items() if name in call), "") for call in machine.calls()]
     return [step for step in found if step]
 

@@ -36,7 +36,7 @@ def test_a_profile_has_the_samples_of_nvidia_smi_which_is_ended(machine: Machine
     assert (machine.here / "mine" / "gpu.csv").read_text().endswith("97 %\n")
     wait_until_gone(int(pid.read_text()))
     (call,) = [call for call in machine.calls() if call.startswith("python")]
-    assert call.endswith("_profiled_run.py --out mine --require-gpu --steps 7")
+    assert call.endswith("profile_training.py --out mine --require-gpu --steps 7")
 
 
 def test_a_profile_is_below_results_and_needs_no_nvidia_smi(machine: Machine) -> None:

@@ -153,7 +153,7 @@ def test_the_doctor_does_not_wait_for_ever(machine: Machine, hanging: str) -> No
     machine.program("nvidia-smi", sleep if hanging == "driver" else SMI)
     machine.python(run=sleep if hanging == "run" else "")
     if hanging == "probe":
-        machine.program("python", f'case "$*" in *_gpu_probe.py) {sleep} ;; *) {microgpt_run()} ;; esac')
+        machine.program("python", f'case "$*" in *gpu_probe.py) {sleep} ;; *) {microgpt_run()} ;; esac')
     done = machine(DOCTOR, DOCTOR_TIMEOUT="1")
     assert "no end within 1 s" in done.stdout
     assert verdict(done).startswith("verdict: OK" if hanging == "driver" else "verdict: NOT USABLE")
@@ -195,7 +195,7 @@ def test_a_mistake_in_asking_the_doctor_is_exit_code_2(
 
 @pytest.fixture(scope="module")
 def probe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("_gpu_probe", SCRIPTS / "_gpu_probe.py")
+    spec = importlib.util.spec_from_file_location("gpu_probe", SCRIPTS / "gpu_probe.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)

@@ -64,7 +64,7 @@ class Machine:
         (self.folder / "probe").write_text(probe)
         body = f"""
 case "$*" in
-  *_gpu_probe.py*) cat "{self.folder / "probe"}"; exit {status} ;;
+  *gpu_probe.py*) cat "{self.folder / "probe"}"; exit {status} ;;
   "-m microgpt "*) {run or microgpt_run()} ;;
   *) {other or "exit 96"} ;;
 esac"""

@@ -1,4 +1,4 @@
-"""task=benchmark: the earlier systems' document, for every engine. What it says of speed is no matter for a test."""
+"""task=benchmark: the structure of its document for every engine; the speeds themselves are not tested."""
 
 import json
 import math
@@ -8,11 +8,11 @@ import pytest
 from support.program import Program, mostly_slow
 
 from microgpt.benchmarks import engines as bench_engines
-from microgpt.benchmarks.engines import BATCHES, Bench
-from microgpt.benchmarks.micro import NAMES, Patience, chain, language_rows, measure, row, seconds_of
+from microgpt.benchmarks.engines import BATCHES, EngineBenchmark
+from microgpt.benchmarks.micro import NAMES, Repeats, chain, language_rows, measure, row, seconds_of
 
 QUICK = ("benchmark.repeats=2", "benchmark.seconds=0.0001", "benchmark.widths=[8]")
-KEYS = ["name", "description", "iterations", "time_ms", "ops_per_sec"]  # of the earlier systems
+KEYS = ["name", "description", "iterations", "time_ms", "ops_per_sec"]  # of earlier implementations
 
 
 def check_rows(rows: list[dict[str, Any]], names: tuple[str, ...]) -> None:
@@ -30,7 +30,7 @@ def check_figures(figures: list[dict[str, Any]], key: str) -> None:
 
 
 @pytest.mark.slow
-def test_document_is_all_of_standard_output_and_has_every_engine(microgpt: Program) -> None:
+def test_standard_output_is_the_document_with_every_engine(microgpt: Program) -> None:
     done = microgpt("task=benchmark", *QUICK)
     document = json.loads(done.stdout)
     assert list(document)[:3] == ["language", "version", "timestamp"]
@@ -46,11 +46,11 @@ def test_document_is_all_of_standard_output_and_has_every_engine(microgpt: Progr
         assert [one["how"] for one in found["sampling"]] == ways
     assert document["benchmarks"][4:] == document["engines"][0]["benchmarks"]
     assert "native: training at n_embd 8, batch 16" in done.stderr
-    assert not list(microgpt.folder.iterdir())  # it leaves nothing
+    assert not list(microgpt.folder.iterdir())
 
 
 @pytest.mark.slow
-def test_engines_that_are_not_asked_for_are_not_measured(microgpt: Program) -> None:
+def test_only_the_requested_engines_are_measured(microgpt: Program) -> None:
     document = json.loads(microgpt("task=benchmark", *QUICK, "benchmark.engines=[native]").stdout)
     assert [found["engine"] for found in document["engines"]] == ["native"]
     check_rows(document["benchmarks"], NAMES)
@@ -76,18 +76,18 @@ def test_mistake_is_one_sentence(microgpt: Program, override: str, sentence: str
     assert done.stdout == ""
 
 
-def test_engine_that_is_not_installed_is_told_to_be_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_that_is_not_installed_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_engines, "find_spec", lambda name: None)
-    found = Bench(Patience(1, 1e-4), lambda said: None).report("torch", [8])
+    found = EngineBenchmark(Repeats(1, 1e-4), lambda text: None).report("torch", [8])
     assert found == {"engine": "torch", "available": False, "reason": "PyTorch is not installed"}
 
 
 def test_language_rows_are_the_first_four_in_their_order() -> None:
-    check_rows(language_rows(Patience(1, 1e-4)), NAMES[:4])
+    check_rows(language_rows(Repeats(1, 1e-4)), NAMES[:4])
 
 
 @pytest.mark.parametrize("operations", [2, 1000])
-def test_graph_of_values_has_as_many_operations_as_its_name_says(operations: int) -> None:
+def test_graph_of_values_has_the_stated_number_of_operations(operations: int) -> None:
     x = chain(operations)
     seen, left = set(), [x]
     while left:
@@ -107,26 +107,26 @@ def test_gradient_of_that_graph_is_the_product_of_its_factors() -> None:
     assert node.grad == pytest.approx(0.999**500)
 
 
-def test_a_repeat_lasts_as_long_as_asked_for_and_the_first_does_not_count() -> None:
+def test_a_repeat_lasts_the_requested_time_and_the_warm_up_does_not_count() -> None:
     counts = []
 
     def run(count: int) -> tuple[float, int]:
         counts.append(count)
         return 0.01 * count, 2 * count
 
-    assert measure(run, Patience(3, 0.5)) == pytest.approx([0.005] * 3)
+    assert measure(run, Repeats(3, 0.5)) == pytest.approx([0.005] * 3)
     assert counts[-3:] == [counts[-1]] * 3
     assert 0.01 * counts[-1] >= 0.5
     assert counts[0] == 1
 
 
-def test_what_is_made_for_a_call_is_not_timed() -> None:
+def test_making_the_argument_of_a_call_is_not_timed() -> None:
     made = []
-    seconds = seconds_of(lambda number: made.append(number), lambda: len(made), Patience(2, 0.0))
+    seconds = seconds_of(lambda number: made.append(number), lambda: len(made), Repeats(2, 0.0))
     assert made == [0, 1, 2]
     assert len(seconds) == 2
 
 
-def test_row_tells_the_median() -> None:
+def test_row_has_the_median_and_the_range() -> None:
     found = row("x", "y", 10, [0.003, 0.001, 0.002])
     assert (found["time_ms"], found["min_ms"], found["max_ms"], found["ops_per_sec"]) == pytest.approx((2, 1, 3, 5000))

@@ -1,13 +1,13 @@
-"""What this Python's PyTorch can do with an NVIDIA GPU: facts, a `key=value` a line. nvidia_doctor.sh judges them.
+"""Print what PyTorch can do with an NVIDIA GPU, one `key=value` a line, for nvidia_doctor.sh. Needs no microgpt.
 
-    python scripts/_gpu_probe.py
+    python scripts/gpu_probe.py
 
-    python, torch                  versions; without PyTorch `torch_error` says why, and nothing follows
+    python, torch                  versions; without PyTorch only torch_error, the reason
     build                          cuda <version> | rocm <version> | cpu
-    visible, gpu                   how many GPUs PyTorch sees, and the first one's name
-    probe, probe_device, probe_says    how a small training ended: ok | failed | elsewhere, where, and in words
+    visible, gpu                   the number of GPUs, and the name of the first
+    probe, probe_device, probe_says    a small training: ok | failed | elsewhere, its device, an explanation
 
-Exit code 0 where the training ran on a GPU and its numbers are right, else 1. Knows nothing of microgpt.
+Exit code 0 if the training ran on a GPU and its results are right, else 1.
 """
 
 import importlib
@@ -22,9 +22,9 @@ TOLERANCE = 1e-2  # of a product of unit normals, relative to its largest number
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what an error says, after its kind."""
-    said = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+    """Return the type of an error and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def build_of(torch: Any) -> str:
@@ -35,10 +35,10 @@ def build_of(torch: Any) -> str:
 
 
 def train_on(torch: Any, device: str) -> dict[str, str]:
-    """Train a linear model for STEPS steps on that kind of device, and compare a product with the CPU's.
+    """Train a linear model for STEPS steps on a device, and compare a matrix product with the CPU's.
 
-    Returns probe, probe_device and probe_says. Raises whatever PyTorch raises. Where it ran is read off the tensors:
-    asking for a device is no proof.
+    Returns probe, probe_device and probe_says. The device is that of the tensors, not the requested one. Raises
+    whatever PyTorch raises.
     """
     torch.manual_seed(0)
     inputs, weights = torch.randn(256, 64), torch.randn(64, 8)
@@ -59,7 +59,7 @@ def train_on(torch: Any, device: str) -> dict[str, str]:
     used = {str(tensor.device) for tensor in tensors}
     found = {"probe_device": " and ".join(sorted(used))}
     if any(tensor.device.type != device for tensor in tensors):
-        return found | {"probe": "elsewhere", "probe_says": f"{device} was asked for"}
+        return found | {"probe": "elsewhere", "probe_says": f"{device} was requested"}
     first, last = float(losses[0]), float(losses[-1])
     difference = float((product.cpu() - expected).abs().max() / expected.abs().max())
     if not (math.isfinite(last) and last < first):
@@ -70,7 +70,7 @@ def train_on(torch: Any, device: str) -> dict[str, str]:
 
 
 def facts() -> Iterator[tuple[str, str]]:
-    """Everything that can be found out, as it is found: a crash must not take along what went before it."""
+    """Yield each fact as soon as it is known, so that it is printed even if a later check crashes."""
     yield "python", platform.python_version()
     try:
         torch: Any = importlib.import_module("torch")
