@@ -66,18 +66,18 @@ def time_scalar(data: Path, steps: int) -> tuple[float, float]:
 
 
 def compare(reference: Path, steps: int, repeats: int) -> None:
-    cores = harness.available_cores()
-    core = {random.choice(cores)} if cores else None
+    core = random.choice(harness.available_cores() or [None])
+    pinned = None if core is None else {core}
     times: dict[str, list[float]] = {name: [] for name in PROGRAMS}
     losses = {}
     with tempfile.TemporaryDirectory() as folder:
         names = read_source("makemore" if "MICROGPT_DATA_DIR" in os.environ else "names", None)
         (Path(folder) / "input.txt").write_text(names.text)
-        print(f"data: {names.origin}; {steps} steps, {repeats} rounds, Python {sys.version.split()[0]}, core {min(core) if core else None}")
+        print(f"data: {names.origin}; {steps} steps, {repeats} rounds, Python {sys.version.split()[0]}, core {core}")
         worker = [sys.executable, str(Path(__file__).resolve()), "--reference", str(reference), "--steps", str(steps)]
         for _ in range(repeats):
             for name in PROGRAMS:
-                done = harness.run([*worker, "--worker", name], folder, name, core)
+                done = harness.run([*worker, "--worker", name], folder, name, pinned)
                 seconds, losses[name] = json.loads(done.stderr.strip().splitlines()[-1])  # stdout is the reference's
                 times[name].append(1e3 * seconds)
     print(f"{'':26}{'ms a step: median':>18}{'min':>9}{'max':>9}{'times ours':>12}   loss of the last step")
