@@ -183,6 +183,12 @@ class ServeConfig:
     max_body_bytes: int = key(1_000_000, "largest body of a request", at_least=1)
     max_new_tokens: int = key(1024, "largest number of tokens that a request may ask for", at_least=1)
     timeout: float = key(60.0, "seconds from a request's arrival to the end of its answer, else 503", above=0)
+    allowed_hosts: list[str] = key(
+        [], "names that a request's Host may have besides local ones and serve.host; a key lifts this check", new=True
+    )
+    cors_origins: list[str] = key(
+        [], "origins of web pages that may call the server, such as https://a.example", new=True
+    )
     drain: float = key(30.0, "seconds that requests under way have left after SIGTERM", at_least=0)
 
 

@@ -8,12 +8,14 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from microgpt.serve import native_api, native_schemas, openai_api
 from microgpt.serve.errors import AsciiJSON, register_errors
 from microgpt.serve.metrics import MetricsMiddleware
+from microgpt.serve.middleware import HeadAsGet, HostCheck
 from microgpt.serve.service import Service
 from microgpt.serve.streaming import ClientDisconnectedError
 
@@ -49,6 +51,14 @@ def build_app(service: Service) -> FastAPI:
             app.router.routes.append(Route("/" if file.name == "index.html" else f"/{file.name}", static(file)))
     register_errors(app)
     app.add_exception_handler(ClientDisconnectedError, client_disconnected)
+    app.add_middleware(HeadAsGet)
+    if service.limits.api_key is None:
+        app.add_middleware(HostCheck, host=service.config.host, allowed=service.config.allowed_hosts)
+    if service.config.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=service.config.cors_origins, allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+        )  # fmt: skip
     app.add_middleware(MetricsMiddleware, metrics=service.metrics)
     service.metrics.prepare(
         [*app.openapi()["paths"], *(route.path for route in app.routes if isinstance(route, Route))],

@@ -3,6 +3,9 @@
 import asyncio
 import json
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -21,6 +24,7 @@ DELAY_429 = (0.25, 0.75)  # random delay of a 429, so that clients that retry at
 OPENAI_ERROR_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     429: "rate_limit_error",
 }
@@ -30,10 +34,6 @@ class RequestTimeoutError(Exception):
     """A request has reached its time limit."""
 
 
-class UnsupportedError(UserError):
-    """A key of the OpenAI API that this server does not support."""
-
-
 class AsciiJSON(JSONResponse):
     """JSON in ASCII, which can represent any string, even half a surrogate pair from a request."""
 
@@ -41,41 +41,61 @@ class AsciiJSON(JSONResponse):
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
+class RequestError(UserError):
+    """A value of a request that is not allowed; `param` is its key."""
+
+    def __init__(self, param: str, message: str):
+        super().__init__(message)
+        self.param = param
+
+
+@contextmanager
+def naming(param: str) -> Iterator[None]:
+    """State the key to which the UserError of a block belongs."""
+    try:
+        yield
+    except UserError as error:
+        raise RequestError(param, str(error)) from None
+
+
+@dataclass(frozen=True)
+class ErrorResponse:
+    status: int
+    message: str
+    headers: dict[str, str] = field(default_factory=dict)
+    param: str | None = None  # the key of the request that is at fault
+
+    def body(self, path: str) -> dict[str, Any]:
+        """Return the JSON body: {"error": message}, or OpenAI's format below /v1."""
+        if not is_openai(path):
+            return {"error": self.message}
+        kind = OPENAI_ERROR_TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": None}}
+
+
 def is_openai(path: str) -> bool:
     return path == "/v1" or path.startswith("/v1/")
 
 
-def error_body(path: str, status: int, message: str, code: str | None = None) -> dict[str, Any]:
-    if not is_openai(path):
-        return {"error": message}
-    kind = OPENAI_ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
-
-
-def respond(
-    path: str, status: int, message: str, headers: dict[str, str] | None = None, code: str | None = None
-) -> Response:
-    return AsciiJSON(error_body(path, status, message, code), status_code=status, headers=headers)
-
-
-def error_response(path: str, error: Exception) -> tuple[int, str, dict[str, str]]:
-    """Return status, message and headers. An invalid value is 400 in OpenAI's API, 422 in the native one."""
-    invalid = 400 if is_openai(path) else 422
+def error_response(path: str, error: Exception) -> ErrorResponse:
+    """Return the response to an exception. An invalid value is 400 in OpenAI's API, 422 in the native one."""
+    invalid, retry = 400 if is_openai(path) else 422, {"Retry-After": RETRY_AFTER}
     if isinstance(error, HTTPException):
-        return error.status_code, str(error.detail), dict(error.headers or {})
+        return ErrorResponse(error.status_code, str(error.detail), dict(error.headers or {}))
     if isinstance(error, RequestValidationError):
-        return invalid, validation_message(error), {}
+        message, param = validation_message(error)
+        return ErrorResponse(invalid, message, param=param)
     if isinstance(error, UserError):
-        return invalid, str(error), {}
+        return ErrorResponse(invalid, str(error), param=getattr(error, "param", None))
     if isinstance(error, QueueFullError | AttentionQueueFullError):
-        return 429, "the server is busy: the queue is full; try again later", {"Retry-After": RETRY_AFTER}
+        return ErrorResponse(429, "the server is busy: the queue is full; try again later", retry)
     if isinstance(error, RequestTimeoutError):
-        return 503, "the time limit of this request has passed", {"Retry-After": RETRY_AFTER}
+        return ErrorResponse(503, "the time limit of this request has passed", retry)
     if isinstance(error, ClosedError):
-        return 503, "the server is shutting down", {"Retry-After": RETRY_AFTER}
+        return ErrorResponse(503, "the server is shutting down", retry)
     if isinstance(error, NonFiniteError):
-        return 500, str(error), {}
-    return 500, "an internal error occurred", {}
+        return ErrorResponse(500, str(error))
+    return ErrorResponse(500, "an internal error occurred")
 
 
 HANDLED_ERRORS = (
@@ -92,27 +112,28 @@ HANDLED_ERRORS = (
 
 def register_errors(app: FastAPI) -> None:
     async def handle(request: Request, error: Exception) -> Response:
-        status, message, headers = error_response(request.url.path, error)
-        if status == 429:
+        found = error_response(request.url.path, error)
+        if found.status == 429:
             await asyncio.sleep(random.uniform(*DELAY_429))
-        return respond(request.url.path, status, message, headers)
+        return AsciiJSON(found.body(request.url.path), status_code=found.status, headers=found.headers)
 
     for kind in (*HANDLED_ERRORS, Exception):
         app.add_exception_handler(kind, handle)
 
 
-def validation_message(error: RequestValidationError) -> str:
-    """Return a sentence about the first error: key, value, what is allowed."""
+def validation_message(error: RequestValidationError) -> tuple[str, str | None]:
+    """Return a sentence about the first error (key, value, what is allowed), and the key; None for the whole body."""
     first = error.errors()[0]
     key = ""
     for part in first["loc"][1:]:
         key += f"[{part}]" if isinstance(part, int) else f"{'.' * bool(key)}{part}"
-    key, rule = shorten_to_ascii(key) if key else "the body", first["msg"]
-    rule = rule[0].lower() + rule[1:]
+    param = shorten_to_ascii(key) if key else None
+    name = param or "the body"
     if first["type"] in ("missing", "extra_forbidden"):
-        known = "is missing" if first["type"] == "missing" else "is not a key of this request"
-        return f"{key} {known}"
-    return f"{key}={shorten_to_ascii(to_json(first.get('input')))} is not allowed: {rule}"
+        return f"{name} {'is missing' if first['type'] == 'missing' else 'is not a key of this request'}", param
+    rule = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
+    rule = rule[0].lower() + rule[1:]
+    return f"{name}={shorten_to_ascii(to_json(first.get('input')))} is not allowed: {rule}", param
 
 
 def to_json(value: Any) -> str:
@@ -130,6 +151,7 @@ def shorten_to_ascii(text: str) -> str:
 STATUS_DESCRIPTIONS = {
     400: "not valid JSON, or not allowed",
     401: "the key is missing or wrong",
+    403: "the Host is not allowed",
     404: "not found",
     408: "the body took too long to arrive",
     413: "the body is too large",

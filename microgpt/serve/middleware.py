@@ -1,20 +1,26 @@
-"""Authentication and limits: the bearer token, the content type, the size and time of a body, valid JSON.
+"""Authentication and limits: the bearer token, the Host, the content type, the size and time of a body, valid JSON.
 
 `CheckedRoute` applies them after routing, so that an unknown path is 404 in any case, and before the body is read.
 Requiring application/json also blocks pages of other sites: browsers send a preflight, which is not allowed.
 """
 
 import asyncio
+import contextlib
 import hmac
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any, NoReturn
 
 from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from microgpt.serve.errors import AsciiJSON, ErrorResponse
 
 BODY_SECONDS = 15.0  # for a client to send its body
 
@@ -29,9 +35,10 @@ class RequestLimits:
         if self.api_key is None:
             return
         kind, _, key = request.headers.get("authorization", "").partition(" ")
+        sent = key.strip().encode("latin-1")  # the bytes: Starlette decodes headers as Latin-1
         # In constant time, so that response times do not reveal the key.
-        same = hmac.compare_digest(key.strip().encode(), self.api_key.encode())
-        if kind.lower() != "bearer" or not same:
+        same = [hmac.compare_digest(sent, accepted) for accepted in encodings(self.api_key)]
+        if kind.lower() != "bearer" or not any(same):
             raise HTTPException(
                 401, "the header Authorization: Bearer <key> is missing or wrong", {"WWW-Authenticate": "Bearer"}
             )
@@ -80,6 +87,81 @@ def parse(body: bytes) -> Any:
 
 def refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON value")
+
+
+def encodings(key: str) -> list[bytes]:
+    """Return the bytes that clients send for a key: UTF-8, and Latin-1 if that can express it."""
+    found = [key.encode()]
+    with contextlib.suppress(UnicodeEncodeError):
+        found.append(key.encode("latin-1"))
+    return found
+
+
+class HostCheck:
+    """ASGI middleware against DNS rebinding: a page of another site that reaches this machine under its own name.
+
+    Allowed are localhost, serve.host, the names in serve.allowed_hosts ("*": any), loopback addresses, and any address
+    if the server listens beyond loopback, since a rebinding attack needs a name.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, allowed: Sequence[str]):
+        self.app = app
+        self.names = {"localhost", host.lower(), *map(str.lower, allowed)}
+        self.loopback_only = host == "localhost" or is_loopback(host)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            name = host_name(Headers(scope=scope).get("host", ""))
+            if not self.allows(name):
+                shown = name[:60].encode("ascii", "backslashreplace").decode()
+                message = f"Host {shown} is not allowed: add it to serve.allowed_hosts, or set serve.api_key"
+                body = ErrorResponse(403, message).body(scope["path"])
+                await AsciiJSON(body, status_code=403)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    def allows(self, name: str) -> bool:
+        if name in self.names or "*" in self.names or name.endswith(".localhost"):
+            return True
+        try:
+            address = ip_address(name)
+        except ValueError:
+            return False
+        return address.is_loopback or not self.loopback_only
+
+
+def host_name(header: str) -> str:
+    """Return the name or address of a Host header, without port and brackets."""
+    name = header.strip().lower()
+    if name.startswith("["):
+        return name[1:].partition("]")[0]
+    return name.rpartition(":")[0] if ":" in name else name
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class HeadAsGet:
+    """ASGI middleware that answers HEAD like GET, without the body; FastAPI's routes answer GET only."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+
+        async def without_body(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        inner = {**scope, "method": "GET"}
+        await self.app(inner, receive, without_body)
+        scope["route"] = inner.get("route")  # for the metrics
 
 
 class ParsedRequest(Request):

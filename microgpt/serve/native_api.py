@@ -79,7 +79,7 @@ async def stream(request: Request, body: native_schemas.StreamRequest) -> Respon
                 yield event({"type": "end", "stop_reason": token.stop_reason, "completion_tokens": count})
 
     def error_event(error: Exception) -> str:
-        return event({"type": "error", "error": error_response(PREFIX, error)[1]})
+        return event({"type": "error", "error": error_response(PREFIX, error).message})
 
     return service.stream(
         GenerationRequest([prompt], policy, body.seed, streaming=True, with_probs=True), events, error_event

@@ -2,16 +2,17 @@
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from microgpt.data.conversations import Turn
 from microgpt.serve import openai_schemas as schemas
-from microgpt.serve.errors import AsciiJSON, error_body, error_response, error_responses
+from microgpt.serve.errors import AsciiJSON, error_response, error_responses, naming
 from microgpt.serve.generation_queue import Generation, GenerationRequest
 from microgpt.serve.middleware import CheckedRoute
 from microgpt.serve.model import ServedModel
@@ -46,7 +47,8 @@ async def completions(request: Request, body: schemas.CompletionRequest) -> Resp
     """Generate texts after one prompt or several."""
     service = accept(request, body)
     texts = [text for text in body.prompts for _ in range(body.n or 1)]
-    prompts = [service.model.prompt(text) for text in texts]
+    with naming("prompt"):
+        prompts = [service.model.prompt(text) for text in texts]
     shape = Completions(texts if body.echo else [""] * len(texts))
     return await respond(request, service, body, prompts, body.max_tokens, shape)
 
@@ -55,7 +57,8 @@ async def completions(request: Request, body: schemas.CompletionRequest) -> Resp
 async def chat_completions(request: Request, body: schemas.ChatCompletionRequest) -> Response:
     """Generate the answer of a chat model. A conversation that is too long loses its oldest turns."""
     service = accept(request, body)
-    prompt, _ = service.model.conversation([Turn(message.role, message.text) for message in body.messages])
+    with naming("messages"):
+        prompt, _ = service.model.conversation([Turn(message.role, message.text) for message in body.messages])
     most = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     return await respond(request, service, body, [prompt] * (body.n or 1), most, ChatCompletions())
 
@@ -104,7 +107,7 @@ class ChatCompletions:
 
 
 def accept(request: Request, body: schemas.CompletionOptions) -> Service:
-    """Return the service. Raises UnsupportedError for an unsupported key, HTTPException 404 for another model."""
+    """Return the service. Raises RequestError for an unsupported key, HTTPException 404 for another model."""
     service = service_of(request)
     body.check_supported()
     check_model_id(service.model, body.model)
@@ -115,6 +118,48 @@ def check_model_id(served: ServedModel, id: str) -> None:
     if id != served.id:
         name = id[:60].encode("ascii", "backslashreplace").decode()
         raise HTTPException(404, f"the model {name!r} does not exist here: this server has {served.id!r}")
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """The server-sent events of a stream; the last but one has the usage, unless `prompt_tokens` is None."""
+
+    head: dict[str, Any]
+    shape: Completions | ChatCompletions
+    prompt_tokens: int | None
+
+    def chunk(self, *choices: Choice) -> str:
+        return event({**self.head, "choices": choices, **({} if self.prompt_tokens is None else {"usage": None})})
+
+    async def of_generation(self, generation: Generation) -> AsyncIterator[str]:
+        index, tokens = -1, 0
+        async for token in generation.tokens():
+            if token.number > index:
+                index = token.number
+                yield self.chunk(self.shape.begin(index))
+            tokens += token.stop_reason != "end"
+            if token.text:
+                yield self.chunk(self.shape.piece(index, token.text))
+            if token.stop_reason is not None:
+                yield self.chunk(self.shape.end(index, FINISH[token.stop_reason]))
+        for each in self.closing(tokens):
+            yield each
+
+    async def of_empty(self, texts: int) -> AsyncIterator[str]:
+        """Yield the events of texts without tokens (max_tokens=0)."""
+        for index in range(texts):
+            yield self.chunk(self.shape.begin(index))
+            yield self.chunk(self.shape.end(index, "length"))
+        for each in self.closing(0):
+            yield each
+
+    def closing(self, tokens: int) -> Iterator[str]:
+        if self.prompt_tokens is not None:
+            yield event({**self.head, "choices": [], "usage": usage(self.prompt_tokens, tokens)})
+        yield "data: [DONE]\n\n"
+
+    def error(self, error: Exception) -> str:
+        return event(error_response(PREFIX, error).body(PREFIX))
 
 
 async def respond(
@@ -128,9 +173,10 @@ async def respond(
     """Generate one text for each prompt, and return them whole or as a stream."""
     longest = max(map(len, prompts))
     temperature = 1.0 if body.temperature is None else body.temperature
-    policy = service.model.policy(longest, temperature, max_tokens)
+    with naming("max_tokens"):
+        policy = service.model.policy(longest, temperature, max_tokens or None, body.top_k)
     seed = secrets.randbelow(2**63) if body.seed is None else body.seed
-    generation_request = GenerationRequest(prompts, policy, seed, body.stops, streaming=bool(body.stream))
+    wanted = GenerationRequest(prompts, policy, seed, body.stops, streaming=bool(body.stream))
     head = {
         "id": shape.prefix + secrets.token_hex(12),
         "object": shape.chunk_object if body.stream else shape.whole_object,
@@ -140,45 +186,14 @@ async def respond(
     }
     prompt_tokens = sum(map(len, prompts[:: body.n or 1]))  # several texts of one prompt count it once
     if body.stream:
-        return stream(service, generation_request, head, shape, prompt_tokens if body.include_usage else None)
-    texts = await service.generate(request, generation_request)
+        chunks = Chunks(head, shape, prompt_tokens if body.include_usage else None)
+        if max_tokens == 0:
+            return StreamingResponse(chunks.of_empty(len(prompts)), media_type="text/event-stream")
+        return service.stream(wanted, chunks.of_generation, chunks.error)
+    empty = [GeneratedText("", "length", 0)] * len(prompts)
+    texts = empty if max_tokens == 0 else await service.generate(request, wanted)
     choices = [shape.whole(index, text) for index, text in enumerate(texts)]
     return AsciiJSON({**head, "choices": choices, "usage": usage(prompt_tokens, sum(text.tokens for text in texts))})
-
-
-def stream(
-    service: Service,
-    generation_request: GenerationRequest,
-    head: dict[str, Any],
-    shape: Completions | ChatCompletions,
-    prompt_tokens: int | None,
-) -> Response:
-    """Return chunks as server-sent events; the last but one has the usage, unless `prompt_tokens` is None."""
-    usage_field = {} if prompt_tokens is None else {"usage": None}
-
-    def chunk(*choices: Choice) -> str:
-        return event({**head, "choices": choices, **usage_field})
-
-    async def events(generation: Generation) -> AsyncIterator[str]:
-        index, tokens = -1, 0
-        async for token in generation.tokens():
-            if token.number > index:
-                index = token.number
-                yield chunk(shape.begin(index))
-            tokens += token.stop_reason != "end"
-            if token.text:
-                yield chunk(shape.piece(index, token.text))
-            if token.stop_reason is not None:
-                yield chunk(shape.end(index, FINISH[token.stop_reason]))
-        if prompt_tokens is not None:
-            yield event({**head, "choices": [], "usage": usage(prompt_tokens, tokens)})
-        yield "data: [DONE]\n\n"
-
-    def error_event(error: Exception) -> str:
-        status, sentence, _ = error_response(PREFIX, error)
-        return event(error_body(f"{PREFIX}/", status, sentence))
-
-    return service.stream(generation_request, events, error_event)
 
 
 def entry(served: ServedModel) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 Keys and their meaning are those of the API's reference; some are accepted with their neutral value only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from microgpt.serve.errors import UnsupportedError
-from microgpt.serve.native_schemas import MAX_SAMPLES, MAX_SEED, MAX_TOKEN_COUNT, Strict
+from microgpt.serve.errors import RequestError
+from microgpt.serve.native_schemas import MAX_SAMPLES, MAX_SEED, MAX_TOKEN_COUNT, Strict, TopK
 
 MAX_STOP_SEQUENCES = 4
 MAX_PROMPTS = 16
@@ -34,7 +34,35 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "verbosity": (None,),
 }
 
-Stop = Annotated[list[str], Field(max_length=MAX_STOP_SEQUENCES)]
+
+def is_text_part(item: Any) -> bool:
+    return isinstance(item, dict) and item.get("type") == "text" and isinstance(item.get("text"), str)
+
+
+def string_or(
+    items: str,
+    maximum: int | None = None,
+    minimum: int = 0,
+    is_item: Callable[[Any], bool] = lambda item: isinstance(item, str),
+) -> BeforeValidator:
+    """Check a field that is a string or a list in one sentence; a union type would report each of its members."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list) and all(map(is_item, value)):
+            if maximum is not None and len(value) > maximum:
+                raise ValueError(f"at most {maximum} {items}")
+            if len(value) < minimum:
+                raise ValueError(f"at least {minimum} of {items}")
+        elif not isinstance(value, str):
+            raise ValueError(f"it is a string or an array of {items}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def or_null(validator: BeforeValidator) -> BeforeValidator:
+    check: Any = validator.func
+    return BeforeValidator(lambda value: None if value is None else check(value))
 
 
 class StreamOptions(BaseModel):
@@ -51,7 +79,10 @@ class CompletionOptions(Strict):
     temperature: float | None = Field(None, ge=0, allow_inf_nan=False, description="null: 1")
     n: int | None = Field(None, ge=1, le=MAX_SAMPLES)
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="equal seeds give equal answers")
-    stop: str | Stop | None = Field(None, description="the text ends before the first of these")
+    stop: Annotated[str | list[str] | None, or_null(string_or("stop sequences", MAX_STOP_SEQUENCES))] = Field(
+        None, description="the text ends before the first of these"
+    )
+    top_k: TopK = None  # an extension
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -65,21 +96,22 @@ class CompletionOptions(Strict):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def check_supported(self) -> None:
-        """Raise UnsupportedError for an unsupported key with a value that would change the answer."""
+        """Raise RequestError for an unsupported key with a value that would change the answer."""
         for key, value in (self.model_extra or {}).items():
             if key in IGNORED_KEYS or (key in NEUTRAL and value in NEUTRAL[key]):
                 continue
             if key in NEUTRAL:
-                raise UnsupportedError(f"{key} is not supported by this server: leave it out")
+                raise RequestError(key, f"{key} is not supported by this server: leave it out")
             name = key[:60].encode("ascii", "backslashreplace").decode()
-            raise UnsupportedError(f"{name} is not a key of this request")
+            raise RequestError(name, f"{name} is not a key of this request")
 
 
 class CompletionRequest(CompletionOptions):
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)] = Field(
-        "", examples=["an"], description="what the text goes on from; a chat model answers it"
+    prompt: Annotated[str | list[str], string_or("prompts", MAX_PROMPTS, minimum=1)] = Field(
+        "", examples=["an"], description="the text to continue; a chat model answers it"
     )
-    echo: bool | None = Field(None, description="the prompt stands before the text")
+    max_tokens: int | None = Field(None, ge=0, le=MAX_TOKEN_COUNT, description="0: no text, as with echo alone")
+    echo: bool | None = Field(None, description="repeat the prompt before the text")
 
     @property
     def prompts(self) -> list[str]:
@@ -93,11 +125,11 @@ class TextPart(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """Other keys, as `name`, are passed over."""
+    """Other keys, such as `name`, are ignored."""
 
     model_config = ConfigDict(strict=True)
     role: Literal["user", "assistant"]
-    content: str | list[TextPart]
+    content: Annotated[str | list[TextPart], string_or("text parts", is_item=is_text_part)]
 
     @property
     def text(self) -> str:

@@ -60,13 +60,17 @@ def service(path: Path, *, chat: bool = False, api_key: str | None = None, **con
 
 @pytest.fixture
 def text_client(tmp_path: Path) -> Iterator[TestClient]:
-    with TestClient(build_app(service(tmp_path / "run" / "checkpoint" / "step_7"))) as client:
+    with TestClient(
+        base_url="http://localhost", app=build_app(service(tmp_path / "run" / "checkpoint" / "step_7"))
+    ) as client:
         yield client
 
 
 @pytest.fixture
 def chat_client(tmp_path: Path) -> Iterator[TestClient]:
-    with TestClient(build_app(service(tmp_path / "run" / "checkpoint" / "step_7", chat=True))) as client:
+    with TestClient(
+        base_url="http://localhost", app=build_app(service(tmp_path / "run" / "checkpoint" / "step_7", chat=True))
+    ) as client:
         yield client
 
 
@@ -405,7 +409,7 @@ def test_the_card_tells_the_model_and_its_loss_curve(text_client: TestClient, tm
 
 
 def test_what_computes_wants_the_key_and_the_rest_does_not(tmp_path: Path) -> None:
-    with TestClient(build_app(service(tmp_path, api_key="s3cret"))) as client:
+    with TestClient(base_url="http://localhost", app=build_app(service(tmp_path, api_key="s3cret"))) as client:
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic s3cret"}):
             for path in ("/microgpt/v1/generate", "/v1/completions"):
                 answer = client.post(path, json={}, headers=headers)
