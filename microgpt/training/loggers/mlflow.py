@@ -24,9 +24,10 @@ LONGEST_PARAM = 6000  # characters that MLflow accepts
 def connect(run: LoggedRun) -> "MlflowRun":
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # each waits twice as long as the one before
+    mlflow = import_module("mlflow")  # sets its logger's level
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised as well
-    return MlflowRun(import_module("mlflow"), run)
+    return MlflowRun(mlflow, run)
 
 
 class MlflowRun:
