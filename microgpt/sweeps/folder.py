@@ -84,6 +84,10 @@ class SweepFolder:
     def completed(self, identity: RunIdentity) -> Attempt | None:
         return next((one for one in self.attempts_at(identity) if one.status == "completed"), None)
 
+    def failed_since(self, time: str) -> list[Path]:
+        """Return the folders of the jobs that have failed since a time, in whatever process they ran."""
+        return [path for path, one in self.attempts.items() if one.status == "failed" and one.finished_at >= time]
+
     def state(self, identity: RunIdentity, overrides: Sequence[str] = ()) -> str:
         """Return completed, running (in another process), interrupted, failed or new."""
         statuses = {one.status for one in self.attempts_at(identity)}

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from microgpt.config.hydra_errors import report
 from microgpt.distributed import this_process
 from microgpt.errors import MicrogptError, UserError
-from microgpt.runs.record import RunRecord, timestamp
+from microgpt.runs.record import timestamp
 
 
 class Sweep:
@@ -49,7 +49,9 @@ class Sweep:
         """
         if self.folder is None:
             return
-        failed = failed_jobs(self.folder, self.started)
+        from microgpt.sweeps.folder import SweepFolder  # numpy, which --help starts without
+
+        failed = SweepFolder(self.folder).failed_since(self.started)
         if failed and not self.errors:  # in the processes of another Hydra launcher
             self.errors.append(MicrogptError("a job failed"))
         if self.errors:
@@ -140,12 +142,6 @@ def archive(folder: Path) -> Path | None:
         raise UserError(f"sweep.fresh=true: {folder} cannot be renamed: {error.strerror}") from error
     print(f"sweep.fresh=true: the earlier sweep is now in {archived}", flush=True)
     return archived
-
-
-def failed_jobs(folder: Path, since: str) -> list[Path]:
-    """Return the folders of the jobs that have failed since a time, in whatever process they ran."""
-    records = {path: RunRecord.read(path) for path in folder.glob("*")}
-    return [path for path, one in records.items() if one and one.status == "failed" and str(one.finished_at) >= since]
 
 
 def is_without_jobs(folder: Path) -> bool:

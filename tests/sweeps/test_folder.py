@@ -174,3 +174,11 @@ def test_a_sweep_that_cannot_be_written_is_an_error_in_one_sentence(tmp_path: Pa
 def test_every_job_has_a_lock_of_its_own() -> None:
     names = {lock_name(RunIdentity(config, data)) for config in (HASH, OTHER) for data in (DATA, "e" * 64)}
     assert len(names) == 4
+
+
+def test_jobs_that_failed_in_other_processes_are_found(tmp_path: Path) -> None:
+    for name, status, day in (("0", "failed", 3), ("1", "completed", 3), ("2", "failed", 1)):
+        (tmp_path / name).mkdir()
+        record = {"status": status, "finished_at": f"2026-01-0{day}T00:00:00.000+00:00"}
+        (tmp_path / name / "run.json").write_text(json.dumps(record))
+    assert SweepFolder(tmp_path).failed_since("2026-01-02T00:00:00.000+00:00") == [tmp_path / "0"]

@@ -10,8 +10,6 @@ import pytest
 from safetensors.numpy import load_file
 from support.program import Program, make_program, read_record
 
-from microgpt.sweeps.lifecycle import failed_jobs
-
 FOUR = (
     "-m", "model.tie_lm_head=true,false", "model.input_rmsnorm=true,false", "experiment=debug", "train.steps=10",
     "train.eval_every=5", "train.eval_documents=5", "train.keep_checkpoints=9", "sample.num_samples=1",
@@ -111,14 +109,6 @@ def test_the_same_sweep_in_another_order_runs_nothing(ablation: Program) -> None
     reordered = FOUR[0], FOUR[2], FOUR[1], *FOUR[3:]
     assert "4 completed before" in ablation(*reordered).stdout
     assert ablation.jobs() == before
-
-
-def test_jobs_that_failed_in_other_processes_are_found(tmp_path: Path) -> None:
-    for name, status, day in (("0", "failed", 3), ("1", "completed", 3), ("2", "failed", 1)):
-        (tmp_path / name).mkdir()
-        record = {"status": status, "finished_at": f"2026-01-0{day}T00:00:00.000+00:00"}
-        (tmp_path / name / "run.json").write_text(json.dumps(record))
-    assert failed_jobs(tmp_path, "2026-01-02T00:00:00.000+00:00") == [tmp_path / "0"]
 
 
 @pytest.mark.slow
