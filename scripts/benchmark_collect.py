@@ -1,6 +1,6 @@
-"""Time the collection of many records: the process scripts/collect.py over synthetic runs of the four variants.
+"""Measure how long scripts/collect.py takes for many synthetic runs of the four variants of an ablation.
 
-The runs are one sweep with histories, so that tables, statistics, plots and the page are all made.
+The runs have histories, so tables, statistics, plots and the page are all included.
 
 python scripts/benchmark_collect.py --runs 1024
 """
@@ -25,7 +25,7 @@ FIGURES = {"parameter_count": 4256, "steps": 1000, "final_loss": 2.3, "mean_loss
 
 
 def write_runs(folder: Path, count: int, lines: int) -> None:
-    """Records as a sweep of count / 4 seeds over the four variants leaves them, with histories of so many lines."""
+    """Write the runs of a sweep of count / 4 seeds over the four variants, with histories of `lines` lines."""
     rng = random.Random(0)
     for number in range(count):
         tied, normed, seed = number % 4 < 2, number % 2 == 0, number // 4
@@ -62,7 +62,7 @@ def main() -> int:
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         page = (Path(name) / "results" / "report.html").stat().st_size
     print(next(line for line in done.stdout.splitlines() if line.startswith("collected")))
-    print(f"{runs} runs in {seconds:.1f} s, the start of Python and all imports included")
+    print(f"{runs} runs in {seconds:.1f} s, including the start of Python and all imports")
     print(f"CPU time {used.ru_utime + used.ru_stime:.1f} s; report.html {page / 1e6:.2f} MB")
     return 0
 

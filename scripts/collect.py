@@ -1,9 +1,9 @@
-"""Merge every run.json below outputs/ (or the folders given) into the tables of results/, and print them.
+"""Merge every run.json below outputs/, or other folders, into the tables of results/, and print them.
 
     python scripts/collect.py
     python scripts/collect.py outputs/sweeps --results-dir results/sweeps
 
-An installed package has the same as `microgpt-collect`.
+An installed package has it as the command `microgpt-collect`.
 """
 
 import sys

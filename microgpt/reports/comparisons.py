@@ -12,7 +12,7 @@ from microgpt.reports.families import Family, Samples, Variant, baseline_of
 from microgpt.reports.settings import exact, label
 from microgpt.reports.statistics import Difference, Factorial, corrected, difference, factorial
 
-MOST_PAIRED = 6  # variants all of whose pairs are compared; of more, each is compared with the baseline alone
+MOST_PAIRED = 6  # variants of which all pairs are compared; more are compared only with the baseline
 
 
 @dataclass(frozen=True)

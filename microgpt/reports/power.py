@@ -1,6 +1,6 @@
 """Exact power of the two-sided t test: the seeds that a difference needs, the difference that n seeds detect.
 
-scipy.special alone is imported: scipy.stats takes four times as long.
+Only scipy.special is imported: scipy.stats takes four times as long.
 """
 
 import math
@@ -41,7 +41,7 @@ def power(noncentrality: float, df: float) -> float:
 
 
 def probability_below(t: float, noncentrality: float, df: float) -> float:
-    """Return the distribution function of the noncentral t; 0 where it is so small that scipy returns NaN."""
+    """Return the distribution function of the noncentral t; 0 if it is so small that scipy returns NaN."""
     from scipy.special import nctdtr
 
     found = float(nctdtr(df, noncentrality, t))

@@ -19,17 +19,17 @@ from microgpt.atomic import write_atomically
 from microgpt.errors import UserError
 from microgpt.reports.settings import Settings, fingerprint, settings_of
 from microgpt.runs.environment import GitState
-from microgpt.runs.record import RECORD, SCHEMA_VERSION, STYLE_NAME, DataSummary, Metrics, RunRecord, parse
+from microgpt.runs.record import RECORD, SCHEMA_VERSION, STYLE_NAME, DataSummary, RunRecord, parse
 
 JOB = re.compile(r"(?:sweeps/)?([^/]+)/(\d+)(?:-\d+)?")  # run_id of a sweep's job: the sweep, the job's number
-REPORT_ONLY = {"report_only": True}  # metadata of a field that is no column
+REPORT_ONLY = {"report_only": True}  # metadata of a field that is not a column
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
     """One run: the columns of the tables, in their order, and what only the report shows.
 
-    Losses are in nats per target token. A run that is not completed may lack any figure.
+    Losses are in nats per target token. A run that is not completed may lack any of the metrics.
     """
 
     variant: str
@@ -86,12 +86,12 @@ class Row:
 
     @property
     def job(self) -> re.Match[str] | None:
-        """The sweep and the number of a sweep's job; None for a run by itself."""
+        """The sweep and the number of a job of a sweep; None for another run."""
         return JOB.fullmatch(str(self.run_id))
 
     @property
     def is_completed(self) -> bool:
-        """Whether the run ended with finite losses: those of a record that was edited may be too large for a float."""
+        """Whether the run was completed with finite losses."""
         losses = (self.mean_loss_last_n, self.val_loss)
         return self.status == "completed" and all(loss is None or is_finite(loss) for loss in losses)
 
@@ -118,7 +118,7 @@ COLUMNS = [one.name for one in fields(Row) if "report_only" not in one.metadata]
 @dataclass
 class Collected:
     rows: list[Row] = field(default_factory=list)
-    skipped: list[tuple[Path, str]] = field(default_factory=list)  # files that are no record, and the reason
+    skipped: list[tuple[Path, str]] = field(default_factory=list)  # files that are not records, and why
 
 
 def is_finite(value: Any) -> TypeGuard[float]:
@@ -159,7 +159,7 @@ def find_records(folder: Path) -> Iterator[Path]:
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:
-    """Return rows by the time at which they started; the jobs of a sweep stand together, by their numbers."""
+    """Return rows by their start; the jobs of a sweep are kept together, by their numbers."""
     group = {row: str(row.folder.parent) if row.job else row.path for row in rows}
     started: dict[str, str] = {}
     for row in rows:
@@ -183,7 +183,7 @@ def reject_constant(name: str) -> None:
 
 
 def check_record(document: Any) -> None:
-    """Raise ValueError for JSON that no row can be made of."""
+    """Raise ValueError unless a row can be made of the JSON."""
     if not isinstance(document, dict) or "schema_version" not in document or "run_id" not in document:
         raise ValueError("not a record of a run: it has no schema_version and run_id")
     if document["schema_version"] != SCHEMA_VERSION:
@@ -195,9 +195,9 @@ def check_record(document: Any) -> None:
     expected |= {f"config.{group}": dict for group in ("model", "train", "optim", "schedule", "data")}
     expected |= {"config.model.tie_lm_head": bool, "config.model.input_rmsnorm": bool}
     if document.get("status") == "completed":
-        figures = ("parameter_count", "mean_loss_last_n", "steps_per_sec")
-        expected |= {"seed": int, "style": str, "metrics": dict} | {f"metrics.{key}": int | float for key in figures}
-        expected |= {"metrics.val_loss": int | float | None}
+        expected |= {"seed": int, "style": str, "metrics": dict, "metrics.val_loss": int | float | None}
+        numbers = ("parameter_count", "mean_loss_last_n", "steps_per_sec")
+        expected |= {f"metrics.{key}": int | float for key in numbers}
     for path, kind in expected.items():
         value = value_at(document, path)
         if not isinstance(value, kind):
@@ -207,7 +207,7 @@ def check_record(document: Any) -> None:
 
 
 def value_at(document: dict[str, Any], path: str) -> Any:
-    """Return the value at a dotted path; None where the document has no such key."""
+    """Return the value at a dotted path; None if the document has no such key."""
     value: Any = document
     for key in path.split("."):
         value = value.get(key) if isinstance(value, dict) else None
@@ -216,11 +216,9 @@ def value_at(document: dict[str, Any], path: str) -> Any:
 
 def row_of(record: RunRecord, folder: Path) -> Row:
     config, model = record.config, record.config["model"]
-    metrics, data = record.metrics or parse(Metrics, {}), record.data or parse(DataSummary, {})
-    git, leg = record.git or GitState(), record.leg
-    assert metrics is not None
+    git, leg, data = record.git or GitState(), record.leg, record.data or parse(DataSummary, {})
     assert data is not None
-    known = {one.name: getattr(part, one.name) for part in (metrics, record) for one in fields(part)}
+    known = {**(vars(record.metrics) if record.metrics else {}), **vars(record)}
     row: dict[str, Any] = {name: known.get(name) for name in COLUMNS} | {
         "variant": variant_name(model["tie_lm_head"], model["input_rmsnorm"]),
         "tie_lm_head": model["tie_lm_head"],

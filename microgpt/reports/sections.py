@@ -195,7 +195,7 @@ def difference_tables(compared: Sequence[Comparison], contrasts: Effects | None)
 
 
 def common_budgets(family: Family, read: Reader) -> tuple[list[str], list[Table]]:
-    """Return the losses at equal time, steps and parameters: a table where they differ from the family's own losses."""
+    """Return sentences about losses at equal time, steps and parameters, and tables of those that differ."""
     if len(family.ranked) < 2:
         return [], []
     sentences, found = [], []
