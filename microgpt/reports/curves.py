@@ -98,13 +98,7 @@ def over_runs(curves: Sequence[Curve], loss: Loss, x: str = "step") -> Band | No
             for curve, rows, own in zip(curves, known, steps, strict=True)
         ])  # fmt: skip
 
-    mean, low, high = mean_with_interval(at_common(loss))
-    return Band(at_common(x).mean(axis=0), mean, low, high, len(curves))
-
-
-def mean_with_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the mean over the rows, and the ends of its 95 % interval."""
-    found = [summary(column.tolist()) for column in values.T]
-    low = [np.nan if one.interval is None else one.interval.low for one in found]
-    high = [np.nan if one.interval is None else one.interval.high for one in found]
-    return np.array([one.mean for one in found]), np.array(low), np.array(high)
+    means = [summary(losses) for losses in at_common(loss).T.tolist()]
+    ends = [(one.interval.low, one.interval.high) if one.interval else (np.nan, np.nan) for one in means]
+    low, high = np.array(ends).T
+    return Band(at_common(x).mean(axis=0), np.array([one.mean for one in means]), low, high, len(curves))

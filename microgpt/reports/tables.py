@@ -60,21 +60,20 @@ def budget_rows(budget: Budget) -> list[Cells]:
     compared = comparisons(budget.family, budget.samples, most_paired=0)
     against = {one.a.name: one.difference for one in compared if one.b is baseline}
     summaries = {name: summary(list(sample.values())) for name, sample in budget.samples.items()}
+    tests = ("95 % interval", "p (Holm)", "verdict")
     rows = []
-    for name in sorted(summaries, key=lambda name: summaries[name].mean):
-        found, difference = summaries[name], against.get(name)
-        row = {"variant": name, "seeds": str(found.n), "mean": cell(found.mean)}
-        amount = {f"against {baseline.name}": "-" if difference is None else signed(difference.mean)}
-        if not budget.independent:
-            rows.append(row | amount)
-            continue
-        rows.append({
-            **row,
+    for name, found in sorted(summaries.items(), key=lambda item: item[1].mean):
+        difference = against.get(name)
+        row = {
+            "variant": name,
+            "seeds": str(found.n),
+            "mean": cell(found.mean),
             "95 % interval": interval_cell(found.interval, "{:.4f}"),
-            **amount,
-            "p (Holm)": "-" if difference is None else p_cell(difference.p_holm),
-            "verdict": "-" if difference is None else difference.sentence,
-        })  # fmt: skip
+            f"against {baseline.name}": signed(difference.mean if difference else None),
+            "p (Holm)": p_cell(difference.p_holm if difference else None),
+            "verdict": difference.sentence if difference else "-",
+        }
+        rows.append({column: text for column, text in row.items() if budget.independent or column not in tests})
     return rows
 
 
