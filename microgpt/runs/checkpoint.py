@@ -26,6 +26,7 @@ from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint_format import (
     CHECKSUMS,
+    INVALID,
     META,
     ONNX,
     OPTIMIZER_M,
@@ -231,16 +232,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         state = EngineState(weights, moments.get(OPTIMIZER_M, {}), moments.get(OPTIMIZER_V, {}))
         progress = parse_progress(json.loads(contents.get(TRAIN_STATE, b"{}")))
         return Checkpoint(path, meta, state, progress, stored)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-        SafetensorError,
-    ) as error:
+    except (*INVALID, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"checkpoint {path} is damaged: {reason}") from error
 

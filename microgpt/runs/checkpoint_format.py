@@ -17,6 +17,8 @@ CHECKSUMS = "checksums.json"
 ONNX = "model.onnx"  # instead of weights, in an export for other programs
 FORMAT_VERSION = 1
 BOOLEANS = (True, False)
+# What reading and parsing a damaged file raises
+INVALID = (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
 @dataclass(frozen=True)

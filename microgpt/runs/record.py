@@ -251,37 +251,35 @@ class RunRecord:
 
 
 def parse(kind: type[Part], found: Any) -> Part | None:
-    """Build a record, or a part of one, from JSON. None for what is no JSON object.
+    """Build a record, or a part of one, from JSON; None unless it is an object.
 
-    A key that is missing takes its default, else None; keys of other versions are ignored.
+    A missing key takes the field's default, else None. Keys of other versions are ignored.
     """
     if not isinstance(found, dict):
         return None
-    values: dict[str, Any] = {}
-    for name, (container, part, default) in layout(kind).items():
-        value = found.get(name.rstrip("_"), MISSING)
-        if value is MISSING or (container is not None and not isinstance(value, container)):
-            value = default() if callable(default) else default
-        elif part is not None and container is list:
-            value = [one for item in value if (one := parse(part, item)) is not None]
-        elif part is not None:
-            value = parse(part, value)
-        values[name] = value
+    values = {}
+    for one in fields(kind):
+        value = found.get(one.name.rstrip("_"), None if one.default is MISSING else one.default)
+        values[one.name] = value_of(type_hints(kind)[one.name], value)
     return kind(**values)
 
 
+def value_of(hint: Any, value: Any) -> Any:
+    """Return a JSON value as a field's type; None, [] or {} if it does not fit."""
+    container = get_origin(hint)
+    if container in (list, dict) and not isinstance(value, container):
+        return container()
+    part = next(filter(is_dataclass, [hint, *get_args(hint)]), None)
+    if part is None:
+        return value
+    if container is list:
+        return [one for item in value if (one := parse(part, item)) is not None]
+    return parse(part, value)
+
+
 @cache
-def layout(kind: type) -> dict[str, tuple[type | None, type | None, Any]]:
-    """Return the container (list, dict), the dataclass within, and the default of each field of a record's part."""
-    found = {}
-    hints = get_type_hints(kind)
-    for one in fields(kind):
-        hint = hints[one.name]
-        container = origin if (origin := get_origin(hint)) in (list, dict) else None
-        part = next((inner for inner in (hint, *get_args(hint)) if is_dataclass(inner)), None)
-        default = one.default_factory if one.default_factory is not MISSING else one.default
-        found[one.name] = container, part, None if default is MISSING else default
-    return found
+def type_hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def plain(value: Any) -> Any:

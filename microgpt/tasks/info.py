@@ -9,7 +9,7 @@ import numpy as np
 from microgpt.config.schema import Config
 from microgpt.errors import UserError
 from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
-from microgpt.runs.checkpoint_format import META, ONNX, WEIGHTS, Meta, parse_meta
+from microgpt.runs.checkpoint_format import INVALID, META, ONNX, WEIGHTS, Meta, parse_meta
 from microgpt.runs.record import Invocation, RunRecord
 
 
@@ -66,7 +66,7 @@ def onnx_properties(path: Path) -> dict[str, Any]:
     """Return what meta.json states about an ONNX export."""
     try:
         meta = parse_meta(json.loads((path / META).read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except INVALID as error:
         raise UserError(f"export {path} is damaged: {error}") from error
     return {
         "export": f"{path / ONNX} for other programs",
