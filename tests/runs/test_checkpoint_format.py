@@ -1,0 +1,143 @@
+"""meta.json and train_state.json: the earlier format, chat models, and values that are refused."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from support.checkpoints import (
+    CHARS,
+    SPEC,
+    arrays,
+    assert_same_bits,
+    earlier_checkpoint,
+    flip,
+)
+
+from microgpt.errors import UserError
+from microgpt.runs.checkpoint import load_checkpoint
+from microgpt.runs.checkpoint_format import Progress, meta_document, parse_meta
+
+# The earlier format: no checksums, no train state, a bare meta.json
+
+
+def test_a_checkpoint_of_the_earlier_format_loads(tmp_path):
+    found = load_checkpoint(earlier_checkpoint(tmp_path / "s4"))
+    assert found.meta.spec == SPEC
+    assert found.meta.spec.tie_lm_head is False
+    assert found.meta.spec.input_rmsnorm is True
+    assert found.meta.chars == CHARS
+    assert found.meta.dtype == "float32"
+    assert found.meta.style == {}
+    assert_same_bits(found.state.parameters, arrays(SPEC, 0, np.float32))
+    assert (found.state.m, found.state.v) == ({}, {})
+    assert found.progress == Progress()
+
+
+def test_float16_weights_become_float32(tmp_path):
+    path = earlier_checkpoint(tmp_path / "s4")
+    weights = {name: array[0].astype(np.float16) for name, array in arrays(SPEC, 0).items()}
+    safetensors.numpy.save_file(weights, path / "weights.safetensors")
+    found = load_checkpoint(path)
+    assert set(found.stored.values()) == {"float16"}
+    for name, array in found.state.parameters.items():
+        assert array.dtype == np.float32
+        assert (array[0] == weights[name]).all()
+
+
+def test_step_and_moments_of_the_earlier_format_are_read(tmp_path):
+    path = earlier_checkpoint(tmp_path / "s4")
+    for number, name in enumerate(("optimizer_m", "optimizer_v"), 1):
+        moments = {key: array[0] for key, array in arrays(SPEC, number, np.float32).items()}
+        safetensors.numpy.save_file(moments, path / f"{name}.safetensors")
+    (path / "train_state.json").write_text('{"step": 500, "adam_step": 500}')
+    found = load_checkpoint(path)
+    assert (found.step, found.progress.step) == (500, 500)
+    assert_same_bits(found.state.m, arrays(SPEC, 1, np.float32))
+    assert_same_bits(found.state.v, arrays(SPEC, 2, np.float32))
+
+
+@pytest.mark.parametrize("origin", [
+    3, [], "run", {}, {"name": "run", "step": "7", "dtype": "float32"}, {"name": None, "step": 7, "dtype": "float32"},
+    {"name": "run", "step": True, "dtype": "float32"}, {"name": "run", "step": -1, "dtype": "float32"},
+])  # fmt: skip
+def test_an_invalid_origin_is_damage(tmp_path, origin):
+    with pytest.raises(UserError, match="is damaged"):
+        load_checkpoint(earlier_checkpoint(tmp_path / "s4", exported_from=origin))
+
+
+def chat_meta(special: Any, vocab_size: int = 7) -> dict[str, Any]:
+    """meta.json of a chat model of the earlier format: three characters, three special tokens, BOS."""
+    sizes = {"n_embd": 6, "n_head": 2, "n_layer": 2, "block_size": 5}
+    return {"vocab_size": vocab_size, **sizes, "chars": CHARS, "special_tokens": special}
+
+
+CHAT = {"user": 3, "assistant": 4, "end_turn": 5}
+
+
+@pytest.mark.parametrize("special", [CHAT, CHAT | {"bos": 6}, list(CHAT)])
+def test_a_chat_model_s_special_tokens_are_read_and_written(special):
+    meta = parse_meta(chat_meta(special))
+    assert (meta.special, meta.spec.vocab_size) == (("user", "assistant", "end_turn"), 7)
+    assert meta_document(meta)["special_tokens"] == ["user", "assistant", "end_turn"]  # as the earlier reader wants it
+    assert parse_meta(meta_document(meta)) == meta
+    assert "special_tokens" not in meta_document(parse_meta(chat_meta(None, vocab_size=4)))
+
+
+@pytest.mark.parametrize(
+    "special", [{"user": 4}, ["assistant", "user", "end_turn"], 3, "user", {"user": "a", "bos": 1}, [["user"]]]
+)
+def test_other_special_tokens_are_refused(special):
+    with pytest.raises((ValueError, TypeError)):
+        parse_meta(chat_meta(special))
+
+
+def test_a_vocabulary_without_its_special_tokens_is_refused():
+    with pytest.raises(ValueError, match=r"vocab_size 4 is not that of 3 characters, 3 special tokens and BOS"):
+        parse_meta(chat_meta(CHAT, vocab_size=4))
+
+
+def test_moments_of_the_wrong_shape_are_damage(tmp_path):
+    path = earlier_checkpoint(tmp_path / "s4")
+    (path / "optimizer_m.safetensors").write_bytes(safetensors.numpy.save({"wte": np.zeros((2, 2), np.float32)}))
+    with pytest.raises(UserError, match=r"optimizer_m\.safetensors has wte of shape"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "n_embd", "n_head", "n_layer", "block_size", "chars"])
+def test_a_missing_key_of_meta_json_is_named(tmp_path, key):
+    with pytest.raises(UserError, match=rf"meta\.json lacks {key}"):
+        load_checkpoint(earlier_checkpoint(tmp_path / "s4", **{key: None}))
+
+
+@pytest.mark.parametrize("changes", [
+    {"n_layer": 3}, {"n_embd": 8}, {"vocab_size": 5}, {"block_size": 6}, {"n_layer": 1.5}, {"n_embd": "6"},
+    {"n_embd": [6]},
+])  # fmt: skip
+def test_weights_that_contradict_meta_json_are_damage(tmp_path, changes):
+    with pytest.raises(UserError, match="is damaged"):
+        load_checkpoint(earlier_checkpoint(tmp_path / "s4", **changes))
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"{", b"\xff", b"[" * 100_000])
+def test_a_meta_json_of_the_wrong_type_is_damage(tmp_path, content):
+    path = earlier_checkpoint(tmp_path / "s4")
+    (path / "meta.json").write_bytes(content)
+    with pytest.raises(UserError, match="is damaged"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["meta.json", "weights.safetensors"])
+@pytest.mark.parametrize("mask", [0x01, 0x08, 0x10, 0x80])
+def test_without_checksums_a_flipped_byte_is_damage_or_unnoticed_but_no_traceback(tmp_path, name, mask):
+    path = earlier_checkpoint(tmp_path / "s4")
+    whole = (path / name).read_bytes()
+    end = len(whole) if name == "meta.json" else 8 + int.from_bytes(whole[:8], "little")  # its header
+    damaged = 0
+    for offset in range(end):
+        (path / name).write_bytes(flip(whole, offset, mask))
+        try:
+            load_checkpoint(path)
+        except UserError:
+            damaged += 1
+    assert damaged > end // 4

@@ -1,0 +1,210 @@
+"""The checkpoints of a run: which are kept, and what a crash leaves."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.checkpoints import (
+    FILES,
+    SPEC,
+    arrays,
+    assert_same_bits,
+    engine_state,
+    meta_of,
+    progress_at,
+    saved,
+)
+
+from microgpt.runs.checkpoint import CheckpointStore, load_checkpoint
+
+# The store
+
+
+def steps_of(store: CheckpointStore) -> list[int]:
+    return sorted(int(path.name.removeprefix("step_")) for path in store.directory.glob("step_*"))
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(1, [9]), (2, [7, 9]), (3, [5, 7, 9]), (10, [1, 5, 7, 9])])
+def test_the_newest_checkpoints_are_kept(tmp_path, keep, kept):
+    store = CheckpointStore(tmp_path, keep)
+    saved(store, 1, 5, 7, 9)
+    assert steps_of(store) == kept
+
+
+def test_the_best_checkpoint_is_kept_besides_the_newest(tmp_path):
+    store = CheckpointStore(tmp_path, keep=2)
+    saved(store, 1, 2)
+    store.mark_best(2)
+    saved(store, 3, 4, 5)
+    assert steps_of(store) == [2, 4, 5]
+    store.mark_best(5)
+    assert steps_of(store) == [4, 5]
+
+
+def test_links_lead_to_the_latest_and_the_best(tmp_path):
+    store = CheckpointStore(tmp_path, keep=2)
+    saved(store, 1)
+    store.mark_best(1)
+    saved(store, 2, 3)
+    assert (tmp_path / "latest").readlink() == Path("step_00000003")
+    assert (tmp_path / "best").readlink() == Path("step_00000001")
+    assert load_checkpoint(tmp_path / "latest").progress.step == 3
+    assert load_checkpoint(tmp_path / "best").progress.step == 1
+
+
+def test_links_are_valid_after_the_run_is_moved(tmp_path):
+    store = CheckpointStore(tmp_path / "run" / "checkpoint", keep=2)
+    saved(store, 1)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert load_checkpoint(tmp_path / "moved" / "checkpoint" / "latest").progress.step == 1
+
+
+def test_the_newest_checkpoint_is_found(tmp_path):
+    store = CheckpointStore(tmp_path, keep=5)
+    assert store.newest() is None
+    saved(store, 1, 2, 10)
+    found = store.newest()
+    assert found is not None
+    assert found.progress.step == 10
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "checksums.json"])
+def test_a_damaged_checkpoint_is_skipped(tmp_path, name):
+    store = CheckpointStore(tmp_path, keep=5)
+    saved(store, 1, 2)
+    (tmp_path / "step_00000002" / name).write_bytes(b"torn")
+    found = store.newest()
+    assert found is not None
+    assert found.progress.step == 1
+    assert_same_bits(found.state.parameters, arrays(SPEC, 1))
+
+
+def test_if_all_are_damaged_there_is_none(tmp_path):
+    store = CheckpointStore(tmp_path, keep=5)
+    saved(store, 1)
+    (tmp_path / "step_00000001" / "meta.json").unlink()
+    assert store.newest() is None
+
+
+def test_a_checkpoint_is_never_written_again(tmp_path):
+    store = CheckpointStore(tmp_path, keep=2)
+    saved(store, 1)
+    before = (tmp_path / "step_00000001").stat().st_ino
+    store.save(meta_of(), engine_state(seed=99), progress_at(1))
+    assert (tmp_path / "step_00000001").stat().st_ino == before
+
+
+def test_a_damaged_checkpoint_is_replaced_when_its_step_is_reached_again(tmp_path):
+    store = CheckpointStore(tmp_path, keep=5)
+    saved(store, 1, 2)
+    (tmp_path / "step_00000002" / "weights.safetensors").write_bytes(b"torn")
+    # The run goes on from step 1, which is whole, and comes to step 2 again.
+    saved(store, 2)
+    assert load_checkpoint(tmp_path / "latest").progress.step == 2
+
+
+def test_a_damaged_later_checkpoint_is_removed_by_an_earlier_step(tmp_path):
+    store = CheckpointStore(tmp_path, keep=1)
+    saved(store, 1)
+    shutil.copytree(tmp_path / "step_00000001", tmp_path / "step_00000009")
+    (tmp_path / "step_00000009" / "weights.safetensors").write_bytes(b"torn")
+    saved(store, 2)
+    assert steps_of(store) == [2]
+    assert load_checkpoint(tmp_path / "latest").progress.step == 2
+
+
+# Crashes
+
+
+class Crash(BaseException):
+    """Like a killed process, nothing that `except Exception` would hold up."""
+
+
+def crash_at(call: int, original: Callable[..., Any]) -> Callable[..., Any]:
+    calls = 0
+
+    def crashing(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise Crash
+        return original(*arguments, **options)
+
+    return crashing
+
+
+def assert_whole(store: CheckpointStore, allowed: set[int]) -> None:
+    for step in steps_of(store):
+        found = load_checkpoint(store.directory / f"step_{step:08d}")
+        assert found.progress.step == step
+        assert_same_bits(found.state.parameters, arrays(SPEC, step))
+    assert load_checkpoint(store.directory / "latest").progress.step in allowed
+    newest = store.newest()
+    assert newest is not None
+    assert newest.progress.step in allowed
+    assert all(path.name in ("latest", "best") for path in store.directory.glob("[!.]*") if path.is_symlink())
+
+
+@pytest.mark.parametrize("call", range(1, 9))  # six files, their folder, and the one above
+def test_a_crash_while_flushing_leaves_complete_checkpoints(tmp_path, monkeypatch, call):
+    store = CheckpointStore(tmp_path, keep=2)
+    saved(store, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", crash_at(call, os.fsync))
+        with pytest.raises(Crash):
+            saved(store, 2)
+    assert steps_of(store) == ([1] if call < 8 else [1, 2])
+    assert_whole(store, {1} if call < 8 else {1, 2})
+
+
+@pytest.mark.parametrize("what", ["rename", "replace", "symlink_to", "open"])
+def test_a_crash_in_any_file_operation_leaves_complete_checkpoints(tmp_path, monkeypatch, what):
+    store = CheckpointStore(tmp_path, keep=2)
+    saved(store, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, what, crash_at(1, getattr(Path, what)))
+        with pytest.raises(Crash):
+            saved(store, 2)
+    assert steps_of(store) == ([1] if what in ("rename", "open") else [1, 2])
+    assert_whole(store, {1, 2})
+
+
+@pytest.mark.parametrize("call", [3, 4])  # the first two clear the way for the new checkpoint
+def test_a_crash_while_old_checkpoints_are_removed_leaves_the_new_one(tmp_path, monkeypatch, call):
+    store = CheckpointStore(tmp_path, keep=1)
+    saved(store, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("microgpt.runs.checkpoint.shutil.rmtree", crash_at(call, lambda *_, **__: None))
+        with pytest.raises(Crash):
+            saved(store, 2)
+    assert load_checkpoint(tmp_path / "latest").progress.step == 2
+
+
+def test_the_next_checkpoint_removes_what_a_crash_left(tmp_path, monkeypatch):
+    store = CheckpointStore(tmp_path, keep=2)
+    saved(store, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", crash_at(3, os.fsync))
+        with pytest.raises(Crash):
+            saved(store, 2)
+    # The next process has another id, and so another hidden name.
+    for hidden in tmp_path.glob(".step_*"):
+        hidden.rename(tmp_path / ".step_00000002.1")
+    saved(store, 2)
+    assert {path.name for path in tmp_path.iterdir()} == {"step_00000001", "step_00000002", "latest"}
+
+
+def test_the_next_checkpoint_removes_a_temporary_link(tmp_path, monkeypatch):
+    store = CheckpointStore(tmp_path, keep=2)
+    saved(store, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", crash_at(1, Path.replace))
+        with pytest.raises(Crash):
+            store.mark_best(1)
+    (left,) = tmp_path.glob(".best.*")
+    left.rename(tmp_path / ".best.1")  # of another process
+    saved(store, 1)  # as a run that goes on from there does
+    assert {path.name for path in tmp_path.iterdir()} == {"step_00000001", "latest"}
