@@ -1,14 +1,14 @@
-"""Conversations: read from JSONL, encoded as training examples or as a prompt, and a corpus of them.
+"""Conversations: read from a chat file, encoded as training examples or as a prompt, and a corpus of them.
 
 The tokens of a turn are [role] + characters + [end_turn], those of a conversation [BOS] + turns + [BOS].
 """
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 
+from microgpt.data.chat_formats import json_type, read_messages
 from microgpt.data.corpus import Corpus, Part, check_split, split
 from microgpt.data.sources import Source
 from microgpt.data.tokenizer import CHAT_SPECIAL, Tokenizer, count_targets, mask_target
@@ -47,21 +47,24 @@ class Conversations:
     conversations: list[Conversation]
     skipped: int  # conversations without an answer: no assistant turn with text
     trimmed: int  # conversations whose turns after the last answer were dropped
+    system_turns: int  # turns of the role system, which were dropped
 
 
 def parse_conversations(text: str, origin: str) -> Conversations:
-    """Parse JSONL: each non-blank line is one conversation, an array of {"role": ..., "content": ...}.
+    """Parse a chat file in one of the formats of chat_formats.py.
 
     Contents are kept unchanged, including white space and empty ones; roles need not alternate, and the assistant may
-    begin; other keys are ignored. Any kind of line end and a byte order mark are accepted. Raises UserError with
-    `origin` and the line number for anything else, and if no conversation has an answer.
+    begin; other keys are ignored; system turns are dropped and counted. Any kind of line end and a byte order mark are
+    accepted. Raises UserError with `origin` and the place for anything else, and if no conversation has an answer.
     """
     found: list[Conversation] = []
-    skipped = trimmed = 0
-    for number, line in enumerate(io.StringIO(text.removeprefix("\ufeff"), newline=None), 1):
-        if not line.strip():
-            continue
-        whole = turns_of(parse_line(line, number, origin), f"{origin}: line {number}")
+    skipped = trimmed = system_turns = 0
+    for where, messages in read_messages(text, origin):
+        if isinstance(messages, list):
+            system = [isinstance(one, dict) and one.get("role") == "system" for one in messages]
+            messages = [one for one, is_system in zip(messages, system, strict=True) if not is_system]
+            system_turns += sum(system)
+        whole = turns_of(messages, where)
         conversation = without_trailing_turns(whole)
         if not conversation:
             skipped += 1
@@ -75,23 +78,7 @@ def parse_conversations(text: str, origin: str) -> Conversations:
             f"{origin} has nothing to learn from: no assistant turn with text in its {skipped} "
             f"conversation{'s' * (skipped != 1)}"
         )
-    return Conversations(found, skipped, trimmed)
-
-
-def parse_line(line: str, number: int, origin: str) -> object:
-    def refuse(constant: str) -> object:
-        raise ValueError(f"{constant} is not a JSON value")
-
-    try:
-        # Numbers occur in ignored keys only. As floats, since Python refuses integers of thousands of digits.
-        return json.loads(line, parse_constant=refuse, parse_int=float)
-    except json.JSONDecodeError as error:
-        reason = f"{error.msg} at column {error.colno}"
-    except ValueError as error:  # raised by `refuse`
-        reason = str(error)
-    except RecursionError:
-        reason = "nested too deeply"
-    raise UserError(f"{origin}: invalid JSON on line {number}: {reason}")
+    return Conversations(found, skipped, trimmed, system_turns)
 
 
 def turns_of(messages: object, where: str) -> Conversation:
@@ -126,14 +113,6 @@ def turn_of(message: object, number: int, where: str) -> Turn:
             f"which is not a character"
         ) from None
     return Turn(role, content)
-
-
-def json_type(value: object) -> str:
-    """Return the JSON name of a value's type."""
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    kinds = {dict: "an object", list: "an array", str: "a string"}
-    return kinds.get(type(value), "a number")
 
 
 def without_trailing_turns(turns: Conversation) -> Conversation:
@@ -244,6 +223,8 @@ def build_chat_corpus(source: Source, *, val_fraction: float, split_seed: int, b
         return Part(len(conversations), [example for one in kept for example in one], list(accumulate(map(len, kept))))
 
     truncated = sum(is_long_conversation(each, block_size) for each in found.conversations)
+    counts = {"skipped": found.skipped, "trimmed": found.trimmed, "truncated": truncated}
+    counts["system_turns"] = found.system_turns
     return Corpus(
         source=source,
         tokenizer=tokenizer,
@@ -253,6 +234,6 @@ def build_chat_corpus(source: Source, *, val_fraction: float, split_seed: int, b
         style_train=EMPTY_PART,
         style_val=EMPTY_PART,
         long_documents=truncated,
-        conversations={"skipped": found.skipped, "trimmed": found.trimmed, "truncated": truncated},
+        conversations=counts,
         questions=tuple(dict.fromkeys(each[0].content for each in val or train if each[0].role == USER)),
     )

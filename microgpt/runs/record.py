@@ -68,7 +68,7 @@ class DataSummary:
     train_tokens: int
     vocab_size: int
     long_documents: LongDocuments
-    conversations: dict[str, int] | None  # chat data: how many were skipped, trimmed, truncated
+    conversations: dict[str, int] | None  # chat data: skipped, trimmed, truncated; system turns dropped
     baselines: dict[str, float | None] | None  # nats per target token of `uniform`, `unigram`, `bigram`
 
 

@@ -170,13 +170,12 @@ USER_A = '{"role": "user", "content": "a"}'
         (f'[{{"a": -Infinity, {USER_A[1:]}]', "invalid JSON on line 3: -Infinity is not a JSON value"),
         ("[" * 100_000 + "]" * 100_000, "invalid JSON on line 3: nested too deeply"),
         (f'[{{"a": {"[" * 100_000}', "invalid JSON on line 3: nested too deeply"),
-        (USER_A, 'line 3: expected an array of messages like [{"role": "user", "content": "Hello"}], found an object'),
+        (USER_A, 'line 3: expected an array of messages like [{"role": "user", "content": "Hello"}], or an object'),
         ('"a"', "line 3: expected an array of messages like"),
         ("null", "found null"),
         ("true", "found true"),
         ("3", "found a number"),
         (f'[{USER_A}, "a"]', 'line 3: message 2 must be an object with "role" and "content", found a string'),
-        (f"[[{USER_A}]]", "line 3: message 1 must be an object"),
         ('[{"content": "a"}]', 'line 3: message 1 has no "role"'),
         (f'[{USER_A}, {{"role": "assistant"}}]', 'line 3: message 2 has no "content"'),
         ('[{"role": "user", "content": null}]', 'line 3: "content" of message 1 must be a string, found null'),
@@ -514,3 +513,62 @@ def test_the_conversations_of_oasst1_all_become_examples(oasst1, block_size, lon
         answer = ids[len(ids) - ids[::-1].index(tokenizer.special_ids["assistant"]) :]
         assert turns[-1].content.startswith(tokenizer.decode(answer))
         assert tokenizer.decode(answer)
+
+
+# Formats of other programs
+
+TALK = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+SHAREGPT = {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
+ALPACA = {"instruction": "a", "input": "", "output": "b"}
+
+
+@pytest.mark.parametrize("conversation", [TALK, {"messages": TALK, "id": 3}, SHAREGPT, ALPACA], ids=str)
+@pytest.mark.parametrize("indent", [None, 1])
+def test_every_format_is_read_from_lines_and_from_an_array(conversation: object, indent: int | None) -> None:
+    expected = [dialogue("a", "b")] * 2
+    array = json.dumps([conversation, conversation], indent=indent)
+    assert parse_conversations(array, "f").conversations == expected
+    assert (
+        parse_conversations(f"{json.dumps(conversation)}\n\n{json.dumps(conversation)}\n", "f").conversations
+        == expected
+    )
+
+
+def test_an_array_may_hold_its_conversations_a_line_each() -> None:
+    lines = ",\n".join(json.dumps(one) for one in (SHAREGPT, ALPACA, TALK))
+    assert parse_conversations(f"[\n{lines}\n]\n", "f").conversations == [dialogue("a", "b")] * 3
+
+
+def test_alpaca_s_input_follows_its_instruction() -> None:
+    record = {"instruction": "Add.", "input": "3 4", "output": "7"}
+    assert parse_conversations(json.dumps(record), "f").conversations == [dialogue("Add.\n3 4", "7")]
+
+
+def test_system_turns_are_dropped_and_counted() -> None:
+    system = {"role": "system", "content": "Be brief."}
+    sharegpt = {"conversations": [{"from": "system", "value": "x"}, *SHAREGPT["conversations"]]}
+    found = parse_conversations(f"{json.dumps([system, *TALK])}\n{json.dumps(sharegpt)}\n{json.dumps(TALK)}", "f")
+    assert found.conversations == [dialogue("a", "b")] * 3
+    assert found.system_turns == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[\n {"instruction": "a", "output": 3}\n]\n', 'f: conversation 1: "content" of message 2 must be a string'),
+        (
+            '[\n {"instruction": "a", "output": "b"},\n {"instruction": \n]\n',
+            "f: invalid JSON on line 4: Expecting value",
+        ),
+        ('{"text": "a"}', '"conversations" (ShareGPT) or "instruction" and "output" (Alpaca), found an object'),
+        ('{"conversations": "a"}', '"conversations" must be an array of turns, found a string'),
+        ('{"conversations": [{"from": "tool", "value": "a"}]}', 'unknown role "tool"'),
+        ('{"messages": null}', "found null"),
+        ('{"instruction": "a"}', '"content" of message 2 must be a string, found null'),
+    ],
+    ids=range(7),
+)
+def test_an_error_names_the_true_place_or_the_format(text: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_conversations(text, "f")
+    assert message in str(caught.value)

@@ -49,7 +49,7 @@ def test_conversations_are_split_whole_and_counted() -> None:
     lines += [lines[0], conversation("alone"), conversation("q", "a", "and?"), conversation("x" * 40, "y" * 40)]
     corpus = corpus_of(*lines)
     assert corpus.documents == 9
-    assert corpus.conversations == {"skipped": 1, "trimmed": 1, "truncated": 1}
+    assert corpus.conversations == {"skipped": 1, "trimmed": 1, "truncated": 1, "system_turns": 0}
     assert corpus.long_documents == 1
     assert (corpus.train.documents + corpus.val.documents, corpus.val.documents >= 2) == (9, True)
     decoded = [
@@ -85,7 +85,7 @@ def test_the_embedded_chat_fits_the_model_that_is_trained_on_it() -> None:
     corpus = build_chat_corpus(
         read_source("chat", None), val_fraction=0.1, split_seed=0, block_size=256, loss_on="assistant"
     )
-    assert corpus.conversations == {"skipped": 0, "trimmed": 0, "truncated": 0}
+    assert corpus.conversations == {"skipped": 0, "trimmed": 0, "truncated": 0, "system_turns": 0}
     assert corpus.documents > 1000
     assert corpus.tokenizer.vocab_size <= 96  # all of them met often enough to be learned
     assert len(corpus.questions) > 50
@@ -271,4 +271,4 @@ def test_conversations_of_people_can_be_trained_on(microgpt: Program) -> None:
     record = read_record(microgpt.only_run())
     assert record["data"]["documents"] == 1905
     assert record["data"]["vocab_size"] == 100
-    assert record["data"]["conversations"] == {"skipped": 0, "trimmed": 759, "truncated": 1736}
+    assert record["data"]["conversations"] == {"skipped": 0, "trimmed": 759, "truncated": 1736, "system_turns": 0}
