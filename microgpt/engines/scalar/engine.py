@@ -1,4 +1,4 @@
-"""The scalar engine: the contract of engines/base.py, kept with `Value`s. It defines what all engines compute."""
+"""The scalar engine: the interface of engines/base.py with `Value`s. It defines what all engines compute."""
 
 import gc
 import math
@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from microgpt.engines.base import EngineInfo, EngineState, Tokens, Workload
+from microgpt.engines.base import EngineInfo, EngineState, Tokens, Workload, implementation
 from microgpt.engines.optimizer import OptimizerSpec, decays
 from microgpt.engines.options import EngineOptions
-from microgpt.engines.scalar.model import FORWARD, PLAIN, WITH_GRADIENTS, Cache, Weights, document_losses
-from microgpt.engines.scalar.optimizers import Optimizer
+from microgpt.engines.scalar.model import ACTIVATIONS, FORWARD, PLAIN, WITH_GRADIENTS, Cache, Weights, document_losses
+from microgpt.engines.scalar.optimizers import UPDATE_RULES, Optimizer
 from microgpt.engines.scalar.value import Value, add_up
 from microgpt.model.spec import ModelSpec
 
@@ -29,7 +29,7 @@ class ScalarModel:
         self.optimizer = Optimizer(optimizer, self.parameters, [decays(name) for name, _ in named])
 
     def train_step(self, step: int, documents: Sequence[Tokens], lr: float) -> float:
-        """Forward, backward, update: the whole of learning. Returns the mean loss over the documents' target tokens."""
+        """Forward, backward, update; return the mean loss over the documents' target tokens."""
         losses = [
             loss for tokens in documents for loss in document_losses(self.spec, self.weights, tokens, WITH_GRADIENTS)
         ]
@@ -44,7 +44,7 @@ class ScalarModel:
         return {name: [[p.data for p in row] for row in matrix] for name, matrix in self.weights.items()}
 
     def evaluate(self, documents: Sequence[Tokens]) -> float:
-        """Mean loss over the documents' target tokens, without gradients."""
+        """Return the mean loss over the documents' target tokens."""
         weights = self.plain_weights()
         try:
             losses = [loss for tokens in documents for loss in document_losses(self.spec, weights, tokens, PLAIN)]
@@ -54,7 +54,7 @@ class ScalarModel:
 
 
 class ScalarDecoder:
-    """One text read by one model, as its weights stand now. Logits that overflow are NaN."""
+    """One model reading one text, with the weights that the model had when the decoder was made."""
 
     def __init__(self, model: ScalarModel):
         self.spec = model.spec
@@ -64,13 +64,13 @@ class ScalarDecoder:
     def feed(self, token: int) -> list[float]:
         try:
             return FORWARD[self.spec.kind](self.spec, self.weights, token, self.cache, PLAIN)
-        except OverflowError:
+        except OverflowError:  # plain Python raises where other engines' numbers become infinite
             return [math.nan] * self.spec.vocab_size
 
 
 @contextmanager
 def no_cycle_collection() -> Iterator[None]:
-    """Counting references frees a graph of Values, which has no cycles; looking for some would take most of a step."""
+    """Switch the cycle collector off: reference counts free a graph, and searching it takes most of a step."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -95,9 +95,12 @@ class ScalarEngine:
         state: EngineState,
         say: Callable[[str], None] = print,
     ):
+        implementation(FORWARD, "model.kind", spec.kind, "FORWARD in engines/scalar/model.py")
+        implementation(ACTIVATIONS, "model.activation", spec.activation, "ACTIVATIONS in engines/scalar/model.py")
+        implementation(UPDATE_RULES, "optim.name", optimizer.name, "UPDATE_RULES in engines/scalar/optimizers.py")
         self.spec = spec
         self.optimizer = optimizer
-        self.workload = workload  # None: a model to evaluate and to sample from
+        self.workload = workload
         self.load(state)
 
     def load(self, state: EngineState) -> None:
@@ -119,12 +122,12 @@ class ScalarEngine:
         )
 
     def arrays(self, flat: list[list[float]]) -> dict[str, np.ndarray]:
-        """R flat lists over all parameters -> (R, rows, columns) by tensor name."""
+        """Return R flat lists over all parameters as arrays (R, rows, columns) by tensor name; empty lists as none."""
         if not flat[0]:
             return {}
-        every, start, arrays = np.array(flat), 0, {}
+        matrix, start, arrays = np.array(flat), 0, {}
         for name, (rows, columns) in self.spec.shapes().items():
-            arrays[name] = every[:, start : start + rows * columns].reshape(-1, rows, columns).copy()
+            arrays[name] = matrix[:, start : start + rows * columns].reshape(-1, rows, columns).copy()
             start += rows * columns
         return arrays
 
@@ -138,7 +141,7 @@ class ScalarEngine:
                     documents = [examples[i] for i in order.batch(step + k)]
                     try:
                         losses[k, r] = model.train_step(step + k, documents, float(learning_rates[k, r]))
-                    except OverflowError:  # plain Python raises where other engines' numbers become infinite
+                    except OverflowError:
                         losses[k, r] = math.inf
                     if not math.isfinite(losses[k, r]):
                         break

@@ -1,4 +1,4 @@
-"""Optimizers on lists of `Value`s: gradients in, new data out. Standard library alone."""
+"""The optimizers as formulas on lists of numbers: parameters p, gradients g, learning rate lr."""
 
 from collections.abc import Sequence
 from math import hypot, sqrt
@@ -7,53 +7,39 @@ from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.scalar.value import Value
 
 
-def clip_gradients(parameters: Sequence[Value], largest_norm: float) -> None:
-    """Scale all gradients together so that their Euclidean norm is at most `largest_norm` (Pascanu et al., 2013)."""
-    norm = hypot(*[p.grad for p in parameters])
-    if norm > largest_norm:
-        scale = largest_norm / norm
-        for p in parameters:
-            p.grad *= scale
-
-
 class Optimizer:
-    """One model's optimizer: the moments of its parameters, and the rule that moves them.
-
-    `m` and `v` hold one number for each parameter. sgd keeps its momentum in `m` and leaves `v` empty.
-    """
+    """One model's parameters and their moments: a number for each parameter in m and, if the optimizer has it, in v."""
 
     def __init__(self, spec: OptimizerSpec, parameters: list[Value], decays: list[bool]):
         self.spec = spec
         self.parameters = parameters
         self.decays = decays  # which parameters weight decay applies to
         self.m = [0.0] * len(parameters)
-        self.v = [0.0] * len(parameters) if spec.name != "sgd" else []
+        self.v = [0.0] * len(parameters) if spec.moments == 2 else []
 
     def update(self, step: int, lr: float) -> None:
-        """Move every parameter against its gradient and set the gradients back to zero; `step` counts from 0."""
+        """Update every parameter and reset the gradients to zero; `step` counts from 0."""
         if self.spec.grad_clip is not None:
             clip_gradients(self.parameters, self.spec.grad_clip)
-        if self.spec.name == "adamw":
+        if self.spec.decay:
             self.decay_weights(lr)
-        if self.spec.name == "sgd":
-            self.sgd(lr)
-        else:
-            self.adam(step, lr)
+        UPDATE_RULES[self.spec.name](self, step, lr)
+        for p in self.parameters:
+            p.grad = 0.0
 
     def decay_weights(self, lr: float) -> None:
         """p -= lr * weight_decay * p, apart from the gradient (Loshchilov and Hutter, 2017)."""
-        keep = 1 - lr * self.spec.weight_decay
+        keep = 1 - lr * self.spec.decay
         for p, decays in zip(self.parameters, self.decays, strict=True):
             if decays:
                 p.data *= keep
 
-    def sgd(self, lr: float) -> None:
+    def sgd(self, step: int, lr: float) -> None:
         """m = momentum * m + g; p -= lr * m."""
         momentum = self.spec.momentum
         self.m = [momentum * m + p.grad for p, m in zip(self.parameters, self.m, strict=True)]
         for p, m in zip(self.parameters, self.m, strict=True):
             p.data -= lr * m
-            p.grad = 0.0
 
     def adam(self, step: int, lr: float) -> None:
         """Kingma and Ba (2014), algorithm 1, with the moments' bias corrected: m / (1 - beta1^t), v / (1 - beta2^t)."""
@@ -66,4 +52,15 @@ class Optimizer:
         correction2 = 1 - beta2 ** (step + 1)
         for p, m, v in zip(self.parameters, self.m, self.v, strict=True):
             p.data -= lr * (m / correction1) / (sqrt(v / correction2) + eps)
-            p.grad = 0.0
+
+
+UPDATE_RULES = {"adam": Optimizer.adam, "adamw": Optimizer.adam, "sgd": Optimizer.sgd}  # adamw: adam after weight decay
+
+
+def clip_gradients(parameters: Sequence[Value], largest_norm: float) -> None:
+    """Scale all gradients together so that their Euclidean norm is at most `largest_norm` (Pascanu et al., 2013)."""
+    norm = hypot(*[p.grad for p in parameters])
+    if norm > largest_norm:
+        scale = largest_norm / norm
+        for p in parameters:
+            p.grad *= scale

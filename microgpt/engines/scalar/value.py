@@ -1,17 +1,16 @@
-"""Reverse-mode automatic differentiation, one number at a time.
+"""Reverse-mode automatic differentiation of single numbers.
 
-A `Value` is a number that remembers how it was computed: its children (the numbers it came from) and, for each child,
-the local gradient (how much it changes when that child changes). `backward` walks from a result to everything it came
-from and applies the chain rule: a child's gradient grows by local gradient times the parent's gradient.
+A `Value` is a node of a graph: a number, its children (the numbers that it was computed from) and, for each child, the
+local gradient (its derivative with respect to that child). `backward` visits the nodes from the result to the leaves
+and applies the chain rule: it adds the local gradient times the node's gradient to each child's gradient.
 
-What makes this quick without changing what is computed:
+It is fast because
 
-1. A whole dot product is one node (`dot`, `linear`), not a chain of multiplications and additions; so are a sum and a
-   cross-entropy.
-2. Parameters have nothing beneath them: `linear` hangs a row of weights aside (`weights`), where the walk need not go.
-3. The rows of one `linear` have the same children, which the walk visits once.
-4. Behind a closed relu the gradient is zero, and `backward` goes no further there.
-5. The graph has no cycles, so the engine switches Python's cycle collector off while a graph lives.
+1. a dot product, a sum and a cross-entropy are one node each, not a chain of multiplications and additions;
+2. parameters are leaves, so that `linear` keeps a row of them apart (`weights`) and `backward` does not visit them;
+3. the outputs of one `linear` share their tuple of children, which is visited once;
+4. `backward` skips nodes whose gradient is zero, such as those before a relu of a negative number;
+5. the graph has no cycles, so that the engine can switch Python's cycle collector off.
 """
 
 import math
@@ -36,7 +35,7 @@ class Value:
         self.grad = 0.0
         self.children = children
         self.local_grads = local_grads
-        self.weights = weights  # children that are parameters: they take gradients, and need no visit of their own
+        self.weights = weights  # children that are parameters: they get gradients and have no children to visit
         self.weight_grads = weight_grads
 
     def __add__(self, other: "Value | float") -> "Value":
@@ -53,7 +52,7 @@ class Value:
         return Value(self.data**exponent, (self,), (exponent * self.data ** (exponent - 1),))
 
     def exp(self, minus: float = 0.0) -> "Value":
-        """exp(self - minus), as softmax needs it, in one node."""
+        """exp(self - minus) as one node, for softmax."""
         result = math.exp(self.data - minus)
         return Value(result, (self,), (result,))
 
@@ -88,19 +87,16 @@ class Value:
         return f"Value(data={self.data}, grad={self.grad})"
 
     def backward(self) -> None:
-        """Add d(self)/d(leaf) to the `grad` of every leaf that this value was computed from.
-
-        The nodes between hold d(self)/d(node) afterwards; what an earlier call left in them is forgotten.
-        """
+        """Add d(self)/d(leaf) to the `grad` of every leaf; set the `grad` of every other node to d(self)/d(node)."""
         order = topological_order(self)
         for node in order:
             node.grad = 0.0
         self.grad = 1.0
         for node in reversed(order):
             grad = node.grad
-            if grad == 0.0:  # behind a closed relu: nothing flows
+            if grad == 0.0:
                 continue
-            for child, local_grad in zip(node.children, node.local_grads):  # noqa: B905 (strict= is dear here)
+            for child, local_grad in zip(node.children, node.local_grads):  # noqa: B905 (strict= is slow here)
                 child.grad += local_grad * grad
             if node.weights:
                 for weight, weight_grad in zip(node.weights, node.weight_grads):  # noqa: B905
@@ -108,16 +104,15 @@ class Value:
 
 
 def topological_order(root: Value) -> list[Value]:
-    """Every node below `root` that has children, each after all of its own children; `root` is last.
+    """Return every node with children that `root` depends on, each after all of its own children; `root` is last.
 
-    Depth first with a stack of our own: a recursive walk would hit Python's recursion limit on long documents.
-
-    The rows of one `linear` hold the same tuple of children: once its members are all in `order`, another node that
-    holds it follows at once. (A tuple is known by its id, which is its own as long as the graph keeps it alive.)
+    The search is depth first with an explicit stack: a recursive one would exceed Python's recursion limit on long
+    documents. The outputs of one `linear` share their tuple of children: once its members are all in `order`, a further
+    node with the same tuple is appended at once. The tuple's id identifies it while the graph keeps it alive.
     """
     order: list[Value] = []
     seen = {root}
-    done: set[int] = set()  # ids of the tuples whose members are all in `order`, or have no children
+    done: set[int] = set()  # ids of tuples whose members all are in `order` or have no children
     stack = [(root, iter(root.children))]
     while stack:
         node, unvisited_children = stack[-1]
@@ -137,21 +132,21 @@ def topological_order(root: Value) -> list[Value]:
 
 
 def add_up(values: Sequence[Value]) -> Value:
-    """The sum of many values as one node."""
+    """Return the sum of many values as one node."""
     return Value(sum([v.data for v in values]), tuple(values), (1.0,) * len(values))
 
 
 def dot(xs: Sequence[Value], ys: Sequence[Value]) -> Value:
-    """sum_i x_i y_i as one node: d/dx_i = y_i, d/dy_i = x_i."""
+    """Return sum_i x_i y_i as one node: d/dx_i = y_i, d/dy_i = x_i."""
     x_data = [x.data for x in xs]
     y_data = [y.data for y in ys]
     return Value(sum(map(mul, x_data, y_data)), (*xs, *ys), (*y_data, *x_data))
 
 
 def linear(x: Sequence[Value], matrix: Sequence[Sequence[Value]]) -> list[Value]:
-    """y = x W^T: one node for each row w of the matrix, the dot product w . x.
+    """Return y = x W^T, a node for each row w of the matrix: the dot product w . x.
 
-    The matrix must hold parameters: gradients do not flow through it to anything beneath. Use `dot` for that.
+    The matrix must consist of leaves, whose children would get no gradient; `dot` has no such restriction.
     """
     x = tuple(x)
     x_data = [v.data for v in x]
@@ -163,9 +158,9 @@ def linear(x: Sequence[Value], matrix: Sequence[Sequence[Value]]) -> list[Value]
 
 
 def cross_entropy(logits: Sequence[Value], target: int) -> Value:
-    """-log softmax(logits)[target] as one node: d/d(logit_i) = softmax_i - [i = target].
+    """Return -log softmax(logits)[target] as one node: d/d(logit_i) = softmax_i - [i = target].
 
-    A probability that underflows to zero gives an infinite loss, which the training loop reports.
+    The loss is infinite if the probability underflows to zero.
     """
     largest = max([v.data for v in logits])
     exps = [math.exp(v.data - largest) for v in logits]

@@ -33,12 +33,13 @@ class KeyValueCache:
         self.length = 0
         self.kept = like.new_zeros(spec.n_layer, 2, spec.block_size, spec.n_head, spec.head_dim)
 
-    def attention(self, layer: int, heads: Tensor) -> Tensor:
-        """Add one token's key and value; return its attention over all tokens: (3, 1, H, 1, D) -> (1, H, 1, D)."""
-        self.kept[layer, :, self.length] = heads[1:, 0, :, 0]
+    def attention(self, layer: int, qkv: Tensor) -> Tensor:
+        """Append one token's key and value, and attend to all tokens so far: (1, 3E) -> (1, E)."""
+        heads = qkv.view(3, *self.kept.shape[3:])  # (3, H, D)
+        self.kept[layer, :, self.length] = heads[1:]
         keys, values = self.kept[layer, :, : self.length + 1].transpose(1, 2)  # (H, T, D)
-        scores = keys @ heads[0, 0].view(*keys.shape[::2], 1) * heads.shape[4] ** -0.5  # (H, T, 1)
-        return (scores.softmax(dim=1).mT @ values)[None]
+        scores = keys @ heads[0, :, :, None] * heads.shape[2] ** -0.5  # (H, T, 1)
+        return (scores.softmax(dim=1).mT @ values).view(1, -1)
 
 
 class Models:
@@ -114,10 +115,11 @@ class Models:
 
     def attention(self, qkv: Tensor, layer: int, length: int, cache: KeyValueCache | None) -> Tensor:
         """Causal attention within each example: (R, B * T, 3E) -> (R, B * T, E)."""
+        if cache is not None:
+            return cache.attention(layer, qkv)
         spec = self.spec
         heads = qkv.view(-1, length, 3, spec.n_head, spec.head_dim).permute(2, 0, 3, 1, 4)  # (3, R * B, H, T, D)
-        x = self.attend(heads) if cache is None else cache.attention(layer, heads)  # (R * B, H, T, D)
-        return x.transpose(1, 2).reshape(*qkv.shape[:-2], -1, spec.n_embd)
+        return self.attend(heads).transpose(1, 2).reshape(len(qkv), -1, spec.n_embd)
 
     def short_attention(self, heads: Tensor) -> Tensor:
         """Attention as batched products: (3, N, H, T, D) -> (N, H, T, D).

@@ -26,6 +26,9 @@ class Optimizer:
         before = [] if keep is None else [tensor.clone() for tensor in changing]
         if self.spec.grad_clip is not None:
             clip_gradients(grad, self.spec.grad_clip)
+        if self.spec.decay:
+            lost = torch.mul(self.decays, lr * self.spec.decay, out=self.scratch)
+            parameters.addcmul_(parameters, lost, value=-1)
         self.rule(self, parameters, grad, step, lr)
         if keep is not None:
             for tensor, old in zip(changing, before, strict=True):
@@ -49,13 +52,8 @@ class Optimizer:
         divisor = root.mul_(correction2**-0.5).add_(self.spec.eps)
         parameters.addcdiv_(torch.mul(m, lr / -correction1, out=self.scratch), divisor)
 
-    def adamw(self, parameters: Tensor, grad: Tensor, step: int, lr: Tensor) -> None:
-        lost = torch.mul(self.decays, lr * self.spec.weight_decay, out=self.scratch)
-        parameters.addcmul_(parameters, lost, value=-1)
-        self.adam(parameters, grad, step, lr)
 
-
-UPDATE_RULES = {"adam": Optimizer.adam, "adamw": Optimizer.adamw, "sgd": Optimizer.sgd}
+UPDATE_RULES = {"adam": Optimizer.adam, "adamw": Optimizer.adam, "sgd": Optimizer.sgd}  # adamw: adam after weight decay
 
 
 def clip_gradients(grad: Tensor, largest_norm: float) -> None:
