@@ -110,7 +110,7 @@ def bare() -> None:
     from fastapi import FastAPI
 
     from microgpt.config.schema import ServeConfig
-    from microgpt.serve.native_schemas import GenerateAnswer, GenerateRequest
+    from microgpt.serve.microgpt_schemas import GenerateAnswer, GenerateRequest
     from microgpt.serve.server import TimeoutProtocol, listen
 
     app = FastAPI()

@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from microgpt.serve import native_api, native_schemas, openai_api
+from microgpt.serve import microgpt_api, microgpt_schemas, openai_api
 from microgpt.serve.errors import AsciiJSON, register_errors
 from microgpt.serve.metrics import MetricsMiddleware
 from microgpt.serve.middleware import HeadAsGet, HostCheck
@@ -42,9 +42,9 @@ def build_app(service: Service) -> FastAPI:
         generate_unique_id_function=lambda route: route.name, separate_input_output_schemas=False,
     )  # fmt: skip
     app.state.service, app.state.limits = service, service.limits
-    app.include_router(native_api.router)
+    app.include_router(microgpt_api.router)
     app.include_router(openai_api.router)
-    app.add_api_route("/health", health, response_model=native_schemas.Health, tags=["operation"])
+    app.add_api_route("/health", health, response_model=microgpt_schemas.Health, tags=["operation"])
     app.add_api_route("/metrics", metrics, response_class=Response, tags=["operation"], responses=TEXT_RESPONSE)
     for file in sorted(STATIC.iterdir()):
         if file.is_file():

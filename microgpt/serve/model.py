@@ -16,7 +16,7 @@ from microgpt.inference.attention_maps import forward
 from microgpt.inference.generation import SamplingPolicy, encode_prompt
 from microgpt.inference.loading import TrainedModel
 from microgpt.runs.history import History
-from microgpt.serve.native_schemas import MAX_CANDIDATES, MAX_SAMPLES
+from microgpt.serve.microgpt_schemas import MAX_CANDIDATES, MAX_SAMPLES
 
 MAX_HISTORY_POINTS = 1000  # of the loss curve in the card
 DECIMALS = 4  # of attention weights and losses

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from microgpt.serve.errors import RequestError
-from microgpt.serve.native_schemas import MAX_SAMPLES, MAX_SEED, MAX_TOKEN_COUNT, Strict, TopK
+from microgpt.serve.microgpt_schemas import MAX_SAMPLES, MAX_SEED, MAX_TOKEN_COUNT, Strict, TopK
 
 MAX_STOP_SEQUENCES = 4
 MAX_PROMPTS = 16

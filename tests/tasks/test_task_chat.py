@@ -115,6 +115,7 @@ def test_a_run_s_samples_are_answers_to_held_out_questions(trained: Program) -> 
         "skipped": 0,
         "trimmed": 0,
         "truncated": record["data"]["long_documents"]["count"],
+        "system_turns": 0,
     }
     assert len(record["samples"]) == 3
     assert all(re.fullmatch(r"user: .+ assistant: .{0,12}", sample) for sample in record["samples"])

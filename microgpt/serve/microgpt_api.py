@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from microgpt.data.conversations import Turn
 from microgpt.errors import UserError
-from microgpt.serve import native_schemas
+from microgpt.serve import microgpt_schemas
 from microgpt.serve.errors import AsciiJSON, error_response, error_responses
 from microgpt.serve.generation_queue import GeneratedToken, Generation, GenerationRequest
 from microgpt.serve.middleware import CheckedRoute
@@ -18,19 +18,19 @@ from microgpt.serve.streaming import event
 
 PREFIX = "/microgpt/v1"
 router = APIRouter(prefix=PREFIX, tags=["microgpt"], route_class=CheckedRoute)
-ERRORS = error_responses(400, 401, 408, 413, 415, 422, 429, 503, model=native_schemas.Error)
+ERRORS = error_responses(400, 401, 408, 413, 415, 422, 429, 503, model=microgpt_schemas.Error)
 
 
 @router.get(
-    "/model", response_model=native_schemas.ModelCard, responses=error_responses(401, model=native_schemas.Error)
+    "/model", response_model=microgpt_schemas.ModelCard, responses=error_responses(401, model=microgpt_schemas.Error)
 )
 async def card(request: Request) -> Response:
     """Return the card of the served model."""
     return AsciiJSON(service_of(request).model.card())
 
 
-@router.post("/generate", response_model=native_schemas.GenerateAnswer, responses=ERRORS)
-async def generate(request: Request, body: native_schemas.GenerateRequest) -> Response:
+@router.post("/generate", response_model=microgpt_schemas.GenerateAnswer, responses=ERRORS)
+async def generate(request: Request, body: microgpt_schemas.GenerateRequest) -> Response:
     """Generate texts after a prompt; they equal those of `task=sample sample.seed=<seed>`."""
     service = service_of(request)
     prompt = service.model.prompt(body.prompt)
@@ -39,8 +39,8 @@ async def generate(request: Request, body: native_schemas.GenerateRequest) -> Re
     return AsciiJSON({"samples": [text.text for text in texts]})
 
 
-@router.post("/chat", response_model=native_schemas.ChatAnswer, responses=ERRORS)
-async def chat(request: Request, body: native_schemas.ChatRequest) -> Response:
+@router.post("/chat", response_model=microgpt_schemas.ChatAnswer, responses=ERRORS)
+async def chat(request: Request, body: microgpt_schemas.ChatRequest) -> Response:
     """Generate the answer of a chat model."""
     service = service_of(request)
     prompt, dropped = service.model.conversation(turns(body.messages))
@@ -54,7 +54,7 @@ async def chat(request: Request, body: native_schemas.ChatRequest) -> Response:
     response_class=Response,
     responses=ERRORS | {200: {"content": {"text/event-stream": {}}}},
 )
-async def stream(request: Request, body: native_schemas.StreamRequest) -> Response:
+async def stream(request: Request, body: microgpt_schemas.StreamRequest) -> Response:
     """Stream one text token by token: events of the types start, token, end and error, each a JSON object.
 
     A token has its sampling probability, after temperature, top_k and the style's bias, and the likeliest candidates.
@@ -86,8 +86,8 @@ async def stream(request: Request, body: native_schemas.StreamRequest) -> Respon
     )
 
 
-@router.post("/attention", response_model=native_schemas.AttentionAnswer, responses=ERRORS)
-async def attention(request: Request, body: native_schemas.AttentionRequest) -> Response:
+@router.post("/attention", response_model=microgpt_schemas.AttentionAnswer, responses=ERRORS)
+async def attention(request: Request, body: microgpt_schemas.AttentionRequest) -> Response:
     """Return the attention of every head on a text, and the loss of each token."""
     model = service_of(request).model
     if (body.text is None) == (body.messages is None):
@@ -99,7 +99,7 @@ async def attention(request: Request, body: native_schemas.AttentionRequest) -> 
     return Response(await model.attention(tokens), media_type="application/json")
 
 
-def turns(messages: Sequence[native_schemas.Message]) -> list[Turn]:
+def turns(messages: Sequence[microgpt_schemas.Message]) -> list[Turn]:
     return [Turn(message.role, message.content) for message in messages]
 
 
