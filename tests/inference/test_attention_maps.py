@@ -1,4 +1,4 @@
-"""What a look into a model shows is what the scalar engine computes, and what a pencil does."""
+"""Attention maps against the scalar engine, and against a model small enough to compute by hand."""
 
 import math
 import random
@@ -36,12 +36,12 @@ BIGRAMS = [
 ]
 
 
-def shown(spec: ModelSpec) -> str:
+def name_of(spec: ModelSpec) -> str:
     return f"{spec.kind}-{spec.activation}-{spec.n_layer}-tied:{spec.tie_lm_head}-normed:{spec.input_rmsnorm}"
 
 
 def random_parameters(spec: ModelSpec, seed: int = 0) -> dict[str, np.ndarray]:
-    """Larger than initial values are, so that attention is not nearly uniform."""
+    """Larger than initial values, so that attention is not nearly uniform."""
     rng = np.random.default_rng(seed)
     return {name: rng.normal(0, 0.4, (1, *shape)) for name, shape in spec.shapes().items()}
 
@@ -58,20 +58,20 @@ def scalar_logits(spec: ModelSpec, parameters: dict[str, np.ndarray], tokens: li
     return np.array([decoder.feed(token) for token in tokens])
 
 
-def assert_reads_as_the_scalar_engine_does(spec: ModelSpec, seed: int, length: int) -> ForwardPass:
+def assert_equals_the_scalar_engine(spec: ModelSpec, seed: int, length: int) -> ForwardPass:
     parameters, tokens = random_parameters(spec, seed), random_text(spec, length, seed)
-    insight = forward(spec, parameters, tokens)
+    found = forward(spec, parameters, tokens)
     expected = scalar_logits(spec, parameters, tokens)
-    np.testing.assert_allclose(insight.logits, expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found.logits, expected, rtol=1e-12, atol=1e-12)
     losses = [model.plain_cross_entropy(row, token) for row, token in zip(expected.tolist(), tokens[1:], strict=False)]
-    np.testing.assert_allclose(insight.losses[1:], losses, rtol=1e-11, atol=1e-12)
-    assert math.isnan(insight.losses[0])
-    return insight
+    np.testing.assert_allclose(found.losses[1:], losses, rtol=1e-11, atol=1e-12)
+    assert math.isnan(found.losses[0])
+    return found
 
 
-@pytest.mark.parametrize("spec", [*GPTS, *BIGRAMS], ids=shown)
-def test_logits_and_losses_are_the_scalar_engine_s(spec: ModelSpec) -> None:
-    assert_reads_as_the_scalar_engine_does(spec, seed=1, length=spec.block_size)
+@pytest.mark.parametrize("spec", [*GPTS, *BIGRAMS], ids=name_of)
+def test_logits_and_losses_equal_the_scalar_engine_s(spec: ModelSpec) -> None:
+    assert_equals_the_scalar_engine(spec, seed=1, length=spec.block_size)
 
 
 @st.composite
@@ -92,18 +92,18 @@ def specs(draw: st.DrawFn) -> ModelSpec:
 
 @settings(max_examples=60, deadline=None)
 @given(spec=specs(), seed=st.integers(0, 1000), data=st.data())
-def test_any_model_and_text_is_read_as_the_scalar_engine_does(spec: ModelSpec, seed: int, data: st.DataObject) -> None:
+def test_any_model_and_text_gives_what_the_scalar_engine_does(spec: ModelSpec, seed: int, data: st.DataObject) -> None:
     length = data.draw(st.integers(1, spec.block_size))
-    insight = assert_reads_as_the_scalar_engine_does(spec, seed, length)
-    assert insight.attention.shape == (spec.n_layer, spec.n_head, length, length)
-    assert (insight.attention >= 0).all()
-    np.testing.assert_allclose(insight.attention.sum(axis=-1), 1, rtol=1e-14)
-    assert (np.triu(insight.attention, k=1) == 0).all(), "no position looks at a later one"
+    found = assert_equals_the_scalar_engine(spec, seed, length)
+    assert found.attention.shape == (spec.n_layer, spec.n_head, length, length)
+    assert (found.attention >= 0).all()
+    np.testing.assert_allclose(found.attention.sum(axis=-1), 1, rtol=1e-14)
+    assert (np.triu(found.attention, k=1) == 0).all(), "no position attends to a later one"
 
 
 @settings(max_examples=30, deadline=None)
 @given(spec=specs(), seed=st.integers(0, 1000), data=st.data())
-def test_what_follows_changes_nothing_of_what_came_before(spec: ModelSpec, seed: int, data: st.DataObject) -> None:
+def test_later_tokens_change_nothing_at_earlier_positions(spec: ModelSpec, seed: int, data: st.DataObject) -> None:
     cut = data.draw(st.integers(1, spec.block_size))
     parameters, tokens = random_parameters(spec, seed), random_text(spec, spec.block_size, seed)
     whole, part = forward(spec, parameters, tokens), forward(spec, parameters, tokens[:cut])
@@ -111,8 +111,8 @@ def test_what_follows_changes_nothing_of_what_came_before(spec: ModelSpec, seed:
     np.testing.assert_allclose(whole.attention[:, :, :cut, :cut], part.attention, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("spec", [spec for spec in GPTS if spec.n_layer], ids=shown)
-def test_attention_is_what_the_scalar_engine_s_heads_used(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("spec", [spec for spec in GPTS if spec.n_layer], ids=name_of)
+def test_attention_weights_equal_the_scalar_engine_s(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[list[float]] = []
 
     def softmax(logits: list[Any], ops: model.Arithmetic) -> list[Any]:
@@ -131,7 +131,7 @@ def test_attention_is_what_the_scalar_engine_s_heads_used(spec: ModelSpec, monke
 
 
 def test_two_tokens_by_hand() -> None:
-    """One head that looks for its own token: at the second of two different ones a quarter and three quarters."""
+    """One head whose query matches its own token: of two different tokens the second has weights 1/4 and 3/4."""
     s = (1 + RMSNORM_EPSILON) ** -0.5  # rmsnorm of (1, 1) is (s, s)
     one, zero = np.eye(2), np.zeros((2, 2))
     spec = ModelSpec("gpt", vocab_size=2, n_embd=2, n_head=1, n_layer=1, block_size=3, input_rmsnorm=False)
@@ -148,26 +148,26 @@ def test_two_tokens_by_hand() -> None:
         "layer0.mlp_fc2": np.zeros((2, 8)),
     }
     assert {name: array.shape for name, array in parameters.items()} == spec.shapes()
-    insight = forward(spec, {name: array[np.newaxis] for name, array in parameters.items()}, [0, 1])
-    np.testing.assert_allclose(insight.attention, [[[[1, 0], [1 / 4, 3 / 4]]]], rtol=1e-14, atol=0)
-    np.testing.assert_allclose(insight.logits, [[1 + s, 1 + s], [1 + s, -1 - s / 2]], rtol=1e-14)
-    np.testing.assert_allclose(insight.losses[1], math.log(2), rtol=1e-14)
-    # With values that are nothing, the head adds nothing
+    found = forward(spec, {name: array[np.newaxis] for name, array in parameters.items()}, [0, 1])
+    np.testing.assert_allclose(found.attention, [[[[1, 0], [1 / 4, 3 / 4]]]], rtol=1e-14, atol=0)
+    np.testing.assert_allclose(found.logits, [[1 + s, 1 + s], [1 + s, -1 - s / 2]], rtol=1e-14)
+    np.testing.assert_allclose(found.losses[1], math.log(2), rtol=1e-14)
+    # With zero values the head adds nothing.
     parameters["layer0.attn_wv"] = zero
-    insight = forward(spec, {name: array[np.newaxis] for name, array in parameters.items()}, [0, 1])
-    np.testing.assert_array_equal(insight.logits, [[1, 1], [1, -1]])
+    found = forward(spec, {name: array[np.newaxis] for name, array in parameters.items()}, [0, 1])
+    np.testing.assert_array_equal(found.logits, [[1, 1], [1, -1]])
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_weights_of_fewer_bits_are_read_in_float64(dtype: type) -> None:
+def test_narrower_weights_are_converted_to_float64(dtype: type) -> None:
     parameters = {name: array.astype(dtype) for name, array in random_parameters(SPEC).items()}
-    insight = forward(SPEC, parameters, [4, 0, 1])
+    found = forward(SPEC, parameters, [4, 0, 1])
     wide = forward(SPEC, {name: array.astype(np.float64) for name, array in parameters.items()}, [4, 0, 1])
-    assert insight.logits.dtype == np.float64
-    np.testing.assert_array_equal(insight.logits, wide.logits)
+    assert found.logits.dtype == np.float64
+    np.testing.assert_array_equal(found.logits, wide.logits)
 
 
-def test_a_new_model_is_surprised_by_every_token_alike() -> None:
+def test_the_losses_of_a_new_model_are_about_those_of_a_uniform_one() -> None:
     spec = replace(SPEC, vocab_size=27, n_embd=16, n_head=4)
     tensors = init_parameters(spec, random.Random(0))
     parameters = {name: np.array(rows)[np.newaxis] for name, rows in tensors.items()}
@@ -175,8 +175,8 @@ def test_a_new_model_is_surprised_by_every_token_alike() -> None:
     np.testing.assert_allclose(losses, math.log(27), atol=1.0)
 
 
-@pytest.mark.parametrize("spec", [GPTS[-1], BIGRAMS[0]], ids=shown)
-def test_the_parameters_stay_as_they_are(spec: ModelSpec) -> None:
+@pytest.mark.parametrize("spec", [GPTS[-1], BIGRAMS[0]], ids=name_of)
+def test_the_parameters_are_not_changed(spec: ModelSpec) -> None:
     parameters = random_parameters(spec)
     before = {name: array.copy() for name, array in parameters.items()}
     forward(spec, parameters, [0, 1, 2])
@@ -185,19 +185,19 @@ def test_the_parameters_stay_as_they_are(spec: ModelSpec) -> None:
 
 
 @pytest.mark.parametrize("tokens", [[], [0] * 8, [-1], [0, 5], [~3]], ids=str)
-def test_what_is_no_text_of_the_model_is_refused(tokens: list[int]) -> None:
+def test_texts_of_invalid_length_or_ids_are_errors(tokens: list[int]) -> None:
     with pytest.raises(ValueError, match=r"a text must have|token ids are"):
         forward(SPEC, random_parameters(SPEC), tokens)
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("factor", [1e308, math.nan], ids=str)
-def test_weights_that_are_no_good_show_as_no_numbers_without_a_warning(factor: float) -> None:
+def test_an_overflow_gives_non_finite_numbers_without_a_warning(factor: float) -> None:
     parameters = random_parameters(SPEC)
     parameters["lm_head"] *= factor
-    insight = forward(SPEC, parameters, [0, 1])
-    assert not np.isfinite(insight.logits).all()
-    assert not np.isfinite(insight.losses[1])
+    found = forward(SPEC, parameters, [0, 1])
+    assert not np.isfinite(found.logits).all()
+    assert not np.isfinite(found.losses[1])
 
 
 def test_every_kind_and_every_activation_is_implemented() -> None:

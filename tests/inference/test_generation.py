@@ -1,4 +1,4 @@
-"""From logits to text, with a decoder that computes its logits by hand."""
+"""From logits to text, with a decoder whose logits the tests choose."""
 
 import math
 import random
@@ -32,7 +32,7 @@ Logits = Callable[[Sequence[int]], Sequence[float]]
 
 
 class FakeDecoder:
-    """Logits are a function of all that was read; more than a block is refused, as an engine would."""
+    """Logits are a function of the tokens read so far; more than a block is an error, as in an engine."""
 
     def __init__(self, block_size: int, logits_of: Logits):
         self.block_size, self.logits_of, self.read = block_size, logits_of, []
@@ -43,7 +43,7 @@ class FakeDecoder:
         return list(self.logits_of(self.read))
 
 
-def surely(token: int, vocab_size: int = 4) -> list[float]:
+def certain(token: int, vocab_size: int = 4) -> list[float]:
     return [100.0 * (i == token) for i in range(vocab_size)]
 
 
@@ -72,7 +72,7 @@ def draw(
 
 @property_test
 @given(logit_lists)
-def test_temperature_zero_puts_everything_on_the_likeliest(logits):
+def test_at_temperature_zero_the_likeliest_token_is_certain(logits):
     probs = probabilities(logits, SamplingPolicy(temperature=0))
     assert sum(probs) == 1
     assert probs.index(1.0) == logits.index(max(logits))  # the lower id of equals
@@ -88,7 +88,7 @@ def test_probabilities_are_the_softmax_of_logits_over_temperature(logits, temper
 
 @property_test
 @given(logit_lists, temperatures, st.floats(1.1, 5))
-def test_a_lower_temperature_favours_the_likeliest_more(logits, temperature, factor):
+def test_a_lower_temperature_raises_the_largest_probability(logits, temperature, factor):
     assume(max(logits) - min(logits) > 0.01)
     hot = max(probabilities(logits, SamplingPolicy(temperature * factor)))
     assert max(probabilities(logits, SamplingPolicy(temperature))) >= hot - 1e-12
@@ -125,7 +125,7 @@ def test_a_top_k_of_the_whole_vocabulary_changes_nothing():
 
 
 @pytest.mark.parametrize("temperature", [1e-2, 1e-300, 1e-308, 5e-324])
-def test_a_temperature_next_to_zero_is_as_good_as_greedy(temperature):
+def test_a_temperature_near_zero_is_greedy(temperature):
     assert probabilities([1.0, 20.0, -3.0], SamplingPolicy(temperature)) == [0.0, 1.0, 0.0]
 
 
@@ -151,7 +151,7 @@ def test_a_prompt_that_fills_the_block_is_accepted():
     (16, 16, "prompt token count 17 exceeds max prompt tokens 16"),
     (1024, 1024, "prompt token count 1025 exceeds max prompt tokens 1024"),
 ])  # fmt: skip
-def test_a_prompt_that_does_not_fit_is_refused_in_these_words(characters, block_size, message):
+def test_a_prompt_that_is_too_long_is_refused_with_this_message(characters, block_size, message):
     with pytest.raises(UserError) as caught:
         encode_prompt("a" * characters, ABC, block_size)
     assert str(caught.value) == message
@@ -165,48 +165,48 @@ def test_unknown_characters_of_a_prompt_are_named():
 # Stopping
 
 
-def test_a_sample_ends_where_the_model_ends_the_document():
+def test_a_sample_ends_when_the_model_ends_the_document():
     script = {1: 0, 2: 1, 3: ABC.bos}  # a, b, the end
-    sample, decoders = draw(lambda read: surely(script[len(read)]))
+    sample, decoders = draw(lambda read: certain(script[len(read)]))
     assert sample == Sample("ab", "end")
     assert decoders[0].read == [ABC.bos, 0, 1]
 
 
-def test_an_end_at_once_is_an_empty_sample():
-    assert draw(lambda read: surely(ABC.bos))[0] == Sample("", "end")
+def test_an_immediate_end_is_an_empty_sample():
+    assert draw(lambda read: certain(ABC.bos))[0] == Sample("", "end")
 
 
 @pytest.mark.parametrize("limit", [1, 3, 8, 9, 20])
 def test_a_sample_stops_after_max_new_tokens(limit):
-    sample, _ = draw(lambda read: surely(0), policy=SamplingPolicy(max_new_tokens=limit))
+    sample, _ = draw(lambda read: certain(0), policy=SamplingPolicy(max_new_tokens=limit))
     assert sample == Sample("a" * limit, "length")
 
 
-def test_without_a_limit_a_sample_ends_where_the_block_is_full():
-    sample, decoders = draw(lambda read: surely(0), block_size=8)
+def test_without_a_limit_a_sample_ends_when_the_block_is_full():
+    sample, decoders = draw(lambda read: certain(0), block_size=8)
     assert sample == Sample("a" * 8, "block")
     assert decoders[0].read == [ABC.bos] + [0] * 7
 
 
 def test_a_prompt_that_fills_the_block_leaves_room_for_one_token():
-    assert draw(lambda read: surely(1), "a" * 7, block_size=8)[0] == Sample("b", "block")
+    assert draw(lambda read: certain(1), "a" * 7, block_size=8)[0] == Sample("b", "block")
 
 
-def test_the_prompt_is_read_in_order_and_is_no_part_of_the_sample():
-    sample, decoders = draw(lambda read: surely(ABC.bos if len(read) > 3 else 2), "ab")
+def test_the_prompt_is_read_in_order_and_is_not_part_of_the_sample():
+    sample, decoders = draw(lambda read: certain(ABC.bos if len(read) > 3 else 2), "ab")
     assert sample == Sample("c", "end")
     assert decoders[0].read == [ABC.bos, 0, 1, 2]
 
 
-def test_the_end_wins_over_a_limit_that_is_not_reached():
-    assert draw(lambda read: surely(ABC.bos), policy=SamplingPolicy(max_new_tokens=5))[0].stop_reason == "end"
+def test_a_sample_may_end_before_the_limit():
+    assert draw(lambda read: certain(ABC.bos), policy=SamplingPolicy(max_new_tokens=5))[0].stop_reason == "end"
 
 
 @pytest.mark.parametrize("block_size", [1, 2, 3, 7, 8])
-def test_beyond_the_block_the_later_half_is_read_again(block_size):
-    # The next letter follows from the last one: a b c a b c ..., whatever else the decoder has forgotten.
+def test_a_full_block_is_continued_from_its_later_half(block_size):
+    # The next letter follows from the last one: a b c a b c ..., whatever else the decoder has lost.
     def successor(read: Sequence[int]) -> list[float]:
-        return surely(0 if read[-1] == ABC.bos else (read[-1] + 1) % 3)
+        return certain(0 if read[-1] == ABC.bos else (read[-1] + 1) % 3)
 
     sample, decoders = draw(successor, block_size=block_size, policy=SamplingPolicy(max_new_tokens=50))
     assert sample == Sample(("abc" * 17)[:50], "length")
@@ -221,7 +221,7 @@ def test_beyond_the_block_the_later_half_is_read_again(block_size):
         assert len(decoder.read) == block_size or decoder is decoders[-1]
 
 
-# Draws
+# Random numbers
 
 
 def uniform(read: Sequence[int]) -> list[float]:
@@ -242,7 +242,7 @@ def test_greedy_samples_do_not_depend_on_the_seed():
     assert {draw(logits, policy=policy, seed=seed)[0].text for seed in range(5)} == {"cbcbcbc"}
 
 
-def test_a_token_is_one_draw_of_choices_by_its_probabilities():
+def test_a_token_is_sampled_with_random_choices():
     logits = [0.5, 1.5, -0.5, -2.0]
     rng, policy = random.Random(3), SamplingPolicy(0.5, max_new_tokens=12)
     tokens = [rng.choices(range(4), weights=probabilities(logits, policy))[0] for _ in range(12)]
@@ -275,17 +275,17 @@ def test_top_k_of_one_is_greedy():
     ("éne", set()),
     ("nx", set()),
     ("deep", {" "}),
-    ("deep ", {"s", "n", "o"}),  # within "deep sea": it goes on, it does not begin again
+    ("deep ", {"s", "n", "o"}),  # within "deep sea", which continues and does not begin again
     ("deep s", {"e"}),
     ("orb", {"i"}),
 ])  # fmt: skip
-def test_phrases_are_favoured_from_the_start_of_a_word_on(text, chars):
+def test_phrases_begin_at_the_start_of_a_word(text, chars):
     assert phrase_characters(text, ("neon", "neural", "orbital", "deep sea")) == chars
 
 
 @property_test
 @given(st.text("abn e", max_size=12), st.text("abne", min_size=1, max_size=6))
-def test_following_the_favoured_characters_completes_the_phrase(before, phrase):
+def test_the_phrase_characters_complete_the_phrase(before, phrase):
     text = before + " "
     for char in phrase:
         assert char in phrase_characters(text, [phrase])
@@ -294,11 +294,11 @@ def test_following_the_favoured_characters_completes_the_phrase(before, phrase):
 
 @property_test
 @given(st.text("ab", min_size=1, max_size=10), st.text("cd", min_size=1, max_size=5))
-def test_a_phrase_that_the_word_does_not_begin_with_favours_nothing(word, phrase):
+def test_a_word_with_another_beginning_does_not_continue_a_phrase(word, phrase):
     assert phrase_characters(word, [phrase]) == set()
 
 
-def test_the_bias_raises_the_favoured_characters_and_nothing_else():
+def test_the_bias_raises_the_phrase_characters_only():
     logits = [0.0] * LETTERS.vocab_size
     policy = SamplingPolicy(phrases=("neon", "quantum"), bias=3.0)
     raised = add_style_bias(logits, [LETTERS.bos], LETTERS, policy)
@@ -307,7 +307,7 @@ def test_the_bias_raises_the_favoured_characters_and_nothing_else():
     assert logits == [0.0] * LETTERS.vocab_size
 
 
-def test_phrases_with_one_beginning_raise_it_once():
+def test_phrases_with_the_same_beginning_raise_it_once():
     raised = add_style_bias([0.0] * 28, [LETTERS.bos], LETTERS, SamplingPolicy(phrases=("neon", "neural"), bias=3.0))
     assert max(raised) == 3.0
 
@@ -323,7 +323,7 @@ def test_a_phrase_of_unknown_characters_is_no_error():
     st.floats(0.1, 20),
     st.floats(0.5, 3),
 )
-def test_the_bias_favours_and_never_forbids(logits, text, bias, temperature):
+def test_the_bias_raises_probabilities_and_makes_none_zero(logits, text, bias, temperature):
     policy = SamplingPolicy(temperature, phrases=("neon", "quantum"), bias=bias)
     tokens = [LETTERS.bos, *LETTERS.encode(text)]
     plain = probabilities(logits, policy)
@@ -336,7 +336,7 @@ def test_the_bias_favours_and_never_forbids(logits, text, bias, temperature):
     assert all(styled[i] <= plain[i] * (1 + 1e-9) for i in others)
 
 
-def test_a_strong_bias_writes_the_phrase_and_then_lets_go():
+def test_a_strong_bias_generates_the_phrase_once():
     def flat(read: Sequence[int]) -> list[float]:
         return [0.0] * 28
 
@@ -346,12 +346,12 @@ def test_a_strong_bias_writes_the_phrase_and_then_lets_go():
     assert not plain.startswith("neon")
 
 
-def test_the_prompt_counts_as_the_beginning_of_a_phrase():
+def test_the_prompt_may_begin_a_phrase():
     policy = SamplingPolicy(1.0, max_new_tokens=2, phrases=("neon",), bias=60.0)
     assert draw(lambda read: [0.0] * 28, "ne", policy=policy, tokenizer=LETTERS)[0].text == "on"
 
 
-def test_the_bias_goes_on_where_the_block_slides():
+def test_the_bias_continues_after_the_block_is_full():
     policy = SamplingPolicy(1.0, max_new_tokens=7, phrases=("quantum",), bias=60.0)
     assert draw(lambda read: [0.0] * 28, block_size=4, policy=policy, tokenizer=LETTERS)[0].text == "quantum"
 

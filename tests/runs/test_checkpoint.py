@@ -97,7 +97,7 @@ def test_nan_in_the_progress_is_an_error_and_leaves_no_directory(tmp_path):
     assert not (tmp_path / "c").exists()
 
 
-# The format, as a reader that does not know this package finds it
+# The files, read without this package
 
 
 def test_a_checkpoint_has_these_files(tmp_path):
@@ -172,7 +172,7 @@ def test_a_flipped_byte_is_found(tmp_path, name):
         for mask in (0x01, 0x20, 0xFF):
             (path / name).write_bytes(flip(whole, offset, mask))
             if name == "checksums.json" and json_or_none(path / name) == json.loads(whole):
-                continue  # one blank for another
+                continue  # one white-space character became another
             with pytest.raises(UserError, match="is damaged") as caught:
                 load_checkpoint(path)
             assert str(path) in str(caught.value)

@@ -20,7 +20,7 @@ from support.checkpoints import (
 
 from microgpt.runs.checkpoint import CheckpointStore, load_checkpoint
 
-# The store
+# Which checkpoints are kept
 
 
 def steps_of(store: CheckpointStore) -> list[int]:
@@ -101,7 +101,7 @@ def test_a_damaged_checkpoint_is_replaced_when_its_step_is_reached_again(tmp_pat
     store = CheckpointStore(tmp_path, keep=5)
     saved(store, 1, 2)
     (tmp_path / "step_00000002" / "weights.safetensors").write_bytes(b"torn")
-    # The run goes on from step 1, which is whole, and comes to step 2 again.
+    # The run is resumed from step 1 and reaches step 2 again.
     saved(store, 2)
     assert load_checkpoint(tmp_path / "latest").progress.step == 2
 
@@ -120,7 +120,7 @@ def test_a_damaged_later_checkpoint_is_removed_by_an_earlier_step(tmp_path):
 
 
 class Crash(BaseException):
-    """Like a killed process, nothing that `except Exception` would hold up."""
+    """A kill, which `except Exception` does not catch."""
 
 
 def crash_at(call: int, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -136,7 +136,7 @@ def crash_at(call: int, original: Callable[..., Any]) -> Callable[..., Any]:
     return crashing
 
 
-def assert_whole(store: CheckpointStore, allowed: set[int]) -> None:
+def assert_complete(store: CheckpointStore, allowed: set[int]) -> None:
     for step in steps_of(store):
         found = load_checkpoint(store.directory / f"step_{step:08d}")
         assert found.progress.step == step
@@ -148,7 +148,7 @@ def assert_whole(store: CheckpointStore, allowed: set[int]) -> None:
     assert all(path.name in ("latest", "best") for path in store.directory.glob("[!.]*") if path.is_symlink())
 
 
-@pytest.mark.parametrize("call", range(1, 9))  # six files, their folder, and the one above
+@pytest.mark.parametrize("call", range(1, 9))  # six files, their folder and its parent
 def test_a_crash_while_flushing_leaves_complete_checkpoints(tmp_path, monkeypatch, call):
     store = CheckpointStore(tmp_path, keep=2)
     saved(store, 1)
@@ -157,7 +157,7 @@ def test_a_crash_while_flushing_leaves_complete_checkpoints(tmp_path, monkeypatc
         with pytest.raises(Crash):
             saved(store, 2)
     assert steps_of(store) == ([1] if call < 8 else [1, 2])
-    assert_whole(store, {1} if call < 8 else {1, 2})
+    assert_complete(store, {1} if call < 8 else {1, 2})
 
 
 @pytest.mark.parametrize("what", ["rename", "replace", "symlink_to", "open"])
@@ -169,10 +169,10 @@ def test_a_crash_in_any_file_operation_leaves_complete_checkpoints(tmp_path, mon
         with pytest.raises(Crash):
             saved(store, 2)
     assert steps_of(store) == ([1] if what in ("rename", "open") else [1, 2])
-    assert_whole(store, {1, 2})
+    assert_complete(store, {1, 2})
 
 
-@pytest.mark.parametrize("call", [3, 4])  # the first two clear the way for the new checkpoint
+@pytest.mark.parametrize("call", [3, 4])  # the first two calls are before the new checkpoint is written
 def test_a_crash_while_old_checkpoints_are_removed_leaves_the_new_one(tmp_path, monkeypatch, call):
     store = CheckpointStore(tmp_path, keep=1)
     saved(store, 1)
@@ -190,7 +190,7 @@ def test_the_next_checkpoint_removes_what_a_crash_left(tmp_path, monkeypatch):
         patch.setattr(os, "fsync", crash_at(3, os.fsync))
         with pytest.raises(Crash):
             saved(store, 2)
-    # The next process has another id, and so another hidden name.
+    # Another process has another id, and so another hidden name.
     for hidden in tmp_path.glob(".step_*"):
         hidden.rename(tmp_path / ".step_00000002.1")
     saved(store, 2)
@@ -206,5 +206,5 @@ def test_the_next_checkpoint_removes_a_temporary_link(tmp_path, monkeypatch):
             store.mark_best(1)
     (left,) = tmp_path.glob(".best.*")
     left.rename(tmp_path / ".best.1")  # of another process
-    saved(store, 1)  # as a run that goes on from there does
+    saved(store, 1)  # as a resumed run does
     assert {path.name for path in tmp_path.iterdir()} == {"step_00000001", "latest"}

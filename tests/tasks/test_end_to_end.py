@@ -1,4 +1,4 @@
-"""From nothing to a model one can use: train, export, serve, and talk to it with curl, OpenAI's client and the page."""
+"""Train, export and serve a model, then use it with curl, OpenAI's client and the page."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def exported(program: Program, run: Path, *arguments: str) -> str:
 
 
 @pytest.mark.slow
-def test_train_export_serve_and_talk(microgpt: Program) -> None:
+def test_train_export_serve_and_generate(microgpt: Program) -> None:
     microgpt("mode=tensor", "backend=native", "style=classic", "train.steps=300", "train.eval_documents=50")
     microgpt(
         "experiment=chat",
@@ -57,7 +57,7 @@ def test_train_export_serve_and_talk(microgpt: Program) -> None:
         start_server(microgpt, f"checkpoint={names_export}") as names,
         start_server(microgpt, f"checkpoint={chat_export}") as chat,
     ):
-        # curl and the command line are told the same
+        # curl gets what the command line prints
         samples = curl(names, "/microgpt/v1/generate", {"num_samples": 4, "seed": 5, "prompt": "an"})["samples"]
         key = ("mode=tensor", "sample.prompt=an", "sample.num_samples=4", "sample.seed=5", "sample.temperature=0.5")
         printed = microgpt("task=sample", f"checkpoint={names_export}", *key).stdout
@@ -65,7 +65,7 @@ def test_train_export_serve_and_talk(microgpt: Program) -> None:
         answer = curl(chat, "/microgpt/v1/chat", {"messages": [QUESTION], "temperature": 0, "max_tokens": 30})
         assert (answer["role"], answer["tokens_dropped"]) == ("assistant", 0)
 
-        # so is OpenAI's client
+        # so does OpenAI's client
         texts = openai.OpenAI(base_url=f"{names.url}/v1", api_key="none")
         choices = texts.completions.create(model="gpt", prompt="an", n=4, seed=5, temperature=0.5).choices
         assert [choice.text for choice in choices] == samples
@@ -76,7 +76,7 @@ def test_train_export_serve_and_talk(microgpt: Program) -> None:
         pieces = [chunk.choices[0].delta.content or "" for chunk in talks.chat.completions.create(**asked, stream=True)]
         assert "".join(pieces) == answer["content"]
 
-        # and who reads the page
+        # and the page
         greedy = curl(names, "/microgpt/v1/generate", {"temperature": 0, "prompt": "an"})["samples"][0]
         assert on_the_page(names, "an") == greedy
 

@@ -1,4 +1,4 @@
-"""Chat: from conversations to a corpus, a trained model, its samples, and a talk with it."""
+"""Chat: from conversations to a corpus, a trained model, its samples, and task=chat."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def corpus_of(*lines: str, val_fraction: float = 0.25, block_size: int = 32, los
 # The corpus
 
 
-def test_conversations_are_split_whole_and_counted() -> None:
+def test_a_conversation_is_entirely_in_one_part_of_the_split() -> None:
     lines = [conversation(f"q{n}", f"a{n}") for n in range(6)]
     lines += [lines[0], conversation("alone"), conversation("q", "a", "and?"), conversation("x" * 40, "y" * 40)]
     corpus = corpus_of(*lines)
@@ -61,7 +61,7 @@ def test_conversations_are_split_whole_and_counted() -> None:
     assert all(any(text.startswith(question[:20]) for text in decoded[1]) for question in corpus.questions)
 
 
-def test_the_loss_is_on_the_answers_or_on_all() -> None:
+def test_the_loss_is_on_the_answers_or_on_all_turns() -> None:
     lines = [conversation("hello", "hi"), conversation("who", "me", "ah", "yes")]
     answers, everything = (corpus_of(*lines, val_fraction=0, loss_on=loss_on) for loss_on in ("assistant", "all"))
     assert [count_targets(example) for example in answers.train.examples] == [3, 3 + 4]
@@ -87,11 +87,11 @@ def test_the_embedded_chat_fits_the_model_that_is_trained_on_it() -> None:
     )
     assert corpus.conversations == {"skipped": 0, "trimmed": 0, "truncated": 0, "system_turns": 0}
     assert corpus.documents > 1000
-    assert corpus.tokenizer.vocab_size <= 96  # all of them met often enough to be learned
+    assert corpus.tokenizer.vocab_size <= 96  # each occurs often enough to be learned
     assert len(corpus.questions) > 50
 
 
-# Training, sampling, talking
+# Training, sampling, conversations
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def talk(program: Program, *lines: str, arguments: tuple[str, ...] = ()) -> subp
     )  # fmt: skip
 
 
-def test_a_run_s_samples_are_answers_to_held_out_questions(trained: Program) -> None:
+def test_the_samples_of_a_run_answer_held_out_questions(trained: Program) -> None:
     record = read_record(trained.only_run())
     assert record["data"]["conversations"] == {
         "skipped": 0,
@@ -128,7 +128,7 @@ def test_a_run_s_samples_are_answers_to_held_out_questions(trained: Program) -> 
 
 
 @pytest.mark.slow
-def test_answers_are_sampled_and_the_special_tokens_told(trained: Program) -> None:
+def test_sample_prints_answers_and_info_the_special_tokens(trained: Program) -> None:
     done = trained("task=sample", "checkpoint=latest", "mode=tensor", "sample.prompt=hello", "sample.num_samples=2")
     assert done.stdout.count(": user: hello assistant: ") == 2
     told = trained("task=info", "checkpoint=latest").stdout
@@ -153,7 +153,7 @@ def test_a_mistake_is_one_sentence(trained: Program, arguments: list[str], sente
 
 
 @pytest.mark.slow
-def test_a_talk_through_pipes(trained: Program) -> None:
+def test_a_conversation_through_pipes(trained: Program) -> None:
     done = talk(
         trained, "hello", "/temperature 0", "hello", "/clear", "hello", "", "/nix", "/temperature -1", "Ü", "/help"
     )
@@ -173,7 +173,7 @@ def test_a_talk_through_pipes(trained: Program) -> None:
 
 
 @pytest.mark.slow
-def test_a_long_talk_says_how_much_the_model_no_longer_sees(trained: Program) -> None:
+def test_a_long_conversation_reports_the_dropped_tokens(trained: Program) -> None:
     done = talk(trained, *["what is your name?"] * 4)
     told = [int(number) for number in re.findall(r"tokens_dropped=(\d+)", done.stderr)]
     assert told == sorted(told)
@@ -182,7 +182,7 @@ def test_a_long_talk_says_how_much_the_model_no_longer_sees(trained: Program) ->
 
 
 @pytest.mark.slow
-def test_a_model_of_names_does_not_chat(microgpt: Program) -> None:
+def test_a_model_without_turns_is_refused(microgpt: Program) -> None:
     microgpt("experiment=debug", "style=classic")
     done = talk(microgpt, "hello")
     assert done.returncode == 2
@@ -193,10 +193,10 @@ def test_a_model_of_names_does_not_chat(microgpt: Program) -> None:
 
 
 @pytest.mark.slow
-def test_a_talk_on_a_terminal_streams_stops_and_ends(trained: Program) -> None:
-    """Ctrl-C ends an answer and not the talk; Ctrl-D leaves."""
+def test_a_conversation_on_a_terminal_streams_stops_and_ends(trained: Program) -> None:
+    """Ctrl-C ends an answer but not the program; Ctrl-D ends the program."""
     terminal, theirs = pty.openpty()
-    endless = (f"style.phrases=[{'a' * 20_000}]", "style.bias=1e6")  # an answer that is under way for a while
+    endless = (f"style.phrases=[{'a' * 20_000}]", "style.bias=1e6")  # an answer that takes a while
     options = ("checkpoint=latest", "sample.max_new_tokens=100000", *endless)
     process = subprocess.Popen(
         command("task=chat", *options), cwd=trained.folder, stdin=theirs, stdout=theirs, stderr=theirs,
@@ -206,7 +206,7 @@ def test_a_talk_on_a_terminal_streams_stops_and_ends(trained: Program) -> None:
     said = ""
 
     def read_until(pattern: str, since: int) -> int:
-        """Where the pattern ends, once it has been said."""
+        """Wait for a pattern in the output; return where it ends."""
         nonlocal said
         end = time.monotonic() + 30
         while (found := re.compile(pattern, re.DOTALL).search(said, since)) is None:
@@ -221,7 +221,7 @@ def test_a_talk_on_a_terminal_streams_stops_and_ends(trained: Program) -> None:
         place = read_until("microgpt: aaa", place)
         process.send_signal(signal.SIGINT)
         place = read_until(r"  \[stopped: Ctrl-C\]\r\nyou: ", place)
-        time.sleep(0.5)  # the line editor hears a signal only once it waits for a key
+        time.sleep(0.5)  # the line editor receives a signal only while it waits for a key
         process.send_signal(signal.SIGINT)
         read_until(r"\(Ctrl-D or /quit leaves\)\r\nyou: ", place)
         os.write(terminal, b"\x04")
@@ -250,7 +250,7 @@ def test_every_engine_trains_a_chat_model_to_the_same_losses(trained: Program, m
 
 
 @pytest.mark.slow
-def test_a_stopped_chat_training_goes_on(microgpt: Program) -> None:
+def test_an_interrupted_chat_run_is_resumed(microgpt: Program) -> None:
     arguments = [each for each in SMALL if not each.startswith("train.steps")]
     arguments += ["train.steps=6000", "train.checkpoint_every=200", "train.eval_every=null"]
     assert microgpt.kill_after(0.5, *arguments, "outputs_dir=killed", from_first_step=True)
@@ -263,7 +263,7 @@ def test_a_stopped_chat_training_goes_on(microgpt: Program) -> None:
 
 
 @pytest.mark.slow
-def test_conversations_of_people_can_be_trained_on(microgpt: Program) -> None:
+def test_a_file_of_conversations_can_be_trained_on(microgpt: Program) -> None:
     folder = os.environ.get("MICROGPT_DATA_DIR")
     file = Path(folder or "", "oasst1_chat.jsonl")
     if folder is None or not file.is_file():

@@ -1,4 +1,4 @@
-"""Exports: what is in the files, who can read them, what rounding does, and what is refused."""
+"""Exports: their files, readers, rounding, and errors."""
 
 import hashlib
 import json
@@ -65,7 +65,7 @@ def weights(spec: ModelSpec, seed: int = 0, dtype: type = np.float64) -> Arrays:
 def checkpoint_of(
     folder: Path, spec: ModelSpec = SPEC, parameters: Arrays | None = None, special: tuple[str, ...] = ()
 ) -> Checkpoint:
-    """A checkpoint of a run, float64 and with moments, as it is loaded."""
+    """A loaded checkpoint in float64 with moments."""
     chars = CHARS[: spec.vocab_size - 1 - len(special)]
     path = folder / "outputs" / "2026-01-02" / "08-00-00_abcdef12" / "checkpoint" / "step_00000500"
     parameters = weights(spec) if parameters is None else parameters
@@ -80,7 +80,7 @@ def exported(checkpoint: Checkpoint, folder: Path, dtype: str = "float32") -> Pa
 
 
 def raw(path: Path) -> tuple[dict[str, tuple[str, list[int], bytes]], bytes]:
-    """Name -> (type, shape, bytes) of a safetensors file, and all its numbers' bytes; by the format's own rules."""
+    """Name -> (type, shape, bytes) of a safetensors file, and the bytes of all numbers, read without a library."""
     content = path.read_bytes()
     (size,) = struct.unpack("<Q", content[:8])
     header, data = json.loads(content[8 : 8 + size]), content[8 + size :]
@@ -91,14 +91,14 @@ def raw(path: Path) -> tuple[dict[str, tuple[str, list[int], bytes]], bytes]:
 
 
 def logits_of(checkpoint: Checkpoint, tokens: Sequence[int], backend: str = "python", **options: Any) -> np.ndarray:
-    """(T, V): after each token the logits of the next, by an engine."""
+    """The logits after each token by an engine: (T, V)."""
     spec = checkpoint.meta.spec
     engine = make_engine(EngineOptions(backend, **options), spec, OptimizerSpec("sgd"), None, checkpoint.state)
     decoder = engine.decoder(0)
     return np.array([decoder.feed(token) for token in tokens])
 
 
-# The files, as a reader that does not know this package finds them
+# The files, read without this package
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -107,7 +107,7 @@ def test_the_raw_files_are_those_of_the_earlier_format(tmp_path, name, dtype):
     path = exported(checkpoint_of(tmp_path, SPECS[name]), tmp_path / "out", dtype)
     assert {file.name for file in path.iterdir()} == {"weights.safetensors", "meta.json", "checksums.json"}
     found, data = raw(path / "weights.safetensors")
-    shapes = {"wte": [6, 8], "wpe": [7, 8], "lm_head": [6, 8]}  # lm_head also where it is tied
+    shapes = {"wte": [6, 8], "wpe": [7, 8], "lm_head": [6, 8]}  # with lm_head even if it is tied
     for layer in range(2):
         shapes |= {f"layer{layer}.attn_{x}": [8, 8] for x in ("wq", "wk", "wv", "wo")}
         shapes |= {f"layer{layer}.mlp_fc1": [32, 8], f"layer{layer}.mlp_fc2": [8, 32]}
@@ -121,7 +121,7 @@ def test_the_raw_files_are_those_of_the_earlier_format(tmp_path, name, dtype):
         assert found["lm_head"] == found["wte"]
 
 
-def test_meta_json_has_the_earlier_fields_first_and_ours_behind_them(tmp_path):
+def test_meta_json_begins_with_the_keys_of_the_earlier_format(tmp_path):
     meta = json.loads((exported(checkpoint_of(tmp_path), tmp_path / "out", "float16") / "meta.json").read_text("utf-8"))
     assert list(meta)[:6] == FIRST_FIELDS
     assert [meta[key] for key in FIRST_FIELDS] == [6, 8, 2, 2, 7, CHARS]
@@ -156,7 +156,7 @@ def test_half_takes_exactly_half_the_bytes(tmp_path):
 
 
 def earlier_reader(folder: Path, tokens: Sequence[int]) -> np.ndarray:
-    """(V,): the logits after some tokens, from the raw bytes alone: y = x W^T with every W row major as stated."""
+    """The logits (V,) after some tokens from the raw bytes: y = x W^T with every W row major."""
     meta = json.loads((folder / "meta.json").read_text("utf-8"))
     found, _ = raw(folder / "weights.safetensors")
     w = {
@@ -192,7 +192,7 @@ def earlier_reader(folder: Path, tokens: Sequence[int]) -> np.ndarray:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("name", ["gpt", "tied"])
-def test_logits_recomputed_from_the_raw_bytes_are_the_scalar_engine_s(tmp_path, name, dtype):
+def test_logits_from_the_raw_bytes_equal_the_scalar_engine_s(tmp_path, name, dtype):
     path = exported(checkpoint_of(tmp_path, SPECS[name]), tmp_path / "out", dtype)
     tokens = [5, 0, 3, 3, 1]
     ours = logits_of(load_checkpoint(path), tokens)[-1]
@@ -203,11 +203,11 @@ def test_logits_recomputed_from_the_raw_bytes_are_the_scalar_engine_s(tmp_path, 
     ("gpt", []), ("tied", []), ("unnormed", ["input_rmsnorm False"]), ("squared", ["activation relu_squared"]),
     ("tied bigram", ["kind bigram", "input_rmsnorm False"]),
 ])  # fmt: skip
-def test_what_the_earlier_reader_would_compute_otherwise_is_said(tmp_path, name, said):
+def test_properties_that_the_earlier_format_lacks_are_listed(tmp_path, name, said):
     assert unknown_to_earlier_format(checkpoint_of(tmp_path, SPECS[name])) == said
 
 
-# What loads it
+# Loading
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -227,7 +227,7 @@ def test_an_export_loads_as_the_same_model_without_its_training(tmp_path, name, 
 
 @pytest.mark.parametrize(("backend", "bound"), [("python", 1e-12), ("native", 2e-5), ("torch", 2e-5)])
 @pytest.mark.parametrize("name", ["gpt", "tied", "tied bigram"])
-def test_every_engine_computes_with_a_half_export(tmp_path, name, backend, bound):
+def test_every_engine_computes_with_a_float16_export(tmp_path, name, backend, bound):
     path = exported(checkpoint_of(tmp_path, SPECS[name]), tmp_path / "out", "float16")
     rounded = {key: array.astype(np.float16).astype(float) for key, array in weights(SPECS[name]).items()}
     expected = logits_of(checkpoint_of(tmp_path / "rounded", SPECS[name], rounded), [5, 1, 2])
@@ -235,14 +235,14 @@ def test_every_engine_computes_with_a_half_export(tmp_path, name, backend, bound
     np.testing.assert_allclose(logits_of(load_checkpoint(path), [5, 1, 2], backend, **device), expected, atol=bound)
 
 
-def test_an_export_of_an_export_names_the_run_and_changes_nothing_more(tmp_path):
+def test_an_export_of_an_export_has_the_same_weights_and_origin(tmp_path):
     half = exported(checkpoint_of(tmp_path), tmp_path / "half", "float16")
     again = exported(load_checkpoint(half), tmp_path / "again", "float16")
     assert (half / "weights.safetensors").read_bytes() == (again / "weights.safetensors").read_bytes()
     assert load_checkpoint(again).meta.origin == Origin("2026-01-02_08-00-00_abcdef12", 600, "float16")
 
 
-def test_a_tied_head_that_is_not_the_embedding_is_damage(tmp_path):
+def test_a_tied_lm_head_that_differs_from_wte_is_damage(tmp_path):
     path = exported(checkpoint_of(tmp_path, replace(SPEC)), tmp_path / "out")
     meta = json.loads((path / "meta.json").read_text("utf-8")) | {"tie_lm_head": True}
     (path / "meta.json").write_text(json.dumps(meta))
@@ -262,7 +262,7 @@ def test_without_checksums_an_export_is_damaged(tmp_path):
 
 
 @given(drawn_arrays(np.float64, (1, 3, 2), elements=st.floats(-60000, 60000)))
-def test_a_weight_becomes_the_nearest_half(array):
+def test_a_weight_is_rounded_to_the_nearest_float16(array):
     found = narrow(Path("c"), {"wte": array}, "float16")["wte"].astype(float)
     steps = np.maximum(np.spacing(np.abs(array).astype(np.float16)).astype(float), 2.0**-24)
     assert np.isfinite(found).all()
@@ -270,21 +270,21 @@ def test_a_weight_becomes_the_nearest_half(array):
 
 
 @given(drawn_arrays(np.float16, (1, 2, 2), elements=st.floats(allow_nan=False, allow_infinity=False, width=16)))
-def test_what_is_a_half_already_stays_as_it_is(array):
+def test_a_float16_number_is_not_changed(array):
     assert narrow(Path("c"), {"wte": array.astype(np.float32)}, "float16")["wte"].tobytes() == array.tobytes()
 
 
 @pytest.mark.parametrize(("value", "dtype"), [
     (65505.0, "float16"), (-65519.0, "float16"), (1e300, "float16"), (3.5e38, "float32"), (-1e300, "float32"),
 ])  # fmt: skip
-def test_a_weight_that_the_type_cannot_hold_is_refused_by_name(tmp_path, value, dtype):
+def test_a_weight_that_overflows_is_refused_by_name(tmp_path, value, dtype):
     parameters = weights(SPEC)
     parameters["layer1.mlp_fc2"][0, 3, 4] = value
     with pytest.raises(UserError, match=rf"cannot be exported in {dtype}: layer1\.mlp_fc2 has a weight of size"):
         weight_files(checkpoint_of(tmp_path, parameters=parameters), dtype)
 
 
-def test_the_largest_half_is_a_half(tmp_path):
+def test_the_largest_float16_number_is_stored(tmp_path):
     parameters = weights(SPEC)
     parameters["wte"][0, 0, :2] = 65504.0, -65504.0
     path = exported(checkpoint_of(tmp_path, parameters=parameters), tmp_path / "out", "float16")
@@ -293,14 +293,14 @@ def test_the_largest_half_is_a_half(tmp_path):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_weights_that_are_no_numbers_are_refused(tmp_path, value, dtype):
+def test_non_finite_weights_are_refused(tmp_path, value, dtype):
     parameters = weights(SPEC)
     parameters["wpe"][0, 1, 1] = value
     with pytest.raises(UserError, match="wpe has weights that are no finite numbers"):
         weight_files(checkpoint_of(tmp_path, parameters=parameters), dtype)
 
 
-def test_what_rounding_changed_is_told(tmp_path):
+def test_the_effect_of_rounding_is_reported(tmp_path):
     parameters = {name: np.ones_like(array) for name, array in weights(SPEC).items()}
     parameters["wte"][0, 0, :3] = 1e-9, 1.0001, 0.0
     checkpoint = checkpoint_of(tmp_path, parameters=parameters)
@@ -315,20 +315,20 @@ def test_what_rounding_changed_is_told(tmp_path):
     assert str(whole) == "as float16 every weight is what it was"
 
 
-# Where it goes
+# The destination
 
 
 @pytest.mark.parametrize(("kind", "dtype", "end"), [
     ("safetensors", "float32", "float32"), ("safetensors", "float16", "float16"), ("onnx", "float32", "onnx"),
 ])  # fmt: skip
-def test_the_default_name_tells_run_step_and_type(tmp_path, kind, dtype, end):
+def test_the_default_name_has_run_step_and_type(tmp_path, kind, dtype, end):
     checkpoint = checkpoint_of(tmp_path)
     assert default_name(checkpoint, kind, dtype) == f"2026-01-02_08-00-00_abcdef12_step600_{end}"
     elsewhere = replace(checkpoint, path=tmp_path / "names-model")
     assert default_name(elsewhere, kind, dtype) == f"names-model_step600_{end}"
 
 
-def test_a_folder_that_has_something_in_it_is_refused(tmp_path):
+def test_a_folder_that_is_not_empty_is_refused(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("mine")
     with pytest.raises(UserError, match=r"export\.path=.*out is there already and not empty"):
@@ -343,7 +343,7 @@ def test_a_file_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["none", "empty", "link to an empty one", "deep"])
-def test_a_new_or_empty_folder_is_filled(tmp_path, kind):
+def test_a_new_or_empty_folder_is_used(tmp_path, kind):
     path = tmp_path / "a" / "b" / "out" if kind == "deep" else tmp_path / "out"
     if kind == "empty":
         path.mkdir()
@@ -355,7 +355,7 @@ def test_a_new_or_empty_folder_is_filled(tmp_path, kind):
 
 
 @pytest.mark.parametrize("name", ["file/out", "a" * 300, "a\0b", "loop", "loop/out"])
-def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path, name):
+def test_a_path_that_cannot_be_written_is_a_user_error(tmp_path, name):
     (tmp_path / "file").write_text("")
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(UserError, match=r"export\.path=.* cannot be written: "):
@@ -364,14 +364,14 @@ def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path, name):
 
 
 class Crash(BaseException):
-    """Like Ctrl-C: nothing that `except Exception` would hold up."""
+    """Like Ctrl-C: `except Exception` does not catch it."""
 
 
 @pytest.mark.parametrize("call", range(1, 6))
 @pytest.mark.parametrize(("error", "raised"), [
     (OSError(28, "No space left on device"), UserError), (Crash(), Crash),
 ])  # fmt: skip
-def test_what_fails_on_the_way_leaves_nothing_or_all_of_it(tmp_path, monkeypatch, call, error, raised):
+def test_a_failure_leaves_no_export_or_a_complete_one(tmp_path, monkeypatch, call, error, raised):
     checkpoint = checkpoint_of(tmp_path)
     calls, fsync = [], os.fsync
 
@@ -386,7 +386,7 @@ def test_what_fails_on_the_way_leaves_nothing_or_all_of_it(tmp_path, monkeypatch
         with pytest.raises(raised):
             exported(checkpoint, tmp_path / "exports" / "out")
     left = [path.name for path in (tmp_path / "exports").iterdir()]
-    if call < 5:  # three files and their folder are flushed first, then it has its name
+    if call < 5:  # three files and their folder are flushed before the rename
         assert left == []
     else:
         assert left == ["out"]
@@ -410,7 +410,7 @@ def onnx_of(checkpoint: Checkpoint) -> bytes:
 
 @pytest.mark.slow
 @mostly_slow(1, "name", ["tied bigram", *(name for name in SPECS if name != "tied bigram")])
-def test_an_onnx_graph_computes_what_the_scalar_engine_does(tmp_path, name):
+def test_an_onnx_graph_gives_the_scalar_engine_s_logits(tmp_path, name):
     checkpoint = checkpoint_of(tmp_path, SPECS[name])
     content, longest = onnx_of(checkpoint), SPECS[name].block_size
     rng = np.random.default_rng(0)
@@ -423,7 +423,7 @@ def test_an_onnx_graph_computes_what_the_scalar_engine_does(tmp_path, name):
 
 
 @pytest.mark.slow
-def test_an_onnx_graph_says_what_a_program_needs_to_know_and_nothing_of_this_machine(tmp_path):
+def test_the_metadata_of_an_onnx_graph_describe_the_model_and_not_this_machine(tmp_path):
     content = onnx_of(checkpoint_of(tmp_path, replace(SPEC, n_layer=0), special=CHAT_SPECIAL))
     onnx = pytest.importorskip("onnx")
     model = onnx.load_from_string(content)
@@ -437,7 +437,7 @@ def test_an_onnx_graph_says_what_a_program_needs_to_know_and_nothing_of_this_mac
     assert [output.name for output in model.graph.output] == ["logits"]
     assert b".py" not in content
     assert str(Path(__file__).parents[2]).encode() not in content
-    with pytest.raises(Exception, match="Add"):  # a text longer than the block has positions that are not there
+    with pytest.raises(Exception, match="Add"):  # a text longer than the block has positions without an embedding
         run_onnx(content, np.zeros((1, 8), dtype=np.int64))
 
 
@@ -453,7 +453,7 @@ def test_without_the_libraries_the_extra_is_named(tmp_path, monkeypatch, library
         onnx_files(checkpoint_of(tmp_path), "float32")
 
 
-def test_an_onnx_export_is_none_of_our_checkpoints(tmp_path):
+def test_an_onnx_export_cannot_be_loaded_as_a_checkpoint(tmp_path):
     write_export(tmp_path / "out", {"model.onnx": b"graph", "meta.json": b"{}"})
     with pytest.raises(UserError, match=r"holds model\.onnx for other programs: microgpt reads weights\.safetensors"):
         load_checkpoint(tmp_path / "out")
@@ -471,7 +471,7 @@ def trained(shared_program: Program) -> Program:
 
 
 @pytest.mark.slow
-def test_the_program_says_where_it_went_how_large_it_is_and_what_was_left_out(trained: Program) -> None:
+def test_the_program_prints_destination_sizes_and_what_is_left_out(trained: Program) -> None:
     run = trained.only_run()
     done = trained("task=export", f"checkpoint={run}", "export.half=true")
     path = f"exports/{run.parent.name}_{run.name}_step1000_float16"
@@ -498,7 +498,7 @@ def test_exports_are_sampled_like_their_checkpoint(trained: Program, engine: tup
 
 
 @pytest.mark.slow
-def test_info_shows_an_export_s_type_and_bytes(trained: Program) -> None:
+def test_info_prints_the_type_and_bytes_of_an_export(trained: Program) -> None:
     lines = trained("task=info", "checkpoint=half").stdout.splitlines()
     facts = {key: value.strip() for key, _, value in (line.partition(":") for line in lines) if value}
     assert (facts["dtype"], facts["bytes of weights"]) == ("float16", "8,384")
@@ -510,7 +510,7 @@ def test_info_shows_an_export_s_type_and_bytes(trained: Program) -> None:
 
 
 @pytest.mark.slow
-def test_info_reads_what_stands_beside_an_onnx_graph(trained: Program) -> None:
+def test_info_reads_the_meta_json_of_an_onnx_export(trained: Program) -> None:
     folder = trained.folder / "graph"
     write_export(folder, {"model.onnx": b"x" * 100, "meta.json": (trained.folder / "full" / "meta.json").read_bytes()})
     said = trained("task=info", "checkpoint=graph").stdout
@@ -520,7 +520,7 @@ def test_info_reads_what_stands_beside_an_onnx_graph(trained: Program) -> None:
 
 
 @pytest.mark.slow
-def test_greedy_text_changes_only_where_two_characters_are_about_equally_likely(trained: Program) -> None:
+def test_rounding_changes_greedy_text_only_between_about_equally_likely_characters(trained: Program) -> None:
     full, half = (load_checkpoint(resolve_checkpoint(str(trained.folder / name), "")) for name in ("full", "half"))
     letters = [chr(number) for number in range(ord("a"), ord("z") + 1)]
     prompts = ["", *letters, *(first + second for first in letters[::3] for second in letters)]
@@ -534,7 +534,7 @@ def test_greedy_text_changes_only_where_two_characters_are_about_equally_likely(
 
 
 def greedy(checkpoint: Checkpoint, prompts: Sequence[str]) -> Iterator[tuple[list[int], list[float]]]:
-    """The most likely continuations, and at each choice how far the best logit is above the second."""
+    """The likeliest continuation, and the difference between the two largest logits at each token."""
     tokenizer, spec = Tokenizer(checkpoint.meta.chars), checkpoint.meta.spec
     engine = make_engine(EngineOptions("native", dtype="float64"), spec, OptimizerSpec("sgd"), None, checkpoint.state)
     for prompt in prompts:
@@ -551,7 +551,7 @@ def greedy(checkpoint: Checkpoint, prompts: Sequence[str]) -> Iterator[tuple[lis
 
 
 @pytest.mark.slow
-def test_training_on_from_an_export_is_a_fresh_start_of_its_weights(trained: Program) -> None:
+def test_training_from_an_export_starts_with_its_weights_at_step_0(trained: Program) -> None:
     done = trained(
         "mode=tensor", "backend=native", "style=classic", "train.steps=20", "train.resume=full", "outputs_dir=on"
     )

@@ -1,4 +1,4 @@
-"""task=train, sample and info as a user meets them: console line, files, records, repeatability, legs."""
+"""task=train, sample and info as a program: console line, files, records, repeatability, legs."""
 
 import json
 import math
@@ -22,7 +22,7 @@ CLASSIC = (*QUICK, "style=classic")
 
 @pytest.fixture(scope="module")
 def twins(shared_program: Program) -> tuple[Program, list[str]]:
-    """The same command, started twice at once; the standard output of both."""
+    """Two processes of the same command at the same time, and the standard output of each."""
     processes = [shared_program.start("experiment=debug") for _ in range(2)]
     outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
@@ -31,7 +31,7 @@ def twins(shared_program: Program) -> tuple[Program, list[str]]:
 
 @pytest.fixture(scope="module")
 def run(twins: tuple[Program, list[str]]) -> Path:
-    """A finished run of experiment=debug."""
+    """A completed run of experiment=debug."""
     return twins[0].runs()[0]
 
 
@@ -40,7 +40,7 @@ def console(stdout: str) -> dict[str, str]:
 
 
 def sample_lines(stdout: str) -> list[str]:
-    """The samples that were printed, without the reason to stop."""
+    """The printed samples, without stop reasons."""
     return [re.sub(r"  \[stopped: \w+\]$", "", s) for s in re.findall(r"^sample +\d+: (.*)$", stdout, re.MULTILINE)]
 
 
@@ -61,14 +61,14 @@ def test_last_line_is_the_console_line(twins: tuple[Program, list[str]], run: Pa
     assert (shown["vocab_size"], shown["train_tokens"]) == ("29", str(metrics["train_tokens"]))
 
 
-def test_run_s_folder_holds_what_the_design_says(run: Path) -> None:
+def test_a_run_folder_has_these_files(run: Path) -> None:
     assert {path.name for path in run.iterdir()} >= {"run.json", "history.jsonl", "samples.txt", "checkpoint"}
     assert run.relative_to(run.parents[2]).parts[0] == "outputs"
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", run.parent.name)
     assert {path.name for path in run.rglob("*") if path.name.startswith(".")} == {".lock"}
 
 
-def test_record_tells_everything_about_the_run(run: Path) -> None:
+def test_the_record_describes_the_run(run: Path) -> None:
     record = read_record(run)
     assert set(record) >= RECORD_KEYS
     assert (record["status"], record["task"], record["error"]) == ("completed", "train", None)
@@ -89,7 +89,7 @@ def test_record_tells_everything_about_the_run(run: Path) -> None:
     )  # fmt: skip
 
 
-def test_metrics_are_those_of_the_history(run: Path) -> None:
+def test_metrics_agree_with_the_history(run: Path) -> None:
     metrics, history = read_record(run)["metrics"], read_history(run)
     evaluated = {line["step"]: line["val_loss"] for line in history if "val_loss" in line}
     assert set(evaluated) == {0, 10, 20}
@@ -105,7 +105,7 @@ def test_metrics_are_those_of_the_history(run: Path) -> None:
     assert metrics["tokens_per_sec"] == pytest.approx(metrics["tokens_seen"] / seconds)
 
 
-def test_history_has_the_logged_steps(run: Path) -> None:
+def test_the_history_has_the_logged_steps(run: Path) -> None:
     history = read_history(run)
     assert [line["step"] for line in history] == [0, 1, 5, 10, 15, 20]
     assert "loss" not in history[0]
@@ -132,7 +132,7 @@ def test_last_and_best_checkpoints_are_kept(run: Path) -> None:
     }  # fmt: skip
 
 
-def test_memory_guard_lets_a_normal_run_pass(run: Path) -> None:
+def test_the_memory_guard_does_not_stop_a_normal_run(run: Path) -> None:
     record = read_record(run)
     assert record["config"]["train"]["max_memory_growth"] == 2.0
     assert record["status"] == "completed"
@@ -141,7 +141,7 @@ def test_memory_guard_lets_a_normal_run_pass(run: Path) -> None:
 # Repeatability
 
 
-def test_same_command_started_twice_at_once_gives_two_folders_with_the_same_numbers(
+def test_two_processes_of_one_command_have_two_folders_with_equal_results(
     twins: tuple[Program, list[str]],
 ) -> None:
     first, second = twins[0].runs()
@@ -151,7 +151,7 @@ def test_same_command_started_twice_at_once_gives_two_folders_with_the_same_numb
 
 
 @pytest.mark.slow
-def test_another_seed_gives_other_numbers(run: Path, microgpt: Program) -> None:
+def test_another_seed_gives_other_results(run: Path, microgpt: Program) -> None:
     microgpt("experiment=debug", "seed=43", "train.steps=1", "sample.num_samples=0")
     other = microgpt.only_run()
     assert read_history(other)[0]["val_loss"] != read_history(run)[0]["val_loss"]
@@ -159,7 +159,7 @@ def test_another_seed_gives_other_numbers(run: Path, microgpt: Program) -> None:
 
 
 @pytest.mark.slow
-def test_every_step_is_logged_where_asked(microgpt: Program) -> None:
+def test_every_step_can_be_logged(microgpt: Program) -> None:
     microgpt(*CLASSIC, "train.steps=7", "train.log_every=1", "train.eval_every=null")
     history = read_history(microgpt.only_run())
     assert [line["step"] for line in history] == list(range(8))
@@ -171,7 +171,7 @@ def test_every_step_is_logged_where_asked(microgpt: Program) -> None:
 
 
 @pytest.mark.slow
-def test_no_steps_report_the_untrained_baseline(microgpt: Program) -> None:
+def test_zero_steps_report_the_untrained_model(microgpt: Program) -> None:
     done = microgpt(*CLASSIC, "train.steps=0")
     record = read_record(microgpt.only_run())
     metrics = record["metrics"]
@@ -184,7 +184,7 @@ def test_no_steps_report_the_untrained_baseline(microgpt: Program) -> None:
 
 
 @pytest.mark.slow
-def test_no_validation_is_said_as_none(microgpt: Program) -> None:
+def test_without_validation_val_loss_is_none(microgpt: Program) -> None:
     done = microgpt(*CLASSIC, "data.val_fraction=0")
     assert console(done.stdout)["val_loss"] == "none"
     record = read_record(microgpt.only_run())
@@ -205,7 +205,7 @@ def test_no_validation_is_said_as_none(microgpt: Program) -> None:
     ],
     ids=lambda part: " ".join(part) if isinstance(part, list) else "",
 )  # fmt: skip
-def test_choice_trains_by_its_schedule(
+def test_a_choice_trains_by_its_schedule(
     microgpt: Program, overrides: list[str], lr: float, factor: Callable[[int], float]
 ) -> None:
     microgpt(*CLASSIC, "train.steps=8", "train.log_every=1", "train.eval_documents=20", *overrides)
@@ -215,7 +215,7 @@ def test_choice_trains_by_its_schedule(
 
 
 @pytest.mark.slow
-def test_batch_of_four_sees_the_examples_of_four_steps(microgpt: Program) -> None:
+def test_a_batch_of_four_has_the_examples_of_four_steps(microgpt: Program) -> None:
     microgpt(*CLASSIC, "train.steps=4", "outputs_dir=one")
     microgpt(*CLASSIC, "train.steps=1", "train.batch_size=4", "outputs_dir=four")
     one, four = (read_record(microgpt.only_run(outputs))["metrics"]["tokens_seen"] for outputs in ("one", "four"))
@@ -223,7 +223,7 @@ def test_batch_of_four_sees_the_examples_of_four_steps(microgpt: Program) -> Non
 
 
 @pytest.mark.slow
-def test_gradient_clipping_changes_what_sgd_learns(microgpt: Program) -> None:
+def test_gradient_clipping_changes_the_results_of_sgd(microgpt: Program) -> None:
     weights = {}
     for clip in ("1e6", "1e-3"):
         microgpt(*CLASSIC, "model=bigram", "optim=sgd", f"optim.grad_clip={clip}", f"outputs_dir=clip_{clip}")
@@ -245,7 +245,7 @@ def test_gradient_clipping_changes_what_sgd_learns(microgpt: Program) -> None:
     ],
     ids=["truncate", "window", "skip", "stream"],
 )
-def test_text_becomes_examples_as_asked(microgpt: Program, overrides: list[str], documents: int, tokens: int) -> None:
+def test_text_becomes_examples(microgpt: Program, overrides: list[str], documents: int, tokens: int) -> None:
     (microgpt.folder / "input.txt").write_text("abc\n" + "d" * 15 + "\n" + "e" * 40 + "\n")
     text = "data=text", "data.path=input.txt", "data.val_fraction=0"
     microgpt(*CLASSIC, *text, *overrides)
@@ -255,7 +255,7 @@ def test_text_becomes_examples_as_asked(microgpt: Program, overrides: list[str],
 
 
 @pytest.mark.slow
-def test_style_s_share_of_the_training_examples_is_kept(microgpt: Program) -> None:
+def test_the_style_has_its_share_of_the_training_examples(microgpt: Program) -> None:
     (microgpt.folder / "input.txt").write_text("".join(f"{a}{b}a\n" for a in "abcdefgh" for b in "abcdefgh"))
     text = "data=text", "data.path=input.txt", "data.val_fraction=0", "experiment=debug", "sample.num_samples=2"
     microgpt(*text, "style=classic", "outputs_dir=classic")
@@ -271,7 +271,7 @@ def test_style_s_share_of_the_training_examples_is_kept(microgpt: Program) -> No
 
 
 @pytest.mark.slow
-def test_style_s_bias_works_on_samples_and_is_measured(microgpt: Program) -> None:
+def test_the_style_s_bias_affects_samples_and_is_measured(microgpt: Program) -> None:
     microgpt(*QUICK, "style.bias=1000", "sample.num_samples=4", "train.steps=1")
     record = read_record(microgpt.only_run())
     effect = record["metrics"]["style_effect"]
@@ -293,7 +293,7 @@ def test_style_s_bias_works_on_samples_and_is_measured(microgpt: Program) -> Non
     ],
     ids=" ".join,
 )
-def test_run_that_is_no_longer_finite_stops_with_a_sentence(microgpt: Program, overrides: list[str]) -> None:
+def test_a_run_that_is_no_longer_finite_stops_with_a_sentence(microgpt: Program, overrides: list[str]) -> None:
     done = microgpt("experiment=debug", "sample.num_samples=1", *overrides, expect=1)
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert re.search(r"step \d+", done.stderr)
@@ -310,7 +310,7 @@ def test_run_that_is_no_longer_finite_stops_with_a_sentence(microgpt: Program, o
 # Sampling and information
 
 
-def test_latest_checkpoint_gives_the_samples_that_ended_its_run(twins: tuple[Program, list[str]], run: Path) -> None:
+def test_the_latest_checkpoint_gives_the_samples_of_its_run(twins: tuple[Program, list[str]], run: Path) -> None:
     before = twins[0].files()
     done = twins[0]("task=sample", "checkpoint=latest", "sample.num_samples=5")
     assert sample_lines(done.stdout) == read_record(run)["samples"]
@@ -318,7 +318,7 @@ def test_latest_checkpoint_gives_the_samples_that_ended_its_run(twins: tuple[Pro
 
 
 @pytest.mark.slow
-def test_a_seed_that_was_given_draws_other_samples(twins: tuple[Program, list[str]], run: Path) -> None:
+def test_another_seed_gives_other_samples(twins: tuple[Program, list[str]], run: Path) -> None:
     command = "task=sample", f"checkpoint={run}", "sample.num_samples=5"
     own, one, again, other = (
         sample_lines(twins[0](*command, *seed).stdout) for seed in ((), ("seed=1",), ("sample.seed=1",), ("seed=2",))
@@ -328,7 +328,7 @@ def test_a_seed_that_was_given_draws_other_samples(twins: tuple[Program, list[st
 
 
 @pytest.mark.slow
-def test_a_style_key_changes_the_checkpoints_own_style(microgpt: Program) -> None:
+def test_a_style_key_changes_the_checkpoint_s_style(microgpt: Program) -> None:
     microgpt("experiment=debug", "style=classic", "sample.num_samples=0")
     command = "task=sample", "checkpoint=latest", "sample.num_samples=5", "sample.seed=1"
     plain = sample_lines(microgpt(*command).stdout)
@@ -339,7 +339,7 @@ def test_a_style_key_changes_the_checkpoints_own_style(microgpt: Program) -> Non
 
 
 @pytest.mark.slow
-def test_greedy_samples_go_on_from_the_prompt_and_are_all_the_same(twins: tuple[Program, list[str]], run: Path) -> None:
+def test_greedy_samples_of_a_prompt_are_equal(twins: tuple[Program, list[str]], run: Path) -> None:
     command = (
         "task=sample", f"checkpoint={run}", "sample.prompt=an", "sample.temperature=0", "sample.num_samples=3",
     )  # fmt: skip
@@ -353,7 +353,7 @@ def test_greedy_samples_go_on_from_the_prompt_and_are_all_the_same(twins: tuple[
 
 @pytest.mark.slow
 def test_samples_come_from_the_trained_weights(microgpt: Program) -> None:
-    """A corpus of one name: what was trained on it says that name, what was not does not."""
+    """Trained on one name, a model generates it; untrained, it does not."""
     (microgpt.folder / "input.txt").write_text("otto\n" * 9)
     text = "data=text", "data.path=input.txt", "data.val_fraction=0", "style=classic", "train.log_every=50"
     for steps in (0, 100):
@@ -363,7 +363,7 @@ def test_samples_come_from_the_trained_weights(microgpt: Program) -> None:
     assert "otto" not in untrained
 
 
-def test_info_says_what_a_checkpoint_holds(twins: tuple[Program, list[str]], run: Path) -> None:
+def test_info_prints_the_content_of_a_checkpoint(twins: tuple[Program, list[str]], run: Path) -> None:
     stdout = twins[0]("task=info", f"checkpoint={run}").stdout
     facts = dict(re.findall(r"^([\w' ]+): +(.*)$", stdout, re.MULTILINE))
     assert (facts["kind"], facts["parameters"], facts["step"]) == ("gpt", "4256", "20")
@@ -376,9 +376,7 @@ def test_info_says_what_a_checkpoint_holds(twins: tuple[Program, list[str]], run
 
 
 @pytest.mark.slow
-def test_leg_has_its_own_folder_and_states_its_schedule(
-    twins: tuple[Program, list[str]], run: Path, microgpt: Program
-) -> None:
+def test_a_leg_has_its_own_folder_and_schedule(twins: tuple[Program, list[str]], run: Path, microgpt: Program) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     done = microgpt(*QUICK, "train.steps=5", "train.log_every=1", f"train.resume={run}")
     leg = microgpt.only_run()
@@ -394,7 +392,7 @@ def test_leg_has_its_own_folder_and_states_its_schedule(
 
 
 @pytest.mark.slow
-def test_two_legs_at_a_constant_rate_learn_what_one_run_learns(microgpt: Program) -> None:
+def test_two_legs_at_a_constant_rate_give_the_results_of_one_run(microgpt: Program) -> None:
     constant = *CLASSIC, "schedule=constant"
     microgpt(*constant, "train.steps=6", "outputs_dir=whole")
     microgpt(*constant, "train.steps=3", "outputs_dir=first")
@@ -412,7 +410,7 @@ def test_two_legs_at_a_constant_rate_learn_what_one_run_learns(microgpt: Program
         ("optim=sgd", "does not fit optim=sgd: it was trained with optim=adam"),
     ],
 )
-def test_leg_refuses_a_checkpoint_that_does_not_fit(run: Path, microgpt: Program, override: str, reason: str) -> None:
+def test_a_leg_refuses_a_checkpoint_that_does_not_fit(run: Path, microgpt: Program, override: str, reason: str) -> None:
     done = microgpt(*QUICK, f"train.resume={run}", override, expect=2)
     assert len(done.stderr.splitlines()) == 1
     assert reason in done.stderr

@@ -1,4 +1,4 @@
-"""mode=tensor as a user meets it: every engine trains, stops, goes on, samples, and computes what scalar mode does."""
+"""mode=tensor as a program: every engine trains, resumes, samples, and computes what scalar mode does."""
 
 import json
 import math
@@ -48,7 +48,7 @@ def is_close(found: list[float], expected: list[float], tolerance: float) -> boo
 
 
 def facts(stdout: str) -> str:
-    """The line that says where a run computes."""
+    """The line that names backend and device."""
     (line,) = re.findall(r"^backend=\S+ device=\S+ using_gpu=.*$", stdout, re.MULTILINE)
     return line
 
@@ -58,7 +58,7 @@ def sample_lines(stdout: str) -> list[str]:
 
 
 def wait_for_all(program: Program, *commands: tuple[str, ...]) -> list[str]:
-    """Start the commands at once; what each says, once all have ended well."""
+    """Run the commands at the same time; return the standard output of each."""
     outputs = []
     for process in [program.start(*command) for command in commands]:
         stdout, stderr = process.communicate()
@@ -72,7 +72,7 @@ def wait_for_all(program: Program, *commands: tuple[str, ...]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def debug(shared_program: Program) -> tuple[Program, dict[str, str]]:
-    """The same 20 steps by each engine, native's twice, each in outputs_dir=<name>; and what each says."""
+    """The same 20 steps by each engine, native twice, each in outputs_dir=<name>, and their standard output."""
     commands = {
         "scalar": (*DEBUG, *SCALAR),
         "native": (*DEBUG, *NATIVE),
@@ -93,9 +93,7 @@ Debug = tuple[Program, dict[str, str]]
     ("name", "backend", "kernel"),
     [("native", "native", "features"), ("torch", "torch", "eager"), ("auto", "native", "features")],
 )
-def test_record_and_standard_output_say_where_a_run_computed(
-    debug: Debug, name: str, backend: str, kernel: str
-) -> None:
+def test_record_and_standard_output_name_backend_and_device(debug: Debug, name: str, backend: str, kernel: str) -> None:
     program, said = debug
     record = read_record(program.only_run(name))
     assert set(record) >= RECORD_KEYS
@@ -112,7 +110,7 @@ def test_record_and_standard_output_say_where_a_run_computed(
     assert f" backend={backend} device=cpu using_gpu=false " in said[name].splitlines()[-1]
 
 
-def test_reason_is_recorded_and_said_where_a_rule_chose(debug: Debug) -> None:
+def test_the_reason_for_an_automatic_choice_is_recorded_and_printed(debug: Debug) -> None:
     program, said = debug
     reason = read_record(program.only_run("auto"))["backend_reason"]
     assert re.fullmatch(r"a step of \S+ operations is too small for a GPU", reason)
@@ -124,7 +122,7 @@ def test_reason_is_recorded_and_said_where_a_rule_chose(debug: Debug) -> None:
 
 
 @pytest.mark.parametrize("name", ["native", "torch"])
-def test_history_and_samples_are_those_of_a_run(debug: Debug, name: str) -> None:
+def test_history_and_samples_agree_with_the_record(debug: Debug, name: str) -> None:
     program, said = debug
     run = program.only_run(name)
     record, history = read_record(run), read_history(run)
@@ -139,7 +137,7 @@ def test_history_and_samples_are_those_of_a_run(debug: Debug, name: str) -> None
 
 
 @pytest.mark.parametrize("name", ["native", "torch", "auto"])
-def test_float32_learns_what_scalar_mode_learns(debug: Debug, name: str) -> None:
+def test_float32_losses_are_close_to_scalar_mode(debug: Debug, name: str) -> None:
     scalar, ours = (debug[0].only_run(outputs) for outputs in ("scalar", name))
     assert is_close(losses(ours), losses(scalar), 1e-4)
     assert is_close(losses(ours, "val_loss"), losses(scalar, "val_loss"), 1e-4)
@@ -147,7 +145,7 @@ def test_float32_learns_what_scalar_mode_learns(debug: Debug, name: str) -> None
         assert losses(ours, key) == losses(scalar, key)
 
 
-def test_same_command_gives_the_same_bits(debug: Debug) -> None:
+def test_the_same_command_gives_the_same_bits(debug: Debug) -> None:
     program, _ = debug
     first, second, chosen = (program.only_run(name) for name in ("native", "again", "auto"))
     assert results_of(first, 20) == results_of(second, 20) == results_of(chosen, 20)
@@ -167,7 +165,7 @@ def test_scalar_mode_samples_from_a_native_float32_checkpoint(debug: Debug) -> N
 
 
 @pytest.mark.slow
-def test_native_float64_samples_from_a_scalar_checkpoint_what_scalar_mode_does(debug: Debug) -> None:
+def test_native_float64_samples_like_scalar_mode_from_a_scalar_checkpoint(debug: Debug) -> None:
     program, _ = debug
     run = program.only_run("scalar")
     stdout = program("task=sample", f"checkpoint={run}", "sample.num_samples=5", *NATIVE64).stdout
@@ -176,14 +174,14 @@ def test_native_float64_samples_from_a_scalar_checkpoint_what_scalar_mode_does(d
 
 
 @pytest.mark.slow
-def test_torch_samples_from_a_native_checkpoint_what_native_does(debug: Debug) -> None:
+def test_torch_samples_like_native_from_a_native_checkpoint(debug: Debug) -> None:
     program, _ = debug
     run = program.only_run("native")
     stdout = program("task=sample", f"checkpoint={run}", "sample.num_samples=5", *TORCH64).stdout
     assert sample_lines(stdout) == read_record(run)["samples"]
 
 
-def test_info_tells_of_a_native_float32_checkpoint(debug: Debug) -> None:
+def test_info_describes_a_native_float32_checkpoint(debug: Debug) -> None:
     program, _ = debug
     stdout = program("task=info", f"checkpoint={program.only_run('native')}").stdout
     found = dict(re.findall(r"^([\w' ]+): +(.*)$", stdout, re.MULTILINE))
@@ -191,12 +189,12 @@ def test_info_tells_of_a_native_float32_checkpoint(debug: Debug) -> None:
     assert re.search(r"^  layer0\.mlp_fc1\W.*\[64, 16\] float32$", stdout, re.MULTILINE)
 
 
-# Checkpoints of any engine in any other
+# Checkpoints of one engine in another
 
 
 @pytest.fixture(scope="module")
 def legs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, str], Path]]:
-    """For each two engines the run of 15 steps with which the second goes on after 20 of the first."""
+    """For each pair of engines, the run of 15 steps by the second after 20 of the first."""
     for program in make_program(tmp_path_factory.mktemp("legs")):
         write_text(program.folder)
         for engine in ENGINES:
@@ -220,7 +218,7 @@ Legs = dict[tuple[str, str], Path]
 @pytest.mark.parametrize("then", ["native64", "native32", "torch64"])
 @pytest.mark.parametrize("first", ENGINES)
 @pytest.mark.slow
-def test_checkpoint_of_any_engine_goes_on_in_any_other_as_in_scalar_mode(legs: Legs, first: str, then: str) -> None:
+def test_a_checkpoint_of_any_engine_continues_in_any_other_as_in_scalar_mode(legs: Legs, first: str, then: str) -> None:
     ours, scalar = legs[first, then], legs[first, "scalar"]
     record = read_record(ours)
     assert record["leg"]["first_step"] == 20
@@ -235,25 +233,25 @@ def test_checkpoint_of_any_engine_goes_on_in_any_other_as_in_scalar_mode(legs: L
 @pytest.mark.parametrize("then", EXACT)
 @pytest.mark.parametrize("first", ["native64", "native32", "torch64"])
 @pytest.mark.slow
-def test_whoever_trained_first_leaves_what_scalar_mode_leaves(legs: Legs, first: str, then: str) -> None:
+def test_every_engine_s_checkpoint_equals_scalar_mode_s(legs: Legs, first: str, then: str) -> None:
     tolerance = 1e-9 if first in EXACT else 2e-3
     assert is_close(losses(legs[first, then]), losses(legs["scalar", then]), tolerance)
 
 
 @pytest.mark.slow
-def test_legs_are_not_all_the_same(legs: Legs) -> None:
-    """Optimizer state and batches go on: a leg does not repeat the first steps."""
+def test_a_leg_does_not_repeat_the_first_steps(legs: Legs) -> None:
+    """Optimizer state and batches continue."""
     leg = legs["native64", "native64"]
     first = Path(read_record(leg)["leg"]["from"]).parents[1]
     assert not is_close(losses(leg)[:15], losses(first)[:15], 1e-3)
     assert losses(leg, "val_loss")[0] == losses(first, "val_loss")[-1]
 
 
-# All that can be trained on, against scalar mode
+# Configurations against scalar mode
 
 
 def compared(tmp_path_factory: pytest.TempPathFactory, *overrides: str) -> Iterator[list[tuple[Path, Path]]]:
-    """The jobs of one sweep by scalar mode and by native in float64, in pairs."""
+    """The jobs of a sweep in scalar mode and in native float64, in pairs."""
     folder = tmp_path_factory.mktemp("compared")
     for program in make_program(folder):
         write_text(folder)
@@ -331,7 +329,7 @@ def test_optimizers_and_schedules_train_as_in_scalar_mode(tmp_path_factory: pyte
 
 
 @pytest.mark.slow
-def test_whole_validation_set_is_evaluated_by_default_as_scalar_mode_would(microgpt: Program) -> None:
+def test_the_whole_validation_set_is_evaluated_by_default(microgpt: Program) -> None:
     words = [f"{a}{b}{c}" for a in "abcdefgh" for b in "abcdefgh" for c in "abcdefgh"]
     (microgpt.folder / "input.txt").write_text("\n".join(words) + "\n")
     text = ("data=text", "data.path=input.txt", "data.val_fraction=0.6", "train.steps=3", "style=classic",
@@ -355,7 +353,7 @@ SLOW_TORCH = pytest.param(TORCH, marks=pytest.mark.slow)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", [NATIVE, SLOW_TORCH], ids=["native", "torch"])
-def test_no_steps_report_the_untrained_baseline(microgpt: Program, engine: tuple[str, ...]) -> None:
+def test_zero_steps_report_the_untrained_model(microgpt: Program, engine: tuple[str, ...]) -> None:
     stdout = microgpt(*DEBUG, *engine, "train.steps=0", "sample.num_samples=1").stdout
     record = read_record(microgpt.only_run())
     metrics = record["metrics"]
@@ -367,8 +365,8 @@ def test_no_steps_report_the_untrained_baseline(microgpt: Program, engine: tuple
 
 
 @pytest.mark.slow
-def test_threads_change_no_number(microgpt: Program) -> None:
-    """A batch and a model large enough that the threads share it out."""
+def test_the_number_of_threads_does_not_change_results(microgpt: Program) -> None:
+    """Batch and model are large enough to be divided among threads."""
     run = (*DEBUG, *NATIVE, "train.batch_size=64", "model.n_embd=64", "sample.num_samples=2", "train.steps=15")
     wait_for_all(microgpt, *((*run, f"backend.threads={n}", f"outputs_dir=threads{n}") for n in (1, 2)))
     one, two = (microgpt.only_run(f"threads{n}") for n in (1, 2))
@@ -400,7 +398,7 @@ def test_bfloat16_trains_and_keeps_float32(microgpt: Program) -> None:
     [("optim.lr=1e300",), pytest.param(("optim=sgd", "optim.lr=1e30"), marks=pytest.mark.slow)],
     ids=["adam", "sgd"],
 )
-def test_run_that_diverges_stops_with_a_sentence_and_keeps_its_last_checkpoint(
+def test_a_run_that_diverges_stops_with_a_sentence_and_keeps_its_last_checkpoint(
     microgpt: Program, engine: tuple[str, ...], optimizer: tuple[str, ...]
 ) -> None:
     done = microgpt(*DEBUG, *engine, *optimizer, "train.checkpoint_every=1", "train.steps=200", expect=1)
@@ -418,7 +416,7 @@ def test_run_that_diverges_stops_with_a_sentence_and_keeps_its_last_checkpoint(
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "auto"])
 @pytest.mark.skipif(not MISSING, reason="every device is there")
-def test_device_that_is_not_there_is_one_sentence_and_nothing_is_written(microgpt: Program, backend: str) -> None:
+def test_an_absent_device_is_one_sentence_and_nothing_is_written(microgpt: Program, backend: str) -> None:
     device = MISSING[0]
     done = microgpt(*DEBUG, "mode=tensor", f"backend={backend}", f"backend.device={device}", expect=2)
     assert len(done.stderr.splitlines()) == 1, done.stderr
@@ -427,7 +425,7 @@ def test_device_that_is_not_there_is_one_sentence_and_nothing_is_written(microgp
     assert not microgpt.files()
 
 
-# Stopped and taken up again
+# Interrupted and resumed
 
 STEPS = 300_000  # more than a second
 LONG = ("experiment=debug", f"train.steps={STEPS}", "train.checkpoint_every=5000", "train.eval_every=50000",
@@ -436,7 +434,7 @@ LONG = ("experiment=debug", f"train.steps={STEPS}", "train.checkpoint_every=5000
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """By dtype what LONG comes to when nothing stops it; filled as it is asked for."""
+    """The results of LONG without an interruption by dtype, computed when first used."""
     return {}
 
 
@@ -454,7 +452,7 @@ def expected_of(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_run_killed_at_random_moments_gives_the_bits_of_the_uninterrupted_one(
+def test_a_run_killed_at_random_moments_gives_the_bits_of_an_uninterrupted_one(
     microgpt: Program,
     uninterrupted: dict[str, dict[str, Any]],
     tmp_path_factory: pytest.TempPathFactory,
@@ -496,7 +494,7 @@ def test_ctrl_c_stops_at_a_checkpoint_and_the_same_command_finishes(
 
 
 @pytest.mark.slow
-def test_torch_run_that_was_killed_gives_the_bits_of_the_uninterrupted_one(microgpt: Program) -> None:
+def test_a_killed_torch_run_gives_the_bits_of_an_uninterrupted_one(microgpt: Program) -> None:
     run = (*DEBUG, *TORCH, "train.steps=900", "train.checkpoint_every=50", "train.eval_every=300", "backend.threads=1")
     microgpt(*run, "outputs_dir=uninterrupted")
     assert microgpt.kill_after(0.5, *run, from_first_step=True)
@@ -507,8 +505,8 @@ def test_torch_run_that_was_killed_gives_the_bits_of_the_uninterrupted_one(micro
 
 
 @pytest.mark.slow
-def test_other_engine_does_not_take_up_a_stopped_run(microgpt: Program) -> None:
-    """Another engine or kind of number is another configuration: its bits would not be those of the run."""
+def test_another_engine_does_not_resume_an_interrupted_run(microgpt: Program) -> None:
+    """Another engine or dtype is another configuration, whose results differ in bits."""
     microgpt.stop(microgpt.start(*LONG, *NATIVE), "step 20000 ", signal.SIGINT)
     (stopped,) = microgpt.runs()
     before = (stopped / "run.json").read_bytes()
