@@ -39,5 +39,5 @@ def reference_engine(
     chosen = {"n_embd": 16, "n_head": 4, "n_layer": 1, "block_size": BLOCK_SIZE, **sizes}
     spec = ModelSpec("gpt", corpus.tokenizer.vocab_size, **chosen)
     starts = [initial_state(seed, corpus, spec, batch_size, style_share=0.0) for seed in seeds]
-    state = state or EngineState.together([start.engine_state for start in starts])
+    state = state or EngineState.stack([start.engine_state for start in starts])
     return make_engine(options, spec, ADAM, Workload(corpus.examples, [start.order for start in starts]), state, say)

@@ -258,7 +258,7 @@ def parse(kind: type[Part], found: Any) -> Part | None:
     if not isinstance(found, dict):
         return None
     values = {}
-    for one in fields(kind):
+    for one in fields(kind):  # pyright: ignore[reportArgumentType]
         value = found.get(one.name.rstrip("_"), None if one.default is MISSING else one.default)
         values[one.name] = value_of(type_hints(kind)[one.name], value)
     return kind(**values)
@@ -269,7 +269,7 @@ def value_of(hint: Any, value: Any) -> Any:
     container = get_origin(hint)
     if container in (list, dict) and not isinstance(value, container):
         return container()
-    part = next(filter(is_dataclass, [hint, *get_args(hint)]), None)
+    part: Any = next(filter(is_dataclass, [hint, *get_args(hint)]), None)
     if part is None:
         return value
     if container is list:
