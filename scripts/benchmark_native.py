@@ -26,7 +26,6 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -269,9 +268,8 @@ def main() -> int:
     listed = "\n".join(f"  {name:12} {UNITS[case.figure]}: {case.about}" for name, case in CASES.items())
     about = f"cases (all with 4 heads, 1 layer, block {BLOCK_SIZE}, Adam; one thread except two_cores):\n{listed}"
     parser = harness.parser(__doc__, epilog=about)
-    seconds: Callable[[str], float] = harness.at_least_finite(0, above=True)
     parser.add_argument("--rounds", type=harness.at_least(1), default=5, help="(5)")
-    parser.add_argument("--seconds", type=seconds, default=1.0, help="least duration of a measurement (1.0)")
+    parser.add_argument("--seconds", type=harness.above_0, default=1.0, help="least duration of a measurement (1.0)")
     parser.add_argument(
         "--cases", type=harness.one_of(list(CASES)), default=list(CASES), help="separated by commas (all)"
     )

@@ -50,7 +50,7 @@ end
 
 
 @dataclass(frozen=True)
-class Case:
+class Endpoint:
     """The server and the request of a row; `%d` in the body is replaced by a new number in each request."""
 
     name: str
@@ -60,12 +60,12 @@ class Case:
 
 
 CASES = [
-    Case("bare route, constant JSON", "bare", "/constant", '{"seed": %d}'),
-    Case("bare route, the body checked", "bare", "/checked", '{"seed": %d}'),
-    Case("names: one name", "names", "/microgpt/v1/generate", '{"seed": %d}'),
-    Case("names: ten names", "names", "/microgpt/v1/generate", '{"num_samples": 10, "seed": %d}'),
-    Case("names: one name, streamed", "names", "/microgpt/v1/stream", '{"prompt": "", "seed": %d}'),
-    Case("chat: an answer", "chat", "/microgpt/v1/chat", HELLO),
+    Endpoint("bare route, constant JSON", "bare", "/constant", '{"seed": %d}'),
+    Endpoint("bare route, the body checked", "bare", "/checked", '{"seed": %d}'),
+    Endpoint("names: one name", "names", "/microgpt/v1/generate", '{"seed": %d}'),
+    Endpoint("names: ten names", "names", "/microgpt/v1/generate", '{"num_samples": 10, "seed": %d}'),
+    Endpoint("names: one name, streamed", "names", "/microgpt/v1/stream", '{"prompt": "", "seed": %d}'),
+    Endpoint("chat: an answer", "chat", "/microgpt/v1/chat", HELLO),
 ]  # fmt: skip
 SATURATED = [
     ("names", "", "", 0),
@@ -149,7 +149,7 @@ def drawn_tokens(url: str) -> float:
     return float(found[1]) if found else 0.0
 
 
-def measure(server: Server, case: Case, clients: int, seconds: float, folder: Path) -> dict[str, float]:
+def measure(server: Server, case: Endpoint, clients: int, seconds: float, folder: Path) -> dict[str, float]:
     before = 0.0 if case.server == "bare" else drawn_tokens(server.url)
     start, cpu = time.perf_counter(), server.cpu()
     found = figures(start_load(server.url, case.path, case.body, clients, seconds, folder))
@@ -181,11 +181,7 @@ def median(found: Sequence[dict[str, float]], key: str) -> float:
     return statistics.median(each[key] for each in found)
 
 
-def print_row(*cells: object) -> None:
-    print(f"| {' | '.join(map(str, cells))} |", flush=True)
-
-
-def throughput(cases: Sequence[Case], clients: Sequence[int], seconds: float, rounds: int, folder: Path) -> None:
+def throughput(cases: Sequence[Endpoint], clients: Sequence[int], seconds: float, rounds: int, folder: Path) -> None:
     heading = "endpoint | clients | requests/s | tokens/s | p50 ms | p90 ms | p99 ms | CPU ms/request | refused, lost"
     print(harness.table(heading.split(" | "), []))
     for case in cases:
@@ -196,7 +192,8 @@ def throughput(cases: Sequence[Case], clients: Sequence[int], seconds: float, ro
                 tokens = f"{median(found, 'tokens'):,.0f}" if "tokens" in found[0] else ""
                 times = [f"{median(found, key):.2f}" for key in ("p50", "p90", "p99", "cpu")]
                 lost = ", ".join(f"{sum(each[key] for each in found):.0f}" for key in ("refused", "lost"))
-                print_row(case.name, number, f"{median(found, 'rate'):,.0f}", tokens, *times, lost)
+                row = [case.name, number, f"{median(found, 'rate'):,.0f}", tokens, *times, lost]
+                print(harness.line(row), flush=True)
 
 
 def health(servers: Sequence[str], seconds: float, rounds: int, folder: Path) -> None:
@@ -217,7 +214,7 @@ def health(servers: Sequence[str], seconds: float, rounds: int, folder: Path) ->
                     loaded.append(figures(load))
         rates = [f"{median(loaded, 'rate'):,.0f}", f"{refused_share(loaded):.0%}"] if loaded else ["", ""]
         found = [f"{each:.1f}" for each in (percentile(times, 0.5), percentile(times, 0.99), max(times))]
-        print_row(f"{name}{path}", clients, *found, len(times), *rates)
+        print(harness.line([f"{name}{path}", clients, *found, len(times), *rates]), flush=True)
 
 
 def refused_share(loaded: Sequence[dict[str, float]]) -> float:

@@ -92,10 +92,14 @@ def cells(values: Sequence[float], form: str = ".3g") -> list[str]:
     return [f"{each:{form}}" for each in (median(values), min(values), max(values))]
 
 
+def line(values: Sequence[object]) -> str:
+    """Return a line of a Markdown table."""
+    return f"| {' | '.join(str(value).replace('|', chr(92) + '|') for value in values)} |"
+
+
 def table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a Markdown table."""
-    first, *others = [" | ".join(str(cell).replace("|", "\\|") for cell in row) for row in (heading, *rows)]
-    return "\n".join([f"| {first} |", "|---" * len(heading) + "|", *(f"| {row} |" for row in others)])
+    return "\n".join([line(heading), "|---" * len(heading) + "|", *map(line, rows)])
 
 
 # Command lines
@@ -119,20 +123,15 @@ def at_least(least: int) -> Callable[[str], int]:
     return whole
 
 
-def at_least_finite(least: float, above: bool = False) -> Callable[[str], float]:
-    """Return a `type=` for finite numbers from `least` on; `above`: without `least` itself."""
-
-    def number(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value) or value < least or (above and value == least):
-            limit = "" if least == -math.inf else f" and {'above' if above else 'at least'} {least:g}"
-            raise argparse.ArgumentTypeError(f"{text!r} is not allowed: it must be finite{limit}")
-        return value
-
-    return number
+def above_0(text: str) -> float:
+    """Use as `type=` for finite numbers above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: it must be finite and above 0")
+    return value
 
 
 def one_of(names: Sequence[str]) -> Callable[[str], list[str]]:

@@ -1,19 +1,18 @@
-"""Measure what exporting a names model in float16 changes, and how near an ONNX graph is to the scalar engine.
+"""Measure what exporting a names model in float16 changes, and how exactly an ONNX graph agrees with the scalar engine.
 
-Each model is exported as task=export does, in float32 and in float16, and both exports are read again and asked for the
-likeliest text (temperature 0) after each prompt: all of 0 to 2 letters, and longer ones, which are distinct strings of
-3 to 8 letters drawn at random. Logits are compared wherever both have read the same; the loss on the held-out names.
+Each model is exported as task=export does, in float32 and in float16. Both exports generate the most likely text
+(temperature 0) after each prompt: all prompts of 0 to 2 letters, and longer ones, which are distinct random strings of
+3 to 8 letters. Logits are compared up to the first different token; the loss is that of the held-out names.
 ONNX is compared with the scalar engine on held-out names; its difference is relative to the largest logit.
 
 python scripts/measure_export.py
 python scripts/measure_export.py --checkpoint outputs/2026-01-02/08-00-00_abcdef12 --without-onnx
 
-Without --checkpoint four models are trained first, in a temporary folder; in float64, as how a float32 is rounded in
-training leads to other weights after some thousand steps, and so to other texts that differ.
+Without --checkpoint four models are trained first, in a temporary folder; in float64, since the rounding of float32
+in training leads to other weights after some thousand steps, and so to other texts that differ.
 """
 
 import argparse
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from pathlib import Path
 from random import Random
 from string import ascii_lowercase
 
+import harness
 import numpy as np
 
 from microgpt.config.schema import BackendConfig, Config, ModelConfig, SampleConfig, StyleConfig
@@ -31,7 +31,7 @@ from microgpt.engines import make_engine
 from microgpt.engines.base import Decoder
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
-from microgpt.errors import MicrogptError, UserError
+from microgpt.errors import UserError
 from microgpt.inference.generation import encode_prompt, generate
 from microgpt.inference.loading import TrainedModel, load_model
 from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
@@ -53,7 +53,7 @@ ONNX_TEXTS = 50
 
 
 @dataclass
-class Recorded:
+class RecordingDecoder:
     """A decoder that keeps the logits after each token."""
 
     decoder: Decoder
@@ -66,37 +66,38 @@ class Recorded:
 
 @dataclass
 class Change:
-    """What another type of number did to the texts after some prompts."""
+    """The differences between float32 and float16 in the texts after some prompts."""
 
     prompts: int
     differing: int = 0
-    gap: float = 0.0  # where texts part, between the best two logits in float32: the largest
-    logit: float = 0.0  # the largest change of one
+    gap: float = 0.0  # largest difference of the best two logits in float32 at the first different token
+    logit: float = 0.0  # largest change of a logit
 
 
 def train(folder: str) -> dict[str, str]:
-    """The models that docs/log.md names, each a folder of outputs; what training says goes to standard error."""
+    """Train the models that docs/log.md names; return their checkpoints."""
     found = {}
     for number, (name, overrides) in enumerate(TRAINED.items()):
         outputs = f"{folder}/{number}"
-        command = [sys.executable, "-m", "microgpt", *COMMON, *overrides, f"outputs_dir={outputs}"]
-        subprocess.run(command, cwd=folder, check=True, stdout=sys.stderr)
+        harness.train(folder, *COMMON, *overrides, f"outputs_dir={outputs}")
         found[name] = str(resolve_checkpoint("latest", outputs))
     return found
 
 
 def held_out(checkpoint: Checkpoint) -> Corpus:
-    """The embedded names as the model read them. Raises UserError for a model of something else."""
+    """Return the embedded names as the model read them. Raises UserError for a model of another data set."""
     meta = checkpoint.meta
     style = StyleConfig(documents=list(meta.style.get("documents", [])))
     corpus = InputReader().corpus(Config(model=ModelConfig(block_size=meta.spec.block_size), style=style))
     if meta.special or meta.chars != corpus.tokenizer.chars:
-        raise UserError(f"{checkpoint.path} is no model of the embedded names: its letters are others than data=names'")
+        raise UserError(
+            f"{checkpoint.path} is not a model of the embedded names: its characters differ from those of data=names"
+        )
     return corpus
 
 
 def exported(checkpoint: Checkpoint, dtype: str, backend: str, folder: str) -> TrainedModel:
-    """An export of the model, read again, which chooses the likeliest letters."""
+    """Export the model; return the export, loaded with temperature 0."""
     path = Path(folder) / dtype
     write_export(path, weight_files(checkpoint, dtype)[0])
     config = Config(checkpoint=str(path), backend=BackendConfig(name=backend), sample=SampleConfig(temperature=0))
@@ -104,7 +105,7 @@ def exported(checkpoint: Checkpoint, dtype: str, backend: str, folder: str) -> T
 
 
 def prompts_up_to(letters: int) -> list[str]:
-    """All of 0 to so many letters."""
+    """Return all prompts of 0 to `letters` letters."""
     return ["".join(each) for size in range(letters + 1) for each in product(ascii_lowercase, repeat=size)]
 
 
@@ -116,11 +117,11 @@ def longer_prompts(count: int, seed: int) -> list[str]:
 
 
 def greedy(trained: TrainedModel, prompt: str) -> tuple[str, np.ndarray]:
-    """The likeliest text after a prompt, and the logits after each of its tokens, from BOS on: (T, V)."""
-    decoder = Recorded(trained.engine.decoder(0))
+    """Return the most likely text after a prompt, and the logits after each of its tokens, from BOS on: (T, V)."""
+    decoder = RecordingDecoder(trained.engine.decoder(0))
     tokens = encode_prompt(prompt, trained.tokenizer, trained.block_size, "prompt")
-    drawn = generate(trained.continuation(tokens, Random(0)), lambda: decoder)
-    return drawn.text, np.array(decoder.logits)
+    generation = generate(trained.continuation(tokens, Random(0)), lambda: decoder)
+    return generation.text, np.array(decoder.logits)
 
 
 def compare(whole: TrainedModel, half: TrainedModel, prompts: Sequence[str]) -> Change:
@@ -130,7 +131,7 @@ def compare(whole: TrainedModel, half: TrainedModel, prompts: Sequence[str]) -> 
         best, theirs = logits[len(prompt) :].argmax(axis=1), others[len(prompt) :].argmax(axis=1)
         shared = min(len(best), len(theirs))
         apart = np.flatnonzero(best[:shared] != theirs[:shared])
-        same = len(prompt) + (apart[0] + 1 if apart.size else shared)  # positions at which both have read the same
+        same = len(prompt) + (apart[0] + 1 if apart.size else shared)  # positions up to the first different token
         change.logit = max(change.logit, float(np.abs(logits[:same] - others[:same]).max()))
         if text != other:
             second, first = np.sort(logits[same - 1])[-2:]
@@ -140,9 +141,9 @@ def compare(whole: TrainedModel, half: TrainedModel, prompts: Sequence[str]) -> 
 
 
 def onnx_difference(checkpoint: Checkpoint, texts: Sequence[Sequence[int]]) -> float:
-    """Largest difference of a logit from the scalar engine's, relative to the largest logit.
+    """Return the largest difference of a logit from the scalar engine's, relative to the largest logit.
 
-    Raises UserError where the libraries are not there.
+    Raises UserError if a library is missing.
     """
     try:
         import onnxruntime
@@ -164,73 +165,69 @@ def onnx_difference(checkpoint: Checkpoint, texts: Sequence[Sequence[int]]) -> f
     return largest / size
 
 
-def row(name: str, checkpoint: Checkpoint, chosen: argparse.Namespace) -> str:
+def row(name: str, checkpoint: Checkpoint, chosen: argparse.Namespace) -> list[str]:
     corpus = held_out(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         whole, half = (exported(checkpoint, dtype, chosen.backend, folder) for dtype in ("float32", "float16"))
-        changes = [
-            compare(whole, half, prompts)
-            for prompts in (prompts_up_to(chosen.letters), longer_prompts(chosen.longer, chosen.seed))
-        ]
+        prompts = prompts_up_to(chosen.letters), longer_prompts(chosen.longer, chosen.seed)
+        changes = [compare(whole, half, each) for each in prompts]
         examples = corpus.val.head(chosen.eval_documents)
         losses = [float(each.engine.evaluate(examples)[0]) for each in (whole, half)]
-    texts = " | ".join(f"{each.differing} of {each.prompts:,}" for each in changes)
-    gap, logit = (max(getattr(each, key) for each in changes) for key in ("gap", "logit"))
-    gaps = f"{gap:.1g}" if any(each.differing for each in changes) else ""
-    onnx = "" if chosen.without_onnx else told_of_onnx(checkpoint, examples[:ONNX_TEXTS])
-    return f"| {name} | {texts} | {gaps} | {logit:.2g} | {abs(losses[1] - losses[0]):.2g} | {onnx} |"
+    gap = max(each.gap for each in changes)
+    return [
+        name,
+        *(f"{each.differing} of {each.prompts:,}" for each in changes),
+        f"{gap:.1g}" if any(each.differing for each in changes) else "",
+        f"{max(each.logit for each in changes):.2g}",
+        f"{abs(losses[1] - losses[0]):.2g}",
+        "" if chosen.without_onnx else onnx_cell(checkpoint, examples[:ONNX_TEXTS]),
+    ]
 
 
-def told_of_onnx(checkpoint: Checkpoint, texts: Sequence[Sequence[int]]) -> str:
-    """The figure; empty where it cannot be had, which a sentence on standard error explains."""
+def onnx_cell(checkpoint: Checkpoint, texts: Sequence[Sequence[int]]) -> str:
+    """Return the difference; if a library is missing, print a sentence and return ""."""
     try:
         return f"{onnx_difference(checkpoint, texts):.1g}"
     except UserError as error:
-        print(f"ONNX is not measured: {error}", file=sys.stderr, flush=True)
+        harness.say(f"ONNX is not measured: {error}")
         return ""
 
 
 def measure(models: dict[str, str], chosen: argparse.Namespace) -> None:
-    """Print a row for each model: its name and where its checkpoint is."""
+    """Print a row for each model; `models` holds their checkpoints by name."""
     checkpoints = {name: load_checkpoint(resolve_checkpoint(path, "outputs")) for name, path in models.items()}
     for checkpoint in checkpoints.values():
-        held_out(checkpoint)  # refused before anything is measured
-    texts = f"texts that differ: prompts of 0 to {chosen.letters} letters | of {LONGER.start} to {LONGER.stop - 1}"
-    changes = "largest gap of the best two logits there | largest change of a logit | change of the loss"
-    print(f"| model | {texts} | {changes} | ONNX, relative |\n|---|---|---|---|---|---|---|", flush=True)
+        held_out(checkpoint)  # raises before the first measurement
+    heading = [
+        "model", f"texts that differ: prompts of 0 to {chosen.letters} letters",
+        f"of {LONGER.start} to {LONGER.stop - 1}", "largest gap of the best two logits there",
+        "largest change of a logit", "change of the loss", "ONNX, relative",
+    ]  # fmt: skip
+    print(harness.table(heading, []), flush=True)
     for name, checkpoint in checkpoints.items():
-        print(row(name, checkpoint, chosen), flush=True)
+        print(harness.line(row(name, checkpoint, chosen)), flush=True)
 
 
-def check(chosen: argparse.Namespace) -> None:
-    """Raises UserError for what cannot be measured."""
-    least = {"letters": 0, "longer": 1, "eval_documents": 1}
-    for key, value in ((key, getattr(chosen, key)) for key in least):
-        if value is not None and value < least[key]:
-            raise UserError(f"--{key.replace('_', '-')} {value} is not allowed: it must be {least[key]} or more")
+def measure_all(chosen: argparse.Namespace) -> None:
+    for key, least in {"letters": 0, "longer": 1, "eval_documents": 1}.items():
+        value = getattr(chosen, key)
+        if value is not None and value < least:
+            raise UserError(f"--{key.replace('_', '-')} {value} is not allowed: it must be {least} or more")
+    with tempfile.TemporaryDirectory() as folder:
+        measure({path: path for path in chosen.checkpoint} if chosen.checkpoint else train(folder), chosen)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--checkpoint", metavar="RUN", nargs="+", help="folders of runs or checkpoints of names models")
-    parser.add_argument("--letters", type=int, default=2, help="prompts of 0 to so many letters, all of them")
-    parser.add_argument("--longer", type=int, default=3000, help="how many longer prompts")
-    parser.add_argument("--seed", type=int, default=0, help="of the longer prompts")
-    parser.add_argument("--eval-documents", type=int, help="held-out names for the loss; else all")
+    parser.add_argument("--letters", type=int, default=2, help="all prompts of 0 to LETTERS letters (2)")
+    parser.add_argument("--longer", type=int, default=3000, help="number of longer prompts (3000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the longer prompts (0)")
+    parser.add_argument("--eval-documents", type=int, help="held-out names for the loss (default: all)")
     parser.add_argument("--backend", default="native", choices=["native", "python", "torch"])
     parser.add_argument("--without-onnx", action="store_true")
     chosen = parser.parse_args(arguments)
-    try:
-        check(chosen)
-        if chosen.checkpoint:
-            measure({path: path for path in chosen.checkpoint}, chosen)
-            return 0
-        with tempfile.TemporaryDirectory() as folder:
-            measure(train(folder), chosen)
-        return 0
-    except MicrogptError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    return harness.finish(lambda: measure_all(chosen))
 
 
 if __name__ == "__main__":

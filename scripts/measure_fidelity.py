@@ -32,7 +32,7 @@ from pathlib import Path
 import harness
 import numpy as np
 from karpathy.microgpt_py import patched
-from karpathy.workloads import workload
+from karpathy.workloads import make_setup
 
 from microgpt.benchmarks.reference import ADAM
 from microgpt.data.batches import BatchOrder
@@ -60,7 +60,7 @@ MODELS = {
         "gpt", 33, n_embd=8, n_head=4, n_layer=3, block_size=5, input_rmsnorm=False
     ),
 }
-OTHER = replace(workload("microgpt", "quick", "cpu", 7, 25), n_layer=2, n_embd=32, n_head=8, block_size=12)
+OTHER = replace(make_setup("microgpt", "quick", "cpu", 7, 25), n_layer=2, n_embd=32, n_head=8, block_size=12)
 RARE_COLLECTION = "import gc, runpy; gc.set_threshold(3_000_000); runpy.run_path('reference.py', run_name='__main__')"
 Measured = tuple[list[object], float]  # a row of a table, and its largest difference
 

@@ -1,7 +1,7 @@
-"""From the lines of runs to figures: seconds a step, target tokens a second, time to a loss, medians and ratios.
+"""From the output of runs to figures: seconds a step, target tokens a second, time to a loss, medians and ratios.
 
-Every program's figure is the time of training steps alone: start-up, compiling, the first steps (warm-up), evaluation
-and checkpoints are left out, of all programs alike. Knows no program.
+The time of every program is that of its training steps alone: start-up, compiling, the first steps (warm-up),
+evaluation and checkpoints are excluded.
 """
 
 import math
@@ -9,23 +9,30 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from statistics import fmean, median, stdev
+from statistics import fmean, stdev
 from typing import Any
 
-from karpathy.commands import Line
+import harness
+
+from karpathy.processes import OutputLine
+from karpathy.workloads import Setup
+
+
+class NoFiguresError(Exception):
+    """A run that ended well has no figures, for this reason."""
 
 
 @dataclass
 class Figures:
-    """What one run came to."""
+    """The figures of one run."""
 
-    steps: int  # how many steps were timed
-    seconds: float  # what they took together
-    tokens: int  # their target tokens
+    steps: int  # timed steps
+    seconds: float  # of all timed steps
+    tokens: int  # target tokens of the timed steps
     losses: dict[int, float] = field(default_factory=dict)  # training loss after n steps
     val_losses: dict[int, float] = field(default_factory=dict)  # nats per target token after n steps
     device: str = "cpu"
-    facts: dict[str, Any] = field(default_factory=dict)  # what the program says of how it computed
+    facts: dict[str, Any] = field(default_factory=dict)  # what the program reports on its computation
 
     @property
     def seconds_per_step(self) -> float:
@@ -36,7 +43,7 @@ class Figures:
         return self.tokens / self.seconds
 
     def seconds_to(self, val_loss: float) -> float | None:
-        """Seconds of training until an evaluation finds this loss or a lower one; None if none did."""
+        """Return the seconds of training until an evaluation finds this loss or a lower one; None if none did."""
         reached = [step for step, loss in sorted(self.val_losses.items()) if loss <= val_loss]
         return reached[0] * self.seconds_per_step if reached else None
 
@@ -45,72 +52,51 @@ class Figures:
         return {**asdict(self), **derived}
 
 
-class NoFiguresError(Exception):
-    """Why a run that ended well has no figures: a sentence."""
+def read_figures(
+    lines: Sequence[OutputLine], pattern: str, setup: Setup, targets: Callable[[int], int] | None = None, first: int = 0
+) -> Figures:
+    """Return the losses of a program's output, and the time of the steps between two lines without an evaluation.
 
-
-@dataclass(frozen=True)
-class StepTimes:
-    """Which of a program's steps were timed. Steps are counted from 0."""
-
-    steps: int
-    seconds: float
-    tokens: int
-
-
-def times_between_evaluations(
-    lines: Sequence[Line],
-    pattern: str,
-    interval: int,
-    steps: int,
-    targets: Callable[[int], int],
-) -> StepTimes:
-    """Time of the steps that lie between two lines with no evaluation between them.
-
-    `pattern` finds the number of a step (group 1) in the line that is printed after it. An evaluation comes before
-    each step that is a multiple of `interval`; the steps before the first such one after 0 are the warm-up. `targets`
-    says how many target tokens a step has.
+    `pattern` finds the number of a step (group 1; `first` is that of the first step) and its loss (group 2) in the
+    line that is printed after it. An evaluation precedes each step whose number, from 0, is a multiple of the
+    interval; the steps before the second evaluation are the warm-up. `targets` returns the number of target tokens
+    of a step; the default is a whole batch.
     """
-    printed = [(int(found.group(1)), line.seconds) for line in lines if (found := re.search(pattern, line.text))]
-    printed = [(step, at) for step, at in printed if interval <= step < steps]
+    interval, a_batch = setup.interval, setup.batch_size * setup.block_size
+    matches = [(found, line.seconds) for line in lines if (found := re.search(pattern, line.text))]
+    losses = {int(found[1]) - first + 1: float(found[2]) for found, _ in matches}
+    times = [(int(found[1]) - first, seconds) for found, seconds in matches]
+    times = [(step, seconds) for step, seconds in times if interval <= step < setup.steps]
     counted, seconds, tokens = 0, 0.0, 0
-    for (before, began), (step, ended) in pairwise(printed):
+    for (before, start), (step, end) in pairwise(times):
         if step // interval == before // interval and step > before:
             counted += step - before
-            seconds += ended - began
-            tokens += sum(map(targets, range(before + 1, step + 1)))
+            seconds += end - start
+            tokens += sum(targets(each) if targets else a_batch for each in range(before + 1, step + 1))
     if counted == 0 or seconds <= 0:
-        raise NoFiguresError(f"its output has no times of steps {interval} to {steps}: was another format expected?")
-    return StepTimes(counted, seconds, tokens)
+        raise NoFiguresError(f"its output has no times of steps {interval} to {setup.steps}: has its format changed?")
+    return Figures(counted, seconds, tokens, losses)
 
 
-def found_by_step(lines: Sequence[Line], pattern: str, offset: int = 0) -> dict[int, float]:
-    """Numbers (group 2) by step (group 1, plus `offset`)."""
+def numbers_by_step(lines: Sequence[OutputLine], pattern: str) -> dict[int, float]:
+    """Return the numbers (group 2) by step (group 1)."""
     found = (re.search(pattern, line.text) for line in lines)
-    return {int(match.group(1)) + offset: float(match.group(2)) for match in found if match}
+    return {int(match[1]): float(match[2]) for match in found if match}
 
 
 def spread(values: Sequence[float]) -> dict[str, Any] | None:
-    """Median, smallest and largest of the rounds, and where one more is expected; None where there is none."""
-    if not values:
-        return None
-    return {
-        "median": median(values),
-        "min": min(values),
-        "max": max(values),
-        "expected": one_more(values),
-        "rounds": list(values),
-    }
+    """Return median, smallest and largest of the rounds, and the interval expected for one more; None for no values."""
+    return {**harness.spread(values), "expected": one_more(values)} if values else None
 
 
 def one_more(values: Sequence[float]) -> tuple[float, float] | None:
-    """Where one more value lies in 19 of 20 cases: Student's prediction interval, of the logarithms.
+    """Return the interval that holds one more value in 19 of 20 cases: Student's, of the logarithms.
 
     mean +- t(n - 1, 0.975) s sqrt(1 + 1 / n), s the standard deviation of n values (Montgomery and Runger, Applied
-    Statistics and Probability for Engineers, 8-6). The smallest and the largest of three values hold the next one in
-    half of all cases only. None for fewer than two values, and where one is not positive.
+    Statistics and Probability for Engineers, 8-6). The range of three values holds the next one in half of all cases
+    only. None for fewer than two values, or if one is not positive.
     """
-    from scipy.special import stdtrit  # only where there are figures
+    from scipy.special import stdtrit
 
     if len(values) < 2 or min(values) <= 0:
         return None
@@ -120,6 +106,6 @@ def one_more(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def common_loss(runs: Sequence[Figures]) -> float | None:
-    """The lowest validation loss that all of them reached: the worst of their best ones."""
+    """Return the lowest validation loss that all runs reached."""
     best = [min(run.val_losses.values()) for run in runs if run.val_losses]
     return max(best) if best else None

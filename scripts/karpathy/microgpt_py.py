@@ -1,21 +1,19 @@
-"""The baseline microgpt.py: a plain script whose settings stand in its text.
+"""The baseline microgpt.py: a script whose settings are constants in its text.
 
-A scratch copy gets the comparison's settings by substitution; each must match exactly once, or there is no comparison.
-Nothing else of it is changed.
+The settings of the comparison are substituted in a copy; each must match exactly once. Nothing else is changed.
 """
 
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from karpathy.commands import Command, Finished
-from karpathy.contest import Comparison, Contestant, Launch, Run
-from karpathy.measures import Figures, found_by_step, times_between_evaluations
+from karpathy.comparison import BaselineComparison, Contestant, Launch, Run
+from karpathy.data import Text
+from karpathy.measures import Figures, read_figures
 from karpathy.ours import Ours
-from karpathy.texts import Text
-from karpathy.workloads import Precision, Workload
+from karpathy.processes import Command, Finished
+from karpathy.workloads import Precision, Setup
 from microgpt.errors import UserError
 
 STEP = r"^step\s+(\d+) /\s*\d+ \| loss (\S+)"
@@ -25,109 +23,92 @@ WITHOUT_COLLECTOR = "import gc, runpy; gc.disable(); runpy.run_path('microgpt.py
 AGREE = 6e-5  # losses are printed with four digits
 DIFFERENCES = {
     "validation": "microgpt.py evaluates nothing: its validation losses are those of our float64 run, whose training "
-    "loss agrees with the printed one at every step that both told",
+    "loss agrees with the printed one at every step that both report",
     "float32": "microgpt.py computes in float64, this in float32",
     "collector": "Python's cycle collector is off",
 }
 
 
-def patched(source: str, workload: Workload) -> str:
-    """The script with the workload's settings. Raises UserError, which names the line that is not as expected."""
-    w = workload
+def patched(source: str, setup: Setup) -> str:
+    """Return the script with other settings. Raises UserError, which names the line that is not as expected."""
+    s = setup
     lines = {
-        r"random\.seed\(\d+\)": f"random.seed({w.seed})",
-        r"n_embd = \d+": f"n_embd = {w.n_embd}",
-        r"n_head = \d+": f"n_head = {w.n_head}",
-        r"n_layer = \d+": f"n_layer = {w.n_layer}",
-        r"block_size = \d+": f"block_size = {w.block_size}",
+        r"random\.seed\(\d+\)": f"random.seed({s.seed})",
+        r"n_embd = \d+": f"n_embd = {s.n_embd}",
+        r"n_head = \d+": f"n_head = {s.n_head}",
+        r"n_layer = \d+": f"n_layer = {s.n_layer}",
+        r"block_size = \d+": f"block_size = {s.block_size}",
         r"learning_rate, beta1, beta2, eps_adam = 0\.01, 0\.85, 0\.99, 1e-8": (
-            f"learning_rate, beta1, beta2, eps_adam = {w.lr}, {w.beta1}, {w.beta2}, 1e-8"
+            f"learning_rate, beta1, beta2, eps_adam = {s.lr}, {s.beta1}, {s.beta2}, 1e-8"
         ),
-        r"num_steps = \d+": f"num_steps = {w.steps}",
+        r"num_steps = \d+": f"num_steps = {s.steps}",
         r"for sample_idx in range\(\d+\)": "for sample_idx in range(0)",
     }
     for pattern, text in lines.items():
         source, count = re.subn(rf"^{pattern}", text, source, flags=re.MULTILINE)
         if count != 1:
             expected = pattern.replace("\\d+", "<number>").replace("\\", "")
-            raise UserError(f"microgpt.py has {count} lines that begin with `{expected}` where one is expected")
+            raise UserError(f"microgpt.py has {count} lines that begin with `{expected}`, expected one")
     return source
 
 
-def compare_microgpt(script: Path, source: dict[str, Any], text: Text, workload: Workload, scratch: Path) -> Comparison:
-    """The script as it stands, and with Python's collector off, beside our engines."""
+def compare_microgpt(
+    script: Path, source: dict[str, Any], text: Text, setup: Setup, scratch: Path
+) -> BaselineComparison:
+    """Return the comparison of the script, with and without Python's cycle collector, and our engines."""
 
-    def theirs(collector: bool) -> Contestant:
-        def launch(changed: Workload, number: int) -> Launch:
-            folder = scratch / f"theirs_{'gc' if collector else 'no_gc'}_{number}"
+    def theirs(label: str, arguments: list[str], differences: list[str]) -> Contestant:
+        def launch(changed: Setup, number: int) -> Launch:
+            folder = scratch / f"theirs_{BOTH.index(label)}_{number}"
 
             def prepare() -> None:
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "microgpt.py").write_text(patched(script.read_text(), changed))
                 (folder / "input.txt").write_text("\n".join(text.train) + "\n")
 
-            arguments = [sys.executable, *(["microgpt.py"] if collector else ["-c", WITHOUT_COLLECTOR])]
-            return Launch(Command(arguments, folder), lambda done: read_output(done, text, changed), prepare)
+            command = Command([sys.executable, *arguments], folder)
+            return Launch(command, lambda done: read_output(done, text, changed), prepare)
 
-        label = LABEL if collector else LABEL_WITHOUT_COLLECTOR
-        return Contestant(
-            label, False, FLOAT64, "cpu", launch, differences=["validation"] + ["collector"] * (not collector)
-        )
+        return Contestant(label, False, FLOAT64, "cpu", launch, differences=differences)
 
     ours = Ours(scratch / "ours", text, model=["model.tie_lm_head=false"], log_every=1)
 
     def prepare() -> None:
-        patched(script.read_text(), workload)  # a script of another kind is told of before anything runs
+        patched(script.read_text(), setup)  # an unexpected script fails before any run
         ours.prepare()
 
-    float32 = Precision("float32")
-    return Comparison(
-        "microgpt",
-        workload,
-        source,
-        [
-            theirs(True),
-            theirs(False),
-            ours.contestant("python", FLOAT64, "cpu", LABEL, []),
-            ours.contestant("native", FLOAT64, "cpu", LABEL, []),
-            ours.contestant("native", float32, "cpu", LABEL, ["float32"]),
-        ],
-        DIFFERENCES,
-        prepare,
-    )
-
-
-def read_output(done: Finished, text: Text, workload: Workload) -> Figures:
-    targets = text.targets(workload.seed, workload.batch_size)
-    # Lines count steps from 1; each step of it, and so its place among the evaluations, is one less.
-    pattern = r"^step\s+(\d+) /"
-    lines = [
-        replace(line, text=re.sub(pattern, lambda m: f"step {int(m.group(1)) - 1} /", line.text)) for line in done.lines
+    contestants = [
+        theirs(LABEL, ["microgpt.py"], ["validation"]),
+        theirs(LABEL_WITHOUT_COLLECTOR, ["-c", WITHOUT_COLLECTOR], ["validation", "collector"]),
+        ours.contestant("python", FLOAT64, "cpu", LABEL, []),
+        ours.contestant("native", FLOAT64, "cpu", LABEL, []),
+        ours.contestant("native", Precision("float32"), "cpu", LABEL, ["float32"]),
     ]
-    times = times_between_evaluations(
-        lines, pattern, workload.interval, workload.steps, lambda step: int(targets[step % len(targets)])
-    )
-    return Figures(times.steps, times.seconds, times.tokens, losses=found_by_step(done.lines, STEP))
+    return BaselineComparison("microgpt", setup, source, contestants, DIFFERENCES, prepare)
 
 
-def take_validation(runs: list[Run]) -> str:
-    """Give microgpt.py's runs the validation losses of ours that computed the same; returns what was found.
+def read_output(done: Finished, text: Text, setup: Setup) -> Figures:
+    targets = text.targets(setup.seed, setup.batch_size)
+    return read_figures(done.lines, STEP, setup, lambda step: int(targets[step % len(targets)]), first=1)
 
-    The same is: at every step that both told, the same training loss to the digits that are printed.
+
+def copy_validation(runs: list[Run]) -> str:
+    """Give microgpt.py's runs the validation losses of our run that computes the same; return a sentence on it.
+
+    It computes the same if the training losses agree to the printed digits at every step that both report.
     """
-    ours = next(
-        (r.figures for r in runs if r.figures and r.round > 0 and r.figures.facts.get("dtype") == "float64"), None
-    )
-    theirs = [r.figures for r in runs if r.figures and r.round > 0 and r.contestant in BOTH]
+    measured = [(run.contestant, run.figures) for run in runs if run.figures and run.round > 0]
+    ours = next((figures for _, figures in measured if figures.facts.get("dtype") == "float64"), None)
+    theirs = [figures for contestant, figures in measured if contestant in BOTH]
     if ours is None or not theirs:
         return "no float64 run of ours completed, so microgpt.py's validation loss is not known"
-    apart, compared = 0.0, 0
+    largest, compared = 0.0, 0
     for figures in theirs:
         shared = figures.losses.keys() & ours.losses.keys()
         gap = max((abs(figures.losses[step] - ours.losses[step]) for step in shared), default=float("inf"))
-        apart, compared = max(apart, gap), compared + len(shared)
+        largest, compared = max(largest, gap), compared + len(shared)
         if gap <= AGREE:
             figures.val_losses = dict(ours.val_losses)
-    if apart > AGREE:
-        return f"training losses of microgpt.py and of our float64 run differ by up to {apart:.2g}: not the same work"
+    if largest > AGREE:
+        return f"training losses of microgpt.py and of our float64 run differ by up to {largest:.2g}: not the same work"
     return f"training losses of microgpt.py and of our float64 run agree to the four printed digits at {compared} steps"

@@ -1,4 +1,4 @@
-"""The baseline nanoGPT: its train.py, called with its own flags, in a scratch copy that has our text as a data set."""
+"""The baseline nanoGPT: its train.py with its own flags, in a copy that has the benchmark's text as a data set."""
 
 import pickle
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from karpathy.commands import Command, Finished
-from karpathy.contest import Comparison, Contestant, Launch
-from karpathy.measures import Figures, found_by_step, times_between_evaluations
+from karpathy.comparison import BaselineComparison, Launch
+from karpathy.data import Text
+from karpathy.measures import Figures, numbers_by_step, read_figures
 from karpathy.ours import Ours
-from karpathy.texts import Text
-from karpathy.workloads import Precision, Workload
+from karpathy.processes import Command, Finished
+from karpathy.workloads import Precision, Setup, compiles_by_default
 
-PACKAGES = {"torch": "torch", "numpy": "numpy"}  # by the name under which they are imported
+PACKAGES = {"torch": "torch", "numpy": "numpy"}  # import name -> name to install
 MODEL = ("model.tie_lm_head=true", "model.input_rmsnorm=false", "model.activation=relu", "model.init_std=0.02")
 DIFFERENCES = {
     "norm": "nanoGPT has LayerNorms with gains, one of them before the output; microgpt RMSNorms without gains, and "
@@ -26,7 +26,7 @@ DIFFERENCES = {
     "piece whole, after BOS, in rounds",
     "validation": "nanoGPT's validation loss is over as many random windows of the held-out pieces joined together, "
     "drawn anew each time; ours is over these pieces, each after BOS, the same each time",
-    "seed": "nanoGPT's weights and windows come from the seed 1337 that stands in train.py",
+    "seed": "nanoGPT's weights and windows come from the seed 1337 in train.py",
 }
 
 
@@ -35,81 +35,62 @@ def compare_nanogpt(
     python: str,
     source: dict[str, Any],
     text: Text,
-    workload: Workload,
+    setup: Setup,
     settings: Sequence[Precision],
     scratch: Path,
-) -> Comparison:
-    """`checkout` is a scratch copy, into which the text is written; `python` has what it needs."""
-    ours = Ours(scratch / "ours", text, MODEL)
-    keys, contestants = list(DIFFERENCES), []
-    for precision in settings:
-        label = f"nanoGPT, {precision}"
-        contestants.append(theirs(checkout, python, text, precision, workload.device, label))
-        contestants.append(ours.contestant("torch", precision, workload.device, label, keys))
-        if workload.device == "cpu" and not precision.compiled:
-            contestants.append(ours.contestant("native", precision, "cpu", label, keys))
+) -> BaselineComparison:
+    """Return the comparison. `checkout` is a copy, to which the text is written; `python` has the packages."""
+    ours, device = Ours(scratch / "ours", text, MODEL), setup.device
+
+    def launch(precision: Precision, setup: Setup, number: int) -> Launch:
+        out = f"out_{precision.file_name}_{number}"
+        flags = flags_of(setup, precision, text.eval_documents // setup.batch_size, out)
+        arguments = [python, "train.py", *(f"--{key}={value}" for key, value in flags.items())]
+        env = setup.thread_variables | precision.variables(device)
+        return Launch(Command(arguments, checkout, env), lambda done: read_output(done, setup))
 
     def prepare() -> None:
         ours.prepare()
         write_data(checkout / "data" / "benchmark", text)
 
-    return Comparison("nanogpt", workload, source, contestants, DIFFERENCES, prepare)
+    default = compiles_by_default("nanogpt", device)
+    contestants = ours.beside("nanoGPT", settings, setup, launch, lambda _: list(DIFFERENCES), default)
+    return BaselineComparison("nanogpt", setup, source, contestants, DIFFERENCES, prepare)
 
 
 def write_data(folder: Path, text: Text) -> None:
-    """train.bin and val.bin (uint16 token ids), meta.pkl; our vocabulary, of which BOS does not occur."""
+    """Write train.bin and val.bin (uint16 token ids) and meta.pkl, with this project's vocabulary; BOS is not used."""
     folder.mkdir(parents=True, exist_ok=True)
     ids = {char: number for number, char in enumerate(text.chars)}
     for name, pieces in (("train", text.train), ("val", text.val)):
         np.array([ids[char] for char in "".join(pieces)], np.uint16).tofile(folder / f"{name}.bin")
-    meta = {"vocab_size": text.vocab_size, "stoi": ids, "itos": {number: char for char, number in ids.items()}}
+    itos = {number: char for char, number in ids.items()}
+    meta = {"vocab_size": text.corpus.tokenizer.vocab_size, "stoi": ids, "itos": itos}
     (folder / "meta.pkl").write_bytes(pickle.dumps(meta))
 
 
-def theirs(checkout: Path, python: str, text: Text, precision: Precision, device: str, label: str) -> Contestant:
-    def launch(workload: Workload, number: int) -> Launch:
-        out = f"out_{precision.dtype}{'_compiled' * precision.compiled}_{number}"
-        flags = flags_of(workload, precision, device, text.eval_documents // workload.batch_size, out)
-        env = workload.thread_variables
-        if device == "cuda" and precision.dtype == "float32":
-            env["NVIDIA_TF32_OVERRIDE"] = "0"  # both sides compute in float32 proper
-        command = Command([python, "train.py", *(f"--{key}={value}" for key, value in flags.items())], checkout, env)
-        return Launch(command, lambda done: read_output(done, workload))
+def flags_of(s: Setup, precision: Precision, eval_iters: int, out: str) -> dict[str, Any]:
+    """Return the flags by name. One more step is trained than counted, since train.py evaluates before a step.
 
-    return Contestant(label, False, precision, device, launch, differences=list(DIFFERENCES))
-
-
-def flags_of(w: Workload, precision: Precision, device: str, eval_iters: int, out: str) -> dict[str, Any]:
-    """By name. A step more is trained than counted, since train.py evaluates before a step."""
+    Every tenth step is printed, as in nanoGPT's own small configuration: printing waits for the GPU.
+    """
     return {
-        "dataset": "benchmark", "out_dir": out, "device": device, "dtype": precision.dtype,
+        "dataset": "benchmark", "out_dir": out, "device": s.device, "dtype": precision.dtype,
         "compile": precision.compiled,
-        "n_layer": w.n_layer, "n_head": w.n_head, "n_embd": w.n_embd, "block_size": w.block_size,
+        "n_layer": s.n_layer, "n_head": s.n_head, "n_embd": s.n_embd, "block_size": s.block_size,
         "dropout": 0.0, "bias": False,
-        "batch_size": w.batch_size, "gradient_accumulation_steps": 1,
-        "learning_rate": w.lr, "beta1": w.beta1, "beta2": w.beta2, "weight_decay": 0.0,
-        "grad_clip": w.grad_clip or 0.0,
-        "decay_lr": w.schedule == "cosine", "warmup_iters": 0, "lr_decay_iters": w.steps, "min_lr": 0.0,
-        "max_iters": w.steps, "eval_interval": w.interval, "eval_iters": eval_iters,
-        "log_interval": log_interval(w), "always_save_checkpoint": False,
+        "batch_size": s.batch_size, "gradient_accumulation_steps": 1,
+        "learning_rate": s.lr, "beta1": s.beta1, "beta2": s.beta2, "weight_decay": 0.0,
+        "grad_clip": s.grad_clip or 0.0,
+        "decay_lr": s.schedule == "cosine", "warmup_iters": 0, "lr_decay_iters": s.steps, "min_lr": 0.0,
+        "max_iters": s.steps, "eval_interval": s.interval, "eval_iters": eval_iters,
+        "log_interval": 10 if s.interval % 10 == 0 and s.interval > 10 else 1, "always_save_checkpoint": False,
     }  # fmt: skip
 
 
-def log_interval(workload: Workload) -> int:
-    """Every tenth step is printed, as in its own small configuration: printing waits for the GPU."""
-    return 10 if workload.interval % 10 == 0 and workload.interval > 10 else 1
-
-
-def read_output(done: Finished, workload: Workload) -> Figures:
-    tokens = workload.batch_size * workload.block_size
-    step = r"^iter (\d+): loss (\S+),"
-    times = times_between_evaluations(done.lines, step, workload.interval, workload.steps, lambda _: tokens)
-    fused = any("using fused AdamW: True" in line.text for line in done.lines)  # it says so on CUDA alone
-    return Figures(
-        times.steps,
-        times.seconds,
-        times.tokens,
-        losses=found_by_step(done.lines, step, offset=1),
-        val_losses=found_by_step(done.lines, r"^step (\d+): train loss \S+ val loss (\d+\.\d+)"),
-        device="cuda" if fused else "cpu",
-    )
+def read_output(done: Finished, setup: Setup) -> Figures:
+    figures = read_figures(done.lines, r"^iter (\d+): loss (\S+),", setup)
+    figures.val_losses = numbers_by_step(done.lines, r"^step (\d+): train loss \S+ val loss (\d+\.\d+)")
+    if any("using fused AdamW: True" in line.text for line in done.lines):  # printed on CUDA only
+        figures.device = "cuda"
+    return figures

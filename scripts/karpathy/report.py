@@ -1,61 +1,63 @@
-"""What a comparison came to: summaries for the JSON document, tables for people."""
+"""The report of a benchmark: summaries for the JSON document, and Markdown."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from karpathy.contest import COMPLETED, NOT_RUN, UNAVAILABLE, Comparison, Contestant
+import harness
+
+from karpathy.comparison import COMPLETED, NOT_RUN, UNAVAILABLE, BaselineComparison, Contestant
 from karpathy.measures import common_loss, spread
-from karpathy.microgpt_py import take_validation
+from karpathy.microgpt_py import copy_validation
+from karpathy.workloads import counted
 
 MIB = 1 << 20
-RISE = 0.05  # nats by which a validation loss may be above an earlier one
-SHORT = 0.2  # seconds that are too few to tell a rate
+RISE = 0.05  # nats by which a validation loss may exceed an earlier one
+SHORT = 0.2  # seconds; a shorter time gives no reliable rate
 PROTOCOL = (
-    "Each program runs in a process of its own, one after another: a warm-up that does not count, then rounds through "
-    "all of them, in reversed order every other round. What is timed is training alone: not start-up, compiling, the "
-    "first fifth of the steps, evaluation and checkpoints. A step ends once its loss is known to the CPU. A target "
-    "token is one that is predicted. Figures are medians of the rounds, in parentheses where one more round would lie "
-    "in 19 of 20 cases (Student's prediction interval of the logarithms); a ratio is taken within a round. Time to a "
-    "loss is the steps until an evaluation finds it times a step's time. Memory is the largest that was resident of "
-    "the process; of a GPU, what was in use beyond what was in use before."
+    "Each program runs in its own process, one after another: a warm-up, then rounds through all of them, in reversed "
+    "order every other round. The time is that of training alone, without start-up, compiling, the first fifth of the "
+    "steps, evaluation and checkpoints. A step ends once its loss is known to the CPU. A target token is one that is "
+    "predicted. Figures are medians of the rounds; in parentheses, the interval that holds one more round in 19 of 20 "
+    "cases (Student's prediction interval of the logarithms). A ratio is taken within a round. The time to a loss is "
+    "the number of steps until an evaluation finds it times the time of a step. Memory is the maximum resident memory "
+    "of the process; on a GPU, the memory in use beyond what was in use before."
 )
 
 
-def finish(comparison: Comparison, val_loss: float | None) -> None:
-    """What is known from all runs together. It may be called again once there are more."""
+def finish(comparison: BaselineComparison, val_loss: float | None) -> None:
+    """Set what depends on all runs. May be called again after further runs."""
     comparison.notes = []
     if comparison.baseline == "microgpt" and comparison.runs:
-        comparison.notes.append(take_validation(comparison.runs))
+        comparison.notes.append(copy_validation(comparison.runs))
     done = [run.figures for run in comparison.runs if run.round > 0 and run.status == COMPLETED and run.figures]
     comparison.val_loss = common_loss(done) if val_loss is None else val_loss
     comparison.notes += [note for contestant in comparison.contestants for note in notes(comparison, contestant)]
 
 
-def notes(comparison: Comparison, contestant: Contestant) -> list[str]:
-    """What must be known of a contestant's figures before they are believed."""
+def notes(comparison: BaselineComparison, contestant: Contestant) -> list[str]:
+    """Return what limits the meaning of a program's figures."""
     found, label = [], contestant.label
-    figures = [run.figures for run in comparison.counted(label) if run.figures]
-    if figures and min(each.seconds for each in figures) < SHORT:
-        took = 1000 * min(each.seconds for each in figures)
+    figures = [run.figures for run in comparison.completed(label) if run.figures]
+    shortest = min((each.seconds for each in figures), default=math.inf)
+    if shortest < SHORT:
         found.append(
-            f"the timed steps of {label} took {took:.3g} ms together: too short to be precise, and mostly what it "
-            "does beside training; --steps makes them more"
+            f"the timed steps of {label} took {1000 * shortest:.3g} ms together, too short to be precise: use a larger "
+            "--steps"
         )
     curves = [[loss for _, loss in sorted(each.val_losses.items())] for each in figures if each.val_losses]
     if any(curve[-1] > min(curve) + RISE for curve in curves):
-        found.append(f"the validation loss of {label} rose again: its speed is told, but its training went astray")
+        found.append(f"the validation loss of {label} rose again: its speed is valid, but its training diverged")
     return found
 
 
-def summary(comparison: Comparison, contestant: Contestant) -> dict[str, Any]:
-    """One contestant's figures over the rounds. Rates in target tokens a second, memory in bytes."""
-    label, runs = contestant.label, comparison.counted(contestant.label)
+def summary(comparison: BaselineComparison, contestant: Contestant) -> dict[str, Any]:
+    """Return the figures of one program over the rounds. Rates in target tokens a second, memory in bytes."""
+    label, runs = contestant.label, comparison.completed(contestant.label)
     figures = [run.figures for run in runs if run.figures]
     failed = [r for r in comparison.runs if r.contestant == label and r.status != COMPLETED]
     target = comparison.val_loss
     times = [f.seconds_to(target) for f in figures] if target is not None else []
-    final = [f.val_losses[max(f.val_losses)] for f in figures if f.val_losses]
     status = failed[0].status if failed else COMPLETED if runs else UNAVAILABLE if comparison.problem else NOT_RUN
     return {
         "label": label,
@@ -68,7 +70,7 @@ def summary(comparison: Comparison, contestant: Contestant) -> dict[str, Any]:
         "reason": failed[0].reason if failed else comparison.problem,
         "tokens_per_sec": spread([f.tokens_per_sec for f in figures]),
         "seconds_per_step": spread([f.seconds_per_step for f in figures]),
-        "final_val_loss": spread(final),
+        "final_val_loss": spread([f.val_losses[max(f.val_losses)] for f in figures if f.val_losses]),
         "seconds_to_val_loss": spread([t for t in times if t is not None]) if None not in times else None,
         "wall_seconds": spread([run.wall_seconds for run in runs]),
         "peak_memory": max((run.peak_memory for run in runs), default=None),
@@ -79,47 +81,36 @@ def summary(comparison: Comparison, contestant: Contestant) -> dict[str, Any]:
     }
 
 
-def ratios(comparison: Comparison, contestant: Contestant) -> list[float]:
-    """Ours over the baseline in target tokens a second, for each round in which both completed."""
-    if contestant.against is None:
-        return []
-    theirs = {run.round: run.figures for run in comparison.counted(contestant.against)}
-    pairs = [(run.figures, theirs.get(run.round)) for run in comparison.counted(contestant.label)]
+def ratios(comparison: BaselineComparison, contestant: Contestant) -> list[float]:
+    """Return ours / baseline in target tokens a second, for each round in which both completed."""
+    theirs = {run.round: run.figures for run in comparison.completed(contestant.against or "")}
+    pairs = [(run.figures, theirs.get(run.round)) for run in comparison.completed(contestant.label)]
     return [a.tokens_per_sec / b.tokens_per_sec for a, b in pairs if a and b]
 
 
-def document(comparison: Comparison) -> dict[str, Any]:
+def document(comparison: BaselineComparison) -> dict[str, Any]:
     return {
         "baseline": comparison.baseline,
         "source": comparison.source,
         "problem": comparison.problem or None,
-        "workload": {**vars(comparison.workload), "interval": comparison.workload.interval},
+        "workload": {**vars(comparison.setup), "interval": comparison.setup.interval},
         "val_loss": comparison.val_loss,
         "notes": comparison.notes,
         "differences": comparison.differences,
         "contestants": [summary(comparison, contestant) for contestant in comparison.contestants],
         "runs": [run.to_dict() for run in comparison.runs],
+        "briefly": comparison.setup.summary(),
     }
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """The whole report for people."""
-    lines = ["# Beside Karpathy's own", "", *head(report), "", PROTOCOL]
-    for comparison in report["comparisons"]:
-        lines += ["", *section(comparison)]
-    if report["earlier"]:
-        lines += ["", *beside(report["earlier"])]
-    return "\n".join(lines) + "\n"
-
-
 def agreement(report: dict[str, Any], earlier: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each ratio that both reports have: the earlier one, the one now, and whether this lies where it was expected.
+    """Return each ratio that both reports have, and whether it lies in the interval that the earlier one expected.
 
-    Of comparisons in which both times the same was trained: another shape, or other steps, has another ratio.
+    Only comparisons with the same setup count: other sizes or steps have other ratios.
     """
-    before = {(work, row["label"]): row["ratio"] for work, row in measured(earlier)}
+    before = {(work, row["label"]): row["ratio"] for work, row in rows_with_ratio(earlier)}
     found = []
-    for work, row in measured(report):
+    for work, row in rows_with_ratio(report):
         then, now = before.get((work, row["label"])), row["ratio"]["median"]
         if then is not None and then["expected"] is not None:
             low, high = then["expected"]
@@ -128,100 +119,100 @@ def agreement(report: dict[str, Any], earlier: dict[str, Any]) -> list[dict[str,
     return found
 
 
-def measured(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The baseline and what was trained, and the contestant, of each that has a ratio."""
+def rows_with_ratio(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return baseline and setup, and the summary, of each program that has a ratio."""
     rows = [(f"{c['baseline']}: {c['briefly']}", each) for c in report["comparisons"] for each in c["contestants"]]
     return [(work, contestant) for work, contestant in rows if contestant["ratio"] is not None]
 
 
-def beside(earlier: dict[str, Any]) -> list[str]:
-    """The table that says how this benchmark agrees with an earlier one."""
-    rows = [
-        [
-            f"{one['label']} / {one['against']}",
-            told(one["earlier"]),
-            three_digits(one["now"]),
-            "yes" if one["agrees"] else "no",
-        ]
-        for one in earlier["rows"]
-    ]
-    if not rows:
-        told_none = f"{earlier['file']}, of {earlier['started_at']}, has no ratio of the same work with an expectation."
-        return ["## Beside an earlier run", "", told_none]
-    count = sum(one["agrees"] for one in earlier["rows"])
-    return [
-        "## Beside an earlier run",
-        "",
-        f"{earlier['file']}, of {earlier['started_at']}: {count} of {len(rows)} ratios are as that run expected.",
-        "",
-        *map(row, [["", "then", "now", "as expected"], ["---"] * 4, *rows]),
-    ]
+# Markdown
 
 
-def head(report: dict[str, Any]) -> list[str]:
+def markdown(report: dict[str, Any]) -> str:
+    parts = ["# Beside Karpathy's programs", *head(report), PROTOCOL, *map(section, report["comparisons"])]
+    return "\n\n".join(parts + ([against_earlier(report["earlier"])] if report["earlier"] else [])) + "\n"
+
+
+def head(report: dict[str, Any]) -> tuple[str, str]:
     hardware = report["hardware"]
     ours, gpus = hardware["microgpt"], ", ".join(gpu["name"] for gpu in hardware["gpus"]) or "no GPU"
     versions = ", ".join(f"{name} {version}" for name, version in hardware["versions"].items())
     commit = f"{ours['commit'] or 'no commit'}{' with changes' if ours['dirty'] else ''}"
-    return [
-        f"    {report['command']}",
-        "",
-        f"- {report['started_at']} to {report['finished_at']}, exit code {report['exit_code']}"
-        + (", interrupted" if report["interrupted"] else ""),
-        f"- {hardware['cpu']}, {hardware['cores']} cores, {gpus}; {hardware['platform']}",
-        f"- Python {hardware['python']}, {versions}; microgpt {ours['version']}, {commit}",
-        f"- load (1, 5, 15 minutes) before {report['load_before']}, after {report['load_after']}",
-        f"- GPU: {report['gpu']}",
-        f"- data: {report['data']['origin']}, sha256 {report['data']['sha256']}",
-    ]
+    return f"    {report['command']}", bullets(
+        f"{report['started_at']} to {report['finished_at']}, exit code {report['exit_code']}"
+        + ", interrupted" * report["interrupted"],
+        f"{hardware['cpu']}, {hardware['cores']} cores, {gpus}; {hardware['platform']}",
+        f"Python {hardware['python']}, {versions}; microgpt {ours['version']}, {commit}",
+        f"load (1, 5, 15 minutes) before {report['load_before']}, after {report['load_after']}",
+        f"GPU: {report['gpu']}",
+        f"data: {report['data']['origin']}, sha256 {report['data']['sha256']}",
+    )
 
 
-def section(comparison: dict[str, Any]) -> list[str]:
+def bullets(*lines: str) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def section(comparison: dict[str, Any]) -> str:
     source, target = comparison["source"], comparison["val_loss"]
-    which = source.get("ref") or (f"sha256 {source['sha256']}" if source.get("sha256") else "not there")
-    lines = [f"## {comparison['baseline']}", "", f"{source.get('origin', '')} ({which}). {comparison['briefly']}."]
+    version = source.get("ref") or (f"sha256 {source['sha256']}" if source.get("sha256") else "not available")
+    parts = [f"## {comparison['baseline']}", f"{source.get('origin', '')} ({version}). {comparison['briefly']}."]
     if comparison["problem"]:
-        return [*lines, "", f"**Not run**: {comparison['problem']}."]
+        return "\n\n".join([*parts, f"**Not run**: {comparison['problem']}."])
     to_loss = "s to the loss" if target is None else f"s to val loss {target:.4f}"
     columns = ["", "target tokens a second", "times the baseline", "val loss", to_loss, "memory MiB", "differs in"]
-    lines += ["", row(columns), row(["---"] * len(columns))]
-    lines += [row(cells(contestant)) for contestant in comparison["contestants"]]
-    lines += ["", *(f"- {note}." for note in comparison["notes"])]
-    used = {key for contestant in comparison["contestants"] for key in contestant["differences"]}
-    return lines + [f"- {key}: {text}." for key, text in comparison["differences"].items() if key in used]
+    contestants = comparison["contestants"]
+    used = {key for contestant in contestants for key in contestant["differences"]}
+    remarks = [f"{note}." for note in comparison["notes"]]
+    remarks += [f"{key}: {text}." for key, text in comparison["differences"].items() if key in used]
+    return "\n\n".join([*parts, harness.table(columns, [cells(each) for each in contestants]), bullets(*remarks)])
 
 
 def cells(contestant: dict[str, Any]) -> list[str]:
-    name = contestant["label"]
-    facts = contestant["facts"]
-    if facts.get("threads"):
-        name += f" ({facts['threads']} thread{'s' * (facts['threads'] != 1)})"
+    name, threads = contestant["label"], contestant["facts"].get("threads")
+    name += f" ({counted(threads, 'thread')})" if threads else ""
     if contestant["status"] != COMPLETED:
         name += ": " + ", ".join(filter(None, [f"**{contestant['status']}**", contestant["reason"]]))
     memory = [contestant["peak_memory"], contestant["peak_gpu_memory"]]
-    shown = " + GPU ".join(f"{m / MIB:,.0f}" for m in memory if m is not None)
-    ratio = told(contestant["ratio"])
-    against = contestant["against"]
+    ratio = with_interval(contestant["ratio"])
     return [
         name,
-        told(contestant["tokens_per_sec"]),
-        f"{ratio} of {against}" if ratio else "",
-        told(contestant["final_val_loss"], lambda loss: f"{loss:.4f}"),
-        told(contestant["seconds_to_val_loss"]),
-        shown,
+        with_interval(contestant["tokens_per_sec"]),
+        f"{ratio} of {contestant['against']}" if ratio else "",
+        with_interval(contestant["final_val_loss"], lambda loss: f"{loss:.4f}"),
+        with_interval(contestant["seconds_to_val_loss"]),
+        " + GPU ".join(f"{m / MIB:,.0f}" for m in memory if m is not None),
         ", ".join(contestant["differences"]),
     ]
 
 
+def against_earlier(earlier: dict[str, Any]) -> str:
+    heading, file = "## Beside an earlier run\n\n", f"{earlier['file']}, of {earlier['started_at']}"
+    rows = [
+        [
+            f"{r['label']} / {r['against']}",
+            with_interval(r["earlier"]),
+            three_digits(r["now"]),
+            ["no", "yes"][r["agrees"]],
+        ]
+        for r in earlier["rows"]
+    ]
+    if not rows:
+        return f"{heading}{file}, has no ratio of the same work with an expectation."
+    count = sum(row["agrees"] for row in earlier["rows"])
+    table = harness.table(["", "then", "now", "as expected"], rows)
+    return f"{heading}{file}: {count} of {len(rows)} ratios are as that run expected.\n\n{table}"
+
+
 def three_digits(value: float) -> str:
-    """At least three that count, and never a power of ten."""
-    return (
-        f"{value:,.0f}" if value >= 100 else f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}" if value else "0"
-    )
+    """Format a number with at least three significant digits, without an exponent."""
+    if value == 0 or value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
-def told(values: dict[str, Any] | None, form: Callable[[float], str] = three_digits) -> str:
-    """Median (where one more is expected); one number where they look alike, nothing where there are none."""
+def with_interval(values: dict[str, Any] | None, form: Callable[[float], str] = three_digits) -> str:
+    """Format a median with the interval of one more round, unless both ends look alike; "" for no values."""
     if values is None:
         return ""
     middle = form(values["median"])
@@ -229,7 +220,3 @@ def told(values: dict[str, Any] | None, form: Callable[[float], str] = three_dig
         return middle
     low, high = map(form, values["expected"])
     return middle if low == high else f"{middle} ({low}-{high})"
-
-
-def row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -1,4 +1,4 @@
-"""The comparison with Karpathy's programs: every way that a run can end, on programs that only pretend to train."""
+"""The comparison with Karpathy's programs: every way that a run can end, with programs that simulate training."""
 
 import itertools
 import os
@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 from karpathy import benchmark as karpathy
-from karpathy import interpreters, rounds, sources
-from karpathy.contest import COMPLETED, FAILED, FELL_BACK, TIMED_OUT, Comparison, Run
-from karpathy.gpu import decide
-from karpathy.workloads import BASELINES, workload
+from karpathy import processes, sources
+from karpathy.comparison import COMPLETED, FAILED, FELL_BACK, TIMED_OUT, BaselineComparison, Run, exit_code
+from karpathy.machine import choose_device
+from karpathy.workloads import BASELINES, make_setup
 from support.fake_programs import GPU, MICROGPT, NANOGPT, Stage, make_stage, see_gpu, write
 
 NO_REPORT = Path(__file__).parents[1] / "golden" / "k2_seed42.json"  # a JSON document of something else
@@ -29,11 +29,11 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return make_stage(tmp_path, monkeypatch, capsys)
 
 
-# What a benchmark that goes well leaves
+# Results of a successful benchmark
 
 
 @pytest.mark.slow
-def test_three_comparisons_that_complete_end_with_0_and_leave_a_report_a_page_and_logs(stage: Stage) -> None:
+def test_three_completed_comparisons_end_with_0_and_leave_reports_and_logs(stage: Stage) -> None:
     assert stage("--baseline", "all", repeats=2) == 0
     report = stage.report()
     assert [comparison["baseline"] for comparison in report["comparisons"]] == list(BASELINES)
@@ -87,7 +87,7 @@ def test_an_earlier_report_is_compared_with(stage: Stage) -> None:
 
 
 @pytest.mark.slow
-def test_figures_are_of_training_alone_and_the_ratio_is_ours_over_theirs(stage: Stage) -> None:
+def test_figures_are_those_of_training_alone(stage: Stage) -> None:
     assert stage("--baseline", "nanogpt", repeats=1) == 0
     (comparison,) = stage.report()["comparisons"]
     theirs, torch, _ = comparison["contestants"]
@@ -102,7 +102,7 @@ def test_figures_are_of_training_alone_and_the_ratio_is_ours_over_theirs(stage: 
 
 
 @pytest.mark.slow
-def test_what_differs_is_told_beside_each_figure_and_in_full_below(stage: Stage) -> None:
+def test_differences_are_named_beside_each_figure_and_described_below(stage: Stage) -> None:
     assert stage("--baseline", "nanochat") == 0
     (comparison,) = stage.report()["comparisons"]
     page = stage.markdown()
@@ -114,7 +114,7 @@ def test_what_differs_is_told_beside_each_figure_and_in_full_below(stage: Stage)
 
 
 @pytest.mark.slow
-def test_time_to_a_loss_is_told_for_the_loss_that_is_asked_for(stage: Stage) -> None:
+def test_time_to_a_loss_is_that_to_the_requested_loss(stage: Stage) -> None:
     assert stage("--baseline", "nanogpt", "--val-loss", "2.997") == 0
     (comparison,) = stage.report()["comparisons"]
     assert comparison["val_loss"] == 2.997
@@ -140,7 +140,7 @@ def test_microgpt_py_gets_the_validation_losses_of_the_float64_run_that_agrees_w
 
 
 @pytest.mark.slow
-def test_run_whose_validation_loss_rises_again_is_told_to_have_gone_astray(stage: Stage) -> None:
+def test_rising_validation_loss_is_noted(stage: Stage) -> None:
     astray = NANOGPT.replace("{3 - step / 1000:.4f}", "{3 + step:.4f}")
     write(stage.folder / "nanogpt" / "train.py", astray)
     assert stage("--baseline", "nanogpt") == 0
@@ -149,13 +149,13 @@ def test_run_whose_validation_loss_rises_again_is_told_to_have_gone_astray(stage
 
 
 @pytest.mark.slow
-def test_threads_are_told_to_both_sides(stage: Stage) -> None:
+def test_threads_limit_both_programs(stage: Stage) -> None:
     assert stage("--baseline", "nanogpt", "--threads", "3") == 0
     assert stage.runs("nanoGPT, float32")[0]["command"].startswith("OMP_NUM_THREADS=3 ")
     assert "backend.threads=3" in stage.runs("microgpt native, float32")[0]["command"]
 
 
-# What goes wrong
+# Failures
 
 
 @pytest.mark.slow
@@ -166,7 +166,7 @@ def test_threads_are_told_to_both_sides(stage: Stage) -> None:
         ("ours_torch:fail", "microgpt torch, float32", 1, FAILED, "out of luck"),
         ("nanogpt:quiet", "nanoGPT, float32", 1, FAILED, "no times of steps"),
         ("ours_native:quiet", "microgpt native, float32", 1, FAILED, "it left 0 run.json"),
-        ("nanogpt:nan", "nanoGPT, float32", 1, FAILED, "a loss is no finite number"),
+        ("nanogpt:nan", "nanoGPT, float32", 1, FAILED, "a loss is not finite"),
     ],
 )
 def test_failed_run_is_recorded_and_not_repeated_and_the_others_go_on(
@@ -212,7 +212,7 @@ def test_run_that_falls_back_to_the_cpu_is_recorded_and_ends_with_3(stage: Stage
     label = "nanoGPT, float32, compiled" if who == "nanogpt" else "microgpt torch, float32, compiled"
     (run,) = stage.runs(label)
     assert run["status"] == FELL_BACK
-    assert "told to compute on a GPU, and computed on cpu" in run["reason"]
+    assert "a GPU was requested, and it computed on cpu" in run["reason"]
 
 
 def test_nanochat_that_falls_back_to_the_cpu_ends_with_3(stage: Stage) -> None:
@@ -221,7 +221,7 @@ def test_nanochat_that_falls_back_to_the_cpu_ends_with_3(stage: Stage) -> None:
 
 
 @pytest.mark.slow
-def test_runs_on_a_gpu_complete_in_both_precisions_and_tell_its_memory(stage: Stage) -> None:
+def test_runs_on_a_gpu_complete_in_both_precisions(stage: Stage) -> None:
     see_gpu(stage, usable=True)
     assert stage("--baseline", "nanogpt", "--profile", "full") == 0
     report = stage.report()
@@ -235,24 +235,24 @@ def test_runs_on_a_gpu_complete_in_both_precisions_and_tell_its_memory(stage: St
     assert "NVIDIA_TF32_OVERRIDE" not in stage.runs("nanoGPT, bfloat16")[0]["command"]
 
 
-def test_gpu_that_is_required_and_not_there_ends_with_3_before_anything_is_run(stage: Stage) -> None:
+def test_missing_required_gpu_ends_with_3_before_any_run(stage: Stage) -> None:
     assert stage("--baseline", "nanogpt", "--require-gpu") == 3
     assert "nvidia-smi lists none: nothing is run" in stage.err
     assert not list(stage.folder.joinpath("here").iterdir())
 
 
-def test_gpu_that_is_visible_is_required_and_the_sentence_says_so(stage: Stage) -> None:
+def test_visible_gpu_is_required(stage: Stage) -> None:
     see_gpu(stage, usable=False)
     assert stage("--baseline", "nanogpt") == 3
-    assert "required, as it is visible (--no-require-gpu says otherwise), and PyTorch cannot use" in stage.err
+    assert "required, as it is visible (unless --no-require-gpu is given), and PyTorch cannot use" in stage.err
 
 
 @pytest.mark.slow
-def test_gpu_that_pytorch_cannot_use_is_no_failure_with_no_require_gpu(stage: Stage) -> None:
+def test_unusable_gpu_is_allowed_with_no_require_gpu(stage: Stage) -> None:
     see_gpu(stage, usable=False)
     assert stage("--baseline", "nanogpt", "--no-require-gpu") == 0
     report = stage.report()
-    assert "PyTorch cannot use Pretended GPU, all runs are on the CPU" in report["gpu"]
+    assert "PyTorch cannot use Simulated GPU, all runs are on the CPU" in report["gpu"]
     assert report["comparisons"][0]["workload"]["device"] == "cpu"
     assert "backend.device=cpu" in stage.runs("microgpt torch, float32")[0]["command"]
 
@@ -261,10 +261,10 @@ def test_gpu_that_pytorch_cannot_use_is_no_failure_with_no_require_gpu(stage: St
 @pytest.mark.parametrize("usable", [True, False])
 @pytest.mark.parametrize("visible", [True, False])
 @pytest.mark.parametrize("baselines", [["microgpt"], ["nanogpt"], list(BASELINES)])
-def test_gpu_is_used_only_where_it_can_be_and_refused_only_where_it_is_required(
+def test_gpu_is_used_if_usable_and_refused_only_if_required(
     require: bool | None, usable: bool, visible: bool, baselines: list[str]
 ) -> None:
-    found = decide(require, GPU if visible else [], baselines, lambda: usable)
+    found = choose_device(require, GPU if visible else [], baselines, lambda: usable)
     assert (found.device == "cuda") == (visible and usable and (require is True or baselines != ["microgpt"]))
     wanted = require or (require is None and visible and baselines != ["microgpt"])
     assert found.refused == bool(wanted and not (visible and usable))
@@ -272,7 +272,7 @@ def test_gpu_is_used_only_where_it_can_be_and_refused_only_where_it_is_required(
 
 
 @pytest.mark.slow
-def test_baseline_that_is_not_there_is_recorded_and_the_others_are_compared(stage: Stage) -> None:
+def test_missing_baseline_is_recorded_and_the_others_are_compared(stage: Stage) -> None:
     assert stage("--baseline", "all", "--nanogpt-dir", str(stage.folder / "absent")) == 1
     first, second, third = stage.report()["comparisons"]
     assert second["baseline"] == "nanogpt"
@@ -282,18 +282,18 @@ def test_baseline_that_is_not_there_is_recorded_and_the_others_are_compared(stag
     assert "**Not run**" in stage.markdown()
 
 
-def test_folder_of_something_else_is_told_to_be_no_checkout(stage: Stage) -> None:
+def test_folder_of_another_program_is_not_a_checkout(stage: Stage) -> None:
     assert stage("--baseline", "nanogpt", "--nanogpt-dir", str(stage.folder / "nanochat")) == 1
-    assert "is no checkout of nanogpt: it has no train.py" in stage.report()["comparisons"][0]["problem"]
+    assert "is not a checkout of nanogpt: it has no train.py" in stage.report()["comparisons"][0]["problem"]
 
 
-def test_microgpt_py_of_another_kind_is_refused_by_the_line_that_it_lacks(stage: Stage) -> None:
+def test_unexpected_microgpt_py_is_rejected_by_the_missing_line(stage: Stage) -> None:
     write(stage.folder / "microgpt.py", MICROGPT.replace("num_steps = 1000", "steps = 1000"))
     assert stage("--baseline", "microgpt") == 1
     assert "`num_steps = <number>`" in stage.report()["comparisons"][0]["problem"]
 
 
-def test_data_that_nanochat_cannot_be_given_is_recorded(stage: Stage) -> None:
+def test_failure_to_write_the_data_of_nanochat_is_recorded(stage: Stage) -> None:
     assert stage("--baseline", "nanochat", behave="data:fail") == 1
     assert "its data cannot be written: exit code 1" in stage.report()["comparisons"][0]["problem"]
 
@@ -302,10 +302,10 @@ def test_missing_packages_are_named_with_the_option_that_installs_them(stage: St
     stage.monkeypatch.setitem(karpathy.PACKAGES, "nanogpt", {"absent_for_sure": "absent-for-sure", "json": "json"})
     assert stage("--baseline", "nanogpt") == 1
     problem = stage.report()["comparisons"][0]["problem"]
-    assert problem == "nanogpt needs absent-for-sure, and this Python lacks them: install them, or say --install-deps"
+    assert problem == "nanogpt needs absent-for-sure, which this Python lacks: install them or use --install-deps"
 
 
-def test_ctrl_c_writes_what_was_measured_and_ends_with_130(stage: Stage) -> None:
+def test_ctrl_c_writes_the_results_so_far_and_ends_with_130(stage: Stage) -> None:
     assert stage("--baseline", "nanogpt", behave="ours_native:stop") == 130
     report = stage.report()
     assert report["interrupted"]
@@ -331,12 +331,15 @@ def test_ctrl_c_writes_what_was_measured_and_ends_with_130(stage: Stage) -> None
         (["--seed", "-1"], "--seed=-1 is not allowed"),
         (["--val-loss", "-1"], "--val-loss=-1 is not allowed"),
         (["--data", "absent.txt"], "--data=absent.txt cannot be read"),
-        (["--baseline", "microgpt", "--nanogpt-dir", "x"], "--nanogpt-dir=x does not go with --baseline microgpt"),
-        (["--nanogpt-dir", "x", "--nanogpt-ref", "y"], "--nanogpt-ref goes with a clone"),
+        (
+            ["--baseline", "microgpt", "--nanogpt-dir", "x"],
+            "--nanogpt-dir=x cannot be combined with --baseline microgpt",
+        ),
+        (["--nanogpt-dir", "x", "--nanogpt-ref", "y"], "--nanogpt-ref cannot be combined with --nanogpt-dir"),
         (["--nanochat-dir", ""], "--nanochat-dir is empty"),
         (["--earlier", "absent.json"], "--earlier=absent.json cannot be read"),
         (["--earlier", os.devnull], f"--earlier={os.devnull} cannot be read"),
-        (["--earlier", str(NO_REPORT)], f"--earlier={NO_REPORT} is no report of this script with schema_version 2"),
+        (["--earlier", str(NO_REPORT)], f"--earlier={NO_REPORT} is not a report of this script with schema_version 2"),
     ],
 )
 def test_mistake_is_one_sentence_and_leaves_nothing(stage: Stage, arguments: list[str], sentence: str) -> None:
@@ -352,21 +355,21 @@ def test_results_that_cannot_be_written_are_a_mistake(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("found", [{FAILED, FELL_BACK, TIMED_OUT}, {FELL_BACK, TIMED_OUT}, {TIMED_OUT}, {COMPLETED}])
-def test_exit_code_is_that_of_the_gravest(found: set[str]) -> None:
+def test_exit_code_is_that_of_the_gravest_status(found: set[str]) -> None:
     runs = [Run("x", 1, status) for status in sorted(found)]
-    comparison = Comparison("nanogpt", workload("nanogpt", "quick", "cpu", 1), {}, [], {}, runs=runs)
+    one = BaselineComparison("nanogpt", make_setup("nanogpt", "quick", "cpu", 1), {}, [], {}, runs=runs)
     expected = 1 if FAILED in found else 3 if FELL_BACK in found else 124 if TIMED_OUT in found else 0
-    assert rounds.exit_code([comparison]) == expected
-    comparison.problem = "it is not there"
-    assert rounds.exit_code([comparison]) == 1
+    assert exit_code([one]) == expected
+    one.problem = "it is not available"
+    assert exit_code([one]) == 1
 
 
-# Where the baselines come from
+# Copies of the baselines
 
 
 def refuse_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: Any, **named: Any) -> None:
-        raise AssertionError("the network was asked for")
+        raise AssertionError("the network was used")
 
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
@@ -389,7 +392,7 @@ def test_dry_run_shows_the_commands_and_touches_neither_network_nor_disk(
     assert "--max_iters=10" in stage.out
     assert "train.steps=10" in stage.out
     assert ("would copy" if local else "would clone https://github.com/karpathy/nanoGPT.git at 3adf61e1") in stage.out
-    assert f"would {'install' if install else 'fail for want of'} absent-for-sure" in stage.out
+    assert f"would {'install' if install else 'fail without'} absent-for-sure" in stage.out
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -398,7 +401,7 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def test_clone_is_of_the_pinned_commit_or_of_the_one_that_is_asked_for(stage: Stage) -> None:
+def test_clone_has_the_pinned_or_the_requested_commit(stage: Stage) -> None:
     origin = stage.folder / "nanogpt"
     git(origin, "init", "--quiet")
     commits = []
@@ -408,23 +411,25 @@ def test_clone_is_of_the_pinned_commit_or_of_the_one_that_is_asked_for(stage: St
         git(origin, "commit", "--quiet", "-m", "x")
         commits.append(git(origin, "rev-parse", "HEAD"))
     stage.monkeypatch.setitem(sources.REPOSITORIES, "nanogpt", (str(origin), commits[0], "train.py"))
-    for wanted in (sources.Wanted("nanogpt"), sources.Wanted("nanogpt", ref=commits[1])):
-        copy, source = sources.obtain(wanted, stage.folder / "scratch")
+    for wanted in (sources.Origin("nanogpt"), sources.Origin("nanogpt", ref=commits[1])):
+        copy, source = wanted.obtain(stage.folder / "scratch")
         ref = wanted.ref or commits[0]
         assert source["ref"] == ref
         assert (copy / "train.py").read_text() == f"{NANOGPT}# {commits.index(ref)}\n"
-    with pytest.raises(sources.UnavailableError, match=r"cannot be had .* name a local checkout with --nanogpt-dir"):
-        sources.obtain(sources.Wanted("nanogpt", ref="absent"), stage.folder / "scratch")
+    with pytest.raises(
+        processes.UnavailableError, match=r"cannot be cloned .* use a local checkout with --nanogpt-dir"
+    ):
+        sources.Origin("nanogpt", ref="absent").obtain(stage.folder / "scratch")
 
 
 def test_clone_without_network_is_recorded(stage: Stage) -> None:
     stage.monkeypatch.setitem(sources.REPOSITORIES, "nanogpt", (str(stage.folder / "absent.git"), "x", "train.py"))
     assert stage("--baseline", "nanogpt", local=False) == 1
-    assert "name a local checkout with --nanogpt-dir" in stage.report()["comparisons"][0]["problem"]
+    assert "use a local checkout with --nanogpt-dir" in stage.report()["comparisons"][0]["problem"]
 
 
 @pytest.mark.slow
-def test_local_checkout_tells_its_commit_and_whether_it_was_changed_and_is_left_as_it_is(stage: Stage) -> None:
+def test_local_checkout_is_identified_and_not_changed(stage: Stage) -> None:
     origin = stage.folder / "nanogpt"
     git(origin, "init", "--quiet")
     git(origin, "add", ".")
@@ -445,7 +450,7 @@ def test_microgpt_py_that_cannot_be_fetched_is_recorded(stage: Stage) -> None:
     assert stage("--baseline", "microgpt", local=False) == 1
     problem = stage.report()["comparisons"][0]["problem"]
     assert "no route to host" in problem
-    assert "name a copy with --microgpt-file" in problem
+    assert "use a copy with --microgpt-file" in problem
 
 
 def tiny_wheel(folder: Path) -> Path:
@@ -465,12 +470,12 @@ def tiny_wheel(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_what_is_missing_is_installed_beside_this_python_which_stays_as_it_is(tmp_path: Path) -> None:
+def test_missing_packages_are_installed_without_changing_this_python(tmp_path: Path) -> None:
     packages = {"tiny_for_test": str(tiny_wheel(tmp_path)), "numpy": "numpy"}
-    python = interpreters.python_for("x", packages, install=True, scratch=tmp_path, logs=tmp_path / "logs")
+    python = processes.python_for("x", packages, install=True, scratch=tmp_path, logs=tmp_path / "logs")
     assert python != sys.executable
-    assert interpreters.missing(python, packages) == []  # numpy is this Python's
-    assert interpreters.missing(sys.executable, packages) == [packages["tiny_for_test"]]
+    assert processes.missing(python, packages) == []  # numpy is this Python's
+    assert processes.missing(sys.executable, packages) == [packages["tiny_for_test"]]
     absent = {"absent_for_sure": str(tmp_path / "absent-1.0-py3-none-any.whl")}
-    with pytest.raises(sources.UnavailableError, match="cannot be installed"):
-        interpreters.python_for("x", absent, install=True, scratch=tmp_path, logs=tmp_path / "logs")
+    with pytest.raises(processes.UnavailableError, match="cannot be installed"):
+        processes.python_for("x", absent, install=True, scratch=tmp_path, logs=tmp_path / "logs")

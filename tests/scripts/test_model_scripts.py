@@ -1,4 +1,4 @@
-"""measure_style.py, probe_chat.py and measure_export.py: their tables of tiny models, and what they refuse."""
+"""measure_style.py, probe_chat.py and measure_export.py: their tables of tiny models, and their errors."""
 
 import json
 import re
@@ -67,14 +67,14 @@ def plain(program: Program) -> str:
     return str(program.only_run("plain"))
 
 
-def test_the_share_of_phrases_goes_from_none_to_all_with_the_bias(names: str) -> None:
+def test_the_share_of_phrases_increases_with_the_bias(names: str) -> None:
     done = run(STYLE, "--checkpoint", names, "--samples", "4", "--bias", "0", "1000")
     assert rows(done.stdout) == [["bias", "0", "1000"], ["phrase", "0 %", "100 %"]]
     assert done.stderr.splitlines() == ["style.bias=0: 0.0%", "style.bias=1000: 100.0%"]
 
 
 @pytest.mark.slow
-def test_the_default_model_is_trained_first_and_its_phrases_come_with_the_bias() -> None:
+def test_the_default_model_is_trained_and_its_phrases_increase_with_the_bias() -> None:
     heading, found = rows(run(STYLE, "--samples", "100", "--bias", "0", "3", "5").stdout)
     shares = [int(cell.removesuffix(" %")) for cell in found[1:]]
     assert heading == ["bias", "0", "3", "5"]
@@ -83,7 +83,7 @@ def test_the_default_model_is_trained_first_and_its_phrases_come_with_the_bias()
 
 
 @pytest.mark.slow
-def test_a_model_that_was_never_taught_answers_nothing_rightly_and_every_question_is_counted(chat: str) -> None:
+def test_an_untrained_model_has_every_answer_wrong(chat: str) -> None:
     done = run(CHAT, chat, "--backend", "python", "--talks", "2", "--turns", "3", "--wrong")
     found = rows(done.stdout)
     singles = dict(found[1:21])
@@ -98,7 +98,7 @@ def test_a_model_that_was_never_taught_answers_nothing_rightly_and_every_questio
 
 
 @pytest.mark.parametrize("module", [CHAT], indirect=True)
-def test_a_model_that_says_what_is_right_has_all_of_it_right(module: ModuleType, monkeypatch, capsys) -> None:
+def test_right_answers_are_counted_as_right(module: ModuleType, monkeypatch, capsys) -> None:
     """Talks too: names that are in sight, and names that are out of it."""
     asker = module.Asker(module.Random(module.TALKS_SEED))
     probes = iter([*module.singles(), *(asker.ask() for _ in range(40))])
@@ -107,7 +107,7 @@ def test_a_model_that_says_what_is_right_has_all_of_it_right(module: ModuleType,
         dropped = sum(turn.tokens for turn in turns[:-5])  # two exchanges and the question are in sight
         probe = next(probes)
         assert probe.question == turns[-1].content
-        return module.settled(probe, module.in_sight(turns, dropped))[1], dropped
+        return module.resolve(probe, module.in_sight(turns, dropped))[1], dropped
 
     monkeypatch.setattr(module, "answer", oracle)
     monkeypatch.setattr(module, "load", lambda checkpoint, backend: None)
@@ -120,12 +120,12 @@ def test_a_model_that_says_what_is_right_has_all_of_it_right(module: ModuleType,
 
 
 @pytest.mark.parametrize("module", [CHAT], indirect=True)
-def test_what_a_prompt_left_out_is_out_of_sight(module: ModuleType) -> None:
+def test_dropped_turns_do_not_decide_the_right_answer(module: ModuleType) -> None:
     turns = [module.Turn("user", "abc"), module.Turn("assistant", "Nice to meet you, Bo."), module.Turn("user", "hi")]
     assert [len(module.in_sight(turns, dropped)) for dropped in (0, 5, 28)] == [3, 2, 1]
     probe = module.Probe("name", "who am I?", None)
-    assert module.settled(probe, turns) == ("name, in sight", "Your name is Bo.")
-    assert module.settled(probe, turns[2:]) == ("name, not in sight", "You have not told me your name yet.")
+    assert module.resolve(probe, turns) == ("name, in sight", "Your name is Bo.")
+    assert module.resolve(probe, turns[2:]) == ("name, not in sight", "You have not told me your name yet.")
 
 
 def test_exports_of_a_tiny_model_have_their_row(names: str) -> None:
@@ -140,7 +140,7 @@ def test_exports_of_a_tiny_model_have_their_row(names: str) -> None:
 
 
 @pytest.mark.slow
-def test_an_onnx_graph_is_compared_or_it_is_said_why_not(names: str) -> None:
+def test_an_onnx_graph_is_compared_or_the_missing_library_named(names: str) -> None:
     done = run(EXPORT, "--checkpoint", names, *QUICK_EXPORT[:-1])
     cell = rows(done.stdout)[1][6]
     if cell:
@@ -156,10 +156,10 @@ def test_an_onnx_graph_is_compared_or_it_is_said_why_not(names: str) -> None:
     ("plain", STYLE, ["--checkpoint"], "has a style without phrases"),
     ("chat", STYLE, ["--checkpoint"], "is a chat model"),
     ("names", CHAT, ["--backend", "python"], "is not a chat model"),
-    ("plain", EXPORT, ["--checkpoint"], "is no model of the embedded names"),
-    ("chat", EXPORT, ["--checkpoint"], "is no model of the embedded names"),
+    ("plain", EXPORT, ["--checkpoint"], "is not a model of the embedded names"),
+    ("chat", EXPORT, ["--checkpoint"], "is not a model of the embedded names"),
 ], indirect=["module"])  # fmt: skip
-def test_a_model_that_is_not_meant_is_refused_in_a_sentence(
+def test_an_unsuitable_model_is_one_sentence(
     request: pytest.FixtureRequest, model: str, module: ModuleType, option: list[str], sentence: str, capsys
 ) -> None:
     path = model if model == "nowhere" else request.getfixturevalue(model)
@@ -171,7 +171,7 @@ def test_a_model_that_is_not_meant_is_refused_in_a_sentence(
 
 
 @pytest.mark.parametrize("script", [STYLE, CHAT, EXPORT])
-def test_the_process_itself_ends_with_exit_code_2(script: str) -> None:
+def test_the_process_ends_with_exit_code_2(script: str) -> None:
     done = run(script, *([] if script == CHAT else ["--checkpoint"]), "nowhere", expect=2)
     assert re.fullmatch(r"error: checkpoint=nowhere is not a checkpoint.*\n", done.stderr)
 
@@ -186,6 +186,6 @@ def test_the_process_itself_ends_with_exit_code_2(script: str) -> None:
     (EXPORT, ["--longer", "0"], "--longer 0 is not allowed: it must be 1 or more"),
     (EXPORT, ["--eval-documents", "0"], "--eval-documents 0 is not allowed: it must be 1 or more"),
 ], indirect=["module"])  # fmt: skip
-def test_a_number_that_is_not_allowed_is_a_sentence(module: ModuleType, arguments, sentence: str, capsys) -> None:
+def test_an_invalid_number_is_one_sentence(module: ModuleType, arguments, sentence: str, capsys) -> None:
     assert module.main(arguments) == 2
     assert capsys.readouterr() == ("", f"error: {sentence}\n")

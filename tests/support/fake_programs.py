@@ -1,4 +1,4 @@
-"""Programs that only pretend to train, with the command lines and the output of those that are compared."""
+"""Programs that simulate training, with the command lines and the output of the baselines."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ import pytest
 from karpathy import benchmark as karpathy
 from karpathy import machine, nanochat, ours
 
-# How a pretended program behaves: FAKE is `<program>:<behaviour>,...`; ok where it is not named.
+# FAKE is `<program>:<behaviour>,...`; a program that is not named succeeds.
 BEHAVIOUR = """
 import os, signal, subprocess, sys, time
 def behaviour(program):
@@ -55,7 +55,7 @@ flags = dict(a[2:].split("=") for a in sys.argv[1:])
 how = behaviour("nanochat")
 misbehave(how)
 if flags["device-type"] == "cuda" and how != "cpu":
-    print("GPU: pretended | Peak FLOPS (BF16): inf")
+    print("GPU: simulated | Peak FLOPS (BF16): inf")
 steps = int(flags["num-iterations"])
 for step in range(steps + 1):
     if step % int(flags["eval-every"]) == 0 or step == steps:
@@ -97,12 +97,12 @@ OURS = (
     + """
 import json
 from pathlib import Path
-asked = dict(a.split("=", 1) for a in sys.argv[1:])
-misbehave(behaviour("ours_" + asked.get("backend", "python")))
-steps, every, batch = (int(asked["train." + key]) for key in ("steps", "eval_every", "batch_size"))
-assert Path(asked["data.path"]).read_text()
-run = Path(asked["outputs_dir"], "2026-01-01", "run")
-gpu = asked.get("backend.device") == "cuda" and behaviour("ours_torch") != "cpu"
+overrides = dict(a.split("=", 1) for a in sys.argv[1:])
+misbehave(behaviour("ours_" + overrides.get("backend", "python")))
+steps, every, batch = (int(overrides["train." + key]) for key in ("steps", "eval_every", "batch_size"))
+assert Path(overrides["data.path"]).read_text()
+run = Path(overrides["outputs_dir"], "2026-01-01", "run")
+gpu = overrides.get("backend.device") == "cuda" and behaviour("ours_torch") != "cpu"
 lines = []
 for step in range(0, steps + 1):
     line = {"step": step}
@@ -116,18 +116,18 @@ for step in range(0, steps + 1):
         (folder / "train_state.json").write_text(json.dumps(state))
     lines.append(json.dumps(line))
 (run / "history.jsonl").write_text("\\n".join(lines))
-record = {"status": "completed", "error": None, "backend": asked.get("backend", "python"), "using_gpu": gpu,
-          "device": "cuda" if gpu else "cpu", "dtype": asked["backend.dtype"], "kernel": "pretended", "threads": 1,
+record = {"status": "completed", "error": None, "backend": overrides.get("backend", "python"), "using_gpu": gpu,
+          "device": "cuda" if gpu else "cpu", "dtype": overrides["backend.dtype"], "kernel": "simulated", "threads": 1,
           "model": {"parameter_count": 1}, "timings": {"compile": 0.0}}
 (run / "run.json").write_text(json.dumps(record))
 """
 )
-GPU = [{"name": "Pretended GPU", "memory_mib": "1", "driver": "1"}]
+GPU = [{"name": "Simulated GPU", "memory_mib": "1", "driver": "1"}]
 
 
 @dataclass
 class Stage:
-    """A folder with pretended programs; `stage(...)` runs the benchmark there on 10 steps and returns its exit code."""
+    """A folder with simulated programs; `stage(...)` runs the benchmark there (10 steps); returns its exit code."""
 
     folder: Path
     monkeypatch: pytest.MonkeyPatch
@@ -184,4 +184,4 @@ def make_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def see_gpu(stage: Stage, usable: bool) -> None:
     stage.monkeypatch.setattr(machine, "visible_gpus", lambda: GPU)
     stage.monkeypatch.setattr(machine, "gpu_memory_in_use", lambda: 1 << 30)
-    stage.monkeypatch.setattr(karpathy, "sees_cuda", lambda: usable)
+    stage.monkeypatch.setattr(machine, "sees_cuda", lambda: usable)

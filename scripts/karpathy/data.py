@@ -1,7 +1,7 @@
-"""The text that all contestants train on, split and cut once, for all of them.
+"""The text that all programs of a comparison train on, split and cut once.
 
-What is held out, and in which order a seed meets the rest, is ours (data/corpus.py): the baselines are given files
-that have the same examples, as near as their readers allow.
+The split, and the order in which a seed visits the examples, are this project's (data/corpus.py). The baselines get
+files with the same examples, as far as their readers allow.
 """
 
 from dataclasses import dataclass
@@ -20,21 +20,15 @@ VAL_FRACTION, SPLIT_SEED = 0.1, 0  # the defaults of data.val_fraction and data.
 
 @dataclass(frozen=True)
 class Text:
-    """A text as lines (a document each) or as one running text in pieces of the block."""
+    """A text as lines (a document each), or as one running text in pieces of the block."""
 
-    source: Source
     corpus: Corpus
     text_format: str  # lines | stream
-    text: str  # what our side reads
     eval_documents: int
 
     @property
     def chars(self) -> list[str]:
         return self.corpus.tokenizer.chars
-
-    @property
-    def vocab_size(self) -> int:
-        return self.corpus.tokenizer.vocab_size
 
     @cached_property
     def train(self) -> list[str]:
@@ -51,38 +45,36 @@ class Text:
         return [self.corpus.tokenizer.decode([t for t in example if t != bos]) for example in examples]
 
     def order(self, seed: int) -> np.ndarray:
-        """Indices into `train` in the order in which a seed meets them."""
+        """Return indices into `train` in the order in which a seed visits them."""
         return example_order(seed, len(self.corpus.train.examples))[0]
 
     def targets(self, seed: int, batch_size: int) -> np.ndarray:
-        """Target tokens of each step, for one round of the training documents: (steps,)."""
+        """Return the target tokens of each step of one pass over the training documents: (steps,)."""
         lengths = np.array([len(example) - 1 for example in self.corpus.train.examples])[self.order(seed)]
         whole = len(lengths) // batch_size * batch_size
         return lengths[:whole].reshape(-1, batch_size).sum(axis=1)
 
 
 def read_data(path: str | None) -> Source:
-    """A file, or the embedded names. Raises UserError for what is no plain ASCII: a character must be one token."""
-    source = read_source("names", None) if path is None else decode_source("text", f"--data={path}", read_file(path))
+    """Read a file, or the embedded names. Raises UserError unless it is ASCII, so that each character is one token."""
+    if path is None:
+        return read_source("names", None)
+    try:
+        source = decode_source("text", f"--data={path}", Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"--data={path} cannot be read: {error.strerror}") from error
     if not source.text.isascii():
         raise UserError(f"--data={path} is not plain ASCII: nanochat would make several tokens of a character")
     return source
 
 
-def read_file(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"--data={path} cannot be read: {error.strerror}") from error
-
-
 def lines_text(source: Source, block_size: int, eval_documents: int) -> Text:
-    """A document a line; a long one loses its end, as in microgpt.py."""
+    """Make each line a document; a long one is truncated, as in microgpt.py."""
     return make_text(source, source.text, "lines", block_size, eval_documents)
 
 
 def stream_text(source: Source, block_size: int, batch_size: int, eval_documents: int) -> Text:
-    """One running text, cut to whole pieces; evaluated are as many whole batches of held-out pieces as asked for."""
+    """Cut one running text into whole pieces; a whole number of batches of held-out pieces is evaluated."""
     text = source.text.replace("\r\n", "\n")
     text = text[: len(text) // block_size * block_size]
     held_out = make_text(source, text, "stream", block_size, eval_documents).corpus.val.documents
@@ -104,4 +96,4 @@ def make_text(source: Source, text: str, text_format: str, block_size: int, eval
         split_seed=SPLIT_SEED,
         block_size=block_size,
     )
-    return Text(source, corpus, text_format, text, min(eval_documents, corpus.val.documents))
+    return Text(corpus, text_format, min(eval_documents, corpus.val.documents))

@@ -1,8 +1,8 @@
-"""What probe_chat.py asks a model of the embedded chat set: single questions, and turns of a talk, with their answers.
+"""The questions of probe_chat.py with their right answers: single ones, and those of a conversation.
 
-New wordings, names in no list and what is not taught are in no conversation of the set; the rest comes from the set's
-sentences and generators (scripts/chat_generator/). Fixed seeds decide how a question is
-typed, and the order of the draws is part of the figures. Knows nothing of models.
+The set has no conversation with the new wordings, the unlisted names or the unknown topics below; the rest comes from
+its sentences and generators (scripts/chat_generator/). Fixed seeds determine how a question is
+typed; the order of the random draws is part of the results.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from chat_generator import sentences, topics
 from chat_generator.topics import Exchange, Topic
 
 SEED = 99  # of the single questions
-TALKS_SEED = 7000  # of the first talk; the next ones' follow
+TALKS_SEED = 7000  # of the first conversation; the next ones have the following seeds
 LONGEST_NAME = 10  # characters
 
 NAMES = [
@@ -70,7 +70,7 @@ NEW_SMALL_TALK = {
 
 @dataclass(frozen=True)
 class Probe:
-    """A question and its right answer; None: that depends on what is in the model's sight."""
+    """A question and its right answer; None: it depends on the turns that fit the block."""
 
     kind: str
     question: str
@@ -78,7 +78,7 @@ class Probe:
 
 
 def singles() -> Iterator[Probe]:
-    """The single questions."""
+    """Yield the single questions."""
     rng = Random(SEED)
     for kind, (question, answer) in [*sums(rng), *names(rng), *words(), *rounds(), *small_talk()]:
         yield Probe(kind, question, answer)
@@ -103,7 +103,7 @@ def names(rng: Random) -> Iterator[tuple[str, Exchange]]:
 
 
 def words() -> Iterator[tuple[str, Exchange]]:
-    """What is what colour, and the opposite of what."""
+    """Yield questions for colours and opposites."""
     for thing, colour in sentences.COLOURS.items():
         answer = topics.capital(f"{thing} is {colour}.")
         yield from (("colours", (wording.format(thing), answer)) for wording in COLOURS)
@@ -115,7 +115,7 @@ def words() -> Iterator[tuple[str, Exchange]]:
 
 
 def rounds() -> Iterator[tuple[str, Exchange]]:
-    """Days and months, facts, counting, and what is not taught."""
+    """Yield questions on days and months, facts, counting, and unknown topics."""
     for kind, named in topics.ROUNDS:
         for name in named:
             yield "days and months", (f"What comes after {name}?", topics.comes("After", name))
@@ -141,17 +141,17 @@ def small_talk() -> Iterator[tuple[str, Exchange]]:
 
 @dataclass
 class Asker:
-    """A talk's user, who comes from the set's own generators: names, questions for a name, topics, follow-ups."""
+    """The user of a conversation, made by the set's generators: names, questions for a name, topics, follow-ups."""
 
     rng: Random
     asked: int = 0
-    told: str | None = None  # a name, if any yet
+    told: str | None = None  # the last name
     topic: Topic | None = None  # of the last turn
-    answer: str = ""  # the right one of the last turn
+    answer: str = ""  # the right one to the last turn
     kinds: list[str] = field(default_factory=list)
 
     def ask(self) -> Probe:
-        """The next turn."""
+        """Return the next turn."""
         chance, nameless = self.rng.random(), self.asked == 3 and self.told is None
         self.asked += 1
         if chance < 0.10 or nameless:
