@@ -33,8 +33,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _compare_results import HASH_KEYS, IGNORED_KEYS, compare_folders, describe
-from _version_cases import CASES, INPUTS, Step
+from result_files import HASH_KEYS, IGNORED_KEYS, compare_folders, describe
+from version_cases import CASES, INPUTS, Step
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT = 300  # seconds for one command

@@ -92,7 +92,7 @@ def test_another_type_or_shape_of_a_tensor_is_found(script: ModuleType, folders:
 
 
 def test_nan_and_the_sign_of_zero_are_found() -> None:
-    compare_values = load_script("_compare_results").compare_values
+    compare_values = load_script("result_files").compare_values
     for before, after, relative in ((0.0, -0.0, "0"), (1.0, float("nan"), "inf")):
         found = compare_values("x", np.array([before]), np.array([after]))
         assert f"(relative difference {relative})" in str(found)
