@@ -15,6 +15,7 @@ from microgpt.errors import MicrogptError, UserError
 from microgpt.reports.families import Family
 from microgpt.reports.html import html
 from microgpt.reports.markdown import image_name, markdown, terminal_text, text_table
+from microgpt.reports.plot_style import png, skip_if_failing
 from microgpt.reports.records import Collected, read_rows, write_rows
 from microgpt.reports.report import Report, Section
 from microgpt.reports.sections import family_reports, page_report
@@ -38,13 +39,15 @@ def collect(folders: Sequence[Path], results_dir: Path) -> Results:
     Raises UserError if a folder is missing or the results cannot be written.
     """
     collected = read_rows(folders)
-    reports = family_reports(collected.rows)
     results = Results(collected, [], [])
+    styles = sorted({row.style for row in collected.rows})
     try:
         results_dir.mkdir(parents=True, exist_ok=True)
-        for style in sorted({row.style for row in collected.rows}):
+        for style in styles:  # before the plots, which may fail
             rows = [row.columns() for row in collected.rows if row.style == style]
             results.written += write_rows(rows, results_dir / f"runs_style-{style}")
+        reports = family_reports(collected.rows)
+        for style in styles:
             ablations = [
                 (one.family, one.ablation)
                 for one in reports
@@ -76,13 +79,16 @@ def write_ablations(ablations: Sequence[tuple[Family, Section]], stem: Path) -> 
 
 def write_plots(sections: Sequence[Section], stem: Path) -> list[Path]:
     """Write the plots of ablations as PNG; remove those that an earlier collection left."""
-    from microgpt.reports.plot_style import png
-
     written = []
     for section in sections:
         for plot in section.plots:
-            written.append(stem.parent / image_name(stem.name, section, plot))
-            write_atomically(written[-1], png(plot.figure))
+            image = stem.parent / image_name(stem.name, section, plot)
+            content = b""
+            with skip_if_failing(image.name):
+                content = png(plot.figure)
+            if content:
+                write_atomically(image, content)
+                written.append(image)
     for old in stem.parent.glob(f"{stem.name}_*.png"):
         if re.fullmatch(r"_[0-9a-f]{8}_[a-z]+\.png", old.name.removeprefix(stem.name)) and old not in written:
             old.unlink(missing_ok=True)

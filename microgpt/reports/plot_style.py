@@ -5,7 +5,9 @@ for prints without colour. In the page colours are CSS variables, so that one SV
 """
 
 import io
+import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,11 +49,35 @@ VARIABLES = {colour: f"var(--series-{i})" for i, colour in enumerate(COLOURS)} |
 
 
 @contextmanager
+def skip_if_failing(plot: str) -> Iterator[None]:
+    """Leave a plot out if it cannot be drawn, with one sentence on standard error: the tables do not depend on it."""
+    try:
+        yield
+    except Exception as error:
+        print(f"left out the plot {plot}: {type(error).__name__}: {error}".splitlines()[0], file=sys.stderr)
+
+
+def load_matplotlib() -> None:
+    """Import matplotlib without MPLBACKEND.
+
+    Notebooks export it to every command, often as a module that the command's Python does not have, and matplotlib
+    raises an error at its import then. The plots use canvases of their own and need no backend.
+    """
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib  # noqa: F401
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+
+
+@contextmanager
 def plot_style() -> Iterator[None]:
     """Use matplotlib's defaults and STYLE, regardless of a matplotlibrc; then restore the caller's settings.
 
     A glyph that the font lacks gives no warning: the page uses the reader's fonts, and a PNG shows a box.
     """
+    load_matplotlib()
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():

@@ -7,6 +7,7 @@ from microgpt.reports.charts import MOST_DOTS, Strip, curves, strips
 from microgpt.reports.comparisons import Comparison, Effects
 from microgpt.reports.curves import Band, Curve, Loss, over_runs
 from microgpt.reports.families import Family, Variant
+from microgpt.reports.plot_style import skip_if_failing
 from microgpt.reports.records import Row
 from microgpt.reports.report import Plot
 from microgpt.reports.settings import short
@@ -39,14 +40,18 @@ def plots_of(
     """Return the plots of a family with at least one completed run; `read` returns the history of a run."""
     selected = select(family, MOST_CURVES)
     histories = {variant.name: [read(row) for row in variant.rows.values()] for variant in selected.variants}
-    return [
-        *loss_curves(histories, references, selected.note),
-        *distribution(family, references),
-        *effect_plots(family, effects),
-        *difference_plots(family, compared),
-        *training_curves(histories, selected.note),
-        *compute_curves(histories, references, selected.note),
-    ]
+    plots: list[Plot] = []
+    for name, draw in {
+        "validation loss": lambda: loss_curves(histories, references, selected.note),
+        "distribution over seeds": lambda: distribution(family, references),
+        "effects": lambda: effect_plots(family, effects),
+        "differences": lambda: difference_plots(family, compared),
+        "training loss": lambda: training_curves(histories, selected.note),
+        "loss against time and tokens": lambda: compute_curves(histories, references, selected.note),
+    }.items():
+        with skip_if_failing(f"{name} of {family.key}"):
+            plots += draw()
+    return plots
 
 
 def select(family: Family, most: int) -> Selection:

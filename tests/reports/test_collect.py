@@ -694,3 +694,51 @@ def test_two_thousand_records_are_two_thousand_rows(tree):
     assert len(tree.collect().rows) == 2000
     assert {int(row["seed"]) for row in tree.csv()} == set(range(2000))
     assert len(tree.jsonl()) == 2000
+
+
+# Plots that cannot be drawn
+
+
+@pytest.fixture
+def plotted(tmp_path: Path) -> Tree:
+    """Two seeds of each variant, with plots."""
+    tree = Tree(tmp_path)
+    for seed in (1, 2):
+        tree.add_variants(seed=seed, val_loss=2.0 + seed / 10)
+    return tree
+
+
+@pytest.mark.parametrize("backend", ["nonsense", "module://matplotlib_inline.backend_inline", "TkAgg"])
+def test_plots_do_not_depend_on_mplbackend_or_a_display(plotted, tmp_path, backend, monkeypatch):
+    environment = {key: value for key, value in os.environ.items() if key != "DISPLAY"} | {"MPLBACKEND": backend}
+    command = [sys.executable, str(SCRIPT), str(plotted.outputs), "--results-dir", str(plotted.results)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [name for name in plotted.everything() if name.endswith("_seeds.png")]
+
+
+def test_a_plot_that_fails_costs_that_plot_and_one_sentence(plotted, monkeypatch, capsys):
+    def broken(*_: Any, **__: Any) -> None:
+        raise ValueError("no font\nat all")
+
+    monkeypatch.setattr("microgpt.reports.plots.effect_plots", broken)
+    plotted.collect()
+    assert re.fullmatch(r"left out the plot effects of .*: ValueError: no font\n", capsys.readouterr().err)
+    images = [name for name in plotted.everything() if name.endswith(".png")]
+    assert [name for name in images if name.endswith("_seeds.png")]
+    assert not [name for name in images if name.endswith("_effects.png")]
+    assert "<svg" in plotted.everything()["report.html"].decode()
+
+
+@pytest.mark.parametrize("function", ["collect.png", "html.svg"])
+def test_figures_that_cannot_be_rendered_leave_the_tables_and_the_page(plotted, monkeypatch, capsys, function):
+    def broken(*_: Any) -> None:
+        raise RuntimeError("no renderer")
+
+    monkeypatch.setattr(f"microgpt.reports.{function}", broken)
+    plotted.collect()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines
+    assert all(line.endswith(": RuntimeError: no renderer") for line in lines)
+    assert {"ablation_style-classic.md", "runs_style-classic.csv", "report.html"} <= set(plotted.everything())
+    assert len(plotted.csv()) == 8
