@@ -1,30 +1,38 @@
-"""Causal attention with the features of a position in the lanes: softmax(q k^T / sqrt(head_dim)) v, head by head.
+"""Causal attention, softmax(scale q k^T) v with scale = 1 / sqrt(head_dim), head by head, and its gradient.
 
-A position's queries, keys and values are rows of vectors. Heads of up to 16 features lie side by side in a vector,
-each in a slot of `width` lanes (the next power of two), and are computed at once: a sum over a slot leaves every lane
-with its own head's score. A larger head takes several vectors (`span`), and width is 16. Lanes that no feature uses are
-zero and stay so.
+The queries, keys and values of a position are rows of slots, one for each head (layout.py). Heads that share a vector
+are computed at once: the horizontal sum over a slot leaves the head's score in all lanes of the slot. `group` stands
+for the slots that are computed together: one vector, or the `vectors` vectors of one larger head. Lanes without a
+feature are zero and stay zero.
 
-Queries come in tiles, and a tile is computed in phases, each a loop of short independent steps: that keeps a processor
-busy that would otherwise wait for one query's sums.
+Queries come in tiles of 16, and a tile is computed in phases, each a loop of short independent steps: otherwise the
+processor would wait for the horizontal sums of one query at a time.
+
+    q, k, v, o     offsets of the first query, key, value and output of a group; dq, dk, dv, do of their gradients
+    s              offset of scores, which become attention weights: one vector for each query and key
+    t, j           number of a query in its tile, of a key in its document
+    width          lanes of a slot
 """
 
-from microgpt.engines.native.kernel_cache import DOUBLE, I64, INT, F, kernel
-from microgpt.engines.native.simd.exp import exp2
+import math
+
+from microgpt.engines.native.kernel_cache import Floats, Int64s, inlined, kernel
+from microgpt.engines.native.layout import QUERY_TILE, LayoutRecord
+from microgpt.engines.native.simd.exp import LOG2_E, exp2
 from microgpt.engines.native.simd.lanes import slot_sum
-from microgpt.engines.native.simd.types import LANES, fma, get, load, maximum, splat, store
+from microgpt.engines.native.simd.vector import LANES, fma, get, load, maximum, splat, store
 
-TILE = 16  # queries
-LOG2_E = 1.4426950408889634
+# Parts of the forward pass, also for decoding, where keys and values come from a cache
 
 
-@kernel(F, INT, F, INT, INT, INT, INT, INT, INT, INT, DOUBLE, inline=True)
-def score(A, q, K, k, k_row, s, largest, count, span, width, scale):
+@inlined
+def score(A: Floats, q: int, K: Floats, k: int, k_row: int, s: int, largest: int, count: int, vectors: int, width: int,
+          scale: float):  # fmt: skip
     """s[j] = log2(e) scale q k_j for one query and keys j < count, and the largest of them."""
     maxima = splat(A, -1e30)
     for j in range(count):
         products = splat(A, 0.0)
-        for i in range(0, span * LANES, LANES):
+        for i in range(0, vectors * LANES, LANES):
             products = fma(load(A, q + i), load(K, k + j * k_row + i), products)
         scores = slot_sum(products, width) * (scale * LOG2_E)
         store(A, s + j * LANES, scores)
@@ -32,9 +40,9 @@ def score(A, q, K, k, k_row, s, largest, count, span, width, scale):
     store(A, largest, maxima)
 
 
-@kernel(F, INT, INT, INT, inline=True)
-def exponentiate(A, s, largest, count):
-    """s[j] becomes 2^(s[j] - largest), and what was the largest 1 / sum_j s[j]."""
+@inlined
+def exponentiate(A: Floats, s: int, largest: int, count: int):
+    """s[j] = 2^(s[j] - largest); `largest` becomes 1 / sum_j s[j]."""
     maxima, total = load(A, largest), splat(A, 0.0)
     for j in range(s, s + count * LANES, LANES):
         e = exp2(load(A, j) - maxima)
@@ -43,80 +51,89 @@ def exponentiate(A, s, largest, count):
     store(A, largest, splat(A, 1.0) / total)
 
 
-@kernel(F, INT, INT, INT, inline=True)
-def normalize(A, s, factor, count):
+@inlined
+def normalize(A: Floats, s: int, factor: int, count: int):
     """s[j] *= factor"""
     for j in range(s, s + count * LANES, LANES):
         store(A, j, load(A, j) * load(A, factor))
 
 
-@kernel(F, INT, F, INT, INT, INT, INT, INT, inline=True)
-def mix(A, o, V, v, v_row, s, count, span):
+@inlined
+def mix(A: Floats, o: int, V: Floats, v: int, v_row: int, s: int, count: int, vectors: int):
     """o = sum_j s[j] v_j for one query and keys j < count"""
-    for i in range(0, span * LANES, LANES):
+    for i in range(0, vectors * LANES, LANES):
         mixed = splat(A, 0.0)
         for j in range(count):
             mixed = fma(load(A, s + j * LANES), load(V, v + j * v_row + i), mixed)
         store(A, o + i, mixed)
 
 
-@kernel(F, INT, INT, INT, INT, INT, INT, INT, INT, INT, INT, DOUBLE)
-def probabilities(A, q, k, row, s, s_row, scratch, first, queries, span, width, scale):
+# Training and evaluation: all positions of whole documents
+
+
+@kernel
+def attention_weights(A: Floats, q: int, k: int, row: int, s: int, s_row: int, scratch: int, first: int, queries: int,
+                      vectors: int, width: int, scale: float):  # fmt: skip
     """s[t, j] = softmax_j(scale q_t k_j) over keys j <= first + t, for the queries t of a tile that begins at `first`.
 
-    q and k point at the tile's first query and the document's first key; rows of both are `row` apart.
+    Rows of q and k are `row` apart, rows of s `s_row`; `scratch` has a vector for each query.
     """
     for t in range(queries):
-        score(A, q + t * row, A, k, row, s + t * s_row, scratch + t * LANES, first + t + 1, span, width, scale)
+        score(A, q + t * row, A, k, row, s + t * s_row, scratch + t * LANES, first + t + 1, vectors, width, scale)
     for t in range(queries):
         exponentiate(A, s + t * s_row, scratch + t * LANES, first + t + 1)
     for t in range(queries):
         normalize(A, s + t * s_row, scratch + t * LANES, first + t + 1)
 
 
-@kernel(F, INT, INT, INT, INT, INT, INT, I64, INT, INT, INT, INT, DOUBLE)
-def attention(A, qkv, out, kept, keeps, scratch, block, begins, documents, features, span, width, scale):
-    """out[p, :] for every position p of every document d, whose rows are begins[d] to before begins[d + 1].
+@kernel
+def attention(A: Floats, layer: int, begins: Int64s, documents: int, z: LayoutRecord):
+    """attended[p, :] of one layer, for every position p of every document d: rows begins[d] to begins[d + 1] - 1.
 
-    A row of qkv is q, k, v of `features` lanes each. With `keeps` the probabilities stay at `kept` for the way back,
-    `block` vectors for every position and every vector or head; without, they are computed there once more.
+    `layer` is the offset of the layer in A. The attention weights are kept there for the backward pass if the layout
+    has space for them; otherwise they go to scratch, and the backward pass computes them again.
     """
-    row, step = 3 * features, span * LANES
-    probs = scratch + 2 * TILE * LANES
+    features, vectors, width, block, keeps = z.head_lanes, z.slot_vectors, z.slot_width, z.block, z.keeps_attention
+    qkv, out, kept, scratch = layer + z.qkv_rows, layer + z.attended, layer + z.attention, z.scratch
+    scale = 1.0 / math.sqrt(z.embd / z.heads)
+    row, group = 3 * features, vectors * LANES
+    weights = scratch + 2 * QUERY_TILE * LANES
     for d in range(documents):
         begin, end = get(begins, d), get(begins, d + 1)
-        for f in range(0, features, step):
+        for f in range(0, features, group):
             keys = qkv + begin * row + features + f
-            for p in range(begin, end, TILE):
-                queries = min(TILE, end - p)
-                s = kept + (p * features // step + f // step) * block * LANES if keeps else probs
-                s_row = features // step * block * LANES if keeps else block * LANES
-                probabilities(
-                    A, qkv + p * row + f, keys, row, s, s_row, scratch, p - begin, queries, span, width, scale
+            for p in range(begin, end, QUERY_TILE):
+                queries = min(QUERY_TILE, end - p)
+                s = kept + (p * features // group + f // group) * block * LANES if keeps else weights
+                s_row = features // group * block * LANES if keeps else block * LANES
+                attention_weights(
+                    A, qkv + p * row + f, keys, row, s, s_row, scratch, p - begin, queries, vectors, width, scale
                 )
                 for t in range(queries):
                     o = out + (p + t) * features + f
-                    mix(A, o, A, keys + features, row, s + t * s_row, p - begin + t + 1, span)
+                    mix(A, o, A, keys + features, row, s + t * s_row, p - begin + t + 1, vectors)
 
 
-@kernel(F, INT, INT, INT, INT, INT, INT, INT, INT, INT, INT, INT, INT, INT, INT, INT, INT, INT, DOUBLE)
-def tile_backward(A, q, dq, k, dk, v, row, o, do, o_row, s, s_row, ds, ds_row, first, queries, span, width, scale):
-    """dq of a tile's queries, and what they add to dk and dv (as far behind dk as v behind k).
+@kernel
+def tile_backward(A: Floats, q: int, dq: int, k: int, dk: int, v: int, row: int, o: int, do: int, o_row: int, s: int,
+                  s_row: int, ds: int, ds_row: int, first: int, queries: int, vectors: int, width: int,
+                  scale: float):  # fmt: skip
+    """dq of the queries of a tile, and what they add to dk and dv, where dv = dk + v - k.
 
-    ds = p (do v - do o) scale; dq_t = sum_j ds_tj k_j; dk_j += sum_t ds_tj q_t; dv_j += sum_t p_tj do_t.
+    ds = s (do v - do o) scale; dq_t = sum_j ds_tj k_j; dk_j += sum_t ds_tj q_t; dv_j += sum_t s_tj do_t.
     """
     for t in range(queries):
         products = splat(A, 0.0)
-        for i in range(0, span * LANES, LANES):
+        for i in range(0, vectors * LANES, LANES):
             products = fma(load(A, do + t * o_row + i), load(A, o + t * o_row + i), products)
         mean = slot_sum(products, width)
         for j in range(first + t + 1):
             gains = splat(A, 0.0)
-            for i in range(0, span * LANES, LANES):
+            for i in range(0, vectors * LANES, LANES):
                 gains = fma(load(A, do + t * o_row + i), load(A, v + j * row + i), gains)
-            p = load(A, s + t * s_row + j * LANES)
-            store(A, ds + t * ds_row + j * LANES, p * (slot_sum(gains, width) - mean) * scale)
-    for i in range(0, span * LANES, LANES):
+            weight = load(A, s + t * s_row + j * LANES)
+            store(A, ds + t * ds_row + j * LANES, weight * (slot_sum(gains, width) - mean) * scale)
+    for i in range(0, vectors * LANES, LANES):
         for t in range(queries):
             total = splat(A, 0.0)
             for j in range(first + t + 1):
@@ -131,26 +148,29 @@ def tile_backward(A, q, dq, k, dk, v, row, o, do, o_row, s, s_row, ds, ds_row, f
             store(A, dk + v - k + j * row + i, value)
 
 
-@kernel(F, INT, INT, INT, INT, INT, INT, INT, INT, I64, INT, INT, INT, INT, DOUBLE)
-def attention_backward(A, qkv, dqkv, out, dout, kept, keeps, scratch, block, begins, documents, features, span, width,
-                       scale):  # fmt: skip
-    """dqkv[p, :] from dout[p, :], for every position of every document; layout as in `attention`."""
-    row, step = 3 * features, span * LANES
-    ds = scratch + 2 * TILE * LANES
-    probs = ds + TILE * block * LANES
+@kernel
+def attention_backward(A: Floats, layer: int, begins: Int64s, documents: int, z: LayoutRecord):
+    """dqkv[p, :] from dattended[p, :], for every position of every document; arguments as in `attention`."""
+    features, vectors, width, block, keeps = z.head_lanes, z.slot_vectors, z.slot_width, z.block, z.keeps_attention
+    qkv, out, kept, scratch = layer + z.qkv_rows, layer + z.attended, layer + z.attention, z.scratch
+    dqkv, dout = z.dqkv, z.dattended
+    scale = 1.0 / math.sqrt(z.embd / z.heads)
+    row, group = 3 * features, vectors * LANES
+    ds = scratch + 2 * QUERY_TILE * LANES
+    weights = ds + QUERY_TILE * block * LANES
     for p in range(get(begins, 0) * row, get(begins, documents) * row, LANES):
         store(A, dqkv + p, splat(A, 0.0))
     for d in range(documents):
         begin, end = get(begins, d), get(begins, d + 1)
-        for f in range(0, features, step):
+        for f in range(0, features, group):
             k, dk = qkv + begin * row + features + f, dqkv + begin * row + features + f
-            for p in range(begin, end, TILE):
-                queries, first = min(TILE, end - p), p - begin
+            for p in range(begin, end, QUERY_TILE):
+                queries, first = min(QUERY_TILE, end - p), p - begin
                 q = qkv + p * row + f
-                s = kept + (p * features // step + f // step) * block * LANES if keeps else probs
-                s_row = features // step * block * LANES if keeps else block * LANES
+                s = kept + (p * features // group + f // group) * block * LANES if keeps else weights
+                s_row = features // group * block * LANES if keeps else block * LANES
                 if not keeps:
-                    probabilities(A, q, k, row, s, s_row, scratch, first, queries, span, width, scale)
+                    attention_weights(A, q, k, row, s, s_row, scratch, first, queries, vectors, width, scale)
                 tile_backward(A, q, dqkv + p * row + f, k, dk, k + features, row, out + p * features + f,
-                              dout + p * features + f, features, s, s_row, ds, block * LANES, first, queries, span,
+                              dout + p * features + f, features, s, s_row, ds, block * LANES, first, queries, vectors,
                               width, scale)  # fmt: skip

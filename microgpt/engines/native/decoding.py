@@ -1,96 +1,119 @@
-"""Texts from the native engine's models: token by token for generation.py, or many at a time in compiled code."""
+"""Decoding with a KV cache: the next token's logits from the keys and values of earlier positions.
 
-from __future__ import annotations
+The rows of a pass are single positions of different texts, or consecutive positions of one text. Each text has a slot
+in the cache: (slots, n_layer, block, 2 head_lanes), key and value of every position. Other arguments as in model.py.
+"""
 
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from microgpt.engines.base import Draws, Tokens
-from microgpt.engines.native import layout as layouts
-from microgpt.engines.native import sampling
-from microgpt.engines.native.packing import aligned
-from microgpt.errors import NonFiniteError
+from microgpt.engines.native.attention import exponentiate, mix, normalize, score
+from microgpt.engines.native.kernel_cache import FloatArray, Floats, Int64Array, Int64s, kernel
+from microgpt.engines.native.layout import QUERY_TILE, LayoutRecord, layout_of, layout_record
+from microgpt.engines.native.matmul import linear
+from microgpt.engines.native.model import embed_tokens, project_out_and_mlp, project_qkv
+from microgpt.engines.native.simd.vector import LANES, get, load, offset, pointer, store
+from microgpt.engines.native.weights import Weights, aligned
 
-if TYPE_CHECKING:
-    from microgpt.engines.native.engine import NativeEngine
+MIN_ROWS = 64  # of a batch decoder's pass
 
-SLOTS = 64  # texts that are drawn at once
-SMALLEST_TEMPERATURE = 1e-30  # below, only the likeliest token has a chance
+
+@kernel
+def store_keys_and_values(A: Floats, cache: Floats, layer: int, positions: Int64s, slots: Int64s, rows: int,
+                          z: LayoutRecord):  # fmt: skip
+    a, qkv = z.head_lanes, layer * z.w_layer + z.qkv_rows
+    for r in range(rows):
+        own = ((get(slots, r) * z.n_layer + layer) * z.block + get(positions, r)) * 2 * a
+        for i in range(0, 2 * a, LANES):
+            store(cache, own + i, load(A, qkv + r * 3 * a + a + i))
+
+
+@kernel
+def cached_attention(A: Floats, cache: Floats, layer: int, positions: Int64s, slots: Int64s, rows: int,
+                     z: LayoutRecord):  # fmt: skip
+    """Attention of each row's query to the positions of its text up to its own; in phases like `attention`."""
+    a, group, scale = z.head_lanes, z.slot_vectors * LANES, 1.0 / math.sqrt(z.embd / z.heads)
+    s, weights, s_row = layer * z.w_layer, z.scratch + QUERY_TILE * LANES, z.block * LANES
+    slot_size = z.n_layer * z.block * 2 * a
+    first = layer * z.block * 2 * a
+    for begin in range(0, rows, QUERY_TILE):
+        end = min(begin + QUERY_TILE, rows)
+        for f in range(0, a, group):
+            for r in range(begin, end):
+                score(A, s + z.qkv_rows + r * 3 * a + f, cache, get(slots, r) * slot_size + first + f, 2 * a,
+                      weights + (r - begin) * s_row, z.scratch + (r - begin) * LANES, get(positions, r) + 1,
+                      z.slot_vectors, z.slot_width, scale)  # fmt: skip
+            for r in range(begin, end):
+                exponentiate(A, weights + (r - begin) * s_row, z.scratch + (r - begin) * LANES, get(positions, r) + 1)
+            for r in range(begin, end):
+                normalize(A, weights + (r - begin) * s_row, z.scratch + (r - begin) * LANES, get(positions, r) + 1)
+            for r in range(begin, end):
+                mix(A, s + z.attended + r * a + f, cache, get(slots, r) * slot_size + first + a + f, 2 * a,
+                    weights + (r - begin) * s_row, get(positions, r) + 1, z.slot_vectors)  # fmt: skip
+
+
+@kernel
+def decode(P: FloatArray, T: FloatArray, A: FloatArray, cache: FloatArray, model: int, ids: Int64Array, stride: int,
+           rows: int, z: LayoutRecord):  # fmt: skip
+    """Logits of every row, after its token is read. ids are tokens, positions and slots, `stride` apart."""
+    p, t, a, kept = pointer(P, model * z.size), pointer(T, model * z.t_size), pointer(A, 0), pointer(cache, 0)
+    tokens = pointer(ids, 0)
+    positions, slots = offset(tokens, stride), offset(tokens, 2 * stride)
+    embed_tokens(p, a, tokens, positions, rows, z)
+    for layer in range(z.n_layer):
+        project_qkv(t, a, layer, rows, z)
+        store_keys_and_values(a, kept, layer, positions, slots, rows, z)
+        cached_attention(a, kept, layer, positions, slots, rows, z)
+        project_out_and_mlp(t, a, layer, rows, z)
+    linear(a, z.logits, z.vocab_lanes, z.last, z.embd_lanes, z.embd, t, z.t_lm_head, rows, 0)
+
+
+class DecodingBuffers:
+    """A cache of `slots` slots, and the workspace of passes of up to `rows` rows, for one model."""
+
+    def __init__(self, weights: Weights, replica: int, rows: int, slots: int):
+        layout = layout_of(weights.spec, rows)
+        self.weights, self.replica, self.record = weights, replica, layout_record(layout)
+        self.activations = aligned(layout.w_size, weights.dtype)
+        self.cache = aligned(slots * layout.n_layer * layout.block * 2 * layout.head_lanes, weights.dtype)
+        logits = self.activations[layout.logits : layout.logits + rows * layout.vocab_lanes]
+        self.logits = logits.reshape(rows, layout.vocab_lanes)[:, : layout.vocab]
+
+    def decode(self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int]) -> np.ndarray:
+        """Read a token in each row with the weights as they are now; return logits (rows, V)."""
+        ids, rows = np.array([*tokens, *positions, *slots]), len(tokens)
+        w = self.weights
+        decode(w.parameters, w.transposed, self.activations, self.cache, self.replica, ids, rows, rows, self.record)
+        return self.logits[:rows]
 
 
 class NativeDecoder:
-    """One text read by one model, as its weights stand when it is fed."""
+    """See base.Decoder."""
 
-    def __init__(self, engine: NativeEngine, replica: int):
-        layout = layouts.layout_of(engine.spec, rows=1)
-        self.engine, self.replica, self.position = engine, replica, 0
-        self.z = layouts.record(layout, layouts.DTYPE)
-        self.activations = aligned(layout.w_size, engine.dtype)
-        self.logits = self.activations[layout.logits : layout.logits + layout.vocab]
-        self.cache = aligned(layout.n_layer * layout.block * 2 * layout.head_lanes, engine.dtype)
+    def __init__(self, weights: Weights, replica: int):
+        self.buffers = DecodingBuffers(weights, replica, rows=1, slots=1)
+        self.block_size, self.position = weights.spec.block_size, 0
 
     def feed(self, token: int) -> list[float]:
-        engine = self.engine
-        if self.position == engine.spec.block_size:
-            raise IndexError(f"a text has at most block_size={self.position} tokens")
-        ids = np.array([token, self.position, 0])
-        sampling.feed(engine.parameters, engine.transposed, self.activations, self.cache, self.replica, ids, 1, self.z)
+        if self.position == self.block_size:
+            raise IndexError(f"position {self.position} is beyond block_size={self.block_size}")
+        logits = self.buffers.decode((token,), (self.position,), (0,))
         self.position += 1
-        return self.logits.tolist()
+        return logits[0].tolist()
 
 
 class NativeBatchDecoder:
-    """Many texts read by one model, up to `rows` tokens in a pass. See base.BatchDecoder."""
+    """See base.BatchDecoder."""
 
-    def __init__(self, engine: NativeEngine, replica: int, slots: int):
-        self.rows = max(SLOTS, slots)
-        layout = layouts.layout_of(engine.spec, self.rows)
-        self.engine, self.replica = engine, replica
-        self.z = layouts.record(layout, layouts.DTYPE)
-        self.activations = aligned(layout.w_size, engine.dtype)
-        rows_of_logits = self.activations[layout.logits : layout.logits + self.rows * layout.vocab_lanes]
-        self.logits = rows_of_logits.reshape(self.rows, layout.vocab_lanes)[:, : layout.vocab]
-        self.cache = aligned(slots * layout.n_layer * layout.block * 2 * layout.head_lanes, engine.dtype)
+    def __init__(self, weights: Weights, replica: int, slots: int):
+        self.rows, self.block_size = max(MIN_ROWS, slots), weights.spec.block_size
+        self.buffers = DecodingBuffers(weights, replica, self.rows, slots)
 
     def feed(self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
-        engine, count = self.engine, len(tokens)
-        if count > self.rows or max(positions) >= engine.spec.block_size:
-            raise IndexError(f"{count} rows up to position {max(positions)}: at most {self.rows} within the block fit")
-        ids = np.array([*tokens, *positions, *slots])
-        sampling.feed(
-            engine.parameters, engine.transposed, self.activations, self.cache, self.replica, ids, count, self.z
-        )
-        return self.logits[:count]
-
-
-def draw(
-    engine: NativeEngine,
-    replica: int,
-    prompt: Tokens,
-    count: int,
-    room: int,
-    temperature: float,
-    top_k: int | None,
-    seed: int,
-    first: int,
-    slots: int,
-) -> Draws:
-    """See base.BulkSampler."""
-    assert len(prompt) - 1 + room <= engine.spec.block_size, "a text must fit the block"
-    layout, dtype = layouts.layout_of(engine.spec, slots), engine.dtype
-    cache = aligned(slots * layout.n_layer * layout.block * 2 * layout.head_lanes, dtype)
-    ids = np.zeros(5 * slots, np.int64)
-    drawn, lengths = np.zeros(count * room, np.int32), np.zeros(count, np.int64)
-    sharpness, kept = 1.0 / max(temperature, SMALLEST_TEMPERATURE), min(top_k or layout.vocab, layout.vocab)
-    if temperature < SMALLEST_TEMPERATURE:
-        sharpness, kept = 1.0, 1
-    chosen = sampling.sample(
-        engine.parameters, engine.transposed, aligned(layout.w_size, dtype), cache, engine.padding, replica,
-        np.array(prompt, np.int64), first, count, room, sharpness, kept, seed, ids, slots, drawn, lengths,
-        layouts.record(layout, layouts.DTYPE),
-    )  # fmt: skip
-    if chosen < 0:
-        raise NonFiniteError("the model's logits are not finite")
-    return Draws(drawn.reshape(count, room), lengths, chosen)
+        if len(tokens) > self.rows:
+            raise IndexError(f"{len(tokens)} rows in a pass: at most {self.rows} fit")
+        if max(positions) >= self.block_size:
+            raise IndexError(f"position {max(positions)} is beyond block_size={self.block_size}")
+        return self.buffers.decode(tokens, positions, slots)

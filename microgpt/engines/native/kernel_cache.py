@@ -1,4 +1,4 @@
-"""Kernels are compiled once for each kind of float, with explicit signatures, and kept on disk."""
+"""Compile the kernels once for each float type, with explicit signatures, and keep the machine code on disk."""
 
 import atexit
 import hashlib
@@ -7,8 +7,9 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import llvmlite.binding
 import numba
@@ -17,21 +18,72 @@ from filelock import FileLock
 from numba import types
 from numba.core import config
 
-# Types of arguments. F and ARRAY stand for a pointer to, and an array of, the kind of float that is compiled for.
-F, ARRAY = "pointer to floats", "array of floats"
-INT, U64, DOUBLE = types.int64, types.uint64, types.float64
-I32, I64 = types.CPointer(types.int32), types.CPointer(types.int64)
-I32_ARRAY, I64_ARRAY, F64_ARRAY = (types.Array(t, 1, "C") for t in (types.int32, types.int64, types.float64))
+# Annotations of a kernel's arguments, besides int (int64) and float (float64). Pointers are for kernels that are called
+# by kernels, arrays for kernels that are called by Python. Floats have the type that is compiled for, float32 or
+# float64.
+Floats = Annotated[Any, "pointer to floats"]
+FloatArray = Annotated[Any, "array of floats"]
+Int32s = Annotated[Any, types.CPointer(types.int32)]
+Int64s = Annotated[Any, types.CPointer(types.int64)]
+Int32Array = Annotated[Any, types.Array(types.int32, 1, "C")]
+Int64Array = Annotated[Any, types.Array(types.int64, 1, "C")]
+Float64Array = Annotated[Any, types.Array(types.float64, 1, "C")]
+UInt64 = Annotated[Any, types.uint64]
 
 OPTIONS = {"nogil": True, "error_model": "numpy", "boundscheck": False}
 KEPT_VERSIONS = 3  # of compiled kernels, on disk
 
 
-def digest() -> str:
-    """What compiled code depends on: these sources, the compiler, the processor.
+class Kernel(NamedTuple):
+    """A function to compile, with the annotations of its arguments and of its value."""
 
-    numba itself looks at one file when it asks whether a function has changed, not at the functions that it calls; and
-    at the file's path and time of change too, so that these are part of the digest.
+    dispatcher: Any
+    arguments: list[Any]
+    returns: Any
+
+    @property
+    def is_entry(self) -> bool:
+        """Whether Python calls it: only such a kernel is kept on disk, with everything that it calls."""
+        return FloatArray in self.arguments
+
+
+KERNELS: list[Kernel] = []  # in the order of their definition: a kernel is compiled after those that it calls
+
+
+def kernel(function: Callable) -> Any:
+    """Decorate a function that is compiled for the types that its annotations state."""
+    return declare(function, inline=False)
+
+
+def inlined(function: Callable) -> Any:
+    """Decorate a kernel that becomes part of the machine code of each kernel that calls it."""
+    return declare(function, inline=True)
+
+
+def declare(function: Callable, inline: bool) -> Any:
+    dispatcher = numba.njit(**OPTIONS, forceinline=inline)(function)
+    annotations = dict(function.__annotations__)
+    returns = annotations.pop("return", None)
+    KERNELS.append(Kernel(dispatcher, list(annotations.values()), returns))
+    return dispatcher
+
+
+def numba_type(annotation: Any, dtype: str) -> Any:
+    """Return the numba type of an annotation, for kernels compiled for `dtype`."""
+    number = getattr(types, dtype)
+    by_annotation = {int: types.int64, float: types.float64, None: types.void,
+                     Floats: types.CPointer(number), FloatArray: types.Array(number, 1, "C")}  # fmt: skip
+    return by_annotation[annotation] if annotation in by_annotation else annotation.__metadata__[0]
+
+
+# Where machine code is kept
+
+
+def digest() -> str:
+    """Return a digest of what machine code depends on: the sources of this package, the compiler, the processor.
+
+    numba's own cache compares only the file of a function, not those of the functions that it calls; it also compares
+    the path and the modification time of the file, so both are part of the digest.
     """
     sources = b"".join(
         f"{source} {source.stat().st_mtime_ns}".encode() + source.read_bytes()
@@ -42,15 +94,15 @@ def digest() -> str:
     return hashlib.sha256(sources + versions.encode()).hexdigest()[:16]
 
 
-def cache_directory() -> Path:
-    """NUMBA_CACHE_DIR or the user's cache, in either case a folder of its own for each digest; else a temporary one."""
+def make_cache_directory() -> Path:
+    """Make the folder of this digest in NUMBA_CACHE_DIR or the user's cache, or a temporary one if that fails."""
     root = os.environ.get("NUMBA_CACHE_DIR")
     folder = (Path(root) if root else platformdirs.user_cache_path("microgpt") / "kernels") / digest()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
-    except OSError:  # a home that cannot be written: compiled anew by each process
+    except OSError:  # a home that cannot be written: each process compiles for itself
         private = tempfile.mkdtemp(prefix="microgpt-kernels-")
         atexit.register(shutil.rmtree, private, ignore_errors=True)
         folder = Path(private) / digest()
@@ -58,31 +110,29 @@ def cache_directory() -> Path:
         return folder
 
 
-CACHE = cache_directory()
-# numba reads it when a function is decorated.
-config.CACHE_DIR = str(CACHE)  # pyright: ignore[reportAttributeAccessIssue]
-KERNELS: list[tuple[Any, Any, tuple, bool]] = []
+@cache
+def cache_directory() -> Path:
+    """Return this process's cache directory."""
+    return make_cache_directory()
 
 
-def kernel(*arguments: Any, returns: Any = types.void, inline: bool = False) -> Callable[[Callable], Any]:
-    """Compile a function for these types of arguments. One that takes an ARRAY is for Python, and kept on disk."""
+def remove_old_versions() -> None:
+    """Remove the compiled kernels of all versions except the newest."""
+    versions = sorted(cache_directory().parent.glob("*/float*.compiled"), key=lambda path: path.stat().st_mtime)
+    kept = {path.parent for path in versions[::-1][: 2 * KEPT_VERSIONS]}
+    for path in versions:
+        if path.parent not in kept:
+            shutil.rmtree(path.parent, ignore_errors=True)
 
-    def decorate(function: Callable) -> Any:
-        entry = ARRAY in arguments
-        dispatcher = numba.njit(**OPTIONS, cache=entry, forceinline=inline)(function)
-        KERNELS.append((dispatcher, returns, arguments, entry))
-        return dispatcher
 
-    return decorate
+# Compilation
 
 
 def compile_kernels(dtype: str, say: Callable[[str], None]) -> float:
-    """Make all kernels ready for `dtype` (float32 or float64): from the disk where they are there, else compile them.
-
-    Returns how many seconds were spent on compiling; 0 where there was nothing to compile.
-    """
-    done = CACHE / f"{dtype}.compiled"
-    with FileLock(f"{CACHE}-{dtype}.lock"):  # a second process waits, and finds them done
+    """Load all kernels for `dtype` (float32 or float64) from disk, or compile them; return the seconds of compiling."""
+    folder = cache_directory()
+    done = folder / f"{dtype}.compiled"
+    with FileLock(f"{folder}-{dtype}.lock"):  # a second process waits until the first has compiled
         if done.exists():
             build(dtype, entries_only=True)
             return 0.0
@@ -90,27 +140,24 @@ def compile_kernels(dtype: str, say: Callable[[str], None]) -> float:
         start = time.perf_counter()
         build(dtype, entries_only=False)
         done.touch()
-        forget_old_versions()
+        remove_old_versions()
         seconds = time.perf_counter() - start
-        say(f"compiled in {seconds:.1f} s; kept in {CACHE}")
+        say(f"compiled in {seconds:.1f} s; kept in {folder}")
         return seconds
 
 
 def build(dtype: str, entries_only: bool) -> None:
-    number = getattr(types, dtype)
-    meaning = {F: types.CPointer(number), ARRAY: types.Array(number, 1, "C")}
-    for dispatcher, returns, arguments, entry in KERNELS:
-        if entry or not entries_only:
-            signature = returns(*[meaning[a] if isinstance(a, str) else a for a in arguments])
-            dispatcher.disable_compile(False)
-            dispatcher.compile(signature)
-            dispatcher.disable_compile()  # calls with other integer types take this one
-
-
-def forget_old_versions() -> None:
-    """Remove compiled kernels of earlier versions but for the newest."""
-    versions = sorted(CACHE.parent.glob("*/float*.compiled"), key=lambda path: path.stat().st_mtime)
-    kept = {path.parent for path in versions[::-1][: 2 * KEPT_VERSIONS]}
-    for path in versions:
-        if path.parent not in kept:
-            shutil.rmtree(path.parent, ignore_errors=True)
+    """Compile each kernel for `dtype`, entries with numba's cache on disk."""
+    before, config.CACHE_DIR = config.CACHE_DIR, str(cache_directory())  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        for each in KERNELS:
+            if each.is_entry:
+                each.dispatcher.enable_caching()  # reads config.CACHE_DIR
+            elif entries_only:
+                continue
+            arguments = [numba_type(argument, dtype) for argument in each.arguments]
+            each.dispatcher.disable_compile(False)
+            each.dispatcher.compile(numba_type(each.returns, dtype)(*arguments))
+            each.dispatcher.disable_compile()  # a call with other integer types converts them
+    finally:
+        config.CACHE_DIR = before  # pyright: ignore[reportAttributeAccessIssue]

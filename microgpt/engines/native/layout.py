@@ -1,150 +1,157 @@
-"""Where the native kernels keep a model's numbers: rows of whole vectors, heads in slots, zeros in between.
+"""Memory layout of a model in the kernels: sizes, and offsets into the flat arrays of parameters and activations.
 
-All offsets and widths count numbers, not bytes.
+Every row is padded with zeros to whole vectors of 16 lanes, so that kernels need no code for incomplete vectors. The
+queries, keys and values of a position consist of slots, one for each head: up to 16 features lie in a slot of the next
+power of two lanes, and several slots share a vector; a larger head has a slot of several vectors (attention.py).
+
+Sizes and offsets count array elements.
 """
 
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numba
 import numpy as np
 
-from microgpt.engines.native.attention import TILE
-from microgpt.engines.native.simd.types import LANES
+from microgpt.engines.base import implementation
+from microgpt.engines.native.pointwise import ACTIVATIONS
+from microgpt.engines.native.simd.vector import LANES
 from microgpt.model.spec import ModelSpec
 
-KEEPING_BLOCK = 64  # up to this block size attention's probabilities are kept; they grow with its square
-
-
-def whole(count: int) -> int:
-    """The next multiple of a vector's lanes."""
-    return -(-count // LANES) * LANES
+KINDS = ("gpt", "bigram")  # the kinds of model that model.py computes
+QUERY_TILE = 16  # queries that attention computes together
+SPARE_ROWS = 4  # behind the rows of a workspace: a matrix product computes up to 3 rows too many (matmul.py)
+KEPT_BLOCK_SIZE = 64  # up to it attention weights, which grow with its square, are kept for the backward pass
 
 
 class Layout(NamedTuple):
-    """A model's sizes, and offsets into its arrays. A layer's offsets are from the layer's beginning."""
+    """Sizes of a model and offsets into its arrays; offsets of a layer's parts count from the layer's beginning."""
 
+    # Sizes
     n_layer: int
-    embd: int  # features of the residual stream, without padding
+    embd: int  # features of the residual stream
     hidden: int  # features of the MLP
     heads: int
     vocab: int
     block: int
-    embd_lanes: int  # the same with padding
-    hidden_lanes: int
-    vocab_lanes: int
-    head_lanes: int  # of all heads' slots together: the width of q, of k and of v
-    span: int  # vectors of a head, where it takes more than one
-    width: int  # lanes of a head's slot in a vector
-    squared: int  # whether the activation is relu squared
-    keeps: int  # whether the probabilities of attention are kept for the way back
-    normed: int  # whether there is a norm on the summed embedding
-    # Parameters: matrices (outputs, inputs) as rows of inputs
-    wte: int
-    wpe: int  # -1: none
-    lm_head: int  # wte where tied
-    decayed: int  # from here on weight decay applies
+    embd_lanes: int  # the same with padding: a row of the residual stream,
+    hidden_lanes: int  # of the MLP,
+    vocab_lanes: int  # of the logits,
+    head_lanes: int  # and of the slots of all heads: the width of q, of k and of v
+    slot_vectors: int  # vectors of a head; 1 if heads share a vector
+    slot_width: int  # lanes of a head in a vector
+    activation: int  # code of the activation function (pointwise.py)
+    input_rmsnorm: int  # 1: a norm on the summed embedding
+    keeps_attention: int  # 1: attention weights are kept for the backward pass
+    # Parameters: matrices (outputs, inputs), row major
+    wte: int  # (vocab_lanes, embd_lanes)
+    wpe: int  # (block, embd_lanes); -1: no position embedding
+    lm_head: int  # (vocab_lanes, embd_lanes); wte if tied
+    decayed: int  # weight decay applies from here on
     layers: int
-    layer: int  # size of one
-    qkv: int
-    wo: int
-    fc1: int
-    fc2: int
+    layer: int  # size of a layer
+    qkv: int  # (3 head_lanes, embd_lanes): attn_wq, attn_wk, attn_wv
+    wo: int  # (embd_lanes, head_lanes)
+    fc1: int  # (hidden_lanes, embd_lanes)
+    fc2: int  # (embd_lanes, hidden_lanes)
     size: int  # of all parameters
-    # Transposed copies: rows of outputs
+    # Transposed copies (inputs, outputs), each layer with the offsets of its parameters
     t_lm_head: int
     t_layers: int
     t_size: int
-    # Workspace: `rows` rows of each; a layer's own parts, then what all layers share
+    # Activations: `rows` rows, one for each position. First those of each layer, kept for the backward pass
     rows: int
-    w_layer: int
-    x: int
-    scale1: int
-    n1: int
-    qkv_rows: int
-    kept: int  # probabilities of attention, where they are kept
-    attended: int
-    mid: int
-    scale2: int
-    n2: int
-    pre: int
-    act: int
-    embedded: int
-    scale0: int
-    last: int
-    logits: int
-    dx: int
-    dn: int
+    w_layer: int  # size of a layer
+    x: int  # (rows, embd_lanes): input of the layer
+    rms1: int  # (rows,): factor of the norm before attention, 1 / rms(x)
+    norm1: int  # (rows, embd_lanes)
+    qkv_rows: int  # (rows, 3 head_lanes): q, k, v
+    attention: int  # attention weights if they are kept: `block` vectors for each row and group of slots
+    attended: int  # (rows, head_lanes): output of attention before wo
+    mid: int  # (rows, embd_lanes): residual stream between attention and MLP
+    rms2: int
+    norm2: int
+    pre: int  # (rows, hidden_lanes): input of the activation function
+    act: int  # (rows, hidden_lanes): its output; pre if it is computed in place
+    # Then those that layers share
+    embedded: int  # (rows, embd_lanes): summed embedding before its norm
+    rms0: int
+    last: int  # (rows, embd_lanes): output of the last layer
+    logits: int  # (rows, vocab_lanes), then their gradient
+    dx: int  # gradient of the residual stream
+    dnorm: int
     dhidden: int
     dqkv: int
     dattended: int
-    sums: int
-    scratch: int
+    sums: int  # (rows,): a number for each row, of the loss or of a sampler
+    scratch: int  # of attention, see there
     w_size: int
 
 
-# In a kernel a layout is a record: passed as one pointer, its fields by name.
+# Kernels take a layout as a record: one pointer, with fields by name.
 DTYPE = np.dtype([(field, np.int64) for field in Layout._fields])
-LAYOUT = numba.from_dtype(DTYPE)
+LayoutRecord = Annotated[Any, numba.from_dtype(DTYPE)]
+
+
+def whole(count: int) -> int:
+    """Round up to whole vectors."""
+    return -(-count // LANES) * LANES
+
+
+def section(**counts: int) -> tuple[dict[str, int], int]:
+    """Place parts of whole vectors one after the other; return their offsets and the size of all."""
+    offsets, size = {}, 0
+    for name, count in counts.items():
+        offsets[name] = size
+        size += whole(count)
+    return offsets, size
 
 
 def layout_of(spec: ModelSpec, rows: int) -> Layout:
-    """The layout of a model whose workspace has room for `rows` positions at once; parameters do not depend on it."""
-    embd, hidden, vocab, block = spec.n_embd, 4 * spec.n_embd, spec.vocab_size, spec.block_size
-    gpt = spec.kind == "gpt"
-    e, f, v = whole(embd), whole(hidden), whole(vocab)
-    head_dim = spec.head_dim
-    slot = 1 << (head_dim - 1).bit_length() if head_dim <= LANES else whole(head_dim)
+    """Return the layout of a model with a workspace for `rows` positions; that of parameters is the same for any."""
+    implementation(dict.fromkeys(KINDS), "model.kind", spec.kind, "KINDS in engines/native/layout.py")
+    activation = implementation(
+        ACTIVATIONS, "model.activation", spec.activation, "ACTIVATIONS in engines/native/pointwise.py"
+    )
+    vocab, block = spec.vocab_size, spec.block_size
+    e, f, v = whole(spec.n_embd), whole(4 * spec.n_embd), whole(vocab)
+    slot = 1 << (spec.head_dim - 1).bit_length() if spec.head_dim <= LANES else whole(spec.head_dim)
+    slot_vectors = max(1, slot // LANES)
     a = whole(spec.n_head * slot)
-    capacity, rows = rows, rows + 4  # products are computed for up to 3 rows more than there are (matmul.py)
-    offset = 0
+    keeps_attention = block <= KEPT_BLOCK_SIZE
 
-    def take(count: int) -> int:
-        nonlocal offset
-        offset += count
-        return offset - count
-
-    def section(**counts: int) -> dict[str, int]:
-        nonlocal offset
-        offset = 0
-        return {name: take(whole(count)) for name, count in counts.items()}
-
-    layer = section(qkv=3 * a * e, wo=e * a, fc1=f * e, fc2=e * f)
-    layer_size = offset
-    parameters = section(wte=v * e, wpe=whole(block) * e if gpt else 0, lm_head=0 if spec.tie_lm_head else v * e,
-                         layers=spec.n_layer * layer_size)  # fmt: skip
-    size = offset
-    transposed = section(t_lm_head=e * v, t_layers=spec.n_layer * layer_size)
-    t_size = offset
-    keeps = block <= KEEPING_BLOCK
-    squared = spec.activation == "relu_squared"
-    span = max(1, slot // LANES)
-    own = section(
-        x=rows * e, scale1=rows, n1=rows * e, qkv_rows=rows * 3 * a, kept=rows * (a // span) * block if keeps else 0,
-        attended=rows * a, mid=rows * e, scale2=rows, n2=rows * e, pre=rows * f, act=rows * f if squared else 0,
+    layer, layer_size = section(qkv=3 * a * e, wo=e * a, fc1=f * e, fc2=e * f)
+    parameters, size = section(
+        wte=v * e, wpe=whole(block) * e if spec.parts.has_position_embedding else 0,
+        lm_head=0 if spec.tie_lm_head else v * e, layers=spec.n_layer * layer_size,
     )  # fmt: skip
-    w_layer = offset
-    if not squared:
-        own["act"] = own["pre"]
-    shared = section(
-        all_layers=spec.n_layer * w_layer, embedded=rows * e, scale0=rows, last=rows * e, logits=rows * v, dx=rows * e,
-        dn=rows * e, dhidden=rows * f, dqkv=rows * 3 * a, dattended=rows * a, sums=rows,
-        scratch=2 * (block + 1) * TILE * LANES,
-    )  # fmt: skip
-    del shared["all_layers"]
-    w_size = offset
-    if not gpt:
-        parameters["wpe"] = -1
     decayed = parameters["lm_head"]
     if spec.tie_lm_head:
         parameters["lm_head"] = parameters["wte"]
+    if not spec.parts.has_position_embedding:
+        parameters["wpe"] = -1
+    transposed, t_size = section(t_lm_head=e * v, t_layers=spec.n_layer * layer_size)
+
+    n = rows + SPARE_ROWS
+    of_layer, w_layer = section(
+        x=n * e, rms1=n, norm1=n * e, qkv_rows=n * 3 * a,
+        attention=n * (a // slot_vectors) * block if keeps_attention else 0, attended=n * a, mid=n * e, rms2=n,
+        norm2=n * e, pre=n * f, act=0 if activation.in_place else n * f,
+    )  # fmt: skip
+    if activation.in_place:
+        of_layer["act"] = of_layer["pre"]
+    shared, w_size = section(
+        all_layers=spec.n_layer * w_layer, embedded=n * e, rms0=n, last=n * e, logits=n * v, dx=n * e, dnorm=n * e,
+        dhidden=n * f, dqkv=n * 3 * a, dattended=n * a, sums=n, scratch=2 * (block + 1) * QUERY_TILE * LANES,
+    )  # fmt: skip
+    del shared["all_layers"]
     return Layout(
-        n_layer=spec.n_layer, embd=embd, hidden=hidden, heads=spec.n_head, vocab=vocab, block=block, embd_lanes=e,
-        hidden_lanes=f, vocab_lanes=v, head_lanes=a, span=span, width=min(slot, LANES), squared=int(squared),
-        normed=int(spec.input_rmsnorm), keeps=int(keeps), decayed=decayed, layer=layer_size, size=size, t_size=t_size,
-        rows=capacity, w_layer=w_layer, w_size=w_size, **parameters, **layer, **transposed, **own, **shared,
+        n_layer=spec.n_layer, embd=spec.n_embd, hidden=4 * spec.n_embd, heads=spec.n_head, vocab=vocab, block=block,
+        embd_lanes=e, hidden_lanes=f, vocab_lanes=v, head_lanes=a, slot_vectors=slot_vectors,
+        slot_width=min(slot, LANES), activation=activation.code, input_rmsnorm=int(spec.input_rmsnorm),
+        keeps_attention=int(keeps_attention), decayed=decayed, layer=layer_size, size=size, t_size=t_size, rows=rows,
+        w_layer=w_layer, w_size=w_size, **parameters, **layer, **transposed, **of_layer, **shared,
     )  # fmt: skip
 
 
-def record(values: NamedTuple, dtype: np.dtype) -> np.record:
-    """A named tuple as what a kernel takes."""
-    return np.rec.array([tuple(values)], dtype=dtype)[0]
+def layout_record(layout: Layout) -> np.record:
+    return np.rec.array([tuple(layout)], dtype=DTYPE)[0]

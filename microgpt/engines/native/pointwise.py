@@ -1,15 +1,16 @@
-"""What happens to each position apart from products: embedding, norm, activation, loss; and the way back.
+"""Operations on each position: embedding, RMSNorm, activation functions, cross-entropy, each with its gradient.
 
-Rows have `lanes` lanes, a multiple of 16, of which those behind the last feature are zero and stay so.
+A is the array of activations, in which x, y, dx, ... are offsets. A row has `lanes` lanes, a multiple of 16; lanes
+behind the last feature are zero and stay zero.
 """
 
 import math
+from typing import NamedTuple
 
-from microgpt.engines.native.attention import LOG2_E
-from microgpt.engines.native.kernel_cache import DOUBLE, I64, INT, F, kernel
-from microgpt.engines.native.simd.exp import exp2
-from microgpt.engines.native.simd.lanes import lane, largest_lane, slot_sum
-from microgpt.engines.native.simd.types import (
+from microgpt.engines.native.kernel_cache import Floats, Int64s, inlined, kernel
+from microgpt.engines.native.simd.exp import LOG2_E, exp2
+from microgpt.engines.native.simd.lanes import horizontal_max, horizontal_sum, slot_sum
+from microgpt.engines.native.simd.vector import (
     LANES,
     fma,
     get,
@@ -23,14 +24,40 @@ from microgpt.engines.native.simd.types import (
     where_positive,
 )
 
-ROWS_A_LOGARITHM = 16  # each factor is at most the vocabulary's size: their product stays finite in float64
-# Nats below the likeliest token from which a probability is 0 in float64, and its loss infinite as the scalar engine's
+EPSILON = 1e-5  # RMSNORM_EPSILON of model/spec.py: a constant of compiled code stands in this package (see digest())
+ROWS_A_LOGARITHM = 16  # factors of a product of normalizers, each at most vocab_size: it stays finite in float64
+# Distance in nats from the largest logit at which a probability is 0 in float64, and its loss infinite, as the scalar
+# engine computes it.
 LARGEST_GAP = 745.13
 
 
-@kernel(F, INT, INT, F, INT, INT, I64, I64, INT)
-def embed(A, x, lanes, P, wte, wpe, tokens, positions, rows):
-    """x[p, :] = wte[token_p, :] + wpe[position_p, :]; no wpe where it is negative."""
+class Activation(NamedTuple):
+    """What kernels and layout need of an activation function f, which maps 0 to 0: padding stays zero."""
+
+    code: int  # by which `activate` and `activate_backward` choose
+    in_place: bool  # f(x) may overwrite x: its gradient is computed from f(x) as well as from x
+
+
+RELU, RELU_SQUARED = range(2)
+ACTIVATIONS = {
+    "relu": Activation(RELU, in_place=True),
+    "relu_squared": Activation(RELU_SQUARED, in_place=False),
+}
+
+
+@kernel
+def copy(A: Floats, y: int, x: int, count: int):
+    """y = x"""
+    for i in range(0, count, LANES):
+        store(A, y + i, load(A, x + i))
+
+
+# Embedding
+
+
+@kernel
+def embed(A: Floats, x: int, lanes: int, P: Floats, wte: int, wpe: int, tokens: Int64s, positions: Int64s, rows: int):
+    """x[p, :] = wte[token_p, :] + wpe[position_p, :]; a negative wpe means none."""
     for p in range(rows):
         for i in range(0, lanes, LANES):
             value = load(P, wte + get(tokens, p) * lanes + i)
@@ -39,8 +66,9 @@ def embed(A, x, lanes, P, wte, wpe, tokens, positions, rows):
             store(A, x + p * lanes + i, value)
 
 
-@kernel(F, INT, INT, INT, F, INT, INT, I64, I64)
-def embed_backward(A, dx, lanes, rows, G, wte, wpe, tokens, positions):
+@kernel
+def embed_backward(A: Floats, dx: int, lanes: int, rows: int, G: Floats, wte: int, wpe: int, tokens: Int64s,
+                   positions: Int64s):  # fmt: skip
     """dwte[token_p, :] += dx[p, :], dwpe[position_p, :] += dx[p, :]"""
     for p in range(rows):
         for i in range(0, lanes, LANES):
@@ -52,25 +80,29 @@ def embed_backward(A, dx, lanes, rows, G, wte, wpe, tokens, positions):
                 store(G, row, load(G, row) + gradient)
 
 
-@kernel(F, INT, INT, INT, INT, INT, INT, DOUBLE)
-def rmsnorm(A, y, scale, x, lanes, rows, features, epsilon):
-    """y[p, :] = scale_p x[p, :] with scale_p = 1 / sqrt(mean(x[p, :]^2) + epsilon)"""
+# RMSNorm
+
+
+@kernel
+def rmsnorm(A: Floats, y: int, scale: int, x: int, lanes: int, rows: int, features: int):
+    """y[p, :] = scale_p x[p, :] with scale_p = 1 / sqrt(mean(x[p, :]^2) + EPSILON)"""
     for p in range(rows):
         squares = splat(A, 0.0)
         for i in range(p * lanes, (p + 1) * lanes, LANES):
             squares = fma(load(A, x + i), load(A, x + i), squares)
-        put(A, scale + p, lane(slot_sum(squares, 16), 0))
-    for p in range(0, rows, LANES):  # now with positions in the lanes
-        store(A, scale + p, splat(A, 1.0) / sqrt(load(A, scale + p) * (1.0 / features) + epsilon))
+        put(A, scale + p, horizontal_sum(squares))
+    for p in range(0, rows, LANES):  # 16 positions share a division and a square root
+        store(A, scale + p, splat(A, 1.0) / sqrt(load(A, scale + p) * (1.0 / features) + EPSILON))
     for p in range(rows):
         factor = load_splat(A, scale + p)
         for i in range(p * lanes, (p + 1) * lanes, LANES):
             store(A, y + i, load(A, x + i) * factor)
 
 
-@kernel(F, INT, INT, INT, INT, INT, INT, INT, INT)
-def rmsnorm_backward(A, dx, dy, y, scale, lanes, rows, features, accumulate):
-    """dx[p, :] (+)= scale_p (dy[p, :] - y[p, :] mean(dy[p, :] y[p, :])), with y and scale as `rmsnorm` left them"""
+@kernel
+def rmsnorm_backward(A: Floats, dx: int, dy: int, y: int, scale: int, lanes: int, rows: int, features: int,
+                     accumulate: int):  # fmt: skip
+    """dx[p, :] = scale_p (dy[p, :] - y[p, :] mean(dy[p, :] y[p, :])), or += with `accumulate`"""
     for p in range(rows):
         products = splat(A, 0.0)
         for i in range(p * lanes, (p + 1) * lanes, LANES):
@@ -82,49 +114,66 @@ def rmsnorm_backward(A, dx, dy, y, scale, lanes, rows, features, accumulate):
             store(A, dx + i, load(A, dx + i) + gradient if accumulate else gradient)
 
 
-@kernel(F, INT, INT, INT)
-def copy(A, y, x, count):
-    for i in range(0, count, LANES):
-        store(A, y + i, load(A, x + i))
+# Activation functions: a code without a branch here gives NaN, which ends training at its first step
 
 
-@kernel(F, INT, INT, INT, INT)
-def relu(A, y, x, count, squared):
-    """y = max(x, 0), or its square; x keeps max(x, 0) for the way back"""
+@kernel
+def activate(A: Floats, y: int, x: int, count: int, activation: int):
+    """y = f(x) for `count` elements and the activation function f of this code"""
     for i in range(0, count, LANES):
         value = load(A, x + i)
-        value = where_positive(value, value)
-        store(A, x + i, value)
-        if squared:
-            store(A, y + i, value * value)
+        if activation == RELU:
+            result = where_positive(value, value)
+        elif activation == RELU_SQUARED:
+            positive = where_positive(value, value)
+            result = positive * positive
+        else:
+            result = value * math.nan
+        store(A, y + i, result)
 
 
-@kernel(F, INT, INT, INT, INT)
-def relu_backward(A, dx, x, count, squared):
-    """dx becomes what it was times the slope: 1 or, squared, 2 x, where x > 0, and 0 elsewhere"""
+@kernel
+def activate_backward(A: Floats, dx: int, x: int, count: int, activation: int):
+    """dx *= f'(x); x is f(x) for a function that is computed in place."""
     for i in range(0, count, LANES):
-        gradient, value = load(A, dx + i), load(A, x + i)
-        if squared:
-            gradient = gradient * value * 2.0
-        store(A, dx + i, where_positive(value, gradient))
+        value, gradient = load(A, x + i), load(A, dx + i)
+        if activation == RELU:
+            result = where_positive(value, gradient)
+        elif activation == RELU_SQUARED:
+            result = where_positive(value, gradient * value * 2.0)
+        else:
+            result = gradient * math.nan
+        store(A, dx + i, result)
 
 
-@kernel(F, INT, INT, INT, I64, INT, F, DOUBLE, returns=DOUBLE)
-def cross_entropy(A, logits, lanes, sums, targets, rows, padding, weight):
-    """sum_p -log softmax(logits[p, :])[target_p]; logits become their gradient: weight (softmax - one_hot).
+# Cross-entropy
 
-    A row whose target is negative is not asked for: it adds nothing, and its gradient is 0.
-    `padding` is added to a row's last vector: 0 for a token, -1e30 for a lane behind the vocabulary. `sums` is scratch
-    for a number a row. In phases of short steps, as attention is.
+
+@inlined
+def mask_and_max(A: Floats, row: int, end: int, mask: Floats) -> float:
+    """Add `mask` to the last vector of logits[row : end], and return the largest logit.
+
+    The mask is 0 for tokens and -1e30 for the padding behind the vocabulary.
+    """
+    last = end - LANES
+    store(A, last, load(A, last) + load(mask, 0))
+    largest = load(A, last)
+    for i in range(row, last, LANES):
+        largest = maximum(load(A, i), largest)
+    return horizontal_max(largest)
+
+
+@kernel
+def cross_entropy(A: Floats, logits: int, lanes: int, sums: int, targets: Int64s, rows: int, mask: Floats,
+                  weight: float) -> float:  # fmt: skip
+    """sum_p -log softmax(logits[p, :])[target_p]; logits become their gradient, weight (softmax - one_hot).
+
+    The row of a masked target (a negative one) has no loss and a gradient of 0. `sums` is scratch for one number a row;
+    `mask` as in `mask_and_max`. Like attention, in phases of short independent steps.
     """
     total, product = 0.0, 1.0
     for p in range(rows):
-        row, last = logits + p * lanes, logits + (p + 1) * lanes - LANES
-        store(A, last, load(A, last) + load(padding, 0))
-        largest = load(A, last)
-        for i in range(row, last, LANES):
-            largest = maximum(load(A, i), largest)
-        put(A, sums + p, lane(largest_lane(largest), 0))
+        put(A, sums + p, mask_and_max(A, logits + p * lanes, logits + (p + 1) * lanes, mask))
     for p in range(rows):
         row, target = logits + p * lanes, get(targets, p)
         if target >= 0:
@@ -135,13 +184,13 @@ def cross_entropy(A, logits, lanes, sums, targets, rows, padding, weight):
             e = exp2((load(A, i) - largest) * LOG2_E)
             store(A, i, e)
             normalizer = normalizer + e
-        put(A, sums + p, lane(slot_sum(normalizer, 16), 0))
+        put(A, sums + p, horizontal_sum(normalizer))
     for p in range(rows):
         if get(targets, p) >= 0:
             product *= get(A, sums + p)
         else:
-            put(A, sums + p, math.inf)  # and so a factor of 0
-        if p % ROWS_A_LOGARITHM == ROWS_A_LOGARITHM - 1:  # the logarithm of a product is cheaper than their sum
+            put(A, sums + p, math.inf)  # the factor of the row becomes 0
+        if p % ROWS_A_LOGARITHM == ROWS_A_LOGARITHM - 1:  # one logarithm of a product instead of a sum of logarithms
             total += math.log(product)
             product = 1.0
     for p in range(0, rows, LANES):

@@ -1,95 +1,48 @@
-"""Texts drawn from a trained model, many at a time: each row of a pass is the next position of another text."""
+"""Bulk sampling in compiled code: many texts in progress at once, each a row of the decoder's passes."""
 
 import math
 
 import numpy as np
 
-from microgpt.engines.native.attention import LOG2_E, TILE, exponentiate, mix, normalize, score
-from microgpt.engines.native.kernel_cache import ARRAY, DOUBLE, I32_ARRAY, I64, I64_ARRAY, INT, U64, F, kernel
-from microgpt.engines.native.layout import LAYOUT
-from microgpt.engines.native.model import conclude, enter, leave, project
-from microgpt.engines.native.simd.exp import exp2
-from microgpt.engines.native.simd.lanes import count_at_most, lane, largest_lane, running_sum
-from microgpt.engines.native.simd.types import LANES, data, get, load, load_splat, maximum, put, shift, splat, store
+from microgpt.engines.base import Draws, Tokens
+from microgpt.engines.native.decoding import DecodingBuffers, decode
+from microgpt.engines.native.kernel_cache import FloatArray, Floats, Int32Array, Int64Array, Int64s, UInt64, kernel
+from microgpt.engines.native.layout import LayoutRecord
+from microgpt.engines.native.pointwise import mask_and_max
+from microgpt.engines.native.simd.exp import LOG2_E, exp2
+from microgpt.engines.native.simd.lanes import count_at_most, lane, prefix_sum
+from microgpt.engines.native.simd.vector import LANES, get, load, load_splat, offset, pointer, put, splat, store
+from microgpt.engines.native.weights import Weights
+from microgpt.errors import NonFiniteError
 
-BELOW_ONE = 1 - 2.0**-22  # so that no rounding to float32 takes a number below 1 to the end of the last token's share
+SLOTS = 64  # texts in progress at once
+SMALLEST_TEMPERATURE = 1e-30  # below, only the most likely token has a chance
+BELOW_ONE = 1 - 2.0**-22  # keeps u times the total, rounded to float32, below the total
 UINT = np.uint64
 GOLDEN, MIX1, MIX2 = UINT(0x9E3779B97F4A7C15), UINT(0xBF58476D1CE4E5B9), UINT(0x94D049BB133111EB)
 
 
-@kernel(F, F, INT, I64, I64, INT, LAYOUT)
-def remember(A, cache, layer, positions, slots, rows, z):
-    """Keys and values of `rows` new positions go into the cache: (slots, layers, block, 2 head_lanes)."""
-    a, qkv = z.head_lanes, layer * z.w_layer + z.qkv_rows
-    for r in range(rows):
-        own = ((get(slots, r) * z.n_layer + layer) * z.block + get(positions, r)) * 2 * a
-        for i in range(0, 2 * a, LANES):
-            store(cache, own + i, load(A, qkv + r * 3 * a + a + i))
-
-
-@kernel(F, F, INT, I64, I64, INT, LAYOUT)
-def attend(A, cache, layer, positions, slots, rows, z):
-    """Each row's query over the positions of its own text, in the same phases as attention over whole texts."""
-    a, step, scale = z.head_lanes, z.span * LANES, 1.0 / math.sqrt(z.embd / z.heads)
-    s, probs, s_row = layer * z.w_layer, z.scratch + TILE * LANES, z.block * LANES
-    size = z.n_layer * z.block * 2 * a  # of a slot
-    first = layer * z.block * 2 * a
-    for begin in range(0, rows, TILE):
-        end = min(begin + TILE, rows)
-        for f in range(0, a, step):
-            for r in range(begin, end):
-                score(A, s + z.qkv_rows + r * 3 * a + f, cache, get(slots, r) * size + first + f, 2 * a,
-                      probs + (r - begin) * s_row, z.scratch + (r - begin) * LANES, get(positions, r) + 1, z.span,
-                      z.width, scale)  # fmt: skip
-            for r in range(begin, end):
-                exponentiate(A, probs + (r - begin) * s_row, z.scratch + (r - begin) * LANES, get(positions, r) + 1)
-            for r in range(begin, end):
-                normalize(A, probs + (r - begin) * s_row, z.scratch + (r - begin) * LANES, get(positions, r) + 1)
-            for r in range(begin, end):
-                mix(A, s + z.attended + r * a + f, cache, get(slots, r) * size + first + a + f, 2 * a,
-                    probs + (r - begin) * s_row, get(positions, r) + 1, z.span)  # fmt: skip
-
-
-@kernel(F, F, F, F, I64, I64, I64, INT, LAYOUT)
-def decode(P, T, A, cache, tokens, positions, slots, rows, z):
-    """Logits of `rows` texts that go on by a token each; keys and values of earlier positions are in the cache."""
-    enter(P, A, tokens, positions, rows, z)
-    for layer in range(z.n_layer):
-        project(T, A, layer, rows, z)
-        remember(A, cache, layer, positions, slots, rows, z)
-        attend(A, cache, layer, positions, slots, rows, z)
-        conclude(T, A, layer, rows, z)
-    leave(T, A, rows, z)
-
-
-@kernel(ARRAY, ARRAY, ARRAY, ARRAY, INT, I64_ARRAY, INT, LAYOUT)
-def feed(P, T, A, cache, model, ids, rows, z):
-    """`decode` for Python: ids are `rows` tokens, positions and slots."""
-    p, t, numbers = data(P, model * z.size), data(T, model * z.t_size), data(ids, 0)
-    decode(p, t, data(A, 0), data(cache, 0), numbers, shift(numbers, rows), shift(numbers, 2 * rows), rows, z)
-
-
-@kernel(U64, returns=U64)
-def scramble(x):
-    """The finalizer of SplitMix64 (Steele, Lea and Flood, 2014)."""
+@kernel
+def scramble(x: UInt64) -> UInt64:
+    """The finalizer of SplitMix64 (Steele, Lea and Flood, 2014)"""
     x = (x ^ (x >> UINT(30))) * MIX1
     x = (x ^ (x >> UINT(27))) * MIX2
     return x ^ (x >> UINT(31))
 
 
-@kernel(I64, INT, returns=DOUBLE)
-def uniform(states, row):
-    """The next number in [0, 1) of a text's own stream: SplitMix64."""
+@kernel
+def uniform(states: Int64s, row: int) -> float:
+    """The next number in [0, 1) of a row's SplitMix64 generator"""
     state = UINT(get(states, row)) + GOLDEN
     put(states, row, np.int64(state))
     return np.float64(scramble(state) >> UINT(11)) * 2.0**-53
 
 
-@kernel(F, INT, INT, INT)
-def keep_largest(A, logits, vocab, count):
-    """All but the `count` largest logits become as good as minus infinity; ties go to the lower token."""
+@kernel
+def keep_top_k(A: Floats, logits: int, vocab: int, k: int):
+    """Set all logits except the k largest to -1e30; of equal ones the lower token is kept."""
     value, token = math.inf, -1
-    for _ in range(count):
+    for _ in range(k):
         next_value, next_token = -math.inf, vocab
         for i in range(vocab):
             logit = get(A, logits + i)
@@ -102,30 +55,27 @@ def keep_largest(A, logits, vocab, count):
             put(A, logits + i, -1e30)
 
 
-@kernel(F, INT, INT, F, DOUBLE, INT, INT, LAYOUT)
-def weigh(A, logits, sums, padding, inverse_temperature, top_k, rows, z):
-    """Logits become running sums of exp(logit / temperature), scaled by a row's largest, over the top_k largest."""
+@kernel
+def cumulative_weights(A: Floats, logits: int, sums: int, mask: Floats, inverse_temperature: float, top_k: int,
+                       rows: int, z: LayoutRecord):  # fmt: skip
+    """Logits of each row become prefix sums of exp((logit - largest) / temperature) over the top_k largest."""
     lanes = z.vocab_lanes
     for r in range(rows):
-        row, end = logits + r * lanes, logits + (r + 1) * lanes - LANES
+        row = logits + r * lanes
         if top_k < z.vocab:
-            keep_largest(A, row, z.vocab, top_k)
-        store(A, end, load(A, end) + load(padding, 0))
-        largest = load(A, end)
-        for i in range(row, end, LANES):
-            largest = maximum(load(A, i), largest)
-        put(A, sums + r, lane(largest_lane(largest), 0))
+            keep_top_k(A, row, z.vocab, top_k)
+        put(A, sums + r, mask_and_max(A, row, row + lanes, mask))
     for r in range(rows):
         row, largest, before = logits + r * lanes, load_splat(A, sums + r), splat(A, 0.0)
         for i in range(row, row + lanes, LANES):
-            before = running_sum(exp2((load(A, i) - largest) * (inverse_temperature * LOG2_E))) + before
+            before = prefix_sum(exp2((load(A, i) - largest) * (inverse_temperature * LOG2_E))) + before
             store(A, i, before)
             before = splat(A, lane(before, 15))
 
 
-@kernel(F, INT, INT, INT, DOUBLE, returns=INT)
-def choose(A, sums, lanes, vocab, u):
-    """The token into which u in [0, 1) falls, given the running sums of the tokens' weights."""
+@kernel
+def choose(A: Floats, sums: int, lanes: int, vocab: int, u: float) -> int:
+    """The token of u in [0, 1), from the prefix sums of the tokens' weights"""
     threshold = splat(A, u * get(A, sums + vocab - 1) * BELOW_ONE)
     token = 0
     for i in range(sums, sums + lanes, LANES):
@@ -133,48 +83,49 @@ def choose(A, sums, lanes, vocab, u):
     return min(token, vocab - 1)
 
 
-@kernel(I64, INT, INT, INT, I64, INT)
-def begin_text(ids, slots, row, text, prompt, seed):
-    """Text number `text` starts in a row, with a stream of numbers that its number and the seed determine."""
+@kernel
+def begin_text(ids: Int64s, slots: int, row: int, number: int, prompt: Int64s, seed: int):
+    """Start a text in a row, with a generator that is determined by the seed and the text's number."""
     put(ids, row, get(prompt, 0))
     put(ids, slots + row, 0)
-    put(ids, 3 * slots + row, text)
-    put(ids, 4 * slots + row, np.int64(scramble(scramble(UINT(seed)) + UINT(text) * GOLDEN)))
+    put(ids, 3 * slots + row, number)
+    put(ids, 4 * slots + row, np.int64(scramble(scramble(UINT(seed)) + UINT(number) * GOLDEN)))
 
 
-@kernel(ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, INT, I64_ARRAY, INT, INT, INT, DOUBLE, INT, INT, I64_ARRAY, INT, I32_ARRAY,
-        I64_ARRAY, LAYOUT, returns=INT)  # fmt: skip
-def sample(P, T, A, cache, padding, model, prompt, first_text, count, room, inverse_temperature, top_k, seed, ids,
-           slots, drawn, lengths, z):  # fmt: skip
-    """Draw the texts from number first_text on; returns how many tokens were chosen, ends included; -1 for bad logits.
+@kernel
+def draw_texts(P: FloatArray, T: FloatArray, A: FloatArray, cache: FloatArray, mask: FloatArray, model: int,
+                 prompt: Int64Array, first: int, count: int, room: int, inverse_temperature: float, top_k: int,
+                 seed: int, ids: Int64Array, slots: int, drawn: Int32Array, lengths: Int64Array,
+                 z: LayoutRecord) -> int:  # fmt: skip
+    """Draw the texts number `first` to first + count - 1; return the number of tokens drawn, or -1 for bad logits.
 
-    drawn (count, room) gets a text's tokens without prompt and end, lengths (count,) how many; one that does not end
-    fills its room. What a text becomes depends on its number and the seed, not on `slots`, how many are under way: as
-    soon as one has ended the next takes its row. ids is scratch: the rows' tokens, positions, slots, texts and states.
+    drawn (count, room) receives the tokens of each text without prompt and end, lengths (count,) their number; a text
+    without an end fills its room. A text depends on its number and the seed, not on `slots`, the texts in progress at
+    once: when one ends, the next takes its row. ids is scratch of 5 slots integers: the rows' tokens, positions, slots,
+    numbers of texts, and states of generators.
     """
-    p, t, a = data(P, model * z.size), data(T, model * z.t_size), data(A, 0)
-    kept, pad, row_ids, asked = data(cache, 0), data(padding, 0), data(ids, 0), data(prompt, 0)
+    a, mask, row_ids, start = pointer(A, 0), pointer(mask, 0), pointer(ids, 0), pointer(prompt, 0)
     end, prompt_length = z.vocab - 1, len(prompt)
     active = min(slots, count)
     for row in range(active):
-        begin_text(row_ids, slots, row, first_text + row, asked, seed)
+        begin_text(row_ids, slots, row, first + row, start, seed)
         ids[2 * slots + row] = row
     begun, chosen = active, 0
     while active > 0:
-        decode(p, t, a, kept, row_ids, shift(row_ids, slots), shift(row_ids, 2 * slots), active, z)
-        weigh(a, z.logits, z.sums, pad, inverse_temperature, top_k, active, z)
+        decode(P, T, A, cache, model, ids, slots, active, z)
+        cumulative_weights(a, z.logits, z.sums, mask, inverse_temperature, top_k, active, z)
         row = 0
         while row < active:
-            position, text = ids[slots + row] + 1, ids[3 * slots + row] - first_text
+            position, text = ids[slots + row] + 1, ids[3 * slots + row] - first
             ids[slots + row] = position
             if position < prompt_length:
                 ids[row] = prompt[position]
                 row += 1
                 continue
-            if not math.isfinite(get(a, z.logits + row * z.vocab_lanes + end)):  # the sum of all weights
+            weights = z.logits + row * z.vocab_lanes
+            if not math.isfinite(get(a, weights + end)):  # the sum of all weights
                 return -1
-            u = uniform(shift(row_ids, 4 * slots), row)
-            token = choose(a, z.logits + row * z.vocab_lanes, z.vocab_lanes, z.vocab, u)
+            token = choose(a, weights, z.vocab_lanes, z.vocab, uniform(offset(row_ids, 4 * slots), row))
             chosen += 1
             length = position - prompt_length
             if token != end:
@@ -186,13 +137,44 @@ def sample(P, T, A, cache, padding, model, prompt, first_text, count, room, inve
                 continue
             lengths[text] = length
             if begun < count:
-                begin_text(row_ids, slots, row, first_text + begun, asked, seed)
+                begin_text(row_ids, slots, row, first + begun, start, seed)
                 begun += 1
                 row += 1
                 continue
-            active -= 1  # the last row moves here, and what it is to choose from
+            active -= 1  # the last row moves here, with the weights that it chooses from
             for part in range(5):
                 ids[part * slots + row] = ids[part * slots + active]
             for i in range(0, z.vocab_lanes, LANES):
-                store(a, z.logits + row * z.vocab_lanes + i, load(a, z.logits + active * z.vocab_lanes + i))
+                store(a, weights + i, load(a, z.logits + active * z.vocab_lanes + i))
     return chosen
+
+
+def draw(
+    weights: Weights,
+    replica: int,
+    prompt: Tokens,
+    count: int,
+    room: int,
+    temperature: float,
+    top_k: int | None,
+    seed: int,
+    first: int,
+    slots: int,
+) -> Draws:
+    """See base.BulkSampler; `slots` texts are in progress at once, which changes none of them."""
+    assert len(prompt) - 1 + room <= weights.spec.block_size, "prompt and room must fit the block"
+    slots, vocab = max(1, min(slots, count)), weights.spec.vocab_size
+    buffers = DecodingBuffers(weights, replica, slots, slots)
+    ids = np.zeros(5 * slots, np.int64)
+    drawn, lengths = np.zeros(count * room, np.int32), np.zeros(count, np.int64)
+    inverse_temperature, k = 1.0 / max(temperature, SMALLEST_TEMPERATURE), min(top_k or vocab, vocab)
+    if temperature < SMALLEST_TEMPERATURE:
+        inverse_temperature, k = 1.0, 1
+    chosen = draw_texts(
+        weights.parameters, weights.transposed, buffers.activations, buffers.cache, weights.mask, replica,
+        np.array(prompt, np.int64), first, count, room, inverse_temperature, k, seed, ids, slots, drawn, lengths,
+        buffers.record,
+    )  # fmt: skip
+    if chosen < 0:
+        raise NonFiniteError("the model's logits are not finite")
+    return Draws(drawn.reshape(count, room), lengths, chosen)

@@ -1,58 +1,99 @@
-"""What Python calls: k training steps, an evaluation, the gradient of a part of a batch. Nothing here holds the GIL."""
+"""The kernels that Python calls to train and to evaluate: k steps, the loss of a part of a batch, an update.
+
+Arguments as in model.py and optimizers.py, and
+
+    P, T, M, V, A, G  the arrays of all models, one model after the other; A, G and H are the workspace of a thread
+    H                 gradients of another part of the batch
+    tokens, starts, ends, targets
+                      examples (data/examples.py): token ids one after the other, where each example begins and ends,
+                      and its number of targets; a token id ~id is masked as a target
+    batch             indices of examples
+    ids               scratch of 4 rows + 1 integers, see `gather`
+    mask              added to the last vector of a row of logits, see pointwise.py
+
+No kernel holds the GIL.
+"""
 
 import math
 
 from microgpt.engines.native.kernel_cache import (
-    ARRAY,
-    DOUBLE,
-    F64_ARRAY,
-    I32,
-    I32_ARRAY,
-    I64,
-    I64_ARRAY,
-    INT,
-    F,
+    Float64Array,
+    FloatArray,
+    Floats,
+    Int32Array,
+    Int32s,
+    Int64Array,
+    Int64s,
     kernel,
 )
-from microgpt.engines.native.layout import LAYOUT
-from microgpt.engines.native.model import backward, forward, gather, transpose_all
-from microgpt.engines.native.optimizers import OPTIMIZER, update
+from microgpt.engines.native.layout import LayoutRecord
+from microgpt.engines.native.model import backward, forward, transpose_weights
+from microgpt.engines.native.optimizers import SettingsRecord, update
 from microgpt.engines.native.pointwise import cross_entropy
-from microgpt.engines.native.simd.types import LANES, data, get, load, prefetch, shift, store
+from microgpt.engines.native.simd.vector import LANES, get, load, offset, pointer, prefetch, put, store
 
 
-@kernel(F, F, F, F, I32, I64, I64, I64, INT, INT, DOUBLE, I64, F, LAYOUT, returns=DOUBLE)
-def part_loss(P, T, G, A, tokens, starts, ends, batch, begin, end, weight, ids, padding, z):
-    """Sum of the losses of the examples batch[begin : end], chunk after chunk; G becomes `weight` times its gradient.
+@kernel
+def gather(tokens: Int32s, starts: Int64s, ends: Int64s, batch: Int64s, begin: int, end: int, rows: int,
+           ids: Int64s) -> int:  # fmt: skip
+    """Lay out the examples batch[begin], ... as rows, up to batch[end - 1] or as many as fit; return their number.
 
-    A weight of 0 asks for the loss alone: G stays as it is.
+    ids becomes `rows` inputs, `rows` targets, `rows` positions, and the first row of each example and of what follows.
+    A masked token ~id is the input id and the negative target ~id.
     """
-    inputs, targets = ids, shift(ids, z.rows)
-    positions, begins = shift(ids, 2 * z.rows), shift(ids, 3 * z.rows)
+    documents, p = 0, 0
+    for b in range(begin, end):
+        example = get(batch, b)
+        first, length = get(starts, example), get(ends, example) - get(starts, example) - 1
+        if p + length > rows:
+            break
+        put(ids, 3 * rows + documents, p)
+        for i in range(length):
+            token = get(tokens, first + i)
+            put(ids, p + i, token if token >= 0 else ~token)
+            put(ids, rows + p + i, get(tokens, first + i + 1))
+            put(ids, 2 * rows + p + i, i)
+        p += length
+        documents += 1
+    put(ids, 3 * rows + documents, p)
+    return documents
+
+
+@kernel
+def part_loss(P: Floats, T: Floats, G: Floats, A: Floats, tokens: Int32s, starts: Int64s, ends: Int64s, batch: Int64s,
+              begin: int, end: int, weight: float, ids: Int64s, mask: Floats, z: LayoutRecord) -> float:  # fmt: skip
+    """Sum of the losses of the examples batch[begin : end], chunk by chunk; G becomes `weight` times its gradient.
+
+    With a weight of 0 there is no backward pass, and G stays as it is.
+    """
+    inputs, targets = ids, offset(ids, z.rows)
+    positions, begins = offset(ids, 2 * z.rows), offset(ids, 3 * z.rows)
     total, b = 0.0, begin
     while b < end:
         documents = gather(tokens, starts, ends, batch, b, end, z.rows, ids)
         rows = get(begins, documents)
         forward(P, T, A, inputs, positions, begins, documents, rows, z)
-        total += cross_entropy(A, z.logits, z.vocab_lanes, z.sums, targets, rows, padding, weight)
+        total += cross_entropy(A, z.logits, z.vocab_lanes, z.sums, targets, rows, mask, weight)
         if weight > 0:
             backward(P, G, A, inputs, positions, begins, documents, rows, b > begin, z)
         b += documents
     return total
 
 
-@kernel(F, F, INT)
-def add(G, H, size):
+@kernel
+def add(G: Floats, H: Floats, size: int):
     """G += H"""
     for i in range(0, size, LANES):
         store(G, i, load(G, i) + load(H, i))
 
 
-@kernel(I32, I64, I64, I64, I64, INT, INT, INT)
-def look_ahead(tokens, starts, ends, targets, batch, begin, after, end):
-    """The examples batch[begin : after] come next, then batch[after : end]: what is read of them lies anywhere.
+@kernel
+def look_ahead(tokens: Int32s, starts: Int64s, ends: Int64s, targets: Int64s, batch: Int64s, begin: int, after: int,
+               end: int):  # fmt: skip
+    """Prefetch the examples of the next two steps, which may be anywhere in memory.
 
-    Where an example's tokens begin has itself to be fetched first: a step before the tokens.
+    Of batch[begin : after], the next step, the tokens; of batch[after : end] where the tokens begin and end, which has
+    to be read before they can be prefetched.
     """
     for b in range(begin, after):
         prefetch(tokens, get(starts, get(batch, b)))
@@ -63,31 +104,33 @@ def look_ahead(tokens, starts, ends, targets, batch, begin, after, end):
         prefetch(targets, example)
 
 
-@kernel(I64, I64, INT, INT, returns=INT)
-def count_targets(targets, batch, begin, end):
-    """How many targets the examples batch[begin : end] have."""
+@kernel
+def count_targets(targets: Int64s, batch: Int64s, begin: int, end: int) -> int:
+    """Number of targets of the examples batch[begin : end]"""
     total = 0
     for b in range(begin, end):
         total += get(targets, get(batch, b))
     return total
 
 
-@kernel(ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, I32_ARRAY, I64_ARRAY, I64_ARRAY, I64_ARRAY, I64_ARRAY,
-        INT, INT, INT, INT, F64_ARRAY, F64_ARRAY, F64_ARRAY, F64_ARRAY, I64_ARRAY, ARRAY, INT, INT,
-        LAYOUT, OPTIMIZER)  # fmt: skip
-def train(P, T, M, U, G, H, A, tokens, starts, ends, targets, batches, first_step, steps, batch_size, part, rates,
-          corrections1, corrections2, losses, ids, padding, begin_model, end_model, z, o):  # fmt: skip
-    """`steps` steps, from `first_step` on, of the models from begin_model to before end_model, model after model.
+@kernel
+def train(P: FloatArray, T: FloatArray, M: FloatArray, V: FloatArray, G: FloatArray, H: FloatArray, A: FloatArray,
+          tokens: Int32Array, starts: Int64Array, ends: Int64Array, targets: Int64Array, batches: Int64Array,
+          first_step: int, steps: int, batch_size: int, part: int, rates: Float64Array, corrections1: Float64Array,
+          corrections2: Float64Array, losses: Float64Array, ids: Int64Array, mask: FloatArray, begin_model: int,
+          end_model: int, z: LayoutRecord, o: SettingsRecord):  # fmt: skip
+    """Train the models from begin_model to before end_model, one after the other, `steps` steps from `first_step` on.
 
-    batches (models, steps, batch_size), rates and losses (models, steps). A batch is cut into parts of `part` examples
-    whose gradients are added up in order; a step whose loss is not finite changes nothing and is its model's last.
+    batches (models, steps, batch_size), rates and losses (models, steps), corrections (steps,). A batch is cut into
+    parts of `part` examples, whose gradients are added in their order. A step with a loss that is not finite changes
+    nothing and is the last of its model.
     """
-    g, h, a, pad, ids = data(G, 0), data(H, 0), data(A, 0), data(padding, 0), data(ids, 0)
-    tokens, starts, ends = data(tokens, 0), data(starts, 0), data(ends, 0)
-    targets, batches = data(targets, 0), data(batches, 0)
+    g, h, a, mask, ids = pointer(G, 0), pointer(H, 0), pointer(A, 0), pointer(mask, 0), pointer(ids, 0)
+    tokens, starts, ends = pointer(tokens, 0), pointer(starts, 0), pointer(ends, 0)
+    targets, batches = pointer(targets, 0), pointer(batches, 0)
     for model in range(begin_model, end_model):
-        p, t = data(P, model * z.size), data(T, model * z.t_size)
-        m, u = data(M, model * z.size), data(U, model * z.size)
+        p, t = pointer(P, model * z.size), pointer(T, model * z.t_size)
+        m, v = pointer(M, model * z.size), pointer(V, model * z.size)
         for step in range(steps):
             first = (model * steps + step) * batch_size
             count = count_targets(targets, batches, first, first + batch_size)
@@ -98,7 +141,7 @@ def train(P, T, M, U, G, H, A, tokens, starts, ends, targets, batches, first_ste
             for begin in range(first, first + batch_size, part):
                 end = min(begin + part, first + batch_size)
                 loss += part_loss(p, t, g if begin == first else h, a, tokens, starts, ends, batches, begin, end,
-                                  1.0 / count, ids, pad, z)  # fmt: skip
+                                  1.0 / count, ids, mask, z)  # fmt: skip
                 if begin > first:
                     add(g, h, z.size)
             loss /= count
@@ -106,32 +149,37 @@ def train(P, T, M, U, G, H, A, tokens, starts, ends, targets, batches, first_ste
             if not math.isfinite(loss):
                 break
             lr = rates[model * steps + step]
-            update(p, g, m, u, first_step + step, lr, corrections1[step], corrections2[step], o, z)
-            transpose_all(p, t, z)
+            update(p, g, m, v, first_step + step, lr, corrections1[step], corrections2[step], o, z)
+            transpose_weights(p, t, z)
 
 
-@kernel(ARRAY, ARRAY, INT, INT, LAYOUT)
-def prepare(P, T, begin_model, end_model, z):
-    """The transposed copies of the models from begin_model to before end_model."""
+@kernel
+def prepare(P: FloatArray, T: FloatArray, begin_model: int, end_model: int, z: LayoutRecord):
+    """Write the transposed copies of the models from begin_model to before end_model."""
     for model in range(begin_model, end_model):
-        transpose_all(data(P, model * z.size), data(T, model * z.t_size), z)
+        transpose_weights(pointer(P, model * z.size), pointer(T, model * z.t_size), z)
 
 
-@kernel(ARRAY, ARRAY, ARRAY, ARRAY, I32_ARRAY, I64_ARRAY, I64_ARRAY, I64_ARRAY, INT, INT, DOUBLE, I64_ARRAY, ARRAY, INT,
-        LAYOUT, returns=DOUBLE)  # fmt: skip
-def loss(P, T, G, A, tokens, starts, ends, batch, begin, end, weight, ids, padding, model, z):
-    """`part_loss` of one model, for Python."""
-    return part_loss(data(P, model * z.size), data(T, model * z.t_size), data(G, 0), data(A, 0), data(tokens, 0),
-                     data(starts, 0), data(ends, 0), data(batch, 0), begin, end, weight, data(ids, 0), data(padding, 0),
-                     z)  # fmt: skip
+@kernel
+def loss(P: FloatArray, T: FloatArray, G: FloatArray, A: FloatArray, tokens: Int32Array, starts: Int64Array,
+         ends: Int64Array, batch: Int64Array, begin: int, end: int, weight: float, ids: Int64Array, mask: FloatArray,
+         model: int, z: LayoutRecord) -> float:  # fmt: skip
+    """`part_loss` of one model."""
+    return part_loss(
+        pointer(P, model * z.size), pointer(T, model * z.t_size), pointer(G, 0), pointer(A, 0), pointer(tokens, 0),
+        pointer(starts, 0), pointer(ends, 0), pointer(batch, 0), begin, end, weight, pointer(ids, 0), pointer(mask, 0),
+        z,
+    )  # fmt: skip
 
 
-@kernel(ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, ARRAY, INT, INT, DOUBLE, DOUBLE, DOUBLE, INT, LAYOUT, OPTIMIZER)
-def finish(P, T, M, U, G, H, parts, step, lr, correction1, correction2, model, z, o):
-    """Add the gradients of the other parts (H, one behind the other) to the first's (G), and update one model."""
+@kernel
+def finish_step(P: FloatArray, T: FloatArray, M: FloatArray, V: FloatArray, G: FloatArray, H: FloatArray, parts: int,
+                step: int, lr: float, correction1: float, correction2: float, model: int, z: LayoutRecord,
+                o: SettingsRecord):  # fmt: skip
+    """Add the gradients of the other parts of a batch (H, one after the other) to G, and update one model."""
     for part in range(parts - 1):
-        add(data(G, 0), data(H, part * z.size), z.size)
-    p, t = data(P, model * z.size), data(T, model * z.t_size)
-    m, u = data(M, model * z.size), data(U, model * z.size)
-    update(p, data(G, 0), m, u, step, lr, correction1, correction2, o, z)
-    transpose_all(p, t, z)
+        add(pointer(G, 0), pointer(H, part * z.size), z.size)
+    p, t = pointer(P, model * z.size), pointer(T, model * z.t_size)
+    m, v = pointer(M, model * z.size), pointer(V, model * z.size)
+    update(p, pointer(G, 0), m, v, step, lr, correction1, correction2, o, z)
+    transpose_weights(p, t, z)

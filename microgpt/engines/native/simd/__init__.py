@@ -1,0 +1,6 @@
+"""SIMD code that numba alone cannot express, as functions that kernels call like any other.
+
+vector.py   the vector type (16 lanes), loads and stores, arithmetic lane by lane
+lanes.py    operations between lanes: horizontal sum and maximum, prefix sum, transposition of a block
+exp.py      vector exp
+"""

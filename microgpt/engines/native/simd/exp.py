@@ -1,34 +1,37 @@
-"""The exponential of 16 numbers at once."""
+"""Vector exp, as 2^x: exp(x) = exp2(LOG2_E x)."""
 
 from llvmlite import ir
 from numba import types
 
-from microgpt.engines.native.simd.types import INTEGERS, LANES, call, constant, instruction, same
+from microgpt.engines.native.simd.vector import INT32_VECTOR, LANES, call, constant, instruction, same
 
-# 2^r on |r| <= 1/2, relative error at most 3e-9: fitted to equal ripples (least squares, reweighted)
+LOG2_E = 1.4426950408889634
+# Polynomial for 2^r on |r| <= 1/2, highest power first: degree 6, fitted by iteratively reweighted least squares until
+# the ripples of its relative error are equal. The largest is 2.7e-9, a twentieth of float32's rounding.
 EXP2_COEFFICIENTS = (
     1.5345808576335804e-4, 1.339993119198909e-3, 9.618488969859828e-3, 5.550328777050003e-2, 0.24022646890516197,
     0.6931472057372168, 1.0,
 )  # fmt: skip
-ROUNDING = 1.5 * 2**23  # added to a float32 it leaves the nearest whole number in the low bits
-SMALLEST_EXPONENT = -125.0  # below, 2^x is not a normal float32 any more
+ROUNDING = 1.5 * 2**23  # x + ROUNDING in float32 has the nearest integer of x in its low bits
+SMALLEST_EXPONENT = -125.0  # 2^x below it is not a normal float32
 
 
 @instruction(same)
-def exp2(builder, kinds, x):
-    """2^x for x <= 0, to about a unit in the last place; at most 2^-125 below -125. Not a number stays so.
+def exp2(builder, argument_types, x):
+    """2^x for x <= 0; at most 2^-125 below -125; NaN propagates.
 
-    float32: x = n + r with whole n; 2^x is 2^r with n added to its exponent. float64 asks the C library lane by lane.
+    float32: x = n + r with an integer n; 2^x is the polynomial of r with n added to its exponent, with an error of less
+    than one unit in the last place (relative 8e-8). float64: the C library's exp2, lane by lane.
     """
-    (kind,) = kinds
-    if kind.dtype == types.float64:
-        return call(builder, "exp2", kind, x)
-    least = constant(kind, SMALLEST_EXPONENT)
+    (vector,) = argument_types
+    if vector.dtype == types.float64:
+        return call(builder, "exp2", vector, x)
+    least = constant(vector, SMALLEST_EXPONENT)
     x = builder.select(builder.fcmp_ordered("<", x, least), least, x)
-    rounded = builder.fadd(x, constant(kind, ROUNDING))
-    r = builder.fsub(x, builder.fsub(rounded, constant(kind, ROUNDING)))
-    p = constant(kind, EXP2_COEFFICIENTS[0])
+    rounded = builder.fadd(x, constant(vector, ROUNDING))
+    r = builder.fsub(x, builder.fsub(rounded, constant(vector, ROUNDING)))
+    p = constant(vector, EXP2_COEFFICIENTS[0])
     for coefficient in EXP2_COEFFICIENTS[1:]:
-        p = call(builder, "fmuladd", kind, p, r, constant(kind, coefficient))
-    n = builder.shl(builder.bitcast(rounded, INTEGERS), ir.Constant(INTEGERS, [23] * LANES))
-    return builder.bitcast(builder.add(builder.bitcast(p, INTEGERS), n), kind.llvm)
+        p = call(builder, "fmuladd", vector, p, r, constant(vector, coefficient))
+    n = builder.shl(builder.bitcast(rounded, INT32_VECTOR), ir.Constant(INT32_VECTOR, [23] * LANES))
+    return builder.bitcast(builder.add(builder.bitcast(p, INT32_VECTOR), n), vector.llvm)
