@@ -1,4 +1,4 @@
-"""What the native and the PyTorch engine have in common beyond the cases of test_compliance.py."""
+"""Properties of the native and the PyTorch engine beyond the cases of test_compliance.py."""
 
 from dataclasses import replace
 
@@ -12,8 +12,8 @@ from microgpt.engines.base import EngineState, Workload
 from microgpt.engines.options import EngineOptions
 
 
-def test_a_pytorch_model_s_losses_do_not_depend_on_its_group() -> None:
-    """To 1e-5 in float32; the native engine's do not by a bit (test_native_engine.py)."""
+def test_losses_of_a_pytorch_replica_do_not_depend_on_its_group() -> None:
+    """To 1e-5 in float32; on the native engine bit for bit (test_native_engine.py)."""
     case = case_of("gpt-2 untied normed relu heads-of-3 adam unclipped linear batch-3", 400_000)
     rng = np.random.default_rng(1)
     parameters = {n: rng.normal(0, 0.3, (257, *shape)) for n, shape in case.spec.shapes().items()}
@@ -41,8 +41,8 @@ def test_a_pytorch_model_s_losses_do_not_depend_on_its_group() -> None:
         "torch-cuda",
     ],
 )
-def test_a_loss_of_a_probability_that_underflows_is_infinite(engine: str, dtype: str) -> None:
-    """As the scalar engine's is: the training ends there, rather than go on with a loss of 1e16."""
+def test_the_loss_of_a_probability_that_underflows_is_infinite(engine: str, dtype: str) -> None:
+    """As on the scalar engine: training ends there instead of continuing with a loss of 1e16."""
     case = case_of("bigram tied normed relu heads-of-1 sgd unclipped constant batch-3", WORK)
     expected = results(case_with_a_wild_step(case), EngineOptions("python"))
     found = results(case_with_a_wild_step(case), options_of(engine, dtype))
@@ -59,7 +59,7 @@ def case_with_a_wild_step(case: Case) -> Case:
 
 
 @pytest.mark.parametrize("engine", ["native", "torch-cpu"])
-def test_a_text_cannot_be_longer_than_the_block(engine: str) -> None:
+def test_decoding_beyond_the_block_raises(engine: str) -> None:
     case = case_of("gpt-1 tied normed relu heads-of-3 adam unclipped linear batch-1", 1000)
     decoder = make_engine(options_of(engine, "float64"), case.spec, case.optimizer, None, case.state).decoder(0)
     for _ in range(case.spec.block_size):

@@ -1,4 +1,4 @@
-"""The native engine: models apart from their neighbours, threads, pieces of training, states, random small models."""
+"""The native engine: replicas, threads, training in pieces, training states, choices without an implementation."""
 
 import itertools
 import math
@@ -12,10 +12,14 @@ from microgpt.data.batches import BatchOrder
 from microgpt.engines import make_engine
 from microgpt.engines.base import Arrays, Engine, EngineState, Workload
 from microgpt.engines.native import engine as native
-from microgpt.engines.optimizer import OptimizerSpec
+from microgpt.engines.native import pointwise
+from microgpt.engines.native.layout import KINDS
+from microgpt.engines.native.optimizers import CODES
+from microgpt.engines.native.pointwise import ACTIVATIONS as NATIVE_ACTIVATIONS
+from microgpt.engines.optimizer import OPTIMIZERS, OptimizerChoice, OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.errors import UserError
-from microgpt.model.spec import ModelSpec
+from microgpt.model.spec import ACTIVATIONS, MODEL_KINDS, RMSNORM_EPSILON, ModelSpec
 
 ADAM = OptimizerSpec("adam", beta1=0.85, beta2=0.99, eps=1e-8)
 ADAMW = OptimizerSpec("adamw", beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.3, grad_clip=1.0)
@@ -34,13 +38,13 @@ def bigram(**changes: Any) -> ModelSpec:
 
 
 def random_state(spec: ModelSpec, replicas: int, seed: int = 0) -> EngineState:
-    """The same first replicas, however many there are."""
+    """Replica r is the same for any number of replicas."""
     rngs = [np.random.default_rng([seed, r]) for r in range(replicas)]
     return EngineState({n: np.array([rng.normal(0, 0.4, s) for rng in rngs]) for n, s in spec.shapes().items()})
 
 
 def examples_of(spec: ModelSpec, count: int = EXAMPLES) -> list[list[int]]:
-    """The first document fills the block, the second has one character, the others vary."""
+    """The first document fills the block, the second has one character, the others vary in length."""
     rng, bos = np.random.default_rng(1), spec.vocab_size - 1
     lengths = [spec.block_size, 1, *rng.integers(1, spec.block_size + 1, count).tolist()][:count]
     return [[bos, *rng.integers(0, bos, length).tolist(), bos][: spec.block_size + 1] for length in lengths]
@@ -58,7 +62,7 @@ def engine_of(
     chosen: list[int] | None = None,
     **options: Any,
 ) -> Engine:
-    """`chosen` are the replicas of the state that the engine holds, each with its own order; all if left out."""
+    """Make an engine with the `chosen` replicas of a state (default: all), each with its own order."""
     chosen = list(range(replicas_of(state))) if chosen is None else chosen
     work = Workload(examples_of(spec), [order_of(r, batch_size) for r in chosen])
     where = replace(EngineOptions("native", dtype="float32", threads=1), **options)
@@ -74,7 +78,7 @@ def pick(state: EngineState, replicas: list[int]) -> EngineState:
 
 
 def own_rates(steps: int, replicas: int) -> np.ndarray:
-    """(steps, R): every model's rate begins elsewhere and falls."""
+    """(steps, R): falling learning rates that differ between replicas"""
     return np.outer(1 - np.arange(steps) / steps, 0.002 + 0.001 * (np.arange(replicas) % 20))
 
 
@@ -93,20 +97,20 @@ def assert_close(found: Arrays, expected: Arrays, tolerance: float) -> None:
         np.testing.assert_allclose(found[name], expected[name], rtol=tolerance, atol=tolerance, err_msg=name)
 
 
-# Neighbours and threads
+# Replicas and threads
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 20, 70])
 @pytest.mark.parametrize("spec", [gpt(n_layer=2, activation="relu_squared"), bigram()], ids=lambda spec: spec.kind)
-def test_a_model_s_numbers_are_the_same_alone_and_in_any_group(spec: ModelSpec, batch_size: int) -> None:
+def test_results_of_a_replica_are_the_same_alone_and_in_any_group(spec: ModelSpec, batch_size: int) -> None:
     steps, watched = 3, [0, 1, 2, 63, 128, 256]
     state, rates = random_state(spec, 257), own_rates(steps, 257)
-    groups = [[0, 1, 2], list(range(64)), [*range(256, -1, -1)]]  # in the last one the neighbours are others
+    groups = [[0, 1, 2], list(range(64)), [*range(256, -1, -1)]]  # the last one in reverse order
     alone = {}
     for r in watched:
         one = engine_of(spec, state, batch_size, chosen=[r])
         alone[r] = one.advance(0, rates[:, [r]])[:, 0], one.state(), one.evaluate(examples_of(spec))[0]
-    assert len({losses.tobytes() for losses, _, _ in alone.values()}) == len(watched), "models that are all alike"
+    assert len({losses.tobytes() for losses, _, _ in alone.values()}) == len(watched), "the replicas differ"
     for group in groups:
         engine = engine_of(spec, state, batch_size, chosen=group, threads=2)
         losses, after, evaluated = (
@@ -124,7 +128,7 @@ def test_a_model_s_numbers_are_the_same_alone_and_in_any_group(spec: ModelSpec, 
 @each_dtype
 @each_optimizer
 @pytest.mark.parametrize("batch_size", [1, 20])
-def test_a_neighbour_that_diverges_changes_nothing(batch_size: int, optimizer: OptimizerSpec, dtype: str) -> None:
+def test_a_diverging_replica_does_not_affect_the_others(batch_size: int, optimizer: OptimizerSpec, dtype: str) -> None:
     spec = gpt(n_layer=2)
     state, rates = random_state(spec, 4), own_rates(6, 4)
     wild = rates.copy()
@@ -135,7 +139,7 @@ def test_a_neighbour_that_diverges_changes_nothing(batch_size: int, optimizer: O
     assert np.isfinite(losses[:2]).all()
     assert not math.isfinite(losses[2, 1])
     assert np.isnan(losses[3:, 1]).all()
-    others = [0, 2, 3]  # 2 is computed after 1 by the same thread
+    others = [0, 2, 3]  # the same thread computes 2 after 1
     assert losses[:, others].tobytes() == calm[:, others].tobytes()
     assert_identical(pick(engine.state(), others), pick(calm_engine.state(), others))
     assert_identical(pick(engine.state(), [1]), pick(until_then.state(), [1]))
@@ -147,8 +151,10 @@ def test_a_neighbour_that_diverges_changes_nothing(batch_size: int, optimizer: O
 
 @pytest.mark.parametrize("batch_size", [1, 20, 70])
 @pytest.mark.parametrize("replicas", [1, 2, 5])
-def test_threads_change_no_number(replicas: int, batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether they share out the models or, from a little work on, the parts of each model's batch."""
+def test_results_do_not_depend_on_the_number_of_threads(
+    replicas: int, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads take whole replicas, or parts of one replica's batch."""
     spec = gpt(n_layer=2)
     state, rates = random_state(spec, replicas), own_rates(4, replicas)
     rates[0, replicas // 2] = 1e30  # this one diverges
@@ -166,13 +172,13 @@ def test_threads_change_no_number(replicas: int, batch_size: int, monkeypatch: p
             assert engine.evaluate(examples).tobytes() == expected.evaluate(examples).tobytes()
 
 
-# Pieces of training
+# Training in pieces
 
 
 @each_dtype
 @each_optimizer
 @pytest.mark.parametrize("batch_size", [1, 20])
-def test_many_steps_at_once_equal_one_at_a_time(batch_size: int, optimizer: OptimizerSpec, dtype: str) -> None:
+def test_many_steps_in_one_call_equal_one_step_a_call(batch_size: int, optimizer: OptimizerSpec, dtype: str) -> None:
     spec = gpt(activation="relu_squared", tie_lm_head=True)
     state, rates = random_state(spec, 3), own_rates(7, 3)
     at_once, one_by_one = (engine_of(spec, state, batch_size, optimizer, dtype=dtype) for _ in range(2))
@@ -185,15 +191,15 @@ def test_many_steps_at_once_equal_one_at_a_time(batch_size: int, optimizer: Opti
 @each_dtype
 @each_optimizer
 @pytest.mark.parametrize("batch_size", [1, 20])
-def test_moments_that_fade_become_zero_at_the_same_steps_however_training_is_cut(
+def test_subnormal_moments_become_zero_at_the_same_steps_for_any_division_of_training(
     batch_size: int, optimizer: OptimizerSpec, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tokens 5 to 8 are in no document: their rows of wte have no gradient, and moments that only fade."""
+    """Tokens 5 to 8 are in no document: their rows of wte have no gradient, and moments that only decay."""
     spec, used = gpt(vocab_size=9), examples_of(gpt())
     state = random_state(spec, 2)
     shapes = {name: array.shape for name, array in state.parameters.items()}
     state = replace(state, m={name: np.full(shape, 2.0**-124) for name, shape in shapes.items()})
-    if optimizer.name != "sgd":
+    if optimizer.moments == 2:
         state = replace(state, v={name: np.full(shape, 2.0**-125.8) for name, shape in shapes.items()})
     found = []
     for cuts, threads in (([0, 40], 1), ([0, 31, 40], 1), ([0, 20, 40], 2)):
@@ -211,10 +217,10 @@ def test_moments_that_fade_become_zero_at_the_same_steps_however_training_is_cut
         assert moments["wte"][:, :5].any()
 
 
-def test_steps_whose_indices_are_not_listed_at_once_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_on_indices_in_memory_does_not_change_results(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = gpt()
     state, rates = random_state(spec, 3), own_rates(7, 3)
-    rates[1, 1] = 1e30  # diverges within a piece, and stays out of those that follow
+    rates[1, 1] = 1e30  # diverges within a piece and is left out of the following ones
     whole, pieces = engine_of(spec, state, 3), engine_of(spec, state, 3)
     losses = whole.advance(0, rates)
     monkeypatch.setattr(native, "LISTED_INDICES", 20)  # two steps of three models
@@ -225,7 +231,7 @@ def test_steps_whose_indices_are_not_listed_at_once_are_the_same(monkeypatch: py
 
 @each_dtype
 @each_optimizer
-def test_a_state_that_is_loaded_goes_on_as_if_training_had_not_stopped(optimizer: OptimizerSpec, dtype: str) -> None:
+def test_training_from_a_loaded_state_equals_training_without_a_stop(optimizer: OptimizerSpec, dtype: str) -> None:
     spec, rates = gpt(n_layer=2), own_rates(6, 2)
     state = random_state(spec, 2)
     straight, stopped = (engine_of(spec, state, 3, optimizer, dtype=dtype) for _ in range(2))
@@ -233,7 +239,7 @@ def test_a_state_that_is_loaded_goes_on_as_if_training_had_not_stopped(optimizer
     first = stopped.advance(0, rates[:3])
     saved = stopped.state()
     resumed = engine_of(spec, random_state(spec, 2, seed=9), 3, optimizer, dtype=dtype)
-    resumed.advance(0, rates[:1])  # has moments of its own, which loading replaces
+    resumed.advance(0, rates[:1])  # makes moments, which loading replaces
     resumed.load(saved)
     assert_identical(resumed.state(), saved)
     assert np.concatenate([first, resumed.advance(3, rates[3:])]).tobytes() == losses.tobytes()
@@ -244,9 +250,11 @@ def test_a_state_that_is_loaded_goes_on_as_if_training_had_not_stopped(optimizer
 
 
 @each_optimizer
-@pytest.mark.parametrize("taking", ["python", "native", "torch"])
-@pytest.mark.parametrize("giving", ["python", "native", "torch"])
-def test_a_state_of_any_engine_goes_on_in_any_other(giving: str, taking: str, optimizer: OptimizerSpec) -> None:
+@pytest.mark.parametrize("second_backend", ["python", "native", "torch"])
+@pytest.mark.parametrize("first_backend", ["python", "native", "torch"])
+def test_a_state_of_any_engine_can_be_loaded_in_any_other(
+    first_backend: str, second_backend: str, optimizer: OptimizerSpec
+) -> None:
     spec, rates = gpt(tie_lm_head=True), own_rates(8, 2)
     state = random_state(spec, 2)
 
@@ -255,19 +263,19 @@ def test_a_state_of_any_engine_goes_on_in_any_other(giving: str, taking: str, op
 
     straight = engine("python", state)
     losses = straight.advance(0, rates)
-    first = engine(giving, state)
+    first = engine(first_backend, state)
     first.advance(0, rates[:4])
-    second = engine(taking, first.state())
+    second = engine(second_backend, first.state())
     np.testing.assert_allclose(second.advance(4, rates[4:]), losses[4:], rtol=1e-9)
     for part in ("parameters", "m", "v"):
         assert_close(getattr(second.state(), part), getattr(straight.state(), part), 1e-9)
 
 
-# States
+# Training states
 
 
 @each_optimizer
-def test_moments_that_are_missing_start_at_zero_and_sgd_has_no_second_ones(optimizer: OptimizerSpec) -> None:
+def test_missing_moments_start_at_zero_and_one_moment_means_no_v(optimizer: OptimizerSpec) -> None:
     spec = gpt()
     engine = engine_of(spec, random_state(spec, 2), 1, optimizer)
     engine.advance(0, own_rates(2, 2))
@@ -275,27 +283,27 @@ def test_moments_that_are_missing_start_at_zero_and_sgd_has_no_second_ones(optim
     engine.load(EngineState(engine.state().parameters))
     after = engine.state()
     assert set(after.m) == set(spec.shapes())
-    assert set(after.v) == (set() if optimizer.name == "sgd" else set(spec.shapes()))
+    assert set(after.v) == (set(spec.shapes()) if optimizer.moments == 2 else set())
     assert not any(moments.any() for moments in [*after.m.values(), *after.v.values()])
 
 
 @each_dtype
-def test_a_state_is_a_copy_in_the_contract_s_shapes(dtype: str) -> None:
+def test_state_returns_copies_with_the_shapes_of_the_tensors(dtype: str) -> None:
     spec = gpt(n_layer=2, n_head=3)
-    given_state = random_state(spec, 2)
-    engine = engine_of(spec, given_state, dtype=dtype)
+    original = random_state(spec, 2)
+    engine = engine_of(spec, original, dtype=dtype)
     before, taken = engine.state(), engine.state()
     for name, shape in spec.shapes().items():
         for part in (taken.parameters, taken.m, taken.v):
             assert part[name].shape == (2, *shape)
             assert part[name].dtype == dtype
             part[name] += 1
-        assert np.array_equal(before.parameters[name], given_state.parameters[name].astype(dtype))
-        given_state.parameters[name] += 1
+        assert np.array_equal(before.parameters[name], original.parameters[name].astype(dtype))
+        original.parameters[name] += 1
     assert_identical(engine.state(), before)
 
 
-def test_decoders_share_nothing_that_they_have_read() -> None:
+def test_decoders_do_not_share_what_they_have_read() -> None:
     spec = gpt(n_layer=2)
     engine = engine_of(spec, random_state(spec, 2))
     first, second, other = engine.decoder(0), engine.decoder(0), engine.decoder(1)
@@ -305,7 +313,7 @@ def test_decoders_share_nothing_that_they_have_read() -> None:
     assert at_once[1] != engine.decoder(0).feed(1)
 
 
-def test_evaluating_and_decoding_change_nothing() -> None:
+def test_evaluating_and_decoding_do_not_change_the_state() -> None:
     spec = gpt()
     engine = engine_of(spec, random_state(spec, 2), 20)
     engine.advance(0, own_rates(3, 2))
@@ -315,6 +323,44 @@ def test_evaluating_and_decoding_change_nothing() -> None:
     assert_identical(engine.state(), before)
 
 
-def test_a_device_that_is_no_cpu_is_refused() -> None:
+def test_another_device_than_the_cpu_raises() -> None:
     with pytest.raises(UserError, match=r"^backend\.device=cuda is not allowed: backend=native runs on the cpu$"):
         engine_of(gpt(), random_state(gpt(), 1), device="cuda")
+
+
+# Choices without an implementation
+
+
+def test_optimizers_activations_and_kinds_of_the_tables_are_all_implemented() -> None:
+    assert set(CODES) == set(OPTIMIZERS)
+    assert set(NATIVE_ACTIVATIONS) == set(ACTIVATIONS)
+    assert set(KINDS) == set(MODEL_KINDS)
+    codes = [activation.code for activation in NATIVE_ACTIVATIONS.values()]
+    assert len(set(codes)) == len(codes)
+
+
+def test_an_optimizer_without_a_kernel_raises_when_the_engine_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPTIMIZERS, "lion", OptimizerChoice(("beta1", "beta2"), moments=1))
+    with pytest.raises(
+        UserError, match=r"^optim\.name=lion is not .*: add it to CODES in engines/native/optimizers\.py$"
+    ):
+        engine_of(gpt(), random_state(gpt(), 1), optimizer=OptimizerSpec("lion"))
+
+
+def test_an_activation_without_a_kernel_raises_when_the_engine_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("microgpt.model.spec.ACTIVATIONS", (*ACTIVATIONS, "silu"))
+    spec = gpt(activation="silu")
+    place = r"add it to ACTIVATIONS in engines/native/pointwise\.py$"
+    with pytest.raises(UserError, match=rf"^model\.activation=silu is not .*: {place}"):
+        engine_of(spec, random_state(spec, 1))
+
+
+def test_a_kind_of_model_without_a_kernel_raises_when_the_engine_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODEL_KINDS, "llama", MODEL_KINDS["gpt"])
+    spec = gpt(kind="llama")
+    with pytest.raises(UserError, match=r"^model\.kind=llama is not .*: add it to KINDS in engines/native/layout\.py$"):
+        engine_of(spec, random_state(spec, 1))
+
+
+def test_the_epsilon_of_the_norm_is_that_of_the_model() -> None:
+    assert pointwise.EPSILON == RMSNORM_EPSILON

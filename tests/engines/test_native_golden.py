@@ -1,4 +1,4 @@
-"""The native and the PyTorch engine against tests/golden, as a user runs them; what they load, and how much memory."""
+"""The native and the PyTorch engine against tests/golden, as a user runs them; imported libraries and memory."""
 
 import json
 import os
@@ -14,9 +14,9 @@ from test_golden import golden
 
 from microgpt.data.sources import DATA_DIR_VARIABLE
 
-PRINTED = 100  # steps whose losses float32 repeats as printed, with four digits
-# Largest deviation of a loss in those steps in float32; found: 9e-7. Four digits do not follow from it: k1's loss at
-# step 89 is 2e-8 from the next printed number, and neither engine prints the same; torch neither k2's at step 24.
+PRINTED = 100  # steps whose losses in float32 equal the reference's as printed, with four digits
+# Largest deviation of a loss in those steps in float32; measured: 9e-7. It does not imply four equal digits: k1's loss
+# at step 89 is 2e-8 from the next printed number, and neither engine prints the same; nor does torch for k2's step 24.
 FLOAT32 = 2e-6
 MEMORY = 300e6
 each_reference = mostly_slow(1, ("experiment", "name"), [("karpathy", "k2"), ("karpathy_first", "k1")])
@@ -24,7 +24,7 @@ each_backend = pytest.mark.parametrize("backend", ["native", pytest.param("torch
 
 
 def losses_and_record(folder: Path, data: Path, *arguments: str) -> tuple[np.ndarray, dict[str, Any]]:
-    """A run in tensor mode on the cpu, in a process of its own."""
+    """Run the program in tensor mode on the CPU; return its losses and its record."""
     command = [sys.executable, "-m", "microgpt", "mode=tensor", "backend.device=cpu", *arguments]
     run = subprocess.run(
         command, cwd=folder, env=os.environ | {DATA_DIR_VARIABLE: str(data)}, capture_output=True, text=True
@@ -40,7 +40,7 @@ def losses_and_record(folder: Path, data: Path, *arguments: str) -> tuple[np.nda
 
 @each_backend
 @each_reference
-def test_float64_repeats_the_whole_reference(
+def test_float64_equals_the_whole_reference(
     experiment: str, name: str, backend: str, data_dir: Path, tmp_path: Path
 ) -> None:
     expected = golden(name)
@@ -54,10 +54,10 @@ def test_float64_repeats_the_whole_reference(
 
 @each_backend
 @each_reference
-def test_float32_repeats_the_first_losses(
+def test_float32_equals_the_first_losses(
     experiment: str, name: str, backend: str, data_dir: Path, tmp_path: Path
 ) -> None:
-    """Of the reference to the printed digits on the native engine; else within FLOAT32."""
+    """Within FLOAT32, and to the printed digits for k2 on the native engine."""
     expected = golden(name)["losses"][:PRINTED]
     arguments = f"experiment={experiment}", f"backend={backend}", "backend.dtype=float32"
     losses, record = losses_and_record(tmp_path, data_dir, *arguments)
@@ -67,11 +67,11 @@ def test_float32_repeats_the_first_losses(
         assert [f"{loss:.4f}" for loss in losses[:PRINTED]] == [f"{loss:.4f}" for loss in expected]
 
 
-# What is loaded
+# Imported libraries
 
 
 def loaded(folder: Path, *command: str) -> set[str]:
-    """Which of the heavy libraries a process ends with; its last line says so."""
+    """Return the heavy libraries that a process has imported by its end, which its last line lists."""
     done = subprocess.run([sys.executable, "-c", *command], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     heading, *names = done.stdout.splitlines()[-1].split()
@@ -79,9 +79,9 @@ def loaded(folder: Path, *command: str) -> set[str]:
     return set(names)
 
 
-def test_the_package_alone_loads_neither_torch_nor_numba(tmp_path: Path) -> None:
-    rooms = "microgpt, microgpt.engines, microgpt.engines.base, microgpt.engines.scalar.engine, microgpt.app"
-    code = f"import sys, {rooms}; print('loaded:', *[n for n in ('torch', 'numba', 'llvmlite') if n in sys.modules])"
+def test_the_package_alone_imports_neither_torch_nor_numba(tmp_path: Path) -> None:
+    modules = "microgpt, microgpt.engines, microgpt.engines.base, microgpt.engines.scalar.engine, microgpt.app"
+    code = f"import sys, {modules}; print('loaded:', *[n for n in ('torch', 'numba', 'llvmlite') if n in sys.modules])"
     assert loaded(tmp_path, code) == set()
 
 
@@ -89,7 +89,7 @@ def test_the_package_alone_loads_neither_torch_nor_numba(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("backend", "library"), [("native", "numba"), pytest.param("torch", "torch", marks=pytest.mark.slow)]
 )
-def test_an_engine_does_not_load_the_other_s_library(backend: str, library: str, tmp_path: Path) -> None:
+def test_an_engine_does_not_import_the_other_s_library(backend: str, library: str, tmp_path: Path) -> None:
     arguments = "mode=tensor", f"backend={backend}", "experiment=debug", "train.steps=2", "sample.num_samples=1"
     assert loaded(tmp_path, SPY, *arguments) & {"torch", "numba"} == {library}
 
@@ -127,12 +127,12 @@ print(engine.compile_seconds, *found, resident("VmHWM") - start)
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system has no /proc/self/status to read")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_256_models_train_within_300_mb_and_do_not_grow(dtype: str, tmp_path: Path) -> None:
-    """Resident memory above the interpreter's at its start: numpy, numba, the engine and the models, all of it."""
+def test_256_replicas_train_within_300_mb_without_growing(dtype: str, tmp_path: Path) -> None:
+    """Resident memory above that of the bare interpreter: numpy, numba, the engine and the models."""
     command = [sys.executable, "-c", MODELS_OF_THE_DEFAULT_SIZE, dtype]
     runs = [subprocess.run(command, cwd=tmp_path, capture_output=True, text=True) for _ in range(2)]
     assert [run.returncode for run in runs] == [0, 0], runs[0].stderr
-    # The first one may have had to compile, which takes more memory, once.
+    # The first run may compile, which takes more memory.
     compiling, early, late, peak = (float(number) for number in runs[1].stdout.split())
     assert compiling == 0, "the kernels were not kept on disk"
     assert peak < MEMORY

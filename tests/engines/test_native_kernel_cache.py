@@ -1,8 +1,10 @@
-"""Kernels are compiled once, said aloud, kept on disk for what they were compiled from, and forgotten in time."""
+"""Compiled kernels: what they depend on, where they are kept, when they are compiled and when they are removed."""
 
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -22,7 +24,7 @@ RUN = ("experiment=debug", "style=classic", "mode=tensor", "backend=native", "sa
 
 @pytest.fixture
 def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the kernels' sources, which the digest is then taken of."""
+    """A copy of the kernels' sources, from which the digest is computed."""
     copy = tmp_path / "sources"
     shutil.copytree(SOURCES, copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(kernel_cache, "__file__", str(copy / "kernel_cache.py"))
@@ -32,13 +34,13 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # The digest
 
 
-def test_digest_changes_with_the_path_and_the_time_of_a_source_as_numba_s_own_index_does(
+def test_digest_changes_with_the_path_and_modification_time_of_a_source_like_numba_s_own_index(
     sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise a second copy of the package would believe kernels compiled that numba does not find."""
+    """Otherwise a second copy of the package would take kernels for compiled that numba does not find."""
     before = kernel_cache.digest()
     assert re.fullmatch(r"[0-9a-f]{16}", before)
-    os.utime(sources / "simd" / "types.py", (1, 1))
+    os.utime(sources / "simd" / "vector.py", (1, 1))
     touched = kernel_cache.digest()
     shutil.copytree(sources, tmp_path / "elsewhere")
     monkeypatch.setattr(kernel_cache, "__file__", str(tmp_path / "elsewhere" / "kernel_cache.py"))
@@ -73,20 +75,20 @@ def test_digest_changes_with_the_compiler_and_the_processor(monkeypatch: pytest.
     assert len(found) == 3
 
 
-# Where kernels are kept
+# The cache directory
 
 
-def test_kernels_are_kept_in_a_folder_of_their_own_below_numba_s(
+def test_cache_directory_is_a_folder_of_this_digest_in_numba_cache_dir(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "not" / "yet"))
-    folder = kernel_cache.cache_directory()
+    folder = kernel_cache.make_cache_directory()
     assert folder == tmp_path / "not" / "yet" / kernel_cache.digest()
     assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("variable", [None, ""], ids=["unset", "empty"])
-def test_kernels_are_kept_in_the_user_s_cache_without_it(
+def test_cache_directory_is_in_the_user_s_cache_without_numba_cache_dir(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None
 ) -> None:
     if variable is None:
@@ -94,11 +96,11 @@ def test_kernels_are_kept_in_the_user_s_cache_without_it(
     else:
         monkeypatch.setenv("NUMBA_CACHE_DIR", variable)
     monkeypatch.setattr(kernel_cache.platformdirs, "user_cache_path", lambda name: tmp_path / name)
-    assert kernel_cache.cache_directory() == tmp_path / "microgpt" / "kernels" / kernel_cache.digest()
+    assert kernel_cache.make_cache_directory() == tmp_path / "microgpt" / "kernels" / kernel_cache.digest()
 
 
 @pytest.mark.parametrize("blocked", ["root", "folder", "file in it"])
-def test_cache_that_cannot_be_written_falls_back_to_a_temporary_one(
+def test_cache_directory_is_temporary_if_the_usual_one_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocked: str
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
@@ -116,17 +118,23 @@ def test_cache_that_cannot_be_written_falls_back_to_a_temporary_one(
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    folder = kernel_cache.cache_directory()
-    assert folder.parents[1] == tmp_path / "temporary", "what is removed beside it is its own"
+    folder = kernel_cache.make_cache_directory()
+    assert folder.parents[1] == tmp_path / "temporary", "remove_old_versions sees only this process's folders"
     assert folder.is_dir()
-    assert kernel_cache.cache_directory() != folder, "each process has its own"
+    assert kernel_cache.make_cache_directory() != folder, "each process has its own"
 
 
-# Compiling, with the compiling itself left out
+def test_importing_the_engine_makes_no_folder(tmp_path: Path) -> None:
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "kernels")}
+    subprocess.run([sys.executable, "-c", "import microgpt.engines.native.engine"], env=environment, check=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Compilation, with `build` replaced
 
 
 class Compiler:
-    """Stands in for `build`: notes what it was asked for, and takes a moment."""
+    """Replaces `build`: records its arguments and takes a moment."""
 
     def __init__(self, seconds: float = 0.01):
         self.seconds = seconds
@@ -141,24 +149,25 @@ class Compiler:
 def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compiler:
     compiler = Compiler()
     monkeypatch.setattr(kernel_cache, "build", compiler)
-    monkeypatch.setattr(kernel_cache, "CACHE", tmp_path / "kernels" / "digest")
-    kernel_cache.CACHE.mkdir(parents=True)
+    folder = tmp_path / "kernels" / "digest"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(kernel_cache, "cache_directory", lambda: folder)
     return compiler
 
 
-def test_kernels_are_compiled_once_for_each_kind_of_float(compiler: Compiler) -> None:
+def test_kernels_are_compiled_once_for_each_float_type(compiler: Compiler) -> None:
     said: list[str] = []
     assert kernel_cache.compile_kernels("float32", said.append) > 0
     assert re.match("compiling the native kernels for float32: ", said[0])
-    assert re.fullmatch(rf"compiled in \d+\.\d s; kept in {kernel_cache.CACHE}", said[1])
+    assert re.fullmatch(rf"compiled in \d+\.\d s; kept in {kernel_cache.cache_directory()}", said[1])
     assert kernel_cache.compile_kernels("float32", said.append) == 0
-    assert len(said) == 2, "what is there is not talked about"
+    assert len(said) == 2, "nothing is printed when kernels are loaded from disk"
     assert kernel_cache.compile_kernels("float64", said.append) > 0
     assert len(said) == 4
     assert compiler.built == [("float32", False), ("float32", True), ("float64", False)]
 
 
-def test_compilation_that_was_broken_off_is_done_again(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_compilation_starts_again(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(dtype: str, entries_only: bool) -> None:
         raise KeyboardInterrupt
 
@@ -170,7 +179,7 @@ def test_compilation_that_was_broken_off_is_done_again(compiler: Compiler, monke
     assert compiler.built == [("float32", False)]
 
 
-def test_of_several_that_start_at_once_one_compiles_and_the_others_wait(compiler: Compiler) -> None:
+def test_of_several_threads_at_once_one_compiles_and_the_others_wait(compiler: Compiler) -> None:
     compiler.seconds = 0.2
     seconds: list[float] = []
 
@@ -194,7 +203,7 @@ Version = Callable[..., Path]
 
 @pytest.fixture
 def version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Version:
-    """`version("name", float32=1, float64=2)` makes a version whose kernels were compiled at these times."""
+    """`version("name", float32=1, float64=2)` makes the folder of a version compiled at these times."""
 
     def make(name: str, **compiled_at: int) -> Path:
         folder = tmp_path / name
@@ -205,45 +214,44 @@ def version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Version:
             os.utime(folder / f"{dtype}.compiled", (at, at))
         return folder
 
-    monkeypatch.setattr(kernel_cache, "CACHE", tmp_path / "current")
+    monkeypatch.setattr(kernel_cache, "cache_directory", lambda: tmp_path / "current")
     return make
 
 
-def test_old_versions_are_removed_and_the_newest_kept(version: Version) -> None:
+def test_old_versions_are_removed_and_the_newest_are_kept(version: Version) -> None:
     old = [version(f"old{n}", float32=10 + n, float64=20 + n) for n in range(4)]
     newer = [version(f"newer{n}", float32=100 + n, float64=200 + n) for n in range(kernel_cache.KEPT_VERSIONS - 1)]
     current = version("current", float32=1000, float64=1001)
-    kernel_cache.forget_old_versions()
+    kernel_cache.remove_old_versions()
     assert [folder.exists() for folder in old] == [False] * 4
     assert all((folder / "engine_0123" / "kernel.nbc").exists() for folder in [*newer, current])
 
 
-def test_version_that_was_just_compiled_is_never_the_one_that_goes(version: Version) -> None:
+def test_version_compiled_last_is_never_removed(version: Version) -> None:
     for n in range(10):
         version(f"earlier{n}", float32=100 + n)
     current = version("current", float64=1000)
-    kernel_cache.forget_old_versions()
+    kernel_cache.remove_old_versions()
     assert current.exists()
     assert kernel_cache.KEPT_VERSIONS <= len(list(current.parent.iterdir())) <= 2 * kernel_cache.KEPT_VERSIONS
 
 
-def test_old_version_that_is_in_use_again_is_kept(version: Version) -> None:
-    """An old version that was compiled for a further kind of float counts as new."""
+def test_old_version_compiled_for_another_float_type_counts_as_new(version: Version) -> None:
     again = version("again", float32=1, float64=1000)
     for n in range(5):
         version(f"between{n}", float32=100 + n, float64=200 + n)
-    kernel_cache.forget_old_versions()
+    kernel_cache.remove_old_versions()
     assert again.exists()
 
 
-def test_what_is_no_version_is_left_alone(version: Version, tmp_path: Path) -> None:
+def test_other_files_and_unfinished_versions_are_kept(version: Version, tmp_path: Path) -> None:
     (tmp_path / "numba_s_own").mkdir()
     (tmp_path / "numba_s_own" / "index.nbi").touch()
     (tmp_path / "file").touch()
     unfinished = version("unfinished")
     for n in range(10):
         version(f"version{n}", float32=n, float64=n)
-    kernel_cache.forget_old_versions()
+    kernel_cache.remove_old_versions()
     assert (tmp_path / "numba_s_own" / "index.nbi").exists()
     assert (tmp_path / "file").exists()
     assert unfinished.exists(), "another process may be compiling it"
@@ -251,15 +259,15 @@ def test_what_is_no_version_is_left_alone(version: Version, tmp_path: Path) -> N
 
 def test_few_versions_are_all_kept(version: Version) -> None:
     folders = [version(f"version{n}", float32=n, float64=n) for n in range(kernel_cache.KEPT_VERSIONS)]
-    kernel_cache.forget_old_versions()
+    kernel_cache.remove_old_versions()
     assert all(folder.exists() for folder in folders)
 
 
-# The whole, as a user meets it
+# As a user runs it
 
 
 @pytest.mark.slow
-def test_first_run_says_that_it_compiles_and_the_second_has_it_done(
+def test_first_run_reports_that_it_compiles_and_the_second_loads_the_kernels(
     microgpt: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernels = microgpt.folder / "kernels"
@@ -279,16 +287,16 @@ def test_first_run_says_that_it_compiles_and_the_second_has_it_done(
     timings = [read_record(run)["timings"] for run in (one, other)]
     assert timings[0]["compile"] == pytest.approx(float(said[0]), abs=0.1)
     assert timings[1]["compile"] == 0
-    assert timings[0]["train"] < 1, "compiling is no part of training"
+    assert timings[0]["train"] < 1, "compiling does not count as training"
     assert read_history(one) == read_history(other)
     assert {path.name for path in microgpt.folder.iterdir()} == {"first", "second", "kernels"}
 
 
 @pytest.mark.slow
-def test_second_installation_of_the_same_sources_does_not_compile_in_silence(
+def test_second_installation_of_the_same_sources_reports_its_compilation(
     microgpt: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was compiled for one folder must serve another, or the other must say that it compiles for itself."""
+    """Kernels compiled for one folder must work in another, or the other must report that it compiles again."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(microgpt.folder / "kernels"))
     for name in ("one", "other"):
         copy = microgpt.folder / name
@@ -301,5 +309,5 @@ def test_second_installation_of_the_same_sources_does_not_compile_in_silence(
     stdout = microgpt(*RUN, "outputs_dir=of_other").stdout
     seconds = time.monotonic() - start
     compiled = read_record(microgpt.only_run("of_other"))["timings"]["compile"]
-    assert seconds - compiled < 8, f"{seconds:.0f} s, of which {compiled:.0f} s are told as compiling"
+    assert seconds - compiled < 8, f"{seconds:.0f} s, of which {compiled:.0f} s are reported as compiling"
     assert ("compiling" in stdout) == (compiled > 0)
