@@ -35,7 +35,8 @@ import numpy as np
 
 from microgpt.benchmarks.reference import BLOCK_SIZE, SEED, names_corpus, reference_engine
 from microgpt.data.corpus import Corpus
-from microgpt.engines.base import BulkSampler, Engine
+from microgpt.engines.base import Engine
+from microgpt.engines.native.engine import NativeEngine
 from microgpt.engines.options import EngineOptions
 from microgpt.errors import MicrogptError
 
@@ -115,7 +116,7 @@ def time_training(case: Case, engine: Engine, threads: int, seconds: float) -> d
 def time_sampling(case: Case, engine: Engine, seconds: float, corpus: Corpus) -> dict[str, Any]:
     """Return the tokens per second of `draw`, ends included."""
     assert case.slots
-    assert isinstance(engine, BulkSampler)
+    assert isinstance(engine, NativeEngine)
     engine.advance(0, RATE * (1 - np.arange(TRAINED_STEPS)[:, None] / TRAINED_STEPS))
     prompt, slots = [corpus.tokenizer.bos], case.slots
 

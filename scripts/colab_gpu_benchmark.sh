@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# On a rented GPU, such as Colab's: install what is missing, ask the doctor, compare with Karpathy's programs.
+# For a rented GPU, such as Colab's: installs what is missing, runs nvidia_doctor.sh, compares with Karpathy's programs.
 #
 #   bash scripts/colab_gpu_benchmark.sh
 #   BASELINE=both PROFILE=full bash scripts/colab_gpu_benchmark.sh
 #   NANOGPT_REF=master NANOCHAT_REF=master BASELINE=both bash scripts/colab_gpu_benchmark.sh
-#   DRY_RUN=1 bash scripts/colab_gpu_benchmark.sh         says what would run; installs and fetches nothing
+#   DRY_RUN=1 bash scripts/colab_gpu_benchmark.sh         prints what would run; installs and downloads nothing
 #
-# The tables are below results/ where you are. A PyTorch that is there stays: Colab's is the one that fits its driver.
+# The tables are written to results/ in the current folder. An installed PyTorch is kept: Colab's fits its driver.
 #
 # Variables, each with the benchmark's option of that name (scripts/benchmark_karpathy.py --help):
 #   BASELINE=microgpt|nanogpt|nanochat|both|all (default nanogpt), PROFILE=quick|full|auto (default auto)
 #   NANOGPT_REF, NANOCHAT_REF, NANOGPT_DIR, NANOCHAT_DIR, MICROGPT_FILE, STEPS, REPEATS, TIMEOUT, SEED
 #   REQUIRE_GPU=1|0 (default 1)    1: without a usable GPU nothing is compared
-#   INSTALL=1|0 (default 1)        0: neither microgpt nor what the baselines need is installed
+#   INSTALL=1|0 (default 1)        0: neither microgpt nor the packages of the baselines are installed
 #   PYTHON (default: python, else python3, on PATH), DRY_RUN=0|1 (default 0)
-# Exit codes: 0 compared; 1 no usable GPU, or a failed installation; 2 a mistake in what was asked for; else the benchmark's.
+# Exit codes: 0 compared; 1 no usable GPU, or a failed installation; 2 an invalid variable or option; else the benchmark's.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$here")
@@ -53,7 +53,7 @@ find_python() {
   command -v "$python" >/dev/null 2>&1 || fail "there is no Python: $python cannot be run"
 }
 
-# Whether a package is installed, rather than merely lying in the folder where we are.
+# Whether a package is installed; a package in the current folder does not count.
 installed() { "$python" -c "import importlib.metadata as m; m.version('$1')" >/dev/null 2>&1; }
 
 install_microgpt() {
@@ -93,7 +93,7 @@ done
 run "$@" || exit "$?"
 [ "$dry" = 1 ] || exit 0
 
-# What the benchmark itself would do, which takes microgpt to say.
+# The benchmark's own plan needs microgpt.
 if installed microgpt; then
   dry=0
   run "$@" --dry-run

@@ -1,10 +1,10 @@
-"""Print the address at which Colab opens notebooks/colab_gpu_benchmark.ipynb of a repository on GitHub.
+"""Print the address that opens notebooks/colab_gpu_benchmark.ipynb of a repository on GitHub in Colab.
 
     python scripts/colab_url.py --repo owner/name --branch main
     python scripts/colab_url.py
 
-Without --repo it is that of the remote `origin` of this checkout; without --branch, the branch that is checked out. No
-network is asked: whether the branch was pushed is for you to know. Exit code 2 where something is missing.
+--repo defaults to the remote `origin` of this checkout, --branch to its current branch. The network is not used, so
+the branch may not have been pushed yet. Exit code 2 if something is missing.
 """
 
 import argparse
@@ -21,11 +21,11 @@ REMOTE = re.compile(r"(?:https?://(?:[^@/]+@)?|ssh://git@|git@|git://)github\.co
 
 
 class MissingError(Exception):
-    """What the address cannot be made without; a sentence."""
+    """A part of the address is missing."""
 
 
 def git(*arguments: str) -> str | None:
-    """What git says about this checkout; None where it has nothing to say."""
+    """Return the output of git in this checkout; None if it fails or prints nothing."""
     try:
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     except OSError:
@@ -34,17 +34,17 @@ def git(*arguments: str) -> str | None:
 
 
 def repository(remote: str | None) -> str:
-    """owner/name of a remote's address. Raises MissingError where it has none on GitHub."""
+    """Return owner/name of a remote's address. Raises MissingError unless it is on GitHub."""
     if remote is None:
-        raise MissingError("this checkout has no remote named origin: say --repo owner/name")
+        raise MissingError("this checkout has no remote named origin: use --repo owner/name")
     found = REMOTE.fullmatch(remote)
     if not found or not OWNER_AND_NAME.fullmatch(found.group(1)):
-        raise MissingError("the remote origin is not a repository on GitHub: say --repo owner/name")
+        raise MissingError("the remote origin is not a repository on GitHub: use --repo owner/name")
     return found.group(1)
 
 
 def colab_url(repo: str, branch: str) -> str:
-    """Raises MissingError where `repo` is not of the form owner/name."""
+    """Return the address. Raises MissingError unless `repo` has the form owner/name."""
     if not OWNER_AND_NAME.fullmatch(repo):
         raise MissingError(f"--repo {repo} is not allowed: it is owner/name, of a repository on GitHub")
     return f"https://colab.research.google.com/github/{repo}/blob/{quote(branch)}/{NOTEBOOK}"
@@ -59,7 +59,7 @@ def main() -> int:
         repo = repository(git("remote", "get-url", "origin")) if a.repo is None else a.repo
         branch = a.branch or git("symbolic-ref", "--short", "HEAD")
         if branch is None:
-            raise MissingError("no branch is checked out here: say --branch")
+            raise MissingError("no branch is checked out here: use --branch")
         print(colab_url(repo, branch))
     except MissingError as missing:
         print(f"error: {missing}", file=sys.stderr)

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Can microgpt train on this machine's NVIDIA GPU? A line for each check; the last line is the verdict.
+# Checks whether microgpt can train on this machine's NVIDIA GPU: a line for each check; the last line is the verdict.
 #
 #   bash scripts/nvidia_doctor.sh                  the GPU is required
-#   REQUIRE_GPU=0 bash scripts/nvidia_doctor.sh    for information only: the same verdict, exit code 0
+#   REQUIRE_GPU=0 bash scripts/nvidia_doctor.sh    the same verdict, exit code 0
 #
-# The verdict is OK only where a small training by PyTorch and one by microgpt have both just run on the GPU. Nothing is
-# installed, fetched or left behind.
+# The verdict is OK only if a small training by PyTorch and one by microgpt have both run on the GPU. Nothing is
+# installed or downloaded, and no file remains.
 #
-# Variables: REQUIRE_GPU=1|0 (default 1); PYTHON (default: python, else python3, on PATH); DOCTOR_TIMEOUT (seconds that
-# a check may take, default 180).
-# Exit codes: 0 the GPU is usable, or REQUIRE_GPU=0; 1 it is not; 2 a mistake in what was asked for.
+# Variables: REQUIRE_GPU=1|0 (default 1); PYTHON (default: python, else python3, on PATH); DOCTOR_TIMEOUT (time
+# limit of a check in seconds, default 180).
+# Exit codes: 0 the GPU is usable, or REQUIRE_GPU=0; 1 it is not; 2 an invalid variable or option.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$here")
@@ -26,19 +26,19 @@ mistake() {
 
 blame() { reasons="${reasons:+$reasons; }$1"; }
 
-# A check's line: what was looked at, how it is, and in words.
+# Prints the line of a check: its name, its result, an explanation.
 line() { printf '%-9s %-10s %s\n' "$1" "$2" "$3"; }
 
-# Of what `limited` kept: the first and the last line that says something.
+# The first and the last non-empty line of a file that `limited` wrote.
 first_line() { sed -n '/[^[:space:]]/{p;q;}' "$1"; }
 
 last_line() { sed -n '/[^[:space:]]/p' "$1" | tail -n 1; }
 
-# Runs a command for at most $limit seconds (exit code 124 where that was not enough); what it prints goes to $work/said
-# and $work/complaints. A broken driver makes programs hang that no signal but KILL ends.
+# Runs a command for at most $limit seconds (then exit code 124); its output goes to $work/stdout and $work/stderr.
+# With a broken driver a program may hang so that only SIGKILL ends it.
 limited() {
   local end=$((SECONDS + limit)) status=''
-  "$@" >"$work/said" 2>"$work/complaints" &
+  "$@" >"$work/stdout" 2>"$work/stderr" &
   child=$!
   while kill -0 "$child" 2>/dev/null; do
     if [ "$SECONDS" -ge "$end" ]; then
@@ -54,7 +54,7 @@ limited() {
   return "$status"
 }
 
-# How a command ended that did not succeed.
+# Describes how a command failed.
 ending() {
   if [ "$1" = 124 ]; then echo "no end within $limit s"; else echo "exit code $1"; fi
 }
@@ -72,18 +72,18 @@ check_driver() {
   status=$?
   if [ "$status" -ne 0 ]; then
     driver=failed driver_reason="nvidia-smi fails ($(ending "$status"))"
-    cat "$work/complaints" >>"$work/said" # it complains on stdout, others on stderr
-    line driver FAILED "nvidia-smi, $(ending "$status"): $(first_line "$work/said")"
-  elif [ ! -s "$work/said" ] || grep -q 'No devices were found' "$work/said"; then
+    cat "$work/stderr" >>"$work/stdout" # nvidia-smi prints errors on stdout
+    line driver FAILED "nvidia-smi, $(ending "$status"): $(first_line "$work/stdout")"
+  elif [ ! -s "$work/stdout" ] || grep -q 'No devices were found' "$work/stdout"; then
     driver=empty driver_reason='the NVIDIA driver lists no GPU'
     line driver 'NO GPU' 'nvidia-smi lists none'
   else
     driver=ok
-    while IFS= read -r gpu; do line driver ok "$gpu"; done <"$work/said"
+    while IFS= read -r gpu; do line driver ok "$gpu"; done <"$work/stdout"
   fi
 }
 
-# Sets python to an absolute path; false where there is none.
+# Sets python to an absolute path; fails if there is none.
 find_python() {
   local asked=${PYTHON:-}
   if [ -z "$asked" ]; then
@@ -101,14 +101,14 @@ find_python() {
 
 fact() { sed -n "s/^$1=//p" "$work/facts" | head -n 1; }
 
-# Asks gpu_probe.py; blames what stands first in the way of a training on the GPU.
+# Runs gpu_probe.py; blames the first obstacle to a training on the GPU.
 check_torch() {
   local status torch error
   limited "$python" "$here/gpu_probe.py"
   status=$?
-  cp "$work/said" "$work/facts"
+  cp "$work/stdout" "$work/facts"
   if [ -z "$(fact python)" ]; then
-    line python FAILED "$python, $(ending "$status"): $(last_line "$work/complaints")"
+    line python FAILED "$python, $(ending "$status"): $(last_line "$work/stderr")"
     blame "$python does not run the probe ($(ending "$status"))"
     return
   fi
@@ -121,7 +121,7 @@ check_torch() {
     line pytorch BROKEN "$error"
     blame "PyTorch cannot be imported ($error)"
   elif [ -z "$torch" ]; then
-    line pytorch FAILED "its import, $(ending "$status"): $(last_line "$work/complaints")"
+    line pytorch FAILED "its import, $(ending "$status"): $(last_line "$work/stderr")"
     blame "the import of PyTorch does not come to an end ($(ending "$status"))"
   else
     check_build "$torch" "$(fact build)"
@@ -129,19 +129,19 @@ check_torch() {
   fi
 }
 
-# What the probe found out about GPUs: $1 its exit code, $2 what PyTorch was built for.
+# Reports what the probe found about GPUs: $1 its exit code, $2 the platform that PyTorch was built for.
 check_probe() {
   local visible probe says device
   visible=$(fact visible) gpu=$(fact gpu) probe=$(fact probe) says=$(fact probe_says) device=$(fact probe_device)
   if [ "$visible" = 0 ]; then
     line visible NONE "PyTorch sees no GPU${CUDA_VISIBLE_DEVICES+ (CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES)}"
-    [ ! -s "$work/complaints" ] || line '' '' "$(first_line "$work/complaints")" # PyTorch warns why
+    [ ! -s "$work/stderr" ] || line '' '' "$(first_line "$work/stderr")" # PyTorch's warning
     [ -n "$reasons" ] || blame "PyTorch sees no GPU$(why_none "$2")"
     return
   fi
   [ -z "$visible" ] || line visible ok "$visible: $gpu"
   if [ -z "$probe" ]; then
-    line probe FAILED "$(ending "$1"): $(last_line "$work/complaints")"
+    line probe FAILED "$(ending "$1"): $(last_line "$work/stderr")"
     blame "the probe did not come to an end ($(ending "$1"))"
   elif [ "$probe" = elsewhere ]; then
     line probe 'NOT GPU' "it ran on $device: $says"
@@ -154,7 +154,7 @@ check_probe() {
   fi
 }
 
-# What PyTorch was built for: $1 its version, $2 its build.
+# Reports the platform that PyTorch was built for: $1 its version, $2 its build.
 check_build() {
   case $2 in
     cuda*)
@@ -166,13 +166,13 @@ check_build() {
   line pytorch 'NO CUDA' "$1, built for ${2:-something unknown}"
 }
 
-# Where there is a driver with a GPU, why PyTorch may see none all the same: $1 its build.
+# If the driver has a GPU, why PyTorch may see none: $1 its build.
 why_none() {
   [ "$driver" = ok ] || return
   echo ", though nvidia-smi does: perhaps the driver is too old for $1, or CUDA_VISIBLE_DEVICES hides it"
 }
 
-# A run of microgpt itself, of this checkout where there is one; both its last line and its record must say where it ran.
+# Runs microgpt, of this checkout if there is one; its last line and its record must both have using_gpu=true.
 check_microgpt() {
   local status record
   mkdir "$work/run" && cd "$work/run" || exit 1
@@ -182,9 +182,9 @@ check_microgpt() {
   status=$?
   record=$(find . -name run.json 2>/dev/null | head -n 1)
   if [ "$status" -ne 0 ]; then
-    line microgpt FAILED "$(ending "$status"): $(last_line "$work/complaints")"
+    line microgpt FAILED "$(ending "$status"): $(last_line "$work/stderr")"
     [ -n "$reasons" ] || blame "microgpt's own run failed ($(ending "$status"))"
-  elif ! grep -q 'using_gpu=true' "$work/said" || [ -z "$record" ] || ! grep -q '"using_gpu": true' "$record"; then
+  elif ! grep -q 'using_gpu=true' "$work/stdout" || [ -z "$record" ] || ! grep -q '"using_gpu": true' "$record"; then
     line microgpt 'NOT GPU' 'its run does not report using_gpu=true'
     blame "microgpt's own run did not use the GPU"
   else

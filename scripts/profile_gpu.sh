@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Where does a training step's time go on the GPU? Profiles a short training of microgpt's torch engine.
+# Profiles a short training of microgpt's torch engine: which operators and GPU kernels take the time of a step.
 #
 #   bash scripts/profile_gpu.sh                                  into results/profile_<UTC>/
 #   bash scripts/profile_gpu.sh mine --n-embd 64 --compile       into mine/; `--help` lists the options of the training
-#   PROFILER=nsys bash scripts/profile_gpu.sh                    by NVIDIA Nsight Systems, where nsys is installed
-#   REQUIRE_GPU=0 bash scripts/profile_gpu.sh                    the CPU's profile where there is no GPU
-#   DRY_RUN=1 bash scripts/profile_gpu.sh                        says what would run
+#   PROFILER=nsys bash scripts/profile_gpu.sh                    by NVIDIA Nsight Systems (needs nsys)
+#   REQUIRE_GPU=0 bash scripts/profile_gpu.sh                    profiles the CPU if there is no GPU
+#   DRY_RUN=1 bash scripts/profile_gpu.sh                        prints what would run
 #
-# Writes profile.json (where it ran, times, the costliest operators), operators.txt and trace.json, or nsys.nsys-rep; and
-# gpu.csv, the GPU's use and memory every 0.2 s as nvidia-smi tells it, where that is there. Fetches nothing.
+# Writes profile.json (device, times, the operators that take longest), operators.txt and trace.json, or nsys.nsys-rep;
+# and gpu.csv, the GPU's utilization and memory every 0.2 s, if nvidia-smi is available. Downloads nothing.
 #
 # Variables: REQUIRE_GPU=1|0 (default 1), PROFILER=torch|nsys (default torch), PYTHON (default: python, else python3, on
 # PATH), DRY_RUN=0|1.
-# Exit codes: 0 profiled; 1 there is no GPU and REQUIRE_GPU=1, or the training failed; 2 a mistake in what was asked for.
+# Exit codes: 0 profiled; 1 there is no GPU and REQUIRE_GPU=1, or the training failed; 2 an invalid variable or option.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$here")
@@ -104,7 +104,7 @@ watch_gpu
 status=$?
 stop_watching
 if [ "$status" -ne 0 ]; then
-  rmdir "$out" 2>/dev/null # where nothing was written
+  rmdir "$out" 2>/dev/null # only if it is empty
   echo "error: not profiled (exit code $status)" >&2
   [ "$status" -eq 2 ] || status=1
   exit "$status"

@@ -4,7 +4,7 @@
     python scripts/repeat_figures.py --with microgpt.py=a/microgpt.py --with nanoGPT=a/nanoGPT
     python scripts/repeat_figures.py --only benchmark_sweep
 
-The commands are read from the pages, so that none is forgotten; one that occurs several times is run once.
+The commands are read from the pages; one that occurs several times is run once.
 --with NAME=VALUE replaces path/to/NAME; a command that lacks a replacement is skipped, a --peer that lacks one is
 dropped. Output goes to standard output and to results/figures_<UTC>/, with the machine's load before and after each
 command. The commands run in the subfolder work/, so that no earlier run is resumed.
@@ -59,15 +59,15 @@ def figure(line: str, values: dict[str, str]) -> Figure:
 
 
 def absolute(value: str) -> str:
-    """A file or folder by its whole path, as commands do not run here; anything else as it stands."""
+    """Return the absolute path of a file or folder, as commands run in another folder; other values unchanged."""
     return str(Path(value).resolve()) if Path(value).exists() else value
 
 
 def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, dict[str, str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--with", dest="given", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--only", default="", metavar="TEXT", help="the commands that have this in them")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be run")
+    parser.add_argument("--only", default="", metavar="TEXT", help="run only commands that contain TEXT")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands")
     parser.add_argument("--results-dir", type=Path, default=Path("results"))
     parsed = parser.parse_args(arguments)
     for pair in parsed.given:
@@ -77,7 +77,7 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, dict[str, st
 
 
 def run(argv: list[str], folder: Path, log: Path) -> int:
-    """Run in the folder to the end, showing what it prints and keeping it; returns the exit code."""
+    """Run a command in a folder; print its output and write it to the log; return the exit code."""
     with log.open("w") as kept:
         kept.write(f"{shlex.join(argv)}\nload before: {os.getloadavg()}\n\n")
         with subprocess.Popen(argv, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:

@@ -100,8 +100,8 @@ def flatten(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A value that differs, or that one version lacks."""
+class ChangedValue:
+    """A value that differs, or that one version does not have."""
 
     place: str
     before: Any
@@ -114,7 +114,7 @@ class Difference:
         return f"{self.place}: {' -> '.join(text if len(text) < 60 else text[:57] + '...' for text in texts)}{size}"
 
 
-def compare_folders(before: Path, after: Path, ignored: set[str]) -> tuple[dict[str, list[Difference]], int]:
+def compare_folders(before: Path, after: Path, ignored: set[str]) -> tuple[dict[str, list[ChangedValue]], int]:
     """Return the differences of each file that has any, and how many files were compared."""
     old, new = read_folder(before, ignored), read_folder(after, ignored)
     found = {}
@@ -123,22 +123,22 @@ def compare_folders(before: Path, after: Path, ignored: set[str]) -> tuple[dict[
             differences = compare_files(old[file], new[file])
         else:
             was, now = ("present" if file in side else "missing" for side in (old, new))
-            differences = [Difference("file", was, now)]
+            differences = [ChangedValue("file", was, now)]
         if differences:
             found[file] = differences
     return found, len({*old, *new})
 
 
-def compare_files(old: dict[Place, Any], new: dict[Place, Any]) -> list[Difference]:
+def compare_files(old: dict[Place, Any], new: dict[Place, Any]) -> list[ChangedValue]:
     places = dict.fromkeys([*old, *new])
     compared = [compare_values(" ".join(place), old.get(place, "absent"), new.get(place, "absent")) for place in places]
     found = [difference for difference in compared if difference is not None]
     if not found and list(old) != list(new):
-        return [Difference("order of keys", " ".join(map(str, old)), " ".join(map(str, new)))]
+        return [ChangedValue("order of keys", " ".join(map(str, old)), " ".join(map(str, new)))]
     return found
 
 
-def compare_values(place: str, before: Any, after: Any) -> Difference | None:
+def compare_values(place: str, before: Any, after: Any) -> ChangedValue | None:
     if isinstance(before, np.ndarray) and isinstance(after, np.ndarray):
         return compare_arrays(place, before, after)
     if repr(before) == repr(after):
@@ -147,19 +147,19 @@ def compare_values(place: str, before: Any, after: Any) -> Difference | None:
         relative = float(relative_differences(np.asarray(float(before)), np.asarray(float(after))))
     except (TypeError, ValueError):  # not two numbers
         relative = None
-    return Difference(place, before, after, relative)
+    return ChangedValue(place, before, after, relative)
 
 
-def compare_arrays(place: str, before: np.ndarray, after: np.ndarray) -> Difference | None:
+def compare_arrays(place: str, before: np.ndarray, after: np.ndarray) -> ChangedValue | None:
     """Return the element with the largest relative difference."""
     if (before.dtype, before.shape) != (after.dtype, after.shape):
-        return Difference(place, f"{before.dtype} {before.shape}", f"{after.dtype} {after.shape}")
+        return ChangedValue(place, f"{before.dtype} {before.shape}", f"{after.dtype} {after.shape}")
     if before.tobytes() == after.tobytes():
         return None
     relative = relative_differences(before.astype(np.float64), after.astype(np.float64))
     index = np.unravel_index(relative.argmax(), relative.shape)
     where = f"{place}{[int(i) for i in index]} ({(before != after).sum()} elements differ)"
-    return Difference(where, before[index].item(), after[index].item(), float(relative[index]))
+    return ChangedValue(where, before[index].item(), after[index].item(), float(relative[index]))
 
 
 def relative_differences(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -168,7 +168,7 @@ def relative_differences(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(found), np.where(before == after, 0.0, np.inf), found)
 
 
-def describe(differences: dict[str, list[Difference]]) -> Iterator[str]:
+def describe(differences: dict[str, list[ChangedValue]]) -> Iterator[str]:
     """Yield a line for each of the first files, histories before the rest, followed by its first differences."""
     files = sorted(differences, key=lambda file: (not file.endswith("history.jsonl"), file))
     for file in files[:SHOWN_FILES]:
@@ -179,6 +179,6 @@ def describe(differences: dict[str, list[Difference]]) -> Iterator[str]:
         yield f"{len(files) - SHOWN_FILES} more files that differ{largest(rest)}"
 
 
-def largest(differences: list[Difference]) -> str:
+def largest(differences: list[ChangedValue]) -> str:
     sizes = [difference.relative for difference in differences if difference.relative is not None]
     return f", largest relative difference {max(sizes):.2g}" if sizes else ""

@@ -1,6 +1,7 @@
 """The work that benchmarks time: microgpt.py's model on names, trained with its Adam."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from microgpt.config.schema import DataConfig
 from microgpt.data.corpus import Corpus
@@ -36,7 +37,7 @@ def reference_engine(
 
     `sizes` replace those of microgpt.py's model; `state` replaces the initial weights.
     """
-    chosen = {"n_embd": 16, "n_head": 4, "n_layer": 1, "block_size": BLOCK_SIZE, **sizes}
+    chosen: dict[str, Any] = {"n_embd": 16, "n_head": 4, "n_layer": 1, "block_size": BLOCK_SIZE, **sizes}
     spec = ModelSpec("gpt", corpus.tokenizer.vocab_size, **chosen)
     starts = [initial_state(seed, corpus, spec, batch_size, style_share=0.0) for seed in seeds]
     state = state or EngineState.stack([start.engine_state for start in starts])

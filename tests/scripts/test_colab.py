@@ -1,4 +1,4 @@
-"""colab_gpu_benchmark.sh and colab_url.py: what they start, in which order, and what they say."""
+"""colab_gpu_benchmark.sh and colab_url.py: the programs that they start, and their messages."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from support.fake_gpu import ROOT, SCRIPTS, SMI, VERSION, Machine
 
 COLAB = "colab_gpu_benchmark.sh"
 URL = "https://colab.research.google.com/github/{}/notebooks/colab_gpu_benchmark.ipynb"
-# Answers of a Python that has microgpt and PyTorch, neither, and PyTorch alone; and the benchmark's exit code.
+# Behaviour of a Python with microgpt and PyTorch, with neither, and with PyTorch alone; the benchmark's exit code.
 HAS_BOTH = '*importlib.metadata*) exit 0 ;; *"pip install"*) exit 95 ;;'
 HAS_NEITHER = '*importlib.metadata*) exit 1 ;; *"pip install"*) exit 0 ;;'
 HAS_TORCH = "*version*microgpt*) exit 1 ;; " + HAS_BOTH.replace("95", "0")
@@ -32,19 +32,19 @@ def python(machine: Machine, has: str, benchmark: int = 0, probe: str = "") -> N
 
 
 def steps(machine: Machine) -> list[str]:
-    """Which programs were started to do something, in order, without what was merely asked."""
+    """Return the programs that were started, in order, without mere queries."""
     names = {"pip install": "install", "gpu_probe": "doctor", "benchmark_karpathy.py": "compare"}
     found = [next((step for name, step in names.items() if name in call), "") for call in machine.calls()]
     return [step for step in found if step]
 
 
 def comparison(machine: Machine) -> list[str]:
-    """The options that the benchmark was given."""
+    """Return the options of the benchmark."""
     (call,) = [call for call in machine.calls() if "benchmark_karpathy.py" in call]
     return call.split("benchmark_karpathy.py ")[1].split()
 
 
-def test_colab_asks_the_doctor_and_then_compares(machine: Machine) -> None:
+def test_colab_runs_the_doctor_and_then_compares(machine: Machine) -> None:
     python(machine, HAS_BOTH)
     done = machine(COLAB)
     assert done.returncode == 0, done.stderr
@@ -71,9 +71,7 @@ def test_every_variable_of_colab_is_an_option_of_the_benchmark(machine: Machine)
 
 
 @pytest.mark.parametrize(("has", "extra"), [(HAS_NEITHER, "[torch]"), (HAS_TORCH, "")])
-def test_colab_installs_what_is_missing_and_keeps_a_pytorch_that_is_there(
-    machine: Machine, has: str, extra: str
-) -> None:
+def test_colab_installs_what_is_missing_and_keeps_an_installed_pytorch(machine: Machine, has: str, extra: str) -> None:
     python(machine, has)
     done = machine(COLAB)
     assert done.returncode == 0, done.stderr
@@ -82,21 +80,21 @@ def test_colab_installs_what_is_missing_and_keeps_a_pytorch_that_is_there(
     assert call == f"python -m pip install --quiet --editable {ROOT}{extra}"
 
 
-def test_colab_installs_nothing_where_that_is_asked_for(machine: Machine) -> None:
+def test_colab_installs_nothing_with_install_0(machine: Machine) -> None:
     python(machine, HAS_NEITHER)
     assert machine(COLAB, INSTALL="0").returncode == 0
     assert steps(machine) == ["doctor", "compare"]
     assert "--install-deps" not in comparison(machine)
 
 
-def test_colab_ends_where_the_installation_fails(machine: Machine) -> None:
+def test_colab_ends_if_the_installation_fails(machine: Machine) -> None:
     python(machine, HAS_NEITHER.replace("exit 0", "exit 1"))
     done = machine(COLAB)
     assert (done.returncode, done.stderr) == (1, "error: microgpt could not be installed\n")
     assert steps(machine) == ["install"]
 
 
-def test_colab_compares_nothing_without_the_gpu_that_it_requires(machine: Machine) -> None:
+def test_colab_compares_nothing_without_a_required_gpu(machine: Machine) -> None:
     python(machine, HAS_BOTH, probe=NO_GPU)
     done = machine(COLAB)
     assert done.returncode == 1
@@ -105,7 +103,7 @@ def test_colab_compares_nothing_without_the_gpu_that_it_requires(machine: Machin
     assert steps(machine) == ["doctor"]
 
 
-def test_colab_compares_on_the_cpu_where_that_is_asked_for(machine: Machine) -> None:
+def test_colab_compares_on_the_cpu_with_require_gpu_0(machine: Machine) -> None:
     python(machine, HAS_BOTH, probe=NO_GPU)
     done = machine(COLAB, REQUIRE_GPU="0")
     assert done.returncode == 0
@@ -119,16 +117,16 @@ def test_colab_has_the_exit_code_of_the_benchmark(machine: Machine, status: int)
     assert machine(COLAB).returncode == status
 
 
-@pytest.mark.parametrize("asked", ["--dry-run", "DRY_RUN"])
+@pytest.mark.parametrize("option", ["--dry-run", "DRY_RUN"])
 @pytest.mark.parametrize("has", [HAS_BOTH, HAS_NEITHER])
-def test_a_dry_run_of_colab_installs_and_fetches_nothing(machine: Machine, asked: str, has: str) -> None:
+def test_a_dry_run_of_colab_installs_and_downloads_nothing(machine: Machine, option: str, has: str) -> None:
     python(machine, has)
-    done = machine(COLAB, asked) if asked == "--dry-run" else machine(COLAB, DRY_RUN="1")
+    done = machine(COLAB, option) if option == "--dry-run" else machine(COLAB, DRY_RUN="1")
     assert done.returncode == 0
     shown = [line for line in done.stdout.splitlines() if line.startswith("+ ")]
     assert ("pip install" in done.stdout) == (has == HAS_NEITHER)
     assert any("nvidia_doctor.sh" in line for line in shown)
-    # Only the benchmark is asked what it would do, and that takes microgpt.
+    # Only the benchmark itself runs, with --dry-run; that needs microgpt.
     assert steps(machine) == (["compare"] if has == HAS_BOTH else [])
     assert all("--dry-run" in call for call in machine.calls() if "benchmark_karpathy" in call)
     assert all(call.startswith("python ") for call in machine.calls())
@@ -146,7 +144,7 @@ def test_a_dry_run_with_the_real_benchmark_touches_no_network(machine: Machine) 
 
 
 @pytest.mark.parametrize("variable", ["BASELINE", "PROFILE", "REQUIRE_GPU", "INSTALL", "DRY_RUN"])
-def test_a_mistake_in_colabs_variables_is_exit_code_2(machine: Machine, variable: str) -> None:
+def test_an_invalid_variable_is_exit_code_2(machine: Machine, variable: str) -> None:
     python(machine, HAS_BOTH)
     done = machine(COLAB, **{variable: "maybe"})
     assert done.returncode == 2
@@ -154,7 +152,7 @@ def test_a_mistake_in_colabs_variables_is_exit_code_2(machine: Machine, variable
     assert machine.calls() == []
 
 
-def test_colab_knows_no_other_options_and_needs_python(machine: Machine) -> None:
+def test_unknown_option_and_missing_python_are_errors(machine: Machine) -> None:
     done = machine(COLAB, "--gpu")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: --gpu is not an option")
@@ -167,7 +165,7 @@ def test_colab_knows_no_other_options_and_needs_python(machine: Machine) -> None
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A repository of its own with the script in it, on branch `side/way`, without a remote."""
+    """Return a new repository that contains the script, on branch `side/way`, without a remote."""
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts" / "colab_url.py").write_bytes((SCRIPTS / "colab_url.py").read_bytes())
     git(tmp_path, "init", "--quiet", "--initial-branch", "side/way")
@@ -180,7 +178,7 @@ def git(folder: Path, *arguments: str) -> None:
 
 
 def colab_url(checkout: Path, *arguments: str, **variables: str) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error, started elsewhere."""
+    """Run the script in another folder; return exit code, standard output and standard error."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")} | variables
     script = [sys.executable, str(checkout / "scripts" / "colab_url.py")]
     done = subprocess.run([*script, *arguments], cwd="/", env=environment, capture_output=True, text=True, check=False)
@@ -198,12 +196,12 @@ def colab_url(checkout: Path, *arguments: str, **variables: str) -> tuple[int, s
         "ssh://git@github.com:22/some-one/my.gpt",
     ],
 )
-def test_the_address_is_that_of_the_remote_and_the_branch(checkout: Path, remote: str) -> None:
+def test_the_address_has_the_remote_and_the_branch(checkout: Path, remote: str) -> None:
     git(checkout, "remote", "add", "origin", remote)
     assert colab_url(checkout) == (0, URL.format("some-one/my.gpt/blob/side/way"), "")
 
 
-def test_the_address_is_that_of_what_is_named(checkout: Path) -> None:
+def test_the_address_has_the_named_repository_and_branch(checkout: Path) -> None:
     git(checkout, "remote", "add", "origin", "https://github.com/other/other")
     named = colab_url(checkout, "--repo", "owner/name", "--branch", "a#b c")
     assert named == (0, URL.format("owner/name/blob/a%23b%20c"), "")
@@ -212,29 +210,29 @@ def test_the_address_is_that_of_what_is_named(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("remote", "arguments", "said"),
+    ("remote", "arguments", "message"),
     [
-        (None, [], "this checkout has no remote named origin: say --repo owner/name"),
+        (None, [], "this checkout has no remote named origin: use --repo owner/name"),
         (
             "https://gitlab.com/some/one.git",
             [],
-            "the remote origin is not a repository on GitHub: say --repo owner/name",
+            "the remote origin is not a repository on GitHub: use --repo owner/name",
         ),
-        ("https://github.com/only", [], "the remote origin is not a repository on GitHub: say --repo owner/name"),
+        ("https://github.com/only", [], "the remote origin is not a repository on GitHub: use --repo owner/name"),
         (None, ["--repo", "only"], "--repo only is not allowed: it is owner/name, of a repository on GitHub"),
         (None, ["--repo", "a/b/c"], "--repo a/b/c is not allowed: it is owner/name, of a repository on GitHub"),
     ],
 )
-def test_what_the_address_lacks_is_said_in_a_sentence(
-    checkout: Path, remote: str | None, arguments: list[str], said: str
+def test_a_missing_part_of_the_address_is_one_sentence(
+    checkout: Path, remote: str | None, arguments: list[str], message: str
 ) -> None:
     if remote:
         git(checkout, "remote", "add", "origin", remote)
-    assert colab_url(checkout, *arguments) == (2, "", f"error: {said}")
+    assert colab_url(checkout, *arguments) == (2, "", f"error: {message}")
 
 
-def test_without_a_branch_one_has_to_be_named(checkout: Path) -> None:
+def test_a_detached_checkout_needs_a_branch(checkout: Path) -> None:
     git(checkout, "-c", "user.name=x", "-c", "user.email=x@y", "commit", "--quiet", "--allow-empty", "-m", "x")
     git(checkout, "checkout", "--quiet", "--detach")
-    said = "error: no branch is checked out here: say --branch"
-    assert colab_url(checkout, "--repo", "owner/name") == (2, "", said)
+    message = "error: no branch is checked out here: use --branch"
+    assert colab_url(checkout, "--repo", "owner/name") == (2, "", message)

@@ -1,4 +1,4 @@
-"""profile_gpu.sh, what it says and its exit codes; and what holds for every shell script."""
+"""profile_gpu.sh: its output and exit codes; checks of every shell script."""
 
 import json
 import re
@@ -19,14 +19,14 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def out_of(machine: Machine) -> str:
-    """A Python that leaves what a profile leaves, in the folder after --out."""
+    """Return the shell code of a Python that writes the files of a profile to the folder after --out."""
     return f"""
 while [ $# -gt 0 ]; do [ "$1" != --out ] || out=$2; shift; done
 while [ -e "{machine.folder}/wait" ] && [ ! -s "{machine.folder}/sampled" ]; do sleep 0.02; done
 mkdir -p "$out"; echo "{{}}" >"$out/profile.json"; exit 0"""
 
 
-def test_a_profile_has_the_samples_of_nvidia_smi_which_is_ended(machine: Machine) -> None:
+def test_a_profile_has_the_samples_of_nvidia_smi(machine: Machine) -> None:
     pid = machine.folder / "sampled"
     (machine.folder / "wait").touch()
     machine.recording("nvidia-smi", f'echo "utilization.gpu [%]"; echo "97 %"; echo $$ >"{pid}"; exec sleep 60')
@@ -39,7 +39,7 @@ def test_a_profile_has_the_samples_of_nvidia_smi_which_is_ended(machine: Machine
     assert call.endswith("profile_training.py --out mine --require-gpu --steps 7")
 
 
-def test_a_profile_is_below_results_and_needs_no_nvidia_smi(machine: Machine) -> None:
+def test_a_profile_is_in_results_and_needs_no_nvidia_smi(machine: Machine) -> None:
     machine.python(other=out_of(machine))
     done = machine(PROFILE, REQUIRE_GPU="0")
     assert done.returncode == 0
@@ -50,7 +50,7 @@ def test_a_profile_is_below_results_and_needs_no_nvidia_smi(machine: Machine) ->
 
 
 @pytest.mark.parametrize(("status", "expected"), [(1, 1), (2, 2), (139, 1)])
-def test_a_profile_that_fails_is_told_and_leaves_nothing(machine: Machine, status: int, expected: int) -> None:
+def test_a_failed_profile_is_reported_and_leaves_nothing(machine: Machine, status: int, expected: int) -> None:
     machine.python(other=f"exit {status}")
     done = machine(PROFILE)
     assert done.returncode == expected
@@ -85,7 +85,7 @@ def test_a_dry_profile_starts_nothing(machine: Machine, profiler: str) -> None:
 
 
 @pytest.mark.parametrize("variable", ["REQUIRE_GPU", "DRY_RUN", "PROFILER"])
-def test_a_mistake_in_asking_for_a_profile_is_exit_code_2(machine: Machine, variable: str) -> None:
+def test_an_invalid_variable_is_exit_code_2(machine: Machine, variable: str) -> None:
     done = machine(PROFILE, **{variable: "maybe"})
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {variable}=maybe is not allowed")
@@ -97,7 +97,7 @@ def test_without_python_there_is_no_profile(machine: Machine) -> None:
 
 
 @pytest.mark.slow
-def test_a_profile_says_whether_it_is_one_of_a_gpu(machine: Machine) -> None:
+def test_a_profile_states_its_device(machine: Machine) -> None:
     torch = pytest.importorskip("torch")
     machine.real_python()
     small = ["--n-layer=1", "--n-embd=16", "--block-size=16", "--batch-size=4"]
@@ -133,7 +133,7 @@ def test_shellcheck_finds_nothing() -> None:
 
 
 @pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.sh")), ids=lambda path: path.name)
-def test_shell_scripts_keep_to_what_bash_3_knows(script: Path) -> None:
+def test_shell_scripts_run_on_bash_3(script: Path) -> None:
     newer = (
         r"\b(mapfile|readarray|coproc|wait -n|local -n|declare -[Agn]|nameref)\b|\$\{\w+(,|\^|@[A-Z])|&>>|\|&|;;&|;&"
     )

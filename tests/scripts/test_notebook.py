@@ -1,4 +1,4 @@
-"""notebooks/colab_gpu_benchmark.ipynb: valid, and it runs from top to bottom on any machine, without a network."""
+"""notebooks/colab_gpu_benchmark.ipynb is valid and runs on any machine, without a network."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def test_the_notebook_is_valid_and_has_no_outputs() -> None:
 
 
 def execute(folder: Path, monkeypatch: pytest.MonkeyPatch, **variables: str) -> tuple[dict[str, str], str | None]:
-    """Run the notebook in a folder; what each code cell printed and showed, by its id, and the error that ended it."""
+    """Run the notebook in a folder; return the output of each code cell by its id, and the error that ended it."""
     nbformat = pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
     client = pytest.importorskip("nbclient")
@@ -60,7 +60,7 @@ def test_the_notebook_runs_from_top_to_bottom_without_a_network(
     fakes = Machine(tmp_path / "fakes")
     fakes.folder.mkdir()
     fakes.make().no_network()
-    (fakes.folder / "bin" / "git").unlink()  # every run asks it for the commit
+    (fakes.folder / "bin" / "git").unlink()  # every run reads the commit
     monkeypatch.setenv("PATH", f"{fakes.folder / 'bin'}:{os.environ['PATH']}")
     shown, ended = execute(tmp_path, monkeypatch, DRY_RUN="1", BASELINE="all")
     assert ended is None
@@ -75,9 +75,7 @@ def test_the_notebook_runs_from_top_to_bottom_without_a_network(
 
 
 @pytest.mark.slow
-def test_the_notebook_says_what_is_missing_and_does_not_hide_a_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_notebook_reports_a_missing_checkout_and_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     _, ended = execute(elsewhere, monkeypatch, REPO_DIR=str(elsewhere), REPO="")

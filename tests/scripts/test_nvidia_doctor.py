@@ -1,4 +1,4 @@
-"""nvidia_doctor.sh: its verdict must be true of every machine, and so must its exit code."""
+"""nvidia_doctor.sh: its verdict and its exit code are right on every kind of machine."""
 
 import importlib.util
 import os
@@ -16,7 +16,7 @@ from support.fake_gpu import SCRIPTS, SMI, TRAINED, VERSION, VISIBLE, Machine, m
 from support.program import mostly_slow
 
 DOCTOR = "nvidia_doctor.sh"
-# A driver's behaviour, and what the verdict says of it where the GPU is not usable.
+# The driver's behaviour, and its part of the verdict if the GPU is not usable.
 DRIVERS = {
     "ok": (SMI, ""),
     "missing": (None, "no NVIDIA driver was found (nvidia-smi is not on PATH)"),
@@ -25,22 +25,26 @@ DRIVERS = {
     "silent": ("true", "the NVIDIA driver lists no GPU"),
 }
 CPU_BUILD = VERSION.replace("cuda 12.8", "cpu")
-# What the probe prints, its exit code, and what the verdict must blame.
+# Output and exit code of the probe, and the reason in the verdict.
 TORCHES = {
     "ok": (VERSION + VISIBLE + TRAINED, 0, ""),
     "missing": ("python=3.11.9\ntorch_error=not installed\n", 1, "PyTorch is not installed"),
     "broken": ("python=3.11.9\ntorch_error=OSError: no libcudart\n", 1, "cannot be imported (OSError: no libcudart)"),
-    "dies at import": ("python=3.11.9\n", 139, "the import of PyTorch does not come to an end (exit code 139)"),
-    "Python says nothing": ("", 0, "python does not run the probe (exit code 0)"),
+    "crashes at import": ("python=3.11.9\n", 139, "the import of PyTorch does not come to an end (exit code 139)"),
+    "Python prints nothing": ("", 0, "python does not run the probe (exit code 0)"),
     "Python too old": ("", 1, "python does not run the probe (exit code 1)"),
     "CPU-only": (CPU_BUILD + "visible=0\n", 1, "this PyTorch (2.9.0) is built without CUDA"),
     "AMD": (VERSION.replace("cuda 12.8", "rocm 6.4") + VISIBLE + TRAINED, 0, "built for AMD GPUs"),
     "no visible GPU": (VERSION + "visible=0\n", 1, "PyTorch sees no GPU"),
-    "looking fails": (VERSION + "probe=failed\nprobe_says=RuntimeError: x\n", 1, "the probe failed (RuntimeError: x)"),
-    "looking dies": (VERSION, 134, "the probe did not come to an end (exit code 134)"),
+    "detection fails": (
+        VERSION + "probe=failed\nprobe_says=RuntimeError: x\n",
+        1,
+        "the probe failed (RuntimeError: x)",
+    ),
+    "detection crashes": (VERSION, 134, "the probe did not come to an end (exit code 134)"),
     "invisible, yet ok": (VERSION + TRAINED, 0, "the probe failed"),
     "probe fails": (VERSION + VISIBLE + "probe=failed\nprobe_says=no kernel image\n", 1, "failed (no kernel image)"),
-    "probe dies": (VERSION + VISIBLE, 134, "the probe did not come to an end (exit code 134)"),
+    "probe crashes": (VERSION + VISIBLE, 134, "the probe did not come to an end (exit code 134)"),
     "probe on CPU": (VERSION + VISIBLE + "probe_device=cpu\nprobe=elsewhere\n", 1, "the probe ran on cpu instead"),
     "ok on CPU": (VERSION + VISIBLE + TRAINED.replace("cuda:0", "cpu"), 0, "the probe failed"),
     "ok, then fails": (VERSION + VISIBLE + TRAINED, 1, "the probe failed"),
@@ -53,7 +57,7 @@ RUNS = {
     "no record": (microgpt_run("true", ""), "microgpt's own run did not use the GPU"),
     "failed": (microgpt_run(status=1), "microgpt's own run failed (exit code 1)"),
 }
-# Each behaviour once beside others that are well: what is wrong must be found although everything else says OK.
+# Each failure alone: it must be found although everything else works.
 QUICK = [case for case in product(DRIVERS, TORCHES, RUNS) if sum(part not in ("ok", "on GPU") for part in case) <= 1]
 SLOW = [case for case in product(DRIVERS, TORCHES, ("on GPU", "on CPU", "failed")) if case not in QUICK]
 
@@ -70,24 +74,24 @@ def verdict(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def set_up(machine: Machine, driver: str, torch: str, run: str) -> str:
-    """Make that machine; what the verdict must blame on PyTorch or microgpt, or nothing."""
+    """Set up a machine; return the reason of PyTorch or microgpt in its verdict, or ""."""
     body, _ = DRIVERS[driver]
     if body:
         machine.program("nvidia-smi", body)
-    probe, status, blamed = TORCHES[torch]
+    probe, status, reason = TORCHES[torch]
     machine.python(probe, status, RUNS[run][0])
-    return blamed or RUNS[run][1]
+    return reason or RUNS[run][1]
 
 
 def check_verdict(machine: Machine, driver: str, torch: str, run: str) -> None:
-    blamed = set_up(machine, driver, torch, run)
+    reason = set_up(machine, driver, torch, run)
     done = machine(DOCTOR)
-    if blamed:
+    if reason:
         assert verdict(done).startswith("verdict: NOT USABLE: ")
-        assert blamed in verdict(done)
+        assert reason in verdict(done)
         assert DRIVERS[driver][1] in verdict(done)
         assert done.returncode == 1
-    else:  # both trained on it: nvidia-smi may say what it likes
+    else:  # both trained on the GPU, whatever nvidia-smi prints
         assert verdict(done) == "verdict: OK: PyTorch and microgpt trained on Tesla T4"
         assert ("warning: " in done.stdout) == (driver != "ok")
         assert done.returncode == 0
@@ -95,7 +99,7 @@ def check_verdict(machine: Machine, driver: str, torch: str, run: str) -> None:
 
 
 @mostly_slow(len(QUICK[::3]), ("driver", "torch", "run"), [*QUICK[::3], *QUICK[1::3], *QUICK[2::3]])
-def test_the_doctor_says_ok_only_where_the_probe_and_microgpt_used_the_gpu(
+def test_the_verdict_is_ok_only_if_probe_and_microgpt_used_the_gpu(
     machine: Machine, driver: str, torch: str, run: str
 ) -> None:
     check_verdict(machine, driver, torch, run)
@@ -103,7 +107,7 @@ def test_the_doctor_says_ok_only_where_the_probe_and_microgpt_used_the_gpu(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("driver", DRIVERS)
-def test_the_doctor_is_right_in_every_combination(tmp_path: Path, driver: str) -> None:
+def test_the_verdict_is_right_in_every_combination(tmp_path: Path, driver: str) -> None:
     for number, case in enumerate(case for case in SLOW if case[0] == driver):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -111,15 +115,15 @@ def test_the_doctor_is_right_in_every_combination(tmp_path: Path, driver: str) -
 
 
 @pytest.mark.parametrize("torch", ["ok", "CPU-only", "probe fails"])
-def test_the_doctor_only_informs_where_no_gpu_is_required(machine: Machine, torch: str) -> None:
-    blamed = set_up(machine, "missing", torch, "on GPU")
+def test_the_exit_code_is_0_if_no_gpu_is_required(machine: Machine, torch: str) -> None:
+    reason = set_up(machine, "missing", torch, "on GPU")
     done = machine(DOCTOR, REQUIRE_GPU="0")
     assert done.returncode == 0
-    assert verdict(done).startswith("verdict: NOT USABLE (for information only): " if blamed else "verdict: OK: ")
-    assert blamed in verdict(done)
+    assert verdict(done).startswith("verdict: NOT USABLE (for information only): " if reason else "verdict: OK: ")
+    assert reason in verdict(done)
 
 
-def test_the_doctor_hands_on_why_pytorch_sees_no_gpu(machine: Machine) -> None:
+def test_the_warning_of_pytorch_is_shown(machine: Machine) -> None:
     set_up(machine, "ok", "no visible GPU", "on GPU")
     (machine.folder / "bin" / "python").rename(machine.folder / "bin" / "wrapped")
     machine.program("python", 'echo "UserWarning: the driver is too old (found version 11040)" >&2; exec wrapped "$@"')
@@ -129,15 +133,15 @@ def test_the_doctor_hands_on_why_pytorch_sees_no_gpu(machine: Machine) -> None:
     assert "though nvidia-smi does: perhaps the driver is too old for cuda 12.8" in verdict(done)
 
 
-def test_the_doctor_says_that_there_is_no_python(machine: Machine) -> None:
+def test_a_missing_python_is_the_reason(machine: Machine) -> None:
     machine.program("nvidia-smi", SMI)
     assert verdict(machine(DOCTOR)) == "verdict: NOT USABLE: there is no Python (python3 cannot be run)"
-    asked = machine(DOCTOR, PYTHON="nowhere/python", REQUIRE_GPU="0")
-    assert "there is no Python (nowhere/python cannot be run)" in verdict(asked)
-    assert asked.returncode == 0
+    other = machine(DOCTOR, PYTHON="nowhere/python", REQUIRE_GPU="0")
+    assert "there is no Python (nowhere/python cannot be run)" in verdict(other)
+    assert other.returncode == 0
 
 
-def test_the_doctor_takes_python3_where_there_is_no_python_and_the_one_that_is_named(machine: Machine) -> None:
+def test_python3_and_a_named_python_are_used(machine: Machine) -> None:
     set_up(machine, "ok", "ok", "on GPU")
     (machine.folder / "bin" / "python").rename(machine.folder / "bin" / "python3")
     assert machine(DOCTOR).returncode == 0
@@ -148,7 +152,7 @@ def test_the_doctor_takes_python3_where_there_is_no_python_and_the_one_that_is_n
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hanging", ["driver", "probe", "run"])
-def test_the_doctor_does_not_wait_for_ever(machine: Machine, hanging: str) -> None:
+def test_a_check_that_hangs_is_ended(machine: Machine, hanging: str) -> None:
     sleep = "exec sleep 60"
     machine.program("nvidia-smi", sleep if hanging == "driver" else SMI)
     machine.python(run=sleep if hanging == "run" else "")
@@ -160,7 +164,7 @@ def test_the_doctor_does_not_wait_for_ever(machine: Machine, hanging: str) -> No
     assert done.stderr == ""
 
 
-def test_a_stopped_doctor_leaves_no_process_and_no_file(machine: Machine, tmp_path: Path) -> None:
+def test_sigterm_leaves_no_process_and_no_file(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     machine.program("nvidia-smi", f'echo $$ >"{tmp_path}/pid"; exec sleep 60')
     environment = {"PATH": f"{tmp_path}/bin", "TMPDIR": f"{tmp_path}/tmp"}
@@ -181,7 +185,7 @@ def test_a_stopped_doctor_leaves_no_process_and_no_file(machine: Machine, tmp_pa
         ([], {"DOCTOR_TIMEOUT": "2m"}, "DOCTOR_TIMEOUT=2m"),
     ],
 )
-def test_a_mistake_in_asking_the_doctor_is_exit_code_2(
+def test_an_invalid_option_or_variable_is_exit_code_2(
     machine: Machine, arguments: list[str], variables: dict[str, str], named: str
 ) -> None:
     done = machine(DOCTOR, *arguments, **variables)
@@ -210,7 +214,7 @@ def test_the_probe_trains_and_compares(probe: ModuleType) -> None:
     assert 0 < last < first / 2
 
 
-def test_the_probe_notices_that_it_ran_elsewhere(probe: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_probe_reports_another_device(probe: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     here = torch.device("cpu")
     monkeypatch.setattr(torch, "device", lambda kind: here)
@@ -218,7 +222,7 @@ def test_the_probe_notices_that_it_ran_elsewhere(probe: ModuleType, monkeypatch:
     assert (found["probe"], found["probe_device"]) == ("elsewhere", "cpu")
 
 
-def test_the_probe_notices_wrong_numbers(probe: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_probe_reports_wrong_results(probe: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "cpu", lambda tensor: 1.1 * tensor)
@@ -230,8 +234,8 @@ def test_the_probe_notices_wrong_numbers(probe: ModuleType, monkeypatch: pytest.
     assert "did not fall" in found["probe_says"]
 
 
-# A torch that is found before the real one. A pretended one is the real one that claims to have a GPU.
-PRETENDED = """
+# A torch that is found before the real one. The simulated one is the real one with a fake GPU.
+SIMULATED = """
 import importlib, sys
 del sys.modules["torch"]
 sys.path.remove(__file__.rsplit("/", 1)[0])
@@ -239,7 +243,7 @@ torch = importlib.import_module("torch")
 torch.version.cuda = "12.8"
 torch.cuda.is_available = lambda: True
 torch.cuda.device_count = lambda: 1
-torch.cuda.get_device_name = lambda *which: "Pretended GPU"
+torch.cuda.get_device_name = lambda *which: "Simulated GPU"
 """
 STAYS = """
 torch.Tensor.to = torch.nn.Module.to = lambda thing, device: thing
@@ -249,33 +253,33 @@ STUBS = {
     "broken": ("raise OSError('libcudart.so.12: no such file')", "(OSError: libcudart.so.12: no such file)"),
     "crash": ("import os; os.kill(os.getpid(), 11)", "the import of PyTorch does not come to an end (exit code 139)"),
     "hang": ("import time; time.sleep(60)", "the import of PyTorch does not come to an end (no end within 5 s)"),
-    "probe raises": (PRETENDED, "the probe failed ("),
-    "probe on CPU": (PRETENDED + STAYS, "the probe ran on cpu instead of the GPU"),
+    "probe raises": (SIMULATED, "the probe failed ("),
+    "probe on CPU": (SIMULATED + STAYS, "the probe ran on cpu instead of the GPU"),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", STUBS)
-def test_the_doctor_sees_through_a_pytorch_that_does_not_work(machine: Machine, kind: str) -> None:
+def test_a_pytorch_that_does_not_work_is_the_reason(machine: Machine, kind: str) -> None:
     if kind.startswith("probe"):
         torch = pytest.importorskip("torch")
         if torch.cuda.is_available():
-            pytest.skip("this machine has a GPU: a pretended one would work")
+            pytest.skip("this machine has a GPU: the simulated one would work")
     machine.real_python()
     machine.program("nvidia-smi", SMI)
-    stub, blamed = STUBS[kind]
+    stub, reason = STUBS[kind]
     (machine.folder / "stub").mkdir()
     (machine.folder / "stub" / "torch.py").write_text(stub)
     limit = "5" if kind == "hang" else "100"
     done = machine(DOCTOR, PYTHONPATH=str(machine.folder / "stub"), DOCTOR_TIMEOUT=limit)
     assert done.returncode == 1
-    assert blamed in verdict(done)
+    assert reason in verdict(done)
     assert "microgpt  ok" not in done.stdout
     assert not list(machine.here.iterdir())
 
 
 @pytest.mark.slow
-def test_the_doctor_is_right_about_this_machine(machine: Machine) -> None:
+def test_the_verdict_is_right_for_this_machine(machine: Machine) -> None:
     torch = pytest.importorskip("torch")
     machine.real_python()
     if smi := shutil.which("nvidia-smi"):

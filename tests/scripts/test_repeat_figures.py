@@ -1,4 +1,4 @@
-"""scripts/repeat_figures.py: the commands of docs/performance.md and docs/log.md; one fails, one lacks something."""
+"""scripts/repeat_figures.py: the commands of docs/performance.md and docs/log.md."""
 
 from pathlib import Path
 from types import ModuleType
@@ -34,10 +34,10 @@ def script() -> ModuleType:
 
 @pytest.fixture
 def stage(tmp_path: Path, script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Pages that name two programs: one prints its arguments, the other fails."""
+    """Write pages with two programs: one prints its arguments, the other fails."""
     good, bad = tmp_path / "good.py", tmp_path / "bad.py"
     good.write_text("import sys; print('said', sys.argv[1:]); open('left', 'w')")
-    bad.write_text("print('as far as it came'); raise SystemExit(3)")
+    bad.write_text("print('before the failure'); raise SystemExit(3)")
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "performance.md").write_text(PERFORMANCE.format(good="good.py", bad="bad.py"))
     (tmp_path / "docs" / "log.md").write_text(LOG.format(good="good.py"))
@@ -63,7 +63,7 @@ def test_replacements_are_inserted_and_a_failure_is_reported(
     assert "Beautiful is better than ugly" in found["05_this.log"]
     assert len(list(stage.rglob("left"))) == 1  # in the folder that they share
     assert not (stage / "left").exists()
-    assert "as far as it came" in found["03_bad.log"]
+    assert "before the failure" in found["03_bad.log"]
     assert "exit code 3" in found["03_bad.log"]
 
 

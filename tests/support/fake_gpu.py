@@ -1,4 +1,4 @@
-"""A machine on which every program is what a test says: PATH holds the few tools that the scripts need, and fakes."""
+"""A machine with fake programs: PATH holds the few tools that the scripts need, and the programs of a test."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ TOOLS = (
 )  # fmt: skip
 NETWORK = ("git", "pip", "pip3", "curl", "wget", "uv", "ssh")
 SMI = 'echo "NVIDIA T4, 550.54, 15360 MiB"'
-# What the probe says of a machine where all is well, by its stage.
+# Output of the probe on a working machine, by stage.
 VERSION, VISIBLE = "python=3.11.9\ntorch=2.9.0\nbuild=cuda 12.8\n", "visible=1\ngpu=Tesla T4\n"
 TRAINED = "probe_device=cuda:0\nprobe=ok\nprobe_says=20 training steps\n"
 
@@ -48,7 +48,7 @@ class Machine:
         path.chmod(0o755)
 
     def recording(self, name: str, body: str = "") -> None:
-        """A program whose every call is a line of `calls()`."""
+        """Put a program on PATH that records each call as a line of `calls()`."""
         self.program(name, f'echo "{name} $*" >>"{self.folder / "calls"}"\n{body}')
 
     def calls(self) -> list[str]:
@@ -60,7 +60,7 @@ class Machine:
             self.recording(name, f"echo '{name} was called' >&2; exit 97")
 
     def python(self, probe: str = VERSION + VISIBLE + TRAINED, status: int = 0, run: str = "", other: str = "") -> None:
-        """A Python that answers the doctor: what the probe prints and its exit code, and what microgpt's run does."""
+        """Put a Python on PATH with this output and exit code of the probe, and this shell for microgpt's run."""
         (self.folder / "probe").write_text(probe)
         body = f"""
 case "$*" in
@@ -87,13 +87,13 @@ esac"""
 
 
 def microgpt_run(said: str = "true", recorded: str = "true", status: int = 0) -> str:
-    """The shell of a run that prints and records where it ran."""
+    """Return the shell code of a run that prints and records its device."""
     record = f"""mkdir -p outputs/x; echo '{{"using_gpu": {recorded}}}' >outputs/x/run.json;""" if recorded else ""
-    return f"{record} echo 'mode=tensor using_gpu={said}'; echo 'the last complaint' >&2; exit {status}"
+    return f"{record} echo 'mode=tensor using_gpu={said}'; echo 'the last error' >&2; exit {status}"
 
 
 def wait_until_gone(pid: int) -> None:
-    """A process that was killed, whoever its parent is, is gone or a zombie soon."""
+    """Wait until a killed process is gone or a zombie."""
     end = time.monotonic() + 30
     while time.monotonic() < end:
         try:
