@@ -32,8 +32,9 @@ from microgpt.engines.base import Decoder
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.errors import UserError
-from microgpt.inference.generation import encode_prompt, generate
+from microgpt.inference.generation import generate
 from microgpt.inference.loading import TrainedModel, load_model
+from microgpt.inference.prompts import encode_prompt
 from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
 from microgpt.runs.record import Invocation
 from microgpt.tasks.export import onnx_files, weight_files, write_export

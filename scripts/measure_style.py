@@ -18,8 +18,9 @@ import harness
 
 from microgpt.config.schema import Config, SampleConfig, StyleConfig
 from microgpt.errors import UserError
-from microgpt.inference.generation import encode_prompt, generate, phrase_rate
+from microgpt.inference.generation import generate, phrase_rate
 from microgpt.inference.loading import load_model
+from microgpt.inference.prompts import encode_prompt
 from microgpt.runs.record import Invocation
 from microgpt.tasks.sample import generator
 

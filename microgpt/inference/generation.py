@@ -31,17 +31,6 @@ class Sample:
     stop_reason: str | None  # end: the model ended the document; length: max_new_tokens; block: the block is full
 
 
-def encode_prompt(prompt: str, tokenizer: Tokenizer, block_size: int, name: str = "sample.prompt") -> list[int]:
-    """Return BOS and the prompt's characters. Raises UserError for unknown characters and a prompt that is too long.
-
-    `name` is the prompt's name in the message.
-    """
-    tokens = [tokenizer.bos, *tokenizer.encode(prompt, name)]
-    if len(tokens) > block_size:
-        raise UserError(f"prompt token count {len(tokens)} exceeds max prompt tokens {block_size}")
-    return tokens
-
-
 class Continuation:
     """The text that follows a prompt, in progress: which tokens to read next, and sampling from the model's logits.
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from microgpt.config.schema import Config
 from microgpt.inference.generation import generate, generate_many
 from microgpt.inference.loading import load_model
+from microgpt.inference.prompts import sample_prompts
 from microgpt.runs.checkpoint import Checkpoint
 from microgpt.runs.checkpoint_format import generator_from
 from microgpt.runs.record import Invocation
-from microgpt.training.assembly import sample_prompts
 
 
 def sample(config: Config, invocation: Invocation) -> None:
@@ -28,7 +28,7 @@ def sample(config: Config, invocation: Invocation) -> None:
     print("--- samples ---")
     for number, made in enumerate(samples, 1):
         why = "" if made.stop_reason == "end" else f"  [stopped: {made.stop_reason}]"
-        print(f"sample {number:2d}: {prompt.shown}{made.text}{why}", flush=not config.sample.bulk)
+        print(f"sample {number:2d}: {prompt.text}{made.text}{why}", flush=not config.sample.bulk)
 
 
 def generator(config: Config, invocation: Invocation, checkpoint: Checkpoint) -> random.Random:

@@ -1,22 +1,19 @@
 """From a configuration to objects: corpus, model, optimizer, schedule, prompts, and what the seed determines."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from microgpt.config.schema import Config, DataConfig, OptimConfig, SampleConfig
+from microgpt.config.schema import Config, DataConfig, OptimConfig
 from microgpt.data.batches import BatchOrder, shuffled
-from microgpt.data.conversations import USER, Turn, build_chat_corpus, encode_prompt_turns
+from microgpt.data.conversations import build_chat_corpus
 from microgpt.data.corpus import Corpus, build_corpus
 from microgpt.data.sources import read_source
-from microgpt.data.tokenizer import Tokenizer
 from microgpt.engines.base import EngineState
 from microgpt.engines.optimizer import OptimizerSpec
-from microgpt.errors import UserError
-from microgpt.inference.generation import encode_prompt
 from microgpt.model.init import init_parameters
 from microgpt.model.spec import MODEL_KINDS, ModelSpec
 from microgpt.training.schedules import Schedule
@@ -73,32 +70,6 @@ def make_schedule(config: Config) -> Schedule:
     schedule = config.schedule
     total = config.train.steps if schedule.total_steps is None else schedule.total_steps
     return Schedule(schedule.name, max(total, 1), schedule.warmup_steps, schedule.warmdown_steps)
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """The text that a sample continues."""
-
-    shown: str  # before the sample's text
-    tokens: list[int]
-
-
-def sample_prompts(
-    sample: SampleConfig, tokenizer: Tokenizer, block_size: int, questions: Sequence[str]
-) -> list[Prompt]:
-    """Return sample.prompt; for a chat model, that text as the user's turn or, if it is empty, some of the questions.
-
-    Raises UserError for unknown characters, a prompt that is too long, and a chat model without any question.
-    """
-    if not tokenizer.special:
-        return [Prompt(sample.prompt, encode_prompt(sample.prompt, tokenizer, block_size))]
-    texts = [sample.prompt] if sample.prompt else questions[: max(1, sample.num_samples)]
-    if not texts:
-        raise UserError("sample.prompt= is not allowed: a chat model answers; say sample.prompt=hello")
-    return [
-        Prompt(f"user: {text} assistant: ", encode_prompt_turns([Turn(USER, text)], tokenizer, block_size)[0])
-        for text in texts
-    ]
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def sampler(
             if stop:
                 break
             text = Continuation(inputs.corpus.tokenizer, inputs.spec.block_size, prompt.tokens, policy, rng)
-            samples.append(prompt.shown + generate(text, new_decoder).text)
+            samples.append(prompt.text + generate(text, new_decoder).text)
         return samples
 
     return draw

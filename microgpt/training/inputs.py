@@ -12,16 +12,15 @@ from microgpt.engines.optimizer import OPTIMIZERS
 from microgpt.engines.options import BACKENDS, EngineOptions
 from microgpt.errors import UserError
 from microgpt.inference.loading import engine_options
+from microgpt.inference.prompts import Prompt, sample_prompts
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
 from microgpt.training.assembly import (
     InitialState,
-    Prompt,
     example_order,
     initial_state,
     model_spec,
     read_corpus,
-    sample_prompts,
 )
 from microgpt.training.loggers import check_installed
 

@@ -16,12 +16,12 @@ from microgpt.inference.generation import (
     Sample,
     SamplingPolicy,
     add_style_bias,
-    encode_prompt,
     generate,
     phrase_characters,
     phrase_rate,
     probabilities,
 )
+from microgpt.inference.prompts import encode_prompt
 
 property_test = settings(deadline=None, database=None, max_examples=80)
 LETTERS = Tokenizer.of([string.ascii_lowercase + " "])
