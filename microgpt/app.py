@@ -118,9 +118,10 @@ def config_directory() -> str:
 
 
 def prepare_streams() -> None:
-    """Open missing output streams on os.devnull, and let them print any character in any locale."""
+    """Open missing streams on os.devnull, and let output streams print any character in any locale."""
     logging.raiseExceptions = False  # for log lines of Hydra into a closed pipe
-    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 (open until the program ends)
+    sys.stdin = sys.stdin or Path(os.devnull).open()  # noqa: SIM115 (open until the program ends)
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -140,6 +140,9 @@ class TrainConfig:
         "auto", "auto: resume this run if it was stopped; never; or the folder of a run to train on from",
         holds=bool, allowed="it is auto, never or a folder", without_effect=("auto", "never"),
     )  # fmt: skip
+    resume_on_other_data: bool = key(
+        False, "whether train.resume=<folder> may use other data, or another split of it, than the checkpoint", new=True
+    )
     last_n: int = key(50, "steps that mean_loss_last_n averages over", at_least=1)
     max_memory_growth: float | None = key(
         2.0, "largest ratio of memory at an evaluation to the first ones; null: no limit", above=1, effect="output"

@@ -76,6 +76,17 @@ def git_warnings(rows: Sequence[Row]) -> list[str]:
     return found
 
 
+def leg_warnings(rows: Sequence[Row]) -> list[str]:
+    """Return a sentence about runs whose validation documents may have been trained on in an earlier leg."""
+    other = sum(row.leg_other_data is not None for row in rows)
+    if not other:
+        return []
+    return [
+        f"{other} of {len(rows)} runs continue a checkpoint of other data or of another split: their validation loss "
+        "may include documents that the model was trained on."
+    ]
+
+
 def failures(rows: Sequence[Row]) -> list[Table]:
     """Return a table of runs that are not completed, by status and reason; none for no runs."""
     groups: dict[tuple[str, str], list[Row]] = {}

@@ -67,6 +67,7 @@ class Row:
     model: str
     first_step: int
     leg_from: str | None
+    leg_other_data: str | None
     data: str
     data_sha256: str | None
     git_commit: str | None
@@ -229,6 +230,7 @@ def row_of(record: RunRecord, folder: Path) -> Row:
         "model": model.get("name"),
         "first_step": leg.first_step if leg else 0,
         "leg_from": leg.from_ if leg else None,
+        "leg_other_data": "; ".join(leg.other_data) or None if leg else None,
         "data": config["data"].get("name"),
         "data_sha256": data.sha256,
         "git_commit": git.commit,

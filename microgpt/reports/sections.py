@@ -112,7 +112,11 @@ def page_section(
     """Return a family's section of the page; without `read`, leave out what needs histories."""
     known = [*family.rows, *family.missing]
     references = common_references(family.rows)
-    warnings = [*([family.obstacle] if family.obstacle else []), *provenance.git_warnings(known)]
+    warnings = [
+        *([family.obstacle] if family.obstacle else []),
+        *provenance.leg_warnings(known),
+        *provenance.git_warnings(known),
+    ]
     settings = provenance.common_settings(family)
     sentences, budgets = common_budgets(family, read) if read else ([], [])
     plots = Plots(plots_of(family, compared, contrasts, references, read)) if read else Paragraph(NOT_DRAWN, "caption")

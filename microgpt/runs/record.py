@@ -136,6 +136,7 @@ class Leg:
     from_: str
     first_step: int
     optimizer_state: bool = True  # False: the checkpoint has none, so moments begin at zero
+    other_data: list[str] = field(default_factory=list, metadata=OMIT_IF_EMPTY)  # differences to the checkpoint's data
 
 
 @dataclass(frozen=True)

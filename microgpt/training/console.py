@@ -68,6 +68,9 @@ def print_inputs(inputs: RunInputs, record: RunRecord) -> None:
         print(f"training on from step {record.leg.first_step} of {record.leg.from_}")
         if not record.leg.optimizer_state:
             print("it has no optimizer state: moments begin at zero, and steps are counted from 0")
+        if record.leg.other_data:
+            print(f"warning: other data than the checkpoint's ({', '.join(record.leg.other_data)}): "
+                  "val_loss may include documents that the model was trained on")  # fmt: skip
         print(f"a new leg of {config.train.steps} steps: schedule {schedule.name} anew from lr {config.optim.lr} over "
               f"{schedule.total_steps} steps")  # fmt: skip
     print_engine(record)

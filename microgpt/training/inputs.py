@@ -15,6 +15,7 @@ from microgpt.inference.loading import engine_options
 from microgpt.inference.prompts import Prompt, sample_prompts
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
+from microgpt.runs.record import RunRecord
 from microgpt.training.assembly import (
     InitialState,
     example_order,
@@ -38,6 +39,7 @@ class RunInputs:
     initial: InitialState
     prompts: list[Prompt]  # of its samples, in turn
     leg_from: Checkpoint | None  # train.resume=<folder>: the checkpoint that this run continues in a new leg
+    other_data: list[str]  # how the data of the new leg differ from the checkpoint's
     baselines: dict[str, float | None]  # losses of counting models on the evaluated documents
 
     @property
@@ -70,10 +72,17 @@ class InputReader:
         corpus = self.corpus(config)
         spec = model_spec(config, corpus.tokenizer.vocab_size)
         prompts = sample_prompts(config.sample, corpus.tokenizer, spec.block_size, corpus.questions)
-        leg_from = None
+        leg_from, other_data = None, []
         if config.train.resume not in ("auto", "never"):
             leg_from = load_checkpoint(resolve_checkpoint(config.train.resume, config.outputs_dir, "train.resume"))
             check_fit(leg_from, spec, corpus, config.optim.name)
+            other_data = data_differences(leg_from, config, corpus)
+            if other_data and not config.train.resume_on_other_data:
+                raise UserError(
+                    f"train.resume={config.train.resume} was trained on other data ({', '.join(other_data)}), so that "
+                    "validation documents may be among those that it was trained on: train.resume_on_other_data=true "
+                    "allows it"
+                )
         initial = initial_state(
             config.seed, corpus, spec, config.train.batch_size, config.style.share, self.cached_order
         )
@@ -82,7 +91,7 @@ class InputReader:
         if options.threads is None and "threads" in BACKENDS[options.backend].keys:
             options = replace(options, threads=self.threads)
         baselines = self.cached_baselines(config.train.eval_documents, *corpus_key(config))
-        return RunInputs(config, options, corpus, spec, initial, prompts, leg_from, baselines)
+        return RunInputs(config, options, corpus, spec, initial, prompts, leg_from, other_data, baselines)
 
 
 def corpus_key(config: Config) -> tuple[DataConfig, int, tuple[str, ...], str]:
@@ -107,6 +116,29 @@ def check_fit(checkpoint: Checkpoint, spec: ModelSpec, corpus: Corpus, optimizer
     earlier = checkpoint.progress.optimizer or ("adam" if checkpoint.state.v else optimizer)
     if not share_moments(earlier, optimizer):
         raise UserError(f"{where} optim={optimizer}: it was trained with optim={earlier}")
+
+
+# Keys of `data` that decide which documents, or pieces of a stream, are held out.
+SPLIT_KEYS = ("format", "val_fraction", "split_seed")
+
+
+def data_differences(checkpoint: Checkpoint, config: Config, corpus: Corpus) -> list[str]:
+    """Return how the data and the split differ from those of the checkpoint's run.
+
+    The split is that of run.json beside the checkpoint; without it, only the hash of the data is compared.
+    """
+    found = []
+    sha256 = checkpoint.progress.data_sha256
+    if sha256 is not None and sha256 != corpus.source.sha256:
+        found.append(f"its SHA-256 is {sha256[:12]}..., that of data={config.data.name} {corpus.source.sha256[:12]}...")
+    record = RunRecord.read(checkpoint.path.parents[1])
+    earlier = record.config if record is not None else {}
+    data = earlier.get("data") or {}
+    pairs = [(f"data.{key}", data.get(key), getattr(config.data, key)) for key in SPLIT_KEYS]
+    if config.data.format == "stream":
+        pairs.append(("model.block_size", (earlier.get("model") or {}).get("block_size"), config.model.block_size))
+    found += [f"{key} was {was}, is {now}" for key, was, now in pairs if was is not None and was != now]
+    return found
 
 
 def share_moments(one: str, other: str) -> bool:

@@ -38,6 +38,7 @@ def continue_record(record: RunRecord, inputs: RunInputs, folder: RunFolder) -> 
             from_=str(inputs.leg_from.path),
             first_step=before.first_step + before.step,
             optimizer_state=bool(inputs.leg_from.state.m),
+            other_data=inputs.other_data,
         )
     earlier = folder.earlier
     if earlier is None:

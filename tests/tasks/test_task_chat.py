@@ -7,6 +7,7 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,6 +171,17 @@ def test_a_conversation_through_pipes(trained: Program) -> None:
     assert "user='Ü' has characters that the model does not know: 'Ü'" in errors[2]
     again = talk(trained, "hello", "/temperature 0", "hello", "/clear", "hello", "/quit", "never read")
     assert again.stdout.splitlines() == answers[:3]
+
+
+@pytest.mark.slow
+def test_a_closed_standard_input_is_an_empty_one(trained: Program) -> None:
+    shell = f"{sys.executable} -m microgpt task=chat checkpoint=latest"
+    ended = [
+        subprocess.run(f"{shell} {stdin}", shell=True, cwd=trained.folder, capture_output=True, text=True, timeout=60)
+        for stdin in ("<&-", "</dev/null")
+    ]
+    assert [(done.returncode, done.stderr) for done in ended] == [(0, ""), (0, "")]
+    assert ended[0].stdout == ended[1].stdout
 
 
 @pytest.mark.slow
