@@ -22,7 +22,6 @@ The names are the reference names.txt if MICROGPT_DATA_DIR is set, else the embe
 import argparse
 import json
 import math
-import os
 import shlex
 import sys
 import time
@@ -82,7 +81,7 @@ CASES = {
 
 def measure_native(case: Case, threads: int, seconds: float) -> dict[str, Any]:
     """Return what another program prints, and a note."""
-    corpus = names_corpus("makemore" if "MICROGPT_DATA_DIR" in os.environ else "names")
+    corpus = names_corpus(harness.names_source())
     seeds = range(SEED, SEED + case.replicas)
     options = EngineOptions("native", dtype="float32", threads=threads)
     engine = reference_engine(options, corpus, case.batch_size, seeds, say=harness.say, n_embd=case.n_embd)
@@ -224,7 +223,7 @@ def compare(chosen: argparse.Namespace) -> None:
     if "two_cores" in chosen.cases and len(harness.available_cores()) == 1:
         raise MicrogptError("two_cores needs two CPU cores, and this process may use one: name other --cases")
     programs = {name: programs_of(name, chosen.seconds, chosen.peer) for name in chosen.cases}
-    corpus = names_corpus("makemore" if "MICROGPT_DATA_DIR" in os.environ else "names")
+    corpus = names_corpus(harness.names_source())
     measure_all(programs, chosen.rounds)
     print(
         f"data: {corpus.source.origin}, {len(corpus.train.examples)} names; native engine in float32; rounds: "

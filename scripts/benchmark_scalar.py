@@ -12,7 +12,6 @@ import argparse
 import ast
 import gc
 import json
-import os
 import random
 import re
 import sys
@@ -71,7 +70,7 @@ def compare(reference: Path, steps: int, repeats: int) -> None:
     times: dict[str, list[float]] = {name: [] for name in PROGRAMS}
     losses = {}
     with tempfile.TemporaryDirectory() as folder:
-        names = read_source("makemore" if "MICROGPT_DATA_DIR" in os.environ else "names", None)
+        names = read_source(harness.names_source(), None)
         (Path(folder) / "input.txt").write_text(names.text)
         print(f"data: {names.origin}; {steps} steps, {repeats} rounds, Python {sys.version.split()[0]}, core {core}")
         worker = [sys.executable, str(Path(__file__).resolve()), "--reference", str(reference), "--steps", str(steps)]

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
+from microgpt.data.sources import DATA_DIR_VARIABLE
 from microgpt.errors import MicrogptError
 
 Item = TypeVar("Item")
@@ -73,6 +74,11 @@ def has_torch() -> bool:
         return True
     print("PyTorch is not installed: its engine is left out.\n")
     return False
+
+
+def names_source() -> str:
+    """Return the `data` option of the reference's names.txt if MICROGPT_DATA_DIR is set, else of the embedded names."""
+    return "makemore" if DATA_DIR_VARIABLE in os.environ else "names"
 
 
 # Rounds and figures
