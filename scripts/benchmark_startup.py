@@ -37,7 +37,7 @@ import sys, time
 start = time.perf_counter()
 import microgpt.engines.native.engine
 imported = time.perf_counter()
-from microgpt.engines.native.kernel_cache import compile_kernels
+from microgpt.engines.native.compilation import compile_kernels
 compiled = compile_kernels(sys.argv[1], lambda text: None)
 print(imported - start, time.perf_counter() - imported, compiled)
 """

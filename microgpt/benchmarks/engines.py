@@ -19,7 +19,8 @@ from microgpt.benchmarks.reference import BLOCK_SIZE, SEED, names_corpus, refere
 from microgpt.data.corpus import Corpus
 from microgpt.engines.base import BulkSampler, Decoder, Engine, EngineState
 from microgpt.engines.options import EngineOptions
-from microgpt.inference.generation import Continuation, SamplingPolicy, generate
+from microgpt.inference.generation import Continuation, generate
+from microgpt.inference.sampling import SamplingPolicy
 
 BATCHES = (1, 16)
 FIRST_WIDTH = 16  # microgpt.py's n_embd

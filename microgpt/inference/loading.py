@@ -13,7 +13,8 @@ from microgpt.engines.base import Decoder, Engine
 from microgpt.engines.choice import check_available, choose
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
-from microgpt.inference.generation import Continuation, SamplingPolicy
+from microgpt.inference.generation import Continuation
+from microgpt.inference.sampling import SamplingPolicy
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
 from microgpt.runs.record import Invocation

@@ -20,7 +20,8 @@ import numpy as np
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.engines.base import BatchDecoder, Decoder, DecodesBatches, Engine
 from microgpt.errors import NonFiniteError
-from microgpt.inference.generation import Continuation, SamplingPolicy
+from microgpt.inference.generation import Continuation
+from microgpt.inference.sampling import SamplingPolicy
 from microgpt.serve.stop_sequences import StopSequences
 
 PAUSE_INTERVAL = 0.002  # seconds of generation between two turns of the event loop

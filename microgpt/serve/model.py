@@ -13,9 +13,9 @@ import numpy as np
 from microgpt.data.conversations import USER, Turn, encode_prompt_turns, encode_turn, prompt_room
 from microgpt.errors import UserError
 from microgpt.inference.attention_maps import forward
-from microgpt.inference.generation import SamplingPolicy
 from microgpt.inference.loading import TrainedModel
 from microgpt.inference.prompts import encode_prompt
+from microgpt.inference.sampling import SamplingPolicy
 from microgpt.runs.history import History
 from microgpt.serve.microgpt_schemas import MAX_CANDIDATES, MAX_SAMPLES
 

@@ -11,8 +11,9 @@ import numpy as np
 from microgpt.data.corpus import Corpus
 from microgpt.engines.base import Decoder, Engine
 from microgpt.errors import NonFiniteError
-from microgpt.inference.generation import Continuation, SamplingPolicy, generate, phrase_rate
+from microgpt.inference.generation import Continuation, generate, phrase_rate
 from microgpt.inference.loading import sampling_policy
+from microgpt.inference.sampling import SamplingPolicy
 from microgpt.runs.checkpoint_format import Progress
 from microgpt.runs.record import Metrics, RunRecord, StyleEffect
 from microgpt.training.guards import StopRequest

@@ -192,7 +192,7 @@ def test_pieces_of_few_steps_on_the_device_give_the_same(monkeypatch: pytest.Mon
     spec = gpt()
     state, work, rates = random_state(spec, replicas=2), workload(examples_of(spec, 5), 2, (0, 3)), falling(7, 0.1, 0.1)
     whole = engine(spec, ADAM, work, state).advance(0, rates)
-    monkeypatch.setattr("microgpt.engines.torch.batches.CHUNK_POSITIONS", 60)
+    monkeypatch.setattr("microgpt.engines.torch.batch_tensors.CHUNK_POSITIONS", 60)
     np.testing.assert_allclose(engine(spec, ADAM, work, state).advance(0, rates), whole, rtol=1e-12)
 
 

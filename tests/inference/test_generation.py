@@ -11,17 +11,9 @@ from hypothesis import strategies as st
 
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.errors import UserError
-from microgpt.inference.generation import (
-    Continuation,
-    Sample,
-    SamplingPolicy,
-    add_style_bias,
-    generate,
-    phrase_characters,
-    phrase_rate,
-    probabilities,
-)
+from microgpt.inference.generation import Continuation, Sample, generate, phrase_rate
 from microgpt.inference.prompts import encode_prompt
+from microgpt.inference.sampling import SamplingPolicy, add_style_bias, phrase_characters, probabilities
 
 property_test = settings(deadline=None, database=None, max_examples=80)
 LETTERS = Tokenizer.of([string.ascii_lowercase + " "])

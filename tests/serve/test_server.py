@@ -25,8 +25,9 @@ from microgpt.engines.base import EngineState
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.errors import UserError
-from microgpt.inference.generation import Continuation, SamplingPolicy, generate
+from microgpt.inference.generation import Continuation, generate
 from microgpt.inference.loading import TrainedModel
+from microgpt.inference.sampling import SamplingPolicy
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import Checkpoint
 from microgpt.runs.checkpoint_format import Meta, Progress

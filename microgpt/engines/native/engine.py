@@ -16,8 +16,8 @@ import numpy as np
 from microgpt.data.examples import Examples
 from microgpt.distributed import available_cores
 from microgpt.engines.base import Draws, EngineInfo, EngineState, Tokens, Workload
-from microgpt.engines.native import kernel_cache, sampling, train_kernels
-from microgpt.engines.native.decoding import NativeBatchDecoder, NativeDecoder
+from microgpt.engines.native import bulk_sampling, compilation, train_kernels
+from microgpt.engines.native.kv_cache import NativeBatchDecoder, NativeDecoder
 from microgpt.engines.native.optimizers import bias_corrections, settings_record
 from microgpt.engines.native.weights import Weights, aligned
 from microgpt.engines.optimizer import OptimizerSpec
@@ -76,7 +76,7 @@ class NativeEngine:
         self.info = EngineInfo("native", "cpu", False, self.dtype, "features", self.threads, options.reason)
         self.weights = Weights(spec, self.dtype, rows=max(CHUNK_ROWS, spec.block_size))
         self.settings = settings_record(optimizer)
-        self.compile_seconds = kernel_cache.compile_kernels(self.dtype, say)
+        self.compile_seconds = compilation.compile_kernels(self.dtype, say)
         self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="native") if self.threads > 1 else None
         self.workspaces: list[Workspace] = []
         self.load(state)
@@ -239,10 +239,10 @@ class NativeEngine:
         top_k: int | None,
         seed: int,
         first: int = 0,
-        slots: int = sampling.SLOTS,
+        slots: int = bulk_sampling.SLOTS,
     ) -> Draws:
         """See base.BulkSampler; `slots` texts are in progress at once, which changes none of them."""
-        return sampling.draw(self.weights, replica, prompt, count, room, temperature, top_k, seed, first, slots)
+        return bulk_sampling.draw(self.weights, replica, prompt, count, room, temperature, top_k, seed, first, slots)
 
     # Threads
 

@@ -10,7 +10,7 @@ without an operation between lanes. The forward product reads a transposed copy 
 in registers while k runs.
 """
 
-from microgpt.engines.native.kernel_cache import Floats, inlined, kernel
+from microgpt.engines.native.compilation import Floats, inlined, kernel
 from microgpt.engines.native.simd.lanes import transpose_block
 from microgpt.engines.native.simd.vector import LANES, fma, load, load_splat, read, registers, splat, store, write
 

@@ -20,7 +20,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from microgpt.engines.base import implementation
-from microgpt.engines.native.kernel_cache import Floats, kernel
+from microgpt.engines.native.compilation import Floats, kernel
 from microgpt.engines.native.layout import LayoutRecord
 from microgpt.engines.native.simd.lanes import horizontal_sum
 from microgpt.engines.native.simd.vector import LANES, flush_subnormals, fma, load, splat, sqrt, store

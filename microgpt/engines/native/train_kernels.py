@@ -16,7 +16,7 @@ No kernel holds the GIL.
 
 import math
 
-from microgpt.engines.native.kernel_cache import (
+from microgpt.engines.native.compilation import (
     Float64Array,
     FloatArray,
     Floats,
@@ -26,8 +26,8 @@ from microgpt.engines.native.kernel_cache import (
     Int64s,
     kernel,
 )
+from microgpt.engines.native.forward_backward import backward, forward, transpose_weights
 from microgpt.engines.native.layout import LayoutRecord
-from microgpt.engines.native.model import backward, forward, transpose_weights
 from microgpt.engines.native.optimizers import SettingsRecord, update
 from microgpt.engines.native.pointwise import cross_entropy
 from microgpt.engines.native.simd.vector import LANES, get, load, offset, pointer, prefetch, put, store

@@ -25,7 +25,7 @@ from microgpt.data.examples import Examples
 from microgpt.engines.base import EngineInfo, EngineState, Tokens, Workload
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
-from microgpt.engines.torch.batches import Batch, Batches, DeviceExamples
+from microgpt.engines.torch.batch_tensors import Batch, Batches, DeviceExamples
 from microgpt.engines.torch.device import DTYPES, choose_device, choose_dtype, set_threads
 from microgpt.engines.torch.distributed import process_group
 from microgpt.engines.torch.model import LARGEST_LOSS, Models, TorchDecoder

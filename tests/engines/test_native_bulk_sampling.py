@@ -21,7 +21,8 @@ from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.engines.scalar.engine import ScalarEngine
 from microgpt.errors import NonFiniteError, UserError
-from microgpt.inference.generation import Continuation, Sample, SamplingPolicy, generate, generate_many, probabilities
+from microgpt.inference.generation import Continuation, Sample, generate, generate_many
+from microgpt.inference.sampling import SamplingPolicy, probabilities
 from microgpt.model.spec import ModelSpec
 
 Text = tuple[int, ...]

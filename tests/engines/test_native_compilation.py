@@ -16,9 +16,9 @@ import numba
 import pytest
 from support.program import Program, read_history, read_record
 
-from microgpt.engines.native import kernel_cache
+from microgpt.engines.native import compilation
 
-SOURCES = Path(kernel_cache.__file__).parent
+SOURCES = Path(compilation.__file__).parent
 RUN = ("experiment=debug", "style=classic", "mode=tensor", "backend=native", "sample.num_samples=0")
 
 
@@ -27,7 +27,7 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the kernels' sources, from which the digest is computed."""
     copy = tmp_path / "sources"
     shutil.copytree(SOURCES, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(kernel_cache, "__file__", str(copy / "kernel_cache.py"))
+    monkeypatch.setattr(compilation, "__file__", str(copy / "compilation.py"))
     return copy
 
 
@@ -38,40 +38,40 @@ def test_digest_changes_with_the_path_and_modification_time_of_a_source_like_num
     sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise a second copy of the package would take kernels for compiled that numba does not find."""
-    before = kernel_cache.digest()
+    before = compilation.digest()
     assert re.fullmatch(r"[0-9a-f]{16}", before)
     os.utime(sources / "simd" / "vector.py", (1, 1))
-    touched = kernel_cache.digest()
+    touched = compilation.digest()
     shutil.copytree(sources, tmp_path / "elsewhere")
-    monkeypatch.setattr(kernel_cache, "__file__", str(tmp_path / "elsewhere" / "kernel_cache.py"))
-    assert len({before, touched, kernel_cache.digest()}) == 3
+    monkeypatch.setattr(compilation, "__file__", str(tmp_path / "elsewhere" / "compilation.py"))
+    assert len({before, touched, compilation.digest()}) == 3
 
 
 @pytest.mark.parametrize("name", sorted(str(path.relative_to(SOURCES)) for path in SOURCES.rglob("*.py")))
 def test_digest_changes_with_every_source_file(sources: Path, name: str) -> None:
-    before = kernel_cache.digest()
+    before = compilation.digest()
     (sources / name).write_text((sources / name).read_text() + "\n")
-    assert kernel_cache.digest() != before
+    assert compilation.digest() != before
 
 
 def test_digest_changes_when_a_source_is_added_or_removed(sources: Path) -> None:
-    before = kernel_cache.digest()
+    before = compilation.digest()
     (sources / "further.py").write_text("# more\n")
-    added = kernel_cache.digest()
+    added = compilation.digest()
     (sources / "further.py").unlink()
-    assert kernel_cache.digest() == before != added
+    assert compilation.digest() == before != added
     (sources / "matmul.py").unlink()
-    assert kernel_cache.digest() not in (before, added)
+    assert compilation.digest() not in (before, added)
 
 
 def test_digest_changes_with_the_compiler_and_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {kernel_cache.digest()}
+    found = {compilation.digest()}
     with monkeypatch.context() as changed:
         changed.setattr(numba, "__version__", "0.0")
-        found.add(kernel_cache.digest())
+        found.add(compilation.digest())
     with monkeypatch.context() as changed:
         changed.setattr(llvmlite.binding, "get_host_cpu_name", lambda: "another")
-        found.add(kernel_cache.digest())
+        found.add(compilation.digest())
     assert len(found) == 3
 
 
@@ -82,8 +82,8 @@ def test_cache_directory_is_a_folder_of_this_digest_in_numba_cache_dir(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "not" / "yet"))
-    folder = kernel_cache.make_cache_directory()
-    assert folder == tmp_path / "not" / "yet" / kernel_cache.digest()
+    folder = compilation.make_cache_directory()
+    assert folder == tmp_path / "not" / "yet" / compilation.digest()
     assert list(folder.iterdir()) == []
 
 
@@ -95,8 +95,8 @@ def test_cache_directory_is_in_the_user_s_cache_without_numba_cache_dir(
         monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     else:
         monkeypatch.setenv("NUMBA_CACHE_DIR", variable)
-    monkeypatch.setattr(kernel_cache.platformdirs, "user_cache_path", lambda name: tmp_path / name)
-    assert kernel_cache.make_cache_directory() == tmp_path / "microgpt" / "kernels" / kernel_cache.digest()
+    monkeypatch.setattr(compilation.platformdirs, "user_cache_path", lambda name: tmp_path / name)
+    assert compilation.make_cache_directory() == tmp_path / "microgpt" / "kernels" / compilation.digest()
 
 
 @pytest.mark.parametrize("blocked", ["root", "folder", "file in it"])
@@ -111,17 +111,17 @@ def test_cache_directory_is_temporary_if_the_usual_one_cannot_be_written(
         root.write_text("a file")
     elif blocked == "folder":
         root.mkdir()
-        (root / kernel_cache.digest()).write_text("a file")
+        (root / compilation.digest()).write_text("a file")
     else:
 
         def refuse(dir: Path) -> None:
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    folder = kernel_cache.make_cache_directory()
+    folder = compilation.make_cache_directory()
     assert folder.parents[1] == tmp_path / "temporary", "remove_old_versions sees only this process's folders"
     assert folder.is_dir()
-    assert kernel_cache.make_cache_directory() != folder, "each process has its own"
+    assert compilation.make_cache_directory() != folder, "each process has its own"
 
 
 def test_importing_the_engine_makes_no_folder(tmp_path: Path) -> None:
@@ -148,21 +148,21 @@ class Compiler:
 @pytest.fixture
 def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compiler:
     compiler = Compiler()
-    monkeypatch.setattr(kernel_cache, "build", compiler)
+    monkeypatch.setattr(compilation, "build", compiler)
     folder = tmp_path / "kernels" / "digest"
     folder.mkdir(parents=True)
-    monkeypatch.setattr(kernel_cache, "cache_directory", lambda: folder)
+    monkeypatch.setattr(compilation, "cache_directory", lambda: folder)
     return compiler
 
 
 def test_kernels_are_compiled_once_for_each_float_type(compiler: Compiler) -> None:
     said: list[str] = []
-    assert kernel_cache.compile_kernels("float32", said.append) > 0
+    assert compilation.compile_kernels("float32", said.append) > 0
     assert re.match("compiling the native kernels for float32: ", said[0])
-    assert re.fullmatch(rf"compiled in \d+\.\d s; kept in {kernel_cache.cache_directory()}", said[1])
-    assert kernel_cache.compile_kernels("float32", said.append) == 0
+    assert re.fullmatch(rf"compiled in \d+\.\d s; kept in {compilation.cache_directory()}", said[1])
+    assert compilation.compile_kernels("float32", said.append) == 0
     assert len(said) == 2, "nothing is printed when kernels are loaded from disk"
-    assert kernel_cache.compile_kernels("float64", said.append) > 0
+    assert compilation.compile_kernels("float64", said.append) > 0
     assert len(said) == 4
     assert compiler.built == [("float32", False), ("float32", True), ("float64", False)]
 
@@ -172,10 +172,10 @@ def test_interrupted_compilation_starts_again(compiler: Compiler, monkeypatch: p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
-        broken.setattr(kernel_cache, "build", interrupted)
+        broken.setattr(compilation, "build", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            kernel_cache.compile_kernels("float32", lambda line: None)
-    assert kernel_cache.compile_kernels("float32", lambda line: None) > 0
+            compilation.compile_kernels("float32", lambda line: None)
+    assert compilation.compile_kernels("float32", lambda line: None) > 0
     assert compiler.built == [("float32", False)]
 
 
@@ -184,7 +184,7 @@ def test_of_several_threads_at_once_one_compiles_and_the_others_wait(compiler: C
     seconds: list[float] = []
 
     def start() -> None:
-        seconds.append(kernel_cache.compile_kernels("float32", lambda line: None))
+        seconds.append(compilation.compile_kernels("float32", lambda line: None))
 
     threads = [threading.Thread(target=start) for _ in range(3)]
     for thread in threads:
@@ -214,15 +214,15 @@ def version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Version:
             os.utime(folder / f"{dtype}.compiled", (at, at))
         return folder
 
-    monkeypatch.setattr(kernel_cache, "cache_directory", lambda: tmp_path / "current")
+    monkeypatch.setattr(compilation, "cache_directory", lambda: tmp_path / "current")
     return make
 
 
 def test_old_versions_are_removed_and_the_newest_are_kept(version: Version) -> None:
     old = [version(f"old{n}", float32=10 + n, float64=20 + n) for n in range(4)]
-    newer = [version(f"newer{n}", float32=100 + n, float64=200 + n) for n in range(kernel_cache.KEPT_VERSIONS - 1)]
+    newer = [version(f"newer{n}", float32=100 + n, float64=200 + n) for n in range(compilation.KEPT_VERSIONS - 1)]
     current = version("current", float32=1000, float64=1001)
-    kernel_cache.remove_old_versions()
+    compilation.remove_old_versions()
     assert [folder.exists() for folder in old] == [False] * 4
     assert all((folder / "engine_0123" / "kernel.nbc").exists() for folder in [*newer, current])
 
@@ -231,16 +231,16 @@ def test_version_compiled_last_is_never_removed(version: Version) -> None:
     for n in range(10):
         version(f"earlier{n}", float32=100 + n)
     current = version("current", float64=1000)
-    kernel_cache.remove_old_versions()
+    compilation.remove_old_versions()
     assert current.exists()
-    assert kernel_cache.KEPT_VERSIONS <= len(list(current.parent.iterdir())) <= 2 * kernel_cache.KEPT_VERSIONS
+    assert compilation.KEPT_VERSIONS <= len(list(current.parent.iterdir())) <= 2 * compilation.KEPT_VERSIONS
 
 
 def test_old_version_compiled_for_another_float_type_counts_as_new(version: Version) -> None:
     again = version("again", float32=1, float64=1000)
     for n in range(5):
         version(f"between{n}", float32=100 + n, float64=200 + n)
-    kernel_cache.remove_old_versions()
+    compilation.remove_old_versions()
     assert again.exists()
 
 
@@ -251,15 +251,15 @@ def test_other_files_and_unfinished_versions_are_kept(version: Version, tmp_path
     unfinished = version("unfinished")
     for n in range(10):
         version(f"version{n}", float32=n, float64=n)
-    kernel_cache.remove_old_versions()
+    compilation.remove_old_versions()
     assert (tmp_path / "numba_s_own" / "index.nbi").exists()
     assert (tmp_path / "file").exists()
     assert unfinished.exists(), "another process may be compiling it"
 
 
 def test_few_versions_are_all_kept(version: Version) -> None:
-    folders = [version(f"version{n}", float32=n, float64=n) for n in range(kernel_cache.KEPT_VERSIONS)]
-    kernel_cache.remove_old_versions()
+    folders = [version(f"version{n}", float32=n, float64=n) for n in range(compilation.KEPT_VERSIONS)]
+    compilation.remove_old_versions()
     assert all(folder.exists() for folder in folders)
 
 

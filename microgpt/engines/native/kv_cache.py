@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from microgpt.engines.native.attention import exponentiate, mix, normalize, score
-from microgpt.engines.native.kernel_cache import FloatArray, Floats, Int64Array, Int64s, kernel
+from microgpt.engines.native.compilation import FloatArray, Floats, Int64Array, Int64s, kernel
+from microgpt.engines.native.forward_backward import embed_tokens, project_out_and_mlp, project_qkv
 from microgpt.engines.native.layout import QUERY_TILE, LayoutRecord, layout_of, layout_record
 from microgpt.engines.native.matmul import linear
-from microgpt.engines.native.model import embed_tokens, project_out_and_mlp, project_qkv
 from microgpt.engines.native.simd.vector import LANES, get, load, offset, pointer, store
 from microgpt.engines.native.weights import Weights, aligned
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from microgpt.engines.base import Draws, Tokens
-from microgpt.engines.native.decoding import DecodingBuffers, decode
-from microgpt.engines.native.kernel_cache import FloatArray, Floats, Int32Array, Int64Array, Int64s, UInt64, kernel
+from microgpt.engines.native.compilation import FloatArray, Floats, Int32Array, Int64Array, Int64s, UInt64, kernel
+from microgpt.engines.native.kv_cache import DecodingBuffers, decode
 from microgpt.engines.native.layout import LayoutRecord
 from microgpt.engines.native.pointwise import mask_and_max
 from microgpt.engines.native.simd.exp import LOG2_E, exp2

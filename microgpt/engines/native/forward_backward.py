@@ -22,7 +22,7 @@ Arguments of the kernels; the layout (layout.py) has the offsets and shapes of e
 """
 
 from microgpt.engines.native.attention import attention, attention_backward
-from microgpt.engines.native.kernel_cache import Floats, Int64s, kernel
+from microgpt.engines.native.compilation import Floats, Int64s, kernel
 from microgpt.engines.native.layout import LayoutRecord
 from microgpt.engines.native.matmul import linear, linear_backward, transpose
 from microgpt.engines.native.pointwise import (
