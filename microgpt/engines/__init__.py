@@ -36,7 +36,8 @@ def make_engine(
     `say` prints what takes seconds, such as compiling. Raises UserError for what this machine or this engine lacks.
     """
     if options.backend not in ENGINES:
-        place = ": add it to ENGINES in engines/__init__.py" if options.backend in BACKENDS else ""
+        known = options.backend in BACKENDS and options.backend != "auto"
+        place = ": add it to ENGINES in engines/__init__.py" if known else ""
         raise UserError(f"backend={options.backend} is none of the engines {', '.join(ENGINES)}{place}")
     module, name = ENGINES[options.backend]
     return getattr(import_module(module), name)(options, spec, optimizer, workload, state, say)

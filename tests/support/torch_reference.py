@@ -1,6 +1,6 @@
-"""A second implementation of the models, in float64 with PyTorch's operations and autograd, for tests to compare with.
+"""An independent implementation of the models, in float64 with PyTorch's operations and autograd.
 
-It shares nothing with the package but the shape of a model and the names of its tensors.
+It shares only the names and shapes of the tensors with the package.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,11 @@ from microgpt.model.spec import ModelSpec
 
 Parameters = dict[str, Tensor]
 
+ACTIVATIONS = {"relu": torch.relu, "relu_squared": lambda x: torch.relu(x).square()}
+
 
 def parameters_of(arrays: Mapping[str, np.ndarray], replica: int = 0) -> Parameters:
-    """One replica's tensors, as leaves that take gradients."""
+    """Return one replica's tensors as leaves with gradients."""
     return {
         name: torch.tensor(array[replica], dtype=torch.float64, requires_grad=True) for name, array in arrays.items()
     }
@@ -41,16 +43,14 @@ def attention(spec: ModelSpec, p: Parameters, layer: int, x: Tensor) -> Tensor:
 
 
 def mlp(spec: ModelSpec, p: Parameters, layer: int, x: Tensor) -> Tensor:
-    hidden = (x @ p[f"layer{layer}.mlp_fc1"].T).relu()
-    if spec.activation == "relu_squared":
-        hidden = hidden.square()
+    hidden = ACTIVATIONS[spec.activation](x @ p[f"layer{layer}.mlp_fc1"].T)
     return hidden @ p[f"layer{layer}.mlp_fc2"].T
 
 
 def logits_of(spec: ModelSpec, p: Parameters, tokens: Sequence[int]) -> Tensor:
-    """(T, V): at every position the logits of the next token."""
+    """Return the logits of the next token at every position: (T, V)."""
     x = p["wte"][torch.tensor(tokens)]
-    if spec.kind == "gpt":
+    if "wpe" in p:
         x = x + p["wpe"][: len(tokens)]
     if spec.input_rmsnorm:
         x = normed(x)
@@ -61,7 +61,7 @@ def logits_of(spec: ModelSpec, p: Parameters, tokens: Sequence[int]) -> Tensor:
 
 
 def mean_loss(spec: ModelSpec, p: Parameters, examples: Sequence[Sequence[int]]) -> Tensor:
-    """Mean cross entropy in nats over all target tokens of the batch."""
+    """Return the mean cross-entropy in nats over all targets of the batch."""
     logits = torch.cat([logits_of(spec, p, example[:-1]) for example in examples])
     targets = torch.cat([torch.tensor(example[1:]) for example in examples])
     return functional.cross_entropy(logits, targets)

@@ -146,6 +146,8 @@ class TorchDecoder:
 
     @torch.no_grad()
     def feed(self, token: int) -> list[float]:
+        if self.cache.length == self.models.spec.block_size:
+            raise IndexError("the text fills the block")
         with self.models.precision():
             logits = self.models.logits(self.parameters, self.ids[token], self.cache)[0]
         self.cache.length += 1
