@@ -34,7 +34,7 @@ import numpy as np
 
 from microgpt.benchmarks.reference import BLOCK_SIZE, SEED, names_corpus, reference_engine
 from microgpt.data.corpus import Corpus
-from microgpt.engines.base import Engine
+from microgpt.engines.base import BulkRequest, Engine
 from microgpt.engines.native.engine import NativeEngine
 from microgpt.engines.options import EngineOptions
 from microgpt.errors import MicrogptError
@@ -120,7 +120,7 @@ def time_sampling(case: Case, engine: Engine, seconds: float, corpus: Corpus) ->
     prompt, slots = [corpus.tokenizer.bos], case.slots
 
     def draw(count: int, first: int) -> int:
-        return engine.draw(0, prompt, count, BLOCK_SIZE, 0.5, None, seed=SEED, first=first, slots=slots).tokens
+        return engine.draw(0, BulkRequest(prompt, count, BLOCK_SIZE, 0.5, None, SEED, first), slots).tokens
 
     draw(TEXTS // 10, 0)
     texts = tokens = 0

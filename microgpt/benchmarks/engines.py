@@ -17,7 +17,7 @@ import numpy as np
 from microgpt.benchmarks.micro import Repeats, Row, measure, row, seconds_of
 from microgpt.benchmarks.reference import BLOCK_SIZE, SEED, names_corpus, reference_engine
 from microgpt.data.corpus import Corpus
-from microgpt.engines.base import BulkSampler, Decoder, Engine, EngineState
+from microgpt.engines.base import BulkRequest, BulkSampler, Decoder, Engine, EngineState
 from microgpt.engines.options import EngineOptions
 from microgpt.inference.generation import Continuation, generate
 from microgpt.inference.sampling import SamplingPolicy
@@ -111,7 +111,8 @@ class EngineBenchmark:
         def at_once(count: int) -> tuple[float, int]:
             assert isinstance(engine, BulkSampler)
             start = time.perf_counter()
-            drawn = engine.draw(0, prompt, count * TEXTS_IN_BULK, BLOCK_SIZE, TEMPERATURE, None, SEED)
+            request = BulkRequest(prompt, count * TEXTS_IN_BULK, BLOCK_SIZE, TEMPERATURE, None, SEED)
+            drawn = engine.draw(0, request)
             return time.perf_counter() - start, drawn.tokens
 
         ways = {"one text at a time": one_at_a_time}

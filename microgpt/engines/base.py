@@ -155,6 +155,19 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
+class BulkRequest:
+    """The texts number first .. first + count - 1 of the infinite series that belongs to a seed."""
+
+    prompt: Tokens  # token ids, BOS first
+    count: int
+    room: int  # maximum number of tokens after the prompt; prompt and room must fit the block
+    temperature: float
+    top_k: int | None
+    seed: int
+    first: int = 0
+
+
+@dataclass(frozen=True)
 class Draws:
     """Texts sampled in one call."""
 
@@ -171,20 +184,9 @@ class Draws:
 class BulkSampler(Protocol):
     """An engine with its own sampler for millions of texts; optional."""
 
-    def draw(
-        self,
-        replica: int,
-        prompt: Tokens,
-        count: int,
-        room: int,
-        temperature: float,
-        top_k: int | None,
-        seed: int,
-        first: int = 0,
-    ) -> Draws:
-        """Return texts number first .. first + count - 1 of the infinite series that belongs to a seed.
+    def draw(self, replica: int, request: BulkRequest) -> Draws:
+        """Continue the prompt in every text until BOS is sampled or its room is full.
 
-        Each continues `prompt` (BOS first) until BOS is sampled or it has `room` tokens; prompt and room must fit the
-        block. A text does not depend on which others are sampled with it. Raises NonFiniteError for NaN logits.
+        A text does not depend on which others are sampled with it. Raises NonFiniteError for NaN logits.
         """
         ...

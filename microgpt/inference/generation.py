@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from microgpt.data.tokenizer import Tokenizer
-from microgpt.engines.base import BulkSampler, Decoder, Engine
+from microgpt.engines.base import BulkRequest, BulkSampler, Decoder, Engine
 from microgpt.errors import UserError
 from microgpt.inference.sampling import SamplingPolicy, add_style_bias, probabilities
 
@@ -115,8 +115,8 @@ def generate_many(
     def samples() -> Iterator[Sample]:
         for first in range(0, count, BULK_SIZE):
             size = min(BULK_SIZE, count - first)
-            draws = engine.draw(0, prompt, size, room, policy.temperature, policy.top_k, seed, first)
-            for text in draws.texts:
+            request = BulkRequest(prompt, size, room, policy.temperature, policy.top_k, seed, first)
+            for text in engine.draw(0, request).texts:
                 yield Sample(tokenizer.decode(text), stop_reason if len(text) == room else "end")
 
     return samples()

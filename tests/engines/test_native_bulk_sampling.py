@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.program import Program, make_program, mostly_slow
 
 from microgpt.data.tokenizer import Tokenizer
-from microgpt.engines.base import BulkSampler, EngineState
+from microgpt.engines.base import BulkRequest, BulkSampler, EngineState
 from microgpt.engines.native.engine import NativeEngine
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
@@ -60,7 +60,7 @@ def texts(
 ) -> list[list[int]]:
     start = [engine.spec.vocab_size - 1, *prompt]
     room = engine.spec.block_size - len(prompt) if room is None else room
-    return engine.draw(replica, start, count, room, temperature, top_k, seed, first, slots).texts
+    return engine.draw(replica, BulkRequest(start, count, room, temperature, top_k, seed, first), slots).texts
 
 
 # The distribution
@@ -297,7 +297,7 @@ def test_smallest_and_largest_seeds_sample_correctly(seed: int) -> None:
 
 
 def test_draws_count_tokens_with_ends_and_texts_that_fill_their_room() -> None:
-    draws = native(LONG).draw(0, [5], 300, 6, 1.0, None, 7)
+    draws = native(LONG).draw(0, BulkRequest([5], 300, 6, 1.0, None, 7))
     assert isinstance(native(LONG), BulkSampler)
     assert draws.drawn.shape == (300, 6)
     assert set(map(len, draws.texts)) == set(range(7))

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from microgpt.engines.base import Draws, Tokens
+from microgpt.engines.base import BulkRequest, Draws
 from microgpt.engines.native.compilation import FloatArray, Floats, Int32Array, Int64Array, Int64s, UInt64, kernel
 from microgpt.engines.native.kv_cache import DecodingBuffers, decode
 from microgpt.engines.native.layout import LayoutRecord
@@ -149,31 +149,21 @@ def draw_texts(P: FloatArray, T: FloatArray, A: FloatArray, cache: FloatArray, m
     return chosen
 
 
-def draw(
-    weights: Weights,
-    replica: int,
-    prompt: Tokens,
-    count: int,
-    room: int,
-    temperature: float,
-    top_k: int | None,
-    seed: int,
-    first: int,
-    slots: int,
-) -> Draws:
+def draw(weights: Weights, replica: int, request: BulkRequest, slots: int) -> Draws:
     """See base.BulkSampler; `slots` texts are in progress at once, which changes none of them."""
-    assert len(prompt) - 1 + room <= weights.spec.block_size, "prompt and room must fit the block"
+    count, room = request.count, request.room
+    assert len(request.prompt) - 1 + room <= weights.spec.block_size, "prompt and room must fit the block"
     slots, vocab = max(1, min(slots, count)), weights.spec.vocab_size
     buffers = DecodingBuffers(weights, replica, slots, slots)
     ids = np.zeros(5 * slots, np.int64)
     drawn, lengths = np.zeros(count * room, np.int32), np.zeros(count, np.int64)
-    inverse_temperature, k = 1.0 / max(temperature, SMALLEST_TEMPERATURE), min(top_k or vocab, vocab)
-    if temperature < SMALLEST_TEMPERATURE:
+    inverse_temperature, k = 1.0 / max(request.temperature, SMALLEST_TEMPERATURE), min(request.top_k or vocab, vocab)
+    if request.temperature < SMALLEST_TEMPERATURE:
         inverse_temperature, k = 1.0, 1
     chosen = draw_texts(
         weights.parameters, weights.transposed, buffers.activations, buffers.cache, weights.mask, replica,
-        np.array(prompt, np.int64), first, count, room, inverse_temperature, k, seed, ids, slots, drawn, lengths,
-        buffers.record,
+        np.array(request.prompt, np.int64), request.first, count, room, inverse_temperature, k, request.seed, ids,
+        slots, drawn, lengths, buffers.record,
     )  # fmt: skip
     if chosen < 0:
         raise NonFiniteError("the model's logits are not finite")

@@ -15,7 +15,7 @@ import numpy as np
 
 from microgpt.data.examples import Examples
 from microgpt.distributed import available_cores
-from microgpt.engines.base import Draws, EngineInfo, EngineState, Tokens, Workload
+from microgpt.engines.base import BulkRequest, Draws, EngineInfo, EngineState, Tokens, Workload
 from microgpt.engines.native import bulk_sampling, compilation, train_kernels
 from microgpt.engines.native.kv_cache import NativeBatchDecoder, NativeDecoder
 from microgpt.engines.native.optimizers import bias_corrections, settings_record
@@ -229,20 +229,9 @@ class NativeEngine:
     def batch_decoder(self, replica: int, slots: int) -> NativeBatchDecoder:
         return NativeBatchDecoder(self.weights, replica, slots)
 
-    def draw(
-        self,
-        replica: int,
-        prompt: Tokens,
-        count: int,
-        room: int,
-        temperature: float,
-        top_k: int | None,
-        seed: int,
-        first: int = 0,
-        slots: int = bulk_sampling.SLOTS,
-    ) -> Draws:
+    def draw(self, replica: int, request: BulkRequest, slots: int = bulk_sampling.SLOTS) -> Draws:
         """See base.BulkSampler; `slots` texts are in progress at once, which changes none of them."""
-        return bulk_sampling.draw(self.weights, replica, prompt, count, room, temperature, top_k, seed, first, slots)
+        return bulk_sampling.draw(self.weights, replica, request, slots)
 
     # Threads
 
