@@ -1,4 +1,4 @@
-"""The references to the last digit: losses and samples of the two microgpt.py, recorded in tests/golden."""
+"""Losses and samples of the two versions of microgpt.py, recorded in tests/golden."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def golden(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_the_first_60_losses_are_the_reference_s(name: str, data_dir: Path) -> None:
+def test_the_first_60_losses_equal_the_reference(name: str, data_dir: Path) -> None:
     spec, optimizer, schedule = REFERENCES[name]
     expected = golden(name)
     source = read_source("makemore", None)
@@ -62,7 +62,7 @@ def test_the_first_60_losses_are_the_reference_s(name: str, data_dir: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("experiment", "name"), [("karpathy", "k2"), ("karpathy_first", "k1")])
-def test_the_experiment_repeats_the_whole_reference(experiment: str, name: str, data_dir: Path, tmp_path: Path) -> None:
+def test_the_experiment_equals_the_whole_reference(experiment: str, name: str, data_dir: Path, tmp_path: Path) -> None:
     expected = golden(name)
     run = subprocess.run(
         [sys.executable, "-m", "microgpt", f"experiment={experiment}", f"outputs_dir={tmp_path / 'outputs'}"],

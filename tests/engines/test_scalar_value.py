@@ -1,4 +1,4 @@
-"""Autograd: gradients against central differences in 50-digit decimals, where rounding does not blur the slope."""
+"""Autograd: gradients against central differences in 50-digit decimals, whose rounding errors do not matter."""
 
 import gc
 import math
@@ -34,7 +34,7 @@ def relu(x: Number) -> Number:
     return x.relu() if isinstance(x, Value) else max(x, Decimal(0))
 
 
-# Of two numbers and a positive constant.
+# Operations on two numbers and a positive constant.
 ANYWHERE: dict[str, Callable[[Number, Number, Any], Number]] = {
     "x + y": lambda x, y, c: x + y,
     "x + c": lambda x, y, c: x + c,
@@ -117,7 +117,7 @@ programs = st.lists(
 
 
 def run_program(program: Sequence[Instruction], variables: Sequence[Number], constant: Callable[[float], Any]) -> Any:
-    """All numbers of a program; raises ArithmeticError where a difference or a float would not be trustworthy."""
+    """Return all numbers of a program. Raises ArithmeticError near kinks and poles, where differences are inexact."""
     numbers = list(variables)
     for name, a, b, c in program:
         x, y = numbers[-1 - a % len(numbers)], numbers[-1 - b % len(numbers)]
@@ -142,7 +142,7 @@ def test_gradients_of_random_expressions_are_their_slopes(program: list[Instruct
 
 
 def assert_topological(root: Value) -> None:
-    """Every inner node below the root stands once in the order, after all of its children; the root is last."""
+    """Check that every node with children occurs once, after all of its children, and the root last."""
     below, stack = set(), [root]
     while stack:
         node = stack.pop()
@@ -152,7 +152,7 @@ def assert_topological(root: Value) -> None:
     order = topological_order(root)
     place = {node: i for i, node in enumerate(order)}
     assert order[-1] is root
-    assert len(place) == len(order), "a node stands twice"
+    assert len(place) == len(order), "a node occurs twice"
     assert set(order) == {node for node in below if node.children}
     assert all(place[child] < place[node] for node in order for child in node.children if child.children)
 
@@ -212,7 +212,7 @@ def test_repeated_backward_through_an_inner_node_adds_the_same_gradient_again() 
     assert x.grad == 2 * 2.0
 
 
-def test_gradients_do_not_flow_into_numbers_above_the_result() -> None:
+def test_backward_does_not_change_what_depends_on_the_result() -> None:
     x = Value(2.0)
     inner = x * 3.0
     outer = inner * inner
@@ -224,7 +224,7 @@ def count_values() -> int:
     return sum(type(o) is Value for o in gc.get_objects())
 
 
-def test_a_chain_of_100000_nodes_is_walked_and_freed_without_recursion_or_cycle_collection() -> None:
+def test_a_chain_of_100000_nodes_needs_no_recursion_and_no_cycle_collection() -> None:
     length = 100_000
     assert length > sys.getrecursionlimit()
     gc.collect()
@@ -245,7 +245,7 @@ def test_a_chain_of_100000_nodes_is_walked_and_freed_without_recursion_or_cycle_
         gc.enable()
 
 
-# The fused operations against the chains of elementary ones that they stand for.
+# Operations of one node against chains of elementary operations.
 
 Fused = Callable[[list[Value]], Value]
 moderate = st.floats(-5, 5)
@@ -290,7 +290,7 @@ def test_add_up_is_the_chain_of_additions(at: list[float]) -> None:
 @given(st.lists(moderate, min_size=1, max_size=12))
 def test_dot_is_the_chain_of_products_and_sums(at: list[float]) -> None:
     half = (len(at) + 1) // 2
-    for split in (lambda v: (v[:half], v[-half:]), lambda v: (v, v)):  # apart or sharing one number; the same twice
+    for split in (lambda v: (v[:half], v[-half:]), lambda v: (v, v)):  # separate or sharing one number; identical
         assert_equal_computations(
             lambda v, split=split: dot(*split(v)), lambda v, split=split: chain_dot(*split(v)), at
         )
@@ -316,7 +316,7 @@ def test_linear_is_a_dot_product_for_each_row(rows: int, columns: int, data: st.
         assert_equal_computations(lambda v, own=own_row: fused(v, own), lambda v, own=own_row: chain(v, own), at)
 
 
-# Layers of a random network: (what kind, how wide if linear).
+# Layers of a random network: (kind, width of a linear layer).
 layers = st.lists(
     st.tuples(st.sampled_from(["linear", "relu", "residual", "dot", "twice"]), st.integers(1, 4)), max_size=8
 )
@@ -341,7 +341,7 @@ def network(
             x = [a + b for a, b in zip(x, residual, strict=False)]
         elif kind == "dot":
             x = [*x, dot(x, x)]
-        else:  # two matrices read the same vector, as queries and keys do
+        else:  # two matrices with the same input, like those of queries and keys
             rows = [[list(islice(weights, len(x))) for _ in range(width)] for _ in range(2)]
             x = [a * b for a, b in zip(linear(x, rows[0]), linear(x, rows[1]), strict=True)]
     return add_up([v * 0.3 for v in x])
@@ -365,7 +365,7 @@ def test_networks_of_fused_operations_are_networks_of_elementary_ones(layers: li
     assert results[0] == pytest.approx(results[1], rel=1e-9, abs=1e-13 * scale)
 
 
-def test_linear_passes_gradients_on_to_what_its_input_was_computed_from() -> None:
+def test_linear_propagates_gradients_to_the_inputs_of_its_input() -> None:
     x, w = Value(2.0), Value(5.0)
     (y,) = linear([x * 3.0], [[w]])
     y.backward()
@@ -387,5 +387,5 @@ def test_cross_entropy_of_huge_logits_does_not_overflow() -> None:
     assert [v.grad for v in logits] == [-0.5, 0.5, 0.0]
 
 
-def test_cross_entropy_is_infinite_where_the_probability_underflows() -> None:
+def test_cross_entropy_is_infinite_if_the_probability_underflows() -> None:
     assert cross_entropy([Value(0.0), Value(-800.0)], 1).data == math.inf

@@ -1,4 +1,4 @@
-"""One model trained by several processes under torchrun: the numbers and the folder of one, whatever happens."""
+"""Training with several processes under torchrun: the results and the folder of one process, and its failures."""
 
 import random
 import signal
@@ -24,7 +24,6 @@ from microgpt.config.validation import check_processes  # noqa: E402
 from microgpt.data.batches import BatchOrder  # noqa: E402
 from microgpt.distributed import Process, this_process  # noqa: E402
 from microgpt.engines.base import EngineState, Workload  # noqa: E402
-from microgpt.engines.choice import choose  # noqa: E402
 from microgpt.engines.optimizer import OptimizerSpec  # noqa: E402
 from microgpt.engines.options import EngineOptions  # noqa: E402
 from microgpt.engines.torch.device import choose_device  # noqa: E402
@@ -35,7 +34,7 @@ from microgpt.model.init import init_parameters  # noqa: E402
 from microgpt.model.spec import ModelSpec  # noqa: E402
 
 TENSOR = ("mode=tensor", "backend=torch", "backend.device=cpu")
-# A batch that does not divide by two, gradients that are clipped, a style with documents, phrases and a bias.
+# A batch size that two does not divide, clipped gradients, a style with documents, phrases and a bias.
 RUN = (
     *TENSOR, "backend.dtype=float64", "train.batch_size=7", "train.steps=40", "optim.grad_clip=0.5",
     "train.log_every=1", "train.eval_every=20", "train.eval_documents=300", "sample.num_samples=3",
@@ -48,7 +47,7 @@ LONG = (
 
 
 def start(program: Program, *arguments: str, count: int = 2, torchrun: tuple[str, ...] = ("--standalone",)) -> Any:
-    """`torchrun -m microgpt` in the program's folder; what still runs when the test ends is killed."""
+    """Start `torchrun -m microgpt` in the program's folder; the end of the test kills what still runs."""
     command = [sys.executable, "-m", "torch.distributed.run", *torchrun, "--nproc-per-node", str(count)]
     process = subprocess.Popen(
         [*command, "-m", "microgpt", *arguments], cwd=program.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -59,7 +58,7 @@ def start(program: Program, *arguments: str, count: int = 2, torchrun: tuple[str
 
 
 def together(program: Program, *arguments: str, count: int = 2, expect: int = 0) -> tuple[str, str]:
-    """Run to the end; what it says on standard output and on standard error."""
+    """Run to the end; return standard output and standard error."""
     process = start(program, *arguments, count=count)
     stdout, stderr = process.communicate(timeout=TIMEOUT)
     assert process.returncode == expect, stdout[-2000:] + stderr[-4000:]
@@ -71,13 +70,13 @@ def until(process: Any, text: str) -> None:
 
 
 def workers(process: Any) -> dict[int, psutil.Process]:
-    """The processes that a torchrun has started, by rank."""
+    """Return the processes of a torchrun by rank."""
     children = psutil.Process(process.pid).children(recursive=True)
     return {int(rank): child for child in children if (rank := child.environ().get("RANK"))}
 
 
 def largest_difference(one: Path, other: Path) -> float:
-    """Of the losses and validation losses of two histories, which must have the same lines."""
+    """Return the largest difference between two histories of the same lines, in losses and validation losses."""
     ours, theirs = read_history(one), read_history(other)
     assert [(line["step"], line["tokens"], line.keys()) for line in ours] == [
         (line["step"], line["tokens"], line.keys()) for line in theirs
@@ -96,7 +95,7 @@ def alone(shared_program: Program) -> Path:
 
 
 @pytest.mark.slow
-def test_two_processes_leave_the_one_run_that_one_process_leaves(shared_program: Program, alone: Path) -> None:
+def test_two_processes_write_the_run_that_one_process_writes(shared_program: Program, alone: Path) -> None:
     before = shared_program.files()
     stdout, stderr = together(shared_program, *RUN, "outputs_dir=together")
     run = shared_program.only_run("together")
@@ -108,7 +107,7 @@ def test_two_processes_leave_the_one_run_that_one_process_leaves(shared_program:
     record, other = read_record(run), read_record(alone)
     assert record["samples"] == other["samples"]
     assert (record["status"], record["processes"], other["processes"]) == ("completed", 2, 1)
-    assert record["config_hash"] == other["config_hash"], "how many processes computed it does not make it another run"
+    assert record["config_hash"] == other["config_hash"], "the world size is not part of what a run computes"
     assert record["command"].startswith("torchrun --nproc-per-node 2 -m microgpt mode=tensor ")
     (where,) = [line for line in stdout.splitlines() if line.startswith("backend=")]
     assert where.endswith(" processes=2")
@@ -116,11 +115,11 @@ def test_two_processes_leave_the_one_run_that_one_process_leaves(shared_program:
     assert "error" not in stderr
     assert "Traceback" not in stderr
     new = {file.split("/")[0] for file in shared_program.files() - before}
-    assert new == {"together"}, "the others write nothing"
+    assert new == {"together"}, "only rank 0 writes"
 
 
 @pytest.mark.slow
-def test_float32_differs_by_rounding_alone(microgpt: Program) -> None:
+def test_float32_differs_by_rounding_only(microgpt: Program) -> None:
     run = *RUN[:3], "backend.dtype=float32", *RUN[4:], "train.steps=200"
     microgpt(*run, "outputs_dir=alone")
     together(microgpt, *run, "outputs_dir=together")
@@ -129,15 +128,14 @@ def test_float32_differs_by_rounding_alone(microgpt: Program) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ["train.batch_size=2", "backend.micro_batch=2", "model=bigram"])
-def test_three_processes_compute_the_same_also_where_one_gets_no_example(microgpt: Program, key: str) -> None:
+def test_three_processes_compute_the_same_even_if_one_has_no_example(microgpt: Program, key: str) -> None:
     microgpt(*RUN, key, "outputs_dir=alone")
     together(microgpt, *RUN, key, "outputs_dir=together", count=3)
     assert largest_difference(microgpt.only_run("alone"), microgpt.only_run("together")) < 1e-9
 
 
 @pytest.mark.slow
-def test_two_machines_need_one_configuration_one_text_and_one_folder(microgpt: Program) -> None:
-    """The second machine's torchrun is given neither the keys nor the text."""
+def test_the_second_machine_needs_no_configuration_data_or_folder(microgpt: Program) -> None:
     rng = random.Random(3)
     lines = ["".join(rng.choices("abcdef", k=rng.randint(1, 12))) for _ in range(80)]
     (microgpt.folder / "input.txt").write_text("\n".join(lines) + "\n")
@@ -159,7 +157,7 @@ def test_two_machines_need_one_configuration_one_text_and_one_folder(microgpt: P
     assert largest_difference(microgpt.only_run("alone"), microgpt.only_run()) < 1e-9
 
 
-# Ends
+# Interruptions and failures
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +168,7 @@ def uninterrupted(shared_program: Program) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_to_torchrun_leaves_a_checkpoint_and_the_same_command_finishes(
+def test_a_signal_to_torchrun_writes_a_checkpoint_and_the_same_command_finishes(
     microgpt: Program, uninterrupted: Path, number: signal.Signals
 ) -> None:
     process = start(microgpt, *LONG)
@@ -184,7 +182,7 @@ def test_signal_to_torchrun_leaves_a_checkpoint_and_the_same_command_finishes(
     assert (record["status"], record["error"]) == ("interrupted", f"stopped by signal {int(number)}")
     step = record["metrics"]["steps"]
     assert step < STEPS
-    assert checkpoint_files(run, step), "what was computed is saved"
+    assert checkpoint_files(run, step), "the last step is saved"
 
     together(microgpt, *LONG)
     assert [leg["step"] for leg in read_record(microgpt.only_run())["resumed"]] == [step]
@@ -193,7 +191,7 @@ def test_signal_to_torchrun_leaves_a_checkpoint_and_the_same_command_finishes(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_killed_process_ends_all_and_the_same_command_finishes(
+def test_a_killed_process_ends_all_and_the_same_command_finishes(
     microgpt: Program, uninterrupted: Path, rank: int
 ) -> None:
     process = start(microgpt, *LONG)
@@ -206,7 +204,7 @@ def test_killed_process_ends_all_and_the_same_command_finishes(
     assert not alive
     status = read_record(microgpt.only_run())["status"]
     if rank == 0:
-        assert status == "running", "what a killed process leaves"
+        assert status == "running", "a killed process cannot write its record"
     else:
         assert status == "interrupted"
         assert stderr.count("another process of this run has ended") <= 1
@@ -215,7 +213,7 @@ def test_killed_process_ends_all_and_the_same_command_finishes(
 
 
 @pytest.mark.slow
-def test_torchrun_that_starts_its_processes_anew_finishes_the_run(microgpt: Program, uninterrupted: Path) -> None:
+def test_a_restart_by_torchrun_finishes_the_run(microgpt: Program, uninterrupted: Path) -> None:
     process = start(microgpt, *LONG, torchrun=("--standalone", "--max-restarts", "1"))
     until(process, "step  120")
     workers(process)[1].kill()
@@ -227,9 +225,7 @@ def test_torchrun_that_starts_its_processes_anew_finishes_the_run(microgpt: Prog
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", [2, 1])
-def test_run_goes_on_with_another_number_of_processes_and_says_so(
-    microgpt: Program, uninterrupted: Path, first: int
-) -> None:
+def test_another_world_size_resumes_a_run_with_a_message(microgpt: Program, uninterrupted: Path, first: int) -> None:
     process = start(microgpt, *LONG) if first == 2 else microgpt.start(*LONG)
     until(process, "step  120")
     process.send_signal(signal.SIGTERM)
@@ -243,8 +239,8 @@ def test_run_goes_on_with_another_number_of_processes_and_says_so(
 
 
 @pytest.mark.slow
-def test_leg_goes_on_from_a_checkpoint_that_one_process_wrote(microgpt: Program, alone: Path) -> None:
-    """Weights and moments reach all processes."""
+def test_a_new_leg_continues_from_a_checkpoint_of_one_process(microgpt: Program, alone: Path) -> None:
+    """All ranks receive weights and moments."""
     leg = *RUN, f"train.resume={alone}"
     microgpt(*leg, "outputs_dir=alone")
     together(microgpt, *leg, "outputs_dir=together")
@@ -252,13 +248,13 @@ def test_leg_goes_on_from_a_checkpoint_that_one_process_wrote(microgpt: Program,
 
 
 @pytest.mark.slow
-def test_loss_that_is_no_number_ends_all_processes_with_one_sentence(microgpt: Program) -> None:
+def test_a_non_finite_loss_ends_all_processes_with_one_sentence(microgpt: Program) -> None:
     _, stderr = together(microgpt, *RUN, "optim=sgd", "optim.lr=1e200", expect=1)
     assert stderr.count("\nerror: the loss of step") == 1
     assert read_record(microgpt.only_run())["status"] == "failed"
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.slow
@@ -273,17 +269,19 @@ def test_loss_that_is_no_number_ends_all_processes_with_one_sentence(microgpt: P
         (("mode=tensor", "model.nope=1"), "model.nope is not a key"),
     ],
 )
-def test_mistake_is_said_once_and_ends_all(microgpt: Program, arguments: tuple[str, ...], sentence: str) -> None:
+def test_an_error_is_printed_once_and_ends_all_processes(
+    microgpt: Program, arguments: tuple[str, ...], sentence: str
+) -> None:
     stdout, stderr = together(microgpt, *arguments, expect=1)  # torchrun's own exit code; it prints the program's
     assert stdout == ""
     assert stderr.count("error: ") == 1
     assert f"error: {sentence}" in stderr
     assert "exitcode  : 2 " in stderr
-    assert not microgpt.files(), "nothing is written"
+    assert not microgpt.files(), "no file is written"
 
 
 @pytest.mark.slow
-def test_help_under_torchrun_ends_all_processes_well(microgpt: Program) -> None:
+def test_help_under_torchrun_ends_all_processes_without_an_error(microgpt: Program) -> None:
     stdout, _ = together(microgpt, "--help")
     assert stdout == microgpt("--help").stdout
 
@@ -292,13 +290,13 @@ def test_help_under_torchrun_ends_all_processes_well(microgpt: Program) -> None:
     Config(task=TaskConfig("info")), Config(), Config(mode=ModeConfig("tensor"), backend=BackendConfig("native")),
     Config(mode=ModeConfig("tensor"), backend=BackendConfig("torch", device="mps")),
 ])  # fmt: skip
-def test_what_one_process_may_do_several_may_not(config: Config) -> None:
+def test_configurations_that_need_a_single_process(config: Config) -> None:
     check_processes(config, 1)
     with pytest.raises(UserError, match="is not allowed: 3 processes of torchrun"):
         check_processes(config, 3)
 
 
-def place(monkeypatch: pytest.MonkeyPatch, rank: int, count: int, local_rank: int, local_count: int) -> None:
+def set_environment(monkeypatch: pytest.MonkeyPatch, rank: int, count: int, local_rank: int, local_count: int) -> None:
     values = {"RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": local_rank, "LOCAL_WORLD_SIZE": local_count}
     for key, value in values.items():
         monkeypatch.setenv(key, str(value))
@@ -306,41 +304,35 @@ def place(monkeypatch: pytest.MonkeyPatch, rank: int, count: int, local_rank: in
     monkeypatch.setenv("MASTER_PORT", "1")
 
 
-def test_environment_says_how_many_processes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_and_world_size_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(key, raising=False)
     assert this_process() == Process()
     assert this_process().launcher() == ["python", "-m", "microgpt"]
     monkeypatch.setenv("WORLD_SIZE", "8")
     assert this_process() == Process(), "other programs set some of them"
-    place(monkeypatch, 5, 8, 1, 4)
+    set_environment(monkeypatch, 5, 8, 1, 4)
     assert this_process() == Process(5, 8, 1, 4)
     assert " ".join(this_process().launcher()) == "torchrun --nnodes 2 --nproc-per-node 4 -m microgpt"
 
 
-def test_auto_is_torch_for_several_processes() -> None:
-    spec = ModelSpec(kind="bigram", vocab_size=4, n_embd=4, n_head=1, n_layer=0, block_size=4)
-    chosen = choose(EngineOptions("auto", device="cpu", world_size=2), spec, 1.0)
-    assert (chosen.backend, chosen.reason) == ("torch", "2 processes share the work")
-
-
-def test_each_process_has_a_gpu_of_its_own_or_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_process_has_its_own_gpu_or_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    place(monkeypatch, 3, 4, 1, 2)
+    set_environment(monkeypatch, 3, 4, 1, 2)
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 1)
     assert choose_device("cpu") == torch.device("cpu")
-    place(monkeypatch, 2, 3, 2, 3)
-    for asked in ("auto", "cuda"):
-        with pytest.raises(UserError, match=f"backend.device={asked} is not allowed with 3 processes .* 2 GPU"):
-            choose_device(asked)
+    set_environment(monkeypatch, 2, 3, 2, 3)
+    for requested in ("auto", "cuda"):
+        with pytest.raises(UserError, match=f"backend.device={requested} is not allowed with 3 processes .* 2 GPU"):
+            choose_device(requested)
 
 
-# The parts of a batch, without processes
+# The parts of a batch, in one process
 
 
-class Alone(ProcessGroup):
-    """One rank without the others: its sums stay those of its part."""
+class SingleRank(ProcessGroup):
+    """One of several ranks, without communication: its sums are those of its part."""
 
     def connect(self, device: Any) -> None: ...
     def all_reduce(self, tensor: Any) -> None: ...
@@ -354,19 +346,17 @@ SPEC = ModelSpec(kind="gpt", vocab_size=5, n_embd=4, n_head=2, n_layer=1, block_
 @settings(deadline=None)  # the first engine takes longer
 @given(batch_size=st.integers(1, 9), count=st.integers(1, 5), micro_batch=st.none() | st.integers(1, 3),
        begin=st.integers(0, 20))  # fmt: skip
-def test_parts_of_a_batch_add_up_to_it(batch_size: int, count: int, micro_batch: int | None, begin: int) -> None:
-    """Gradients and losses, for two models at once, whose examples differ in length."""
+def test_the_parts_of_a_batch_add_up_to_the_batch(
+    batch_size: int, count: int, micro_batch: int | None, begin: int
+) -> None:
+    """Check gradients and losses of two replicas whose examples differ in length."""
     rng = random.Random(0)
     states = [EngineState({n: np.array([m]) for n, m in init_parameters(SPEC, rng).items()}) for _ in range(2)]
     orders = [BatchOrder(np.roll(np.arange(17), shift), [], 0.0, batch_size) for shift in (0, 5)]
 
     def sums(ranks: ProcessGroup) -> Any:
         options = EngineOptions(
-            "torch",
-            device="cpu",
-            dtype="float64",
-            threads=1,
-            micro_batch=micro_batch,
+            "torch", device="cpu", dtype="float64", threads=1, micro_batch=micro_batch,
             world_size=ranks.process.world_size,
         )  # fmt: skip
         with pytest.MonkeyPatch.context() as patch:
@@ -379,5 +369,5 @@ def test_parts_of_a_batch_add_up_to_it(batch_size: int, count: int, micro_batch:
         loss = engine.loss_and_gradients(batch)
         return torch.cat([engine.grad.flatten(), loss])
 
-    found = sum(sums(Alone(Process(rank, count))) for rank in range(count))
+    found = sum(sums(SingleRank(Process(rank, count))) for rank in range(count))
     torch.testing.assert_close(found, sums(ProcessGroup(Process())), rtol=1e-12, atol=1e-14)

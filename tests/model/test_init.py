@@ -1,4 +1,4 @@
-"""Initial values: which numbers are drawn, in which order, and what of them the variants of a model share."""
+"""Initial weights: their values, the order in which they are drawn, and what the variants of a model share."""
 
 import random
 
@@ -8,7 +8,7 @@ import pytest
 from microgpt.data.corpus import build_corpus
 from microgpt.data.sources import Source
 from microgpt.model.init import init_parameters
-from microgpt.model.spec import ModelSpec
+from microgpt.model.spec import MODEL_KINDS, ModelSpec
 from microgpt.training.assembly import initial_state
 
 K2 = ModelSpec("gpt", vocab_size=27, n_embd=16, n_head=4, n_layer=1, block_size=16)
@@ -20,7 +20,7 @@ VARIANTS = [(tied, normed) for tied in (False, True) for normed in (False, True)
 
 
 def odd_spec(tied: bool = False, normed: bool = True, zero: bool = False) -> ModelSpec:
-    """Every tensor has an odd number of values, so that `gauss` keeps one for the tensor that follows."""
+    """Return a spec whose tensors have an odd number of values, so that `gauss` keeps one for the next tensor."""
     return ModelSpec(
         "gpt", vocab_size=5, n_embd=3, n_head=1, n_layer=2, block_size=7,
         tie_lm_head=tied, input_rmsnorm=normed, init_std=0.5, zero_init_residual=zero,
@@ -28,7 +28,7 @@ def odd_spec(tied: bool = False, normed: bool = True, zero: bool = False) -> Mod
 
 
 def draws_of_odd_spec(seed: int) -> tuple[dict[str, list[list[float]]], random.Random]:
-    """What microgpt.py would draw, with standard deviation 1/2 everywhere; and the generator after it."""
+    """Return what microgpt.py draws with standard deviation 1/2 everywhere, and the generator afterwards."""
     rng = random.Random(seed)
     names = [("wte", 5, 3), ("wpe", 7, 3), ("lm_head", 5, 3)]
     for layer in ("layer0", "layer1"):
@@ -57,7 +57,7 @@ def test_a_tied_lm_head_is_drawn_and_dropped() -> None:
     assert rng.getstate() == rng_after.getstate()
 
 
-def test_a_tensor_that_starts_at_zero_draws_all_the_same() -> None:
+def test_a_tensor_that_starts_at_zero_is_drawn_too() -> None:
     rng = random.Random(42)
     parameters = init_parameters(odd_spec(zero=True), rng)
     expected, rng_after = draws_of_odd_spec(42)
@@ -77,7 +77,7 @@ def test_a_bigram_draws_its_table_and_then_its_output_matrix() -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 42])
-def test_the_four_ablation_variants_of_a_seed_share_all_values_of_the_tensors_they_share(seed: int) -> None:
+def test_the_ablation_variants_of_a_seed_have_equal_values_in_common_tensors(seed: int) -> None:
     plain = init_parameters(odd_spec(False, False), random.Random(seed))
     for tied, normed in VARIANTS:
         variant = init_parameters(odd_spec(tied, normed), random.Random(seed))
@@ -96,9 +96,9 @@ def test_k2_has_4192_parameters_and_k1_4064() -> None:
         assert sum(np.size(matrix) for matrix in init_parameters(spec, random.Random(42)).values()) == count
 
 
-@pytest.mark.parametrize("kind", ["gpt", "bigram"])
+@pytest.mark.parametrize("kind", MODEL_KINDS)
 def test_tying_saves_exactly_the_output_matrix(kind: str) -> None:
-    width, layers = (27, 0) if kind == "bigram" else (16, 1)
+    width, layers = (16, 1) if "n_embd" in MODEL_KINDS[kind].sizes else (27, 0)
     untied, tied = (
         ModelSpec(kind, vocab_size=27, n_embd=width, n_head=1, n_layer=layers, block_size=16, tie_lm_head=tied)
         for tied in (False, True)
