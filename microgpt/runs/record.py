@@ -24,6 +24,7 @@ STYLE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # it becomes part of a table's file 
 OMIT_IF_EMPTY = {"omit_if_empty": True}  # metadata of a field that run.json has in some records only
 
 Part = TypeVar("Part")
+type_hints = cache(get_type_hints)
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds."""
-
-    compile: float
+    compile: float  # seconds, as all of them
     train: float
     evaluate: float
     checkpoint: float
@@ -173,7 +172,7 @@ class RunRecord:
     task: str | None
     started_at: str | None
     finished_at: str | None = None
-    command: str | None
+    command: str | None  # for a job of a sweep, the sweep's
     overrides: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     config_hash: str | None  # None for a configuration that could not be checked
@@ -204,24 +203,22 @@ class RunRecord:
     @classmethod
     def new(cls, config: dict[str, Any], config_hash: str | None, invocation: Invocation) -> "RunRecord":
         """Return the record of a run whose data has not been read. `config` is the whole configuration."""
-
-        def chosen(group: str) -> str | None:
-            return (config.get(group) or {}).get("name")
-
+        groups = ("task", "mode", "style", "backend")
+        task, mode, style, backend = ((config.get(group) or {}).get("name") for group in groups)
         return cls(
             schema_version=SCHEMA_VERSION,
             status="running",
-            task=chosen("task"),
+            task=task,
             started_at=timestamp(),
-            command=command_line(),
+            command=shlex.join([*this_process().launcher(), *sys.argv[1:]]),
             overrides=list(invocation.overrides),
             config=config,
             config_hash=config_hash,
             seed=config.get("seed"),
             git=git_state(),
-            mode=chosen("mode"),
-            style=chosen("style"),
-            backend=chosen("backend"),
+            mode=mode,
+            style=style,
+            backend=backend,
             processes=this_process().world_size,
             environment=environment(),
         )
@@ -278,11 +275,6 @@ def value_of(hint: Any, value: Any) -> Any:
     return parse(part, value)
 
 
-@cache
-def type_hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
 def plain(value: Any) -> Any:
     """Return dataclasses as dictionaries, without the optional fields that are empty."""
     if is_dataclass(value):
@@ -292,11 +284,6 @@ def plain(value: Any) -> Any:
             if (inner := getattr(value, one.name)) or "omit_if_empty" not in one.metadata
         }
     return [plain(inner) for inner in value] if isinstance(value, list) else value
-
-
-def command_line() -> str:
-    """Return the command as it was given: for a job of a sweep, the sweep's, while `overrides` are the job's own."""
-    return shlex.join([*this_process().launcher(), *sys.argv[1:]])
 
 
 def without_non_finite(value: Any) -> Any:
