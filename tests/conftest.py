@@ -12,6 +12,14 @@ from support.program import Program, make_program
 from microgpt.data.sources import DATA_DIR_VARIABLE
 
 KERNELS = "NUMBA_CACHE_DIR"
+# Files that take longest, longest first. They start first, so that no process ends alone with a long one.
+LONGEST = (
+    "test_compliance", "test_readme", "test_resume", "test_sweep_commands", "test_torch_distributed",
+    "test_executors", "test_torch_engine", "test_figure_scripts", "test_notebook", "test_sweep_faults",
+    "test_task_chat", "test_runner", "test_native_golden", "test_serve_fuzz", "test_task_export", "test_multirun",
+    "test_model_scripts", "test_serve_load", "test_native_kernel_cache", "test_task_train_tensor", "test_golden",
+    "test_coverage_of_intervals", "test_nvidia_doctor", "test_playground", "test_collect",
+)  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -19,6 +27,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput") and KERNELS not in os.environ:
         os.environ[KERNELS] = tempfile.mkdtemp(prefix="microgpt-tests-")
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(KERNELS), ignore_errors=True))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the files by length; the order within a file stays."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

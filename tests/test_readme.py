@@ -18,15 +18,18 @@ README = (ROOT / "README.md").read_text()
 GUIDES = ["training", "data", "experiments", "chat", "exporting", "serving", "engines", "performance"]
 TEXTS = [README, *((ROOT / "docs" / f"{name}.md").read_text() for name in GUIDES)]
 NEEDS_NAMES = ("experiment=karpathy", "data=makemore")
+# tests/engines/test_golden.py runs these.
+RUN_ELSEWHERE = ("python -m microgpt experiment=karpathy", "python -m microgpt experiment=karpathy_first")
 # Named by the documents but not files of the project: the reference, and the examples of docs/adding.md.
 NOT_OURS = {"microgpt.py", "conf/optim/lion.yaml", "conf/style/pirate.yaml", "style/pirate.yaml"}
 
 
 def commands() -> list[str]:
-    """Every line of a shell block that runs the program, apart from the two that set it up."""
+    """Each line of a shell block that runs the program, once, apart from the two that set it up."""
     blocks = [block for text in TEXTS for block in re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)]
     run = re.compile(r"python (-m microgpt|scripts/)|torchrun |curl ")
-    return [line for block in blocks for line in block.splitlines() if run.match(line)]
+    lines = [line for block in blocks for line in block.splitlines() if run.match(line)]
+    return [line for line in dict.fromkeys(lines) if line not in RUN_ELSEWHERE]
 
 
 def free_port() -> int:

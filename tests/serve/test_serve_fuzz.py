@@ -106,7 +106,7 @@ def test_what_schemathesis_makes_of_the_openapi_document_is_answered_as_document
     done = subprocess.run(
         [
             sys.executable, "-m", "schemathesis.cli", "run", f"{names.url}/openapi.json", "--checks", CHECKS,
-            "--max-examples", "200", "--seed", "1", "--request-timeout", str(LIMIT), "--generation-database", "none",
+            "--max-examples", "60", "--seed", "1", "--request-timeout", str(LIMIT), "--generation-database", "none",
             "--suppress-health-check", "all", "--continue-on-failure", "--warnings", "off", "--no-color",
         ],
         cwd=names.output.parent, capture_output=True, text=True, timeout=1200, env=environment(),
@@ -114,7 +114,7 @@ def test_what_schemathesis_makes_of_the_openapi_document_is_answered_as_document
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     found = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
     assert found, done.stdout[-2000:]
-    assert int(found[1]) > 2_000
+    assert int(found[1]) > 600
     check_unharmed(names, before, size)
 
 

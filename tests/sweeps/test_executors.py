@@ -214,7 +214,7 @@ def test_a_lost_worker_is_reported_in_a_sentence_and_its_jobs_are_resumed(
 LONG = (
     *(each for each in SMALL if not each.startswith("train.")), *TINY, "data=text", "data.path=names.txt",
     "train.steps=100000", "train.log_every=100", "train.eval_every=null", "train.checkpoint_every=10000",
-    "backend.threads=1", "seed=range(6)", "hydra.launcher.max_group=1", "hydra.launcher.workers=2",
+    "backend.threads=1", "seed=range(4)", "hydra.launcher.max_group=1", "hydra.launcher.workers=2",
 )  # fmt: skip
 COMMANDS = {
     "joblib": ["hydra/launcher=vectorized_joblib"],
@@ -239,8 +239,13 @@ def uninterrupted(shared_program: Program) -> list[dict[str, Any]]:
 
 
 @slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize("executor", COMMANDS)
+@pytest.mark.parametrize(
+    ("executor", "number"),
+    [
+        *((executor, signal.SIGKILL) for executor in COMMANDS),
+        ("joblib", signal.SIGINT), ("submitit", signal.SIGTERM), ("ray", signal.SIGINT), ("ray", signal.SIGTERM),
+    ],
+)  # fmt: skip
 def test_workers_of_a_stopped_sweep_stop_and_the_same_command_completes_it(
     microgpt: Program, uninterrupted: list[dict[str, Any]], executor: str, number: signal.Signals
 ) -> None:

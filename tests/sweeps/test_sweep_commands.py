@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 COMMAND = ("-m", *SMALL, *TINY, "data=text", "data.path=names.txt")
 VARYING = {"steps_per_sec", "tokens_per_sec", "started_at", "finished_at", "git_commit", "git_dirty"}
-LARGE = (*COMMAND, "seed=range(50)", "optim.lr=0.01,0.02", "model.tie_lm_head=true,false", "train.keep_checkpoints=9")
+LARGE = (*COMMAND, "seed=range(25)", "optim.lr=0.01,0.02", "model.tie_lm_head=true,false", "train.keep_checkpoints=9")
 GO_ON = "the same command goes on from there"
 
 
@@ -66,19 +66,19 @@ def kill_at(program: Program, count: int, *arguments: str) -> bool:
     return was_alive
 
 
-def test_a_sweep_of_200_jobs_killed_at_random_moments_has_the_same_table(
+def test_a_sweep_of_100_jobs_killed_at_random_moments_has_the_same_table(
     microgpt: Program,
 ) -> None:
     whole, killed = prepared(microgpt, "whole"), prepared(microgpt, "killed")
     whole(*LARGE)
     expected = tables(whole)
-    assert [row["status"] for row in expected] == ["completed"] * 200
+    assert [row["status"] for row in expected] == ["completed"] * 100
     parts = sorted(random.Random(200).uniform(0.05, 0.97) for _ in range(5))
     kills = [kill_at(killed, int(part * files(whole)), *LARGE) for part in parts]
     assert sum(kills) >= 3
     output = killed(*LARGE).stdout
-    assert ": 200 jobs, " in output
-    assert ", 200 new" not in output
+    assert ": 100 jobs, " in output
+    assert ", 100 new" not in output
     assert tables(killed) == expected
     assert all_written(killed) == all_written(whole)
 
@@ -95,43 +95,37 @@ def test_a_sweep_killed_while_it_collects_has_the_whole_table_the_next_time(micr
     assert written == {"runs_style-classic.csv", "runs_style-classic.jsonl", "report.html"}
 
 
-@pytest.mark.parametrize("is_one_killed", [False, True])
-def test_commands_started_at_once_share_the_jobs(microgpt: Program, is_one_killed: bool) -> None:
+def test_commands_started_at_once_share_the_jobs_of_one_that_is_killed(microgpt: Program) -> None:
     whole, shared = prepared(microgpt, "whole"), prepared(microgpt, "shared")
-    several = *COMMAND, "seed=range(40)", "hydra.launcher.max_group=2"
+    several = *COMMAND, "seed=range(30)", "hydra.launcher.max_group=2"
     whole(*several)
-    processes = [shared.start(*several) for _ in range(2 + is_one_killed)]
-    if is_one_killed:
-        wait_for(shared.folder, "outputs/sweeps/*/*/checkpoint/latest")
-        processes[0].kill()
+    processes = [shared.start(*several) for _ in range(3)]
+    wait_for(shared.folder, "outputs/sweeps/*/*/checkpoint/latest")
+    processes[0].kill()
     ended = [process.communicate(timeout=TIMEOUT) for process in processes]
-    assert [process.returncode for process in processes[is_one_killed:]] == [0, 0], ended
+    assert [process.returncode for process in processes[1:]] == [0, 0], ended
     assert tables(shared) == tables(whole)
     assert all_written(shared) == all_written(whole)
-    resumed = ["resumed" in read_record(job) for job in shared.jobs()]
-    assert sum(resumed) <= 2 * is_one_killed
+    assert sum("resumed" in read_record(job) for job in shared.jobs()) <= 2
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_a_group_at_a_checkpoint_and_the_same_command_finishes(
-    microgpt: Program, number: signal.Signals, code: int
-) -> None:
+def test_ctrl_c_stops_a_group_at_a_checkpoint_and_the_same_command_finishes(microgpt: Program) -> None:
     whole, stopped = prepared(microgpt, "whole"), prepared(microgpt, "stopped")
     command = [each for each in COMMAND if not each.startswith(("train.", "data"))]
-    command += ["seed=1,2,3,4", "hydra.launcher.max_group=2", "train.steps=80000", "train.checkpoint_every=8000"]
-    command += ["train.log_every=8000", "train.eval_every=40000", "train.eval_documents=50"]
+    command += ["seed=1,2,3,4", "hydra.launcher.max_group=2", "train.steps=50000", "train.checkpoint_every=5000"]
+    command += ["train.log_every=5000", "train.eval_every=25000", "train.eval_documents=50"]
     whole(*command)
     process = stopped.start(*command)
-    wait_for(stopped.folder, "outputs/sweeps/*/2/checkpoint/step_00008000", seconds=TIMEOUT)
-    process.send_signal(number)
+    wait_for(stopped.folder, "outputs/sweeps/*/2/checkpoint/step_00005000", seconds=TIMEOUT)
+    process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == code
+    assert process.returncode == 130
     assert f"interrupted: 2 of 4 jobs are completed; {GO_ON}\n" in output
     assert errors == ""
     assert statuses(stopped) == ["completed"] * 2 + ["interrupted"] * 2
     reached = {(job / "checkpoint" / "latest").readlink().name for job in stopped.jobs()[2:]}
     assert len(reached) == 1
-    assert "step_00008000" <= reached.pop() < "step_00080000"
+    assert "step_00005000" <= reached.pop() < "step_00050000"
     assert (
         ": 4 jobs, 2 completed before, 2 to resume, 0 failed before and run again, 0 new\n" in stopped(*command).stdout
     )

@@ -99,7 +99,7 @@ def test_a_stopped_sweep_writes_the_same_in_the_end(tmp_path: Path, four: Four) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
-@pytest.mark.parametrize(("event", "stride"), [("SIGKILL", 3), ("SIGTERM", 8), ("full disk", 8)])
+@pytest.mark.parametrize(("event", "stride"), [("SIGKILL", 5), ("SIGTERM", 12), ("full disk", 12)])
 def test_a_sweep_stopped_before_any_operation_on_a_file_writes_the_same_in_the_end(
     tmp_path: Path, four: Four, event: str, stride: int, part: int
 ) -> None:
@@ -135,17 +135,14 @@ def test_processes_share_a_sweep_and_no_job_is_trained_twice(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("event", "times"),
-    [("SIGKILL", 2), *(pytest.param(event, 20, marks=pytest.mark.slow) for event in CODES)],
-)
+@pytest.mark.parametrize("event", CODES)
 def test_jobs_of_a_process_that_ends_early_are_taken_over(
-    tmp_path: Path, four: Four, dozen: tuple[list[Job], dict[str, Any]], event: str, times: int
+    tmp_path: Path, four: Four, dozen: tuple[list[Job], dict[str, Any]], event: str
 ) -> None:
     jobs, expected = dozen
     chosen = random.Random(event)
     sweeps = [
-        SweepProcess(tmp_path / str(n), chosen.randrange(20, 300), event, chosen.randrange(1, 7)) for n in range(times)
+        SweepProcess(tmp_path / str(n), chosen.randrange(20, 300), event, chosen.randrange(1, 7)) for n in range(12)
     ]
     for early, other in four.run_stages(jobs, [[sweep, SweepProcess(sweep.folder, most=2)] for sweep in sweeps]):
         assert early.code in CODES[event] | {0}
