@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_compliance import WORK, Case, case_of, each_dtype, options_of, results
+from test_compliance import QUICK_WORK, Case, case_of, each_dtype, options_of, results
 
 from microgpt.data.batches import BatchOrder
 from microgpt.engines import make_engine
@@ -43,7 +43,7 @@ def test_losses_of_a_pytorch_replica_do_not_depend_on_its_group() -> None:
 )
 def test_the_loss_of_a_probability_that_underflows_is_infinite(engine: str, dtype: str) -> None:
     """As on the scalar engine: training ends there instead of continuing with a loss of 1e16."""
-    case = case_of("bigram tied normed relu heads-of-1 plain-sgd unclipped constant batch-3", WORK)
+    case = case_of("bigram tied normed relu heads-of-1 plain-sgd unclipped constant batch-3", QUICK_WORK)
     expected = results(case_with_a_wild_step(case), EngineOptions("python"))
     found = results(case_with_a_wild_step(case), options_of(engine, dtype))
     assert expected.losses[2].tolist()[0] == np.inf

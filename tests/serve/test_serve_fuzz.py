@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -19,7 +18,7 @@ import pytest
 pytest.importorskip("fastapi_offline", reason="task=serve needs the extra [serve]")
 from support.connections import LIMIT, send, send_all
 from support.invalid_requests import PATHS, Wrong, body_of, head, large, post, wrong_request
-from support.program import Program, environment, make_program
+from support.program import Program, environment
 from support.server_process import Server, start_server, train_endless, train_names
 
 WARM_UP = 1_000  # requests after which the server has made what it keeps
@@ -28,11 +27,10 @@ CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,re
 PATIENCE = 15  # seconds that the server leaves to a head, and to a body
 
 
-@pytest.fixture
-def names(tmp_path: Path) -> Iterator[Server]:
-    for program in make_program(tmp_path):
-        with start_server(train_names(program)) as server:
-            yield server
+@pytest.fixture(scope="module")
+def names(shared_program: Program) -> Iterator[Server]:
+    with start_server(train_names(shared_program)) as server:
+        yield server
 
 
 def answers_of(server: Server) -> list[Any]:
@@ -68,17 +66,6 @@ def fuzz(server: Server, seed: int, count: int) -> None:
     requests = [wrong_request(rng) for _ in range(count)]
     faults = asyncio.run(send_all(server.port, requests))
     assert not faults, "\n".join([f"{len(faults)} of {count} with seed {seed}:", *faults[:10]])
-
-
-@pytest.mark.slow
-def test_a_few_hundred_wrong_requests_do_no_harm(names: Server) -> None:
-    before = answers_of(names)
-    fuzz(names, seed=1, count=100)
-    size = size_of(names)
-    fuzz(names, seed=2, count=200)
-    rng = random.Random(3)
-    assert not asyncio.run(send_all(names.port, [large(rng, path) for path in PATHS[:2]]))
-    check_unharmed(names, before, size)
 
 
 @pytest.mark.slow
