@@ -77,7 +77,7 @@ def test_a_backend_without_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
         (OPTIMIZERS, torch_optimizer.UPDATE_RULES),
         (BACKENDS["torch"].dtypes, torch_device.DTYPES),
     ],
-    ids=lambda names: " ".join(names),
+    ids=lambda names: " ".join(sorted(names)),
 )
 def test_every_choice_of_a_table_is_implemented_and_no_other(table: Any, implemented: Any) -> None:
     assert set(implemented) == set(table)
