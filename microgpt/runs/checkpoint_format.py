@@ -133,7 +133,7 @@ def check_meta(spec: dict[str, Any], chars: Any, special: tuple[str, ...] = ()) 
         raise ValueError(f"{META} has n_embd {spec['n_embd']}, no multiple of n_head {spec['n_head']}")
     single = isinstance(chars, list) and all(isinstance(char, str) and len(char) == 1 for char in chars)
     if not single or len(set(chars)) != len(chars):
-        raise ValueError(f"{META} has chars that are no list of distinct characters")
+        raise ValueError(f"{META} has chars that are not a list of distinct characters")
     if spec["vocab_size"] != len(chars) + len(special) + 1:
         others = f"{len(special)} special tokens and BOS" if special else "BOS"
         raise ValueError(f"vocab_size {spec['vocab_size']} is not that of {len(chars)} characters, {others}")
@@ -166,7 +166,7 @@ def parse_progress(found: Any) -> Progress:
     if not all(type(count) is int and count >= 0 for count in counts):
         raise ValueError(f"{TRAIN_STATE} counts steps or tokens in {counts}")
     if not all(isinstance(loss, float) for loss in progress.recent_losses):
-        raise ValueError(f"{TRAIN_STATE} has recent_losses that are no numbers")
+        raise ValueError(f"{TRAIN_STATE} has recent_losses that are not all floats")
     if progress.rng_state is not None:
         generator_from(progress.rng_state)
     return progress

@@ -159,7 +159,7 @@ def narrow(path: Path, weights: Arrays, dtype: str) -> Arrays:
     largest = float(np.finfo(dtype).max)
     for name, array in weights.items():
         if not np.isfinite(array).all():
-            raise UserError(f"checkpoint={path} cannot be exported: {name} has weights that are no finite numbers")
+            raise UserError(f"checkpoint={path} cannot be exported: {name} has weights that are not finite")
         extreme = float(np.abs(array).max(initial=0.0))
         if extreme > largest:
             instead = "; export.half=false can hold it" if dtype == "float16" else ""

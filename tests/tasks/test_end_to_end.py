@@ -71,9 +71,9 @@ def test_train_export_serve_and_generate(microgpt: Program) -> None:
         assert [choice.text for choice in choices] == samples
         talks = openai.OpenAI(base_url=f"{chat.url}/v1", api_key="none")
         (model,) = talks.models.list().data
-        asked: Any = {"model": model.id, "messages": [QUESTION], "temperature": 0, "max_tokens": 30}
-        assert talks.chat.completions.create(**asked).choices[0].message.content == answer["content"]
-        pieces = [chunk.choices[0].delta.content or "" for chunk in talks.chat.completions.create(**asked, stream=True)]
+        body: Any = {"model": model.id, "messages": [QUESTION], "temperature": 0, "max_tokens": 30}
+        assert talks.chat.completions.create(**body).choices[0].message.content == answer["content"]
+        pieces = [chunk.choices[0].delta.content or "" for chunk in talks.chat.completions.create(**body, stream=True)]
         assert "".join(pieces) == answer["content"]
 
         # and the page

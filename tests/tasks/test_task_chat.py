@@ -70,8 +70,8 @@ def test_the_loss_is_on_the_answers_or_on_all_turns() -> None:
     assert answers.train.tokens == 10
     assert answers.examples.targets.tolist() == [3, 7]
     assert answers.examples.positions.tolist() == [12, 19]
-    asked = [answers.tokenizer.decode(t for t in example[1:] if t >= 0) for example in answers.train.examples]
-    assert asked == ["hi", "meyes"]
+    targets = [answers.tokenizer.decode(t for t in example[1:] if t >= 0) for example in answers.train.examples]
+    assert targets == ["hi", "meyes"]
 
 
 def test_one_conversation_cannot_be_split() -> None:
@@ -132,8 +132,8 @@ def test_the_samples_of_a_run_answer_held_out_questions(trained: Program) -> Non
 def test_sample_prints_answers_and_info_the_special_tokens(trained: Program) -> None:
     done = trained("task=sample", "checkpoint=latest", "mode=tensor", "sample.prompt=hello", "sample.num_samples=2")
     assert done.stdout.count(": user: hello assistant: ") == 2
-    told = trained("task=info", "checkpoint=latest").stdout
-    assert re.search(r"^special tokens: +user assistant end_turn$", told, re.MULTILINE)
+    info = trained("task=info", "checkpoint=latest").stdout
+    assert re.search(r"^special tokens: +user assistant end_turn$", info, re.MULTILINE)
 
 
 @mostly_slow(2, ("arguments", "sentence"), [
@@ -187,9 +187,9 @@ def test_a_closed_standard_input_is_an_empty_one(trained: Program) -> None:
 @pytest.mark.slow
 def test_a_long_conversation_reports_the_dropped_tokens(trained: Program) -> None:
     done = talk(trained, *["what is your name?"] * 4)
-    told = [int(number) for number in re.findall(r"tokens_dropped=(\d+)", done.stderr)]
-    assert told == sorted(told)
-    assert len(told) >= 2
+    dropped = [int(number) for number in re.findall(r"tokens_dropped=(\d+)", done.stderr)]
+    assert dropped == sorted(dropped)
+    assert len(dropped) >= 2
     assert len(done.stdout.splitlines()) == 4
 
 

@@ -296,7 +296,7 @@ def test_the_largest_float16_number_is_stored(tmp_path):
 def test_non_finite_weights_are_refused(tmp_path, value, dtype):
     parameters = weights(SPEC)
     parameters["wpe"][0, 1, 1] = value
-    with pytest.raises(UserError, match="wpe has weights that are no finite numbers"):
+    with pytest.raises(UserError, match="wpe has weights that are not finite"):
         weight_files(checkpoint_of(tmp_path, parameters=parameters), dtype)
 
 
