@@ -27,27 +27,25 @@ class EngineState:
     m: Arrays = field(default_factory=dict)  # first moments; the momentum of sgd
     v: Arrays = field(default_factory=dict)  # second moments; empty for an optimizer without
 
+    @property
+    def replicas(self) -> int:
+        return len(next(iter(self.parameters.values())))
+
     @classmethod
     def stack(cls, states: Sequence["EngineState"]) -> "EngineState":
         """Return the replicas of several states as one state; moments that some lack start at zero."""
-        first = states[0].parameters
 
-        def stacked(parts: list[Arrays]) -> Arrays:
+        def stacked(part: str) -> Arrays:
+            parts: list[Arrays] = [getattr(state, part) for state in states]
             if not any(parts):
                 return {}
-            shapes = [{name: state.parameters[name].shape for name in first} for state in states]
+            zeros = [{name: np.zeros_like(a) for name, a in state.parameters.items()} for state in states]
             return {
-                name: np.concatenate(
-                    [part[name] if part else np.zeros(shape[name]) for part, shape in zip(parts, shapes, strict=True)]
-                )
-                for name in first
+                name: np.concatenate([(found or zero)[name] for found, zero in zip(parts, zeros, strict=True)])
+                for name in zeros[0]
             }
 
-        return cls(
-            stacked([state.parameters for state in states]),
-            stacked([state.m for state in states]),
-            stacked([state.v for state in states]),
-        )
+        return cls(*map(stacked, ("parameters", "m", "v")))
 
     def replica(self, replica: int) -> "EngineState":
         """Return the state of one replica, R = 1."""

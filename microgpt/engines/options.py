@@ -11,7 +11,6 @@ class BackendChoice:
     dtypes: tuple[str, ...]  # the default first
     kernels: tuple[str, ...] = ("auto",)
     keys: tuple[str, ...] = ()  # the keys of `backend` that it reads besides name, device, dtype and kernel
-    extra: str = ""  # what it needs besides the core: pip install 'microgpt[extra]'
 
 
 # Every value of backend.name. engines/__init__.py maps these names to engines; engines/choice.py resolves `auto`.
@@ -24,7 +23,6 @@ BACKENDS = {
         devices=("auto", "cpu", "cuda", "mps"),
         dtypes=("float32", "float64", "bfloat16"),
         keys=("threads", "compile", "micro_batch"),
-        extra="torch",
     ),
     "auto": BackendChoice(devices=("auto", "cpu", "cuda", "mps"), dtypes=("float32", "float64"), keys=("threads",)),
 }

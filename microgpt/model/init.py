@@ -4,10 +4,8 @@ import random
 
 from microgpt.model.spec import ModelSpec
 
-Matrix = list[list[float]]
 
-
-def init_parameters(spec: ModelSpec, rng: random.Random) -> dict[str, Matrix]:
+def init_parameters(spec: ModelSpec, rng: random.Random) -> dict[str, list[list[float]]]:
     """Draw every tensor from a normal distribution, row by row, in the order of `spec.drawn_shapes()`.
 
     A tensor that starts at zero is drawn too (`gauss` keeps its second value for the next call), and so is a tied

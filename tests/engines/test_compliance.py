@@ -111,14 +111,14 @@ def fits(line: str) -> bool:
 
 
 def cases_of_new_entries() -> list[str]:
-    """Return lines for the table entries that no line has: the first of CASES with the new word in its place."""
+    """Return lines for the table entries that no line has: some of CASES with the new word in its place."""
     found = []
     for place, factor in enumerate(FACTORS):
         for word in factor:
             if not any(line.split()[place] == word for line in [*CASES, *LARGE_CASES]):
                 lines = [line.split() for line in CASES]
                 changed = [" ".join([*words[:place], word, *words[place + 1 :]]) for words in lines]
-                found += [line for line in dict.fromkeys(changed) if fits(line)][:12:2]
+                found += [line for line in dict.fromkeys(changed) if fits(line)][::6]
     return found
 
 
@@ -340,9 +340,7 @@ def test_the_cases_contain_every_pair_of_words_that_can_occur_together() -> None
 
 
 def test_a_new_entry_of_a_table_has_cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(OPTIMIZERS, "lion", EACH_OPTIMIZER["adam"])
-    monkeypatch.setitem(SCHEDULES, "step", SCHEDULES["linear"])
-    found = [line.split() for line in cases_of_new_entries()]
-    assert {words[5] for words in found[:6]} == {"lion"}
-    assert {words[7] for words in found[6:]} == {"step"}
-    assert len({words[8] for words in found[:6]}) > 1, "with several batch sizes"
+    monkeypatch.setitem(OPTIMIZERS, "invented", EACH_OPTIMIZER["adam"])
+    found = [words for line in cases_of_new_entries() if (words := line.split())[5] == "invented"]
+    for place in (0, 4, 8):
+        assert len({words[place] for words in found}) > 2, "several models, sizes and batch sizes"

@@ -63,7 +63,7 @@ def scalar_engine(
     optimizer: OptimizerSpec = SGD,
 ) -> Engine:
     """Return an engine whose replica r reads the examples from number r on."""
-    starts = tuple(range(len(next(iter(state.parameters.values())))))
+    starts = tuple(range(state.replicas))
     work = workload(examples, batch_size, starts) if examples else None
     return engine_of("python", spec, optimizer, work, state)
 

@@ -1,5 +1,6 @@
 """A choice of a table without an implementation is an error when the engine is made, and names the place to extend."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -63,6 +64,12 @@ def test_a_backend_without_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal("jax", gpt()) == sentence
     for name in ("auto", "typo"):
         assert refusal(name, gpt()) == f"backend={name} is none of the engines python, native, torch"
+
+
+def test_a_dtype_that_the_torch_engine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    more = replace(BACKENDS["torch"], dtypes=("float16", *BACKENDS["torch"].dtypes))
+    monkeypatch.setattr(torch_device, "CHOICE", more)
+    assert refusal("torch", gpt(), dtype="float16").endswith("add it to DTYPES in engines/torch/device.py")
 
 
 @pytest.mark.parametrize(

@@ -104,9 +104,8 @@ class ScalarEngine:
         self.load(state)
 
     def load(self, state: EngineState) -> None:
-        replicas = len(next(iter(state.parameters.values())))
         self.models = []
-        for r in range(replicas):
+        for r in range(state.replicas):
             matrices = {name: array[r].tolist() for name, array in state.parameters.items()}
             model = ScalarModel(self.spec, self.optimizer, matrices)
             for moments, flat in ((state.m, model.optimizer.m), (state.v, model.optimizer.v)):

@@ -22,7 +22,7 @@ except ImportError as error:
 from torch import Tensor
 
 from microgpt.data.examples import Examples
-from microgpt.engines.base import EngineInfo, EngineState, Tokens, Workload
+from microgpt.engines.base import EngineInfo, EngineState, Tokens, Workload, implementation
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.engines.torch.batch_tensors import Batch, Batches, DeviceExamples
@@ -59,9 +59,8 @@ class TorchEngine:
         self.ranks.broadcast("make", resolved, spec, optimizer, packed, state)
         self.ranks.connect(self.device)
         dtype = choose_dtype(options.dtype, self.device)
-        self.dtype = DTYPES[dtype]
-        replicas = len(next(iter(state.parameters.values())))
-        examples = sum(order.batch_size for order in workload.orders) if workload else replicas
+        self.dtype = implementation(DTYPES, "backend.dtype", dtype, "DTYPES in engines/torch/device.py")
+        examples = sum(order.batch_size for order in workload.orders) if workload else state.replicas
         positions = workload.packed.positions.mean() if workload else 1.0
         operations = 6.0 * spec.parameter_count() * examples * float(positions)
         self.info = EngineInfo(
@@ -112,16 +111,16 @@ class TorchEngine:
         count, replicas = learning_rates.shape
         rates = torch.tensor(learning_rates[:, :, np.newaxis]).to(self.dtype).to(self.device)  # (k, R, 1)
         losses = torch.full((count, replicas), torch.nan, dtype=self.dtype, device=self.device)
-        alive = torch.ones(replicas, dtype=torch.bool, device=self.device)
+        running = torch.ones(replicas, dtype=torch.bool, device=self.device)
         for s, batch in enumerate(self.batches.steps(step, step + count)):
             loss = self.loss_and_gradients(batch)
-            losses[s] = loss.masked_fill(~alive, torch.nan)
-            alive = alive & loss.isfinite()
-            keep: Tensor | None = alive[:, None]
+            losses[s] = loss.masked_fill(~running, torch.nan)
+            running = running & loss.isfinite()
+            keep: Tensor | None = running[:, None]
             if self.device.type == "cpu":  # no wait for the device: skip the masks if possible
-                if alive.all():
+                if running.all():
                     keep = None
-                elif not alive.any():
+                elif not running.any():
                     break
             self.optimizer.update(self.flat, self.grad, step + s, rates[s], keep)
         return losses.cpu().double().numpy()
