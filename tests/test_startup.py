@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from support.program import HEAVY, SPY, Program
 
+from microgpt.config.choices import SCHEDULES
+from microgpt.engines.optimizer import OPTIMIZERS
+
 
 @pytest.mark.parametrize(
     "arguments",
@@ -54,8 +57,8 @@ def test_help_lists_groups_options_and_keys(microgpt: Program) -> None:
         "backend: auto, native, python, torch",
         "data: chat, makemore, names, text",
         "style: classic, futuristic",
-        "optim: adam, adamw, sgd",
-        "schedule: constant, cosine, linear, sqrt, warmdown",
+        f"optim: {', '.join(sorted(OPTIMIZERS))}",
+        f"schedule: {', '.join(sorted(SCHEDULES))}",
     ):
         assert line in stdout.splitlines()
     assert "python -m microgpt experiment=ablation" in stdout

@@ -340,18 +340,28 @@ def test_optimizers_activations_and_kinds_of_the_tables_are_all_implemented() ->
 
 
 def test_an_optimizer_without_a_kernel_raises_when_the_engine_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(OPTIMIZERS, "lion", OptimizerChoice(("beta1", "beta2"), moments=1))
+    monkeypatch.setitem(OPTIMIZERS, "newton", OptimizerChoice(("beta1", "beta2"), moments=1))
     with pytest.raises(
-        UserError, match=r"^optim\.name=lion is not .*: add it to CODES in engines/native/optimizers\.py$"
+        UserError, match=r"^optim\.name=newton is not .*: add it to CODES in engines/native/optimizers\.py$"
     ):
-        engine_of(gpt(), random_state(gpt(), 1), optimizer=OptimizerSpec("lion"))
+        engine_of(gpt(), random_state(gpt(), 1), optimizer=OptimizerSpec("newton"))
+
+
+def test_an_optimizer_whose_code_no_branch_handles_gives_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise it would train nothing without a word."""
+    monkeypatch.setitem(OPTIMIZERS, "newton", OptimizerChoice(("beta1", "beta2"), moments=1))
+    monkeypatch.setitem(CODES, "newton", 99)
+    engine = engine_of(gpt(), random_state(gpt(), 1), optimizer=OptimizerSpec("newton"))
+    losses = engine.advance(0, np.full((2, 1), 0.01))
+    assert np.isfinite(losses[0, 0])
+    assert np.isnan(losses[1, 0])
 
 
 def test_an_activation_without_a_kernel_raises_when_the_engine_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("microgpt.model.spec.ACTIVATIONS", (*ACTIVATIONS, "silu"))
-    spec = gpt(activation="silu")
+    monkeypatch.setattr("microgpt.model.spec.ACTIVATIONS", (*ACTIVATIONS, "step"))
+    spec = gpt(activation="step")
     place = r"add it to ACTIVATIONS in engines/native/pointwise\.py$"
-    with pytest.raises(UserError, match=rf"^model\.activation=silu is not .*: {place}"):
+    with pytest.raises(UserError, match=rf"^model\.activation=step is not .*: {place}"):
         engine_of(spec, random_state(spec, 1))
 
 

@@ -205,7 +205,7 @@ def test_every_kind_and_every_activation_is_implemented() -> None:
     assert set(ACTIVATIONS) == set(model_spec.ACTIVATIONS)
 
 
-@pytest.mark.parametrize(("changes", "table"), [({"kind": "mamba"}, "MODELS"), ({"activation": "silu"}, "ACTIVATIONS")])
+@pytest.mark.parametrize(("changes", "table"), [({"kind": "mamba"}, "MODELS"), ({"activation": "step"}, "ACTIVATIONS")])
 def test_a_missing_implementation_is_an_error_that_names_the_table(
     changes: dict[str, str], table: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

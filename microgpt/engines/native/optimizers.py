@@ -124,6 +124,9 @@ def apply(P: Floats, G: Floats, M: Floats, V: Floats, begin: int, end: int, lr: 
         adam(P, G, M, V, begin, end, lr, correction1, correction2, o)
     elif o.code == SGD:
         sgd(P, G, M, begin, end, lr, o)
+    else:  # a code without a branch: the next loss is NaN, which ends the run
+        for i in range(begin, end, LANES):
+            store(P, i, load(P, i) * math.nan)
 
 
 @kernel
