@@ -101,7 +101,7 @@ class HostCheck:
     """ASGI middleware against DNS rebinding: a page of another site that reaches this machine under its own name.
 
     Allowed are localhost, serve.host, the names in serve.allowed_hosts ("*": any), loopback addresses, and any address
-    if the server listens beyond loopback, since a rebinding attack needs a name.
+    if the server listens beyond loopback, since a rebinding attack needs a name. Browsers always send a Host.
     """
 
     def __init__(self, app: ASGIApp, host: str, allowed: Sequence[str]):
@@ -121,7 +121,7 @@ class HostCheck:
         await self.app(scope, receive, send)
 
     def allows(self, name: str) -> bool:
-        if name in self.names or "*" in self.names or name.endswith(".localhost"):
+        if not name or name in self.names or "*" in self.names or name.endswith(".localhost"):
             return True
         try:
             address = ip_address(name)

@@ -45,11 +45,12 @@ TYPES = (
 NO_HTTP = (
     b"\r\n\r\n", b"\x00" * 100, b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET /health\r\n\r\n", b"hello\r\n\r\n",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x42" * 500,
-    b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"GET / HTTP/1.1\nHost: x\n\n",
-    b"GET / HTTP/1.1\r\nHost x\r\n\r\n", b"GET / HTTP/1.1\r\n Host: x\r\n\r\n",
-    b"GET \xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"\xef\xbb\xbfGET / HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nA\x00b: c\r\n\r\n",
-    b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: a\r\n\r\n",
+    b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"GET / HTTP/1.1\nHost: localhost\n\n",
+    b"GET / HTTP/1.1\r\nHost x\r\n\r\n", b"GET / HTTP/1.1\r\n Host: localhost\r\n\r\n",
+    b"GET \xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"\xef\xbb\xbfGET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET / HTTP/1.1\r\nHost: localhost\r\nA\x00b: c\r\n\r\n",
+    b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+    b"Upgrade: websocket\r\nSec-WebSocket-Key: a\r\n\r\n",
 )  # fmt: skip
 
 
@@ -65,7 +66,13 @@ class Wrong:
 
 
 def head(path: str, *, method: str = "POST", type: bytes = b"application/json", more: Sequence[bytes] = ()) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1".encode(), b"Host: x", b"Connection: close", b"Content-Type: " + type, *more]
+    lines = [
+        f"{method} {path} HTTP/1.1".encode(),
+        b"Host: localhost",
+        b"Connection: close",
+        b"Content-Type: " + type,
+        *more,
+    ]
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
