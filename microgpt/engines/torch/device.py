@@ -63,7 +63,7 @@ def choose_dtype(requested: str | None, device: torch.device) -> str:
 
 
 def set_threads(options: EngineOptions, operations: float) -> int:
-    """Set the CPU threads of the whole process for steps of so many operations, and return their number.
+    """Set the CPU threads of the whole process according to the operations of a step, and return their number.
 
     Small steps get one thread by default: PyTorch's threads synchronise many times in a step, and if another process
     competes for a core, a step of a tiny model takes ten times as long with several threads as with one.
