@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import llvmlite.binding
 import numba
@@ -32,22 +32,7 @@ UInt64 = Annotated[Any, types.uint64]
 
 OPTIONS = {"nogil": True, "error_model": "numpy", "boundscheck": False}
 KEPT_VERSIONS = 3  # of compiled kernels, on disk
-
-
-class Kernel(NamedTuple):
-    """A function to compile, with the annotations of its arguments and of its value."""
-
-    dispatcher: Any
-    arguments: list[Any]
-    returns: Any
-
-    @property
-    def is_entry(self) -> bool:
-        """Whether Python calls it: only such a kernel is kept on disk, with everything that it calls."""
-        return FloatArray in self.arguments
-
-
-KERNELS: list[Kernel] = []  # in the order of their definition: a kernel is compiled after those that it calls
+KERNELS: list[Any] = []  # numba dispatchers in the order of definition: a kernel comes after those that it calls
 
 
 def kernel(function: Callable) -> Any:
@@ -62,18 +47,23 @@ def inlined(function: Callable) -> Any:
 
 def declare(function: Callable, inline: bool) -> Any:
     dispatcher = numba.njit(**OPTIONS, forceinline=inline)(function)
-    annotations = dict(function.__annotations__)
-    returns = annotations.pop("return", None)
-    KERNELS.append(Kernel(dispatcher, list(annotations.values()), returns))
+    KERNELS.append(dispatcher)
     return dispatcher
 
 
-def numba_type(annotation: Any, dtype: str) -> Any:
-    """Return the numba type of an annotation, for kernels compiled for `dtype`."""
+def is_entry(dispatcher: Any) -> bool:
+    """Return whether Python calls a kernel: only these are kept on disk, each with the kernels that it calls."""
+    return FloatArray in dispatcher.py_func.__annotations__.values()
+
+
+def signature(dispatcher: Any, dtype: str) -> Any:
+    """Return a kernel's numba signature for `dtype`."""
     number = getattr(types, dtype)
-    by_annotation = {int: types.int64, float: types.float64, None: types.void,
+    by_annotation = {int: types.int64, float: types.float64,
                      Floats: types.CPointer(number), FloatArray: types.Array(number, 1, "C")}  # fmt: skip
-    return by_annotation[annotation] if annotation in by_annotation else annotation.__metadata__[0]
+    annotations = dispatcher.py_func.__annotations__
+    found = {name: by_annotation.get(each) or each.__metadata__[0] for name, each in annotations.items()}
+    return found.pop("return", types.void)(*found.values())
 
 
 # Where machine code is kept
@@ -150,14 +140,13 @@ def build(dtype: str, entries_only: bool) -> None:
     """Compile each kernel for `dtype`, entries with numba's cache on disk."""
     before, config.CACHE_DIR = config.CACHE_DIR, str(cache_directory())  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        for each in KERNELS:
-            if each.is_entry:
-                each.dispatcher.enable_caching()  # reads config.CACHE_DIR
+        for dispatcher in KERNELS:
+            if is_entry(dispatcher):
+                dispatcher.enable_caching()  # reads config.CACHE_DIR
             elif entries_only:
                 continue
-            arguments = [numba_type(argument, dtype) for argument in each.arguments]
-            each.dispatcher.disable_compile(False)
-            each.dispatcher.compile(numba_type(each.returns, dtype)(*arguments))
-            each.dispatcher.disable_compile()  # a call with other integer types converts them
+            dispatcher.disable_compile(False)
+            dispatcher.compile(signature(dispatcher, dtype))
+            dispatcher.disable_compile()  # a call with other integer types converts them
     finally:
         config.CACHE_DIR = before  # pyright: ignore[reportAttributeAccessIssue]

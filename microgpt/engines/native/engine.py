@@ -28,7 +28,7 @@ from microgpt.model.spec import ModelSpec
 CHUNK_ROWS = 64  # positions computed together: their activations fit the caches next to the core at the usual sizes
 PART_EXAMPLES = 16  # smallest part of a batch
 MAX_PARTS = 8  # of a batch; their gradients are added in this order, whichever thread computed them
-SHARED_WORK = 2e7  # products of tokens and parameters in a step from which several threads for one model pay
+SHARED_WORK = 2e7  # tokens x parameters of a step from which it pays to use several threads for one model
 LISTED_INDICES = 1 << 22  # example indices in memory at once
 EVALUATION_PART = 64  # examples whose losses are added before their sum is added to the total
 
@@ -247,7 +247,7 @@ class NativeEngine:
     def make_workspace(self) -> Workspace:
         layout = self.weights.layout
         return Workspace(
-            activations=aligned(layout.w_size, self.dtype, 5),
+            activations=aligned(layout.a_size, self.dtype, 5),
             ids=np.zeros(4 * layout.rows + 1, np.int64),
             gradient=aligned(layout.size, self.dtype, 4),
             part_gradient=aligned(layout.size, self.dtype, 6),

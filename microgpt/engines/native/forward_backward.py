@@ -59,14 +59,14 @@ def embed_tokens(P: Floats, A: Floats, tokens: Int64s, positions: Int64s, rows: 
     x = z.x if z.n_layer > 0 else z.last
     embed(A, z.embedded if z.input_rmsnorm else x, z.embd_lanes, P, z.wte, z.wpe, tokens, positions, rows)
     if z.input_rmsnorm:
-        rmsnorm(A, x, z.rms0, z.embedded, z.embd_lanes, rows, z.embd)
+        rmsnorm(A, x, z.scale0, z.embedded, z.embd_lanes, rows, z.embd)
 
 
 @kernel
 def project_qkv(T: Floats, A: Floats, layer: int, rows: int, z: LayoutRecord):
     """RMSNorm, then queries, keys and values of a layer."""
-    e, a, t, s = z.embd_lanes, z.head_lanes, z.t_layers + layer * z.layer, layer * z.w_layer
-    rmsnorm(A, s + z.norm1, s + z.rms1, s + z.x, e, rows, z.embd)
+    e, a, t, s = z.embd_lanes, z.head_lanes, z.t_layers + layer * z.layer, layer * z.a_layer
+    rmsnorm(A, s + z.norm1, s + z.scale1, s + z.x, e, rows, z.embd)
     linear(A, s + z.qkv_rows, 3 * a, s + z.norm1, e, z.embd, T, t + z.qkv, rows, 0)
 
 
@@ -76,11 +76,11 @@ def project_out_and_mlp(T: Floats, A: Floats, layer: int, rows: int, z: LayoutRe
 
     The result is the input of the next layer, or of the output layer.
     """
-    e, f, a, t, s = z.embd_lanes, z.hidden_lanes, z.head_lanes, z.t_layers + layer * z.layer, layer * z.w_layer
-    following = z.last if layer == z.n_layer - 1 else s + z.w_layer + z.x
+    e, f, a, t, s = z.embd_lanes, z.hidden_lanes, z.head_lanes, z.t_layers + layer * z.layer, layer * z.a_layer
+    following = z.last if layer == z.n_layer - 1 else s + z.a_layer + z.x
     copy(A, s + z.mid, s + z.x, rows * e)
     linear(A, s + z.mid, e, s + z.attended, a, a, T, t + z.wo, rows, 1)
-    rmsnorm(A, s + z.norm2, s + z.rms2, s + z.mid, e, rows, z.embd)
+    rmsnorm(A, s + z.norm2, s + z.scale2, s + z.mid, e, rows, z.embd)
     linear(A, s + z.pre, f, s + z.norm2, e, z.embd, T, t + z.fc1, rows, 0)
     activate(A, s + z.act, s + z.pre, rows * f, z.activation)
     copy(A, following, s + z.mid, rows * e)
@@ -97,7 +97,7 @@ def forward(P: Floats, T: Floats, A: Floats, tokens: Int64s, positions: Int64s, 
     embed_tokens(P, A, tokens, positions, rows, z)
     for layer in range(z.n_layer):
         project_qkv(T, A, layer, rows, z)
-        attention(A, layer * z.w_layer, begins, documents, z)
+        attention(A, layer * z.a_layer, begins, documents, z)
         project_out_and_mlp(T, A, layer, rows, z)
     linear(A, z.logits, z.vocab_lanes, z.last, z.embd_lanes, z.embd, T, z.t_lm_head, rows, 0)
 
@@ -113,16 +113,16 @@ def backward(P: Floats, G: Floats, A: Floats, tokens: Int64s, positions: Int64s,
     linear_backward(A, z.dx, z.last, e, z.logits, v, z.vocab, P, G, z.lm_head, rows, accumulate)
     for back in range(z.n_layer):
         layer = z.n_layer - 1 - back
-        w, s = z.layers + layer * z.layer, layer * z.w_layer
+        w, s = z.layers + layer * z.layer, layer * z.a_layer
         linear_backward(A, z.dhidden, s + z.act, f, z.dx, e, z.embd, P, G, w + z.fc2, rows, accumulate)
         activate_backward(A, z.dhidden, s + z.pre, rows * f, z.activation)
         linear_backward(A, z.dnorm, s + z.norm2, e, z.dhidden, f, z.hidden, P, G, w + z.fc1, rows, accumulate)
-        rmsnorm_backward(A, z.dx, z.dnorm, s + z.norm2, s + z.rms2, e, rows, z.embd, 1)
+        rmsnorm_backward(A, z.dx, z.dnorm, s + z.norm2, s + z.scale2, e, rows, z.embd, 1)
         linear_backward(A, z.dattended, s + z.attended, a, z.dx, e, z.embd, P, G, w + z.wo, rows, accumulate)
         attention_backward(A, s, begins, documents, z)
         linear_backward(A, z.dnorm, s + z.norm1, e, z.dqkv, 3 * a, 3 * a, P, G, w + z.qkv, rows, accumulate)
-        rmsnorm_backward(A, z.dx, z.dnorm, s + z.norm1, s + z.rms1, e, rows, z.embd, 1)
+        rmsnorm_backward(A, z.dx, z.dnorm, s + z.norm1, s + z.scale1, e, rows, z.embd, 1)
     if z.input_rmsnorm:
         x = z.x if z.n_layer > 0 else z.last
-        rmsnorm_backward(A, z.dx, z.dx, x, z.rms0, e, rows, z.embd, 0)
+        rmsnorm_backward(A, z.dx, z.dx, x, z.scale0, e, rows, z.embd, 0)
     embed_backward(A, z.dx, e, rows, G, z.wte, z.wpe, tokens, positions)

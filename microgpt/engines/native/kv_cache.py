@@ -1,7 +1,8 @@
 """Decoding with a KV cache: the next token's logits from the keys and values of earlier positions.
 
 The rows of a pass are single positions of different texts, or consecutive positions of one text. Each text has a slot
-in the cache: (slots, n_layer, block, 2 head_lanes), key and value of every position. Other arguments as in model.py.
+in the cache: (slots, n_layer, block, 2 head_lanes), key and value of every position. Other arguments as in
+forward_backward.py.
 """
 
 import math
@@ -23,7 +24,7 @@ MIN_ROWS = 64  # of a batch decoder's pass
 @kernel
 def store_keys_and_values(A: Floats, cache: Floats, layer: int, positions: Int64s, slots: Int64s, rows: int,
                           z: LayoutRecord):  # fmt: skip
-    a, qkv = z.head_lanes, layer * z.w_layer + z.qkv_rows
+    a, qkv = z.head_lanes, layer * z.a_layer + z.qkv_rows
     for r in range(rows):
         own = ((get(slots, r) * z.n_layer + layer) * z.block + get(positions, r)) * 2 * a
         for i in range(0, 2 * a, LANES):
@@ -35,7 +36,7 @@ def cached_attention(A: Floats, cache: Floats, layer: int, positions: Int64s, sl
                      z: LayoutRecord):  # fmt: skip
     """Attention of each row's query to the positions of its text up to its own; in phases like `attention`."""
     a, group, scale = z.head_lanes, z.slot_vectors * LANES, 1.0 / math.sqrt(z.embd / z.heads)
-    s, weights, s_row = layer * z.w_layer, z.scratch + QUERY_TILE * LANES, z.block * LANES
+    s, weights, s_row = layer * z.a_layer, z.scratch + QUERY_TILE * LANES, z.block * LANES
     slot_size = z.n_layer * z.block * 2 * a
     first = layer * z.block * 2 * a
     for begin in range(0, rows, QUERY_TILE):
@@ -76,7 +77,7 @@ class DecodingBuffers:
     def __init__(self, weights: Weights, replica: int, rows: int, slots: int):
         layout = layout_of(weights.spec, rows)
         self.weights, self.replica, self.record = weights, replica, layout_record(layout)
-        self.activations = aligned(layout.w_size, weights.dtype)
+        self.activations = aligned(layout.a_size, weights.dtype)
         self.cache = aligned(slots * layout.n_layer * layout.block * 2 * layout.head_lanes, weights.dtype)
         logits = self.activations[layout.logits : layout.logits + rows * layout.vocab_lanes]
         self.logits = logits.reshape(rows, layout.vocab_lanes)[:, : layout.vocab]
@@ -99,9 +100,9 @@ class NativeDecoder:
     def feed(self, token: int) -> list[float]:
         if self.position == self.block_size:
             raise IndexError(f"position {self.position} is beyond block_size={self.block_size}")
-        logits = self.buffers.decode((token,), (self.position,), (0,))
+        logits = self.buffers.decode((token,), (self.position,), (0,)).tolist()
         self.position += 1
-        return logits[0].tolist()
+        return logits[0]
 
 
 class NativeBatchDecoder:

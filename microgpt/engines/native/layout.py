@@ -17,10 +17,10 @@ from microgpt.engines.native.pointwise import ACTIVATIONS
 from microgpt.engines.native.simd.vector import LANES
 from microgpt.model.spec import ModelSpec
 
-KINDS = ("gpt", "bigram")  # the kinds of model that model.py computes
+KINDS = ("gpt", "bigram")  # the kinds of model that forward_backward.py computes
 QUERY_TILE = 16  # queries that attention computes together
 SPARE_ROWS = 4  # behind the rows of a workspace: a matrix product computes up to 3 rows too many (matmul.py)
-KEPT_BLOCK_SIZE = 64  # up to it attention weights, which grow with its square, are kept for the backward pass
+KEPT_BLOCK_SIZE = 64  # up to it attention weights, which need memory of its square, are kept for the backward pass
 
 
 class Layout(NamedTuple):
@@ -60,21 +60,21 @@ class Layout(NamedTuple):
     t_size: int
     # Activations: `rows` rows, one for each position. First those of each layer, kept for the backward pass
     rows: int
-    w_layer: int  # size of a layer
+    a_layer: int  # size of a layer
     x: int  # (rows, embd_lanes): input of the layer
-    rms1: int  # (rows,): factor of the norm before attention, 1 / rms(x)
+    scale1: int  # (rows,): 1 / rms(x), of the norm before attention
     norm1: int  # (rows, embd_lanes)
     qkv_rows: int  # (rows, 3 head_lanes): q, k, v
     attention: int  # attention weights if they are kept: `block` vectors for each row and group of slots
     attended: int  # (rows, head_lanes): output of attention before wo
     mid: int  # (rows, embd_lanes): residual stream between attention and MLP
-    rms2: int
+    scale2: int
     norm2: int
     pre: int  # (rows, hidden_lanes): input of the activation function
     act: int  # (rows, hidden_lanes): its output; pre if it is computed in place
     # Then those that layers share
     embedded: int  # (rows, embd_lanes): summed embedding before its norm
-    rms0: int
+    scale0: int
     last: int  # (rows, embd_lanes): output of the last layer
     logits: int  # (rows, vocab_lanes), then their gradient
     dx: int  # gradient of the residual stream
@@ -84,7 +84,7 @@ class Layout(NamedTuple):
     dattended: int
     sums: int  # (rows,): a number for each row, of the loss or of a sampler
     scratch: int  # of attention, see there
-    w_size: int
+    a_size: int
 
 
 # Kernels take a layout as a record: one pointer, with fields by name.
@@ -132,15 +132,15 @@ def layout_of(spec: ModelSpec, rows: int) -> Layout:
     transposed, t_size = section(t_lm_head=e * v, t_layers=spec.n_layer * layer_size)
 
     n = rows + SPARE_ROWS
-    of_layer, w_layer = section(
-        x=n * e, rms1=n, norm1=n * e, qkv_rows=n * 3 * a,
-        attention=n * (a // slot_vectors) * block if keeps_attention else 0, attended=n * a, mid=n * e, rms2=n,
+    of_layer, a_layer = section(
+        x=n * e, scale1=n, norm1=n * e, qkv_rows=n * 3 * a,
+        attention=n * (a // slot_vectors) * block if keeps_attention else 0, attended=n * a, mid=n * e, scale2=n,
         norm2=n * e, pre=n * f, act=0 if activation.in_place else n * f,
     )  # fmt: skip
     if activation.in_place:
         of_layer["act"] = of_layer["pre"]
-    shared, w_size = section(
-        all_layers=spec.n_layer * w_layer, embedded=n * e, rms0=n, last=n * e, logits=n * v, dx=n * e, dnorm=n * e,
+    shared, a_size = section(
+        all_layers=spec.n_layer * a_layer, embedded=n * e, scale0=n, last=n * e, logits=n * v, dx=n * e, dnorm=n * e,
         dhidden=n * f, dqkv=n * 3 * a, dattended=n * a, sums=n, scratch=2 * (block + 1) * QUERY_TILE * LANES,
     )  # fmt: skip
     del shared["all_layers"]
@@ -149,7 +149,7 @@ def layout_of(spec: ModelSpec, rows: int) -> Layout:
         embd_lanes=e, hidden_lanes=f, vocab_lanes=v, head_lanes=a, slot_vectors=slot_vectors,
         slot_width=min(slot, LANES), activation=activation.code, input_rmsnorm=int(spec.input_rmsnorm),
         keeps_attention=int(keeps_attention), decayed=decayed, layer=layer_size, size=size, t_size=t_size, rows=rows,
-        w_layer=w_layer, w_size=w_size, **parameters, **layer, **transposed, **of_layer, **shared,
+        a_layer=a_layer, a_size=a_size, **parameters, **layer, **transposed, **of_layer, **shared,
     )  # fmt: skip
 
 

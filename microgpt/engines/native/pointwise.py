@@ -24,7 +24,7 @@ from microgpt.engines.native.simd.vector import (
     where_positive,
 )
 
-EPSILON = 1e-5  # RMSNORM_EPSILON of model/spec.py: a constant of compiled code stands in this package (see digest())
+EPSILON = 1e-5  # RMSNORM_EPSILON of model/spec.py, repeated: only changes within this package compile the kernels again
 ROWS_A_LOGARITHM = 16  # factors of a product of normalizers, each at most vocab_size: it stays finite in float64
 # Distance in nats from the largest logit at which a probability is 0 in float64, and its loss infinite, as the scalar
 # engine computes it.
@@ -114,7 +114,7 @@ def rmsnorm_backward(A: Floats, dx: int, dy: int, y: int, scale: int, lanes: int
             store(A, dx + i, load(A, dx + i) + gradient if accumulate else gradient)
 
 
-# Activation functions: a code without a branch here gives NaN, which ends training at its first step
+# Activation functions. A code without a branch here gives NaN, which ends training at its first step
 
 
 @kernel

@@ -1,6 +1,6 @@
 """The kernels that Python calls to train and to evaluate: k steps, the loss of a part of a batch, an update.
 
-Arguments as in model.py and optimizers.py, and
+Arguments as in forward_backward.py and optimizers.py, and
 
     P, T, M, V, A, G  the arrays of all models, one model after the other; A, G and H are the workspace of a thread
     H                 gradients of another part of the batch
