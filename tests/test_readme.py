@@ -23,6 +23,9 @@ RUN_ELSEWHERE = ("python -m microgpt experiment=karpathy", "python -m microgpt e
 # Named by the documents but not files of the project: the reference, and the examples of docs/adding.md.
 NOT_OURS = {"microgpt.py", "conf/optim/lion.yaml", "conf/style/pirate.yaml", "style/pirate.yaml"}
 
+# Commands that train as many steps as the configuration says: fewer show that they run.
+DEFAULT_STEPS = re.compile(r"(?!.*( task=|train\.(steps|resume)|--help|--cfg))(python -m microgpt|torchrun)")
+
 
 def commands() -> list[str]:
     """Each line of a shell block that runs the program, once, apart from the two that set it up."""
@@ -60,7 +63,8 @@ def test_every_command_of_readme_and_guides_runs(tmp_path: Path, microgpt: Progr
     for command in commands():
         if any(name in command for name in NEEDS_NAMES) and "MICROGPT_DATA_DIR" not in os.environ:
             continue  # they would fetch the reference's names.txt
-        shell = command.replace("8080", str(port)).replace("curl", "curl --fail --silent --show-error", 1)
+        shell = f"{command} train.steps=50" if DEFAULT_STEPS.match(command) else command
+        shell = shell.replace("8080", str(port)).replace("curl", "curl --fail --silent --show-error", 1)
         if "task=serve" in command:  # it answers the commands that follow
             keys = [key for key in command.split()[3:] if key not in ("task=serve", "checkpoint=latest")]
             server = start_server(microgpt, f"serve.port={port}", *keys)

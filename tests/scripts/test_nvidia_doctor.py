@@ -59,7 +59,11 @@ RUNS = {
 }
 # Each failure alone: it must be found although everything else works.
 QUICK = [case for case in product(DRIVERS, TORCHES, RUNS) if sum(part not in ("ok", "on GPU") for part in case) <= 1]
-SLOW = [case for case in product(DRIVERS, TORCHES, ("on GPU", "on CPU", "failed")) if case not in QUICK]
+SLOW = [  # every pair of a driver's, PyTorch's and microgpt's behaviour
+    (driver, torch, ("on GPU", "on CPU", "failed")[(number + other) % 3])
+    for number, driver in enumerate(DRIVERS)
+    for other, torch in enumerate(TORCHES)
+]
 
 
 @pytest.fixture
@@ -107,7 +111,7 @@ def test_the_verdict_is_ok_only_if_probe_and_microgpt_used_the_gpu(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("driver", DRIVERS)
-def test_the_verdict_is_right_in_every_combination(tmp_path: Path, driver: str) -> None:
+def test_the_verdict_is_right_if_several_parts_fail(tmp_path: Path, driver: str) -> None:
     for number, case in enumerate(case for case in SLOW if case[0] == driver):
         folder = tmp_path / str(number)
         folder.mkdir()

@@ -427,39 +427,27 @@ def test_an_absent_device_is_one_sentence_and_nothing_is_written(microgpt: Progr
 
 # Interrupted and resumed
 
-STEPS = 300_000  # more than a second
+STEPS = 200_000  # more than a second
 LONG = ("experiment=debug", f"train.steps={STEPS}", "train.checkpoint_every=5000", "train.eval_every=50000",
         "train.log_every=5000", "optim.lr=0.001", "backend.threads=1")  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """The results of LONG without an interruption by dtype, computed when first used."""
-    return {}
-
-
-def expected_of(
-    known: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory, dtype: str
-) -> dict[str, Any]:
-    if dtype not in known:
-        for program in make_program(tmp_path_factory.mktemp("uninterrupted")):
-            program(*LONG, *NATIVE, f"backend.dtype={dtype}")
-            run = program.only_run()
-            assert "resumed" not in read_record(run)
-            known[dtype] = results_of(run, STEPS)
-    return known[dtype]
+def uninterrupted(folder: Path, dtype: str) -> dict[str, Any]:
+    """Return the results of LONG without an interruption."""
+    for program in make_program(folder):
+        program(*LONG, *NATIVE, f"backend.dtype={dtype}")
+        run = program.only_run()
+        assert "resumed" not in read_record(run)
+        return results_of(run, STEPS)
+    raise AssertionError
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_run_killed_at_random_moments_gives_the_bits_of_an_uninterrupted_one(
-    microgpt: Program,
-    uninterrupted: dict[str, dict[str, Any]],
-    tmp_path_factory: pytest.TempPathFactory,
-    dtype: str,
+    microgpt: Program, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    expected = expected_of(uninterrupted, tmp_path_factory, dtype)
-    run = (*LONG, *NATIVE, f"backend.dtype={dtype}")
+    expected = uninterrupted(tmp_path_factory.mktemp("uninterrupted"), "float32")
+    run = (*LONG, *NATIVE, "backend.dtype=float32")
     rng = random.Random(7)
     for _ in range(2):
         assert microgpt.kill_after(rng.uniform(0.2, 0.5), *run, from_first_step=True)
@@ -473,12 +461,10 @@ def test_a_run_killed_at_random_moments_gives_the_bits_of_an_uninterrupted_one(
 
 @pytest.mark.slow
 def test_ctrl_c_stops_at_a_checkpoint_and_the_same_command_finishes(
-    microgpt: Program,
-    uninterrupted: dict[str, dict[str, Any]],
-    tmp_path_factory: pytest.TempPathFactory,
+    microgpt: Program, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    expected = expected_of(uninterrupted, tmp_path_factory, "float32")
-    process = microgpt.start(*LONG, *NATIVE, "backend.dtype=float32")
+    expected = uninterrupted(tmp_path_factory.mktemp("uninterrupted"), "float64")
+    process = microgpt.start(*LONG, *NATIVE, "backend.dtype=float64")
     said = microgpt.stop(process, "step 20000 ", signal.SIGINT)
     assert process.returncode == 130
     run = microgpt.only_run()
@@ -488,7 +474,7 @@ def test_ctrl_c_stops_at_a_checkpoint_and_the_same_command_finishes(
     step = record["metrics"]["steps"]
     assert 20000 <= step < STEPS
     assert load_checkpoint((run / "checkpoint" / "latest").resolve()).progress.step == step
-    microgpt(*LONG, *NATIVE, "backend.dtype=float32")
+    microgpt(*LONG, *NATIVE, "backend.dtype=float64")
     assert [leg["step"] for leg in read_record(run)["resumed"]] == [step]
     assert results_of(run, STEPS) == expected
 
