@@ -22,6 +22,7 @@ SHUTDOWN_GRACE = 5.0  # seconds after serve.drain to answer the remaining reques
 KEEP_ALIVE = 20  # seconds that a connection may be idle between requests
 BACKLOG = 1024  # connections that wait to be accepted
 HEAD_SECONDS = 15.0  # from opening a connection to the end of its first request's head
+UNREAD_SECONDS = 15.0  # that a client may leave what was written unread
 
 
 class DrainingServer(uvicorn.Server):
@@ -37,18 +38,38 @@ class DrainingServer(uvicorn.Server):
 
 
 class TimeoutProtocol(H11Protocol):
-    """Close connections that send no complete head in time, which uvicorn keeps, and answer invalid HTTP in JSON."""
+    """Close connections, which uvicorn keeps, of clients that do not send a whole head or do not read in time.
+
+    A request that is not valid HTTP is answered in JSON.
+    """
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # so that writing pauses whenever something is unread
         self.head_timer = asyncio.get_running_loop().call_later(HEAD_SECONDS, self.close_idle)
+        self.unread_timer: asyncio.TimerHandle | None = None
 
     def close_idle(self) -> None:
         if self.cycle is None and not self.transport.is_closing():
             self.transport.close()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        # `close` would wait until everything is read.
+        self.unread_timer = asyncio.get_running_loop().call_later(UNREAD_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.stop_unread_timer()
+
+    def stop_unread_timer(self) -> None:
+        if self.unread_timer is not None:
+            self.unread_timer.cancel()
+            self.unread_timer = None
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.head_timer.cancel()
+        self.stop_unread_timer()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:

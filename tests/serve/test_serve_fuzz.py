@@ -162,8 +162,9 @@ def test_a_client_that_does_not_read_its_stream_is_let_go(microgpt: Program) -> 
         asked = post("slow reader", "/microgpt/v1/stream", stream)
         unread = []
         for _ in range(4):
-            connection = socket.create_connection(("127.0.0.1", server.port))
+            connection = socket.socket()
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", server.port))
             connection.sendall(b"".join(asked.pieces))
             unread.append(connection)
         server.wait_for_metric("microgpt_requests_active", len(unread))
