@@ -5,13 +5,17 @@ Checked with the versions below; tests/config/test_hydra_compat.py fails when on
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser import overrides_parser
+from hydra.core.override_parser.overrides_visitor import HydraOverrideVisitor
+from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig
@@ -63,3 +67,82 @@ def basic_sweeper() -> type[Sweeper]:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     return BasicSweeper
+
+
+# Texts as they are written
+
+
+class Spelled(str):
+    """The spelling of a value that the grammar of overrides reads as a number, a boolean or null."""
+
+
+class SpellingVisitor(HydraOverrideVisitor):
+    """Reads the overrides of text keys as they are written: sample.prompt=1e3 is the text 1e3, not the number 1000.0.
+
+    Such a value is quoted in the override, so that it stays a text when a sweeper writes the overrides of its jobs.
+    """
+
+    null_allowed: Mapping[str, bool] = {}  # the text keys
+    read_as_numbers = ("range", "interval", "int", "float", "bool")  # functions whose arguments are no texts
+    key = ""  # of the value that is read, by dotted name
+
+    def visitKey(self, ctx: Any) -> Any:  # noqa: N802 (the names are ANTLR's)
+        key = super().visitKey(ctx)
+        self.key = key.key_or_group
+        return key
+
+    def visitDictKeyValuePair(self, ctx: Any) -> Any:  # noqa: N802
+        group, self.key = self.key, f"{self.key}.{ctx.getChild(0).getText().strip()}"
+        pair = super().visitDictKeyValuePair(ctx)
+        self.key = group
+        return pair
+
+    def visitFunction(self, ctx: Any) -> Any:  # noqa: N802
+        key = self.key
+        if ctx.getChild(0).getText() in self.read_as_numbers:
+            self.key = ""
+        value = super().visitFunction(ctx)
+        self.key = key
+        return value
+
+    def visitPrimitive(self, ctx: Any) -> Any:  # noqa: N802
+        value = super().visitPrimitive(ctx)
+        if self.key not in self.null_allowed or isinstance(value, str | QuotedString):
+            return value
+        return None if value is None and self.null_allowed[self.key] else Spelled(ctx.getText().strip())
+
+    def visitOverride(self, ctx: Any) -> Override:  # noqa: N802
+        override = super().visitOverride(ctx)
+        override._value = quoted(override._value)
+        return override
+
+
+def quoted(value: Any) -> Any:
+    """Return a parsed value with its spelled parts in quotes."""
+    if isinstance(value, Spelled):
+        return QuotedString(str(value), Quote.single)
+    if isinstance(value, list):
+        return [quoted(item) for item in value]
+    if isinstance(value, dict):
+        return {key: quoted(item) for key, item in value.items()}
+    return replace(value, list=quoted(value.list)) if isinstance(value, ChoiceSweep) else value
+
+
+def read_as_written(null_allowed: Mapping[str, bool]) -> None:
+    """Let Hydra read the overrides of text keys as they are written; `null_allowed` has all of these keys."""
+    SpellingVisitor.null_allowed = null_allowed
+    overrides_parser.HydraOverrideVisitor = SpellingVisitor  # pyright: ignore[reportPrivateImportUsage]
+
+
+LOAD_FILE = ConfigLoaderImpl._load_single_config
+
+
+def check_files(check: Callable[[Any, str], None]) -> None:
+    """Let Hydra call `check` with the content of each configuration file, below its package, and its group/option."""
+
+    def load_file(self: ConfigLoaderImpl, default: Any, repo: Any) -> Any:
+        loaded = LOAD_FILE(self, default, repo)
+        check(loaded.config, default.config_path)
+        return loaded
+
+    ConfigLoaderImpl._load_single_config = load_file

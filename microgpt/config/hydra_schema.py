@@ -7,18 +7,42 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from microgpt.config.keys import keys_of, walk
+from microgpt.config.hydra_compat import check_files, read_as_written
+from microgpt.config.keys import keys_of, text_keys, walk
 from microgpt.config.schema import Config
 from microgpt.errors import UserError
 
 
 def register_schema() -> None:
-    """Register the schema as `schema`, the first entry of the defaults list in conf/config.yaml."""
+    """Register the schema as `schema`, the first entry of the defaults list in conf/config.yaml.
+
+    From then on a text key takes an override as it is written, and a file's value for it must be a text.
+    """
     node = OmegaConf.structured(Config)
     for part in (node, *(node[key] for key in node)):  # frozen dataclasses make read-only nodes
         if isinstance(part, DictConfig):
             OmegaConf.set_readonly(part, None)
     ConfigStore.instance().store(name="schema", node=node)
+    read_as_written(text_keys(Config))
+    check_files(refuse_values_that_are_no_texts)
+
+
+def refuse_values_that_are_no_texts(content: Any, file: str) -> None:
+    """Raise UserError for a number or a boolean that a file states for a text key: YAML has lost its spelling."""
+    plain = OmegaConf.to_container(content)
+    if not isinstance(plain, dict) or not plain.keys() & keys_of(Config).keys():  # one of Hydra's own files
+        return
+    for key in text_keys(Config):
+        value = plain
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, bool | int | float):
+                kind = "boolean" if isinstance(item, bool) else "number"
+                raise UserError(
+                    f"{key}={str(item).lower()} is not allowed (in {file}.yaml): {key} takes a text, and YAML reads "
+                    f"this one as a {kind}; put it in quotes"
+                )
 
 
 def keys_with_help(*, _root_: DictConfig) -> str:

@@ -9,7 +9,7 @@ import operator
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from microgpt.errors import UserError
 
@@ -74,6 +74,18 @@ def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any, Key]]:
             yield from walk(value, f"{path}{name}.")
         else:
             yield f"{path}{name}", value, stated
+
+
+@cache
+def text_keys(node: type) -> dict[str, bool]:
+    """Return the dotted names of the keys that take texts, or lists of them, and whether null is allowed instead."""
+    types, found = get_type_hints(node), {}
+    for name, stated in keys_of(node).items():
+        if stated.node is not None:
+            found |= {f"{name}.{inner}": null for inner, null in text_keys(stated.node).items()}
+        elif types[name] in (str, str | None, list[str]):
+            found[name] = types[name] == str | None
+    return found
 
 
 def check_keys(config: Any) -> None:

@@ -92,3 +92,13 @@ def test_hydra_s_own_sweeper_validates_jobs_in_the_method_that_ours_replaces() -
     assert issubclass(sweeper, Sweeper)
     assert "launcher" in vars(sweeper(max_batch_size=None))  # pyright: ignore[reportCallIssue]
     assert callable(sweeper.validate_batch_is_legal)
+
+
+def test_files_are_checked_as_hydra_loads_them(loader: ConfigLoader) -> None:
+    seen = {}
+    hydra_compat.check_files(lambda content, file: seen.setdefault(file, content))
+    try:
+        loader.load_configuration("config", ["style=classic"], RunMode.RUN)
+    finally:
+        register_schema()
+    assert seen["style/classic"] == {"style": {"name": "classic"}}
