@@ -35,7 +35,8 @@ from microgpt.errors import UserError
 from microgpt.inference.generation import generate
 from microgpt.inference.loading import TrainedModel, load_model
 from microgpt.inference.prompts import encode_prompt
-from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
+from microgpt.runs.checkpoint import Checkpoint, load_checkpoint
+from microgpt.runs.checkpoint_paths import resolve_checkpoint
 from microgpt.runs.record import Invocation
 from microgpt.tasks.export import onnx_files, weight_files, write_export
 from microgpt.training.inputs import InputReader

@@ -16,7 +16,8 @@ from microgpt.engines.options import EngineOptions
 from microgpt.inference.generation import Continuation
 from microgpt.inference.sampling import SamplingPolicy
 from microgpt.model.spec import ModelSpec
-from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
+from microgpt.runs.checkpoint import Checkpoint, load_checkpoint
+from microgpt.runs.checkpoint_paths import resolve_checkpoint
 from microgpt.runs.record import Invocation
 
 

@@ -2,12 +2,13 @@
 
     <run>/checkpoint/step_00000500/   weights.safetensors, optimizer_m.safetensors, optimizer_v.safetensors,
                                       meta.json, train_state.json, checksums.json
-    <run>/checkpoint/latest, best     symbolic links to steps
+    <run>/checkpoint/latest, best     symbolic links to steps (checkpoint_paths.py)
 
 A step's directory is written under a hidden name, flushed to disk and renamed, and never changes after that: a crash at
 any instant leaves only complete checkpoints.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -39,6 +40,7 @@ from microgpt.runs.checkpoint_format import (
     parse_meta,
     parse_progress,
 )
+from microgpt.runs.checkpoint_paths import BEST, LATEST, is_checkpoint, linked, step_name
 
 
 @dataclass(frozen=True)
@@ -69,35 +71,52 @@ class CheckpointStore:
 
         Later ones are damaged, or the run would have been resumed from them; kept, they would count as the newest.
         """
-        final = self.directory / f"step_{progress.step:08d}"
+        final = self.directory / step_name(progress.step)
         for path in self.directory.glob("step_*"):
             if path.name > final.name:
                 discard(path)
         if not is_valid(final):
             discard(final)
             write_checkpoint(final, meta, state, progress)
-        self.link("latest", final)
+        self.link(LATEST, final.name)
+        if progress.best_step is not None and self.lacks_best():
+            best = linked(self.directory, BEST) or self.directory / step_name(progress.best_step)
+            if is_checkpoint(best):
+                self.link(BEST, best.name)
         self.prune()
         return final
 
     def mark_best(self, step: int) -> None:
-        self.link("best", self.directory / f"step_{step:08d}")
+        self.link(BEST, step_name(step))
         self.prune()
 
-    def link(self, name: str, target: Path) -> None:
-        """Make or replace a symbolic link atomically."""
-        temporary = self.directory / f".{name}.{os.getpid()}"
+    def lacks_best(self) -> bool:
+        """Return whether this is a copy of a run, in which `best` is a directory or is missing."""
+        path = self.directory / BEST
+        return linked(self.directory, BEST) is None or (path.is_dir() and not path.is_symlink())
+
+    def link(self, name: str, step: str) -> None:
+        """Make or replace a symbolic link atomically; a text file that names the step if the system has no links."""
+        path, temporary = self.directory / name, self.directory / f".{name}.{os.getpid()}"
         temporary.unlink(missing_ok=True)
-        temporary.symlink_to(target.name)
-        temporary.replace(self.directory / name)
+        try:
+            try:
+                temporary.symlink_to(step)
+            except OSError:
+                temporary.write_text(step + "\n")
+            if path.is_dir() and not path.is_symlink():  # of a copied run, where the link has become its target
+                discard(path)
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
     def prune(self) -> None:
         """Keep the newest `keep` checkpoints and the best; remove the others and what a crash left incomplete."""
         steps = sorted(self.directory.glob("step_*"))
-        best = self.directory / "best"
-        kept = {path.name for path in steps[-self.keep :]} | ({best.readlink().name} if best.is_symlink() else set())
+        kept = {path.name for path in [*steps[-self.keep :], *filter(None, [linked(self.directory, BEST)])]}
         for path in [*steps, *self.directory.glob(".*")]:
-            if path.is_symlink():
+            if path.name.startswith((f".{LATEST}.", f".{BEST}.")) and not path.is_dir():
                 path.unlink(missing_ok=True)  # a link that `link` had not yet renamed
             elif path.name not in kept:
                 discard(path)
@@ -178,6 +197,9 @@ def sync_directory(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:  # some network and foreign file systems cannot flush a directory
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(handle)
 
@@ -188,27 +210,6 @@ def tensors(arrays: Arrays) -> bytes:
 
 def document(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def resolve_checkpoint(name: str, outputs_dir: str, key: str = "checkpoint") -> Path:
-    """Return the checkpoint directory of <key>=<folder of a run or a checkpoint>, or of <key>=latest, the newest.
-
-    Raises UserError that names the key.
-    """
-    if name == "latest":
-        outputs = Path(outputs_dir)
-        links = [*outputs.glob("*/*/checkpoint/latest"), *outputs.glob("sweeps/*/*/checkpoint/latest")]
-        if not links:
-            raise UserError(f"{key}=latest: no run in outputs_dir={outputs_dir} has a checkpoint yet")
-        return max(links, key=lambda link: (link.lstat().st_mtime_ns, link)).resolve()
-    path = Path(name)
-    for candidate in (path, path / "latest", path / "checkpoint" / "latest"):
-        try:
-            if (candidate / META).is_file():
-                return candidate.resolve()
-        except (OSError, ValueError):  # not a valid file name
-            break
-    raise UserError(f"{key}={name} is not a checkpoint: there is no {META} in it, nor in its checkpoint/latest")
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -24,11 +24,11 @@ from microgpt.runs.checkpoint import (
     document,
     hidden,
     load_checkpoint,
-    resolve_checkpoint,
     tensors,
     write_directory,
 )
 from microgpt.runs.checkpoint_format import CHECKSUMS, META, ONNX, WEIGHTS, Meta, Origin, meta_document
+from microgpt.runs.checkpoint_paths import resolve_checkpoint
 from microgpt.runs.record import Invocation
 
 EXPORTS = Path("exports")

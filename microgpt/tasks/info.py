@@ -8,8 +8,9 @@ import numpy as np
 
 from microgpt.config.schema import Config
 from microgpt.errors import UserError
-from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
+from microgpt.runs.checkpoint import Checkpoint, load_checkpoint
 from microgpt.runs.checkpoint_format import INVALID, META, ONNX, WEIGHTS, Meta, parse_meta
+from microgpt.runs.checkpoint_paths import resolve_checkpoint
 from microgpt.runs.record import Invocation, RunRecord
 
 

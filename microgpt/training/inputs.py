@@ -14,7 +14,8 @@ from microgpt.errors import UserError
 from microgpt.inference.loading import engine_options
 from microgpt.inference.prompts import Prompt, sample_prompts
 from microgpt.model.spec import ModelSpec
-from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
+from microgpt.runs.checkpoint import Checkpoint, load_checkpoint
+from microgpt.runs.checkpoint_paths import resolve_checkpoint
 from microgpt.runs.record import RunRecord
 from microgpt.training.assembly import (
     InitialState,

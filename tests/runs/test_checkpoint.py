@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ from support.checkpoints import (
 from microgpt.engines.base import EngineState
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
-from microgpt.runs.checkpoint import CheckpointStore, load_checkpoint, resolve_checkpoint, write_checkpoint
+from microgpt.runs.checkpoint import CheckpointStore, load_checkpoint, write_checkpoint
+from microgpt.runs.checkpoint_paths import resolve_checkpoint
+from microgpt.runs.record import Invocation, Provenance, Resumption, RunRecord
 
 # Round trips
 
@@ -252,14 +255,41 @@ def test_a_run_or_a_checkpoint_is_resolved(tmp_path, below, step):
     assert load_checkpoint(found).progress.step == step
 
 
-def test_latest_is_the_newest_checkpoint_of_all_runs(tmp_path):
+def recorded(run: Path, **times: Any) -> Path:
+    """Write the record of a run with these times."""
+    record = RunRecord.new({}, None, Invocation())
+    record.started_at = None
+    for name, value in times.items():
+        setattr(record, name, value)
+    record.write(run)
+    return run
+
+
+def test_latest_is_the_newest_checkpoint_of_all_runs_by_their_records(tmp_path):
     names = ("2026-01-02/08-00-00_aaaaaaaa", "2026-01-01/23-00-00_bbbbbbbb", "sweeps/it_abc/0")
-    for name, written_at in zip(names, (3, 1, 2), strict=True):
-        link = run_with_checkpoints(tmp_path / name, 1) / "checkpoint" / "latest"
-        os.utime(link, (written_at, written_at), follow_symlinks=False)
+    for name, hour in zip(names, (3, 1, 2), strict=True):
+        recorded(run_with_checkpoints(tmp_path / name, 1), finished_at=f"2026-01-02T{hour:02d}:00:00.000+00:00")
     (tmp_path / "2026-01-03" / "09-00-00_dddddddd").mkdir(parents=True)
-    found = resolve_checkpoint("latest", str(tmp_path))
-    assert found == tmp_path / "2026-01-02" / "08-00-00_aaaaaaaa" / "checkpoint" / "step_00000001"
+    run_with_checkpoints(tmp_path / "2026-01-04" / "09-00-00_without_a_record", 1)
+    newest = Path("2026-01-02", "08-00-00_aaaaaaaa", "checkpoint", "step_00000001")
+    assert resolve_checkpoint("latest", str(tmp_path)) == tmp_path / newest
+    for name in names[::-1]:  # a copy writes the newest run first
+        shutil.copytree(tmp_path / name, tmp_path / "copy" / name, symlinks=True)
+        link = tmp_path / "copy" / name / "checkpoint" / "latest"
+        os.utime(link, (2e9 - names.index(name), 2e9), follow_symlinks=False)
+    assert resolve_checkpoint("latest", str(tmp_path / "copy")) == tmp_path / "copy" / newest
+
+
+def test_latest_is_a_run_that_was_killed_after_the_others_ended(tmp_path):
+    ended = recorded(run_with_checkpoints(tmp_path / "d" / "ended", 1), finished_at="2026-01-01T10:00:00.000+00:00")
+    # The progress in the checkpoint says that it had worked for 1.875 seconds.
+    killed = recorded(run_with_checkpoints(tmp_path / "d" / "killed", 1), started_at="2026-01-01T09:59:58.500+00:00")
+    assert resolve_checkpoint("latest", str(tmp_path)).parents[1] == killed
+    recorded(killed, started_at="2026-01-01T09:59:58.000+00:00")
+    assert resolve_checkpoint("latest", str(tmp_path)).parents[1] == ended
+    resumed = [Resumption("2026-01-01T11:00:00.000+00:00", 1, Provenance(None, None, None))]
+    recorded(killed, started_at="2026-01-01T08:00:00.000+00:00", resumed=resumed)
+    assert resolve_checkpoint("latest", str(tmp_path)).parents[1] == killed
 
 
 def test_latest_finds_a_job_of_a_sweep(tmp_path):

@@ -24,8 +24,9 @@ from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
-from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint, write_checkpoint
+from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, write_checkpoint
 from microgpt.runs.checkpoint_format import Meta, Origin, Progress
+from microgpt.runs.checkpoint_paths import resolve_checkpoint
 from microgpt.tasks.export import (
     default_name,
     narrow,
