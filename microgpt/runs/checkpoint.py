@@ -92,8 +92,7 @@ class CheckpointStore:
 
     def lacks_best(self) -> bool:
         """Return whether this is a copy of a run, in which `best` is a directory or is missing."""
-        path = self.directory / BEST
-        return linked(self.directory, BEST) is None or (path.is_dir() and not path.is_symlink())
+        return linked(self.directory, BEST) is None or is_directory(self.directory / BEST)
 
     def link(self, name: str, step: str) -> None:
         """Make or replace a symbolic link atomically; a text file that names the step if the system has no links."""
@@ -104,7 +103,7 @@ class CheckpointStore:
                 temporary.symlink_to(step)
             except OSError:
                 temporary.write_text(step + "\n")
-            if path.is_dir() and not path.is_symlink():  # of a copied run, where the link has become its target
+            if is_directory(path):  # of a copied run, where the link has become its target
                 discard(path)
             temporary.replace(path)
         except OSError:
@@ -116,7 +115,7 @@ class CheckpointStore:
         steps = sorted(self.directory.glob("step_*"))
         kept = {path.name for path in [*steps[-self.keep :], *filter(None, [linked(self.directory, BEST)])]}
         for path in [*steps, *self.directory.glob(".*")]:
-            if path.name.startswith((f".{LATEST}.", f".{BEST}.")) and not path.is_dir():
+            if path.name.startswith((f".{LATEST}.", f".{BEST}.")) and not is_directory(path):
                 path.unlink(missing_ok=True)  # a link that `link` had not yet renamed
             elif path.name not in kept:
                 discard(path)
@@ -134,6 +133,11 @@ class CheckpointStore:
             except UserError:
                 continue
         return None
+
+
+def is_directory(path: Path) -> bool:
+    """Return whether a path is a directory itself, not a link to one."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def is_valid(path: Path) -> bool:
