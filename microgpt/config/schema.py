@@ -16,7 +16,15 @@ from microgpt.data.corpus import FORMATS, LONG_DOCUMENTS
 from microgpt.data.sources import SOURCES
 from microgpt.engines.optimizer import OPTIMIZERS
 from microgpt.engines.options import BACKENDS
-from microgpt.model.spec import ACTIVATIONS, MODEL_KINDS
+from microgpt.model.spec import (
+    ACTIVATIONS,
+    INITS,
+    MODEL_KINDS,
+    NORMS,
+    POSITIONS,
+    RESIDUAL_INITS,
+    RMSNORM_EPSILON,
+)
 from microgpt.runs.record import STYLE_NAME
 
 
@@ -73,7 +81,27 @@ class ModelConfig:
     input_rmsnorm: bool = key(True, "normalize the sum of the embeddings")
     activation: str = key("relu", "activation of the MLP", one_of=ACTIVATIONS)
     init_std: float = key(0.08, "standard deviation of the initial weights", at_least=0)
-    zero_init_residual: bool = key(False, "initialize attn_wo and mlp_fc2 with zeros")
+    zero_init_residual: bool = key(False, "the same as residual_init=zero")
+    position: str = key("learned", "how positions are encoded", one_of=POSITIONS, new=True)
+    rope_theta: float = key(10000.0, "position=rope: base of the wavelengths", above=0, new=True)
+    norm: str = key("rmsnorm", "the norms in and after the blocks", one_of=NORMS, new=True)
+    norm_eps: float = key(RMSNORM_EPSILON, "added to the mean square in every norm", above=0, new=True)
+    norm_gain: bool = key(False, "multiply the output of a norm by a learned gain", new=True)
+    final_norm: bool = key(False, "normalize before the output matrix", new=True)
+    qk_norm: bool = key(False, "normalize the queries and keys of each head", new=True)
+    bias: bool = key(False, "add biases in the blocks' linear layers and in layernorm", new=True)
+    gated_mlp: bool = key(False, "multiply the MLP's hidden features by activation(mlp_gate x)", new=True)
+    mlp_width: int | None = key(None, "hidden features of the MLP; null: 4 n_embd", at_least=1, new=True)
+    n_kv_head: int | None = key(
+        None, "heads of keys and values; must divide n_head; null: n_head", at_least=1, new=True
+    )
+    logit_softcap: float | None = key(None, "c of logits = c tanh(logits / c); null: no cap", above=0, new=True)
+    residual_init: str = key(
+        "normal", "initial attn_wo and mlp_fc2; scaled: divided by sqrt(2 n_layer)", one_of=RESIDUAL_INITS, new=True
+    )
+    init: str = key(
+        "normal", "standard deviation of initial matrices: init_std, or 1 / sqrt(inputs)", one_of=INITS, new=True
+    )
 
 
 @dataclass(frozen=True)

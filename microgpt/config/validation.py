@@ -20,7 +20,7 @@ from microgpt.data.sources import SOURCES
 from microgpt.engines.optimizer import OPTIMIZERS
 from microgpt.engines.options import BACKENDS
 from microgpt.errors import UserError
-from microgpt.model.spec import MODEL_KINDS
+from microgpt.model.spec import MODEL_KINDS, POSITIONS
 from microgpt.runs.record import Invocation
 
 
@@ -45,14 +45,19 @@ def check(config: Config) -> None:
     check_benchmark(config.benchmark)
 
 
-def refuse_unused(group: str, node: Any, reads: Mapping[str, Collection[str]], chosen: str | None = None) -> None:
-    """Refuse a value of a key that the chosen option does not read. `reads` maps each option to the keys it reads."""
-    chosen = node.name if chosen is None else chosen
+def refuse_unused(
+    group: str, node: Any, reads: Mapping[str, Collection[str]], chosen: str | None = None, choice: str | None = None
+) -> None:
+    """Refuse a value of a key that the chosen option does not read. `reads` maps each option to the keys it reads.
+
+    `choice` is the key that chooses; by default it is the group.
+    """
+    chosen, choice = node.name if chosen is None else chosen, choice or group
     for key in dict.fromkeys(key for keys in reads.values() for key in keys):
         value, users = getattr(node, key), [name for name, keys in reads.items() if key in keys]
         is_default = value == getattr(type(node), key)
         require(is_default or chosen in users, f"{group}.{key}", value,
-                f"it is a key of {group}={' and '.join(users)} only")  # fmt: skip
+                f"it is a key of {choice}={' and '.join(users)} only")  # fmt: skip
 
 
 def check_mode(config: Config) -> None:
@@ -86,10 +91,18 @@ def check_model(model: ModelConfig) -> None:
     if model.n_embd is not None and model.n_head is not None:
         require(model.n_embd % model.n_head == 0, "model.n_embd", model.n_embd,
                 f"it must be a multiple of model.n_head={model.n_head}")  # fmt: skip
-    if not kind.has_blocks:
-        require(not model.zero_init_residual, "model.zero_init_residual", True, f"model={model.kind} has no blocks")
-        require(model.activation == ModelConfig.activation, "model.activation", model.activation,
-                f"model={model.kind} has no activation")  # fmt: skip
+        if POSITIONS[model.position].needs_pairs:
+            head_dim = model.n_embd // model.n_head
+            require(head_dim % 2 == 0, "model.position", model.position,
+                    f"it rotates pairs, and n_embd/n_head={head_dim} features of a head are no pairs")  # fmt: skip
+    if model.n_kv_head is not None and model.n_head is not None:
+        require(model.n_head % model.n_kv_head == 0, "model.n_kv_head", model.n_kv_head,
+                f"it must divide model.n_head={model.n_head}")  # fmt: skip
+    refuse_unused("model", model, {name: kind.options for name, kind in MODEL_KINDS.items()}, model.kind)
+    positions = {name: choice.keys for name, choice in POSITIONS.items()}
+    refuse_unused("model", model, positions, model.position, "model.position")
+    require(not model.zero_init_residual or model.residual_init in ("normal", "zero"), "model.residual_init",
+            model.residual_init, "model.zero_init_residual=true says zero")  # fmt: skip
 
 
 def check_style(style: StyleConfig) -> None:

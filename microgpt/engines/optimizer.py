@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from microgpt.model.spec import EMBEDDINGS, constant_value
+
 
 @dataclass(frozen=True)
 class OptimizerChoice:
@@ -42,5 +44,5 @@ class OptimizerSpec:
 
 
 def decays(tensor: str) -> bool:
-    """Return whether weight decay applies to a tensor: to matrices that multiply, not to embeddings."""
-    return tensor not in ("wte", "wpe")
+    """Return whether weight decay applies to a tensor: to matrices that multiply, not to embeddings, gains, biases."""
+    return tensor not in EMBEDDINGS and constant_value(tensor) is None

@@ -3,18 +3,23 @@
 The formulas are those of engines/scalar/model.py, for all positions at once. T is the number of tokens of the text.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from microgpt.engines.base import implementation
-from microgpt.model.spec import RMSNORM_EPSILON, ModelSpec
+from microgpt.model.spec import ModelSpec
 
 Weights = dict[str, np.ndarray]
+erf = np.vectorize(math.erf, otypes=[np.float64])
 ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "relu": lambda x: np.maximum(x, 0),
     "relu_squared": lambda x: np.maximum(x, 0) ** 2,
+    "gelu": lambda x: x * (1 + erf(x / np.sqrt(2))) / 2,
+    "gelu_tanh": lambda x: x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2,
+    "silu": lambda x: x * (1 + np.tanh(x / 2)) / 2,
 }
 
 
@@ -44,6 +49,8 @@ def forward(spec: ModelSpec, parameters: Mapping[str, np.ndarray], tokens: Seque
     with np.errstate(over="ignore", invalid="ignore"):
         hidden, attention = hidden_states(spec, weights, ids)
         logits = hidden @ weights[spec.output_tensor].T
+        if spec.logit_softcap is not None:
+            logits = spec.logit_softcap * np.tanh(logits / spec.logit_softcap)
         return ForwardPass(logits, attention, token_losses(logits, ids))
 
 
@@ -52,42 +59,83 @@ def gpt(spec: ModelSpec, weights: Weights, ids: np.ndarray) -> tuple[np.ndarray,
     activate = implementation(
         ACTIVATIONS, "model.activation", spec.activation, "ACTIVATIONS in inference/attention_maps.py"
     )
-    length = len(ids)
-    x = weights["wte"][ids] + weights["wpe"][:length]  # (T, E)
+    rotate = implementation(POSITIONS, "model.position", spec.position, "POSITIONS in inference/attention_maps.py")
+    standardize = implementation(NORMS, "model.norm", spec.norm, "NORMS in inference/attention_maps.py")
+
+    def linear(x: np.ndarray, name: str) -> np.ndarray:
+        return x @ weights[name].T + weights.get(f"{name}_bias", 0.0)
+
+    def norm(x: np.ndarray, name: str) -> np.ndarray:
+        return standardize(x, spec.norm_eps) * weights.get(f"{name}_gain", 1.0) + weights.get(f"{name}_bias", 0.0)
+
+    def queries_or_keys(x: np.ndarray, name: str) -> np.ndarray:
+        heads = rotate(split_heads(linear(x, name), spec.head_dim), spec.rope_theta)
+        return rmsnorm(heads, spec.norm_eps) if spec.qk_norm else heads
+
+    length, sharing = len(ids), spec.n_head // spec.kv_heads
+    x = weights["wte"][ids]  # (T, E)
+    if spec.has_position_embedding:
+        x = x + weights["wpe"][:length]
     if spec.input_rmsnorm:
-        x = rmsnorm(x)
+        x = rmsnorm(x, spec.norm_eps)
     attention = np.zeros((spec.n_layer, spec.n_head, length, length))
     for layer in range(spec.n_layer):
-        wq, wk, wv, wo, fc1, fc2 = (
-            weights[f"layer{layer}.{name}"].T
-            for name in ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2")
-        )
-        normed = rmsnorm(x)
-        q, k, v = (split_heads(normed @ w, spec.n_head) for w in (wq, wk, wv))  # (H, T, D)
-        attention[layer] = attention_weights(q, k)
-        mixed = attention[layer] @ v
-        x = x + mixed.swapaxes(0, 1).reshape(length, spec.n_embd) @ wo
-        x = x + activate(rmsnorm(x) @ fc1) @ fc2
-    return x, attention
+        name = f"layer{layer}"
+        normed = norm(x, f"{name}.attn_norm")
+        q = queries_or_keys(normed, f"{name}.attn_wq")  # (H, T, D)
+        k = queries_or_keys(normed, f"{name}.attn_wk")  # (K, T, D)
+        v = split_heads(linear(normed, f"{name}.attn_wv"), spec.head_dim)
+        attention[layer] = attention_weights(q, k.repeat(sharing, axis=0))
+        mixed = attention[layer] @ v.repeat(sharing, axis=0)
+        x = x + linear(mixed.swapaxes(0, 1).reshape(length, spec.n_embd), f"{name}.attn_wo")
+        normed = norm(x, f"{name}.mlp_norm")
+        hidden = linear(normed, f"{name}.mlp_fc1")
+        hidden = activate(linear(normed, f"{name}.mlp_gate")) * hidden if spec.gated_mlp else activate(hidden)
+        x = x + linear(hidden, f"{name}.mlp_fc2")
+    return (norm(x, "final_norm") if spec.final_norm else x), attention
 
 
 def bigram(spec: ModelSpec, weights: Weights, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return a row of the table for each token (T, V), and no attention weights."""
     x = weights["wte"][ids]
-    return (rmsnorm(x) if spec.input_rmsnorm else x), np.zeros((0, spec.n_head, len(ids), len(ids)))
+    return (rmsnorm(x, spec.norm_eps) if spec.input_rmsnorm else x), np.zeros((0, spec.n_head, len(ids), len(ids)))
 
 
 MODELS = {"gpt": gpt, "bigram": bigram}
 
 
-def rmsnorm(x: np.ndarray) -> np.ndarray:
+def rmsnorm(x: np.ndarray, epsilon: float) -> np.ndarray:
     """x / sqrt(mean(x^2) + eps) along the last axis, without a gain (Zhang and Sennrich, 2019)."""
-    return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + RMSNORM_EPSILON)
+    return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + epsilon)
 
 
-def split_heads(x: np.ndarray, n_head: int) -> np.ndarray:
-    """(T, E) -> (H, T, D): head h has the columns from h D to (h + 1) D."""
-    return x.reshape(len(x), n_head, -1).swapaxes(0, 1)
+def layernorm(x: np.ndarray, epsilon: float) -> np.ndarray:
+    """(x - mean) / sqrt(variance + eps) along the last axis, without gain and bias (Ba et al., 2016)."""
+    return rmsnorm(x - x.mean(axis=-1, keepdims=True), epsilon)
+
+
+NORMS = {"rmsnorm": rmsnorm, "layernorm": layernorm}
+
+
+def rope(heads: np.ndarray, theta: float) -> np.ndarray:
+    """Rotate the features (j, j + D/2) of position t by t * theta^(-2j / D) (Su et al., 2021): (H, T, D) as given."""
+    _, length, head_dim = heads.shape
+    angles = np.arange(length)[:, np.newaxis] * theta ** (-np.arange(0, head_dim, 2) / head_dim)  # (T, D / 2)
+    first, second = np.split(heads, 2, axis=-1)
+    cos, sin = np.cos(angles), np.sin(angles)
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def unrotated(heads: np.ndarray, theta: float) -> np.ndarray:
+    return heads
+
+
+POSITIONS = {"learned": unrotated, "rope": rope, "none": unrotated}
+
+
+def split_heads(x: np.ndarray, head_dim: int) -> np.ndarray:
+    """(T, H D) -> (H, T, D): head h has the columns from h D to (h + 1) D."""
+    return x.reshape(len(x), -1, head_dim).swapaxes(0, 1)
 
 
 def attention_weights(q: np.ndarray, k: np.ndarray) -> np.ndarray:

@@ -2,20 +2,34 @@
 
 import random
 
-from microgpt.model.spec import ModelSpec
+from microgpt.model.spec import ModelSpec, constant_value
+
+Matrix = list[list[float]]
 
 
-def init_parameters(spec: ModelSpec, rng: random.Random) -> dict[str, list[list[float]]]:
-    """Draw every tensor from a normal distribution, row by row, in the order of `spec.drawn_shapes()`.
+def init_parameters(spec: ModelSpec, rng: random.Random) -> dict[str, Matrix]:
+    """Draw every matrix from a normal distribution, row by row; gains start at 1 and biases at 0.
 
-    A tensor that starts at zero is drawn too (`gauss` keeps its second value for the next call), and so is a tied
-    lm_head, whose values are dropped: for one seed, all variants of a model share the values of their common tensors.
+    First come the tensors of microgpt.py in its order and shapes, whatever the options: for one seed, all variants of a
+    model share the values of their common matrices, up to the standard deviation. What the model lacks, such as a tied
+    lm_head, is drawn and dropped, and what starts at zero is drawn too (`gauss` keeps its second value for the next
+    call). Then come the matrices that microgpt.py lacks or has in another shape, in the order of `spec.shapes()`.
     """
-    kept = spec.shapes()
+
+    def drawn(name: str, rows: int, columns: int) -> Matrix:
+        std = spec.initial_std(name, columns)
+        return [[rng.gauss(0, std) for _ in range(columns)] for _ in range(rows)]
+
+    plain = ModelSpec(spec.kind, spec.vocab_size, spec.n_embd, spec.n_head, spec.n_layer, spec.block_size)
+    plain_shapes = plain.shapes()
+    shared = {name: drawn(name, *shape) for name, shape in plain_shapes.items()}
     parameters = {}
-    for name, (rows, columns) in spec.drawn_shapes().items():
-        std = spec.initial_std(name)
-        matrix = [[rng.gauss(0, std) for _ in range(columns)] for _ in range(rows)]
-        if name in kept:
-            parameters[name] = matrix
+    for name, shape in spec.shapes().items():
+        constant = constant_value(name)
+        if constant is not None:
+            parameters[name] = [[constant] * shape[1]]
+        elif shape == plain_shapes.get(name):
+            parameters[name] = shared[name]
+        else:
+            parameters[name] = drawn(name, *shape)
     return parameters

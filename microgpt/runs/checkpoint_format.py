@@ -5,18 +5,33 @@ Other programs may have written them, so every value is checked; ValueError name
 
 import math
 import random
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from microgpt.data.tokenizer import CHAT_SPECIAL
-from microgpt.model.spec import ACTIVATIONS, MODEL_KINDS, ModelSpec
+from microgpt.model.spec import ACTIVATIONS, INITS, MODEL_KINDS, NORMS, POSITIONS, RESIDUAL_INITS, ModelSpec
 
 META, TRAIN_STATE = "meta.json", "train_state.json"
 WEIGHTS, OPTIMIZER_M, OPTIMIZER_V = "weights.safetensors", "optimizer_m.safetensors", "optimizer_v.safetensors"
 CHECKSUMS = "checksums.json"
 ONNX = "model.onnx"  # instead of weights, in an export for other programs
 FORMAT_VERSION = 1
-BOOLEANS = (True, False)
+# What the keys of a ModelSpec may be
+LEAST = {
+    "vocab_size": 2, "n_embd": 1, "n_head": 1, "n_layer": 0, "block_size": 1, "mlp_width": 1, "n_kv_head": 1,
+}  # fmt: skip
+POSITIVE = ("rope_theta", "norm_eps", "logit_softcap")
+OPTIONAL = ("mlp_width", "n_kv_head", "logit_softcap")  # or null
+CHOICES: dict[str, Collection[Any]] = {
+    "kind": MODEL_KINDS,
+    "activation": ACTIVATIONS,
+    "position": POSITIONS,
+    "norm": NORMS,
+    "residual_init": RESIDUAL_INITS,
+    "init": INITS,
+    **{f.name: (True, False) for f in fields(ModelSpec) if isinstance(f.default, bool)},
+}
 # What reading and parsing a damaged file raises
 INVALID = (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
@@ -89,6 +104,8 @@ def parse_meta(found: dict[str, Any]) -> Meta:
     own = {f.name: f.default for f in fields(ModelSpec)}
     known = {key: found.get(key, default) for key, default in own.items()}
     known["kind"] = found.get("kind", "gpt")
+    if found.get("zero_init_residual"):  # as version 0.1.0 called it
+        known["residual_init"] = "zero"
     missing = [key for key in ("vocab_size", "n_embd", "n_head", "n_layer", "block_size", "chars") if key not in found]
     if missing:
         raise ValueError(f"meta.json lacks {', '.join(missing)}")
@@ -117,20 +134,24 @@ def parse_special(found: Any) -> tuple[str, ...]:
 
 def check_meta(spec: dict[str, Any], chars: Any, special: tuple[str, ...] = ()) -> None:
     """Raise ValueError for an architecture that does not exist or contradicts the vocabulary."""
-    least = {"vocab_size": 2, "n_embd": 1, "n_head": 1, "n_layer": 0, "block_size": 1}
-    for key, smallest in least.items():
-        if type(spec[key]) is not int or spec[key] < smallest:
+    for key, smallest in LEAST.items():
+        absent = spec[key] is None and key in OPTIONAL
+        if not absent and (type(spec[key]) is not int or spec[key] < smallest):
             raise ValueError(f"{META} has {key} {spec[key]!r}")
-    for key, allowed in (
-        ("kind", tuple(MODEL_KINDS)),
-        ("activation", ACTIVATIONS),
-        ("tie_lm_head", BOOLEANS),
-        ("input_rmsnorm", BOOLEANS),
-    ):
+    for key in POSITIVE:
+        absent = spec[key] is None and key in OPTIONAL
+        if not absent and not (isinstance(spec[key], int | float) and math.isfinite(spec[key]) and spec[key] > 0):
+            raise ValueError(f"{META} has {key} {spec[key]!r}")
+    for key, allowed in CHOICES.items():
         if spec[key] not in allowed:
             raise ValueError(f"{META} has {key} {spec[key]!r}, which is none of {', '.join(map(str, allowed))}")
-    if spec["n_embd"] % spec["n_head"] != 0:
-        raise ValueError(f"{META} has n_embd {spec['n_embd']}, no multiple of n_head {spec['n_head']}")
+    n_embd, n_head, n_kv_head = spec["n_embd"], spec["n_head"], spec["n_kv_head"]
+    if n_embd % n_head != 0:
+        raise ValueError(f"{META} has n_embd {n_embd}, no multiple of n_head {n_head}")
+    if n_kv_head is not None and n_head % n_kv_head != 0:
+        raise ValueError(f"{META} has n_head {n_head}, no multiple of n_kv_head {n_kv_head}")
+    if POSITIONS[spec["position"]].needs_pairs and n_embd // n_head % 2 != 0:
+        raise ValueError(f"{META} has position {spec['position']}, and heads of {n_embd // n_head} features")
     single = isinstance(chars, list) and all(isinstance(char, str) and len(char) == 1 for char in chars)
     if not single or len(set(chars)) != len(chars):
         raise ValueError(f"{META} has chars that are not a list of distinct characters")

@@ -73,5 +73,6 @@ def most_together(config: Config, spec: ModelSpec, on_gpu: bool, most: int | Non
 def floats(config: Config, spec: ModelSpec) -> int:
     """Return about how many numbers the training of one model keeps: four per parameter, and activations."""
     tokens = config.train.batch_size * spec.block_size
-    per_token = spec.n_layer * (14 * spec.n_embd + spec.n_head * spec.block_size) + 4 * spec.n_embd
+    mlp = (3 if spec.gated_mlp else 2) * spec.mlp_features
+    per_token = spec.n_layer * (6 * spec.n_embd + mlp + spec.n_head * spec.block_size) + 4 * spec.n_embd
     return 4 * spec.parameter_count() + tokens * (per_token + 2 * spec.vocab_size)

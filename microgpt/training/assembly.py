@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from microgpt.data.sources import read_source
 from microgpt.engines.base import EngineState
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.model.init import init_parameters
-from microgpt.model.spec import MODEL_KINDS, ModelSpec
+from microgpt.model.spec import ModelSpec
 from microgpt.training.schedules import Schedule
 
 
@@ -45,20 +45,13 @@ def read_corpus(
 
 
 def model_spec(config: Config, vocab_size: int) -> ModelSpec:
-    model = config.model
-    sizes: dict[str, Any] = {"n_embd": vocab_size, "n_head": 1, "n_layer": 0}
-    sizes |= {size: getattr(model, size) for size in MODEL_KINDS[model.kind].sizes}
-    return ModelSpec(
-        kind=model.kind,
-        vocab_size=vocab_size,
-        block_size=model.block_size,
-        tie_lm_head=model.tie_lm_head,
-        input_rmsnorm=model.input_rmsnorm,
-        activation=model.activation,
-        init_std=model.init_std,
-        zero_init_residual=model.zero_init_residual,
-        **sizes,
-    )
+    """Return the model of the keys of `model`; those that a kind of model lacks are at its defaults."""
+    model: dict[str, Any] = asdict(config.model)
+    given: dict[str, Any] = {f.name: model[f.name] for f in fields(ModelSpec) if model.get(f.name) is not None}
+    given = {"vocab_size": vocab_size, "n_embd": vocab_size, "n_head": 1, "n_layer": 0, **given}
+    if config.model.zero_init_residual:
+        given["residual_init"] = "zero"
+    return ModelSpec(**given)
 
 
 def optimizer_spec(optim: OptimConfig) -> OptimizerSpec:

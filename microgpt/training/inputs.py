@@ -101,6 +101,9 @@ def corpus_key(config: Config) -> tuple[DataConfig, int, tuple[str, ...], str]:
     return config.data, config.model.block_size, tuple(style.documents), style.long_documents
 
 
+INITIAL_ONLY = ("init_std", "residual_init", "init")  # these concern the initial weights alone
+
+
 def check_fit(checkpoint: Checkpoint, spec: ModelSpec, corpus: Corpus, optimizer: str) -> None:
     """Raise UserError if a checkpoint cannot be trained further with this data, model and optimizer."""
     where = f"checkpoint {checkpoint.path} does not fit"
@@ -112,7 +115,7 @@ def check_fit(checkpoint: Checkpoint, spec: ModelSpec, corpus: Corpus, optimizer
         raise UserError(f"{where} the data: its characters are {theirs!r}, those of the data and the style {ours!r}")
     for key, value in spec.to_dict().items():
         found = checkpoint.meta.spec.to_dict()[key]
-        if found != value and key not in ("init_std", "zero_init_residual"):  # these concern the initial weights alone
+        if found != value and key not in INITIAL_ONLY:
             raise UserError(f"{where} the model: model.{key} is {found} in the checkpoint and {value} here")
     earlier = checkpoint.progress.optimizer or ("adam" if checkpoint.state.v else optimizer)
     if not share_moments(earlier, optimizer):

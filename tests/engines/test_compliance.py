@@ -19,6 +19,7 @@ from support.program import mostly_slow
 from microgpt.data.batches import BatchOrder
 from microgpt.engines import ENGINES, make_engine
 from microgpt.engines.base import Arrays, Engine, EngineState, Tokens, Workload
+from microgpt.engines.native.pointwise import ACTIVATIONS as NATIVE_ACTIVATIONS
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.model.spec import ACTIVATIONS, MODEL_KINDS, ModelSpec
@@ -255,6 +256,8 @@ def options_of(engine: str, dtype: str) -> EngineOptions:
 
 def check(line: str, work: float, engine: str, dtype: str) -> None:
     options = options_of(engine, dtype)
+    if engine == "native" and line.split()[3] not in NATIVE_ACTIVATIONS:
+        pytest.skip("the native engine does not have this activation yet")
     case, expected = scalar_results(line, work)
     assert np.isfinite(expected.losses).all(), "the scalar engine diverged: this case compares nothing"
     found = results(case, options, expected.final)

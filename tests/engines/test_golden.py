@@ -26,7 +26,7 @@ LARGEST_DEVIATION = 1e-12
 K2 = ModelSpec("gpt", vocab_size=27, n_embd=16, n_head=4, n_layer=1, block_size=16)
 K1 = ModelSpec(
     "gpt", vocab_size=27, n_embd=16, n_head=4, n_layer=1, block_size=8,
-    activation="relu_squared", init_std=0.02, zero_init_residual=True,
+    activation="relu_squared", init_std=0.02, residual_init="zero",
 )  # fmt: skip
 REFERENCES = {
     "k2": (K2, OptimizerSpec("adam", beta1=0.85, beta2=0.99, eps=1e-8), Schedule("linear", 1000)),

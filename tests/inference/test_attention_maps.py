@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.models import OPTIONS, with_options
 
 from microgpt.engines.base import EngineState
 from microgpt.engines.optimizer import OptimizerSpec
@@ -16,7 +17,7 @@ from microgpt.engines.options import EngineOptions
 from microgpt.engines.scalar import model
 from microgpt.engines.scalar.engine import ScalarEngine
 from microgpt.errors import UserError
-from microgpt.inference.attention_maps import ACTIVATIONS, MODELS, ForwardPass, forward
+from microgpt.inference.attention_maps import ACTIVATIONS, MODELS, NORMS, POSITIONS, ForwardPass, forward
 from microgpt.model import spec as model_spec
 from microgpt.model.init import init_parameters
 from microgpt.model.spec import MODEL_KINDS, RMSNORM_EPSILON, ModelSpec
@@ -69,7 +70,7 @@ def assert_equals_the_scalar_engine(spec: ModelSpec, seed: int, length: int) -> 
     return found
 
 
-@pytest.mark.parametrize("spec", [*GPTS, *BIGRAMS], ids=name_of)
+@pytest.mark.parametrize("spec", [*GPTS, *BIGRAMS, *map(with_options, OPTIONS)], ids=name_of)
 def test_logits_and_losses_equal_the_scalar_engine_s(spec: ModelSpec) -> None:
     assert_equals_the_scalar_engine(spec, seed=1, length=spec.block_size)
 
@@ -200,9 +201,11 @@ def test_an_overflow_gives_non_finite_numbers_without_a_warning(factor: float) -
     assert not np.isfinite(found.losses[1])
 
 
-def test_every_kind_and_every_activation_is_implemented() -> None:
+def test_every_choice_of_a_table_is_implemented() -> None:
     assert set(MODELS) == set(MODEL_KINDS)
     assert set(ACTIVATIONS) == set(model_spec.ACTIVATIONS)
+    assert set(POSITIONS) == set(model_spec.POSITIONS)
+    assert set(NORMS) == set(model_spec.NORMS)
 
 
 @pytest.mark.parametrize(("changes", "table"), [({"kind": "mamba"}, "MODELS"), ({"activation": "step"}, "ACTIVATIONS")])

@@ -1,6 +1,7 @@
 """Initial weights: their values, the order in which they are drawn, and what the variants of a model share."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from microgpt.training.assembly import initial_state
 K2 = ModelSpec("gpt", vocab_size=27, n_embd=16, n_head=4, n_layer=1, block_size=16)
 K1 = ModelSpec(
     "gpt", vocab_size=27, n_embd=16, n_head=4, n_layer=1, block_size=8,
-    activation="relu_squared", init_std=0.02, zero_init_residual=True,
+    activation="relu_squared", init_std=0.02, residual_init="zero",
 )  # fmt: skip
 VARIANTS = [(tied, normed) for tied in (False, True) for normed in (False, True)]
 
@@ -23,7 +24,7 @@ def odd_spec(tied: bool = False, normed: bool = True, zero: bool = False) -> Mod
     """Return a spec whose tensors have an odd number of values, so that `gauss` keeps one for the next tensor."""
     return ModelSpec(
         "gpt", vocab_size=5, n_embd=3, n_head=1, n_layer=2, block_size=7,
-        tie_lm_head=tied, input_rmsnorm=normed, init_std=0.5, zero_init_residual=zero,
+        tie_lm_head=tied, input_rmsnorm=normed, init_std=0.5, residual_init="zero" if zero else "normal",
     )  # fmt: skip
 
 
@@ -83,6 +84,48 @@ def test_the_ablation_variants_of_a_seed_have_equal_values_in_common_tensors(see
         variant = init_parameters(odd_spec(tied, normed), random.Random(seed))
         assert set(plain) - set(variant) == ({"lm_head"} if tied else set())
         assert variant == {name: plain[name] for name in variant}
+
+
+ALL_OPTIONS = replace(
+    odd_spec(tied=True), position="rope", norm="layernorm", norm_gain=True, final_norm=True, bias=True, gated_mlp=True,
+    init_std=0.02,
+)  # fmt: skip
+
+
+def test_options_change_no_value_of_the_tensors_that_microgpt_has() -> None:
+    """Up to the standard deviation, and except the matrices of another shape, which are drawn last."""
+    plain = init_parameters(odd_spec(), random.Random(3))
+    found = init_parameters(ALL_OPTIONS, random.Random(3))
+    assert list(found) == list(ALL_OPTIONS.shapes())
+    for name in plain.keys() & found.keys():
+        np.testing.assert_allclose(np.array(found[name]) * 25, plain[name], rtol=1e-14, err_msg=name)
+    assert plain.keys() - found.keys() == {"wpe", "lm_head"}
+    reference = init_parameters(replace(odd_spec(), n_head=3), random.Random(3))
+    fewer = init_parameters(replace(odd_spec(), n_head=3, n_kv_head=1, mlp_width=4), random.Random(3))
+    changed = {name for name in fewer if np.shape(fewer[name]) != np.shape(reference[name])}
+    assert changed == {f"layer{i}.{name}" for i in (0, 1) for name in ("attn_wk", "attn_wv", "mlp_fc1", "mlp_fc2")}
+    assert all(fewer[name] == reference[name] for name in fewer.keys() - changed)
+
+
+def test_gains_start_at_one_and_biases_at_zero() -> None:
+    found = init_parameters(ALL_OPTIONS, random.Random(3))
+    for name, matrix in found.items():
+        if name.endswith(("_gain", "_bias")):
+            assert set(matrix[0]) == {1.0 if name.endswith("_gain") else 0.0}, name
+    assert np.shape(found["layer1.mlp_gate_bias"]) == (1, 12)
+
+
+def test_the_standard_deviations_of_initial_matrices() -> None:
+    spec = ModelSpec(
+        "gpt", vocab_size=27, n_embd=64, n_head=1, n_layer=2, block_size=16, init="fan_in", residual_init="scaled",
+        gated_mlp=True,
+    )  # fmt: skip
+    found = {name: float(np.std(matrix)) for name, matrix in init_parameters(spec, random.Random(1)).items()}
+    for name, std in {
+        "wte": 0.08, "wpe": 0.08, "lm_head": 1 / 8, "layer1.attn_wq": 1 / 8, "layer1.mlp_fc1": 1 / 8,
+        "layer1.mlp_gate": 1 / 8, "layer1.attn_wo": 1 / 8 / 2, "layer1.mlp_fc2": 1 / 16 / 2,
+    }.items():  # fmt: skip
+        assert found[name] == pytest.approx(std, rel=0.07), name
 
 
 def test_different_seeds_draw_different_values() -> None:

@@ -42,7 +42,7 @@ from microgpt.runs.record import Invocation, Provenance, Resumption, RunRecord
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("spec", [
     SPEC,
-    replace(SPEC, tie_lm_head=True, input_rmsnorm=False, activation="relu_squared", zero_init_residual=True),
+    replace(SPEC, tie_lm_head=True, input_rmsnorm=False, activation="relu_squared", residual_init="zero"),
     ModelSpec("bigram", vocab_size=4, n_embd=4, n_head=1, n_layer=0, block_size=16, tie_lm_head=True),
 ])  # fmt: skip
 def test_a_checkpoint_is_loaded_bit_for_bit(tmp_path, spec, dtype):

@@ -30,6 +30,48 @@ def bigram(**changes: Any) -> ModelSpec:
     return replace(ModelSpec("bigram", vocab_size=7, n_embd=7, n_head=1, n_layer=0, block_size=7), **changes)
 
 
+# Each option of the architecture alone, then the presets' combinations, and everything at once.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "rope": {"position": "rope", "rope_theta": 50.0},
+    "no-position": {"position": "none"},
+    "layernorm": {"norm": "layernorm"},
+    "eps": {"norm_eps": 0.1},
+    "gain": {"norm_gain": True},
+    "final-norm": {"final_norm": True},
+    "qk-norm": {"qk_norm": True},
+    "bias": {"bias": True},
+    "gelu": {"activation": "gelu"},
+    "gelu-tanh": {"activation": "gelu_tanh"},
+    "silu": {"activation": "silu"},
+    "gated": {"gated_mlp": True},
+    "mlp-width": {"mlp_width": 5},
+    "kv-head": {"n_kv_head": 1},
+    "softcap": {"logit_softcap": 1.5},
+    "layernorm-bias": {"norm": "layernorm", "bias": True},
+    "gpt2": {
+        "input_rmsnorm": False, "tie_lm_head": True, "norm": "layernorm", "norm_gain": True, "final_norm": True,
+        "bias": True, "activation": "gelu_tanh",
+    },
+    "llama": {
+        "input_rmsnorm": False, "position": "rope", "norm_gain": True, "final_norm": True, "activation": "silu",
+        "gated_mlp": True, "mlp_width": 7, "n_kv_head": 1,
+    },
+    "nanochat": {
+        "position": "rope", "final_norm": True, "qk_norm": True, "activation": "relu_squared", "logit_softcap": 2.0,
+        "n_kv_head": 1, "norm_eps": 1e-6,
+    },
+    "everything": {
+        "position": "rope", "norm": "layernorm", "norm_gain": True, "final_norm": True, "qk_norm": True, "bias": True,
+        "activation": "gelu", "gated_mlp": True, "mlp_width": 5, "n_kv_head": 1, "logit_softcap": 1.5,
+    },
+}  # fmt: skip
+
+
+def with_options(name: str, **changes: Any) -> ModelSpec:
+    """Return a small model with the options of that name: two heads of four features."""
+    return gpt(n_embd=8, **(OPTIONS[name] | changes))
+
+
 def shown(thing: Any) -> str:
     if not isinstance(thing, ModelSpec):
         return str(thing)

@@ -14,7 +14,13 @@ from microgpt.model.spec import ModelSpec
 
 Parameters = dict[str, Tensor]
 
-ACTIVATIONS = {"relu": torch.relu, "relu_squared": lambda x: torch.relu(x).square()}
+ACTIVATIONS = {
+    "relu": torch.relu,
+    "relu_squared": lambda x: torch.relu(x).square(),
+    "gelu": functional.gelu,
+    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "silu": functional.silu,
+}
 
 
 def parameters_of(arrays: Mapping[str, np.ndarray], replica: int = 0) -> Parameters:
@@ -24,27 +30,53 @@ def parameters_of(arrays: Mapping[str, np.ndarray], replica: int = 0) -> Paramet
     }
 
 
-def normed(x: Tensor) -> Tensor:
-    return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + 1e-5)
+def rms(spec: ModelSpec, x: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + spec.norm_eps)
+
+
+def norm(spec: ModelSpec, p: Parameters, name: str, x: Tensor) -> Tensor:
+    gain, bias = (p[f"{name}_{part}"][0] if f"{name}_{part}" in p else None for part in ("gain", "bias"))
+    if spec.norm == "layernorm":
+        return functional.layer_norm(x, x.shape[-1:], gain, bias, spec.norm_eps)
+    assert bias is None
+    return rms(spec, x) if gain is None else rms(spec, x) * gain
+
+
+def linear(p: Parameters, name: str, x: Tensor) -> Tensor:
+    return functional.linear(x, p[name], p[f"{name}_bias"][0] if f"{name}_bias" in p else None)
+
+
+def rotated(spec: ModelSpec, x: Tensor) -> Tensor:
+    """RoPE as a product of complex numbers: (H, T, D) -> (H, T, D)."""
+    pairs = torch.complex(*x.chunk(2, dim=-1))
+    frequencies = spec.rope_theta ** (-torch.arange(0, x.shape[-1], 2, dtype=torch.float64) / x.shape[-1])
+    angles = torch.outer(torch.arange(x.shape[1], dtype=torch.float64), frequencies)
+    turned = pairs * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat([turned.real, turned.imag], dim=-1)
 
 
 def attention(spec: ModelSpec, p: Parameters, layer: int, x: Tensor) -> Tensor:
-    length = len(x)
+    length, head_dim = len(x), spec.n_embd // spec.n_head
 
-    def heads(name: str) -> Tensor:  # (T, E) -> (H, T, D)
-        projected = x @ p[f"layer{layer}.{name}"].T
-        return projected.view(length, spec.n_head, spec.n_embd // spec.n_head).transpose(0, 1)
+    def heads(name: str) -> Tensor:  # (T, features) -> (heads, T, D)
+        return linear(p, f"layer{layer}.{name}", x).view(length, -1, head_dim).transpose(0, 1)
 
     q, k, v = heads("attn_wq"), heads("attn_wk"), heads("attn_wv")
-    scores = q @ k.transpose(1, 2) / (spec.n_embd / spec.n_head) ** 0.5
+    if spec.position == "rope":
+        q, k = rotated(spec, q), rotated(spec, k)
+    if spec.qk_norm:
+        q, k = rms(spec, q), rms(spec, k)
+    k, v = (part.repeat_interleave(len(q) // len(part), dim=0) for part in (k, v))
+    scores = q @ k.transpose(1, 2) / head_dim**0.5
     future = torch.ones(length, length, dtype=torch.bool).triu(diagonal=1)
     weights = scores.masked_fill(future, -torch.inf).softmax(dim=-1)
-    return (weights @ v).transpose(0, 1).reshape(length, spec.n_embd) @ p[f"layer{layer}.attn_wo"].T
+    return linear(p, f"layer{layer}.attn_wo", (weights @ v).transpose(0, 1).reshape(length, spec.n_embd))
 
 
 def mlp(spec: ModelSpec, p: Parameters, layer: int, x: Tensor) -> Tensor:
-    hidden = ACTIVATIONS[spec.activation](x @ p[f"layer{layer}.mlp_fc1"].T)
-    return hidden @ p[f"layer{layer}.mlp_fc2"].T
+    up, act = linear(p, f"layer{layer}.mlp_fc1", x), ACTIVATIONS[spec.activation]
+    hidden = act(linear(p, f"layer{layer}.mlp_gate", x)) * up if spec.gated_mlp else act(up)
+    return linear(p, f"layer{layer}.mlp_fc2", hidden)
 
 
 def logits_of(spec: ModelSpec, p: Parameters, tokens: Sequence[int]) -> Tensor:
@@ -53,11 +85,14 @@ def logits_of(spec: ModelSpec, p: Parameters, tokens: Sequence[int]) -> Tensor:
     if "wpe" in p:
         x = x + p["wpe"][: len(tokens)]
     if spec.input_rmsnorm:
-        x = normed(x)
+        x = rms(spec, x)
     for layer in range(spec.n_layer):
-        x = x + attention(spec, p, layer, normed(x))
-        x = x + mlp(spec, p, layer, normed(x))
-    return x @ (p["wte"] if spec.tie_lm_head else p["lm_head"]).T
+        x = x + attention(spec, p, layer, norm(spec, p, f"layer{layer}.attn_norm", x))
+        x = x + mlp(spec, p, layer, norm(spec, p, f"layer{layer}.mlp_norm", x))
+    if spec.final_norm:
+        x = norm(spec, p, "final_norm", x)
+    logits = x @ (p["wte"] if spec.tie_lm_head else p["lm_head"]).T
+    return logits if spec.logit_softcap is None else spec.logit_softcap * torch.tanh(logits / spec.logit_softcap)
 
 
 def mean_loss(spec: ModelSpec, p: Parameters, examples: Sequence[Sequence[int]]) -> Tensor:

@@ -12,12 +12,17 @@ from typing import Annotated, Any, NamedTuple
 import numba
 import numpy as np
 
-from microgpt.engines.base import implementation
+from microgpt.engines.base import implementation, refuse_options
 from microgpt.engines.native.pointwise import ACTIVATIONS
 from microgpt.engines.native.simd.vector import LANES
 from microgpt.model.spec import ModelSpec
 
 KINDS = ("gpt", "bigram")  # the kinds of model that forward_backward.py computes
+# Options of model/spec.py that this engine does not compute yet
+LACKING = (
+    "position", "norm", "norm_eps", "norm_gain", "final_norm", "qk_norm", "bias", "gated_mlp", "mlp_width",
+    "n_kv_head", "logit_softcap",
+)  # fmt: skip
 QUERY_TILE = 16  # queries that attention computes together
 SPARE_ROWS = 4  # behind the rows of a workspace: a matrix product computes up to 3 rows too many (matmul.py)
 KEPT_BLOCK_SIZE = 64  # up to it attention weights, which need memory of its square, are kept for the backward pass
@@ -108,6 +113,7 @@ def section(**counts: int) -> tuple[dict[str, int], int]:
 
 def layout_of(spec: ModelSpec, rows: int) -> Layout:
     """Return the layout of a model with a workspace for `rows` positions; that of parameters is the same for any."""
+    refuse_options(spec, LACKING, "engines/native/layout.py and forward_backward.py")
     implementation(dict.fromkeys(KINDS), "model.kind", spec.kind, "KINDS in engines/native/layout.py")
     activation = implementation(
         ACTIVATIONS, "model.activation", spec.activation, "ACTIVATIONS in engines/native/pointwise.py"
@@ -121,13 +127,13 @@ def layout_of(spec: ModelSpec, rows: int) -> Layout:
 
     layer, layer_size = section(qkv=3 * a * e, wo=e * a, fc1=f * e, fc2=e * f)
     parameters, size = section(
-        wte=v * e, wpe=whole(block) * e if spec.parts.has_position_embedding else 0,
+        wte=v * e, wpe=whole(block) * e if spec.has_position_embedding else 0,
         lm_head=0 if spec.tie_lm_head else v * e, layers=spec.n_layer * layer_size,
     )  # fmt: skip
     decayed = parameters["lm_head"]
     if spec.tie_lm_head:
         parameters["lm_head"] = parameters["wte"]
-    if not spec.parts.has_position_embedding:
+    if not spec.has_position_embedding:
         parameters["wpe"] = -1
     transposed, t_size = section(t_lm_head=e * v, t_layers=spec.n_layer * layer_size)
 

@@ -10,7 +10,17 @@ import numpy as np
 from microgpt.engines.base import EngineInfo, EngineState, Tokens, Workload, implementation
 from microgpt.engines.optimizer import OptimizerSpec, decays
 from microgpt.engines.options import EngineOptions
-from microgpt.engines.scalar.model import ACTIVATIONS, FORWARD, PLAIN, WITH_GRADIENTS, Cache, Weights, document_losses
+from microgpt.engines.scalar.model import (
+    ACTIVATIONS,
+    FORWARD,
+    NORMS,
+    PLAIN,
+    POSITIONS,
+    WITH_GRADIENTS,
+    Cache,
+    Weights,
+    document_losses,
+)
 from microgpt.engines.scalar.optimizers import UPDATE_RULES, Optimizer
 from microgpt.engines.scalar.value import Value, add_up
 from microgpt.model.spec import ModelSpec
@@ -97,6 +107,8 @@ class ScalarEngine:
     ):
         implementation(FORWARD, "model.kind", spec.kind, "FORWARD in engines/scalar/model.py")
         implementation(ACTIVATIONS, "model.activation", spec.activation, "ACTIVATIONS in engines/scalar/model.py")
+        implementation(POSITIONS, "model.position", spec.position, "POSITIONS in engines/scalar/model.py")
+        implementation(NORMS, "model.norm", spec.norm, "NORMS in engines/scalar/model.py")
         implementation(UPDATE_RULES, "optim.name", optimizer.name, "UPDATE_RULES in engines/scalar/optimizers.py")
         self.spec = spec
         self.optimizer = optimizer

@@ -62,6 +62,14 @@ class Value:
     def relu(self) -> "Value":
         return Value(max(0.0, self.data), (self,), (1.0 if self.data > 0 else 0.0,))  # relu'(0) = 0
 
+    def tanh(self) -> "Value":
+        result = math.tanh(self.data)
+        return Value(result, (self,), (1 - result * result,))
+
+    def erf(self) -> "Value":
+        """The error function, whose derivative is 2 / sqrt(pi) * exp(-x^2)."""
+        return Value(math.erf(self.data), (self,), (2 * math.pi**-0.5 * math.exp(-self.data * self.data),))
+
     def __neg__(self) -> "Value":
         return self * -1.0
 

@@ -6,15 +6,21 @@ any token and no target; the causal mask hides them from the positions before.
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from microgpt.engines.base import implementation
+from microgpt.engines.base import implementation, refuse_options
 from microgpt.engines.torch.parameters import Layout
 from microgpt.model.spec import RMSNORM_EPSILON, ModelSpec
 
+# Options of model/spec.py that this engine does not compute yet
+LACKING = (
+    "position", "norm", "norm_eps", "norm_gain", "final_norm", "qk_norm", "bias", "gated_mlp", "mlp_width",
+    "n_kv_head", "logit_softcap",
+)  # fmt: skip
 NO_TARGET = -100  # the target of a position that has none
 LARGEST_LOSS = 745.13  # above it a probability underflows in float64, so that the scalar engine's loss is infinite
 SHORT_BLOCK = 64  # up to this length, attention on a CPU is faster as batched products than as one fused operation
@@ -23,6 +29,9 @@ LARGEST_GRID = 65535  # the largest batch that CUDA's fused attention accepts
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "relu_squared": lambda x: x.relu().square(),
+    "gelu": functional.gelu,
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+    "silu": functional.silu,
 }
 
 
@@ -46,6 +55,7 @@ class Models:
     """The computation of R models, given their parameters: a tensor (R, rows, columns) for each block of the layout."""
 
     def __init__(self, spec: ModelSpec, layout: Layout, device: torch.device, dtype: torch.dtype, autocast: bool):
+        refuse_options(spec, LACKING, "engines/torch/model.py")
         self.spec = spec
         self.layout = layout
         self.device = device
