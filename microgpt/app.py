@@ -58,8 +58,10 @@ def run() -> int:
             return stop.exit_code if isinstance(stop, Interrupted) else 128 + signal.SIGINT
         except BrokenPipeError:
             return close_output()
-        except Exception as error:  # while composing: no job ran
-            sweep.remove_if_empty()
+        except Exception as error:
+            if error in sweep.errors:  # of a job, reported already: Hydra's own sweepers raise it
+                return finish(sweep)
+            sweep.remove_if_empty()  # while composing: no job ran
             if isinstance(error, OSError) and sweep.folder is not None:
                 error = UserError(f"outputs_dir={sweep.outputs_dir} cannot be written: {error.strerror}")
             return report(error)
@@ -68,8 +70,8 @@ def run() -> int:
 def run_job(composed: DictConfig) -> float | None:
     """Check a job's configuration and run its task.
 
-    Returns what an optimizing sweeper minimises, NaN for a failed job: the other jobs of a sweep run all the same.
-    Errors are kept in the sweep instead of raised, since Hydra would print more than one sentence.
+    Returns what an optimizing sweeper minimises. An error is reported and kept in the sweep; that of a sweep's job is
+    raised as well, so that Hydra knows that the job failed.
     """
     hydra_config = HydraConfig.get()
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
@@ -86,13 +88,18 @@ def run_job(composed: DictConfig) -> float | None:
         return task_named(config.task.name)(config, invocation)
     except Exception as error:
         current_sweep().errors.append(error)
-        if not isinstance(error, BrokenPipeError):
-            report(error, prefix=f"job {hydra_config.job.num}: " if in_sweep else "")
-        if in_sweep and composed.task.name == "train" and not is_recorded(error):
-            from microgpt.runs.folders import record_failed_job  # imports numpy, which --help starts without
+        if not in_sweep:
+            if not isinstance(error, BrokenPipeError):
+                report(error)
+            return None
+        is_reported = is_recorded(error) or isinstance(error, BrokenPipeError)  # by the runner of the sweep's jobs
+        if not is_reported:
+            report(error, prefix=f"job {hydra_config.job.num}: ")
+            if composed.task.name == "train":
+                from microgpt.runs.folders import record_failed_job  # imports numpy, which --help starts without
 
-            record_failed_job(OmegaConf.to_container(composed), invocation, error)
-        return float("nan")
+                record_failed_job(OmegaConf.to_container(composed), invocation, error)
+        raise
 
 
 def finish(sweep: Sweep) -> int:

@@ -17,7 +17,6 @@ from hydra.core.override_parser import overrides_parser
 from hydra.core.override_parser.overrides_visitor import HydraOverrideVisitor
 from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
 from hydra.core.plugins import Plugins
-from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig
 
 CHECKED_WITH = {"hydra-core": "1.3.8", "omegaconf": "2.3.1"}
@@ -62,11 +61,11 @@ def register_plugins(module: str, *names: str) -> None:
         plugins.register(plugin)
 
 
-def basic_sweeper() -> type[Sweeper]:
-    """Return the class of Hydra's own sweeper, as it is after Hydra has executed its plugin modules."""
+def split_arguments(overrides: Sequence[Override], max_batch_size: int | None) -> list[list[list[str]]]:
+    """Return the overrides of each job of a grid, in batches. Raises Hydra's errors."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    return BasicSweeper
+    return BasicSweeper.split_arguments(list(overrides), max_batch_size)
 
 
 # Texts as they are written

@@ -21,6 +21,7 @@ from microgpt.sweeps.groups import Job, group, shape_of
 from microgpt.sweeps.runner import Outcome, SweepRunner
 from microgpt.sweeps.workers import LostWorkerError, Share, ShareResult, supervised, workers_folder
 from microgpt.training.guards import StopRequest, stop_on_signals
+from microgpt.training.inputs import InputReader
 
 OPTIONS = "hydra.launcher.options"
 GO_ON = "the same command goes on from there"
@@ -174,25 +175,38 @@ EXECUTORS = {"joblib": JoblibExecutor, "ray": RayExecutor, "submitit": SubmititE
 EXTRAS = {"joblib": "joblib", "ray": "ray", "submitit": "slurm"}  # library: the extra that installs it
 
 
-def train_jobs(
-    executor: str, workers: int | None, options: dict[str, Any], folder: Path, jobs: list[Job], max_group: int | None
-) -> dict[int, Outcome]:
-    """Train the jobs of the sweep in `folder`; returns their outcomes by number.
-
-    Raises UserError for a value that is not allowed or an executor that is not installed, Interrupted, and
-    MicrogptError if nothing can be written any more or a worker was lost.
-    """
+def check_launcher(executor: str, workers: int | None, max_group: int | None) -> None:
+    """Raise UserError for a value that is not allowed or an executor that is not installed."""
     key = "hydra.launcher.executor"
     if executor not in ("process", *EXECUTORS):
         raise UserError(f"{key}={executor} is not allowed: {key} is one of process, {', '.join(EXECUTORS)}")
     for name, value in (("workers", workers), ("max_group", max_group)):
         if value is not None and value < 1:
             raise UserError(f"hydra.launcher.{name}={value} is not allowed: hydra.launcher.{name} must be at least 1")
+    if executor in EXTRAS and find_spec(executor) is None:
+        raise UserError(f"{key}={executor} needs {executor}: pip install 'microgpt[{EXTRAS[executor]}]'")
+
+
+def train_jobs(
+    executor: str,
+    workers: int | None,
+    options: dict[str, Any],
+    folder: Path,
+    jobs: list[Job],
+    max_group: int | None,
+    reader: InputReader | None = None,
+) -> dict[int, Outcome]:
+    """Train the jobs of the sweep in `folder`; returns their outcomes by number.
+
+    `reader` has read the data of the jobs in this process.
+
+    Raises UserError for a value that is not allowed or an executor that is not installed, Interrupted, and
+    MicrogptError if nothing can be written any more or a worker was lost.
+    """
+    check_launcher(executor, workers, max_group)
     with stop_on_signals() as stop:
         if executor == "process":
-            return SweepRunner(folder, jobs, max_group).run(stop)
-        if find_spec(executor) is None:
-            raise UserError(f"{key}={executor} needs {executor}: pip install 'microgpt[{EXTRAS[executor]}]'")
+            return SweepRunner(folder, jobs, max_group, reader).run(stop)
         given = {name: value for name, value in options.items() if value is not None}
         with (
             workers_folder(folder) as files,

@@ -4,24 +4,43 @@ It composes and checks all jobs before the first one runs, has them trained in t
 (executors.py), and returns a result per job to Hydra. Jobs of other tasks run one after the other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from microgpt.config.hydra_compat import basic_sweeper
-from microgpt.config.hydra_errors import report
-from microgpt.config.hydra_schema import from_omegaconf
-from microgpt.config.validation import check, check_overrides
-from microgpt.errors import UserError
-from microgpt.runs.record import Invocation
-from microgpt.sweeps.composition import Composed, Composer
+from microgpt.config.hydra_compat import split_arguments
+from microgpt.sweeps.checks import CheckedJobs, JobChecker
+from microgpt.sweeps.composition import Composer
+from microgpt.sweeps.failures import FailedJob, record_failures, report_by_cause
 from microgpt.sweeps.groups import Job
 from microgpt.sweeps.lifecycle import current_sweep
+
+if TYPE_CHECKING:
+    from microgpt.sweeps.runner import Outcome
+
+ON_OTHER_MACHINES = ("ray", "submitit")  # executors whose workers may have what this machine lacks
+
+
+class JobResult(JobReturn):
+    """A job's result. The error of a failed one is raised as it is: Hydra's class prints a line about it first."""
+
+    @property
+    def return_value(self) -> Any:
+        if self.status == JobStatus.FAILED:
+            raise self._return_value
+        return self._return_value
+
+    @return_value.setter
+    def return_value(self, value: Any) -> None:
+        self._return_value = value
 
 
 class VectorizedLauncher(Launcher):
@@ -41,25 +60,48 @@ class VectorizedLauncher(Launcher):
         self.task_function = task_function
         self.config = config
         self.folder = Path(str(config.hydra.sweep.dir))
+        composer = Composer(hydra_context.config_loader, config)
+        self.checker = JobChecker(composer, self.folder, trains_here=self.executor not in ON_OTHER_MACHINES)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; a failed one returns NaN, so that the others count. Raises what ends the whole sweep."""
+        """Run the jobs. A failed one returns its error, so that the others count; raises what ends the whole sweep."""
+        numbered = dict(enumerate(job_overrides, initial_job_idx))
+        checked = self.check(numbered)
+        errors: dict[int, Exception] = checked.errors(list(numbered))
+        self.record([checked.failed[number] for number in errors])
+        report_by_cause(errors)
+        returns: dict[int, JobReturn] = {}
+        objectives: dict[int, float] = {}
+        jobs = [checked.jobs[number] for number in numbered if number in checked.jobs]
+        for job in jobs:
+            if job.config.task.name != "train":
+                returns[job.number] = self.run_alone(job.number, numbered[job.number])
+        for number, outcome in self.train([job for job in jobs if job.number not in returns]).items():
+            objectives[number] = outcome.objective
+            if outcome.error is not None:
+                errors[number] = outcome.error
+        current_sweep().errors += errors.values()
+        for number, overrides in numbered.items():
+            if number not in returns:
+                status = JobStatus.FAILED if number in errors else JobStatus.COMPLETED
+                value = errors[number] if number in errors else objectives[number]
+                returns[number] = JobResult(overrides=list(overrides), status=status, _return_value=value)
+        return [returns[number] for number in numbered]
+
+    def check(self, jobs: Mapping[int, Sequence[str]]) -> CheckedJobs:
+        """Check jobs that have not been checked; returns all that have. Raises UserError for the launcher's keys."""
+        from microgpt.sweeps.executors import check_launcher  # numpy, which --help starts without
+
         setup_globals()
-        composer = Composer(self.hydra_context.config_loader, self.config)
-        results: dict[int, JobReturn] = {}
-        trainings: dict[int, Job] = {}
-        for number, overrides in enumerate(job_overrides, initial_job_idx):
-            composed = composer.compose(overrides)
-            if composed.config.task.name != "train":
-                results[number] = self.run_alone(number, overrides)
-            elif (job := self.checked(number, composed)) is not None:
-                trainings[number] = job
-        objectives = self.train(list(trainings.values()))
-        for number, overrides in enumerate(job_overrides, initial_job_idx):
-            if number not in results:
-                results[number] = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
-                results[number].return_value = objectives.get(number, float("nan"))
-        return [results[number] for number in sorted(results)]
+        check_launcher(self.executor, self.workers, self.max_group)
+        return self.checker.check(jobs)
+
+    def record(self, failed: list[FailedJob]) -> None:
+        if failed:
+            from microgpt.sweeps.folder import SweepFolder
+
+            with SweepFolder(self.folder).creating_folders():
+                record_failures(failed)
 
     def run_alone(self, number: int, overrides: Sequence[str]) -> JobReturn:
         """Run a job of a task that cannot be vectorized, as Hydra's own launcher does."""
@@ -69,39 +111,48 @@ class VectorizedLauncher(Launcher):
         folder = "hydra.sweep.dir", "hydra.sweep.subdir"
         return run_job(self.task_function, config, *folder, self.hydra_context, configure_logging=False)
 
-    def checked(self, number: int, composed: Composed) -> Job | None:
-        """Return the job, or None for one that breaks a rule: it fails alone and is recorded."""
-        invocation = Invocation(composed.overrides, (str(self.folder), number))
-        try:
-            config = from_omegaconf(composed.config, composed.choices)
-            check(config)
-            check_overrides(config.task.name, invocation)
-            return Job(number, config, composed.overrides)
-        except UserError as error:
-            from microgpt.runs.folders import record_failed_job  # numpy, which --help starts without
-
-            current_sweep().errors.append(error)
-            report(error, prefix=f"job {number}: ")
-            record_failed_job(composed.plain(), invocation, error)
-            return None
-
-    def train(self, jobs: list[Job]) -> dict[int, float]:
-        """Return the value that each job minimises; the errors of failed jobs go to the current sweep."""
+    def train(self, jobs: list[Job]) -> "dict[int, Outcome]":
         if not jobs:
             return {}
         from microgpt.sweeps.executors import train_jobs
 
-        outcomes = train_jobs(self.executor, self.workers, self.options, self.folder, jobs, self.max_group)
-        current_sweep().errors += [outcome.error for outcome in outcomes.values() if outcome.error is not None]
-        return {number: outcome.objective for number, outcome in outcomes.items()}
+        reader = self.checker.reader
+        return train_jobs(self.executor, self.workers, self.options, self.folder, jobs, self.max_group, reader)
 
 
-class GridSweeper(basic_sweeper()):  # pyright: ignore[reportGeneralTypeIssues]
-    """Hydra's own sweeper, but the launcher composes all jobs before the first one runs.
+class GridSweeper(Sweeper):
+    """All combinations, like Hydra's own sweeper. All jobs are composed and checked before anything is written.
 
-    Hydra's would compose each of them once more to see whether it can be done.
+    A mistake that all jobs share is raised; if some jobs cannot run, or fail, the others run.
     """
 
-    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        if not isinstance(self.launcher, VectorizedLauncher):
-            super().validate_batch_is_legal(batch)
+    def __init__(self, max_batch_size: int | None, params: dict[str, str] | None):
+        self.max_batch_size = max_batch_size
+        self.params = params or {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.loader = hydra_context.config_loader
+        self.master = config
+        self.job_launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
+        params = [f"{key}={value}" for key, value in self.params.items()]
+        overrides = OverridesParser.create(config_loader=self.loader).parse_overrides([*params, *arguments])
+        batches = split_arguments(overrides, self.max_batch_size)
+        numbered = dict(enumerate(job for batch in batches for job in batch))
+        folder, launcher = Path(self.master.hydra.sweep.dir), self.job_launcher
+        if isinstance(launcher, VectorizedLauncher):
+            checked = launcher.check(numbered)
+        else:
+            setup_globals()
+            checked = JobChecker(Composer(self.loader, self.master), folder, trains_here=True).check(numbered)
+        checked.require_any()
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.master, folder / "multirun.yaml")
+        returns, first = [], 0
+        for batch in batches:
+            returns.append(launcher.launch(batch, initial_job_idx=first))
+            first += len(batch)
+        return returns

@@ -56,8 +56,8 @@ class Sweep:
             self.errors.append(MicrogptError("a job failed"))
         if self.errors:
             number = max(len(self.errors), len(failed))
-            print(f"{number} job(s) of the sweep failed; run.json in their folders below {self.folder} says why",
-                  file=sys.stderr)  # fmt: skip
+            where = f"; run.json in their folders below {self.folder} says why" if failed else ""
+            print(f"{number} job(s) of the sweep failed{where}", file=sys.stderr)
         elif is_without_jobs(self.folder):
             self.remove_if_empty()
             raise UserError("the sweep has no jobs: what it ranges over has no values")

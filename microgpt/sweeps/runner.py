@@ -16,9 +16,8 @@ from microgpt.config.identity import config_hash
 from microgpt.config.schema import Config
 from microgpt.engines.choice import is_on_gpu
 from microgpt.errors import Interrupted, MicrogptError, UserError, is_recorded
-from microgpt.inference.loading import engine_options
-from microgpt.runs.folders import record_failed_job
 from microgpt.runs.record import Invocation, RunIdentity, timestamp
+from microgpt.sweeps.failures import FailedJob, record_failures, report_by_cause
 from microgpt.sweeps.folder import SweepFolder, lockable
 from microgpt.sweeps.groups import Job, group, most_together, shape_of
 from microgpt.training.assembly import model_spec
@@ -42,14 +41,15 @@ class Outcome:
 class SweepRunner:
     """Runs jobs of the sweep in `folder`, at most `max_group` side by side."""
 
-    def __init__(self, folder: Path, jobs: list[Job], max_group: int | None = None, threads: int | None = None):
+    def __init__(self, folder: Path, jobs: list[Job], max_group: int | None = None, reader: InputReader | None = None):
         self.sweep = SweepFolder(folder)
         self.started = timestamp()
         self.jobs = sorted(jobs, key=lambda job: job.number)
         self.max_group = max_group
-        self.reader = InputReader(threads)
+        self.reader = reader or InputReader()
         self.identities: dict[int, RunIdentity] = {}  # by the job's number, as all below
         self.duplicates: dict[int, int] = {}  # a job and the first one that computes the same
+        self.states: dict[int, str] = {}  # of the others, before this process trains them
         self.ended: dict[int, Outcome] = {}
 
     @property
@@ -74,9 +74,12 @@ class SweepRunner:
             raise DiskError(f"{self.sweep.path}: {error.strerror or error}") from error
         return self.outcomes
 
-    def read_jobs(self) -> list[Job]:
-        """Identify the jobs by their configuration and data, print how many there are, and return those to train."""
-        states: dict[int, str] = {}
+    def find_failures(self, on_this_machine: bool = True) -> dict[int, Exception]:
+        """Identify the jobs by their configuration and data; returns the errors of those that cannot run.
+
+        Writes nothing. What a machine lacks is an error only if the jobs are to run `on_this_machine`.
+        """
+        errors: dict[int, Exception] = {}
         first: dict[RunIdentity, int] = {}
         for job in self.jobs:
             try:
@@ -85,21 +88,32 @@ class SweepRunner:
                         "train.resume=latest is another checkpoint for each job of a sweep: name the folder"
                     )
                 identity = RunIdentity(config_hash(job.config), self.reader.corpus(job.config).source.sha256)
+                self.identities[job.number] = identity
+                if identity in first:  # the same value twice in one sweep
+                    self.duplicates[job.number] = first[identity]
+                    continue
+                state = self.sweep.state(identity, job.overrides) if job.resumes else "new"
+                if state != "completed":
+                    self.reader.check(job.config, on_this_machine)
+                first[identity], self.states[job.number] = job.number, state
             except Exception as error:
-                self.fail(job, error)
-                continue
-            self.identities[job.number] = identity
-            if first.setdefault(identity, job.number) != job.number:  # the same value twice in one sweep
-                self.duplicates[job.number] = first[identity]
-            else:
-                states[job.number] = self.sweep.state(identity, job.overrides) if job.resumes else "new"
-        failed = len(self.ended)
-        jobs = [job for job in self.jobs if job.number in states]
+                errors[job.number] = error
+        return errors
+
+    def read_jobs(self) -> list[Job]:
+        """Record and report the jobs that cannot run, print how many there are, and return those to train."""
+        errors = self.find_failures()
+        if errors:
+            with self.sweep.creating_folders():
+                record_failures(self.failed(job, errors[job.number]) for job in self.jobs if job.number in errors)
+            report_by_cause(errors)
+            self.ended |= {number: Outcome(error=error) for number, error in errors.items()}
+        jobs = [job for job in self.jobs if job.number in self.states]
         for job in jobs:
-            if states[job.number] == "completed":
+            if self.states[job.number] == "completed":
                 self.take_completed(job)
-        print(f"sweep {self.sweep.path}: {self.counts(Counter(states.values()), failed)}", flush=True)
-        return [job for job in jobs if states[job.number] != "completed"]
+        print(f"sweep {self.sweep.path}: {self.counts(Counter(self.states.values()), len(errors))}", flush=True)
+        return [job for job in jobs if self.states[job.number] != "completed"]
 
     def counts(self, states: Counter[str], failed: int) -> str:
         """Return the number of jobs in each state; together they are all jobs."""
@@ -136,13 +150,8 @@ class SweepRunner:
                 time.sleep(POLL_SECONDS)
 
     def group_size(self, config: Config) -> int:
-        corpus = self.reader.corpus(config)
-        spec = model_spec(config, corpus.tokenizer.vocab_size)
-        try:
-            options = engine_options(config, spec, corpus.train.tokens / len(corpus.train.examples))
-            return lockable(most_together(config, spec, is_on_gpu(options), self.max_group))
-        except UserError:  # what this machine cannot run: each of the jobs fails with the sentence
-            return 1
+        spec = model_spec(config, self.reader.corpus(config).tokenizer.vocab_size)
+        return lockable(most_together(config, spec, is_on_gpu(self.reader.options(config)), self.max_group))
 
     def train_group(self, jobs: list[Job], console: SweepConsole, stop: StopRequest) -> list[Job]:
         """Train the jobs that no other process holds; returns those that one does."""
@@ -227,9 +236,12 @@ class SweepRunner:
         """Report a failed job, and record it unless its run did."""
         if not is_recorded(error):
             with self.sweep.creating_folders():
-                record_failed_job(asdict(job.config), self.invocation(job), error)
+                record_failures([self.failed(job, error)])
         report(error, prefix=f"job {job.number}: ")
         self.ended[job.number] = Outcome(error=error)
+
+    def failed(self, job: Job, error: Exception) -> FailedJob:
+        return FailedJob(error, self.invocation(job), asdict(job.config))
 
     def invocation(self, job: Job) -> Invocation:
         return Invocation(job.overrides, (str(self.sweep.path), job.number))

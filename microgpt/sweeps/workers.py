@@ -25,6 +25,7 @@ from microgpt.errors import Interrupted, MicrogptError, UserError
 from microgpt.sweeps.groups import Job
 from microgpt.sweeps.runner import Outcome, SweepRunner
 from microgpt.training.guards import StopRequest, stop_on_signals
+from microgpt.training.inputs import InputReader
 
 PRINT_SECONDS = 0.1  # between looks at the workers' output
 LOCK_SECONDS = 0.5  # between looks at the starter's lock
@@ -77,7 +78,7 @@ class Share:
             return self.train(stop)
 
     def train(self, stop: StopRequest) -> ShareResult:
-        runner, failure = SweepRunner(self.sweep, self.jobs, self.max_group, self.threads), None
+        runner, failure = SweepRunner(self.sweep, self.jobs, self.max_group, InputReader(self.threads)), None
         try:
             runner.run(stop)
         except Interrupted:

@@ -67,9 +67,34 @@ class InputReader:
         corpus = self.cached_corpus(*key)
         return count_baselines(corpus.train.examples, corpus.val.head(eval_documents), corpus.tokenizer.vocab_size)
 
+    def check(self, config: Config, on_this_machine: bool = True) -> None:
+        """Raise UserError for a run that cannot start; what the machine lacks counts only if the run is to be here."""
+        self.start_of(config)
+        if on_this_machine:
+            self.options(config)
+
     def inputs(self, config: Config) -> RunInputs:
         """Return everything that a run needs. Raises UserError."""
+        corpus, spec, prompts, leg_from, other_data = self.start_of(config)
+        options = self.options(config)
+        initial = initial_state(
+            config.seed, corpus, spec, config.train.batch_size, config.style.share, self.cached_order
+        )
+        baselines = self.cached_baselines(config.train.eval_documents, *corpus_key(config))
+        return RunInputs(config, options, corpus, spec, initial, prompts, leg_from, other_data, baselines)
+
+    def options(self, config: Config) -> EngineOptions:
+        """Return where and how to compute. Raises UserError for a library or a device that this machine lacks."""
         check_installed(config.logger.name)
+        corpus = self.corpus(config)
+        targets = corpus.train.tokens / len(corpus.train.examples) * config.train.batch_size
+        options = engine_options(config, model_spec(config, corpus.tokenizer.vocab_size), targets)
+        if options.threads is None and "threads" in BACKENDS[options.backend].keys:
+            options = replace(options, threads=self.threads)
+        return options
+
+    def start_of(self, config: Config) -> tuple[Corpus, ModelSpec, list[Prompt], Checkpoint | None, list[str]]:
+        """Return what a run starts from, in the order of RunInputs. Raises UserError if it does not fit together."""
         corpus = self.corpus(config)
         spec = model_spec(config, corpus.tokenizer.vocab_size)
         prompts = sample_prompts(config.sample, corpus.tokenizer, spec.block_size, corpus.questions)
@@ -84,15 +109,7 @@ class InputReader:
                     "validation documents may be among those that it was trained on: train.resume_on_other_data=true "
                     "allows it"
                 )
-        initial = initial_state(
-            config.seed, corpus, spec, config.train.batch_size, config.style.share, self.cached_order
-        )
-        targets = corpus.train.tokens / len(corpus.train.examples) * config.train.batch_size
-        options = engine_options(config, spec, targets)
-        if options.threads is None and "threads" in BACKENDS[options.backend].keys:
-            options = replace(options, threads=self.threads)
-        baselines = self.cached_baselines(config.train.eval_documents, *corpus_key(config))
-        return RunInputs(config, options, corpus, spec, initial, prompts, leg_from, other_data, baselines)
+        return corpus, spec, prompts, leg_from, other_data
 
 
 def corpus_key(config: Config) -> tuple[DataConfig, int, tuple[str, ...], str]:

@@ -87,11 +87,11 @@ def test_plugins_are_registered_under_the_names_in_conf() -> None:
     assert used <= found
 
 
-def test_hydra_s_own_sweeper_validates_jobs_in_the_method_that_ours_replaces() -> None:
-    sweeper = hydra_compat.basic_sweeper()
-    assert issubclass(sweeper, Sweeper)
-    assert "launcher" in vars(sweeper(max_batch_size=None))  # pyright: ignore[reportCallIssue]
-    assert callable(sweeper.validate_batch_is_legal)
+def test_a_grid_is_divided_into_batches_of_jobs() -> None:
+    overrides = OverridesParser.create().parse_overrides(["a=1,2", "b=range(3)", "c=x"])
+    (whole,) = hydra_compat.split_arguments(overrides, None)
+    assert whole[:2] == [["a=1", "b=0", "c=x"], ["a=1", "b=1", "c=x"]]
+    assert hydra_compat.split_arguments(overrides, 4) == [whole[:4], whole[4:]]
 
 
 def test_files_are_checked_as_hydra_loads_them(loader: ConfigLoader) -> None:

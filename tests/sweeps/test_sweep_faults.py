@@ -161,7 +161,7 @@ def test_only_jobs_whose_file_was_missing_are_run_again(tmp_path: Path, capsys: 
     outcomes = run(tmp_path, jobs)
     missing = f"data.path={late} cannot be read: No such file or directory"
     assert [str(outcomes[number].error) for number in range(4)] == ["None"] * 2 + [missing] * 2
-    assert capsys.readouterr().err == f"job 2: error: {missing}\njob 3: error: {missing}\n"
+    assert capsys.readouterr().err == f"2 jobs (2-3): error: {missing}\n"
     assert statuses(tmp_path) == ["completed"] * 2 + ["failed"] * 2
     before = [(folders(tmp_path)[name] / "run.json").read_bytes() for name in "01"]
     late.write_text("".join(f"{first}nn{last}\n" for first in "abcde" for last in "ai"))

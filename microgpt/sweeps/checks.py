@@ -1,0 +1,104 @@
+"""Compose and check the jobs of a sweep before the first one runs; nothing is written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from microgpt.config.choices import TASKS
+from microgpt.config.hydra_errors import explain
+from microgpt.config.hydra_schema import from_omegaconf
+from microgpt.config.schema import Config
+from microgpt.config.validation import check, check_overrides
+from microgpt.errors import MicrogptError, UserError
+from microgpt.runs.record import Invocation
+from microgpt.sweeps.composition import Composer
+from microgpt.sweeps.failures import FailedJob, by_cause, report_by_cause
+from microgpt.sweeps.groups import Job
+
+if TYPE_CHECKING:
+    from microgpt.training.inputs import InputReader
+
+
+@dataclass
+class CheckedJobs:
+    """Jobs by number: those that can run, of any task, and those that cannot."""
+
+    jobs: dict[int, Job] = field(default_factory=dict)
+    failed: dict[int, FailedJob] = field(default_factory=dict)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self.jobs or number in self.failed
+
+    def errors(self, numbers: Sequence[int]) -> dict[int, Exception]:
+        return {number: self.failed[number].error for number in numbers if number in self.failed}
+
+    def require_any(self) -> None:
+        """Raise the error that all jobs share, or one that says that none can run."""
+        if self.jobs or not self.failed:
+            return
+        errors = self.errors(list(self.failed))
+        if len(by_cause(errors)) > 1:
+            report_by_cause(errors)
+            raise UserError(f"none of the {len(errors)} jobs can run")
+        raise next(iter(errors.values()))
+
+
+class JobChecker:
+    """Checks the jobs of the sweep in `folder`."""
+
+    def __init__(self, composer: Composer, folder: Path, *, trains_here: bool):
+        """`trains_here`: what this machine lacks is a mistake, as the jobs are not trained on another one."""
+        self.composer = composer
+        self.folder = folder
+        self.trains_here = trains_here
+        self.checked = CheckedJobs()
+        self.reader: InputReader | None = None  # of the data of the jobs to train
+
+    def check(self, job_overrides: Mapping[int, Sequence[str]]) -> CheckedJobs:
+        """Check the jobs that have not been checked; returns all that have."""
+        new = {number: overrides for number, overrides in job_overrides.items() if number not in self.checked}
+        trainings = []
+        for number, overrides in new.items():
+            job = self.composed(number, overrides)
+            if job is not None and job.config.task.name == "train":
+                trainings.append(job)
+        if trainings:
+            from microgpt.sweeps.runner import SweepRunner  # numpy, which --help starts without
+
+            runner = SweepRunner(self.folder, trainings, reader=self.reader)
+            self.reader = runner.reader
+            errors = runner.find_failures(self.trains_here)
+            for job in trainings:
+                if job.number in errors:
+                    del self.checked.jobs[job.number]
+                    self.checked.failed[job.number] = runner.failed(job, errors[job.number])
+        return self.checked
+
+    def composed(self, number: int, overrides: Sequence[str]) -> Job | None:
+        """Return the job if its configuration keeps all rules."""
+        invocation, plain = Invocation(tuple(overrides), (str(self.folder), number)), None
+        try:
+            composed = self.composer.compose(overrides)
+            invocation, plain = Invocation(composed.overrides, invocation.job), composed.plain()
+            config = from_omegaconf(composed.config, composed.choices)
+            check(config)
+            check_overrides(config.task.name, invocation)
+            check_checkpoint(config)
+        except Exception as error:
+            sentence, _ = explain(error)
+            if sentence is None:
+                raise
+            known = error if isinstance(error, MicrogptError) else UserError(sentence)
+            self.checked.failed[number] = FailedJob(known, invocation, plain)
+            return None
+        self.checked.jobs[number] = Job(number, config, composed.overrides)
+        return self.checked.jobs[number]
+
+
+def check_checkpoint(config: Config) -> None:
+    """Raise UserError if the model of a task that needs one does not exist."""
+    if TASKS[config.task.name].needs_checkpoint:
+        from microgpt.runs.checkpoint import resolve_checkpoint
+
+        resolve_checkpoint(config.checkpoint or "", config.outputs_dir)

@@ -1,0 +1,57 @@
+"""Jobs that cannot run: each cause is reported once, with the jobs that it concerns, and each job is recorded."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from microgpt.config.hydra_errors import report
+from microgpt.errors import RECORDED_IN, describe
+from microgpt.runs.record import Invocation
+
+MOST_RANGES = 8  # of numbers of jobs in a line
+
+
+@dataclass(frozen=True)
+class FailedJob:
+    """A job that failed before it made a folder."""
+
+    error: Exception
+    invocation: Invocation
+    config: dict[str, Any] | None  # as composed, perhaps invalid; None if it could not be composed
+
+
+def by_cause(errors: Mapping[int, Exception]) -> list[list[int]]:
+    """Return the numbers of the jobs of each cause, in the order of the first job of each."""
+    causes: dict[str, list[int]] = {}
+    for number in sorted(errors):
+        causes.setdefault(describe(errors[number]), []).append(number)
+    return list(causes.values())
+
+
+def report_by_cause(errors: Mapping[int, Exception]) -> None:
+    """Print each cause once: `job 3: error: ...`, `64 jobs (0-31, 64-95): error: ...`."""
+    for numbers in by_cause(errors):
+        several = f"{len(numbers)} jobs ({ranges(numbers)})"
+        report(errors[numbers[0]], prefix=f"{several if len(numbers) > 1 else f'job {numbers[0]}'}: ")
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Return ascending numbers as `0-3, 7, 9-12`; of many ranges the first ones and the last."""
+    found = []
+    for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        members = [number for _, number in run]
+        found.append(str(members[0]) if len(members) == 1 else f"{members[0]}-{members[-1]}")
+    if len(found) > MOST_RANGES:
+        found[MOST_RANGES - 1 : -1] = ["..."]
+    return ", ".join(found)
+
+
+def record_failures(failed: Iterable[FailedJob]) -> None:
+    """Record jobs that could be composed; to be called within `SweepFolder.creating_folders`."""
+    from microgpt.runs.folders import record_failed_job  # numpy, which --help starts without
+
+    for one in failed:
+        if one.config is not None:
+            record_failed_job(one.config, one.invocation, one.error)
+        one.error.add_note(f"{RECORDED_IN} the sweep's folder")
