@@ -33,15 +33,17 @@ class CheckedJobs:
     def errors(self, numbers: Sequence[int]) -> dict[int, Exception]:
         return {number: self.failed[number].error for number in numbers if number in self.failed}
 
-    def require_any(self) -> None:
-        """Raise the error that all jobs share, or one that says that none can run."""
-        if self.jobs or not self.failed:
+    def require_runnable(self) -> None:
+        """Raise the error that all jobs share, or that of jobs that cannot be composed; others fail by themselves."""
+        uncomposed = [number for number, failed in self.failed.items() if failed.config is None]
+        refused = self.errors(uncomposed or list(self.failed))
+        if not refused or (self.jobs and not uncomposed):
             return
-        errors = self.errors(list(self.failed))
-        if len(by_cause(errors)) > 1:
-            report_by_cause(errors)
-            raise UserError(f"none of the {len(errors)} jobs can run")
-        raise next(iter(errors.values()))
+        if len(by_cause(refused)) > 1:
+            report_by_cause(refused)
+            of = len(self.jobs) + len(self.failed)
+            raise UserError(f"{len(refused)} of {of} jobs cannot run, and none was started")
+        raise next(iter(refused.values()))
 
 
 class JobChecker:
@@ -99,6 +101,6 @@ class JobChecker:
 def check_checkpoint(config: Config) -> None:
     """Raise UserError if the model of a task that needs one does not exist."""
     if TASKS[config.task.name].needs_checkpoint:
-        from microgpt.runs.checkpoint import resolve_checkpoint
+        from microgpt.runs.checkpoint_paths import resolve_checkpoint
 
         resolve_checkpoint(config.checkpoint or "", config.outputs_dir)

@@ -123,7 +123,7 @@ class VectorizedLauncher(Launcher):
 class GridSweeper(Sweeper):
     """All combinations, like Hydra's own sweeper. All jobs are composed and checked before anything is written.
 
-    A mistake that all jobs share is raised; if some jobs cannot run, or fail, the others run.
+    A mistake that all jobs share is raised, and a job that cannot be composed; if other jobs fail, the rest run.
     """
 
     def __init__(self, max_batch_size: int | None, params: dict[str, str] | None):
@@ -148,7 +148,7 @@ class GridSweeper(Sweeper):
         else:
             setup_globals()
             checked = JobChecker(Composer(self.loader, self.master), folder, trains_here=True).check(numbered)
-        checked.require_any()
+        checked.require_runnable()
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.master, folder / "multirun.yaml")
         returns, first = [], 0

@@ -158,7 +158,8 @@ def test_run_that_diverges_in_a_sweep_fails_only_its_job(microgpt: Program) -> N
 def test_job_that_fails_where_it_was_completed_before_is_recorded_beside_it(microgpt: Program) -> None:
     file = microgpt.folder / "input.txt"
     file.write_text("anna\nbea\nclara\n")
-    command = *SWEEP, "data=text", "data.path=input.txt", "data.val_fraction=0", "seed=1,2"
+    (microgpt.folder / "other.txt").write_text("gina\nhanna\nida\n")
+    command = *SWEEP, "data=text", "data.path=input.txt,other.txt", "data.val_fraction=0"
     microgpt(*command)
     file.unlink()
     microgpt(*command, expect=2)

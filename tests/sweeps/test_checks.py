@@ -27,7 +27,7 @@ MISTAKES = {
     "train.resume={here}/nowhere": "train.resume={here}/nowhere is not a checkpoint",
     "train.resume={here}/earlier": "checkpoint {here}/earlier",  # of another model: does not fit
     "train.resume=latest": "train.resume=latest is another checkpoint for each job of a sweep",
-    "sample.prompt=Z": "sample.prompt='Z' has characters that the model does not know",  # a character outside of the vocabulary
+    "sample.prompt=Z": "sample.prompt='Z' has characters that the model does not know",  # the vocabulary
     "logger=missing": "logger=wandb needs wandb: pip install",  # what the machine lacks
     "backend=torch": "backend=torch needs PyTorch: pip install",
     "task=info": "checkpoint=null is not allowed: task=info needs checkpoint=",  # other tasks
@@ -57,11 +57,10 @@ def test_every_kind_of_mistake_is_found_before_anything_is_written(tmp_path: Pat
     overrides = [mistake.format(here=tmp_path).replace("logger=missing", "logger=wandb") for mistake in MISTAKES]
     checked = check(tmp_path, ("seed=9",), *((override,) for override in overrides), ("seed=3",))
     assert list(checked.jobs) == [0, len(MISTAKES) + 1]
-    checked.require_any()
     for number, sentence in enumerate(MISTAKES.values(), 1):
         of_all = CheckedJobs(failed=dict.fromkeys((0, 1), checked.failed[number]))
         with pytest.raises(MicrogptError) as raised:
-            of_all.require_any()
+            of_all.require_runnable()
         assert str(raised.value).startswith(sentence.format(here=tmp_path))
         assert "\n" not in str(raised.value)
     assert set(tmp_path.rglob("*")) == before
@@ -82,10 +81,16 @@ def test_jobs_are_checked_once_and_completed_ones_are_not_read_again(tmp_path: P
 
 def test_different_mistakes_of_all_jobs_are_each_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checked = check(tmp_path, *[(f"seed={seed}",) for seed in (-1, -2, -1, -1)])
-    with pytest.raises(UserError, match="none of the 4 jobs can run"):
-        checked.require_any()
+    with pytest.raises(UserError, match="4 of 4 jobs cannot run, and none was started"):
+        checked.require_runnable()
     allowed = "is not allowed: seed must be at least 0"
     assert capsys.readouterr().err == f"3 jobs (0, 2-3): error: seed=-1 {allowed}\njob 1: error: seed=-2 {allowed}\n"
+
+
+def test_jobs_that_cannot_be_composed_refuse_the_sweep_and_others_do_not(tmp_path: Path) -> None:
+    check(tmp_path, ("seed=1",), ("seed=-1",)).require_runnable()
+    with pytest.raises(UserError, match="seed=abc is not allowed: seed is an integer"):
+        check(tmp_path, ("seed=1",), ("seed=abc",), ("seed=-1",)).require_runnable()
 
 
 def test_failed_jobs_are_recorded_with_their_own_configuration(
