@@ -1,22 +1,27 @@
 """Compiled kernels: what they depend on, where they are kept, when they are compiled and when they are removed."""
 
+import json
 import os
+import pickle
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+import types
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import llvmlite.binding
 import numba
+import numpy as np
 import pytest
-from support.program import Program, read_history, read_record
+from support.program import Program, mostly_slow, read_history, read_record
 
 from microgpt.engines.native import compilation
+from microgpt.errors import UserError
 
 SOURCES = Path(compilation.__file__).parent
 RUN = ("experiment=debug", "style=classic", "mode=tensor", "backend=native", "sample.num_samples=0")
@@ -72,7 +77,10 @@ def test_digest_changes_with_the_compiler_and_the_processor(monkeypatch: pytest.
     with monkeypatch.context() as changed:
         changed.setattr(llvmlite.binding, "get_host_cpu_name", lambda: "another")
         found.add(compilation.digest())
-    assert len(found) == 3
+    with monkeypatch.context() as changed:
+        changed.setattr(compilation.config, "CPU_NAME", "generic")  # NUMBA_CPU_NAME
+        found.add(compilation.digest())
+    assert len(found) == 4
 
 
 # The cache directory
@@ -99,100 +107,206 @@ def test_cache_directory_is_in_the_user_s_cache_without_numba_cache_dir(
     assert compilation.make_cache_directory() == tmp_path / "microgpt" / "kernels" / compilation.digest()
 
 
-@pytest.mark.parametrize("blocked", ["root", "folder", "file in it"])
-def test_cache_directory_is_temporary_if_the_usual_one_cannot_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocked: str
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    (tmp_path / "temporary").mkdir()
-    root = tmp_path / "root"
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(root))
-    if blocked == "root":
-        root.write_text("a file")
-    elif blocked == "folder":
-        root.mkdir()
-        (root / compilation.digest()).write_text("a file")
-    else:
-
-        def refuse(dir: Path) -> None:
-            raise PermissionError(13, "Permission denied")
-
-        monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    folder = compilation.make_cache_directory()
-    assert folder.parents[1] == tmp_path / "temporary", "remove_old_versions sees only this process's folders"
-    assert folder.is_dir()
-    assert compilation.make_cache_directory() != folder, "each process has its own"
-
-
 def test_importing_the_engine_makes_no_folder(tmp_path: Path) -> None:
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "kernels")}
     subprocess.run([sys.executable, "-c", "import microgpt.engines.native.engine"], env=environment, check=True)
     assert list(tmp_path.iterdir()) == []
 
 
-# Compilation, with `build` replaced
+# Compilation, of two small kernels
 
 
-class Compiler:
-    """Replaces `build`: records its arguments and takes a moment."""
+@compilation.inlined
+def doubled(x: float) -> float:
+    return 2 * x
 
-    def __init__(self, seconds: float = 0.01):
-        self.seconds = seconds
-        self.built: list[tuple[str, bool]] = []
 
-    def __call__(self, dtype: str, entries_only: bool) -> None:
-        time.sleep(self.seconds)
-        self.built.append((dtype, entries_only))
+@compilation.kernel
+def double(values: compilation.FloatArray, count: int):
+    for i in range(count):
+        values[i] = doubled(values[i])
+
+
+del compilation.KERNELS[-2:]
+
+
+class Process:
+    """What a process of its own would do: kernels that are not compiled yet, and nothing known of earlier ones."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.said: list[str] = []
+        self.monkeypatch = monkeypatch
+
+    def start(self, dtype: str = "float32") -> float:
+        self.said.clear()
+        self.monkeypatch.setattr(compilation, "READY", set())
+        self.monkeypatch.setattr(compilation, "KERNELS", [])
+        inner = compilation.inlined(doubled.py_func)
+        function = types.FunctionType(double.py_func.__code__, double.py_func.__globals__ | {"doubled": inner})
+        function.__annotations__ = double.py_func.__annotations__
+        function.__module__ = __name__
+        self.kernel = compilation.kernel(function)
+        return compilation.compile_kernels(dtype, self.said.append)
+
+    def works(self, dtype: str = "float32") -> bool:
+        values = np.ones(3, dtype)
+        self.kernel(values, 2)
+        return values.tolist() == [2, 2, 1]
 
 
 @pytest.fixture
-def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compiler:
-    compiler = Compiler()
-    monkeypatch.setattr(compilation, "build", compiler)
-    folder = tmp_path / "kernels" / "digest"
-    folder.mkdir(parents=True)
-    monkeypatch.setattr(compilation, "cache_directory", lambda: folder)
-    return compiler
+def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Process:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "kernels"))
+    return Process(monkeypatch)
 
 
-def test_kernels_are_compiled_once_for_each_float_type(compiler: Compiler) -> None:
-    said: list[str] = []
-    assert compilation.compile_kernels("float32", said.append) > 0
-    assert re.match("compiling the native kernels for float32: ", said[0])
-    assert re.fullmatch(rf"compiled in \d+\.\d s; kept in {compilation.cache_directory()}", said[1])
-    assert compilation.compile_kernels("float32", said.append) == 0
-    assert len(said) == 2, "nothing is printed when kernels are loaded from disk"
-    assert compilation.compile_kernels("float64", said.append) > 0
-    assert len(said) == 4
-    assert compiler.built == [("float32", False), ("float32", True), ("float64", False)]
+ONCE = "compiling the native kernels for float32: once for this version on this machine"
 
 
-def test_interrupted_compilation_starts_again(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(dtype: str, entries_only: bool) -> None:
+def test_kernels_are_compiled_once_for_each_float_type(process: Process) -> None:
+    folder = compilation.cache_directory()
+    for dtype in ("float32", "float64"):
+        assert process.start(dtype) > 0
+        assert process.said[0] == ONCE.replace("float32", dtype)
+        assert re.fullmatch(rf"compiled in \d+\.\d s; kept in {folder}", process.said[1])
+        assert process.works(dtype)
+    for dtype in ("float32", "float64"):
+        assert process.start(dtype) == 0, process.said
+        assert process.said == [], "nothing is printed when kernels are loaded from disk"
+        assert process.works(dtype)
+        assert compilation.compile_kernels(dtype, process.said.append) == 0
+
+
+def files(kind: str) -> list[Path]:
+    return sorted(compilation.cache_directory().rglob(f"*{kind}"))
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "emptied": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-10]),
+    "garbled": lambda path: path.write_bytes(bytes(byte ^ 0xFF for byte in path.read_bytes())),
+    "one bit": lambda path: path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1])),
+    "removed": Path.unlink,
+    "of another version": lambda path: path.write_bytes(pickle.dumps("0.1.0") + path.read_bytes()),
+}
+
+
+CASES = [(kind, damage) for kind in (".nbi", ".nbc") for damage in DAMAGE] + [("float32.compiled", "removed")]
+EACH_KIND = [(".nbi", "emptied"), (".nbc", "cut"), ("float32.compiled", "garbled")]
+
+
+@pytest.mark.parametrize("cases", [EACH_KIND, pytest.param(CASES, marks=pytest.mark.slow)], ids=["few", "all"])
+def test_damaged_kernels_are_discarded_and_compiled_again(process: Process, cases: list[tuple[str, str]]) -> None:
+    process.start()
+    for kind, damage in cases:
+        (file,) = files(kind)
+        DAMAGE[damage](file)
+        assert process.start() > 0
+        if (kind, damage) == ("float32.compiled", "removed"):  # as if the compilation had been interrupted
+            assert process.said[0] == ONCE
+        else:
+            assert process.said[0] == f"{file} is damaged: compiling the native kernels again"
+        assert process.said[1].startswith("compiled in ")
+        assert len(process.said) == 2
+        assert process.works()
+    assert process.start() == 0
+    assert process.said == []
+
+
+@pytest.mark.slow
+def test_kernels_of_another_version_of_the_compiler_are_left_alone(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as other:
+        other.setattr(compilation, "digest", lambda: "other")
+        process.start()
+        DAMAGE["garbled"](files(".nbi")[0])
+    assert process.start() > 0
+    assert process.said[0] == ONCE
+
+
+def test_kernels_that_numba_does_not_find_are_compiled_with_an_announcement(process: Process) -> None:
+    process.start()
+    folder = compilation.cache_directory()
+    for file in files(".nbc"):
+        file.unlink()
+    manifest = folder / "float32.compiled"
+    manifest.write_text(json.dumps(compilation.checksums(folder / "float32")))
+    assert process.start() > 0
+    assert process.said == [f"compiling the native kernels for float32: numba does not find them in {folder}"]
+    assert process.works()
+
+
+@pytest.mark.slow
+def test_interrupted_compilation_starts_again(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
         broken.setattr(compilation, "build", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            compilation.compile_kernels("float32", lambda line: None)
-    assert compilation.compile_kernels("float32", lambda line: None) > 0
-    assert compiler.built == [("float32", False)]
+            process.start()
+    assert process.start() > 0
+    assert process.said[0] == ONCE
 
 
-def test_of_several_threads_at_once_one_compiles_and_the_others_wait(compiler: Compiler) -> None:
-    compiler.seconds = 0.2
-    seconds: list[float] = []
-
-    def start() -> None:
-        seconds.append(compilation.compile_kernels("float32", lambda line: None))
-
-    threads = [threading.Thread(target=start) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+@pytest.mark.slow
+def test_of_several_threads_at_once_one_compiles_and_the_others_wait(process: Process) -> None:
+    process.start()
+    compilation.READY.clear()
+    shutil.rmtree(compilation.cache_directory())
+    with ThreadPoolExecutor(3) as threads:
+        seconds = list(threads.map(lambda _: compilation.compile_kernels("float32", process.said.append), range(3)))
     assert sorted(second > 0 for second in seconds) == [False, False, True]
-    assert compiler.built == [("float32", False), ("float32", True), ("float32", True)]
+
+
+@mostly_slow(1, "blocked", ["root", "folder", "file in it", "lock"])
+def test_kernels_are_not_said_to_be_kept_where_nothing_can_be_written(
+    process: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocked: str
+) -> None:
+    root = tmp_path / "kernels"
+    if blocked == "root":
+        root.write_text("a file")
+    elif blocked == "folder":
+        root.mkdir()
+        (root / compilation.digest()).write_text("a file")
+    elif blocked == "lock":
+        (root / f"{compilation.digest()}-float32.lock").mkdir(parents=True)
+    else:
+
+        def refuse(dir: Path) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    for _ in range(2):
+        assert process.start() > 0
+        assert process.said[0] == ONCE
+        assert re.fullmatch(
+            rf"compiled in \d+\.\d s; not kept, because {root}\S* cannot be written \(.+\): "
+            "NUMBA_CACHE_DIR=<folder> names another place",
+            process.said[1],
+        )
+        assert process.works()
+        assert compilation.compile_kernels("float32", process.said.append) == 0
+    assert not list(tmp_path.rglob("*.nb[ic]"))
+
+
+def test_kernels_are_used_although_the_disk_is_full(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: object, data: object) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile._dump", full)
+    assert process.start() > 0
+    assert f"not kept, because {compilation.cache_directory()} cannot be written (No space left" in process.said[1]
+    assert process.works()
+    assert list(compilation.cache_directory().iterdir()) == []
+    monkeypatch.undo()
+
+
+def test_switched_off_compiler_is_one_sentence(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation.config, "DISABLE_JIT", 1)
+    with pytest.raises(UserError, match="NUMBA_DISABLE_JIT switches it off"):
+        process.start()
 
 
 # Earlier versions
@@ -210,11 +324,10 @@ def version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Version:
         (folder / "engine_0123").mkdir(parents=True)
         (folder / "engine_0123" / "kernel.nbc").write_bytes(b"compiled")
         for dtype, at in compiled_at.items():
-            (folder / f"{dtype}.compiled").touch()
+            (folder / f"{dtype}.compiled").write_text("{}")
             os.utime(folder / f"{dtype}.compiled", (at, at))
         return folder
 
-    monkeypatch.setattr(compilation, "cache_directory", lambda: tmp_path / "current")
     return make
 
 
@@ -222,7 +335,7 @@ def test_old_versions_are_removed_and_the_newest_are_kept(version: Version) -> N
     old = [version(f"old{n}", float32=10 + n, float64=20 + n) for n in range(4)]
     newer = [version(f"newer{n}", float32=100 + n, float64=200 + n) for n in range(compilation.KEPT_VERSIONS - 1)]
     current = version("current", float32=1000, float64=1001)
-    compilation.remove_old_versions()
+    compilation.remove_old_versions(current)
     assert [folder.exists() for folder in old] == [False] * 4
     assert all((folder / "engine_0123" / "kernel.nbc").exists() for folder in [*newer, current])
 
@@ -231,16 +344,16 @@ def test_version_compiled_last_is_never_removed(version: Version) -> None:
     for n in range(10):
         version(f"earlier{n}", float32=100 + n)
     current = version("current", float64=1000)
-    compilation.remove_old_versions()
+    compilation.remove_old_versions(current)
     assert current.exists()
     assert compilation.KEPT_VERSIONS <= len(list(current.parent.iterdir())) <= 2 * compilation.KEPT_VERSIONS
 
 
-def test_old_version_compiled_for_another_float_type_counts_as_new(version: Version) -> None:
+def test_old_version_compiled_for_another_float_type_counts_as_new(version: Version, tmp_path: Path) -> None:
     again = version("again", float32=1, float64=1000)
     for n in range(5):
         version(f"between{n}", float32=100 + n, float64=200 + n)
-    compilation.remove_old_versions()
+    compilation.remove_old_versions(tmp_path / "current")
     assert again.exists()
 
 
@@ -251,15 +364,15 @@ def test_other_files_and_unfinished_versions_are_kept(version: Version, tmp_path
     unfinished = version("unfinished")
     for n in range(10):
         version(f"version{n}", float32=n, float64=n)
-    compilation.remove_old_versions()
+    compilation.remove_old_versions(tmp_path / "current")
     assert (tmp_path / "numba_s_own" / "index.nbi").exists()
     assert (tmp_path / "file").exists()
     assert unfinished.exists(), "another process may be compiling it"
 
 
-def test_few_versions_are_all_kept(version: Version) -> None:
+def test_few_versions_are_all_kept(version: Version, tmp_path: Path) -> None:
     folders = [version(f"version{n}", float32=n, float64=n) for n in range(compilation.KEPT_VERSIONS)]
-    compilation.remove_old_versions()
+    compilation.remove_old_versions(tmp_path / "current")
     assert all(folder.exists() for folder in folders)
 
 

@@ -1,13 +1,17 @@
-"""Compile the kernels once for each float type, with explicit signatures, and keep the machine code on disk."""
+"""Compile the kernels once for each float type, with explicit signatures, and keep the machine code on disk.
 
-import atexit
+<cache>/<digest>/float32/           numba's index and data files
+<cache>/<digest>/float32.compiled   the SHA-256 of each of them, written last
+"""
+
 import hashlib
+import json
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +20,10 @@ import numba
 import platformdirs
 from filelock import FileLock
 from numba import types
-from numba.core import config
+from numba.core import config, event
+from numba.core.caching import NullCache
+
+from microgpt.errors import UserError
 
 # Annotations of a kernel's arguments, besides int (int64) and float (float64). Pointers are for kernels that are called
 # by kernels, arrays for kernels that are called by Python. Floats have the type that is compiled for, float32 or
@@ -80,73 +87,174 @@ def digest() -> str:
         for source in sorted(Path(__file__).resolve().parent.rglob("*.py"))
     )
     machine = llvmlite.binding.get_host_cpu_name() + llvmlite.binding.get_host_cpu_features().flatten()
+    machine += f"{config.CPU_NAME} {config.CPU_FEATURES}"  # pyright: ignore[reportAttributeAccessIssue]
     versions = f"{numba.__version__} {llvmlite.__version__} {machine}"
     return hashlib.sha256(sources + versions.encode()).hexdigest()[:16]
 
 
-def make_cache_directory() -> Path:
-    """Make the folder of this digest in NUMBA_CACHE_DIR or the user's cache, or a temporary one if that fails."""
-    root = os.environ.get("NUMBA_CACHE_DIR")
-    folder = (Path(root) if root else platformdirs.user_cache_path("microgpt") / "kernels") / digest()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError:  # a home that cannot be written: each process compiles for itself
-        private = tempfile.mkdtemp(prefix="microgpt-kernels-")
-        atexit.register(shutil.rmtree, private, ignore_errors=True)
-        folder = Path(private) / digest()
-        folder.mkdir()
-        return folder
-
-
-@cache
 def cache_directory() -> Path:
-    """Return this process's cache directory."""
-    return make_cache_directory()
+    """Return the folder of this digest in NUMBA_CACHE_DIR or the user's cache."""
+    root = os.environ.get("NUMBA_CACHE_DIR")
+    return (Path(root) if root else platformdirs.user_cache_path("microgpt") / "kernels") / digest()
 
 
-def remove_old_versions() -> None:
-    """Remove the compiled kernels of all versions except the newest."""
-    versions = sorted(cache_directory().parent.glob("*/float*.compiled"), key=lambda path: path.stat().st_mtime)
+def make_cache_directory() -> Path:
+    """Make the folder. Raises OSError if it cannot be made or written."""
+    folder = cache_directory()
+    make_writable_folder(folder)
+    return folder
+
+
+def make_writable_folder(folder: Path) -> None:
+    """Raises OSError if the folder cannot be made, or takes no file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def remove_old_versions(folder: Path) -> None:
+    """Remove the compiled kernels of all versions beside `folder` except the newest."""
+    versions = sorted(folder.parent.glob("*/float*.compiled"), key=lambda path: path.stat().st_mtime)
     kept = {path.parent for path in versions[::-1][: 2 * KEPT_VERSIONS]}
     for path in versions:
         if path.parent not in kept:
             shutil.rmtree(path.parent, ignore_errors=True)
 
 
+def checksums(kept: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file below a folder, by its path there."""
+    files = sorted(path for path in kept.rglob("*") if path.is_file())
+    return {str(path.relative_to(kept)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def damaged_file(folder: Path, dtype: str) -> Path | None:
+    """Return a file of the kept kernels that is not as it was written, or None. numba would raise or not find it."""
+    manifest, kept = folder / f"{dtype}.compiled", folder / dtype
+    try:
+        expected, found = json.loads(manifest.read_bytes()), checksums(kept)
+    except (OSError, ValueError):
+        return manifest
+    if not isinstance(expected, dict) or not expected:
+        return manifest
+    changed = [name for name in sorted(expected.keys() | found.keys()) if expected.get(name) != found.get(name)]
+    return kept / changed[0] if changed else None
+
+
 # Compilation
+
+READY: set[str] = set()  # the float types whose kernels this process has
+IN_THIS_PROCESS = threading.Lock()
 
 
 def compile_kernels(dtype: str, say: Callable[[str], None]) -> float:
     """Load all kernels for `dtype` (float32 or float64) from disk, or compile them; return the seconds of compiling."""
-    folder = cache_directory()
-    done = folder / f"{dtype}.compiled"
-    with FileLock(f"{folder}-{dtype}.lock"):  # a second process waits until the first has compiled
-        if done.exists():
-            build(dtype, entries_only=True)
-            return 0.0
-        say(f"compiling the native kernels for {dtype}: once for this version on this machine")
+    if config.DISABLE_JIT:  # pyright: ignore[reportAttributeAccessIssue]
+        raise UserError("backend=native compiles its kernels with numba, and NUMBA_DISABLE_JIT switches it off")
+    with IN_THIS_PROCESS:
+        seconds = 0.0 if dtype in READY else load_or_compile(dtype, say)
+        READY.add(dtype)
+    return seconds
+
+
+def load_or_compile(dtype: str, say: Callable[[str], None]) -> float:
+    try:
+        folder = make_cache_directory()
+        lock = FileLock(f"{folder}-{dtype}.lock")
+        lock.acquire()  # a second process waits until the first has compiled
+    except OSError as error:  # such as a home that cannot be written: each process compiles for itself
+        return compile_and_keep(dtype, None, say, refused=error)
+    with lock:
+        if not (folder / f"{dtype}.compiled").exists():
+            return compile_and_keep(dtype, folder, say)
+        if (damaged := damaged_file(folder, dtype)) is not None:
+            return compile_and_keep(dtype, folder, say, f"{damaged} is damaged: compiling the native kernels again")
         start = time.perf_counter()
-        build(dtype, entries_only=False)
-        done.touch()
-        remove_old_versions()
-        seconds = time.perf_counter() - start
-        say(f"compiled in {seconds:.1f} s; kept in {folder}")
-        return seconds
+        compiles = Announcement(say, f"compiling the native kernels for {dtype}: numba does not find them in {folder}")
+        with event.install_listener("numba:compile", compiles):
+            build(dtype, folder / dtype, entries_only=True)
+        return time.perf_counter() - start if compiles.is_made else 0.0
 
 
-def build(dtype: str, entries_only: bool) -> None:
-    """Compile each kernel for `dtype`, entries with numba's cache on disk."""
-    before, config.CACHE_DIR = config.CACHE_DIR, str(cache_directory())  # pyright: ignore[reportAttributeAccessIssue]
+def compile_and_keep(
+    dtype: str, folder: Path | None, say: Callable[[str], None], why: str = "", refused: OSError | None = None
+) -> float:
+    """Compile all kernels and keep them in a folder, if there is one; return the seconds."""
+    say(why or f"compiling the native kernels for {dtype}: once for this version on this machine")
+    start = time.perf_counter()
+    if folder is not None:
+        refused = keep(dtype, folder)
+    else:
+        build(dtype, None, entries_only=False)
+    seconds = time.perf_counter() - start
+    where = f"kept in {folder}"
+    if refused is not None:
+        where = (
+            f"not kept, because {refused.filename or cache_directory()} cannot be written ({refused.strerror}): "
+            "NUMBA_CACHE_DIR=<folder> names another place"
+        )
+    say(f"compiled in {seconds:.1f} s; {where}")
+    return seconds
+
+
+def keep(dtype: str, folder: Path) -> OSError | None:
+    """Compile all kernels and keep them in a folder; return the error of a folder that cannot be written."""
+    manifest, kept = folder / f"{dtype}.compiled", folder / dtype
+    manifest.unlink(missing_ok=True)
+    shutil.rmtree(kept, ignore_errors=True)
+    error = build(dtype, kept, entries_only=False)
+    if error is None:
+        try:
+            manifest.write_text(json.dumps(checksums(kept)))
+        except OSError as full:
+            error = full
+    if error is not None:
+        manifest.unlink(missing_ok=True)
+        shutil.rmtree(kept, ignore_errors=True)
+        return error
+    remove_old_versions(folder)
+    return None
+
+
+def build(dtype: str, kept: Path | None, entries_only: bool) -> OSError | None:
+    """Compile each kernel for `dtype`, entries with numba's cache in the folder `kept`.
+
+    Returns the last error of writing there: the kernels are compiled all the same.
+    """
+    refused = None
+    config.reload_config()  # now: numba does it while it compiles if one of its variables has changed
+    before, config.CACHE_DIR = config.CACHE_DIR, str(kept or "")  # pyright: ignore[reportAttributeAccessIssue]
     try:
         for dispatcher in KERNELS:
-            if is_entry(dispatcher):
-                dispatcher.enable_caching()  # reads config.CACHE_DIR
-            elif entries_only:
+            if entries_only and not is_entry(dispatcher):
                 continue
             dispatcher.disable_compile(False)
-            dispatcher.compile(signature(dispatcher, dtype))
+            try:
+                if is_entry(dispatcher):
+                    dispatcher._cache = NullCache()  # not that of another float type
+                    if kept is not None:
+                        make_writable_folder(kept)  # else numba would choose another place
+                        dispatcher.enable_caching()  # reads config.CACHE_DIR
+                dispatcher.compile(signature(dispatcher, dtype))
+            except OSError as error:
+                refused = error
+                dispatcher.compile(signature(dispatcher, dtype))  # returns what is compiled already
             dispatcher.disable_compile()  # a call with other integer types converts them
     finally:
         config.CACHE_DIR = before  # pyright: ignore[reportAttributeAccessIssue]
+    return refused
+
+
+class Announcement(event.Listener):
+    """Says once that numba compiles."""
+
+    def __init__(self, say: Callable[[str], None], text: str):
+        self.say, self.text = say, text
+        self.is_made = False
+
+    def on_start(self, event: Any) -> None:
+        if not self.is_made:
+            self.is_made = True
+            self.say(self.text)
+
+    def on_end(self, event: Any) -> None:
+        pass
