@@ -16,7 +16,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("app",),
     ("tasks",),
     ("sweeps",),
-    ("benchmarks", "serve"),
+    ("benchmarks", "explain", "serve"),
     ("training",),
     ("reports",),
     ("inference",),

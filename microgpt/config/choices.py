@@ -32,20 +32,26 @@ LOGGERS: dict[str, tuple[str, ...]] = {
 EXPORT_FORMATS: dict[str, tuple[str, ...]] = {"safetensors": ("half",), "onnx": ()}
 
 
+# explain.format -> the keys of `explain` that it reads besides document (explain/formats.py)
+EXPLAIN_FORMATS: dict[str, tuple[str, ...]] = {"text": (), "html": ("path",), "svg": ("path",)}
+
+
 @dataclass(frozen=True)
 class TaskChoice:
     """What a task works on."""
 
     needs_checkpoint: bool = True  # the model of `checkpoint`
+    makes_model: bool = False  # the configuration describes the data and the model, and how it is trained
 
 
 # task.name -> the module microgpt/tasks/<name>.py, with a function <name>(config, invocation)
 TASKS = {
-    "train": TaskChoice(needs_checkpoint=False),
+    "train": TaskChoice(needs_checkpoint=False, makes_model=True),
     "sample": TaskChoice(),
     "chat": TaskChoice(),
     "info": TaskChoice(),
     "export": TaskChoice(),
     "serve": TaskChoice(),
     "benchmark": TaskChoice(needs_checkpoint=False),
+    "explain": TaskChoice(needs_checkpoint=False, makes_model=True),
 }

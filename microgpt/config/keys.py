@@ -88,9 +88,12 @@ def text_keys(node: type) -> dict[str, bool]:
     return found
 
 
-def check_keys(config: Any) -> None:
-    """Check every key by itself. Raises UserError at the first constraint that is broken."""
-    for name, value, stated in walk(config):
+def check_keys(node: Any, path: str = "") -> None:
+    """Check every key of a configuration, or of the group at `path`, by itself.
+
+    Raises UserError at the first constraint that is broken.
+    """
+    for name, value, stated in walk(node, path):
         if value is None:
             continue
         for item in value if isinstance(value, list) else [value]:

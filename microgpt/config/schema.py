@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from microgpt.config.choices import EXPORT_FORMATS, LOGGERS, MODES, SCHEDULES, TASKS
+from microgpt.config.choices import EXPLAIN_FORMATS, EXPORT_FORMATS, LOGGERS, MODES, SCHEDULES, TASKS
 from microgpt.config.keys import group, key
 from microgpt.data.conversations import LOSS_ON
 from microgpt.data.corpus import FORMATS, LONG_DOCUMENTS
@@ -232,6 +232,19 @@ class BenchmarkConfig:
 
 
 @dataclass(frozen=True)
+class ExplainConfig:
+    document: str | None = key(
+        None, "text of the training step; null: the first training example", holds=bool,
+        allowed="it is a text of at least one character, or null", new=True,
+    )  # fmt: skip
+    format: str = key("text", one_of=EXPLAIN_FORMATS, new=True)
+    path: str | None = key(
+        None, "html, svg: file to write; null: explain.html, explain.svg", holds=bool,
+        allowed="it is a file, or null", new=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class LoggerConfig:
     name: str = key("none", "where metrics go besides history.jsonl", one_of=LOGGERS)
     project: str | None = key(None, "wandb, trackio: project; mlflow: experiment; null: as the environment says")
@@ -259,6 +272,7 @@ class Config:
     export: ExportConfig = group(ExportConfig, effect="none")
     serve: ServeConfig = group(ServeConfig, effect="none")
     benchmark: BenchmarkConfig = group(BenchmarkConfig, effect="none")
+    explain: ExplainConfig = group(ExplainConfig, effect="none")
     logger: LoggerConfig = group(LoggerConfig, effect="none")
     sweep: SweepConfig = group(SweepConfig, effect="none")
     seed: int = key(42, "seed of the order of examples, the initial weights and the samples", at_least=0)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from microgpt.config.choices import EXPORT_FORMATS, MODES, SCHEDULES, TASKS
+from microgpt.config.choices import EXPLAIN_FORMATS, EXPORT_FORMATS, MODES, SCHEDULES, TASKS
 from microgpt.config.keys import check_keys, one_of, require
 from microgpt.config.schema import (
     BackendConfig,
@@ -14,6 +14,7 @@ from microgpt.config.schema import (
     DataConfig,
     ModelConfig,
     OptimConfig,
+    SampleConfig,
     StyleConfig,
 )
 from microgpt.data.sources import SOURCES
@@ -26,23 +27,29 @@ from microgpt.runs.record import Invocation
 
 def check(config: Config) -> None:
     """Check every key, then the rules between keys. Raises UserError at the first one that is broken."""
-    temperature = config.sample.temperature
-    if not (math.isfinite(temperature) and temperature >= 0):  # in the words of task=chat and of the server
-        raise UserError(f"sample.temperature: temperature must be finite and >= 0, got {temperature}")
+    check_sample(config.sample)
     check_keys(config)
     check_mode(config)
     check_backend(config.backend)
     check_model(config.model)
     check_style(config.style)
     check_data(config.data)
-    if config.task.name == "train":
+    if TASKS[config.task.name].makes_model:
         require(SOURCES[config.data.name].mixes_styles or not config.style.documents, "style", config.style.name,
                 f"data={config.data.name} cannot be mixed with documents of a style: say style=classic")  # fmt: skip
     check_optim(config.optim)
     check_schedule(config)
     check_task(config)
-    refuse_unused("export", config.export, EXPORT_FORMATS, config.export.format)
+    refuse_unused("export", config.export, EXPORT_FORMATS, config.export.format, "export.format")
+    refuse_unused("explain", config.explain, EXPLAIN_FORMATS, config.explain.format, "explain.format")
     check_benchmark(config.benchmark)
+
+
+def check_sample(sample: SampleConfig) -> None:
+    temperature = sample.temperature
+    if not (math.isfinite(temperature) and temperature >= 0):  # in the words of task=chat and of the server
+        raise UserError(f"sample.temperature: temperature must be finite and >= 0, got {temperature}")
+    check_keys(sample, "sample.")
 
 
 def refuse_unused(
@@ -140,6 +147,8 @@ def check_task(config: Config) -> None:
     else:
         require(config.checkpoint is None, "checkpoint", config.checkpoint,
                 f"task={task} reads none; to train on from a checkpoint, say train.resume=<folder>")  # fmt: skip
+    require(task != "explain" or config.mode.name == "scalar", "mode", config.mode.name,
+            "task=explain explains the scalar engine (mode=scalar)")  # fmt: skip
     if config.sample.bulk:
         require(task == "sample" and config.backend.name in ("native", "auto"), "sample.bulk", True,
                 "it goes with task=sample mode=tensor backend=native")  # fmt: skip
@@ -168,7 +177,7 @@ def check_processes(config: Config, count: int) -> None:
 
 def check_overrides(task: str, invocation: Invocation) -> None:
     """Refuse to change what the model of a checkpoint, or of the benchmark, determines."""
-    if task == "train":
+    if TASKS[task].makes_model:
         return
     for group in ("model", "data", "optim", "schedule", "train"):
         if invocation.touches(group):

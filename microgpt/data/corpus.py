@@ -171,13 +171,15 @@ def encode_part(documents: Sequence[str], tokenizer: Tokenizer, options: Example
     return Part(len(documents), list(chain.from_iterable(pieces)), list(accumulate(map(len, pieces))))
 
 
-def encode_document(text: str, tokenizer: Tokenizer, options: ExampleOptions) -> list[Example]:
+def encode_document(text: str, tokenizer: Tokenizer, options: ExampleOptions, name: str = "text") -> list[Example]:
     """Return [BOS] + characters + [BOS], cut to examples of at most block_size targets.
+
+    `name` is the text's name in the message about unknown characters.
 
     Adjacent windows share one token, the last target of one and the first input of the next, so that every token of
     the document is a target exactly once.
     """
-    tokens = [tokenizer.bos, *tokenizer.encode(text)] + [tokenizer.bos] * options.closed
+    tokens = [tokenizer.bos, *tokenizer.encode(text, name)] + [tokenizer.bos] * options.closed
     return LONG_DOCUMENTS[options.long_documents](tokens, options.block_size) if is_long(text, options) else [tokens]
 
 

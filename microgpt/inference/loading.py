@@ -17,6 +17,7 @@ from microgpt.inference.generation import Continuation
 from microgpt.inference.sampling import SamplingPolicy
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import Checkpoint, load_checkpoint
+from microgpt.runs.checkpoint_format import generator_from
 from microgpt.runs.checkpoint_paths import resolve_checkpoint
 from microgpt.runs.record import Invocation
 
@@ -75,6 +76,17 @@ def sampling_policy(sample: SampleConfig, style: dict[str, Any]) -> SamplingPoli
         phrases=tuple(style["phrases"]),
         bias=style["bias"],
     )
+
+
+def sample_generator(checkpoint: Checkpoint, seed: int | None, otherwise: int = Config.seed) -> random.Random:
+    """Return a generator with the given seed, else with the state that gives the samples of the training run.
+
+    `otherwise` is the seed for a checkpoint without that state, an export.
+    """
+    recorded = checkpoint.progress.rng_state
+    if seed is None and recorded is not None:
+        return generator_from(recorded)
+    return random.Random(otherwise if seed is None else seed)
 
 
 def style_of(config: Config, invocation: Invocation, checkpoint: Checkpoint) -> dict[str, Any]:

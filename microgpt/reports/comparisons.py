@@ -52,6 +52,22 @@ def comparisons(family: Family, samples: Samples | None = None, most_paired: int
         if variant.name in known:
             groups.setdefault(variant.group, []).append(variant)
     pairs = [pair for members in groups.values() for pair in pairs_among(members, family.baseline, most_paired)]
+    return compared(pairs, known)
+
+
+def comparisons_in(family: Family, keys: Sequence[str], most_paired: int = MOST_PAIRED) -> list[Comparison]:
+    """Compare the variants that differ in `keys` and no other setting, with Holm's correction over all of them."""
+    known = family.samples()
+    alike: dict[tuple[str, ...], list[Variant]] = {}
+    for variant in family.variants:
+        if variant.name in known:
+            others = [key for key in variant.settings if key not in keys]
+            alike.setdefault((str(variant.group), *values(variant.settings, others)), []).append(variant)
+    pairs = [pair for members in alike.values() for pair in pairs_among(members, family.baseline, most_paired)]
+    return compared(pairs, known)
+
+
+def compared(pairs: Sequence[tuple[Variant, Variant]], known: Samples) -> list[Comparison]:
     found = corrected([difference(known[a.name], known[b.name]) for a, b in pairs])
     return [Comparison(a, b, one) for (a, b), one in zip(pairs, found, strict=True)]
 

@@ -149,6 +149,11 @@ def sweep_family(rows: Sequence[Row]) -> Family:
     return new_family("sweep", f"sweeps/{jobs[0][1]}", rows, [int(job[2]) for job in jobs])
 
 
+def family_of(rows: Sequence[Row]) -> Family:
+    """Return the given runs, oldest first, as one family, whatever they belong to."""
+    return new_family("sweep", "", with_data(rows), range(len(rows)))
+
+
 def new_family(kind: Literal["sweep", "ablation"], key: str, rows: Sequence[Row], places: Sequence[int]) -> Family:
     """Return a family of runs, oldest first; its variants are ordered by the least place of their runs."""
     members: dict[str, list[Row]] = {}

@@ -55,13 +55,21 @@ class Plots:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """An SVG element that is part of the page as it is, at its own size."""
+
+    title: str
+    svg: str
+
+
+@dataclass(frozen=True)
 class Samples:
     """Generated texts of several variants, side by side."""
 
     variants: Mapping[str, Mapping[int, Sequence[str]]]  # name -> seed -> texts
 
 
-Block = Heading | Paragraph | Bullets | Table | Plots | Samples
+Block = Heading | Paragraph | Bullets | Table | Plots | Drawing | Samples
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,19 @@
 """task=sample: text from a checkpoint."""
 
-import random
 from pathlib import Path
 
 from microgpt.config.schema import Config
 from microgpt.inference.generation import generate, generate_many
-from microgpt.inference.loading import load_model
+from microgpt.inference.loading import load_model, sample_generator
 from microgpt.inference.prompts import sample_prompts
-from microgpt.runs.checkpoint import Checkpoint
-from microgpt.runs.checkpoint_format import generator_from
 from microgpt.runs.record import Invocation
 
 
 def sample(config: Config, invocation: Invocation) -> None:
     model, count = load_model(config, invocation), config.sample.num_samples
     (prompt,) = sample_prompts(config.sample, model.tokenizer, model.block_size, questions=())
-    rng = generator(config, invocation, model.checkpoint)
+    seed = config.seed if config.sample.seed is None and invocation.touches("seed") else config.sample.seed
+    rng = sample_generator(model.checkpoint, seed, config.seed)
     if config.sample.bulk:
         samples = generate_many(
             model.engine, model.tokenizer, model.block_size, prompt.tokens, model.policy, count, rng
@@ -29,16 +27,6 @@ def sample(config: Config, invocation: Invocation) -> None:
     for number, made in enumerate(samples, 1):
         why = "" if made.stop_reason == "end" else f"  [stopped: {made.stop_reason}]"
         print(f"sample {number:2d}: {prompt.text}{made.text}{why}", flush=not config.sample.bulk)
-
-
-def generator(config: Config, invocation: Invocation, checkpoint: Checkpoint) -> random.Random:
-    """Return a generator with the given seed, else with the state that gives the samples of the training run."""
-    recorded = checkpoint.progress.rng_state
-    if config.sample.seed is not None:
-        return random.Random(config.sample.seed)
-    if recorded is None or invocation.touches("seed"):
-        return random.Random(config.seed)
-    return generator_from(recorded)
 
 
 def relative(path: Path) -> Path:

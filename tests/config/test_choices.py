@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from microgpt.app import config_directory
-from microgpt.config.choices import EXPORT_FORMATS, LOGGERS, MODES, SCHEDULES, TASKS
+from microgpt.config.choices import EXPLAIN_FORMATS, EXPORT_FORMATS, LOGGERS, MODES, SCHEDULES, TASKS
 from microgpt.config.keys import keys_of
 from microgpt.config.schema import BackendConfig, DataConfig, ModelConfig, OptimConfig, ScheduleConfig
 from microgpt.data.sources import SOURCES
 from microgpt.engines.optimizer import OPTIMIZERS
 from microgpt.engines.options import BACKENDS
+from microgpt.explain import formats
 from microgpt.model.spec import MODEL_KINDS
 from microgpt.tasks import task_named
 from microgpt.tasks.export import FORMATS
@@ -35,6 +36,10 @@ def test_every_task_has_a_function(name: str) -> None:
 
 def test_every_export_format_is_implemented() -> None:
     assert list(FORMATS) == list(EXPORT_FORMATS)
+
+
+def test_every_format_of_an_explanation_is_implemented() -> None:
+    assert list(formats.FORMATS) == list(EXPLAIN_FORMATS)
 
 
 @pytest.mark.parametrize(

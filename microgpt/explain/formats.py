@@ -1,0 +1,15 @@
+"""The formats of the lesson: each makes the content of a file, or the text that is printed."""
+
+from collections.abc import Callable
+
+from microgpt.explain.graph import Graph, svg
+from microgpt.explain.lesson import lesson, plain_text
+from microgpt.explain.step import Step
+from microgpt.reports.html import html
+
+# explain.format -> the content
+FORMATS: dict[str, Callable[[Step, Graph], str]] = {
+    "text": lambda step, graph: plain_text(lesson(step)),
+    "html": lambda step, graph: html(lesson(step, graph)),
+    "svg": lambda step, graph: svg(graph),
+}
