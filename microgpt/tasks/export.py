@@ -9,7 +9,7 @@ lm_head is always among the weights, because readers of the earlier format requi
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from microgpt.config.schema import Config
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.engines.base import Arrays, implementation
 from microgpt.errors import UserError
+from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import (
     Checkpoint,
     document,
@@ -32,7 +33,12 @@ from microgpt.runs.checkpoint_paths import resolve_checkpoint
 from microgpt.runs.record import Invocation
 
 EXPORTS = Path("exports")
-EARLIER_FORMAT = {"kind": "gpt", "input_rmsnorm": True, "activation": "relu"}  # the only architecture of 0.5.0
+# The only architecture of 0.5.0; a tied model and other initial values are nothing that its readers need to know
+EARLIER_FORMAT = {"kind": "gpt"} | {
+    f.name: f.default
+    for f in fields(ModelSpec)
+    if f.default is not MISSING and f.name not in ("tie_lm_head", "init_std", "residual_init", "init")
+}
 
 Files = dict[str, bytes]
 

@@ -16,7 +16,7 @@ from microgpt.engines.torch import model as torch_model
 from microgpt.engines.torch import optimizer as torch_optimizer
 from microgpt.errors import UserError
 from microgpt.model import spec as spec_module
-from microgpt.model.spec import ACTIVATIONS, MODEL_KINDS, ModelSpec
+from microgpt.model.spec import ACTIVATIONS, MODEL_KINDS, NORMS, POSITIONS, ModelSpec
 
 PLACES = {
     "python": ("engines/scalar/model.py", "engines/scalar/optimizers.py"),
@@ -46,6 +46,18 @@ def test_an_activation_that_an_engine_lacks(backend: str, monkeypatch: pytest.Mo
     table = f"ACTIVATIONS in {PLACES[backend][0]}"
     assert refusal(backend, gpt(activation="tanh")) == (
         f"model.activation=tanh is not implemented by this engine: add it to {table}"
+    )
+
+
+@each_backend
+@pytest.mark.parametrize(("option", "table"), [("position", POSITIONS), ("norm", NORMS)])
+def test_a_choice_of_the_model_that_an_engine_lacks(
+    backend: str, option: str, table: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(table, "invented", table["none" if option == "position" else "rmsnorm"])
+    assert refusal(backend, gpt(**{option: "invented"})) == (
+        f"model.{option}=invented is not implemented by this engine: "
+        f"add it to {option.upper()}S in {PLACES[backend][0]}"
     )
 
 
@@ -80,6 +92,10 @@ def test_a_dtype_that_the_torch_engine_lacks(monkeypatch: pytest.MonkeyPatch) ->
         (MODEL_KINDS, torch_model.FORWARD),
         (ACTIVATIONS, scalar_model.ACTIVATIONS),
         (ACTIVATIONS, torch_model.ACTIVATIONS),
+        (POSITIONS, scalar_model.POSITIONS),
+        (POSITIONS, torch_model.POSITIONS),
+        (NORMS, scalar_model.NORMS),
+        (NORMS, torch_model.NORMS),
         (OPTIMIZERS, scalar_optimizers.UPDATE_RULES),
         (OPTIMIZERS, torch_optimizer.UPDATE_RULES),
         (BACKENDS["torch"].dtypes, torch_device.DTYPES),

@@ -49,6 +49,12 @@ SPECS = {
     "no layer": replace(SPEC, n_layer=0),
     "block of one": replace(SPEC, block_size=1),
     "long block": replace(SPEC, block_size=80, n_layer=1),
+    "grouped and rotated": replace(
+        SPEC, position="rope", n_kv_head=1, qk_norm=True, gated_mlp=True, activation="silu", logit_softcap=20.0
+    ),
+    "biased": replace(
+        SPEC, norm="layernorm", norm_gain=True, final_norm=True, bias=True, activation="gelu_tanh", mlp_width=5
+    ),
     "bigram": BIGRAM,
     "tied bigram": replace(BIGRAM, tie_lm_head=True, input_rmsnorm=False),
 }

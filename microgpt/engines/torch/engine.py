@@ -195,7 +195,8 @@ class TorchEngine:
         spec, order = self.spec, np.argsort(-positions, kind="stable")[self.ranks.share]
         while len(order):
             longest = int(positions[order[0]])
-            widest = max(spec.vocab_size, 4 * spec.n_embd, spec.n_head * longest)
+            hidden = (2 if spec.gated_mlp else 1) * spec.mlp_features
+            widest = max(spec.vocab_size, hidden, spec.n_head * longest)
             fit = EVALUATED_AT_ONCE[self.device.type] // (len(self.flat) * longest * widest)
             yield order[: max(1, fit)]
             order = order[max(1, fit) :]

@@ -12,15 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from microgpt.engines.base import implementation, refuse_options
+from microgpt.engines.base import implementation
 from microgpt.engines.torch.parameters import Layout
-from microgpt.model.spec import RMSNORM_EPSILON, ModelSpec
+from microgpt.model.spec import ModelSpec
 
-# Options of model/spec.py that this engine does not compute yet
-LACKING = (
-    "position", "norm", "norm_eps", "norm_gain", "final_norm", "qk_norm", "bias", "gated_mlp", "mlp_width",
-    "n_kv_head", "logit_softcap",
-)  # fmt: skip
+Weights = dict[str, Tensor]  # by block of the layout
+
 NO_TARGET = -100  # the target of a position that has none
 LARGEST_LOSS = 745.13  # above it a probability underflows in float64, so that the scalar engine's loss is infinite
 SHORT_BLOCK = 64  # up to this length, attention on a CPU is faster as batched products than as one fused operation
@@ -42,9 +39,8 @@ class KeyValueCache:
         self.length = 0
         self.kept = like.new_zeros(spec.n_layer, 2, spec.block_size, spec.n_head, spec.head_dim)
 
-    def attention(self, layer: int, qkv: Tensor) -> Tensor:
-        """Append one token's key and value, and attend to all tokens so far: (1, 3E) -> (1, E)."""
-        heads = qkv.view(3, *self.kept.shape[3:])  # (3, H, D)
+    def attention(self, layer: int, heads: Tensor) -> Tensor:
+        """Append one token's key and value, and attend to all tokens so far: (3, H, D) -> (1, E)."""
         self.kept[layer, :, self.length] = heads[1:]
         keys, values = self.kept[layer, :, : self.length + 1].transpose(1, 2)  # (H, T, D)
         scores = keys @ heads[0, :, :, None] * heads.shape[2] ** -0.5  # (H, T, 1)
@@ -55,7 +51,6 @@ class Models:
     """The computation of R models, given their parameters: a tensor (R, rows, columns) for each block of the layout."""
 
     def __init__(self, spec: ModelSpec, layout: Layout, device: torch.device, dtype: torch.dtype, autocast: bool):
-        refuse_options(spec, LACKING, "engines/torch/model.py")
         self.spec = spec
         self.layout = layout
         self.device = device
@@ -64,6 +59,9 @@ class Models:
         self.activate = implementation(
             ACTIVATIONS, "model.activation", spec.activation, "ACTIVATIONS in engines/torch/model.py"
         )
+        self.standardize = implementation(NORMS, "model.norm", spec.norm, "NORMS in engines/torch/model.py")
+        table = implementation(POSITIONS, "model.position", spec.position, "POSITIONS in engines/torch/model.py")
+        self.rotation = None if table is None else table(spec).to(device, dtype)
         is_fused = device.type != "cpu" or spec.block_size > SHORT_BLOCK
         self.attend = fused_attention if is_fused else self.short_attention
         side = 0 if is_fused else spec.block_size
@@ -100,36 +98,76 @@ class Models:
         weights = dict(zip(self.layout.blocks, parameters, strict=True))
         return self.forward(self, weights, inputs, cache)
 
-    def gpt(self, weights: dict[str, Tensor], inputs: Tensor, cache: KeyValueCache | None) -> Tensor:
-        product = torch.bmm if cache is None else torch.mm
+    def gpt(self, weights: Weights, inputs: Tensor, cache: KeyValueCache | None) -> Tensor:
         length = inputs.shape[-1]
         positions = slice(length) if cache is None else slice(cache.length, cache.length + length)
         x = functional.embedding(inputs, weights["wte"].flatten(0, -2))  # (R, B, T, E)
-        x = x + weights["wpe"][..., None, positions, :]
+        if self.spec.has_position_embedding:
+            x = x + weights["wpe"][..., None, positions, :]
         x = x.flatten(-3, -2)  # (R, B * T, E)
         if self.spec.input_rmsnorm:
-            x = rmsnorm(x)
+            x = rmsnorm(x, self.spec.norm_eps)
         for layer in range(self.spec.n_layer):
-            qkv = product(rmsnorm(x), weights[f"layer{layer}.attn_qkv"])  # (R, B * T, 3E)
-            x = x + product(self.attention(qkv, layer, length, cache), weights[f"layer{layer}.attn_wo"])
-            hidden = self.activate(product(rmsnorm(x), weights[f"layer{layer}.mlp_fc1"]))  # (R, B * T, 4E)
-            x = x + product(hidden, weights[f"layer{layer}.mlp_fc2"])
-        return product(x, weights["wte"].mT if self.spec.tie_lm_head else weights["lm_head"])
+            qkv = linear(self.norm(x, f"layer{layer}.attn_norm", weights), f"layer{layer}.attn_qkv", weights)
+            heads = self.heads(qkv, length, positions)
+            attended = self.attention(heads, len(qkv)) if cache is None else cache.attention(layer, heads[:, 0, :, 0])
+            x = x + linear(attended, f"layer{layer}.attn_wo", weights)
+            hidden = self.hidden(self.norm(x, f"layer{layer}.mlp_norm", weights), layer, weights)
+            x = x + linear(hidden, f"layer{layer}.mlp_fc2", weights)
+        if self.spec.final_norm:
+            x = self.norm(x, "final_norm", weights)
+        return self.output(x, weights)
 
-    def bigram(self, weights: dict[str, Tensor], inputs: Tensor, cache: KeyValueCache | None) -> Tensor:
-        product = torch.bmm if cache is None else torch.mm
+    def bigram(self, weights: Weights, inputs: Tensor, cache: KeyValueCache | None) -> Tensor:
         x = functional.embedding(inputs, weights["wte"].flatten(0, -2)).flatten(-3, -2)  # (R, B * T, V)
         if self.spec.input_rmsnorm:
-            x = rmsnorm(x)
-        return product(x, weights["wte"].mT if self.spec.tie_lm_head else weights["lm_head"])
+            x = rmsnorm(x, self.spec.norm_eps)
+        return self.output(x, weights)
 
-    def attention(self, qkv: Tensor, layer: int, length: int, cache: KeyValueCache | None) -> Tensor:
-        """Causal attention within each example: (R, B * T, 3E) -> (R, B * T, E)."""
-        if cache is not None:
-            return cache.attention(layer, qkv)
+    def output(self, x: Tensor, weights: Weights) -> Tensor:
+        logits = product(x, weights["wte"].mT if self.spec.tie_lm_head else weights["lm_head"])
+        cap = self.spec.logit_softcap
+        return logits if cap is None else cap * torch.tanh(logits.to(weights["wte"].dtype) / cap)
+
+    def norm(self, x: Tensor, name: str, weights: Weights) -> Tensor:
+        """Return the norm of model.norm, times a gain and plus a bias if the model has them."""
+        x = self.standardize(x, self.spec.norm_eps)
+        gain, bias = weights.get(f"{name}_gain"), weights.get(f"{name}_bias")
+        x = x if gain is None else x * gain
+        return x if bias is None else x + bias
+
+    def hidden(self, x: Tensor, layer: int, weights: Weights) -> Tensor:
+        """Return the features of the MLP after the activation: (R, B * T, E) -> (R, B * T, F)."""
+        hidden = linear(x, f"layer{layer}.mlp_in", weights)
+        if not self.spec.gated_mlp:
+            return self.activate(hidden)
+        hidden, gate = hidden.chunk(2, dim=-1)
+        return self.activate(gate) * hidden
+
+    def heads(self, qkv: Tensor, length: int, positions: slice) -> Tensor:
+        """Return queries, keys and values by head: (R, B * T, (H + 2 K) D) -> (3, R * B, H, T, D).
+
+        Keys and values of grouped-query attention are repeated for each of their queries.
+        """
         spec = self.spec
-        heads = qkv.view(-1, length, 3, spec.n_head, spec.head_dim).permute(2, 0, 3, 1, 4)  # (3, R * B, H, T, D)
-        return self.attend(heads).transpose(1, 2).reshape(len(qkv), -1, spec.n_embd)
+        if spec.kv_heads == spec.n_head:
+            heads = qkv.view(-1, length, 3, spec.n_head, spec.head_dim)
+        else:
+            split = qkv.view(-1, length, spec.n_head + 2 * spec.kv_heads, spec.head_dim)
+            q, kv = split[:, :, None, : spec.n_head], split[:, :, spec.n_head :]
+            kv = kv.unflatten(2, (2, spec.kv_heads, 1)).expand(-1, -1, -1, -1, spec.n_head // spec.kv_heads, -1)
+            heads = torch.cat([q, kv.flatten(3, 4)], dim=2)
+        heads = heads.permute(2, 0, 3, 1, 4)
+        if self.rotation is None and not spec.qk_norm:
+            return heads
+        qk = heads[:2] if self.rotation is None else rotate(heads[:2], self.rotation[:, positions])
+        if spec.qk_norm:
+            qk = rmsnorm(qk, spec.norm_eps)
+        return torch.cat([qk, heads[2:]])
+
+    def attention(self, heads: Tensor, replicas: int) -> Tensor:
+        """Causal attention within each example: (3, R * B, H, T, D) -> (R, B * T, E)."""
+        return self.attend(heads).transpose(1, 2).reshape(replicas, -1, self.spec.n_embd)
 
     def short_attention(self, heads: Tensor) -> Tensor:
         """Attention as batched products: (3, N, H, T, D) -> (N, H, T, D).
@@ -171,5 +209,41 @@ def fused_attention(heads: Tensor) -> Tensor:
     return done[0] if len(done) == 1 else torch.cat(done)
 
 
-def rmsnorm(x: Tensor) -> Tensor:
-    return functional.rms_norm(x, x.shape[-1:], eps=RMSNORM_EPSILON)
+def product(x: Tensor, matrix: Tensor) -> Tensor:
+    """x W for each replica: (R, N, inputs), (R, inputs, outputs) -> (R, N, outputs); or without R for one model."""
+    return torch.bmm(x, matrix) if x.ndim == 3 else torch.mm(x, matrix)
+
+
+def linear(x: Tensor, name: str, weights: Weights) -> Tensor:
+    """x W, plus a bias if the model has one."""
+    y = product(x, weights[name])
+    bias = weights.get(f"{name}_bias")
+    return y if bias is None else y + bias
+
+
+def rmsnorm(x: Tensor, epsilon: float) -> Tensor:
+    return functional.rms_norm(x, x.shape[-1:], eps=epsilon)
+
+
+def layernorm(x: Tensor, epsilon: float) -> Tensor:
+    return functional.layer_norm(x, x.shape[-1:], eps=epsilon)
+
+
+NORMS: dict[str, Callable[[Tensor, float], Tensor]] = {"rmsnorm": rmsnorm, "layernorm": layernorm}
+
+
+def rotations(spec: ModelSpec) -> Tensor:
+    """Return cosine and sine of RoPE's angle at every position, for each pair of features: (2, block_size, D / 2)."""
+    exponents = torch.arange(0, spec.head_dim, 2, dtype=torch.float64) / spec.head_dim
+    angles = torch.outer(torch.arange(spec.block_size, dtype=torch.float64), spec.rope_theta**-exponents)
+    return torch.stack([angles.cos(), angles.sin()])
+
+
+def rotate(heads: Tensor, rotation: Tensor) -> Tensor:
+    """Rotate the features (j, j + D/2) of each head (Su et al., 2021): (..., T, D), (2, T, D / 2) -> (..., T, D)."""
+    cos, sin = rotation
+    first, second = heads.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+POSITIONS: dict[str, Callable[[ModelSpec], Tensor] | None] = {"learned": None, "rope": rotations, "none": None}

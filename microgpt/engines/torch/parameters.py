@@ -1,7 +1,8 @@
 """The parameters of R models in one matrix (R, NP), so that an update is a few large elementwise operations.
 
-A row consists of blocks, each the second factor of one product. Weight matrices are transposed to (inputs, outputs),
-the layout in which a batched product computes their gradient; those of queries, keys and values share a block.
+A row consists of blocks, each the second factor of one product, or a vector. Weight matrices are transposed to (inputs,
+outputs), the layout in which a batched product computes their gradient. Those of queries, keys and values share a
+block, and so do those of the MLP's hidden features and of their gate; so do the biases.
 """
 
 from collections.abc import Mapping
@@ -13,10 +14,19 @@ import torch
 from torch import Tensor
 
 from microgpt.engines.optimizer import decays
-from microgpt.model.spec import ModelSpec
+from microgpt.model.spec import EMBEDDINGS, ModelSpec, constant_value
 
-EMBEDDINGS = ("wte", "wpe")  # not transposed: looked up by row
-QKV = ("attn_wq", "attn_wk", "attn_wv")
+SHARED = {  # block of the tensors that share one
+    **dict.fromkeys(("attn_wq", "attn_wk", "attn_wv"), "attn_qkv"),
+    **dict.fromkeys(("attn_wq_bias", "attn_wk_bias", "attn_wv_bias"), "attn_qkv_bias"),
+    **dict.fromkeys(("mlp_fc1", "mlp_gate"), "mlp_in"),
+    **dict.fromkeys(("mlp_fc1_bias", "mlp_gate_bias"), "mlp_in_bias"),
+}
+
+
+def is_transposed(name: str) -> bool:
+    """Return whether a tensor is a matrix that multiplies, not an embedding, whose rows are looked up, or a vector."""
+    return name not in EMBEDDINGS and constant_value(name) is None
 
 
 @dataclass(frozen=True)
@@ -26,22 +36,30 @@ class Layout:
     spec: ModelSpec
 
     @cached_property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        return self.spec.shapes()
+
+    @cached_property
     def members(self) -> dict[str, list[str]]:
         """Names of the tensors in each block."""
         found: dict[str, list[str]] = {}
-        for name in self.spec.shapes():
+        for name in self.shapes:
             layer, _, tensor = name.rpartition(".")
-            found.setdefault(f"{layer}.attn_qkv" if tensor in QKV else name, []).append(name)
+            found.setdefault(f"{layer}.{SHARED[tensor]}" if tensor in SHARED else name, []).append(name)
         return found
 
     @cached_property
     def blocks(self) -> dict[str, tuple[int, int]]:
         """Shapes of the blocks by name."""
-        shapes, found = self.spec.shapes(), {}
+        found = {}
         for block, names in self.members.items():
-            rows, columns = shapes[names[0]]
-            found[block] = (rows, columns) if block in EMBEDDINGS else (columns, rows * len(names))
+            rows, _ = self.stored_shape(names[0])
+            found[block] = (rows, sum(self.stored_shape(name)[1] for name in names))
         return found
+
+    def stored_shape(self, name: str) -> tuple[int, int]:
+        rows, columns = self.shapes[name]
+        return (columns, rows) if is_transposed(name) else (rows, columns)
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """Return a view of each block: (R, NP) -> (R, rows, columns)."""
@@ -50,22 +68,26 @@ class Layout:
 
     def decays(self) -> Tensor:
         """Return 1 for every parameter with weight decay and 0 for the others: (NP,)."""
-        ones = [torch.full((rows * columns,), float(decays(name))) for name, (rows, columns) in self.blocks.items()]
-        return torch.cat(ones)
+        numbers = [
+            torch.full((rows * columns,), float(decays(self.members[block][0])))
+            for block, (rows, columns) in self.blocks.items()
+        ]
+        return torch.cat(numbers)
 
     def pack(self, arrays: Mapping[str, np.ndarray], dtype: torch.dtype) -> Tensor:
         """Return arrays (R, rows, columns) by tensor name as (R, NP)."""
         parts = []
-        for block, names in self.members.items():
+        for names in self.members.values():
             tensors = [torch.from_numpy(np.asarray(arrays[name])).to(dtype) for name in names]
-            part = tensors[0] if block in EMBEDDINGS else torch.cat([t.mT for t in tensors], dim=2)
+            part = torch.cat([t.mT if is_transposed(n) else t for n, t in zip(names, tensors, strict=True)], dim=2)
             parts.append(part.flatten(1))
         return torch.cat(parts, dim=1)
 
     def unpack(self, flat: Tensor) -> dict[str, np.ndarray]:
         """Return (R, NP) as arrays (R, rows, columns) by tensor name: copies, in the order of spec.shapes()."""
         arrays = {}
-        for (block, names), part in zip(self.members.items(), self.views(flat.cpu()), strict=True):
-            for name, columns in zip(names, part.chunk(len(names), dim=2), strict=True):
-                arrays[name] = (part if block in EMBEDDINGS else columns.mT).numpy().copy()
-        return {name: arrays[name] for name in self.spec.shapes()}
+        for names, part in zip(self.members.values(), self.views(flat.cpu()), strict=True):
+            widths = [self.stored_shape(name)[1] for name in names]
+            for name, columns in zip(names, part.split(widths, dim=2), strict=True):
+                arrays[name] = (columns.mT if is_transposed(name) else columns).numpy().copy()
+        return {name: arrays[name] for name in self.shapes}
