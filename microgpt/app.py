@@ -3,27 +3,27 @@
 Exit codes: 0 on success, 1 for a failure, 2 for a mistake of the user, 128 + n after signal n.
 """
 
+import contextlib
 import io
 import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from microgpt.config.hydra_compat import register_plugins, share_config_store
+from microgpt import __version__
+from microgpt.config.hydra_compat import own_hydra, register_plugins, run_hydra, share_config_store
 from microgpt.config.hydra_errors import explain, report
-from microgpt.config.hydra_schema import from_omegaconf, keys_with_help, register_schema
-from microgpt.config.validation import check, check_overrides, check_processes
+from microgpt.config.hydra_schema import keys_with_help, register_schema
 from microgpt.distributed import this_process
-from microgpt.errors import Interrupted, UserError, is_recorded
-from microgpt.runs.record import Invocation
-from microgpt.sweeps.lifecycle import Sweep, current_sweep, new_sweep, sweep_id
-from microgpt.tasks import task_named
+from microgpt.errors import Interrupted, UserError
+from microgpt.job import Application
+from microgpt.sweeps.lifecycle import Sweep, new_sweep, sweep_id
+from microgpt.sweeps.started import RUN_NAME, run_job
 
 
 def main() -> int:
@@ -41,17 +41,10 @@ def main() -> int:
 
 
 def run() -> int:
-    """Run the program in this process: one job, or a sweep of them."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors instead of printing them
-    register_schema()
-    register_plugins("microgpt.sweeps.launcher", "VectorizedLauncher", "GridSweeper")
-    share_config_store()
-    name = sweep_id(sys.argv[1:])
-    OmegaConf.register_new_resolver("sweep_id", lambda: name, use_cache=True, replace=True)
-    OmegaConf.register_new_resolver("keys_with_help", keys_with_help, replace=True)
+    """Run the program on sys.argv in this process: one job, or a sweep of them. Returns the exit code."""
     with new_sweep() as sweep:
         try:
-            hydra.main(version_base="1.3", config_path=config_directory(), config_name="config")(run_job)()
+            execute(sys.argv[1:])
             return finish(sweep)
         except KeyboardInterrupt as stop:
             finish(sweep)
@@ -59,7 +52,7 @@ def run() -> int:
         except BrokenPipeError:
             return close_output()
         except Exception as error:
-            if error in sweep.errors:  # of a job, reported already: Hydra's own sweepers raise it
+            if error in sweep.errors:  # of a job of a sweep, reported already: Hydra's own sweepers raise it
                 return finish(sweep)
             sweep.remove_if_empty()  # while composing: no job ran
             if isinstance(error, OSError) and sweep.folder is not None:
@@ -67,39 +60,34 @@ def run() -> int:
             return report(error)
 
 
-def run_job(composed: DictConfig) -> float | None:
-    """Check a job's configuration and run its task.
+def execute(arguments: Sequence[str]) -> None:
+    """Run the program on these arguments, within `new_sweep`. Raises the errors of a run alone and of composition.
 
-    Returns what an optimizing sweeper minimises. An error is reported and kept in the sweep; that of a sweep's job is
-    raised as well, so that Hydra knows that the job failed.
+    The errors of a sweep's jobs are reported and kept in the sweep. Nothing of Hydra's state is left behind.
     """
-    hydra_config = HydraConfig.get()
-    in_sweep = hydra_config.mode == RunMode.MULTIRUN
-    overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False) or []
-    assert isinstance(overrides, list)
-    invocation = Invocation(
-        tuple(map(str, overrides)), (hydra_config.sweep.dir, hydra_config.job.num) if in_sweep else None
-    )
-    try:
-        config = from_omegaconf(composed, dict(hydra_config.runtime.choices))
-        check(config)
-        check_overrides(config.task.name, invocation)
-        check_processes(config, this_process().world_size)
-        return task_named(config.task.name)(config, invocation)
-    except Exception as error:
-        current_sweep().errors.append(error)
-        if not in_sweep:
-            if not isinstance(error, BrokenPipeError):
-                report(error)
-            return None
-        is_reported = is_recorded(error) or isinstance(error, BrokenPipeError)  # by the runner of the sweep's jobs
-        if not is_reported:
-            report(error, prefix=f"job {hydra_config.job.num}: ")
-            if composed.task.name == "train":
-                from microgpt.runs.folders import record_failed_job  # imports numpy, which --help starts without
+    if "--version" in arguments:
+        print(f"microgpt {__version__} (Hydra {hydra.__version__})")
+        return
+    with own_hydra(), arguments_of_program(arguments):
+        register_schema()
+        register_plugins("microgpt.sweeps.launcher", "VectorizedLauncher", "GridSweeper")
+        share_config_store()
+        name = sweep_id(list(arguments))
+        OmegaConf.register_new_resolver("sweep_id", lambda: name, use_cache=True, replace=True)
+        OmegaConf.register_new_resolver("run_name", lambda: RUN_NAME, replace=True)
+        OmegaConf.register_new_resolver("keys_with_help", keys_with_help, replace=True)
+        run_hydra(arguments, Application(), run_job, config_directory())
 
-                record_failed_job(OmegaConf.to_container(composed), invocation, error)
-        raise
+
+@contextlib.contextmanager
+def arguments_of_program(arguments: Sequence[str]) -> Iterator[None]:
+    """Let sys.argv, which records state as the command, have these arguments in the block."""
+    before = sys.argv
+    sys.argv = [*before[:1], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def finish(sweep: Sweep) -> int:

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "microgpt"
 LAYERS: list[tuple[str, ...]] = [
     ("__main__",),
     ("app",),
+    ("job",),
     ("tasks",),
     ("sweeps",),
     ("benchmarks", "explain", "serve"),
@@ -98,7 +99,7 @@ def test_the_scalar_engine_s_model_needs_only_the_standard_library(name: str) ->
 def test_hydra_and_omegaconf_are_used_in_the_application_config_and_sweeps_only() -> None:
     users = users_of("hydra", "omegaconf")
     assert {user for user in users if not user.startswith("sweeps/")} == {
-        "app.py", "config/hydra_schema.py", "config/hydra_compat.py", "config/hydra_errors.py",
+        "app.py", "job.py", "config/hydra_schema.py", "config/hydra_compat.py", "config/hydra_errors.py",
     }  # fmt: skip
 
 

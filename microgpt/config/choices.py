@@ -7,6 +7,8 @@ what is implemented.
 
 from dataclasses import dataclass
 
+STYLE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # it becomes part of a table's file name
+
 # mode.name -> the backends that compute in it
 MODES = {"scalar": ("python",), "tensor": ("native", "torch", "auto")}
 
@@ -42,11 +44,13 @@ class TaskChoice:
 
     needs_checkpoint: bool = True  # the model of `checkpoint`
     makes_model: bool = False  # the configuration describes the data and the model, and how it is trained
+    makes_folder: bool = False  # a folder for each run; the others write into one only if hydra.run.dir names it
 
 
-# task.name -> the module microgpt/tasks/<name>.py, with a function <name>(config, invocation)
+# task.name -> the module microgpt/tasks/<name>.py with a function <name>(config, invocation) and, if it makes a folder,
+# start(config, invocation)
 TASKS = {
-    "train": TaskChoice(needs_checkpoint=False, makes_model=True),
+    "train": TaskChoice(needs_checkpoint=False, makes_model=True, makes_folder=True),
     "sample": TaskChoice(),
     "chat": TaskChoice(),
     "info": TaskChoice(),

@@ -3,21 +3,35 @@
 Checked with the versions below; tests/config/test_hydra_compat.py fails when one of these uses stops working.
 """
 
+import contextlib
 import importlib
+import logging
+import pickle
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
+from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra.core import utils
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser import overrides_parser
 from hydra.core.override_parser.overrides_visitor import HydraOverrideVisitor
 from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
 from hydra.core.plugins import Plugins
-from omegaconf import DictConfig
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, open_dict, read_write
+
+from microgpt.errors import UserError
 
 CHECKED_WITH = {"hydra-core": "1.3.8", "omegaconf": "2.3.1"}
 
@@ -145,3 +159,90 @@ def check_files(check: Callable[[Any, str], None]) -> None:
         return loaded
 
     ConfigLoaderImpl._load_single_config = load_file
+
+
+# Running the application
+
+
+def hydra_run_job(*arguments: Any) -> JobReturn:
+    """Run a job as Hydra does, with the arguments of hydra.core.utils.run_job."""
+    return utils.run_job(*arguments)
+
+
+def run_hydra(
+    arguments: Sequence[str], task_function: Callable[[DictConfig], Any], run_job: Callable[..., JobReturn], conf: str
+) -> None:
+    """Do what hydra.main does, for these arguments. Raises the errors that Hydra would print.
+
+    `run_job` is called in place of Hydra's function of this name, for a run alone and by Hydra's basic launcher.
+    """
+    from hydra._internal import hydra as application
+    from hydra._internal import utils as internal
+    from hydra._internal.core_plugins import basic_launcher
+
+    version.setbase("1.3")
+    parser = internal.get_args_parser()
+    parser.error = raise_usage_error  # pyright: ignore[reportAttributeAccessIssue]
+    args = parser.parse_args(list(arguments))
+    with (
+        replaced(application, "run_job", run_job),
+        replaced(basic_launcher, "run_job", run_job),
+        replaced(internal, "run_and_report", lambda function: function()),
+        replaced(application, "run_and_report", lambda function: function()),
+    ):
+        if args.experimental_rerun is not None:
+            rerun(args, task_function, run_job)
+        else:
+            internal._run_hydra(
+                args=args, args_parser=parser, task_function=task_function, config_path=conf, config_name="config"
+            )
+
+
+def rerun(args: Any, task_function: Callable[[DictConfig], Any], run_job: Callable[..., JobReturn]) -> None:
+    """Run the job whose configuration Hydra's PickleJobInfoCallback has saved, as a run alone."""
+    from hydra._internal.callbacks import Callbacks
+
+    file, key = args.experimental_rerun, f"--experimental-rerun {args.experimental_rerun}"
+    if args.overrides or args.multirun:
+        raise UserError(f"{key} takes no overrides and no other flags: it runs the saved configuration as it is")
+    try:
+        config = pickle.loads(Path(file).read_bytes())
+    except OSError as error:
+        raise UserError(f"{key}: {error.strerror}") from error
+    except Exception as error:
+        raise UserError(f"{key}: not a configuration that PickleJobInfoCallback has saved") from error
+    utils.setup_globals()
+    with read_write(config), open_dict(config):
+        config.hydra.mode, config.hydra.runtime.output_dir = RunMode.RUN, "???"
+    context = HydraContext(ConfigLoaderImpl(ConfigSearchPathImpl()), Callbacks())
+    _ = run_job(task_function, config, "hydra.run.dir", None, context).return_value
+
+
+def raise_usage_error(message: str) -> NoReturn:
+    raise UserError(f"{message}; --hydra-help lists the flags, --help the keys")
+
+
+@contextlib.contextmanager
+def replaced(module: ModuleType, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute of a module in the block."""
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+@contextlib.contextmanager
+def own_hydra() -> Iterator[None]:
+    """Give the block a Hydra of its own: what Hydra keeps for the whole process is afterwards what it was before."""
+    names = (GlobalHydra, HydraConfig, version.VersionBase)
+    before = {kind: Singleton._instances.pop(kind) for kind in names if kind in Singleton._instances}
+    root, handlers, level = logging.getLogger(), logging.root.handlers[:], logging.root.level
+    try:
+        yield
+    finally:
+        for kind in names:
+            Singleton._instances.pop(kind, None)
+        Singleton._instances.update(before)
+        root.handlers[:], root.level = handlers, level

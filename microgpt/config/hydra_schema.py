@@ -2,7 +2,7 @@
 
 import difflib
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
@@ -11,6 +11,8 @@ from microgpt.config.hydra_compat import check_files, read_as_written
 from microgpt.config.keys import keys_of, text_keys, walk
 from microgpt.config.schema import Config
 from microgpt.errors import UserError
+
+Node = TypeVar("Node")
 
 
 def register_schema() -> None:
@@ -65,13 +67,18 @@ def from_omegaconf(composed: DictConfig, choices: dict[str, Any]) -> Config:
     plain = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(plain, dict)
     refuse_unknown_keys(plain)  # Hydra accepts any key that is added with +
-    config = OmegaConf.to_object(composed)
-    assert isinstance(config, Config)
+    config = from_plain(Config, plain)
     names = {  # a user's own file may leave out its name
         group: replace(getattr(config, group), name=plain[group]["name"] or str(choices.get(group)))
         for group in ("model", "style")
     }
     return replace(config, **names)
+
+
+def from_plain(node: type[Node], plain: dict[Any, Any]) -> Node:
+    """Return a dataclass of the schema with the values of a dictionary, which OmegaConf has checked."""
+    nodes = {name: stated.node for name, stated in keys_of(node).items() if stated.node is not None}
+    return node(**plain | {name: from_plain(inner, plain[name]) for name, inner in nodes.items()})
 
 
 def refuse_unknown_keys(plain: dict[Any, Any], node: type = Config, path: str = "") -> None:

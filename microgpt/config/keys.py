@@ -7,8 +7,9 @@ what is allowed.
 import math
 import operator
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
 from microgpt.errors import UserError
@@ -30,6 +31,8 @@ class Key:
     below: float | None = None
     holds: Callable[[Any], bool] | None = None  # any other condition, described by `allowed`
     allowed: str = ""
+    is_path: bool = False  # whether it names a file or a folder
+    not_paths: tuple[str, ...] = ()  # values of such a key that mean something else
     secret: bool = False  # whether messages leave its value out
     effect: Effect = "training"
     without_effect: tuple[Any, ...] = ()  # values at which the key changes nothing
@@ -86,6 +89,18 @@ def text_keys(node: type) -> dict[str, bool]:
         elif types[name] in (str, str | None, list[str]):
             found[name] = types[name] == str | None
     return found
+
+
+def with_absolute_paths(config: Default, directory: Path) -> Default:
+    """Return a configuration whose relative paths are absolute, below `directory`."""
+    changes: dict[str, Any] = {}
+    for name, stated in keys_of(type(config)).items():
+        value = getattr(config, name)
+        if stated.node is not None:
+            changes[name] = with_absolute_paths(value, directory)
+        elif stated.is_path and value is not None and value not in stated.not_paths:
+            changes[name] = str(directory / value)
+    return replace(config, **changes)  # pyright: ignore[reportArgumentType]
 
 
 def check_keys(node: Any, path: str = "") -> None:

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from microgpt.config.choices import EXPLAIN_FORMATS, EXPORT_FORMATS, LOGGERS, MODES, SCHEDULES, TASKS
+from microgpt.config.choices import EXPLAIN_FORMATS, EXPORT_FORMATS, LOGGERS, MODES, SCHEDULES, STYLE_NAME, TASKS
 from microgpt.config.keys import group, key
 from microgpt.data.conversations import LOSS_ON
 from microgpt.data.corpus import FORMATS, LONG_DOCUMENTS
@@ -25,7 +25,6 @@ from microgpt.model.spec import (
     RESIDUAL_INITS,
     RMSNORM_EPSILON,
 )
-from microgpt.runs.record import STYLE_NAME
 
 
 def are_texts(values: list[Any]) -> bool:
@@ -120,7 +119,7 @@ class StyleConfig:
 @dataclass(frozen=True)
 class DataConfig:
     name: str = key("names", one_of=SOURCES)
-    path: str | None = key(None, "file of data=text or data=chat; null: the embedded conversations")
+    path: str | None = key(None, "file of data=text or data=chat; null: the embedded conversations", is_path=True)
     format: str = key("lines", "one document per line, or one running text", one_of=FORMATS)
     val_fraction: float = key(0.1, "share of the distinct documents held out for validation", at_least=0, below=1)
     split_seed: int = key(0, "seed of the split; not `seed`, so that all seeds share one split", at_least=0)
@@ -166,7 +165,8 @@ class TrainConfig:
     keep_checkpoints: int = key(2, "newest checkpoints to keep besides the best", at_least=1, effect="output")
     resume: str = key(
         "auto", "auto: resume this run if it was stopped; never; or the folder of a run to train on from",
-        holds=bool, allowed="it is auto, never or a folder", without_effect=("auto", "never"),
+        holds=bool, allowed="it is auto, never or a folder", without_effect=("auto", "never"), is_path=True,
+        not_paths=("auto", "never", "latest"),
     )  # fmt: skip
     resume_on_other_data: bool = key(
         False, "whether train.resume=<folder> may use other data, or another split of it, than the checkpoint", new=True
@@ -277,7 +277,11 @@ class Config:
     sweep: SweepConfig = group(SweepConfig, effect="none")
     seed: int = key(42, "seed of the order of examples, the initial weights and the samples", at_least=0)
     checkpoint: str | None = key(
-        None, "all tasks except train: the folder of a run or checkpoint, or `latest`", effect="output"
+        None,
+        "all tasks except train: the folder of a run or checkpoint, or `latest`",
+        effect="output",
+        is_path=True,
+        not_paths=("latest",),
     )
-    outputs_dir: str = key("outputs", "folder of runs and sweeps", effect="none")
-    results_dir: str = key("results", "folder of tables and reports", effect="none")
+    outputs_dir: str = key("outputs", "folder of runs and sweeps", effect="none", is_path=True)
+    results_dir: str = key("results", "folder of tables and reports", effect="none", is_path=True)

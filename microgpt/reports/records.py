@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from microgpt.atomic import write_atomically
+from microgpt.config.choices import STYLE_NAME
 from microgpt.errors import UserError
 from microgpt.reports.settings import Settings, fingerprint, settings_of
 from microgpt.runs.environment import GitState
-from microgpt.runs.record import RECORD, SCHEMA_VERSION, STYLE_NAME, DataSummary, RunRecord, parse
+from microgpt.runs.record import RECORD, SCHEMA_VERSION, DataSummary, RunRecord, parse
 
 JOB = re.compile(r"(?:sweeps/)?([^/]+)/(\d+)(?:-\d+)?")  # run_id of a sweep's job: the sweep, the job's number
 REPORT_ONLY = {"report_only": True}  # metadata of a field that is not a column

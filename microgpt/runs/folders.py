@@ -1,12 +1,13 @@
 """Folders of runs: a new one for a new run, the earlier one for an interrupted run, each used by one process at a time.
 
-    outputs/<date>/<time>_<first 8 digits of the configuration's hash>/
+    outputs/<date>/<time>_<first 8 digits of the configuration's hash>/    or the folder that hydra.run.dir names
 
 A run holds a lock on its folder as long as it lives; the operating system releases the lock when the process dies. So a
 record that says "running" in a folder without a lock belongs to a run that was killed. The folders and locks of a
 sweep's jobs are in sweeps/folder.py.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,11 +20,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from microgpt.errors import UserError
-from microgpt.runs.checkpoint import Checkpoint, CheckpointStore
-from microgpt.runs.record import STOPPED, Invocation, RunIdentity, RunRecord, timestamp
+from microgpt.runs.checkpoint import Checkpoint, CheckpointStore, discard
+from microgpt.runs.record import RECORD, STOPPED, Invocation, RunIdentity, RunRecord, timestamp
 
 HISTORY = "history.jsonl"
 SAMPLES = "samples.txt"
+CHECKPOINTS = "checkpoint"
 
 
 @dataclass
@@ -31,14 +33,18 @@ class RunFolder:
     """A run's folder, locked by this process."""
 
     path: Path
-    run_id: str  # the path below the outputs
+    outputs: Path  # the folder of all runs (outputs_dir)
     lock: FileLock
     earlier: RunRecord | None = None  # of an earlier attempt in this folder
     checkpoint: Checkpoint | None = None  # to resume from
 
     @property
+    def run_id(self) -> str:
+        return run_id_of(self.path, self.outputs)
+
+    @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoint"
+        return self.path / CHECKPOINTS
 
     def release(self) -> None:
         """Release the lock. Its file stays: the next owner may hold it already."""
@@ -59,7 +65,39 @@ def claim(outputs: Path, identity: RunIdentity, resume: bool, keep_checkpoints: 
     lock = try_lock(path)
     if lock is None:
         raise UserError(f"outputs_dir={outputs} cannot be written: {path} takes no lock")
-    return RunFolder(path, run_id_of(path, outputs), lock)
+    return RunFolder(path, outputs, lock)
+
+
+def claim_named(path: Path, outputs: Path, identity: RunIdentity, resume: bool, keep_checkpoints: int) -> RunFolder:
+    """Return the folder that hydra.run.dir names: empty, or with a run of this identity to resume or start again.
+
+    Raises UserError for any other run in it, and for a folder that is in use or cannot be written.
+    """
+    key = f"hydra.run.dir={path} is not allowed"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{key}: it cannot be written: {error.strerror}") from error
+    lock = try_lock(path)
+    if lock is None:
+        raise UserError(f"{key}: another process uses it, or it takes no lock")
+    try:
+        earlier = RunRecord.read(path)
+        if earlier is None and (path / RECORD).exists():
+            raise UserError(f"{key}: it holds a {RECORD} that cannot be read")
+        if earlier is None:
+            return RunFolder(path, outputs, lock)
+        if earlier.identity != identity:
+            raise UserError(f"{key}: it holds a run of another configuration or of other data")
+        if resume and (found := interrupted(path, outputs, lock, keep_checkpoints)) is not None:
+            return found
+        if earlier.status != "failed":
+            raise UserError(f"{key}: it holds a run of this configuration, which is {earlier.status}")
+        remove_results(path)
+        return RunFolder(path, outputs, lock, earlier)
+    except UserError:
+        lock.release()
+        raise
 
 
 def find_interrupted(outputs: Path, identity: RunIdentity, keep_checkpoints: int) -> RunFolder | None:
@@ -87,12 +125,26 @@ def interrupted(path: Path, outputs: Path, lock: FileLock, keep_checkpoints: int
     record = RunRecord.read(path)
     if record is None or record.status not in STOPPED:
         return None
-    checkpoint = CheckpointStore(path / "checkpoint", keep_checkpoints).newest()
-    return RunFolder(path, run_id_of(path, outputs), lock, record, checkpoint)
+    checkpoint = CheckpointStore(path / CHECKPOINTS, keep_checkpoints).newest()
+    return RunFolder(path, outputs, lock, record, checkpoint)
 
 
 def run_id_of(path: Path, outputs: Path) -> str:
-    return path.relative_to(outputs).as_posix()
+    """Return the path below the outputs; of a folder elsewhere, the path."""
+    return (path.relative_to(outputs) if path.is_relative_to(outputs) else path).as_posix()
+
+
+def run_folders(parent: Path) -> Iterator[Path]:
+    """Yield the folders of runs below `parent`, at any depth; a run's own folder is not searched."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for entry in sorted(os.scandir(parent), key=lambda entry: entry.name):
+            if entry.name.startswith(".") or not entry.is_dir():
+                continue
+            path = Path(entry.path)
+            if (path / RECORD).exists():
+                yield path
+            else:
+                yield from run_folders(path)
 
 
 def attempt_order(path: Path) -> tuple[str, str, int]:
@@ -126,18 +178,46 @@ def try_lock(path: Path) -> FileLock | None:
     return lock
 
 
-def record_failed_job(config: Any, invocation: Invocation, error: Exception) -> None:
-    """Record a job of a sweep that failed before it made a folder. `config` is as composed, and may be invalid."""
+def record_failed_job(config: Any, invocation: Invocation, error: Exception) -> Path:
+    """Record a job of a sweep that failed before it made a folder; returns the folder.
+
+    `config` is as composed, and may be invalid.
+    """
     assert invocation.job is not None
-    sweep, number = Path(invocation.job[0]), str(invocation.job[1])
+    sweep = invocation.job.sweep
     record = RunRecord.new(config, None, invocation)
     record.status, record.finished_at, record.error = "failed", timestamp(), str(error)
-    folder = sweep / number
-    if not has_failed_before_start(folder):
-        sweep.mkdir(parents=True, exist_ok=True)
-        folder = make_unique(sweep, number)
-    record.run_id = f"{sweep.parent.name}/{sweep.name}/{folder.name}"
+    attempts = attempt_paths(sweep, invocation.job.name)
+    folder = next(path for path in attempts if is_free(path) or has_failed_before_start(path))
+    folder.mkdir(parents=True, exist_ok=True)
+    record.run_id = run_id_of(folder, outputs_of(sweep))
     record.write(folder)
+    return folder
+
+
+def outputs_of(sweep: Path) -> Path:
+    """Return the folder that the ids of a sweep's runs are relative to: outputs_dir, or that of hydra.sweep.dir."""
+    return sweep.parents[1] if sweep.parent.name == "sweeps" else sweep.parent
+
+
+def is_free(path: Path) -> bool:
+    """Return whether a folder has no file of a run. What Hydra and its callbacks write into it does not count."""
+    return not any((path / name).exists() for name in (RECORD, HISTORY, SAMPLES, CHECKPOINTS))
+
+
+def remove_temporary_files(path: Path) -> None:
+    """Remove what a killed process was about to rename to one of a run's files or links."""
+    for name in (f".{RECORD}", f".{HISTORY}", f".{SAMPLES}", f"{CHECKPOINTS}/.latest", f"{CHECKPOINTS}/.best"):
+        for left in path.glob(f"{name}.*"):
+            left.unlink(missing_ok=True)
+
+
+def remove_results(path: Path) -> None:
+    """Remove the files of a failed attempt, except its record: the run starts again in its folder."""
+    remove_temporary_files(path)
+    for name in (HISTORY, SAMPLES):
+        (path / name).unlink(missing_ok=True)
+    discard(path / CHECKPOINTS)
 
 
 def has_failed_before_start(folder: Path) -> bool:

@@ -20,7 +20,6 @@ from microgpt.runs.environment import Environment, GitState, environment, git_st
 RECORD = "run.json"
 SCHEMA_VERSION = 1
 STOPPED = ("running", "interrupted")  # statuses that a run may be resumed from; "running" without a lock was killed
-STYLE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # it becomes part of a table's file name
 OMIT_IF_EMPTY = {"omit_if_empty": True}  # metadata of a field that run.json has in some records only
 
 Part = TypeVar("Part")
@@ -28,11 +27,26 @@ type_hints = cache(get_type_hints)
 
 
 @dataclass(frozen=True)
+class SweepJob:
+    """The place of a job in its sweep."""
+
+    sweep: Path  # the sweep's folder
+    number: int
+    name: str  # of the job's folder, below the sweep's
+
+    @property
+    def folder(self) -> Path:
+        return self.sweep / self.name
+
+
+@dataclass(frozen=True)
 class Invocation:
-    """The overrides of the command line and, for a job of a sweep, its place there."""
+    """How a task was called: the overrides of the command line, and the folders that the caller chose."""
 
     overrides: tuple[str, ...] = ()
-    job: tuple[str, int] | None = None  # the sweep's folder and the job's number
+    job: SweepJob | None = None  # None: not a job of a sweep
+    folder: Path | None = None  # of a run alone; None: as runs/folders.py chooses
+    directory: Path = Path()  # that relative paths start from
 
     def keys(self) -> list[str]:
         """Return the overridden keys: `style` for style=classic, `style.bias` for style.bias=2."""

@@ -11,7 +11,7 @@ from microgpt.config.hydra_schema import from_omegaconf
 from microgpt.config.schema import Config
 from microgpt.config.validation import check, check_overrides
 from microgpt.errors import MicrogptError, UserError
-from microgpt.runs.record import Invocation
+from microgpt.runs.record import Invocation, SweepJob
 from microgpt.sweeps.composition import Composer
 from microgpt.sweeps.failures import FailedJob, by_cause, report_by_cause
 from microgpt.sweeps.groups import Job
@@ -79,7 +79,7 @@ class JobChecker:
 
     def composed(self, number: int, overrides: Sequence[str]) -> Job | None:
         """Return the job if its configuration keeps all rules."""
-        invocation, plain = Invocation(tuple(overrides), (str(self.folder), number)), None
+        invocation, plain = Invocation(tuple(overrides), SweepJob(self.folder, number, str(number))), None
         try:
             composed = self.composer.compose(overrides)
             invocation, plain = Invocation(composed.overrides, invocation.job), composed.plain()

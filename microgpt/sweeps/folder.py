@@ -18,16 +18,17 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from microgpt.errors import UserError
-from microgpt.runs.checkpoint import discard
 from microgpt.runs.folders import (
-    HISTORY,
-    SAMPLES,
     RunFolder,
     attempt_order,
     attempt_paths,
     has_failed_before_start,
     interrupted,
-    run_id_of,
+    is_free,
+    outputs_of,
+    remove_results,
+    remove_temporary_files,
+    run_folders,
 )
 from microgpt.runs.record import RECORD, STOPPED, Metrics, RunIdentity, RunRecord
 
@@ -64,12 +65,12 @@ class SweepFolder:
     def refresh(self) -> None:
         """Read the records that are new or have changed."""
         found = {}
-        for record in self.path.glob(f"*/{RECORD}"):
+        for path in run_folders(self.path):
             with contextlib.suppress(FileNotFoundError):
-                status = record.stat()
+                status = (path / RECORD).stat()
                 stamp = status.st_mtime_ns, status.st_ino
-                known = self.attempts.get(record.parent)
-                found[record.parent] = known if known and known.stamp == stamp else read_attempt(record.parent, stamp)
+                known = self.attempts.get(path)
+                found[path] = known if known and known.stamp == stamp else read_attempt(path, stamp)
         self.attempts, self.by_identity, self.failed_before_start = found, {}, {}
         for one in sorted(found.values(), key=lambda one: attempt_order(one.path)):
             if one.identity is not None:
@@ -115,8 +116,13 @@ class SweepFolder:
             return None
         except OSError as error:
             reason = error.strerror or "it takes no locks"
-            raise UserError(f"outputs_dir={self.path.parent.parent} cannot be written: {reason}") from error
+            raise UserError(f"{self.named()} cannot be written: {reason}") from error
         return lock
+
+    def named(self) -> str:
+        """Return the key and the value that a message about the folder names."""
+        default = self.path.parent.name == "sweeps"
+        return f"outputs_dir={outputs_of(self.path)}" if default else f"hydra.sweep.dir={self.path}"
 
     def is_locked(self, name: str) -> bool:
         lock = self.acquire(name, wait=False)
@@ -141,34 +147,37 @@ class SweepFolder:
         assert lock is not None
         return released(lock)
 
-    def claim(
-        self, identity: RunIdentity, number: int, lock: FileLock, resume: bool, keep_checkpoints: int
-    ) -> RunFolder:
+    def folder_for(self, identity: RunIdentity, name: str, resume: bool) -> Path:
+        """Return the folder that a job has, or that `claim` returns if no other process works on the job."""
+        completed = self.completed(identity)
+        if resume and completed is not None:
+            return completed.path
+        attempts = reversed(self.attempts_at(identity) if resume else [])
+        found = next((one.path for one in attempts if one.status in (*STOPPED, "failed")), None)
+        return found or next(path for path in attempt_paths(self.path, name) if is_claimable(path))
+
+    def claim(self, identity: RunIdentity, name: str, lock: FileLock, resume: bool, keep_checkpoints: int) -> RunFolder:
         """Return the folder for the holder of a job's lock: an interrupted attempt's, a failed one's emptied, or new.
 
-        To be called within `creating_folders`.
+        `name` is that of a new one. To be called within `creating_folders`.
         """
-        outputs = self.path.parent.parent
+        outputs = outputs_of(self.path)
         for one in reversed(self.attempts_at(identity) if resume else []):
             if one.status in STOPPED and (found := interrupted(one.path, outputs, lock, keep_checkpoints)) is not None:
                 remove_temporary_files(one.path)
                 return found
             if one.status == "failed":
                 remove_results(one.path)
-                return RunFolder(one.path, run_id_of(one.path, outputs), lock, RunRecord.read(one.path))
-        path = self.free_folder(number)
-        return RunFolder(path, run_id_of(path, outputs), lock)
+                return RunFolder(one.path, outputs, lock, RunRecord.read(one.path))
+        return RunFolder(self.free_folder(name), outputs, lock)
 
-    def free_folder(self, number: int) -> Path:
-        """Return an empty folder <number> or, if a run has it, <number>-2, ...; to be called in `creating_folders`."""
-        for path in attempt_paths(self.path, str(number)):
-            path.mkdir(parents=True, exist_ok=True)
-            if has_failed_before_start(path):
-                (path / RECORD).unlink()
-            remove_temporary_files(path)
-            if not any(path.iterdir()):
-                return path
-        raise AssertionError
+    def free_folder(self, name: str) -> Path:
+        """Return a folder <name> or, if a run has it, <name>-2, ...; to be called in `creating_folders`."""
+        path = next(path for path in attempt_paths(self.path, name) if is_claimable(path))
+        path.mkdir(parents=True, exist_ok=True)
+        (path / RECORD).unlink(missing_ok=True)
+        remove_temporary_files(path)
+        return path
 
     def forget_failures(self, overrides: Sequence[str]) -> None:
         """Remove the records of a job's attempts that failed before they started: it has started or completed now.
@@ -189,6 +198,11 @@ def released(lock: FileLock) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_claimable(path: Path) -> bool:
+    """Return whether a new attempt may use a folder."""
+    return is_free(path) or has_failed_before_start(path)
 
 
 def lock_name(identity: RunIdentity) -> str:
@@ -226,18 +240,3 @@ def lockable(wanted: int) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
         soft = allowed
     return max(1, min(wanted, soft - OTHER_FILES))
-
-
-def remove_temporary_files(path: Path) -> None:
-    """Remove what a killed process was about to rename to one of a run's files or links."""
-    for name in (f".{RECORD}", f".{HISTORY}", f".{SAMPLES}", "checkpoint/.latest", "checkpoint/.best"):
-        for left in path.glob(f"{name}.*"):
-            left.unlink(missing_ok=True)
-
-
-def remove_results(path: Path) -> None:
-    """Remove the files of a failed attempt, except its record: the job starts again in its folder."""
-    remove_temporary_files(path)
-    for name in (HISTORY, SAMPLES):
-        (path / name).unlink(missing_ok=True)
-    discard(path / "checkpoint")

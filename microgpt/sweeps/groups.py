@@ -26,6 +26,11 @@ class Job:
     number: int
     config: Config
     overrides: tuple[str, ...]
+    name: str = ""  # of its folder, if that is not the number
+
+    @property
+    def folder_name(self) -> str:
+        return self.name or str(self.number)
 
     @property
     def resumes(self) -> bool:

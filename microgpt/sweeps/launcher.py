@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -22,25 +22,12 @@ from microgpt.sweeps.composition import Composer
 from microgpt.sweeps.failures import FailedJob, record_failures, report_by_cause
 from microgpt.sweeps.groups import Job
 from microgpt.sweeps.lifecycle import current_sweep
+from microgpt.sweeps.started import JobResult, run_job
 
 if TYPE_CHECKING:
     from microgpt.sweeps.runner import Outcome
 
 ON_OTHER_MACHINES = ("ray", "submitit")  # executors whose workers may have what this machine lacks
-
-
-class JobResult(JobReturn):
-    """A job's result. The error of a failed one is raised as it is: Hydra's class prints a line about it first."""
-
-    @property
-    def return_value(self) -> Any:
-        if self.status == JobStatus.FAILED:
-            raise self._return_value
-        return self._return_value
-
-    @return_value.setter
-    def return_value(self, value: Any) -> None:
-        self._return_value = value
 
 
 class VectorizedLauncher(Launcher):

@@ -16,7 +16,7 @@ from microgpt.config.identity import config_hash
 from microgpt.config.schema import Config
 from microgpt.engines.choice import is_on_gpu
 from microgpt.errors import Interrupted, MicrogptError, UserError, is_recorded
-from microgpt.runs.record import Invocation, RunIdentity, timestamp
+from microgpt.runs.record import Invocation, RunIdentity, SweepJob, timestamp
 from microgpt.sweeps.failures import FailedJob, record_failures, report_by_cause
 from microgpt.sweeps.folder import SweepFolder, lockable
 from microgpt.sweeps.groups import Job, group, most_together, shape_of
@@ -202,7 +202,7 @@ class SweepRunner:
         with self.sweep.creating_folders():
             self.sweep.forget_failures(job.overrides)
             keep = job.config.train.keep_checkpoints
-            run = TrainingRun(inputs, self.sweep.claim(identity, job.number, lock, job.resumes, keep), record)
+            run = TrainingRun(inputs, self.sweep.claim(identity, job.folder_name, lock, job.resumes, keep), record)
             if run.folder.earlier is None:
                 run.record.write(run.folder.path)
         return run
@@ -244,7 +244,7 @@ class SweepRunner:
         return FailedJob(error, self.invocation(job), asdict(job.config))
 
     def invocation(self, job: Job) -> Invocation:
-        return Invocation(job.overrides, (str(self.sweep.path), job.number))
+        return Invocation(job.overrides, SweepJob(self.sweep.path, job.number, job.folder_name))
 
 
 def step_of(run: TrainingRun) -> tuple[int, int]:

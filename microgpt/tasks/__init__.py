@@ -2,13 +2,33 @@
 
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 
+from microgpt.config.choices import TASKS
+from microgpt.config.keys import with_absolute_paths
 from microgpt.config.schema import Config
 from microgpt.runs.record import Invocation
+from microgpt.sweeps.started import StartedJob
 
 Task = Callable[[Config, Invocation], float | None]
 
 
+def start(config: Config, invocation: Invocation) -> StartedJob:
+    """Return the task of a checked configuration, ready to run. Raises UserError."""
+    if TASKS[config.task.name].makes_folder:
+        return module_of(config.task.name).start(config, invocation)
+    if invocation.directory != Path():
+        config = with_absolute_paths(config, invocation.directory)
+    task = task_named(config.task.name)
+    folder = invocation.job.folder if invocation.job is not None else invocation.folder
+    return StartedJob(lambda: task(config, invocation), folder)
+
+
 def task_named(name: str) -> Task:
     """Return the function of a task: microgpt/tasks/<name>.py has a function of that name."""
-    return getattr(import_module(f"microgpt.tasks.{name}"), name)
+    return getattr(module_of(name), name)
+
+
+def module_of(name: str) -> ModuleType:
+    return import_module(f"microgpt.tasks.{name}")

@@ -1,13 +1,16 @@
 """task=train: one run from its configuration to its record, alone or as a job of a sweep."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from microgpt.config.identity import config_hash
+from microgpt.config.keys import with_absolute_paths
 from microgpt.config.schema import Config
-from microgpt.runs.folders import claim
+from microgpt.runs.folders import claim, claim_named
 from microgpt.runs.record import Invocation, RunIdentity
 from microgpt.sweeps.groups import Job
 from microgpt.sweeps.runner import SweepRunner
+from microgpt.sweeps.started import StartedJob
 from microgpt.training.console import RunConsole
 from microgpt.training.evaluation import objective
 from microgpt.training.guards import stop_on_signals
@@ -17,30 +20,61 @@ from microgpt.training.runner import TrainingRun, new_record, train_runs
 
 def train(config: Config, invocation: Invocation) -> float:
     """Train one run, or a job of a sweep. Returns the loss that an optimizing sweeper minimises."""
+    started = start(config, invocation)
+    try:
+        value = started.run()
+    finally:
+        started.release()
+    assert value is not None
+    return value
+
+
+def start(config: Config, invocation: Invocation) -> StartedJob:
+    """Read the data and take a folder for the run. Raises UserError."""
     if invocation.job is not None:
-        return train_job(config, invocation.overrides, *invocation.job)
+        return start_job(config, invocation)
     inputs, digest, resume = InputReader().inputs(config), config_hash(config), config.train.resume != "never"
-    identity = RunIdentity(digest, inputs.corpus.source.sha256)
+    identity, outputs = RunIdentity(digest, inputs.corpus.source.sha256), invocation.directory / config.outputs_dir
+    keep = config.train.keep_checkpoints
+    if invocation.folder is None:
+        folder = claim(outputs, identity, resume, keep)
+    else:
+        folder = claim_named(invocation.directory / invocation.folder, outputs, identity, resume, keep)
+    run = TrainingRun(inputs, folder, new_record(inputs, digest, invocation))
+    return StartedJob(lambda: train_run(run, resume), folder.path, folder.release)
+
+
+def train_run(run: TrainingRun, resumes: bool) -> float:
+    """Train a run in the folder that it holds. Returns the loss that an optimizing sweeper minimises."""
     with stop_on_signals() as stop:
-        folder = claim(Path(config.outputs_dir), identity, resume, config.train.keep_checkpoints)
-        run = TrainingRun(inputs, folder, new_record(inputs, digest, invocation))
         try:
             train_runs([run], stop, RunConsole(run))
         except KeyboardInterrupt:
-            again = "; the same command goes on from there" if resume else ""
-            print(f"interrupted: the last checkpoint is in {folder.path}{again}", flush=True)
+            again = "; the same command goes on from there" if resumes else ""
+            print(f"interrupted: the last checkpoint is in {run.folder.path}{again}", flush=True)
             raise
-        finally:
-            folder.release()
     if run.failure is not None:
         raise run.failure
     return objective(run.record.metrics)
 
 
-def train_job(config: Config, overrides: tuple[str, ...], sweep: str, number: int) -> float:
-    """Train a job that a launcher runs alone."""
+def start_job(config: Config, invocation: Invocation) -> StartedJob:
+    """Find the folder of a job that a launcher runs alone; it is held from the job's first step only."""
+    place = invocation.job
+    assert place is not None
+    if invocation.directory != Path():  # the checkpoint is read when the job runs, in another working directory
+        train = with_absolute_paths(config, invocation.directory).train
+        config = replace(config, train=train)
+    job = Job(place.number, config, invocation.overrides, place.name)
+    runner = SweepRunner(place.sweep, [job])
+    identity = RunIdentity(config_hash(config), runner.reader.corpus(config).source.sha256)
+    folder = runner.sweep.folder_for(identity, job.folder_name, job.resumes)
+    return StartedJob(lambda: train_job(runner, job), folder)
+
+
+def train_job(runner: SweepRunner, job: Job) -> float:
     with stop_on_signals() as stop:
-        outcome = SweepRunner(Path(sweep), [Job(number, config, overrides)]).run(stop)[number]
+        outcome = runner.run(stop)[job.number]
     if outcome.error is not None:
         raise outcome.error
     return outcome.objective

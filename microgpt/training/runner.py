@@ -4,7 +4,6 @@ However a run ends, its record says how. A non-finite loss ends one run alone; a
 """
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from microgpt.atomic import write_atomically
@@ -149,7 +148,7 @@ def new_replica(run: TrainingRun, progress: Progress, engine: EngineInfo) -> Rep
     inputs, config, folder = run.inputs, run.inputs.config, run.folder
     history = History(folder.path / HISTORY)
     history.rewind(progress.step)
-    logger = LoggedRun(config.logger.name, config.logger.project, Path(config.outputs_dir), folder.path, run.record)
+    logger = LoggedRun(config.logger.name, config.logger.project, folder.outputs, folder.path, run.record)
     run.logger = make_logger(logger, history.lines())
     return Replica(
         lr=config.optim.lr,

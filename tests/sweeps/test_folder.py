@@ -40,7 +40,7 @@ def claimed(folder: Path, number: int = 3, resume: bool = True):
     sweep = SweepFolder(folder)
     lock = sweep.lock(JOB)
     assert lock is not None
-    return sweep.claim(JOB, number, lock, resume, keep_checkpoints=2)
+    return sweep.claim(JOB, str(number), lock, resume, keep_checkpoints=2)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_a_run_folder_has_these_files(run: Path) -> None:
     assert {path.name for path in run.iterdir()} >= {"run.json", "history.jsonl", "samples.txt", "checkpoint"}
     assert run.relative_to(run.parents[2]).parts[0] == "outputs"
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", run.parent.name)
-    assert {path.name for path in run.rglob("*") if path.name.startswith(".")} == {".lock"}
+    assert {path.name for path in run.rglob("*") if path.name.startswith(".")} == {".lock", ".hydra"}
 
 
 def test_the_record_describes_the_run(run: Path) -> None:

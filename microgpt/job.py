@@ -1,0 +1,111 @@
+"""A job from what Hydra composed to a task ready to run."""
+
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
+
+from hydra.conf import HydraConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from microgpt import tasks
+from microgpt.config.hydra_errors import report
+from microgpt.config.hydra_schema import from_omegaconf
+from microgpt.config.validation import check, check_overrides, check_processes
+from microgpt.distributed import this_process
+from microgpt.errors import UserError, is_recorded
+from microgpt.runs.record import Invocation, SweepJob
+from microgpt.sweeps.lifecycle import current_sweep
+from microgpt.sweeps.started import RUN_NAME, StartedJob
+
+
+class Application:
+    """Hydra's task function."""
+
+    def __call__(self, composed: DictConfig) -> float | None:
+        """Run a job that Hydra has started in its own way: in a process of a launcher that is not ours."""
+        started = self.start(composed)
+        try:
+            return started.run()
+        finally:
+            started.release()
+
+    def start(self, composed: DictConfig) -> StartedJob:
+        """Check a job and take its folder. HydraConfig is set to the node `hydra` of what Hydra composed.
+
+        Raises the error of a run alone. That of a job of a sweep is reported and recorded, and raised by running it.
+        """
+        hydra_config: Any = HydraConfig.get()
+        own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+        invocation = invocation_of(hydra_config)
+        try:
+            started = start_checked(own, hydra_config, invocation)
+        except Exception as error:
+            if invocation.job is None:
+                raise
+            return StartedJob(raising(error), fail(error, own, invocation))
+        if invocation.job is None:
+            return started
+        return replace(started, run=lambda: run_in_sweep(started, own, invocation))
+
+
+def start_checked(own: DictConfig, hydra_config: HydraConf, invocation: Invocation) -> StartedJob:
+    config = from_omegaconf(own, dict(hydra_config.runtime.choices))
+    if RUN_NAME in repr(config):
+        raise UserError("${hydra:run.dir} is not allowed in a value: the folder is chosen after the values are known")
+    check(config)
+    check_overrides(config.task.name, invocation)
+    check_processes(config, this_process().world_size)
+    return tasks.start(config, invocation)
+
+
+def invocation_of(hydra_config: HydraConf) -> Invocation:
+    """Return how Hydra calls the job."""
+    overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False) or []  # pyright: ignore[reportArgumentType]
+    assert isinstance(overrides, list)
+    directory = Path.cwd() if hydra_config.job.chdir else Path()
+    invocation = Invocation(tuple(map(str, overrides)), directory=directory)
+    if hydra_config.mode == RunMode.MULTIRUN:
+        sweep = directory / hydra_config.sweep.dir
+        return replace(invocation, job=SweepJob(sweep, hydra_config.job.num, job_name(hydra_config.sweep.subdir)))
+    is_named = not OmegaConf.is_missing(hydra_config.runtime, "output_dir")
+    return replace(invocation, folder=directory / hydra_config.run.dir) if is_named else invocation
+
+
+def job_name(subdir: str) -> str:
+    """Return the name of a job's folder below the sweep's. Raises UserError for a path that leads elsewhere."""
+    path = PurePosixPath(subdir)
+    if path.is_absolute() or not path.parts or any(part.startswith(".") for part in path.parts):
+        raise UserError(f"hydra.sweep.subdir={subdir} is not allowed: it names a folder below hydra.sweep.dir")
+    return path.as_posix()
+
+
+def run_in_sweep(started: StartedJob, own: DictConfig, invocation: Invocation) -> float | None:
+    """Run a job of a sweep; an error is reported and recorded unless it is already."""
+    try:
+        return started.run()
+    except Exception as error:
+        fail(error, own, invocation)
+        raise
+
+
+def fail(error: Exception, own: DictConfig, invocation: Invocation) -> Path | None:
+    """Report and record the error of a job of a sweep. Returns the folder of the record, if one was written."""
+    assert invocation.job is not None
+    current_sweep().errors.append(error)
+    if is_recorded(error) or isinstance(error, BrokenPipeError):  # the runner of the sweep's jobs did both
+        return None
+    report(error, prefix=f"job {invocation.job.number}: ")
+    if own.task.name != "train":
+        return None
+    from microgpt.runs.folders import record_failed_job  # imports numpy, which --help starts without
+
+    return record_failed_job(OmegaConf.to_container(own), invocation, error)
+
+
+def raising(error: Exception) -> Any:
+    def run() -> NoReturn:
+        raise error
+
+    return run
