@@ -11,6 +11,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from microgpt.config.hydra_schema import unknown_key
+from microgpt.data.display import escaped
 from microgpt.errors import MicrogptError
 
 # A part of OmegaConf's message about a value -> what the key is instead.
@@ -31,7 +32,7 @@ def report(error: Exception, prefix: str = "") -> int:
     if sentence is None:
         print(prefix + "".join(traceback.format_exception(error)), file=sys.stderr, end="")
     else:
-        print(f"{prefix}error: {sentence}", file=sys.stderr)
+        print(f"{prefix}error: {escaped(sentence)}", file=sys.stderr)
     return code
 
 

@@ -1,8 +1,10 @@
 """Data sources: the embedded names and chat, the reference names.txt (local, cached or downloaded), any file."""
 
+import codecs
 import gzip
 import hashlib
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -45,8 +47,12 @@ def read_makemore(path: str | None) -> tuple[str, bytes]:
 
 def read_text(path: str | None) -> tuple[str, bytes]:
     assert path is not None, "checked in config/validation.py"
+    origin = f"data.path={path}"
     try:
-        return f"data.path={path}", Path(path).read_bytes()
+        mode = Path(path).stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a named pipe would wait for its writer
+            raise UserError(f"{origin} is a pipe or a device: it must be a file, which can be read again")
+        return origin, Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"data.path={path} cannot be read: {error.strerror}") from error
 
@@ -77,6 +83,8 @@ SOURCES = {
 
 
 def decode_source(name: str, origin: str, content: bytes) -> Source:
+    if encoding := utf_16(content):
+        raise UserError(f"{origin} is {encoding} text: convert it to UTF-8, as with iconv -f {encoding} -t UTF-8")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -86,6 +94,21 @@ def decode_source(name: str, origin: str, content: bytes) -> Source:
     if not text.strip():
         raise UserError(f"{origin} is empty: a data set needs at least one line of text")
     return Source(name, origin, hashlib.sha256(content).hexdigest(), text)
+
+
+def utf_16(content: bytes) -> str | None:
+    """Return the name of the UTF-16 encoding that a text is in, or None.
+
+    Without a byte order mark, half of the bytes at even or at odd places are controls: 0x00 of Latin letters, 0x04 of
+    Cyrillic ones. UTF-8 would decode them as characters.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "UTF-16"
+    controls = bytes(byte for byte in range(32) if chr(byte) not in "\t\n\v\f\r")
+    for name, half in (("UTF-16LE", content[1::2]), ("UTF-16BE", content[::2])):
+        if len(content) % 2 == 0 and 2 * len(half.translate(None, controls)) < len(half):
+            return name
+    return None
 
 
 def cache_dir() -> Path:

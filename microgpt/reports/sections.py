@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
+from microgpt.data.display import escaped
 from microgpt.reports import provenance, tables
 from microgpt.reports.budgets import at_equal_parameters, at_equal_steps, at_equal_time
 from microgpt.reports.comparisons import Comparison, Effects, comparisons, effects
@@ -217,7 +218,7 @@ def samples_of(family: Family) -> list[Block]:
     found = {}
     for variant in select(family, MOST_CURVES).variants:
         first = list(variant.rows.items())[:SAMPLE_SEEDS]
-        found[variant.name] = {seed: row.samples[:SAMPLES] for seed, row in first if row.samples}
+        found[variant.name] = {seed: tuple(map(escaped, row.samples[:SAMPLES])) for seed, row in first if row.samples}
     found = {name: seeds for name, seeds in found.items() if seeds}
     return [Heading("Samples side by side"), Samples(found)] if found else []
 

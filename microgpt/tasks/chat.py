@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from microgpt.config.schema import Config
 from microgpt.data.conversations import ASSISTANT, USER, Turn, encode_prompt_turns
+from microgpt.data.display import escaped
 from microgpt.errors import UserError
 from microgpt.inference.generation import stream
 from microgpt.inference.loading import TrainedModel, load_model
@@ -117,7 +118,7 @@ class Conversation:
             for token in stream(continuation, model.new_decoder):
                 character = model.tokenizer.decode([token])
                 text += character
-                print(character, end="", flush=True)
+                print(escaped(character), end="", flush=True)
             why = continuation.stop_reason
         except KeyboardInterrupt:
             if not self.is_terminal:

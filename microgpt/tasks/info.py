@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from microgpt.config.schema import Config
+from microgpt.data.display import escaped
 from microgpt.errors import UserError
 from microgpt.runs.checkpoint import Checkpoint, load_checkpoint
 from microgpt.runs.checkpoint_format import INVALID, META, ONNX, WEIGHTS, Meta, parse_meta
@@ -56,7 +57,7 @@ def model_properties(meta: Meta) -> dict[str, Any]:
         "model": meta.model,
         **meta.spec.to_dict(),
         "parameters": meta.spec.parameter_count(),
-        "characters": "".join(meta.chars),
+        "characters": escaped("".join(meta.chars)).replace("\n", "\\n").replace("\t", "\\t"),
         "special tokens": " ".join(meta.special) or None,
         "style": meta.style.get("name"),
         **({"exported from": f"{meta.origin.name}, which had {meta.origin.dtype}"} if meta.origin else {}),

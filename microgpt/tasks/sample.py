@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from microgpt.config.schema import Config
+from microgpt.data.display import escaped
 from microgpt.inference.generation import generate, generate_many
 from microgpt.inference.loading import load_model, sample_generator
 from microgpt.inference.prompts import sample_prompts
@@ -26,7 +27,7 @@ def sample(config: Config, invocation: Invocation) -> None:
     print("--- samples ---")
     for number, made in enumerate(samples, 1):
         why = "" if made.stop_reason == "end" else f"  [stopped: {made.stop_reason}]"
-        print(f"sample {number:2d}: {prompt.text}{made.text}{why}", flush=not config.sample.bulk)
+        print(f"sample {number:2d}: {escaped(prompt.text + made.text)}{why}", flush=not config.sample.bulk)
 
 
 def relative(path: Path) -> Path:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from microgpt.data.display import escaped
 from microgpt.runs.record import RunRecord
 from microgpt.training.assembly import make_schedule
 from microgpt.training.inputs import RunInputs
@@ -89,7 +90,7 @@ def print_results(record: RunRecord, path: Path) -> None:
     if record.samples:
         print("--- samples ---")
     for number, sample in enumerate(record.samples, 1):
-        print(f"sample {number:2d}: {sample}")
+        print(f"sample {number:2d}: {escaped(sample)}")
     metrics, model = record.metrics, record.model
     assert metrics is not None
     assert model is not None

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 from microgpt.atomic import write_atomically
+from microgpt.data.display import samples_file
 from microgpt.engines import make_engine
 from microgpt.engines.base import Engine, EngineInfo, EngineState, Workload
 from microgpt.errors import RECORDED_IN, Interrupted, MicrogptError, NonFiniteError, describe
@@ -79,7 +80,7 @@ def train_runs(runs: list[TrainingRun], stop: StopRequest, console: Console) -> 
         if stop:
             raise Interrupted(stop.signal_number or 0)
         for run in active(runs):
-            write_atomically(run.folder.path / SAMPLES, "".join(f"{sample}\n" for sample in run.record.samples))
+            write_atomically(run.folder.path / SAMPLES, samples_file(run.record.samples))
             run.record.status = "completed"
     except KeyboardInterrupt:
         end_all(runs, "interrupted", f"stopped by signal {stop.signal_number}" if stop else "stopped")

@@ -4,7 +4,9 @@ import codecs
 import hashlib
 import http.server
 import os
+import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,9 +61,36 @@ def test_what_is_not_utf8_is_refused_with_the_place(tmp_path):
         read_source("text", text_file(tmp_path, "zoë\n".encode("latin-1")))
 
 
-def test_utf16_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is not UTF-8 text: byte 0xff at offset 0"):
-        read_source("text", text_file(tmp_path, codecs.BOM_UTF16_LE + "emma".encode("utf-16-le")))
+@pytest.mark.parametrize("text", ["emma\nolivia\n", "Анна\nБорис\n", "Άννα\n", "zoë\n"])
+@pytest.mark.parametrize(("name", "mark"), [
+    ("UTF-16LE", b""), ("UTF-16BE", b""), ("UTF-16", codecs.BOM_UTF16_LE), ("UTF-16", codecs.BOM_UTF16_BE),
+])  # fmt: skip
+def test_utf16_is_refused_with_the_command_that_converts_it(tmp_path, text, name, mark):
+    encoding = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}.get(mark, name)
+    path = text_file(tmp_path, mark + text.encode(encoding))
+    with pytest.raises(UserError) as caught:
+        read_source("text", path)
+    command = f"convert it to UTF-8, as with iconv -f {name} -t UTF-8"
+    assert str(caught.value) == f"data.path={path} is {name} text: {command}"
+    if shutil.which("iconv"):
+        converted = subprocess.run(["iconv", "-f", name, "-t", "UTF-8", path], capture_output=True, check=True).stdout
+        assert converted == text.encode()
+
+
+@pytest.mark.parametrize("text", ["a\x00b\x1b[31mred\x07\n", "\x00b\n", "\t\n\r\n x\n", "日本語\n", "ab"])
+def test_text_with_some_control_characters_is_not_taken_for_utf16(tmp_path, text):
+    assert read_source("text", text_file(tmp_path, text.encode())).text == text
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_pipe_is_refused_instead_of_waited_for(tmp_path, kind):
+    path = tmp_path / "pipe"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=f"data.path={path} is a pipe or a device"):
+        read_source("text", str(path))
 
 
 def test_a_byte_order_mark_is_no_character_of_the_text(tmp_path):
