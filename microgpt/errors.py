@@ -1,7 +1,9 @@
 """Errors that one sentence explains, with their exit codes. Every other exception is a bug and keeps its traceback."""
 
+import errno
 import traceback
 
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RECORDED_IN = "recorded in"  # begins the note on an error that a run.json already states
 
 
@@ -31,6 +33,14 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signal_number: int):
         super().__init__(f"stopped by signal {signal_number}")
         self.exit_code = 128 + signal_number
+
+
+def place_of(error: OSError, unknown: str) -> str:
+    """Return the path that could not be read or written; `unknown` if the error names none.
+
+    Every write to a file names it (atomic.naming), so a full disk without a path is that of standard output.
+    """
+    return str(error.filename or ("standard output" if error.errno in FULL_DISK else unknown))
 
 
 def describe(error: BaseException) -> str:

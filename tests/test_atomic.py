@@ -1,13 +1,18 @@
 """Atomic writes: the old content or the new one, and no other file."""
 
+import errno
 import json
 import math
 import os
 from pathlib import Path
 
 import pytest
+from support.checkpoints import saved
 
 from microgpt.atomic import write_atomically, write_json
+from microgpt.config.hydra_errors import explain
+from microgpt.runs.checkpoint import CheckpointStore
+from microgpt.runs.history import History
 
 
 @pytest.mark.parametrize("content", ["zoë\n", b"\x00\xff", "", "\r\n"])
@@ -38,6 +43,28 @@ def test_a_failed_write_keeps_the_old_content_and_leaves_no_other_file(tmp_path,
             write_atomically(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is of Linux")
+def test_full_disk_names_the_path_that_is_written(tmp_path, monkeypatch):
+    with pytest.raises(OSError, match="No space left") as full:
+        History(Path("/dev/full")).write([{"step": 1}])
+    assert explain(full.value) == ("/dev/full: No space left on device", 1)
+    with pytest.raises(OSError, match="No space left") as full, open("/dev/full", "w") as output:  # noqa: PTH123
+        output.write("a line")
+    assert explain(full.value) == ("standard output: No space left on device", 1), "every file of a run is named"
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    for path, write in (
+        (tmp_path / "run" / "run.json", lambda: write_json(tmp_path / "run" / "run.json", {})),
+        (tmp_path / "step_00000001", lambda: saved(CheckpointStore(tmp_path, 1), 1)),
+    ):
+        with pytest.raises(OSError, match="No space left") as full:
+            write()
+        assert explain(full.value) == (f"{path}: No space left on device", 1)
 
 
 def test_permissions_follow_the_umask(tmp_path):

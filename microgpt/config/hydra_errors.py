@@ -12,7 +12,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from microgpt.config.hydra_schema import unknown_key
 from microgpt.data.display import escaped
-from microgpt.errors import MicrogptError
+from microgpt.errors import MicrogptError, place_of
 
 # A part of OmegaConf's message about a value -> what the key is instead.
 ALLOWED = {
@@ -45,7 +45,7 @@ def explain(error: BaseException) -> tuple[str | None, int]:
     if isinstance(error, (HydraException, OmegaConfBaseException)) or is_raised_in_hydra(error):
         return explain_composition(error), 2
     if isinstance(error, OSError):  # after Hydra's: its error about a missing option is an OSError too
-        return f"{error.filename or 'writing'}: {error.strerror or error}", 1
+        return f"{place_of(error, 'reading or writing')}: {error.strerror or error}", 1
     return None, 1
 
 

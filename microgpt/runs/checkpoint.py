@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from microgpt.atomic import naming
 from microgpt.engines.base import Arrays, EngineState
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
@@ -99,13 +100,14 @@ class CheckpointStore:
         path, temporary = self.directory / name, self.directory / f".{name}.{os.getpid()}"
         temporary.unlink(missing_ok=True)
         try:
-            try:
-                temporary.symlink_to(step)
-            except OSError:
-                temporary.write_text(step + "\n")
-            if is_directory(path):  # of a copied run, where the link has become its target
-                discard(path)
-            temporary.replace(path)
+            with naming(path):
+                try:
+                    temporary.symlink_to(step)
+                except OSError:
+                    temporary.write_text(step + "\n")
+                if is_directory(path):  # of a copied run, where the link has become its target
+                    discard(path)
+                temporary.replace(path)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
@@ -180,16 +182,17 @@ def write_directory(final: Path, files: dict[str, bytes]) -> None:
     """
     temporary = hidden(final)
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     checksums = document({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
-    for name, content in [*files.items(), (CHECKSUMS, checksums)]:
-        with (temporary / name).open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    sync_directory(temporary)
-    temporary.rename(final)
-    sync_directory(final.parent)
+    with naming(final):
+        temporary.mkdir(parents=True)
+        for name, content in [*files.items(), (CHECKSUMS, checksums)]:
+            with (temporary / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        sync_directory(temporary)
+        temporary.rename(final)
+        sync_directory(final.parent)
 
 
 def hidden(final: Path) -> Path:

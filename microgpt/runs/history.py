@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from microgpt.atomic import write_atomically
+from microgpt.atomic import naming, write_atomically
 
 HistoryLine = dict[str, float]  # step (steps done), tokens so far; after step 0: loss, lr; if evaluated: val_loss
 
@@ -37,5 +37,5 @@ class History:
                 os.fsync(file.fileno())
 
     def write(self, lines: list[HistoryLine]) -> None:
-        with self.path.open("a") as file:
+        with naming(self.path), self.path.open("a") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)

@@ -15,7 +15,7 @@ from microgpt.config.hydra_errors import report
 from microgpt.config.identity import config_hash
 from microgpt.config.schema import Config
 from microgpt.engines.choice import is_on_gpu
-from microgpt.errors import Interrupted, MicrogptError, UserError, is_recorded
+from microgpt.errors import Interrupted, MicrogptError, UserError, is_recorded, place_of
 from microgpt.runs.record import Invocation, RunIdentity, SweepJob, timestamp
 from microgpt.sweeps.failures import FailedJob, record_failures, report_by_cause
 from microgpt.sweeps.folder import SweepFolder, lockable
@@ -71,7 +71,7 @@ class SweepRunner:
         except BrokenPipeError:
             raise
         except OSError as error:  # of a record; those of other jobs could not be written either
-            raise DiskError(f"{self.sweep.path}: {error.strerror or error}") from error
+            raise DiskError(f"{place_of(error, str(self.sweep.path))}: {error.strerror or error}") from error
         return self.outcomes
 
     def find_failures(self, on_this_machine: bool = True) -> dict[int, Exception]:

@@ -10,7 +10,7 @@ from microgpt.atomic import write_atomically
 from microgpt.data.display import samples_file
 from microgpt.engines import make_engine
 from microgpt.engines.base import Engine, EngineInfo, EngineState, Workload
-from microgpt.errors import RECORDED_IN, Interrupted, MicrogptError, NonFiniteError, describe
+from microgpt.errors import RECORDED_IN, Interrupted, MicrogptError, NonFiniteError, describe, place_of
 from microgpt.runs.checkpoint import CheckpointStore
 from microgpt.runs.checkpoint_format import Meta, Progress
 from microgpt.runs.folders import HISTORY, SAMPLES, RunFolder
@@ -91,7 +91,9 @@ def train_runs(runs: list[TrainingRun], stop: StopRequest, console: Console) -> 
         raise
     except OSError as error:
         first = runs[0]
-        reason = f"{first.folder.path}: {error.strerror or error}; {first.checkpoints.where_newest()}"
+        reason = (
+            f"{place_of(error, str(first.folder.path))}: {error.strerror or error}; {first.checkpoints.where_newest()}"
+        )
         end_all(runs, "interrupted", reason)
         failure = DiskError(reason)
         failure.add_note(f"{RECORDED_IN} {first.folder.path}")
