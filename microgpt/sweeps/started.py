@@ -77,6 +77,9 @@ def run_job(
                 lambda composed: started.run(), config, "hydra.runtime.output_dir", None, hydra_context,
                 configure_logging,
             )  # fmt: skip
+        except OSError as error:  # of Hydra's files: a full disk names none
+            error.filename = error.filename or str(started.folder)
+            raise
         finally:
             started.release()
     finally:
