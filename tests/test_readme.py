@@ -1,44 +1,16 @@
-"""The commands of README and of the guides, in their order in one folder; and what the documents say of files."""
+"""The commands of README and of the guides, the output that they show, and what the documents say of files."""
 
-import json
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
+import build_docs
+import build_images
 import pytest
-from support.program import Program
-from support.server_process import start_server
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-GUIDES = ["training", "data", "experiments", "chat", "exporting", "serving", "engines", "performance"]
-TEXTS = [README, *((ROOT / "docs" / f"{name}.md").read_text() for name in GUIDES)]
-NEEDS_NAMES = ("experiment=karpathy", "data=makemore")
-# tests/engines/test_golden.py runs these.
-RUN_ELSEWHERE = ("python -m microgpt experiment=karpathy", "python -m microgpt experiment=karpathy_first")
 # Named by the documents but not files of the project: the reference, and the examples of docs/adding.md.
 NOT_OURS = {"microgpt.py", "conf/optim/lion.yaml", "conf/style/pirate.yaml", "style/pirate.yaml"}
-
-# Commands that train as many steps as the configuration says: fewer show that they run.
-DEFAULT_STEPS = re.compile(r"(?!.*( task=|train\.(steps|resume)|--help|--cfg))(python -m microgpt|torchrun)")
-
-
-def commands() -> list[str]:
-    """Each line of a shell block that runs the program, once, apart from the two that set it up."""
-    blocks = [block for text in TEXTS for block in re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)]
-    run = re.compile(r"python (-m microgpt|scripts/)|torchrun |curl ")
-    lines = [line for block in blocks for line in block.splitlines() if run.match(line)]
-    return [line for line in dict.fromkeys(lines) if line not in RUN_ELSEWHERE]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def set_up(name: str) -> str:
@@ -48,36 +20,49 @@ def set_up(name: str) -> str:
 
 
 @pytest.mark.slow
-def test_every_command_of_readme_and_guides_runs(tmp_path: Path, microgpt: Program) -> None:
-    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
-    (tmp_path / "input.txt").write_text("".join(f"the {n} small model reads line {n}.\n" for n in range(200)))
-    talk = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
-    talks = [[*talk, {"role": "user", "content": "x" * n}, {"role": "assistant", "content": "y"}] for n in range(20)]
-    (tmp_path / "mine.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in talks))
-    styles = tmp_path / "mine" / "style"
-    styles.mkdir(parents=True)
-    yaml = re.search(r"^```yaml\n(.*?)^```$", "".join(TEXTS), re.MULTILINE | re.DOTALL)
-    assert yaml
-    (styles / "pirate.yaml").write_text(yaml.group(1))
-    ran, port, server = [], free_port(), None
-    for command in commands():
-        if any(name in command for name in NEEDS_NAMES) and "MICROGPT_DATA_DIR" not in os.environ:
-            continue  # they would fetch the reference's names.txt
-        shell = f"{command} train.steps=50" if DEFAULT_STEPS.match(command) else command
-        shell = shell.replace("8080", str(port)).replace("curl", "curl --fail --silent --show-error", 1)
-        if "task=serve" in command:  # it answers the commands that follow
-            keys = [key for key in command.split()[3:] if key not in ("task=serve", "checkpoint=latest")]
-            server = start_server(microgpt, f"serve.port={port}", *keys)
-            ran.append(command)
-            continue
-        shell = shell.replace("torchrun", "python -m torch.distributed.run", 1).replace("python", sys.executable, 1)
-        done = subprocess.run(shell, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-        ran.append(command)
-    assert len(ran) >= 40
-    assert server is not None
-    assert server.stop() == 0
-    assert (tmp_path / "results" / "ablation_style-futuristic.md").is_file()
+@pytest.mark.parametrize("name", build_docs.page_names())
+def test_every_command_of_a_page_runs_and_prints_what_the_page_shows(name: str, tmp_path: Path) -> None:
+    page = build_docs.read_page(build_docs.page_path(name))
+    _, changed, ran = build_docs.build(page, tmp_path / "work")
+    assert changed == []
+    assert ran
+
+
+def test_every_page_is_listed_in_the_site() -> None:
+    site = (ROOT / "mkdocs.yml").read_text()
+    assert [path.name for path in (ROOT / "docs").glob("*.md") if f": {path.name}" not in site] == []
+
+
+def test_the_output_of_a_page_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text(
+        "```sh\npython -c \"print('a', 1.00, '12 steps/s', *range(3), sep='\\n')\"\n```\n\n"
+        '<!-- output: from="a" first=2 last=1 -->\n```text\na\n1.01\n...\n3\n```\n'
+    )
+    page = build_docs.read_page(path)
+    text, changed, ran = build_docs.build(page, tmp_path / "work")
+    assert text.endswith("```text\na\n1.0\n...\n2\n```\n")
+    assert len(changed) == len(ran) == 1
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "changed"),
+    [
+        ("loss 2.345", "loss 2.346", False),
+        ("loss 2.345", "loss 2.5", True),
+        ("120.1 steps/s | eta 0:00:04", "9.5 steps/s | eta 0:01:00", False),
+        ("outputs/2026-01-01/10-00-00_0123abcd", "outputs/2027-02-02/11-11-11_4567abcd", False),
+        ("sample 1: anna", "sample 1: annb", True),
+        ("one", "one 2", True),
+    ],
+)
+def test_what_counts_as_changed(shown: str, printed: str, changed: bool) -> None:
+    assert build_docs.has_changed(shown, printed) is changed
+
+
+def test_the_pictures_are_those_of_the_present_page_and_report() -> None:
+    recorded = (ROOT / "docs" / "images" / "sources.json").read_text()
+    assert recorded == build_images.as_json(build_images.sources()), "run python scripts/build_images.py"
 
 
 def test_ci_runs_the_readmes_own_set_up_commands() -> None:

@@ -1,0 +1,37 @@
+"""Hooks of mkdocs.yml: README.md is the first page of the site, and links that leave docs/ lead to pages of it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[1]
+SCALAR = "microgpt/engines/scalar/"
+
+
+def on_files(files: Files, config: Any) -> Files:
+    files.append(File.generated(config, "index.md", content=from_readme((ROOT / "README.md").read_text())))
+    files.append(File.generated(config, "decisions/index.md", content=list_of_decisions()))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    if page.file.src_uri.count("/") == 0:
+        markdown = markdown.replace("](../README.md)", "](index.md)").replace("](decisions/)", "](decisions/index.md)")
+    return markdown
+
+
+def from_readme(text: str) -> str:
+    """Return README.md with links that are relative to docs/."""
+    text = re.sub(r"\]\(docs/", "](", text)
+    return re.sub(rf"\]\({SCALAR}\w+\.py\)", "](scalar.md)", text)
+
+
+def list_of_decisions() -> str:
+    """Return a page that links every decision."""
+    lines = []
+    for path in sorted((ROOT / "docs" / "decisions").glob("*.md")):
+        title = path.read_text().splitlines()[0].removeprefix("# ")
+        lines.append(f"- [{title}]({path.name})")
+    return "\n".join(["# Decisions", "", *lines, ""])
