@@ -193,8 +193,8 @@ class ExportConfig:
     format: str = key("safetensors", one_of=EXPORT_FORMATS)
     half: bool = key(False, "safetensors: float16 instead of float32, half the size")
     path: str | None = key(
-        None, "folder to write; null: one in exports/ named after the checkpoint", holds=bool,
-        allowed="it is a folder, or null",
+        None, "folder to write, or file for html; null: one in exports/ named after the checkpoint", holds=bool,
+        allowed="it is a folder, a file for html, or null",
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,12 @@ from microgpt.serve.service import Service
 from microgpt.serve.streaming import ClientDisconnectedError
 
 STATIC = Path(__file__).parent / "static"
+NAMES = Path(str(files("microgpt.data") / "names.txt"))
 PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
@@ -46,6 +51,7 @@ def build_app(service: Service) -> FastAPI:
     app.include_router(openai_api.router)
     app.add_api_route("/health", health, response_model=microgpt_schemas.Health, tags=["operation"])
     app.add_api_route("/metrics", metrics, response_class=Response, tags=["operation"], responses=TEXT_RESPONSE)
+    app.router.routes.append(Route("/names.txt", static(NAMES)))  # for the page to train on
     for file in sorted(STATIC.iterdir()):
         if file.is_file():
             app.router.routes.append(Route("/" if file.name == "index.html" else f"/{file.name}", static(file)))

@@ -29,6 +29,17 @@ async def card(request: Request) -> Response:
     return AsciiJSON(service_of(request).model.card())
 
 
+@router.get(
+    "/weights",
+    response_class=Response,
+    responses=error_responses(400, 401, model=microgpt_schemas.Error)
+    | {200: {"content": {"application/octet-stream": {}}}},
+)
+async def weights(request: Request) -> Response:
+    """Return the weights for the page to train on from: float32, the tensors one after the other as the card lists."""
+    return Response(service_of(request).model.weights(), media_type="application/octet-stream")
+
+
 @router.post("/generate", response_model=microgpt_schemas.GenerateAnswer, responses=ERRORS)
 async def generate(request: Request, body: microgpt_schemas.GenerateRequest) -> Response:
     """Generate texts after a prompt; they equal those of `task=sample sample.seed=<seed>`."""

@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from microgpt.serve.card import MAX_CANDIDATES, MAX_SAMPLES
+
 MAX_SEED = 2**63 - 1
 MAX_TOKEN_COUNT = 10**9  # of tokens; serve.max_new_tokens is the limit
-MAX_SAMPLES = 50
-MAX_CANDIDATES = 20
 
 Temperature = Annotated[
     float, Field(ge=0, allow_inf_nan=False, description="0: always the likeliest token", examples=[0.5])
@@ -125,6 +125,7 @@ class ModelCard(BaseModel):
     using_gpu: bool
     dtype: str
     tensors: list[TensorCard]
+    not_trainable: str | None = Field(description="why the page cannot train on from these weights, in a sentence")
     val_loss: float | None
     history: list[HistoryPoint] = Field(description="of the run, if its folder exists")
     limits: dict[str, int]

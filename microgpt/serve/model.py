@@ -10,16 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from microgpt.data.conversations import USER, Turn, encode_prompt_turns, encode_turn, prompt_room
+from microgpt.data.conversations import USER, Turn, encode_prompt_turns, encode_turn
 from microgpt.errors import UserError
 from microgpt.inference.attention_maps import forward
 from microgpt.inference.loading import TrainedModel
 from microgpt.inference.prompts import encode_prompt
 from microgpt.inference.sampling import SamplingPolicy
-from microgpt.runs.history import History
-from microgpt.serve.microgpt_schemas import MAX_CANDIDATES, MAX_SAMPLES
+from microgpt.serve.card import model_card, packed_weights, why_not_trainable
 
-MAX_HISTORY_POINTS = 1000  # of the loss curve in the card
 DECIMALS = 4  # of attention weights and losses
 MAX_ATTENTION_QUEUE = 4  # attention requests that may wait for the current one
 
@@ -103,48 +101,17 @@ class ServedModel:
         return f'{json.dumps(content)[:-1]},"attention":{as_json(found.attention)}}}'.encode()
 
     def card(self) -> dict[str, Any]:
-        checkpoint, info = self.trained.checkpoint, self.trained.engine.info
-        meta, train = checkpoint.meta, checkpoint.progress
-        spec = meta.spec.to_dict()
-        history = self.history()
-        losses = [point["val_loss"] for point in history if point["val_loss"] is not None]
-        return {
-            **{key: spec[key] for key in ("kind", "block_size", "n_embd", "n_head", "n_layer", "tie_lm_head",
-                                          "input_rmsnorm", "activation", "vocab_size")},
-            "id": self.id,
-            "is_chat": self.trained.is_chat,
-            "parameters": meta.spec.parameter_count(),
-            "characters": meta.chars,
-            "special_tokens": list(meta.special),
-            "style": meta.style.get("name"),
-            "step": checkpoint.step,
-            "seed": train.seed,
-            "backend": info.backend,
-            "device": info.device,
-            "using_gpu": info.using_gpu,
-            "dtype": info.dtype,
-            "tensors": [{"name": name, "shape": list(shape)} for name, shape in meta.spec.shapes().items()],
-            "val_loss": losses[-1] if losses else None,
-            "history": history,
-            "limits": {
-                "max_new_tokens": self.max_new_tokens,
-                "max_num_samples": MAX_SAMPLES,
-                "max_candidates": MAX_CANDIDATES,
-                "max_text_tokens": self.block_size,
-                "max_chat_prompt_tokens": prompt_room(self.block_size),
-            },
-        }  # fmt: skip
+        return model_card(self.trained.checkpoint, self.trained.engine.info, self.max_new_tokens)
 
-    def history(self) -> list[dict[str, Any]]:
-        """Return the loss curve up to this checkpoint, thinned; empty if the run's folder does not exist."""
-        checkpoint = self.trained.checkpoint
-        if checkpoint.path.parent.name != "checkpoint":
-            return []
-        lines = History(checkpoint.path.parents[1] / "history.jsonl").lines()
-        points = [{key: line.get(key) for key in ("step", "loss", "val_loss")} for line in lines]
-        points = [point for point in points if point["step"] <= checkpoint.progress.step]
-        every = -(-len(points) // MAX_HISTORY_POINTS)
-        return [point for i, point in enumerate(points) if i % every == 0 or point["val_loss"] is not None]
+    def weights(self) -> bytes:
+        """Return all tensors in the order of the card: float32, little-endian. Raises UserError for a model too large.
+
+        The page reads them to train on from.
+        """
+        meta = self.trained.checkpoint.meta
+        if reason := why_not_trainable(meta.spec, meta.special):
+            raise UserError(reason)
+        return packed_weights(meta.spec, self.trained.checkpoint.state.parameters)
 
 
 def as_json(array: np.ndarray) -> str:

@@ -1,7 +1,8 @@
-"""task=export: a directory with what inference needs of a checkpoint, and nothing of its training.
+"""task=export: a directory or a page with what inference needs of a checkpoint, and nothing of its training.
 
-    <export>/   weights.safetensors, meta.json, checksums.json     export.format=safetensors: any reader of checkpoints
-                model.onnx, meta.json, checksums.json              export.format=onnx: other programs
+    <export>/      weights.safetensors, meta.json, checksums.json     export.format=safetensors: readers of checkpoints
+                   model.onnx, meta.json, checksums.json              export.format=onnx: other programs
+    <export>.html  a page that computes in the browser                export.format=html
 
 lm_head is always among the weights, because readers of the earlier format require it; a tied model's is a copy of wte.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from microgpt.atomic import write_atomically
 from microgpt.config.choices import EXPORT_FORMATS
 from microgpt.config.schema import Config
 from microgpt.data.tokenizer import Tokenizer
@@ -31,8 +33,10 @@ from microgpt.runs.checkpoint import (
 from microgpt.runs.checkpoint_format import CHECKSUMS, META, ONNX, WEIGHTS, Meta, Origin, meta_document
 from microgpt.runs.checkpoint_paths import resolve_checkpoint
 from microgpt.runs.record import Invocation
+from microgpt.tasks.html_page import html_page, page_notes
 
 EXPORTS = Path("exports")
+PAGE = "index.html"
 # The only architecture of 0.5.0; a tied model and other initial values are nothing that its readers need to know
 EARLIER_FORMAT = {"kind": "gpt"} | {
     f.name: f.default
@@ -66,6 +70,7 @@ class Rounding:
 class ExportFormat:
     files: Callable[[Checkpoint, str], tuple[Files, Rounding]]  # (checkpoint, dtype)
     notes: Callable[[Checkpoint], list[str]]  # lines for the user about what differs from the checkpoint
+    single_file: str = ""  # the suffix of the one file that is written; "": a directory
 
 
 def export(config: Config, invocation: Invocation) -> None:
@@ -73,15 +78,20 @@ def export(config: Config, invocation: Invocation) -> None:
     chosen = implementation(FORMATS, "export.format", name, "FORMATS in tasks/export.py")
     dtype = "float16" if config.export.half and "half" in EXPORT_FORMATS[name] else "float32"
     checkpoint = load_checkpoint(resolve_checkpoint(config.checkpoint or "", config.outputs_dir))
-    path = EXPORTS / default_name(checkpoint, name, dtype) if config.export.path is None else Path(config.export.path)
+    default = EXPORTS / default_name(checkpoint, name, dtype)
+    path = default if config.export.path is None else Path(config.export.path)
     refuse_taken(path)
     files, rounding = chosen.files(checkpoint, dtype)
-    write_export(path, files)
+    if chosen.single_file:
+        write_file(path, *files.values())
+    else:
+        write_export(path, files)
     print(f"checkpoint: {checkpoint.path} (step {checkpoint.step})")
     print(f"exported to: {path}")
-    for file in (WEIGHTS, ONNX, META, CHECKSUMS):
-        if (path / file).is_file():
-            print(f"  {file:22}{(path / file).stat().st_size:>14,} bytes")
+    written = [path] if chosen.single_file else [path / file for file in (WEIGHTS, ONNX, META, CHECKSUMS)]
+    for file in written:
+        if file.is_file():
+            print(f"  {file.name:22}{file.stat().st_size:>14,} bytes")
     print(f"{checkpoint.meta.spec.parameter_count():,} parameters; {rounding}")
     rest = sorted(file for file in checkpoint.path.iterdir() if file.name not in (WEIGHTS, META, CHECKSUMS))
     if rest:
@@ -92,9 +102,11 @@ def export(config: Config, invocation: Invocation) -> None:
 
 
 def default_name(checkpoint: Checkpoint, name: str, dtype: str) -> str:
-    """Return the export's folder name: run, step, and how the weights are stored."""
-    suffix = dtype if "half" in EXPORT_FORMATS[name] else name
-    return f"{origin_of(checkpoint).name}_step{checkpoint.step}_{suffix}"
+    """Return the export's name: run, step, and how the weights are stored."""
+    stem = f"{origin_of(checkpoint).name}_step{checkpoint.step}"
+    if suffix := FORMATS[name].single_file:
+        return stem + suffix
+    return f"{stem}_{dtype if 'half' in EXPORT_FORMATS[name] else name}"
 
 
 def origin_of(checkpoint: Checkpoint) -> Origin:
@@ -157,7 +169,18 @@ def onnx_notes(checkpoint: Checkpoint) -> list[str]:
     return [f"left out: the style's bias, which is no part of the model; {META} has its phrases"]
 
 
-FORMATS = {"safetensors": ExportFormat(weight_files, weight_notes), "onnx": ExportFormat(onnx_files, onnx_notes)}
+def html_files(checkpoint: Checkpoint, dtype: str) -> tuple[Files, Rounding]:
+    """Return the page. Raises UserError for a model that it cannot compute."""
+    weights = checkpoint.state.parameters
+    narrowed = narrow(checkpoint.path, weights, dtype)
+    return {PAGE: html_page(checkpoint, narrowed)}, rounding_between(weights, narrowed)
+
+
+FORMATS = {
+    "safetensors": ExportFormat(weight_files, weight_notes),
+    "onnx": ExportFormat(onnx_files, onnx_notes),
+    "html": ExportFormat(html_files, page_notes, single_file=".html"),
+}
 
 
 def narrow(path: Path, weights: Arrays, dtype: str) -> Arrays:
@@ -209,6 +232,14 @@ def write_export(path: Path, files: Files) -> None:
             shutil.rmtree(hidden(final), ignore_errors=True)
             raise
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a cycle of links
+        raise unwritable(path, error) from error
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write one file, whole or not at all. Raises UserError if it cannot be written."""
+    try:
+        write_atomically(path, content)
+    except (OSError, ValueError) as error:
         raise unwritable(path, error) from error
 
 

@@ -78,3 +78,20 @@ export async function* stream(body, signal) {
     if (!isWhole) reader.cancel().catch(() => {});
   }
 }
+
+/** The model's weights: float32, all tensors one after the other in the order of the card. @returns {Promise<ArrayBuffer>} */
+export async function weights() {
+  return (await request("weights")).arrayBuffer();
+}
+
+/** The embedded names, one per line, in alphabetical order. */
+export async function names() {
+  const answer = await fetch(new URL("names.txt", document.baseURI));
+  if (!answer.ok) throw new Refused(await words(answer), answer.status);
+  return (await answer.text()).trim().split("\n").sort().join("\n");
+}
+
+/** A worker that runs worker.js. */
+export function startWorker() {
+  return new Worker(new URL("worker.js", document.baseURI), { type: "module" });
+}

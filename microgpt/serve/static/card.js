@@ -1,6 +1,6 @@
 // The model card: what the model is, what it was trained to, and where it runs.
 
-import { showCurve } from "./curve.js";
+import { showHistory } from "./curve.js";
 import { byId, make, say } from "./dom.js";
 import { glyph, name } from "./tokens.js";
 
@@ -64,5 +64,5 @@ export function showCard(card) {
   head.append(...["Shape", "Numbers"].map((text) => make("th", { scope: "col", class: "number", text })));
   byId("tensors").classList.add("plain");
   byId("tensors").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
-  showCurve(byId("curve"), card.history);
+  showHistory(byId("curve"), card.history);
 }

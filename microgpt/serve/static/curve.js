@@ -5,6 +5,7 @@ import { make } from "./dom.js";
 const HEIGHT = 280;
 const MARGIN = { left: 46, right: 24, top: 12, bottom: 40 };
 const ROWS = 40; // of the table at most
+const FEW = 40; // points that are marked, each by a dot
 
 function svg(tag, attributes = {}, ...children) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -26,37 +27,83 @@ function ticks(low, high, count) {
 
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 
-export function showCurve(place, history) {
-  const series = ["loss", "val_loss"].map((key) =>
-    history.filter((line) => isNumber(line[key])).map((line) => [line.step, line[key]]),
-  );
-  if (!series[0].length && !series[1].length) {
+/**
+ * One line of a curve.
+ * @typedef {object} Series
+ * @property {string} kind its class: loss, val, faint or mean
+ * @property {string} name
+ * @property {[number, number][]} points steps and losses
+ */
+
+export class Curve {
+  /** @param {HTMLElement} place */
+  constructor(place) {
+    this.place = place;
+    this.drawing = make("div");
+    /** @type {Series[]} */
+    this.series = [];
+    this.width = 0;
+    new ResizeObserver(() => this.drawing.clientWidth !== this.width && this.draw()).observe(this.drawing);
+  }
+
+  /** Show lines, the last one on top. @param {Series[]} series */
+  show(series) {
+    const names = (all) => all.map(({ name, points }) => name + Boolean(points.length)).join();
+    const isNew = names(series) !== names(this.series);
+    this.series = series;
+    if (isNew) this.place.replaceChildren(this.drawing, legend(series), ...(this.table ? [this.table] : []));
+    this.draw();
+  }
+
+  /** Show the numbers in a table, too. @param {Element} table */
+  showTable(table) {
+    this.table?.remove();
+    this.table = table;
+    this.place.append(table);
+  }
+
+  draw() {
+    this.width = this.drawing.clientWidth;
+    const isEmpty = this.series.every(({ points }) => !points.length);
+    if (this.width && !isEmpty) this.drawing.replaceChildren(draw(this.series, this.width));
+  }
+}
+
+// The curve of the run that a model comes from.
+export function showHistory(place, history) {
+  const points = (key) => history.filter((line) => isNumber(line[key])).map((line) => [line.step, line[key]]);
+  const [loss, val] = [points("loss"), points("val_loss")];
+  if (!loss.length && !val.length) {
     const none = "The run’s history does not lie beside this checkpoint, so there is no curve to show.";
     place.replaceChildren(make("p", { text: none }));
     return;
   }
-  const drawing = make("div");
-  let width = 0;
-  new ResizeObserver(() => {
-    if (!drawing.clientWidth || drawing.clientWidth === width) return;
-    width = drawing.clientWidth;
-    drawing.replaceChildren(draw(series, width));
-  }).observe(drawing);
-  place.replaceChildren(drawing, legend(series), numbers(history));
+  const curve = new Curve(place);
+  curve.show([
+    { kind: "loss", name: "loss of a batch", points: loss },
+    { kind: "val", name: "validation loss", points: val },
+  ]);
+  const every = Math.max(1, Math.ceil(history.length / ROWS));
+  const kept = history.filter((line, i) => i % every === 0 || i === history.length - 1);
+  const rows = kept.map((line) => [line.step, line.loss, line.val_loss]);
+  curve.showTable(numbers(["Step", "Loss", "Validation loss"], rows, every));
 }
 
-function inWords([loss, val]) {
-  const told = (what, points) =>
-    points.length
-      ? `${what} from ${points[0][1].toFixed(2)} at step ${points[0][0]} to ${points.at(-1)[1].toFixed(2)} at step ${points.at(-1)[0]}`
-      : "";
-  return [told("Loss of the batches", loss), told("validation loss", val)].filter(Boolean).join("; ");
+function inWords(series) {
+  const told = series
+    .filter(({ points }) => points.length)
+    .map(({ name, points }) => {
+      const [[first, from], [last, to]] = [points[0], points.at(-1)];
+      return `${name} from ${from.toFixed(2)} at step ${first} to ${to.toFixed(2)} at step ${last}`;
+    });
+  return told.join("; ").replace(/^./, (letter) => letter.toUpperCase());
 }
 
 function draw(series, width) {
-  const all = series.flat();
+  const all = series.flatMap(({ points }) => points);
   const [left, right] = [Math.min(...all.map(([step]) => step)), Math.max(...all.map(([step]) => step))];
-  const [low, high] = [Math.min(...all.map(([, loss]) => loss)), Math.max(...all.map(([, loss]) => loss))];
+  let [low, high] = [Math.min(...all.map(([, loss]) => loss)), Math.max(...all.map(([, loss]) => loss))];
+  if (low === high) [low, high] = [low - 0.5, high + 0.5];
   const x = (step) => MARGIN.left + ((step - left) / (right - left || 1)) * (width - MARGIN.left - MARGIN.right);
   const y = (loss) =>
     HEIGHT - MARGIN.bottom - ((loss - low) / (high - low || 1)) * (HEIGHT - MARGIN.top - MARGIN.bottom);
@@ -79,52 +126,38 @@ function draw(series, width) {
   picture.append(svg("text", { class: "tick middle", transform: across }, "nats a token"));
   const bottom = HEIGHT - MARGIN.bottom;
   picture.append(svg("path", { class: "axes", d: `M${MARGIN.left} ${MARGIN.top}V${bottom}H${width - MARGIN.right}` }));
-  const [loss, val] = series.map((points) =>
-    points.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`),
-  );
-  picture.append(svg("polyline", { class: "line loss", points: loss.join(" ") }));
-  picture.append(svg("polyline", { class: "line val", points: val.join(" ") }));
-  if (val.length <= 40)
-    series[1].forEach(([step, value]) =>
-      picture.append(svg("circle", { class: "point", cx: x(step), cy: y(value), r: 3.5 })),
-    );
+  for (const { kind, points } of series) {
+    const at = points.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`);
+    picture.append(svg("polyline", { class: `line ${kind}`, points: at.join(" ") }));
+    for (const [step, value] of hasDots(kind, points) ? points : []) {
+      picture.append(svg("circle", { class: "point", cx: x(step), cy: y(value), r: 3.5 }));
+    }
+  }
   return picture;
 }
 
-function legend([loss, val]) {
+const hasDots = (kind, points) => kind === "val" && points.length <= FEW;
+
+function legend(series) {
   const list = make("ul", { class: "legend" });
-  const entry = (kind, words) => {
+  for (const { kind, name, points } of series.filter((each) => each.points.length)) {
     const sample = svg("svg", { width: 34, height: 12, "aria-hidden": "true" });
     sample.append(svg("polyline", { class: `line ${kind}`, points: "1,6 33,6" }));
-    if (kind === "val") sample.append(svg("circle", { class: "point", cx: 17, cy: 6, r: 3.5 }));
-    list.append(make("li", {}, sample, words));
-  };
-  if (loss.length) entry("loss", "loss of a batch");
-  if (val.length) entry("val", "validation loss");
+    if (hasDots(kind, points)) sample.append(svg("circle", { class: "point", cx: 17, cy: 6, r: 3.5 }));
+    list.append(make("li", {}, sample, name));
+  }
   return list;
 }
 
-function numbers(history) {
-  const every = Math.max(1, Math.ceil(history.length / ROWS));
-  const kept = history.filter((line, i) => i % every === 0 || i === history.length - 1);
-  const shown = (value) => (isNumber(value) ? value.toFixed(4) : "–");
+/** A table that can be unfolded: the step and the losses of one line in `every`. */
+export function numbers(titles, rows, every) {
   const body = make("tbody");
-  for (const line of kept) {
-    const cells = [line.step, shown(line.loss), shown(line.val_loss)].map((text) =>
-      make("td", { class: "number", text }),
-    );
-    body.append(make("tr", {}, ...cells));
+  for (const [step, ...losses] of rows) {
+    const texts = [step, ...losses.map((value) => (isNumber(value) ? value.toFixed(4) : "–"))];
+    body.append(make("tr", {}, ...texts.map((text) => make("td", { class: "number", text }))));
   }
-  const head = make(
-    "tr",
-    {},
-    ...["Step", "Loss", "Validation loss"].map((text) => make("th", { scope: "col", class: "number", text })),
-  );
+  const head = make("tr", {}, ...titles.map((text) => make("th", { scope: "col", class: "number", text })));
   const table = make("table", { class: "plain" }, make("thead", {}, head), body);
-  return make(
-    "details",
-    {},
-    make("summary", { text: every > 1 ? `The numbers, one line in ${every}` : "The numbers" }),
-    table,
-  );
+  const summary = every > 1 ? `The numbers, one line in ${every}` : "The numbers";
+  return make("details", {}, make("summary", { text: summary }), table);
 }

@@ -33,6 +33,7 @@ export function bringIntoSight(element) {
 export function mistake(form) {
   for (const field of form.elements) {
     if (field.willValidate && !field.checkValidity()) {
+      field.closest("details")?.setAttribute("open", "");
       field.focus();
       const label = field.getAttribute("aria-label") ?? field.labels[0]?.textContent ?? field.id;
       return `${label}: ${field.validationMessage}`;

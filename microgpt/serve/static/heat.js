@@ -7,9 +7,11 @@ const PIXELS = 64; // tokens up to which every share of a small map is a square 
 const TABLE = 24; // tokens up to which a head is shown as a table with every value
 
 // The colours that shares go between, from the style sheet: they differ between light and dark.
-function ends() {
+const ends = () => colours("--heat-none", "--heat-all");
+
+function colours(...keys) {
   const style = getComputedStyle(document.documentElement);
-  return ["--heat-none", "--heat-all"].map((key) => {
+  return keys.map((key) => {
     const hex = style.getPropertyValue(key).trim();
     return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
   });
@@ -43,6 +45,21 @@ export function paint(canvas, rows, causal = true) {
       if (!causal || s <= t) pixels.data.set([...mix(colours, share), 255], 4 * (t * width + s));
     }),
   );
+  canvas.getContext("2d").putImageData(pixels, 0, 0);
+}
+
+// A matrix of numbers with a sign, row major: one pixel a number, in one colour below 0 and in another above. The largest
+// number has the full colour.
+export function paintSigned(canvas, numbers, rows, columns) {
+  const [none, below, above] = colours("--heat-none", "--drawn", "--accent");
+  const largest = numbers.reduce((most, number) => Math.max(most, Math.abs(number)), 0) || 1;
+  canvas.width = columns;
+  canvas.height = rows;
+  const pixels = canvas.getContext("2d").createImageData(columns, rows);
+  numbers.forEach((number, i) => {
+    const share = Math.sqrt(Math.abs(number) / largest); // the root, so that small numbers can be seen
+    pixels.data.set([...mix([none, number < 0 ? below : above], share), 255], 4 * i);
+  });
   canvas.getContext("2d").putImageData(pixels, 0, 0);
 }
 

@@ -1,4 +1,5 @@
-// A playground for one model: what it would say next, what it looks at, what it is. No library, no build, no other host.
+// A playground for one model: what it would say next, what it looks at, how such a model learns, what it is. No library,
+// no build, no other host.
 
 import { ask, hasKey, onKeyWanted, setKey } from "./api.js";
 import { Attention } from "./attention.js";
@@ -6,8 +7,9 @@ import { showCard } from "./card.js";
 import { Chat } from "./chat.js";
 import { byId, complain, say } from "./dom.js";
 import { Generate } from "./generate.js";
+import { Train } from "./train.js";
 
-const SECTIONS = ["generate", "attention", "chat", "model"];
+const SECTIONS = ["generate", "attention", "chat", "train", "model"];
 let attention = null;
 
 function show(section) {
@@ -70,6 +72,7 @@ async function start() {
   const onText = (text) => attention.fill(text);
   new Generate(card, onText);
   new Chat(card, onText);
+  new Train(card);
   byId("room").hidden = false;
 }
 

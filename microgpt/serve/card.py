@@ -1,0 +1,81 @@
+"""The model card that the page shows, for a served and for an exported model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from microgpt.data.conversations import prompt_room
+from microgpt.engines.base import EngineInfo
+from microgpt.model.spec import ModelSpec
+from microgpt.runs.checkpoint import Checkpoint
+from microgpt.runs.history import History
+
+MAX_SAMPLES = 50  # of a request
+MAX_CANDIDATES = 20  # of a token
+MAX_HISTORY_POINTS = 1000  # of the loss curve
+MAX_TRAINABLE = 1_000_000  # parameters of a model that a page trains on from
+CARD_KEYS = (
+    "kind", "block_size", "n_embd", "n_head", "n_layer", "tie_lm_head", "input_rmsnorm", "activation", "vocab_size",
+)  # fmt: skip
+
+
+def model_card(
+    checkpoint: Checkpoint, info: EngineInfo, max_new_tokens: int, max_history_points: int = MAX_HISTORY_POINTS
+) -> dict[str, Any]:
+    """Return the card of a model that computes as `info` says."""
+    meta = checkpoint.meta
+    spec = meta.spec.to_dict()
+    history = history_points(checkpoint, max_history_points)
+    losses = [point["val_loss"] for point in history if point["val_loss"] is not None]
+    return {
+        **{key: spec[key] for key in CARD_KEYS},
+        "id": str(meta.model),
+        "is_chat": bool(meta.special),
+        "parameters": meta.spec.parameter_count(),
+        "characters": meta.chars,
+        "special_tokens": list(meta.special),
+        "style": meta.style.get("name"),
+        "step": checkpoint.step,
+        "seed": checkpoint.progress.seed,
+        "backend": info.backend,
+        "device": info.device,
+        "using_gpu": info.using_gpu,
+        "dtype": info.dtype,
+        "tensors": [{"name": name, "shape": list(shape)} for name, shape in meta.spec.shapes().items()],
+        "not_trainable": why_not_trainable(meta.spec, meta.special),
+        "val_loss": losses[-1] if losses else None,
+        "history": history,
+        "limits": {
+            "max_new_tokens": max_new_tokens,
+            "max_num_samples": MAX_SAMPLES,
+            "max_candidates": MAX_CANDIDATES,
+            "max_text_tokens": spec["block_size"],
+            "max_chat_prompt_tokens": prompt_room(spec["block_size"]),
+        },
+    }
+
+
+def why_not_trainable(spec: ModelSpec, special: tuple[str, ...]) -> str | None:
+    """Return in a sentence why the page cannot train on from a model's weights; None if it can."""
+    if special:
+        return "This model was trained on conversations, and this page trains on lines."
+    if spec.parameter_count() > MAX_TRAINABLE:
+        return f"This model has more than {MAX_TRAINABLE:,} parameters, too many to train in a browser."
+    return None
+
+
+def packed_weights(spec: ModelSpec, parameters: Mapping[str, np.ndarray]) -> bytes:
+    """Return one model's tensors in the order of the card: float32, little-endian, row major, nothing between them."""
+    return b"".join(np.ascontiguousarray(parameters[name][0], "<f4").tobytes() for name in spec.shapes())
+
+
+def history_points(checkpoint: Checkpoint, max_points: int) -> list[dict[str, Any]]:
+    """Return the loss curve up to this checkpoint, thinned; empty if the run's folder does not exist."""
+    if checkpoint.path.parent.name != "checkpoint":
+        return []
+    lines = History(checkpoint.path.parents[1] / "history.jsonl").lines()
+    points = [{key: line.get(key) for key in ("step", "loss", "val_loss")} for line in lines]
+    points = [point for point in points if point["step"] <= checkpoint.progress.step]
+    every = -(-len(points) // max_points)
+    return [point for i, point in enumerate(points) if i % every == 0 or point["val_loss"] is not None]

@@ -1,0 +1,272 @@
+// Train: a model learns in this browser, in a worker. Its losses, samples and attention are shown as it learns.
+
+import { names, startWorker, weights } from "./api.js";
+import { Curve, numbers } from "./curve.js";
+import { byId, complain, make, mistake, say, submitOnEnter } from "./dom.js";
+import { explainStep, showHeads, showTokenLosses } from "./train_pictures.js";
+import { WorkerClient } from "./worker_client.js";
+
+const MEAN = 50; // steps whose losses the bold line averages
+const POINTS = 500; // of a line at most
+const ROWS = 40; // of the table at most
+const SHAPE = ["n_embd", "n_head", "n_layer", "block_size"];
+const INIT = { init_std: 0.08, zero_init_residual: false }; // microgpt.py's
+const FIELDS = ["kind", "n-embd", "n-head", "n-layer", "block-size", "activation", "input-rmsnorm", "tie-lm-head"];
+
+const field = (name) => byId(`train-${name.replaceAll("_", "-")}`);
+const grouped = (number) => number.toLocaleString("en");
+
+export class Train {
+  constructor(card) {
+    this.card = card;
+    this.client = null; // the worker; it holds one training
+    this.key = null; // what the training was started with
+    this.losses = []; // of all its steps
+    this.isOver = false;
+    this.pause = null; // an AbortController while it runs
+    this.curve = new Curve(byId("train-curve"));
+    this.startFields();
+    byId("train-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (this.pause) this.pause.abort();
+      else this.run();
+    });
+    submitOnEnter(byId("train-form"));
+    byId("train-lines").addEventListener("keydown", (event) => event.key === "Enter" && event.stopPropagation());
+    byId("train-one").addEventListener("click", () => this.step());
+    byId("train-reset").addEventListener("click", () => this.reset());
+    byId("train-save").addEventListener("click", () => this.save());
+    byId("train-watch").addEventListener("change", () => this.watch());
+  }
+
+  startFields() {
+    const { card } = this;
+    byId("train-start").options[1].disabled = Boolean(card.not_trainable);
+    byId("train-start").addEventListener("change", () => this.showFields());
+    byId("train-data").addEventListener("change", () => this.showFields());
+    byId("train-kind").addEventListener("change", () => this.showFields());
+    this.showFields();
+  }
+
+  /** Show the fields that the choices leave open. */
+  showFields() {
+    const isModel = byId("train-start").value === "model";
+    const isBigram = byId("train-kind").value === "bigram";
+    byId("train-lines-field").hidden = byId("train-data").value !== "lines";
+    for (const name of FIELDS) field(name).disabled = isModel;
+    for (const name of ["n-embd", "n-head", "n-layer", "activation"]) field(name).disabled = isModel || isBigram;
+    const hint = isModel
+      ? "The weights go on learning; what is shown elsewhere on this page stays as it is."
+      : (this.card.not_trainable ?? "");
+    say("train-start-hint", hint);
+  }
+
+  /** What the fields ask for; null, and said, if they cannot be used. */
+  body() {
+    const wrong = mistake(byId("train-form"));
+    complain("train-error", wrong);
+    if (wrong) return null;
+    const isModel = byId("train-start").value === "model";
+    const isNames = byId("train-data").value === "names";
+    return {
+      isModel,
+      lines: isNames ? null : byId("train-lines").value,
+      seed: Number(byId("train-seed").value),
+      steps: Number(byId("train-steps").value),
+      lr: Number(byId("train-lr").value),
+      batch_size: Number(byId("train-batch-size").value),
+      shape: isModel ? this.ownShape() : chosenShape(),
+    };
+  }
+
+  ownShape() {
+    const keys = ["kind", ...SHAPE, "activation", "input_rmsnorm", "tie_lm_head"];
+    return { ...Object.fromEntries(keys.map((key) => [key, this.card[key]])), ...INIT };
+  }
+
+  /** Start a training, unless the one there was started with the same fields and has not ended. */
+  async prepare() {
+    const body = this.body();
+    if (!body) return false;
+    const key = JSON.stringify(body);
+    if (this.client && this.key === key && !this.isOver) return true;
+    say("train-status", "Preparing …");
+    const { isModel, lines, ...options } = body;
+    options.text = lines ?? (await names());
+    options.weights = isModel ? await weights() : null;
+    options.chars = isModel ? this.card.characters : null;
+    this.client ??= new WorkerClient(startWorker());
+    const started = await this.client.ask("startTraining", options);
+    this.key = key;
+    this.steps = body.steps;
+    this.isOver = false;
+    this.losses = [];
+    byId("train-step").hidden = true;
+    byId("train-result").hidden = false;
+    byId("train-reset").disabled = false;
+    byId("train-curve").replaceChildren();
+    this.curve = new Curve(byId("train-curve"));
+    this.started = started;
+    this.showPictures(started);
+    await this.watchAgain();
+    return true;
+  }
+
+  /** Do something with the training; an error is told. */
+  async attempt(work) {
+    complain("train-error", "");
+    const before = this.client;
+    try {
+      await work();
+    } catch (error) {
+      if (before && before !== this.client) return; // started over meanwhile
+      say("train-status", "");
+      complain("train-error", error.message);
+    }
+  }
+
+  async run() {
+    const pause = new AbortController();
+    this.pause = pause;
+    this.showButtons();
+    await this.attempt(async () => {
+      if (!(await this.prepare())) return;
+      byId("train-step").hidden = true;
+      say("train-status", `Training ${this.described()}.`);
+      const onEvent = (event) => this.pause === pause && this.showProgress(event);
+      const end = await this.client.ask("train", {}, onEvent, pause.signal);
+      if (end.isOver) this.finish(end.samples);
+      else say("train-status", `Paused after step ${grouped(this.losses.length)}.`);
+      this.showTable();
+    });
+    if (this.pause !== pause) return;
+    this.pause = null;
+    this.showButtons();
+  }
+
+  async step() {
+    await this.attempt(async () => {
+      if (!(await this.prepare())) return;
+      const explained = await this.client.ask("trainStep");
+      this.showProgress({ ...explained, losses: [explained.loss] });
+      byId("train-step").hidden = false;
+      explainStep(explained);
+      say("train-status", `Trained one step of ${this.described()}.`);
+      if (explained.isOver) this.finish(explained.samples);
+      this.showTable();
+    });
+  }
+
+  /** The training in words. */
+  described() {
+    const { spec, parameters, documents, cut } = this.started;
+    const cutShort = cut ? `, of which ${grouped(cut)} are cut to the block` : "";
+    const lines = `${grouped(documents)} line${documents === 1 ? "" : "s"}${cutShort}`;
+    return `a ${spec.kind} with ${grouped(parameters)} parameters on ${lines}`;
+  }
+
+  finish(samples) {
+    this.isOver = true;
+    this.showSamples(samples);
+    say("train-samples-title", `${samples.length} samples after training`);
+    say("train-status", `Trained ${grouped(this.steps)} steps. Train starts over; another seed gives another model.`);
+  }
+
+  reset() {
+    this.client?.end();
+    this.client = this.key = this.pause = null;
+    byId("train-result").hidden = true;
+    byId("train-reset").disabled = true;
+    say("train-progress", "");
+    say("train-status", "The training is forgotten.");
+    this.showButtons();
+  }
+
+  showButtons() {
+    byId("train-run").textContent = this.pause ? "Pause" : "Train";
+    byId("train-one").disabled = Boolean(this.pause);
+  }
+
+  showProgress({ losses, rate, ...pictures }) {
+    for (const loss of losses) this.losses.push(loss);
+    const done = this.losses.length;
+    const mean = average(this.losses.slice(-MEAN));
+    const speed = rate ? ` ${grouped(Math.round(rate))} steps a second.` : "";
+    const of = `Step ${grouped(done)} of ${grouped(this.steps)}.`;
+    say("train-progress", `${of} Mean loss of the last ${Math.min(done, MEAN)}: ${mean.toFixed(3)} nats.${speed}`);
+    const every = Math.max(1, Math.ceil(done / POINTS));
+    this.curve.show([
+      { kind: "faint", name: every > 1 ? `mean of ${every} steps` : "loss of a step", points: points(this.losses, every, every) },
+      { kind: "mean", name: `mean of the last ${MEAN} steps`, points: points(this.losses, every, MEAN) },
+    ]);
+    if (pictures.preview) this.showPictures(pictures);
+  }
+
+  showPictures({ preview, attention }) {
+    say("train-samples-title", "Samples");
+    this.showSamples(preview);
+    if (document.activeElement !== byId("train-watch")) {
+      byId("train-watch").value = attention.tokens.map((token) => token.text).join("");
+    }
+    showTokenLosses(byId("train-losses"), attention.tokens, attention.losses);
+    showHeads(byId("train-heads"), attention.attention);
+  }
+
+  showSamples(texts) {
+    byId("train-samples").replaceChildren(...texts.map((text) => make("li", {}, make("code", { text }))));
+  }
+
+  showTable() {
+    const every = Math.max(1, Math.ceil(this.losses.length / ROWS));
+    const rows = [];
+    for (let step = every; step <= this.losses.length; step += every) {
+      rows.push([step, this.losses[step - 1], average(this.losses.slice(Math.max(0, step - MEAN), step))]);
+    }
+    this.curve.showTable(numbers(["Step", "Loss", `Mean of ${MEAN}`], rows, every));
+  }
+
+  watch() {
+    const text = byId("train-watch").value;
+    this.attempt(async () => this.client && this.showPictures(await this.client.ask("watch", { text })));
+    this.watched = text;
+  }
+
+  /** Watch the text of the earlier training in a new one, if its characters are known. */
+  async watchAgain() {
+    if (!this.watched) return;
+    try {
+      this.showPictures(await this.client.ask("watch", { text: this.watched }));
+    } catch {
+      this.watched = null;
+    }
+  }
+
+  save() {
+    const lines = ["step,loss", ...this.losses.map((loss, i) => `${i + 1},${loss}`)];
+    const address = URL.createObjectURL(new Blob([`${lines.join("\n")}\n`], { type: "text/csv" }));
+    make("a", { href: address, download: "losses.csv" }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 1000);
+  }
+}
+
+function chosenShape() {
+  return {
+    kind: byId("train-kind").value,
+    ...Object.fromEntries(SHAPE.map((name) => [name, Number(field(name).value)])),
+    activation: byId("train-activation").value,
+    input_rmsnorm: byId("train-input-rmsnorm").checked,
+    tie_lm_head: byId("train-tie-lm-head").checked,
+    ...INIT,
+  };
+}
+
+const average = (numbers) => numbers.reduce((sum, number) => sum + number, 0) / numbers.length;
+
+/** [step, mean of the `width` losses up to it] of one step in `every`. */
+function points(losses, every, width) {
+  const found = [];
+  for (let step = every; step <= losses.length; step += every) {
+    found.push([step, average(losses.slice(Math.max(0, step - width), step))]);
+  }
+  return found;
+}

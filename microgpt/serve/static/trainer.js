@@ -1,0 +1,355 @@
+// Training in float64: forward pass, hand-written backward pass and Adam over flat arrays. The formulas are those of
+// engines/scalar. T is the number of positions of an example; a matrix (T, n) is row major.
+
+import { ACTIVATIONS, drawnShapes, outputTensor, shapes } from "./model.js";
+
+const EPSILON = 1e-5; // of every RMSNorm
+
+/** @typedef {import("./model.js").Spec} Spec */
+/** @typedef {import("./python_random.js").PythonRandom} PythonRandom */
+/**
+ * @typedef {object} Adam
+ * @property {number} lr
+ * @property {number} beta1
+ * @property {number} beta2
+ * @property {number} eps
+ */
+
+/** Initial values of every tensor, drawn in microgpt.py's order. @returns {Record<string, Float64Array>} */
+export function initialWeights(/** @type {Spec} */ spec, /** @type {PythonRandom} */ random) {
+  const kept = new Set(shapes(spec).map(([name]) => name));
+  const weights = {};
+  for (const [name, rows, columns] of drawnShapes(spec)) {
+    const startsAtZero = spec.zero_init_residual && /\.(attn_wo|mlp_fc2)$/.test(name);
+    const drawn = Float64Array.from({ length: rows * columns }, () =>
+      random.gauss(0, startsAtZero ? 0 : spec.init_std),
+    );
+    if (kept.has(name)) weights[name] = drawn; // a tied lm_head is drawn too, then dropped
+  }
+  return weights;
+}
+
+/** What the backward pass of one block needs from the forward pass. */
+class Block {
+  constructor(spec, length) {
+    const matrix = (columns) => new Float64Array(length * columns);
+    const E = spec.n_embd;
+    this.normed1 = matrix(E);
+    this.scale1 = matrix(1);
+    this.q = matrix(E);
+    this.k = matrix(E);
+    this.v = matrix(E);
+    this.shares = new Float64Array(spec.n_head * length * length); // attention weights [head][t][s]
+    this.mixed = matrix(E);
+    this.middle = matrix(E); // the residual stream between attention and MLP
+    this.normed2 = matrix(E);
+    this.scale2 = matrix(1);
+    this.before = matrix(4 * E); // the activation's input and output
+    this.after = matrix(4 * E);
+    this.out = matrix(E);
+  }
+}
+
+export class Trainer {
+  /**
+   * @param {Spec} spec
+   * @param {Record<string, ArrayLike<number>>} weights
+   * @param {Adam} adam
+   */
+  constructor(spec, weights, adam) {
+    this.spec = spec;
+    this.adam = adam;
+    const sizes = shapes(spec).map(([, rows, columns]) => rows * columns);
+    const count = sizes.reduce((sum, size) => sum + size, 0);
+    [this.parameters, this.gradients, this.m, this.v] = [1, 2, 3, 4].map(() => new Float64Array(count));
+    /** Views into `parameters` and `gradients` by tensor name. @type {Record<string, Float64Array>} */
+    this.weights = {};
+    this.grads = {};
+    let start = 0;
+    for (const [name, rows, columns] of shapes(spec)) {
+      this.weights[name] = this.parameters.subarray(start, start + rows * columns);
+      this.grads[name] = this.gradients.subarray(start, start + rows * columns);
+      this.weights[name].set(weights[name]);
+      start += rows * columns;
+    }
+    this.losses = new Float64Array(spec.block_size); // of the last example's targets
+    this.allocate();
+  }
+
+  allocate() {
+    const { spec } = this;
+    const [T, E] = [spec.block_size, spec.n_embd];
+    this.first = new Float64Array(T * E); // the residual stream before the first block
+    this.firstScale = new Float64Array(T);
+    this.blocks = Array.from({ length: spec.n_layer }, () => new Block(spec, T));
+    this.probs = new Float64Array(T * spec.vocab_size);
+    // gradients of activations
+    [this.dx, this.dnormed, this.dq, this.dk, this.dv, this.dmixed] = Array.from(
+      { length: 6 },
+      () => new Float64Array(T * E),
+    );
+    this.dhidden = new Float64Array(T * 4 * E);
+    this.dshares = new Float64Array(T);
+  }
+
+  /**
+   * One step: forward, backward, update. A loss that is not finite changes nothing.
+   * @param {Int32Array[]} batch examples: token ids, each of which but the last predicts its successor
+   * @param {number} step counted from 0
+   * @param {number} lr
+   * @returns {number} the mean loss over the batch's targets, in nats
+   */
+  step(batch, step, lr) {
+    const loss = this.backward(batch);
+    if (Number.isFinite(loss)) this.update(step, lr);
+    return loss;
+  }
+
+  /** Set `gradients` to those of the batch's mean loss, and return it. */
+  backward(batch) {
+    this.gradients.fill(0);
+    const targets = batch.reduce((sum, tokens) => sum + tokens.length - 1, 0);
+    let total = 0;
+    for (const tokens of batch) {
+      total += this.forward(tokens);
+      this.backwardExample(tokens, 1 / targets);
+    }
+    return total / targets;
+  }
+
+  /** Return the sum of the losses of an example's targets. */
+  forward(tokens) {
+    const { spec, weights, first } = this;
+    const [T, E, V] = [tokens.length - 1, spec.n_embd, spec.vocab_size];
+    for (let t = 0; t < T; t++) {
+      const row = tokens[t] * E;
+      for (let i = 0; i < E; i++) first[t * E + i] = weights.wte[row + i];
+    }
+    if (weights.wpe) for (let i = 0; i < T * E; i++) first[i] += weights.wpe[i];
+    if (spec.input_rmsnorm) rmsnorm(first, this.firstScale, first, T, E);
+    let x = first;
+    this.blocks.forEach((block, layer) => (x = this.forwardBlock(block, layer, x, T)));
+    linear(this.probs, x, weights[outputTensor(spec)], T, E, V);
+    let total = 0;
+    for (let t = 0; t < T; t++) total += this.losses[t] = crossEntropy(this.probs, t * V, V, tokens[t + 1]);
+    return total;
+  }
+
+  /** x (T, E) -> the residual stream after the block (T, E). */
+  forwardBlock(block, layer, x, T) {
+    const { spec, weights } = this;
+    const E = spec.n_embd;
+    const activation = ACTIVATIONS[spec.activation].value;
+    rmsnorm(block.normed1, block.scale1, x, T, E);
+    linear(block.q, block.normed1, weights[`layer${layer}.attn_wq`], T, E, E);
+    linear(block.k, block.normed1, weights[`layer${layer}.attn_wk`], T, E, E);
+    linear(block.v, block.normed1, weights[`layer${layer}.attn_wv`], T, E, E);
+    attention(block, T, E, spec.n_head);
+    linear(block.middle, block.mixed, weights[`layer${layer}.attn_wo`], T, E, E);
+    for (let i = 0; i < T * E; i++) block.middle[i] += x[i];
+    rmsnorm(block.normed2, block.scale2, block.middle, T, E);
+    linear(block.before, block.normed2, weights[`layer${layer}.mlp_fc1`], T, E, 4 * E);
+    for (let i = 0; i < T * 4 * E; i++) block.after[i] = activation(block.before[i]);
+    linear(block.out, block.after, weights[`layer${layer}.mlp_fc2`], T, 4 * E, E);
+    for (let i = 0; i < T * E; i++) block.out[i] += block.middle[i];
+    return block.out;
+  }
+
+  /** Add the gradient of share * (the sum of the example's losses). */
+  backwardExample(tokens, share) {
+    const { spec, weights, grads, probs, dx } = this;
+    const [T, E, V] = [tokens.length - 1, spec.n_embd, spec.vocab_size];
+    // d(loss)/d(logits) = softmax - one_hot(target)
+    for (let t = 0; t < T; t++) probs[t * V + tokens[t + 1]] -= 1;
+    for (let i = 0; i < T * V; i++) probs[i] *= share;
+    const last = this.blocks.length ? this.blocks.at(-1).out : this.first;
+    const output = outputTensor(spec);
+    dx.fill(0, 0, T * E);
+    linearBackward(dx, grads[output], probs, last, weights[output], T, E, V);
+    for (let layer = spec.n_layer - 1; layer >= 0; layer--) this.backwardBlock(this.blocks[layer], layer, T);
+    if (spec.input_rmsnorm) {
+      this.dnormed.set(dx.subarray(0, T * E));
+      dx.fill(0, 0, T * E);
+      rmsnormBackward(dx, this.dnormed, this.first, this.firstScale, T, E);
+    }
+    for (let t = 0; t < T; t++) {
+      const row = tokens[t] * E;
+      for (let i = 0; i < E; i++) grads.wte[row + i] += dx[t * E + i];
+    }
+    if (grads.wpe) for (let i = 0; i < T * E; i++) grads.wpe[i] += dx[i];
+  }
+
+  /** Turn dx from the gradient of the block's output into that of its input. */
+  backwardBlock(block, layer, T) {
+    const { spec, weights, grads, dx, dnormed, dhidden, dq, dk, dv, dmixed } = this;
+    const E = spec.n_embd;
+    const slope = ACTIVATIONS[spec.activation].slope;
+    const backward = (dinput, doutput, input, name, inputs, outputs) => {
+      const tensor = `layer${layer}.${name}`;
+      linearBackward(dinput, grads[tensor], doutput, input, weights[tensor], T, inputs, outputs);
+    };
+    dhidden.fill(0, 0, T * 4 * E);
+    backward(dhidden, dx, block.after, "mlp_fc2", 4 * E, E);
+    for (let i = 0; i < T * 4 * E; i++) dhidden[i] *= slope(block.before[i]);
+    dnormed.fill(0, 0, T * E);
+    backward(dnormed, dhidden, block.normed2, "mlp_fc1", E, 4 * E);
+    rmsnormBackward(dx, dnormed, block.normed2, block.scale2, T, E);
+
+    dmixed.fill(0, 0, T * E);
+    backward(dmixed, dx, block.mixed, "attn_wo", E, E);
+    for (const d of [dq, dk, dv, dnormed]) d.fill(0, 0, T * E);
+    attentionBackward(block, dq, dk, dv, dmixed, this.dshares, T, E, spec.n_head);
+    backward(dnormed, dq, block.normed1, "attn_wq", E, E);
+    backward(dnormed, dk, block.normed1, "attn_wk", E, E);
+    backward(dnormed, dv, block.normed1, "attn_wv", E, E);
+    rmsnormBackward(dx, dnormed, block.normed1, block.scale1, T, E);
+  }
+
+  /** Adam (Kingma and Ba, 2014, algorithm 1); `step` counts from 0. */
+  update(step, lr) {
+    const { parameters, gradients, m, v } = this;
+    const { beta1, beta2, eps } = this.adam;
+    const [new1, new2] = [1 - beta1, 1 - beta2];
+    const correction1 = 1 - beta1 ** (step + 1);
+    const correction2 = 1 - beta2 ** (step + 1);
+    for (let i = 0; i < parameters.length; i++) {
+      const g = gradients[i];
+      m[i] = beta1 * m[i] + new1 * g;
+      v[i] = beta2 * v[i] + new2 * g * g;
+      parameters[i] -= (lr * (m[i] / correction1)) / (Math.sqrt(v[i] / correction2) + eps);
+    }
+  }
+}
+
+/** Y = X W^T: X (T, n), W (rows, n), Y (T, rows). */
+function linear(Y, X, W, T, n, rows) {
+  const even = n - (n % 4);
+  for (let t = 0; t < T; t++) {
+    const x = t * n;
+    for (let o = 0; o < rows; o++) {
+      const w = o * n;
+      let a = 0; // four sums, because one would wait for each addition
+      let b = 0;
+      let c = 0;
+      let d = 0;
+      let i = 0;
+      for (; i < even; i += 4) {
+        a += W[w + i] * X[x + i];
+        b += W[w + i + 1] * X[x + i + 1];
+        c += W[w + i + 2] * X[x + i + 2];
+        d += W[w + i + 3] * X[x + i + 3];
+      }
+      for (; i < n; i++) a += W[w + i] * X[x + i];
+      Y[t * rows + o] = a + b + (c + d);
+    }
+  }
+}
+
+/** dX += dY W, dW += dY^T X: dX and X (T, n), dW and W (rows, n), dY (T, rows). */
+function linearBackward(dX, dW, dY, X, W, T, n, rows) {
+  for (let t = 0; t < T; t++) {
+    const x = t * n;
+    for (let o = 0; o < rows; o++) {
+      const dy = dY[t * rows + o];
+      if (dy === 0) continue; // behind a relu that is 0
+      const w = o * n;
+      for (let i = 0; i < n; i++) {
+        dX[x + i] += dy * W[w + i];
+        dW[w + i] += dy * X[x + i];
+      }
+    }
+  }
+}
+
+/** Y = X / sqrt(mean(X^2) + eps) of each row (T, n), and the factors (T,); Y may be X. */
+function rmsnorm(Y, scales, X, T, n) {
+  for (let t = 0, row = 0; t < T; t++, row += n) {
+    let sum = 0;
+    for (let i = row; i < row + n; i++) sum += X[i] * X[i];
+    const scale = (scales[t] = 1 / Math.sqrt(sum / n + EPSILON));
+    for (let i = row; i < row + n; i++) Y[i] = X[i] * scale;
+  }
+}
+
+/** dX += scale (dY - Y mean(dY Y)) of each row (T, n), from the norm's output Y. */
+function rmsnormBackward(dX, dY, Y, scales, T, n) {
+  for (let t = 0, row = 0; t < T; t++, row += n) {
+    let sum = 0;
+    for (let i = row; i < row + n; i++) sum += dY[i] * Y[i];
+    const mean = sum / n;
+    for (let i = row; i < row + n; i++) dX[i] += scales[t] * (dY[i] - Y[i] * mean);
+  }
+}
+
+/** Causal attention of every head: fills block.shares and block.mixed (T, E) from q, k, v. */
+function attention(block, T, E, heads) {
+  const { q, k, v, shares, mixed } = block;
+  const size = E / heads;
+  const scale = 1 / Math.sqrt(size);
+  mixed.fill(0, 0, T * E);
+  for (let head = 0; head < heads; head++) {
+    for (let t = 0; t < T; t++) {
+      const row = (head * T + t) * T;
+      const to = t * E + head * size;
+      let largest = -Infinity;
+      for (let s = 0; s <= t; s++) {
+        const from = s * E + head * size;
+        let dot = 0;
+        for (let i = 0; i < size; i++) dot += q[to + i] * k[from + i];
+        shares[row + s] = dot * scale;
+        if (dot * scale > largest) largest = dot * scale;
+      }
+      let total = 0;
+      for (let s = 0; s <= t; s++) total += shares[row + s] = Math.exp(shares[row + s] - largest);
+      for (let s = 0; s <= t; s++) {
+        const share = (shares[row + s] /= total);
+        const from = s * E + head * size;
+        for (let i = 0; i < size; i++) mixed[to + i] += share * v[from + i];
+      }
+    }
+  }
+}
+
+/** Add to dq, dk, dv (T, E) from dmixed (T, E); dshares (T,) is scratch. */
+function attentionBackward(block, dq, dk, dv, dmixed, dshares, T, E, heads) {
+  const { q, k, v, shares } = block;
+  const size = E / heads;
+  const scale = 1 / Math.sqrt(size);
+  for (let head = 0; head < heads; head++) {
+    for (let t = 0; t < T; t++) {
+      const row = (head * T + t) * T;
+      const to = t * E + head * size;
+      let mean = 0; // sum over s of dshares[s] * shares[s]
+      for (let s = 0; s <= t; s++) {
+        const from = s * E + head * size;
+        const share = shares[row + s];
+        let dot = 0;
+        for (let i = 0; i < size; i++) {
+          dot += dmixed[to + i] * v[from + i];
+          dv[from + i] += share * dmixed[to + i];
+        }
+        dshares[s] = dot;
+        mean += dot * share;
+      }
+      for (let s = 0; s <= t; s++) {
+        const from = s * E + head * size;
+        const dscore = shares[row + s] * (dshares[s] - mean) * scale;
+        for (let i = 0; i < size; i++) {
+          dq[to + i] += dscore * k[from + i];
+          dk[from + i] += dscore * q[to + i];
+        }
+      }
+    }
+  }
+}
+
+/** Replace logits (n,) from `start` on by their softmax; returns -log softmax[target]. */
+function crossEntropy(logits, start, n, target) {
+  let largest = -Infinity;
+  for (let i = start; i < start + n; i++) if (logits[i] > largest) largest = logits[i];
+  let total = 0;
+  for (let i = start; i < start + n; i++) total += logits[i] = Math.exp(logits[i] - largest);
+  const scale = 1 / total;
+  for (let i = start; i < start + n; i++) logits[i] *= scale;
+  return -Math.log(logits[start + target]);
+}

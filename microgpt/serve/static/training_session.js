@@ -1,0 +1,143 @@
+// Training microgpt on lines of text: what a seed determines, the steps, and what can be watched meanwhile. As
+// training/assembly.py does it: shuffle the documents, draw the weights, then train one batch after the other.
+
+import { drawText } from "./generation.js";
+import { namedWeights, readText, shapes } from "./model.js";
+import { PythonRandom } from "./python_random.js";
+import { Tokenizer, UserError } from "./tokenizer.js";
+import { initialWeights, Trainer } from "./trainer.js";
+
+const ADAM = { beta1: 0.85, beta2: 0.99, eps: 1e-8 }; // microgpt.py's
+const SAMPLES = { temperature: 0.5, topK: null, maxTokens: null, phrases: [], bias: 0 };
+const MAX_SHOWN = 20; // unknown characters that an error names
+
+/**
+ * @typedef {object} TrainingOptions
+ * @property {string} text one document per line
+ * @property {number} seed
+ * @property {number} steps
+ * @property {number} lr learning rate of the first step; it falls linearly to 0
+ * @property {number} batch_size documents in a step
+ * @property {object} shape the spec without vocab_size; for a bigram without n_embd, too
+ * @property {string[] | null} chars the vocabulary of the model to train on; null: that of the text
+ * @property {ArrayBuffer | null} weights to train on from, float32; null: random ones
+ */
+
+export class TrainingSession {
+  /** @param {TrainingOptions} options */
+  constructor(options) {
+    this.options = options;
+    const documents = documentsOf(options.text);
+    if (!documents.length) throw new UserError("There is no line to train on: write or paste at least one.");
+    this.tokenizer = options.chars ? new Tokenizer(options.chars) : Tokenizer.of(documents);
+    const unknown = [...new Set(documents.join(""))].filter((char) => !this.tokenizer.ids.has(char));
+    if (unknown.length) {
+      const named = unknown.slice(0, MAX_SHOWN).join(" ");
+      throw new UserError(
+        `This model does not know the characters ${named}: train on lines without them, or from random weights.`,
+      );
+    }
+    const V = this.tokenizer.size;
+    /** @type {import("./model.js").Spec} */
+    this.spec = { ...options.shape, vocab_size: V };
+    if (this.spec.kind === "bigram") Object.assign(this.spec, { n_embd: V, n_head: 1, n_layer: 0 });
+    if (this.spec.n_embd % this.spec.n_head) {
+      const { n_embd: width, n_head: heads } = this.spec;
+      throw new UserError(`The width must be a multiple of the number of heads: ${width} is none of ${heads}.`);
+    }
+    this.examples = documents.map((text) => this.example(text));
+    this.cut = documents.filter((text) => [...text].length + 1 > this.spec.block_size).length; // documents cut short
+    this.random = new PythonRandom(options.seed);
+    this.order = documents.map((_, i) => i);
+    this.random.shuffle(this.order);
+    const drawn = initialWeights(this.spec, this.random); // drawn in any case: the samples' numbers come after them
+    const weights = options.weights ? namedWeights(this.spec, options.weights) : drawn;
+    this.trainer = new Trainer(this.spec, weights, ADAM);
+    this.done = 0; // steps
+    this.watched = this.examples[this.order[0]].slice(0, -1);
+  }
+
+  /** bos + characters + bos, cut to block_size targets. */
+  example(text) {
+    const { bos } = this.tokenizer;
+    return Int32Array.from([bos, ...this.tokenizer.encode(text), bos].slice(0, this.spec.block_size + 1));
+  }
+
+  get isOver() {
+    return this.done >= this.options.steps;
+  }
+
+  /** The examples of a step; after the last document the first follows again. */
+  batch(step) {
+    const { batch_size: size } = this.options;
+    return Array.from({ length: size }, (_, i) => this.examples[this.order[(step * size + i) % this.order.length]]);
+  }
+
+  get lr() {
+    return this.options.lr * (1 - this.done / this.options.steps);
+  }
+
+  /** Train one step. Returns its loss; throws if that is not finite. */
+  step() {
+    const loss = this.trainer.step(this.batch(this.done), this.done, this.lr);
+    if (!Number.isFinite(loss)) {
+      throw new UserError(`The loss of step ${this.done + 1} is not finite: try a smaller learning rate.`);
+    }
+    this.done += 1;
+    return loss;
+  }
+
+  /** Train one step and describe it: its documents, and each tensor's gradient and update. */
+  explainedStep() {
+    const { trainer } = this;
+    const before = trainer.parameters.slice();
+    const lr = this.lr;
+    const batch = this.batch(this.done);
+    const loss = this.step();
+    let start = 0;
+    const tensors = shapes(this.spec).map(([name, rows, columns]) => {
+      const end = start + rows * columns;
+      const weights = trainer.parameters.slice(start, end);
+      const update = weights.map((weight, i) => weight - before[start + i]);
+      const gradient = trainer.gradients.slice(start, end);
+      start = end;
+      return { name, rows, columns, weights, gradient, update };
+    });
+    const last = batch.at(-1);
+    const tokens = [...last].map((id) => this.tokenizer.token(id));
+    return { step: this.done, loss, lr, tokens, losses: [...trainer.losses.slice(0, last.length - 1)], tensors };
+  }
+
+  /** Texts that the model would write now; the same random numbers each time, so that only the model differs. */
+  preview(count) {
+    const random = new PythonRandom(this.options.seed);
+    return Array.from({ length: count }, () => this.draw(random));
+  }
+
+  /** Texts drawn from the numbers that follow the initial weights, as microgpt.py does after training. */
+  samples(count) {
+    return Array.from({ length: count }, () => this.draw(this.random));
+  }
+
+  draw(random) {
+    return drawText(this.spec, this.trainer.weights, this.tokenizer, SAMPLES, random);
+  }
+
+  /** Choose the text whose attention is watched. Throws UserError for unknown characters. */
+  watch(text) {
+    this.watched = this.example(text).slice(0, -1);
+  }
+
+  /** The watched text's tokens, attention [layer][head][t][s] and losses. */
+  attention() {
+    const tokens = [...this.watched];
+    const described = tokens.map((id) => this.tokenizer.token(id));
+    return { tokens: described, ...readText(this.spec, this.trainer.weights, tokens) };
+  }
+}
+
+const documentsOf = (text) =>
+  text
+    .split(/\r\n|\r|\n/)
+    .map((line) => line.trim())
+    .filter(Boolean);

@@ -1,0 +1,49 @@
+// Requests to worker.js, and its answers.
+
+export class WorkerClient {
+  /** @param {Worker} worker */
+  constructor(worker) {
+    this.worker = worker;
+    this.count = 0;
+    this.waiting = new Map(); // of requests by id
+    worker.addEventListener("message", ({ data }) => this.receive(data));
+    worker.addEventListener("error", (event) => this.fail(event.message));
+  }
+
+  /**
+   * Send a request. Resolves with its result; rejects with the worker's sentence.
+   * @param {string} type a handler of worker.js
+   * @param {object} [body]
+   * @param {(event: any) => void} [onEvent]
+   * @param {AbortSignal} [signal] ends the request early; its result still comes
+   */
+  ask(type, body, onEvent = () => {}, signal = undefined) {
+    const id = ++this.count;
+    return new Promise((resolve, reject) => {
+      this.waiting.set(id, { resolve, reject, onEvent });
+      signal?.addEventListener("abort", () => this.worker.postMessage({ id, type: "cancel" }));
+      this.worker.postMessage({ id, type, body });
+    });
+  }
+
+  receive({ id, event, result, error }) {
+    const request = this.waiting.get(id);
+    if (event !== undefined) {
+      request.onEvent(event);
+      return;
+    }
+    this.waiting.delete(id);
+    if (error === undefined) request.resolve(result);
+    else request.reject(new Error(error));
+  }
+
+  fail(message) {
+    for (const { reject } of this.waiting.values()) reject(new Error(`The worker failed: ${message}`));
+    this.waiting.clear();
+  }
+
+  end() {
+    this.worker.terminate();
+    this.fail("it was ended.");
+  }
+}

@@ -1,0 +1,83 @@
+"""export.format=html: one HTML file with the model inside, which computes and trains in the browser."""
+
+import base64
+import gzip
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+
+import numpy as np
+
+from microgpt.engines.base import EngineInfo
+from microgpt.errors import UserError
+from microgpt.model.spec import ModelSpec
+from microgpt.runs.checkpoint import Checkpoint
+from microgpt.serve.card import model_card, packed_weights
+from microgpt.serve.single_file import single_file
+
+BROWSER = EngineInfo(
+    backend="JavaScript", device="this device", using_gpu=False, dtype="float32", kernel="loops", threads=1
+)
+MAX_NEW_TOKENS = 1024  # of a text
+MAX_HISTORY_POINTS = 300  # of the loss curve
+KINDS = ("gpt", "bigram")  # what static/model.js computes
+ACTIVATIONS = ("relu", "relu_squared")
+
+
+def html_page(checkpoint: Checkpoint, weights: Mapping[str, np.ndarray]) -> bytes:
+    """Return the page of a model. Raises UserError for one that static/model.js cannot compute."""
+    meta = checkpoint.meta
+    refuse_unsupported(meta.spec)
+    content = {
+        "card": model_card(checkpoint, BROWSER, MAX_NEW_TOKENS, MAX_HISTORY_POINTS),
+        "description": {
+            "spec": meta.spec.to_dict(),
+            "chars": meta.chars,
+            "special": list(meta.special),
+            "phrases": list(meta.style.get("phrases", [])),
+            "bias": meta.style.get("bias", 0.0),
+            "max_new_tokens": MAX_NEW_TOKENS,
+        },
+    }
+    names = (files("microgpt.data") / "names.txt").read_text(encoding="utf-8").split()
+    return single_file(
+        {
+            "data-model": zipped(json.dumps(content, allow_nan=False, separators=(",", ":"))),
+            "data-weights": encoded(packed_weights(meta.spec, weights)),
+            "data-names": zipped(front_coded(names)),
+        }
+    ).encode()
+
+
+def refuse_unsupported(spec: ModelSpec) -> None:
+    for key, value, known in (("kind", spec.kind, KINDS), ("activation", spec.activation, ACTIVATIONS)):
+        if value not in known:
+            raise UserError(
+                f"export.format=html is not allowed: the page cannot compute model.{key}={value}, only "
+                f"{' and '.join(known)}"
+            )
+
+
+def front_coded(names: list[str]) -> str:
+    """Return sorted names, each as a capital for how many letters it shares with the one before, and its rest.
+
+    Half the size of the plain names when compressed.
+    """
+    coded, last = [], ""
+    for name in sorted(names):
+        shared = next((i for i, (a, b) in enumerate(zip(last, name, strict=False)) if a != b), len(last))
+        coded.append(chr(ord("A") + shared) + name[shared:])
+        last = name
+    return "".join(coded)
+
+
+def zipped(text: str) -> str:
+    return encoded(gzip.compress(text.encode(), 9, mtime=0))
+
+
+def encoded(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def page_notes(checkpoint: Checkpoint) -> list[str]:
+    return ["open it in a browser, from a folder or a web server: it makes no request"]
