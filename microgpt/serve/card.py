@@ -75,7 +75,7 @@ def history_points(checkpoint: Checkpoint, max_points: int) -> list[dict[str, An
     if checkpoint.path.parent.name != "checkpoint":
         return []
     lines = History(checkpoint.path.parents[1] / "history.jsonl").lines()
-    points = [{key: line.get(key) for key in ("step", "loss", "val_loss")} for line in lines]
-    points = [point for point in points if point["step"] <= checkpoint.progress.step]
+    kept = [line for line in lines if line["step"] <= checkpoint.progress.step]
+    points = [{key: line.get(key) for key in ("step", "loss", "val_loss")} for line in kept]
     every = -(-len(points) // max_points)
     return [point for i, point in enumerate(points) if i % every == 0 or point["val_loss"] is not None]

@@ -3,6 +3,7 @@
 import json
 import re
 import urllib.request
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.browser import CHROMIUM
+from support.browser import generate, launched_browser, overflow, texts
 from support.program import Program, make_program
 
 import microgpt
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 STATIC = Path(microgpt.__file__).parent / "serve" / "static"
 KEY = "sesame"
-SECTIONS = ("generate", "attention", "chat", "model")
+SECTIONS = ("generate", "attention", "chat", "train", "model")
 Open = Callable[..., "Page"]
 
 
@@ -63,6 +64,7 @@ def test_the_page_needs_no_inline_script_or_style(markup: Markup) -> None:
 
 def test_every_file_that_is_named_is_there_and_none_is_elsewhere(markup: Markup) -> None:
     named = {value for _, attributes in markup.found for key, value in attributes.items() if key in ("src", "href")}
+    named |= {"worker.js", "local_api.js"}  # of api.js and of serve/single_file.py
     for path in files(".js"):
         named |= {name.removeprefix("./") for name in re.findall(r'^import .* from "(.*)";$', path.read_text(), re.M)}
     assert named | {"index.html"} == {path.name for path in STATIC.iterdir() if path.is_file()}
@@ -176,13 +178,7 @@ def locked(program: Program) -> Served:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra dev")
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium or Chrome on PATH")
-    with playwright.sync_playwright() as started:
-        running = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield running
-        running.close()
+    yield from launched_browser()
 
 
 @pytest.fixture
@@ -220,25 +216,6 @@ def open_page(browser: "Browser") -> Iterator[Open]:
     assert [text for text in wrong if not re.search("|".join(remarks), text)] == []
     assert sum("status of" in text for text in wrong) == refusals[0]
     assert asked == addresses, "requests went elsewhere"
-
-
-def generate(page: "Page", prompt: str, **fields: str) -> None:
-    """Fill in the form, press Enter, and wait for the end of the text."""
-    page.select_option("#pace", "0")
-    for name, value in fields.items():
-        page.fill(f"#{name.replace('_', '-')}", value)
-    page.fill("#prompt", prompt)
-    page.press("#prompt", "Enter")
-    page.locator("#generate-status", has_text="Seed").wait_for()
-
-
-def texts(page: "Page", selector: str) -> list[str]:
-    return [text.strip() for text in page.locator(selector).all_inner_texts()]
-
-
-def overflow(page: "Page") -> int:
-    """By how many pixels the page is wider than its window."""
-    return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
 
 
 @pytest.mark.slow
@@ -383,6 +360,37 @@ def test_a_model_that_is_not_for_chat_says_so(names: Served, open_page: Open) ->
     page.locator("#chat-none").wait_for()
     assert "not trained on conversations" in page.locator("#chat-none").inner_text()
     assert not page.locator("#message").is_visible()
+
+
+@pytest.mark.slow
+def test_the_page_trains_in_a_worker_and_goes_on_from_the_served_weights(names: Served, open_page: Open) -> None:
+    page = open_page(names, "train")
+    page.fill("#train-steps", "20")
+    page.click("#train-run")
+    page.locator("#train-status", has_text="Trained 20 steps").wait_for()
+    from_random = page.inner_text("#train-progress")
+    page.select_option("#train-start", "model")
+    page.fill("#train-lr", "0.0001")
+    page.click("#train-run")
+    page.locator("#train-progress").filter(has_not_text=from_random).wait_for()
+    page.locator("#train-status", has_text="Trained 20 steps").wait_for()
+    before, after = (
+        float(re.findall(r"\d\.\d+", text)[0]) for text in (from_random, page.inner_text("#train-progress"))
+    )
+    assert after < before - 0.3, "the served model has learnt something"
+    with urllib.request.urlopen(f"{names.address}/microgpt/v1/weights") as answer:
+        numbers = array("f", answer.read())
+    assert len(numbers) == sum(rows * columns for rows, columns in tensor_shapes(names))
+    with urllib.request.urlopen(f"{names.address}/worker.js") as answer:
+        policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "worker-src 'self'" in policy
+    assert "unsafe" not in policy
+
+
+def tensor_shapes(served: Served) -> list[list[int]]:
+    with urllib.request.urlopen(f"{served.address}/microgpt/v1/model") as answer:
+        return [tensor["shape"] for tensor in json.load(answer)["tensors"]]
 
 
 @pytest.mark.slow

@@ -179,8 +179,8 @@ export class Decoder {
 
 /**
  * Read a whole text (token ids, the first begins it).
- * @returns {{attention: Float64Array[][][], losses: (number | null)[]}} attention [layer][head][position], each row as
- *   long as the text, 0 for later positions; nats of each token, given those before it
+ * @returns {{attention: number[][][][], losses: (number | null)[]}} attention [layer][head][t][s], 0 for s > t; nats of
+ *   each token, given those before it
  */
 export function readText(spec, weights, tokens) {
   const decoder = new Decoder(spec, weights);
@@ -191,9 +191,7 @@ export function readText(spec, weights, tokens) {
     const logits = decoder.feed(token);
     decoder.attention.forEach((layer, l) =>
       layer.forEach((shares, h) => {
-        const row = new Float64Array(tokens.length);
-        row.set(shares);
-        attention[l][h].push(row);
+        attention[l][h].push([...shares, ...new Array(tokens.length - shares.length).fill(0)]);
       }),
     );
     if (t + 1 < tokens.length) losses.push(tokenLoss(logits, tokens[t + 1]));

@@ -1,0 +1,98 @@
+"""The page as one file: how its modules become a script, what it contains, and what it refuses."""
+
+import gzip
+import re
+from base64 import b64decode
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.models import bigram, gpt
+
+from microgpt.data.tokenizer import CHAT_SPECIAL
+from microgpt.errors import UserError
+from microgpt.serve import single_file
+from microgpt.serve.card import MAX_TRAINABLE, packed_weights, why_not_trainable
+from microgpt.tasks.html_page import front_coded, refuse_unsupported, zipped
+
+
+def written(folder: Path, **modules: str) -> None:
+    for name, source in modules.items():
+        (folder / f"{name}.js").write_text(source)
+
+
+def test_modules_become_functions_in_the_order_of_their_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(single_file, "STATIC", tmp_path)
+    written(
+        tmp_path,
+        main='import {\n  one,\n  two as second,\n} from "./numbers.js";\nimport { ask } from "./api.js";\nask(one);\n',
+        numbers='import { ask } from "./api.js";\nexport const one = 1;\nexport function* two() {}\n',
+        api="export async function ask() {}\n",
+        local="export class Refused {}\nexport async function ask() {}\n",
+    )
+    assert single_file.script_of("main.js", {"api.js": "local.js"}) == (
+        '"use strict";\n'
+        "const $local = (() => {\nclass Refused {}\nasync function ask() {}\nreturn { Refused, ask };\n})();\n\n"
+        "const $numbers = (() => {\nconst { ask } = $local;\nconst one = 1;\nfunction* two() {}\n"
+        "return { one, two };\n})();\n\n"
+        "const $main = (() => {\nconst { one, two: second } = $numbers;\nconst { ask } = $local;\nask(one);\n})();\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            'import { two } from "./other.js";\nexport const one = 1;\n',
+            "import each other: main.js -> other.js -> main.js",
+        ),
+        ("export let one = 1;\n", "cannot be inlined: export let one = 1;"),
+        ('import * as other from "./other.js";\n', r"cannot be inlined: import \* as other"),
+        ('const text = "</SCRIPT>";\n', "the end of a script element"),
+    ],
+)
+def test_what_cannot_be_inlined_is_an_error(
+    source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(single_file, "STATIC", tmp_path)
+    written(tmp_path, main=source, other='import { one } from "./main.js";\nexport const two = 2;\n')
+    with pytest.raises(ValueError, match=message):
+        single_file.script_of("main.js")
+
+
+def test_the_page_holds_everything_and_names_no_other_address() -> None:
+    page = single_file.single_file({"data-model": "AAAA"})
+    assert '<script type="text/plain" id="data-model">AAAA</script>' in page
+    assert set(re.findall(r"https?://[^\s\"')]+", page)) <= {"http://www.w3.org/2000/svg"}
+    assert not re.findall(r'<link[^>]+stylesheet|\bsrc="|href="(?!data:)', page)
+    worker = re.search(r'id="script-worker">(.*?)</script>', page, re.S)
+    assert worker is not None
+    assert not re.findall(r"\b(?:document|window)\.", worker[1]), "a worker has no page"
+
+
+def test_names_are_stored_in_alphabetical_order_by_what_they_share() -> None:
+    assert front_coded(["mia", "ann", "anna", "mila"]) == "AannDaAmiaCla"
+    assert gzip.decompress(b64decode(zipped("ann"))).decode() == "ann"
+
+
+def test_weights_are_packed_in_the_order_of_the_card() -> None:
+    spec = gpt(tie_lm_head=True)
+    parameters = {name: np.random.default_rng(0).normal(size=(1, *shape)) for name, shape in spec.shapes().items()}
+    packed = np.frombuffer(packed_weights(spec, dict(reversed(parameters.items()))), "<f4")
+    expected = np.concatenate([parameters[name].ravel() for name in spec.shapes()])
+    np.testing.assert_array_equal(packed, expected.astype(np.float32))
+
+
+def test_a_model_that_the_page_cannot_train_says_why() -> None:
+    assert why_not_trainable(bigram(), ()) is None
+    assert "conversations" in (why_not_trainable(gpt(), CHAT_SPECIAL) or "")
+    assert f"{MAX_TRAINABLE:,}" in (why_not_trainable(gpt(n_embd=1000), ()) or "")
+
+
+def test_a_model_that_the_page_cannot_compute_is_refused_in_a_sentence() -> None:
+    refuse_unsupported(gpt(activation="relu_squared"))
+    with pytest.raises(UserError, match=r"export\.format=html .* model\.activation=tanh"):
+        refuse_unsupported(replace(gpt(), activation="tanh"))
