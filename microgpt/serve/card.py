@@ -1,6 +1,7 @@
 """The model card that the page shows, for a served and for an exported model."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ MAX_SAMPLES = 50  # of a request
 MAX_CANDIDATES = 20  # of a token
 MAX_HISTORY_POINTS = 1000  # of the loss curve
 MAX_TRAINABLE = 1_000_000  # parameters of a model that a page trains on from
+TRAINABLE_ACTIVATIONS = ("relu", "relu_squared")  # of static/trainer.js
 CARD_KEYS = (
     "kind", "block_size", "n_embd", "n_head", "n_layer", "tie_lm_head", "input_rmsnorm", "activation", "vocab_size",
 )  # fmt: skip
@@ -30,6 +32,7 @@ def model_card(
     losses = [point["val_loss"] for point in history if point["val_loss"] is not None]
     return {
         **{key: spec[key] for key in CARD_KEYS},
+        "options": {key: spec[key] for key in other_options(meta.spec)},
         "id": str(meta.model),
         "is_chat": bool(meta.special),
         "parameters": meta.spec.parameter_count(),
@@ -56,10 +59,22 @@ def model_card(
     }
 
 
+def other_options(spec: ModelSpec) -> list[str]:
+    """Return the options in which a model differs from microgpt, besides those that every card has."""
+    initial = ("init_std", "residual_init", "init")
+    defaults = {key.name: key.default for key in fields(spec) if key.name not in (*CARD_KEYS, *initial)}
+    return [key for key, default in defaults.items() if getattr(spec, key) != default]
+
+
 def why_not_trainable(spec: ModelSpec, special: tuple[str, ...]) -> str | None:
     """Return in a sentence why the page cannot train on from a model's weights; None if it can."""
     if special:
         return "This model was trained on conversations, and this page trains on lines."
+    others = [f"{key}={getattr(spec, key)}" for key in other_options(spec)]
+    if spec.activation not in TRAINABLE_ACTIVATIONS:
+        others.append(f"activation={spec.activation}")
+    if others:
+        return f"This model has {', '.join(others)}; this page trains microgpt and the bigram."
     if spec.parameter_count() > MAX_TRAINABLE:
         return f"This model has more than {MAX_TRAINABLE:,} parameters, too many to train in a browser."
     return None

@@ -114,6 +114,7 @@ class ModelCard(BaseModel):
     tie_lm_head: bool
     input_rmsnorm: bool
     activation: str
+    options: dict[str, str | int | float | bool | None] = Field(description="others that differ from microgpt's")
     vocab_size: int
     characters: list[str]
     special_tokens: list[str]

@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from importlib.resources import files
 
 import numpy as np
@@ -20,8 +21,18 @@ BROWSER = EngineInfo(
 )
 MAX_NEW_TOKENS = 1024  # of a text
 MAX_HISTORY_POINTS = 300  # of the loss curve
-KINDS = ("gpt", "bigram")  # what static/model.js computes
-ACTIVATIONS = ("relu", "relu_squared")
+# What static/model.js computes: of the keys of ModelSpec with a table of choices these, of the others every value.
+CHOICES = {
+    "kind": ("gpt", "bigram"),
+    "activation": ("relu", "relu_squared", "gelu", "gelu_tanh", "silu"),
+    "position": ("learned", "rope", "none"),
+    "norm": ("rmsnorm", "layernorm"),
+}
+NUMBERS = (
+    "vocab_size", "n_embd", "n_head", "n_layer", "block_size", "tie_lm_head", "input_rmsnorm", "rope_theta", "norm_eps",
+    "norm_gain", "final_norm", "qk_norm", "bias", "gated_mlp", "mlp_width", "n_kv_head", "logit_softcap",
+)  # fmt: skip
+INITIAL = ("init_std", "residual_init", "init")  # concern training alone
 
 
 def html_page(checkpoint: Checkpoint, weights: Mapping[str, np.ndarray]) -> bytes:
@@ -50,11 +61,14 @@ def html_page(checkpoint: Checkpoint, weights: Mapping[str, np.ndarray]) -> byte
 
 
 def refuse_unsupported(spec: ModelSpec) -> None:
-    for key, value, known in (("kind", spec.kind, KINDS), ("activation", spec.activation, ACTIVATIONS)):
-        if value not in known:
+    """Raise UserError for a model with an option that static/model.js lacks."""
+    for key in fields(spec):
+        value = getattr(spec, key.name)
+        choices = CHOICES.get(key.name, (key.default,))
+        if key.name not in (*NUMBERS, *INITIAL) and value not in choices:
             raise UserError(
-                f"export.format=html is not allowed: the page cannot compute model.{key}={value}, only "
-                f"{' and '.join(known)}"
+                f"export.format=html is not allowed: the page cannot compute model.{key.name}={value}, only "
+                f"{' and '.join(map(str, choices))}"
             )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from support.browser import generate, launched_browser, overflow, texts
-from support.models import ADAM, engine_of, examples_of, random_state, workload
+from support.models import ADAM, OPTIONS, engine_of, examples_of, random_state, with_options, workload
 from support.program import GOLDEN
 
 from microgpt.data.conversations import USER, Turn, encode_prompt_turns
@@ -155,6 +155,27 @@ def test_logits_and_greedy_texts_of_50_prompts_equal_the_native_engine_s(
         text = Continuation(tokenizer, spec.block_size, tokens, policy, random.Random(1))
         assert answer["text"] == tokenizer.decode(stream(text, lambda: engine.decoder(0))), prompt
     assert worst <= 1e-4
+
+
+@pytest.mark.slow
+def test_every_option_of_a_model_is_computed_in_the_page(tmp_path: Path, open_file: Open) -> None:
+    page = with_modules(open_file, exported(checkpoint_of(tmp_path, "bigram"), tmp_path))
+    for name in OPTIONS:
+        spec = with_options(name, n_layer=2)
+        parameters, tokens = random_state(spec).parameters, examples_of(spec, 1)[0][: spec.block_size]
+        expected = forward(spec, parameters, tokens)
+        shapes, logits, attention = page.evaluate(
+            """([spec, weights, tokens]) => {
+              const { Decoder, readText, shapes } = modules.$model;
+              const decoder = new Decoder(spec, weights);
+              const logits = tokens.map((token) => [...decoder.feed(token)]);
+              return [shapes(spec), logits, readText(spec, weights, tokens).attention];
+            }""",
+            [spec.to_dict(), {key: array.ravel().tolist() for key, array in parameters.items()}, tokens],
+        )
+        assert shapes == [[key, *shape] for key, shape in spec.shapes().items()], name
+        np.testing.assert_allclose(logits, expected.logits, rtol=1e-9, atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(attention, expected.attention, rtol=1e-9, atol=1e-9, err_msg=name)
 
 
 @pytest.mark.slow

@@ -3,17 +3,17 @@
 import gzip
 import re
 from base64 import b64decode
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support.models import bigram, gpt
+from support.models import OPTIONS, bigram, gpt, with_options
 
 from microgpt.data.tokenizer import CHAT_SPECIAL
 from microgpt.errors import UserError
 from microgpt.serve import single_file
 from microgpt.serve.card import MAX_TRAINABLE, packed_weights, why_not_trainable
+from microgpt.tasks import html_page
 from microgpt.tasks.html_page import front_coded, refuse_unsupported, zipped
 
 
@@ -89,10 +89,17 @@ def test_weights_are_packed_in_the_order_of_the_card() -> None:
 def test_a_model_that_the_page_cannot_train_says_why() -> None:
     assert why_not_trainable(bigram(), ()) is None
     assert "conversations" in (why_not_trainable(gpt(), CHAT_SPECIAL) or "")
+    assert "position=rope, activation=silu" in (why_not_trainable(gpt(position="rope", activation="silu"), ()) or "")
     assert f"{MAX_TRAINABLE:,}" in (why_not_trainable(gpt(n_embd=1000), ()) or "")
 
 
-def test_a_model_that_the_page_cannot_compute_is_refused_in_a_sentence() -> None:
-    refuse_unsupported(gpt(activation="relu_squared"))
-    with pytest.raises(UserError, match=r"export\.format=html .* model\.activation=tanh"):
-        refuse_unsupported(replace(gpt(), activation="tanh"))
+def test_a_model_that_the_page_cannot_compute_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in OPTIONS:
+        refuse_unsupported(with_options(name, residual_init="zero"))
+    with pytest.raises(
+        UserError, match=r"export\.format=html .* model\.position=alibi, only learned and rope and none"
+    ):
+        refuse_unsupported(gpt(position="alibi"))
+    monkeypatch.setattr(html_page, "NUMBERS", [key for key in html_page.NUMBERS if key != "logit_softcap"])
+    with pytest.raises(UserError, match=r"model\.logit_softcap=3\.0, only None"):  # as of an option that is added later
+        refuse_unsupported(gpt(logit_softcap=3.0))

@@ -20,6 +20,7 @@ function facts(card) {
     ["Activation", isGpt ? card.activation : null],
     ["Tied output matrix (tie_lm_head)", yesNo(card.tie_lm_head)],
     ["Norm on the input (input_rmsnorm)", yesNo(card.input_rmsnorm)],
+    ...Object.entries(card.options).map(([key, value]) => [key, value === true ? "yes" : value]),
     ["Style", card.style ?? "none"],
     ["Trained for", `${grouped(card.step)} steps`],
     ["Validation loss", card.val_loss === null ? "not measured" : `${card.val_loss.toFixed(4)} nats a token`],

@@ -10,7 +10,22 @@ const MEAN = 50; // steps whose losses the bold line averages
 const POINTS = 500; // of a line at most
 const ROWS = 40; // of the table at most
 const SHAPE = ["n_embd", "n_head", "n_layer", "block_size"];
-const INIT = { init_std: 0.08, zero_init_residual: false }; // microgpt.py's
+// The rest of a spec: microgpt.py's
+const MICROGPT = {
+  init_std: 0.08,
+  residual_init: "normal",
+  position: "learned",
+  norm: "rmsnorm",
+  norm_eps: 1e-5,
+  norm_gain: false,
+  final_norm: false,
+  qk_norm: false,
+  bias: false,
+  gated_mlp: false,
+  mlp_width: null,
+  n_kv_head: null,
+  logit_softcap: null,
+};
 const FIELDS = ["kind", "n-embd", "n-head", "n-layer", "block-size", "activation", "input-rmsnorm", "tie-lm-head"];
 
 const field = (name) => byId(`train-${name.replaceAll("_", "-")}`);
@@ -81,7 +96,7 @@ export class Train {
 
   ownShape() {
     const keys = ["kind", ...SHAPE, "activation", "input_rmsnorm", "tie_lm_head"];
-    return { ...Object.fromEntries(keys.map((key) => [key, this.card[key]])), ...INIT };
+    return { ...Object.fromEntries(keys.map((key) => [key, this.card[key]])), ...MICROGPT };
   }
 
   /** Start a training, unless the one there was started with the same fields and has not ended. */
@@ -196,7 +211,11 @@ export class Train {
     say("train-progress", `${of} Mean loss of the last ${Math.min(done, MEAN)}: ${mean.toFixed(3)} nats.${speed}`);
     const every = Math.max(1, Math.ceil(done / POINTS));
     this.curve.show([
-      { kind: "faint", name: every > 1 ? `mean of ${every} steps` : "loss of a step", points: points(this.losses, every, every) },
+      {
+        kind: "faint",
+        name: every > 1 ? `mean of ${every} steps` : "loss of a step",
+        points: points(this.losses, every, every),
+      },
       { kind: "mean", name: `mean of the last ${MEAN} steps`, points: points(this.losses, every, MEAN) },
     ]);
     if (pictures.preview) this.showPictures(pictures);
@@ -256,7 +275,7 @@ function chosenShape() {
     activation: byId("train-activation").value,
     input_rmsnorm: byId("train-input-rmsnorm").checked,
     tie_lm_head: byId("train-tie-lm-head").checked,
-    ...INIT,
+    ...MICROGPT,
   };
 }
 

@@ -1,9 +1,13 @@
 // Training in float64: forward pass, hand-written backward pass and Adam over flat arrays. The formulas are those of
-// engines/scalar. T is the number of positions of an example; a matrix (T, n) is row major.
+// engines/scalar, for microgpt.py and the bigram: of the options of a model tie_lm_head, input_rmsnorm and two activations.
+// T is the number of positions of an example; a matrix (T, n) is row major.
 
-import { ACTIVATIONS, drawnShapes, outputTensor, shapes } from "./model.js";
+import { ACTIVATIONS, outputTensor, shapes } from "./model.js";
 
 const EPSILON = 1e-5; // of every RMSNorm
+
+/** The derivatives of the activations; that of relu at 0 is 0. */
+const SLOPES = { relu: (x) => (x > 0 ? 1 : 0), relu_squared: (x) => (x > 0 ? 2 * x : 0) };
 
 /** @typedef {import("./model.js").Spec} Spec */
 /** @typedef {import("./python_random.js").PythonRandom} PythonRandom */
@@ -17,15 +21,13 @@ const EPSILON = 1e-5; // of every RMSNorm
 
 /** Initial values of every tensor, drawn in microgpt.py's order. @returns {Record<string, Float64Array>} */
 export function initialWeights(/** @type {Spec} */ spec, /** @type {PythonRandom} */ random) {
-  const kept = new Set(shapes(spec).map(([name]) => name));
   const weights = {};
-  for (const [name, rows, columns] of drawnShapes(spec)) {
-    const startsAtZero = spec.zero_init_residual && /\.(attn_wo|mlp_fc2)$/.test(name);
-    const drawn = Float64Array.from({ length: rows * columns }, () =>
-      random.gauss(0, startsAtZero ? 0 : spec.init_std),
-    );
-    if (kept.has(name)) weights[name] = drawn; // a tied lm_head is drawn too, then dropped
+  for (const [name, rows, columns] of shapes({ ...spec, tie_lm_head: false })) {
+    const startsAtZero = spec.residual_init === "zero" && /\.(attn_wo|mlp_fc2)$/.test(name);
+    const deviation = startsAtZero ? 0 : spec.init_std;
+    weights[name] = Float64Array.from({ length: rows * columns }, () => random.gauss(0, deviation));
   }
+  if (spec.tie_lm_head) delete weights.lm_head; // drawn all the same, so that the other tensors have the same values
   return weights;
 }
 
@@ -139,7 +141,7 @@ export class Trainer {
   forwardBlock(block, layer, x, T) {
     const { spec, weights } = this;
     const E = spec.n_embd;
-    const activation = ACTIVATIONS[spec.activation].value;
+    const activation = ACTIVATIONS[spec.activation];
     rmsnorm(block.normed1, block.scale1, x, T, E);
     linear(block.q, block.normed1, weights[`layer${layer}.attn_wq`], T, E, E);
     linear(block.k, block.normed1, weights[`layer${layer}.attn_wk`], T, E, E);
@@ -183,7 +185,7 @@ export class Trainer {
   backwardBlock(block, layer, T) {
     const { spec, weights, grads, dx, dnormed, dhidden, dq, dk, dv, dmixed } = this;
     const E = spec.n_embd;
-    const slope = ACTIVATIONS[spec.activation].slope;
+    const slope = SLOPES[spec.activation];
     const backward = (dinput, doutput, input, name, inputs, outputs) => {
       const tensor = `layer${layer}.${name}`;
       linearBackward(dinput, grads[tensor], doutput, input, weights[tensor], T, inputs, outputs);
