@@ -1,5 +1,6 @@
-"""Guards of a running process: a request to stop by signal, and a limit on the growth of its memory."""
+"""Guards of a running process: a stop by signal, a limit on the growth of memory, and the remedy for a divergence."""
 
+import math
 import signal
 import threading
 from collections.abc import Iterator
@@ -7,8 +8,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 from microgpt.errors import MemoryDriftError
+from microgpt.model.spec import ModelSpec
+from microgpt.training.schedules import Schedule
 
 WARMUP_OBSERVATIONS = 2
+EARLY_STEPS = 100  # divergence up to here is one of the first updates, which a warm-up makes smaller
 
 
 class StopRequest:
@@ -61,6 +65,28 @@ class MemoryDriftGuard:
                 f"eval memory drift detected: baseline={self.baseline}B current={observed}B "
                 f"growth_ratio={ratio:.3f} max_growth_ratio={self.max_growth_ratio:.3f}"
             )
+
+
+def remedy(spec: ModelSpec, lr: float, schedule: Schedule, untrained_loss: float | None, step: int) -> str:
+    """Return which keys to change after a loss or a weight was not finite.
+
+    Args:
+        untrained_loss: before the first update, in nats per target token; None if it is unknown or if the weights were
+            trained before. Equal probabilities have the loss ln V.
+        step: number of updates before the loss was computed.
+    """
+    equal = math.log(spec.vocab_size)
+    was_normal = untrained_loss is not None and untrained_loss < 1.5 * equal
+    if untrained_loss is not None and not was_normal and spec.init == "normal":
+        return (
+            f"lower model.init_std={spec.init_std:g} and, if need be, optim.lr={lr:g}: the loss before the first update "
+            f"was {untrained_loss:.3g}, that of equal probabilities is {equal:.3g}, so the initial weights are too large "
+            f"for model.n_embd={spec.n_embd}"
+        )
+    if step > max(EARLY_STEPS, schedule.warmup_steps):
+        return f"lower optim.lr={lr:g}"
+    why = "" if not was_normal else f": the loss before the first update was normal ({untrained_loss:.3g})"
+    return f"lower optim.lr={lr:g} or raise schedule.warmup_steps={schedule.warmup_steps}{why}"
 
 
 def resident_memory() -> int:

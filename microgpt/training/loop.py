@@ -21,7 +21,7 @@ from microgpt.errors import NonFiniteError
 from microgpt.runs.checkpoint import CheckpointStore
 from microgpt.runs.checkpoint_format import Meta, Progress
 from microgpt.runs.history import History, HistoryLine
-from microgpt.training.guards import MemoryDriftGuard, StopRequest, resident_memory
+from microgpt.training.guards import MemoryDriftGuard, StopRequest, remedy, resident_memory
 from microgpt.training.loggers import RunLogger
 from microgpt.training.schedules import Schedule
 
@@ -232,7 +232,7 @@ class Replica:
         progress.train_seconds += seconds
         for step, (loss, tokens) in enumerate(zip(losses, targets, strict=True), begin + 1):
             if not math.isfinite(loss):
-                self.fail(f"the loss of step {step} is {loss} (lr {self.learning_rate(step - 1):.6g})")
+                self.fail(f"the loss of step {step} is {loss} (lr {self.learning_rate(step - 1):.6g})", loss)
                 break
             progress.step = step
             progress.tokens += tokens
@@ -247,7 +247,7 @@ class Replica:
         """Add the validation loss of the current step to the progress. Fails if it is not finite."""
         progress = self.progress
         if not math.isfinite(val_loss):
-            self.fail(f"the validation loss after step {progress.step} is {val_loss}")
+            self.fail(f"the validation loss after step {progress.step} is {val_loss}", val_loss)
             return
         progress.evaluate_seconds += seconds
         progress.val_loss = val_loss
@@ -272,5 +272,16 @@ class Replica:
         self.history.write(lines)
         self.logger.log(lines)
 
-    def fail(self, reason: str) -> None:
-        self.failure = NonFiniteError(f"{reason}; {self.checkpoints.where_newest()}")
+    def fail(self, reason: str, loss: float | None = None) -> None:
+        """Fail for a `loss` or a weight that is not finite."""
+        self.failure = NonFiniteError(f"{reason}; {self.remedy(loss)}; {self.checkpoints.where_newest()}")
+
+    def remedy(self, loss: float | None = None) -> str:
+        """Return which keys to change. Before the first update, `loss` is that of the initial weights."""
+        progress = self.progress
+        untrained = progress.first_val_loss
+        if untrained is None and progress.step == len(progress.recent_losses):
+            untrained = next(iter(progress.recent_losses), loss)
+        if progress.first_step > 0:  # a leg starts from trained weights
+            untrained = None
+        return remedy(self.meta.spec, self.lr, self.schedule, untrained, progress.step)

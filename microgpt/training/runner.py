@@ -3,6 +3,7 @@
 However a run ends, its record says how. A non-finite loss ends one run alone; a signal or a full disk ends them all.
 """
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
@@ -181,7 +182,7 @@ def evaluate(runs: list[TrainingRun], engine: Engine, stop: StopRequest) -> None
             final_evaluation(run.inputs, run.record, engine, index, losses, stop)
         except NonFiniteError as error:
             step, where = run.replica.progress.step, run.checkpoints.where_newest()
-            run.fail(NonFiniteError(f"after step {step} {error}; {where}"))
+            run.fail(NonFiniteError(f"after step {step} {error}; {run.replica.remedy(math.inf)}; {where}"))
 
 
 def active(runs: list[TrainingRun]) -> list[TrainingRun]:

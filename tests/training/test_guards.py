@@ -1,15 +1,19 @@
 """Guards of a running process: memory growth and signals."""
 
+import math
 import os
 import signal
 import threading
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from microgpt.errors import MemoryDriftError
-from microgpt.training.guards import MemoryDriftGuard, StopRequest, resident_memory, stop_on_signals
+from microgpt.model.spec import ModelSpec
+from microgpt.training.guards import MemoryDriftGuard, StopRequest, remedy, resident_memory, stop_on_signals
+from microgpt.training.schedules import Schedule
 
 property_test = settings(deadline=None, database=None, max_examples=60)
 
@@ -139,3 +143,38 @@ def test_handlers_do_not_change_outside_the_main_thread():
 
 def test_new_request_is_false():
     assert not StopRequest()
+
+
+# The remedy for a divergence
+
+WIDE = ModelSpec("gpt", vocab_size=28, n_embd=384, n_head=4, n_layer=1, block_size=16)
+INIT = (
+    "lower model.init_std=0.08 and, if need be, optim.lr=0.1: the loss before the first update was {}, that of equal "
+    "probabilities is 3.33, so the initial weights are too large for model.n_embd=384"
+)
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"untrained_loss": 12.8, "step": 1}, INIT.format("12.8")),
+    ({"untrained_loss": math.inf, "step": 0}, INIT.format("inf")),
+    ({"untrained_loss": math.nan, "step": 0}, INIT.format("nan")),
+    ({"untrained_loss": 12.8, "step": 5000}, INIT.format("12.8")),
+    ({"untrained_loss": 3.4, "step": 1},
+     "lower optim.lr=0.1 or raise schedule.warmup_steps=0: the loss before the first update was normal (3.4)"),
+    ({"untrained_loss": None, "step": 1}, "lower optim.lr=0.1 or raise schedule.warmup_steps=0"),
+    ({"untrained_loss": 3.4, "step": 101}, "lower optim.lr=0.1"),
+    ({"untrained_loss": 3.4, "step": 101, "schedule": Schedule("constant", 1000, 200)},
+     "lower optim.lr=0.1 or raise schedule.warmup_steps=200: the loss before the first update was normal (3.4)"),
+    ({"untrained_loss": 12.8, "step": 1, "spec": replace(WIDE, init="fan_in")},
+     "lower optim.lr=0.1 or raise schedule.warmup_steps=0"),
+])  # fmt: skip
+def test_remedy_names_the_keys_that_are_to_blame(changes, said):
+    known = {"spec": WIDE, "lr": 0.1, "schedule": Schedule("linear", 1000)}
+    assert remedy(**{**known, **changes}) == said
+
+
+@pytest.mark.slow
+def test_wide_model_that_diverges_is_told_which_key_to_change(microgpt):
+    wide = "mode=tensor", "backend=torch", "style=classic", "model.n_embd=384", "optim.lr=0.1", "data.val_fraction=0"
+    done = microgpt(*wide, "train.steps=3", expect=1)
+    assert "(lr 0.0666667); lower model.init_std=0.08 and, if need be, optim.lr=0.1: the loss before" in done.stderr
