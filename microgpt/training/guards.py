@@ -79,9 +79,9 @@ def remedy(spec: ModelSpec, lr: float, schedule: Schedule, untrained_loss: float
     was_normal = untrained_loss is not None and untrained_loss < 1.5 * equal
     if untrained_loss is not None and not was_normal and spec.init == "normal":
         return (
-            f"lower model.init_std={spec.init_std:g} and, if need be, optim.lr={lr:g}: the loss before the first update "
-            f"was {untrained_loss:.3g}, that of equal probabilities is {equal:.3g}, so the initial weights are too large "
-            f"for model.n_embd={spec.n_embd}"
+            f"lower model.init_std={spec.init_std:g} and, if need be, optim.lr={lr:g}: the loss before the first "
+            f"update was {untrained_loss:.3g}, that of equal probabilities is {equal:.3g}, so the initial weights are "
+            f"too large for model.n_embd={spec.n_embd}"
         )
     if step > max(EARLY_STEPS, schedule.warmup_steps):
         return f"lower optim.lr={lr:g}"
