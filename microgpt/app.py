@@ -18,7 +18,6 @@ from omegaconf import OmegaConf
 from microgpt import __version__
 from microgpt.config.hydra_compat import own_hydra, register_plugins, run_hydra, share_config_store
 from microgpt.config.hydra_errors import explain, report
-from microgpt.config.hydra_optuna import use_our_option
 from microgpt.config.hydra_schema import keys_with_help, register_schema
 from microgpt.distributed import this_process
 from microgpt.errors import Interrupted, UserError
@@ -61,7 +60,7 @@ def run() -> int:
             return report(error)
 
 
-def execute(arguments: Sequence[str]) -> None:
+def execute(arguments: Sequence[str], application: Application | None = None) -> None:
     """Run the program on these arguments, within `new_sweep`. Raises the errors of a run alone and of composition.
 
     The errors of a sweep's jobs are reported and kept in the sweep. Nothing of Hydra's state is left behind.
@@ -71,14 +70,13 @@ def execute(arguments: Sequence[str]) -> None:
         return
     with own_hydra(), arguments_of_program(arguments):
         register_schema()
-        register_plugins("microgpt.sweeps.launcher", "VectorizedLauncher", "GridSweeper", "OptunaSweeper")
-        use_our_option()
+        register_plugins("microgpt.sweeps.launcher", "VectorizedLauncher", "GridSweeper")
         share_config_store()
         name = sweep_id(list(arguments))
         OmegaConf.register_new_resolver("sweep_id", lambda: name, use_cache=True, replace=True)
         OmegaConf.register_new_resolver("run_name", lambda: RUN_NAME, replace=True)
         OmegaConf.register_new_resolver("keys_with_help", keys_with_help, replace=True)
-        run_hydra(arguments, Application(), run_job, config_directory())
+        run_hydra(arguments, application or Application(), run_job, config_directory())
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from microgpt import tasks
 from microgpt.config.hydra_errors import report
 from microgpt.config.hydra_schema import from_omegaconf
+from microgpt.config.schema import Config
 from microgpt.config.validation import check, check_overrides, check_processes
 from microgpt.distributed import this_process
 from microgpt.errors import UserError, is_recorded
@@ -40,7 +41,7 @@ class Application:
         own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
         invocation = invocation_of(hydra_config)
         try:
-            started = start_checked(own, hydra_config, invocation)
+            started = self.begin(checked(own, hydra_config, invocation), invocation)
         except Exception as error:
             if invocation.job is None:
                 raise
@@ -49,15 +50,19 @@ class Application:
             return started
         return replace(started, run=lambda: run_in_sweep(started, own, invocation))
 
+    def begin(self, config: Config, invocation: Invocation) -> StartedJob:
+        """Take the folder of a job whose configuration has been checked."""
+        return tasks.start(config, invocation)
 
-def start_checked(own: DictConfig, hydra_config: HydraConf, invocation: Invocation) -> StartedJob:
+
+def checked(own: DictConfig, hydra_config: HydraConf, invocation: Invocation) -> Config:
     config = from_omegaconf(own, dict(hydra_config.runtime.choices))
     if RUN_NAME in repr(config):
         raise UserError("${hydra:run.dir} is not allowed in a value: the folder is chosen after the values are known")
     check(config)
     check_overrides(config.task.name, invocation)
     check_processes(config, this_process().world_size)
-    return tasks.start(config, invocation)
+    return config
 
 
 def invocation_of(hydra_config: HydraConf) -> Invocation:
@@ -68,9 +73,7 @@ def invocation_of(hydra_config: HydraConf) -> Invocation:
     invocation = Invocation(tuple(map(str, overrides)), directory=directory)
     if hydra_config.mode == RunMode.MULTIRUN:
         sweep = directory / hydra_config.sweep.dir
-        number = hydra_config.job.num
-        trial = number if current_sweep().has_trials else None
-        return replace(invocation, job=SweepJob(sweep, number, job_name(hydra_config.sweep.subdir), trial))
+        return replace(invocation, job=SweepJob(sweep, hydra_config.job.num, job_name(hydra_config.sweep.subdir)))
     is_named = not OmegaConf.is_missing(hydra_config.runtime, "output_dir")
     return replace(invocation, folder=directory / hydra_config.run.dir) if is_named else invocation
 

@@ -52,7 +52,7 @@ assert not OmegaConf.has_resolver("sweep_id")
 def test_help_lists_groups_options_and_keys(microgpt: Program) -> None:
     stdout = microgpt("--help").stdout
     for line in (
-        "task: benchmark, chat, export, info, sample, serve, train",
+        "task: benchmark, chat, explain, export, info, sample, serve, train",
         "mode: scalar, tensor",
         "backend: auto, native, python, torch",
         "data: chat, makemore, names, text",

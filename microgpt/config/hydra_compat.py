@@ -33,6 +33,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from microgpt.errors import UserError
 
+HYDRA_S_OWN = ("hydra", "_")  # beginnings of the names of Hydra's own entries in the ConfigStore
 CHECKED_WITH = {"hydra-core": "1.3.8", "omegaconf": "2.3.1"}
 
 
@@ -223,24 +224,34 @@ def raise_usage_error(message: str) -> NoReturn:
 
 
 @contextlib.contextmanager
-def replaced(module: ModuleType, name: str, value: Any) -> Iterator[None]:
-    """Set an attribute of a module in the block."""
-    before = getattr(module, name)
-    setattr(module, name, value)
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute of a module, a class or an object in the block."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(module, name, before)
+        setattr(owner, name, before)
 
 
 @contextlib.contextmanager
 def own_hydra() -> Iterator[None]:
-    """Give the block a Hydra of its own: what Hydra keeps for the whole process is afterwards what it was before."""
+    """Give the block a Hydra of its own: what Hydra keeps for the whole process is afterwards what it was before.
+
+    Another application of this process may use Hydra too: its configurations are not ours to compose with, and the way
+    in which `register_schema` lets Hydra read overrides and files is not for its own.
+    """
     names = (GlobalHydra, HydraConfig, version.VersionBase)
     before = {kind: Singleton._instances.pop(kind) for kind in names if kind in Singleton._instances}
     root, handlers, level = logging.getLogger(), logging.root.handlers[:], logging.root.level
+    own_configs = {name: node for name, node in ConfigStore.instance().repo.items() if name.startswith(HYDRA_S_OWN)}
     try:
-        yield
+        with (
+            replaced(ConfigStore.instance(), "repo", own_configs),
+            replaced(overrides_parser, "HydraOverrideVisitor", HydraOverrideVisitor),
+            replaced(ConfigLoaderImpl, "_load_single_config", LOAD_FILE),
+        ):
+            yield
     finally:
         for kind in names:
             Singleton._instances.pop(kind, None)

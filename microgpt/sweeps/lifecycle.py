@@ -27,7 +27,6 @@ class Sweep:
         self.errors: list[Exception] = []  # of the jobs that ran in this process
         self.folder: Path | None = None
         self.archived: Path | None = None  # the new name of an earlier sweep of the same command (sweep.fresh=true)
-        self.has_trials = False  # proposed by an optimizing sweeper
         self.started = ""
         self.outputs_dir = Path()
         self.results_dir = Path()
@@ -39,12 +38,11 @@ class Sweep:
             why = "they train one model; a sweep without torchrun may have workers (hydra/launcher)"
             raise UserError(f"a sweep is not allowed with {size} processes of torchrun: {why}")
         self.folder, self.started = Path(config.hydra.sweep.dir), timestamp()
-        self.has_trials = not str(config.hydra.sweeper._target_).endswith(GRID_SWEEPERS)
         self.outputs_dir, self.results_dir = Path(config.outputs_dir), Path(config.results_dir)
         if config.sweep.fresh:
             self.archived = archive(self.folder)
 
-    def finish(self) -> None:
+    def finish(self, print_tables: bool = True) -> None:
         """Report how many jobs failed, and collect all outputs into the tables.
 
         Raises UserError for a sweep without jobs, and if the tables cannot be written.
@@ -65,9 +63,9 @@ class Sweep:
             raise UserError("the sweep has no jobs: what it ranges over has no values")
         folders = [path for path in (self.outputs_dir, self.folder) if path.is_dir()]
         if folders:
-            from microgpt.reports.collect import collect_and_print
+            from microgpt.reports.collect import collect, collect_and_print
 
-            collect_and_print(folders, self.results_dir)
+            (collect_and_print if print_tables else collect)(folders, self.results_dir)
 
     def remove_if_empty(self) -> None:
         """Remove the folder of a sweep none of whose jobs could be composed, and restore the archived sweep."""
@@ -84,8 +82,6 @@ class Sweep:
                 empty.rmdir()
 
 
-# Sweepers that know all jobs before the first one runs
-GRID_SWEEPERS = (".GridSweeper", ".BasicSweeper")
 CURRENT: ContextVar[Sweep] = ContextVar("sweep")  # Hydra constructs the callback and the launcher, which need it
 
 
@@ -121,8 +117,7 @@ def sweep_id(arguments: list[str]) -> str:
 
     How to begin and which launcher runs the jobs do not change the name.
     """
-    how = ("train.resume=auto", "train.resume=never", "sweep.fresh", "hydra/launcher", "hydra.launcher")
-    ignored = ("-", *how, "hydra.sweeper.n_trials", "hydra.sweeper.n_jobs")
+    ignored = ("-", "train.resume=auto", "train.resume=never", "sweep.fresh", "hydra/launcher", "hydra.launcher")
     overrides = sorted(a for a in arguments if "=" in a and not a.startswith(ignored))
     experiment = next((o.split("=", 1)[1] for o in overrides if o.lstrip("+").startswith("experiment=")), "sweep")
     name = experiment if re.fullmatch(r"[\w.-]+", experiment) else "sweep"

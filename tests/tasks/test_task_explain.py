@@ -6,6 +6,7 @@ import pytest
 from support.program import Program, read_history
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_run_s_first_step(microgpt: Program) -> None:
     printed = microgpt("task=explain", "style=classic").stdout
     microgpt(

@@ -1,0 +1,60 @@
+"""`Runs.compare`: the report's paired differences between the values of one key, as a DataFrame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from microgpt.errors import UserError
+from microgpt.reports.comparisons import comparisons_in
+from microgpt.reports.families import Family, family_of
+from microgpt.reports.records import Row
+from microgpt.reports.settings import abbreviated, label, written
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def comparison_table(rows: Sequence[Row], key: str) -> pd.DataFrame:
+    """See `Runs.compare`."""
+    import pandas as pd
+
+    family = family_of(rows)
+    own, others = keys_of_comparison(family, key)
+    found = []
+    for one in comparisons_in(family, own):
+        difference, interval = one.difference, one.difference.interval
+        found.append({
+            **{other: one.a.settings[other] for other in others},
+            key: shown(one.a.settings, own),
+            "against": shown(one.b.settings, own),
+            "metric": family.metric,
+            "seeds": difference.n,
+            "difference": difference.mean,
+            "low": None if interval is None else interval.low,
+            "high": None if interval is None else interval.high,
+            "p": difference.p,
+            "p_holm": difference.p_holm,
+            "verdict": difference.sentence,
+        })  # fmt: skip
+    if not found:
+        raise UserError(f"compare({key!r}) finds no two completed runs that differ in {key} and nothing else")
+    return pd.DataFrame(found).astype(dict.fromkeys(("difference", "low", "high", "p", "p_holm"), float))
+
+
+def keys_of_comparison(family: Family, key: str) -> tuple[list[str], list[str]]:
+    """Return the settings that belong to a key or group, and the other ones in which the runs differ."""
+    differing = list(family.variants[0].settings) if family.variants else []
+    own = [setting for setting in differing if setting == key or setting.startswith(f"{key}.")]
+    if not own:
+        among = f"they differ in {', '.join(differing)}" if differing else "they differ in nothing but the seed"
+        raise UserError(f"compare({key!r}) is not possible: the runs do not differ in {key}; {among}")
+    return own, [setting for setting in differing if setting not in own]
+
+
+def shown(settings: Any, keys: Sequence[str]) -> Any:
+    """Return the value of a single key as it is, of a key with a long value or of several keys as text."""
+    if len(keys) > 1:
+        return label({key: settings[key] for key in keys})
+    value = settings[keys[0]]
+    return value if isinstance(value, int | float) or value is None else abbreviated(written(value))

@@ -1,0 +1,131 @@
+"""How runs and models show themselves in a notebook: HTML with the curve as inline SVG, samples and key facts.
+
+Everything is escaped, loads nothing, and has its own colours, so that it reads the same in light and dark notebooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from microgpt.api.run import Run, Runs, key_facts, shown
+from microgpt.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from microgpt.api.model import Model
+
+MOST_SAMPLES, LONGEST_SAMPLE = 10, 200
+MOST_ROWS = 20
+NUMBERS = count(1)  # make the ids of the plots of a notebook unique
+CARD = "background: #fff; color: #1a1a1a; padding: 0.5em 0.8em; font: 13px/1.45 sans-serif; overflow-x: auto"
+COLUMN = "display: inline-block; vertical-align: top; margin: 0 1.5em 0.5em 0"
+CELL = "padding: 1px 12px 1px 0; text-align: left; color: #1a1a1a; background: #fff; border: 0"
+
+
+def run_html(run: Run) -> str:
+    record = run.record
+    return card(f"Run {shown(run.folder)}", facts(key_facts(record)), curve(run.history), sample_list(record.samples))
+
+
+def model_html(model: Model) -> str:
+    """Show a model and, if its checkpoint is in the folder of its run, the curve and the samples of the run."""
+    spec = model.config
+    known = {
+        "kind": spec.kind,
+        "parameters": f"{spec.parameter_count():,}",
+        **{key: getattr(spec, key) for key in ("n_embd", "n_head", "n_layer", "block_size", "vocab_size")},
+        "characters": "".join(model.tokenizer.chars),
+        "step": model.step,
+        "engine": f"{model.info.backend}, {model.info.dtype}, {model.info.device}",
+    }
+    parts = [facts(known.items())]
+    if model.path.parent.name == "checkpoint":
+        try:
+            run = Run(model.path.parents[1])
+            parts += [curve(run.history), sample_list(run.samples)]
+        except UserError:  # the record is gone
+            pass
+    return card(f"Model {shown(model.path)}", *parts)
+
+
+def runs_html(runs: Runs) -> str:
+    """Show a row for each of the first runs: the keys in which they differ, the seed and the losses."""
+    from microgpt.reports.settings import abbreviated, differing_keys, written
+    from microgpt.reports.tables import cell
+
+    rows = runs.rows
+    keys, columns = differing_keys([row.settings for row in rows]), ("seed", "mean_loss_last_n", "val_loss", "status")
+    cells = [
+        [*(abbreviated(written(row.settings.get(key))) for key in keys), *(cell(getattr(row, one)) for one in columns)]
+        for row in rows[:MOST_ROWS]
+    ]
+    more = f"<div>and {len(rows) - MOST_ROWS} more</div>" if len(rows) > MOST_ROWS else ""
+    title = f"Runs {' '.join(map(shown, runs.folders))}: {runs.counts()}"
+    return card(title, table(cells, header=[*keys, *columns]) + more if cells else "")
+
+
+def card(title: str, *parts: str) -> str:
+    columns = "".join(f'<div style="{COLUMN}">{part}</div>' for part in parts if part)
+    return f'<div style="{CARD}"><b>{escape(title)}</b><div style="margin-top: 0.4em">{columns}</div></div>'
+
+
+def facts(pairs: Iterable[tuple[str, Any]]) -> str:
+    return table([[name, str(value)] for name, value in pairs])
+
+
+def table(rows: Iterable[Sequence[str]], header: Sequence[str] = ()) -> str:
+    lines = [(header, "th"), *((row, "td") for row in rows)] if header else [(row, "td") for row in rows]
+    content = "".join(
+        f'<tr style="background: #fff">{"".join(f"<{tag} style={CELL!r}>{escape(one)}</{tag}>" for one in row)}</tr>'
+        for row, tag in lines
+    )
+    return f'<table style="border-collapse: collapse; font: inherit">{content}</table>'
+
+
+def sample_list(samples: Sequence[str]) -> str:
+    if not samples:
+        return ""
+    shown = [sample if len(sample) <= LONGEST_SAMPLE else f"{sample[:LONGEST_SAMPLE]}…" for sample in samples]
+    lines = "".join(f"<div>{escape(sample)}</div>" for sample in shown[:MOST_SAMPLES])
+    more = f'<div style="color: #666">and {len(samples) - MOST_SAMPLES} more</div>' * (len(samples) > MOST_SAMPLES)
+    return f'<div style="color: #666">samples</div><div style="font-family: monospace">{lines}</div>{more}'
+
+
+def curve(history: pd.DataFrame) -> str:
+    """Return the losses of a history as SVG, 420 pixels wide; nothing if it has fewer than two points."""
+    from microgpt.reports.plot_style import VARIABLES, svg
+
+    lines = dict(losses(history))
+    if not lines:
+        return ""
+    colours = "; ".join(f"{variable[4:-1]}: {colour}" for colour, variable in VARIABLES.items())
+    return f'<div style="width: 420px; {colours}">{svg(history_figure(lines), f"run{next(NUMBERS)}-")}</div>'
+
+
+def losses(history: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    for name in ("loss", "val_loss"):
+        known = history.dropna(subset=[name])
+        if len(known) > 1:
+            yield name, known
+
+
+def history_figure(lines: Mapping[str, pd.DataFrame]) -> Any:
+    """Draw the loss of the logged steps' batches, and the validation loss over it."""
+    from microgpt.reports.plot_style import COLOURS, FAINT, new_axes, plot_style
+
+    looks: dict[str, dict[str, Any]] = {
+        "loss": {"color": FAINT, "linewidth": 0.8, "label": "loss of the step's batch"},
+        "val_loss": {"color": COLOURS[0], "marker": "o", "label": "validation loss"},
+    }
+    with plot_style():
+        figure, axes = new_axes(2.4)
+        for name, known in lines.items():
+            axes.plot(known["step"], known[name], **looks[name])
+        axes.set_xlabel("step")
+        axes.set_ylabel("nats per token")
+        axes.legend()
+    return figure

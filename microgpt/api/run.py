@@ -1,0 +1,212 @@
+"""Runs that were trained: their records, histories, samples and models, one by one or as tables."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from microgpt.errors import UserError
+from microgpt.runs.record import RECORD, Metrics, RunRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from microgpt.api.model import Model
+    from microgpt.reports.records import Row
+
+HISTORY_COLUMNS = ("step", "loss", "lr", "tokens", "val_loss")
+
+
+class Run:
+    """A run by its folder; `microgpt.train` returns one."""
+
+    def __init__(self, folder: str | Path):
+        """Raises UserError unless the folder has the record of a run."""
+        self.folder = Path(folder).absolute()
+        self._read()
+
+    def _read(self) -> RunRecord:
+        record = RunRecord.read(self.folder)
+        if record is None:
+            raise UserError(f"{self.folder} is not the folder of a run: it has no {RECORD} that can be read")
+        return record
+
+    @cached_property
+    def record(self) -> RunRecord:
+        """The content of run.json: what was run, where, and with what result."""
+        return self._read()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The whole configuration: `run.config["optim"]["lr"]`."""
+        return self.record.config
+
+    @property
+    def metrics(self) -> Metrics:
+        """Losses in nats per target token, and rates. Raises UserError for a run that ended before its training."""
+        if self.record.metrics is None:
+            raise UserError(f"the run in {self.folder} has no metrics: its status is {self.record.status}")
+        return self.record.metrics
+
+    @property
+    def samples(self) -> list[str]:
+        """The texts that the run generated after its last step."""
+        return self.record.samples
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """A row for each logged step: step, loss, lr, tokens (so far) and, if the step was evaluated, val_loss."""
+        import pandas as pd
+
+        from microgpt.runs.folders import HISTORY
+        from microgpt.runs.history import History
+
+        return pd.DataFrame(History(self.folder / HISTORY).lines(), columns=list(HISTORY_COLUMNS))
+
+    @cached_property
+    def model(self) -> Model:
+        """The model after the last step, in the engine that trained it. `microgpt.load` takes other engines."""
+        from microgpt.api.model import load
+
+        chosen = [f"mode={self.record.mode}", *backend_overrides(self.config.get("backend") or {})]
+        return load(self.folder, *chosen)
+
+    def __repr__(self) -> str:
+        return f"<Run {shown(self.folder)}: {', '.join(f'{name} {value}' for name, value in key_facts(self.record))}>"
+
+    def _repr_html_(self) -> str:
+        from microgpt.api.display import run_html
+
+        return run_html(self)
+
+
+class Runs(Sequence[Run]):
+    """The runs below some folders, oldest first, a sweep's by number; `microgpt.sweep` returns those of a sweep."""
+
+    def __init__(self, *folders: str | Path):
+        """Raises UserError for a folder that does not exist."""
+        self.folders = tuple(Path(folder).absolute() for folder in folders)
+        self.rows = read_rows_of(self.folders)  # as the report reads them
+
+    @cached_property
+    def _runs(self) -> list[Run]:
+        return [Run(row.folder) for row in self.rows]
+
+    @overload
+    def __getitem__(self, index: int) -> Run: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Run]: ...
+    def __getitem__(self, index: int | slice) -> Run | list[Run]:
+        return self._runs[index]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self._runs)
+
+    @property
+    def not_completed(self) -> list[Run]:
+        """The runs that failed or were interrupted; `record.error` says why."""
+        return [run for run, row in zip(self._runs, self.rows, strict=True) if not row.is_completed]
+
+    def dataframe(self) -> pd.DataFrame:
+        """Return a row for each run: the keys in which the runs differ, then the columns of the tables in results/."""
+        import pandas as pd
+
+        from microgpt.reports.settings import differing_keys
+
+        keys = differing_keys([row.settings for row in self.rows])
+        rows = [{key: row.settings.get(key) for key in keys} | row.columns() for row in self.rows]
+        return pd.DataFrame(rows)
+
+    def compare(self, key: str) -> pd.DataFrame:
+        """Return the differences between the values of a key, seed by seed, with 95 % intervals, as in the report.
+
+        A row compares runs that differ in `key` (`optim.lr`, or a group such as `style`) and in nothing else but the
+        seed. `difference` is the mean over the seeds of the metric with the first value minus that with the second, in
+        nats per target token: below zero, the first is better. `verdict` follows `p_holm`, which is adjusted for all
+        rows. Raises UserError for a key in which the runs do not differ.
+        """
+        from microgpt.api.comparison import comparison_table
+
+        return comparison_table(self.rows, key)
+
+    def report(self, path: str | Path = "report.html") -> Path:
+        """Write the report of these runs, one HTML page that needs no network, and return its path."""
+        from microgpt.atomic import write_atomically
+        from microgpt.reports.html import html
+        from microgpt.reports.records import Collected
+        from microgpt.reports.sections import family_reports, page_report
+
+        if not self.rows:
+            raise UserError("there are no runs to report on")
+        page = Path(path)
+        content = html(page_report(Collected(list(self.rows)), family_reports(self.rows)))
+        try:
+            page.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(page, content)
+        except OSError as error:
+            raise UserError(f"{page} cannot be written: {error.strerror}") from error
+        return page
+
+    def __repr__(self) -> str:
+        return f"<Runs {' '.join(map(shown, self.folders))}: {self.counts()}>"
+
+    def _repr_html_(self) -> str:
+        from microgpt.api.display import runs_html
+
+        return runs_html(self)
+
+    def counts(self) -> str:
+        """Return `16 runs, 1 not completed`."""
+        missing = sum(not row.is_completed for row in self.rows)
+        counted = f"{len(self)} run{'s' * (len(self) != 1)}"
+        return f"{counted}, {missing} not completed" if missing else counted
+
+
+def runs(folder: str | Path = "outputs") -> pd.DataFrame:
+    """Return a row for each run below a folder, oldest first: `Runs(folder).dataframe()`."""
+    return Runs(folder).dataframe()
+
+
+def read_rows_of(folders: Iterable[Path]) -> list[Row]:
+    """Return the rows of the runs below the folders; files that are no records give a warning."""
+    from microgpt.reports.records import read_rows
+
+    collected = read_rows(folders)
+    for path, reason in collected.skipped:
+        warnings.warn(f"skipped {path}: {reason}", stacklevel=3)
+    return collected.rows
+
+
+def shown(path: Path) -> str:
+    """Return a path for a reader: relative to the working directory if it is below it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def backend_overrides(backend: dict[str, Any]) -> Iterator[str]:
+    """Yield the overrides that choose a run's engine again; a run of several processes is computed by one."""
+    yield f"backend={backend['name']}"
+    for key, value in backend.items():
+        if key != "name" and value is not None:
+            yield f"backend.{key}={str(value).lower()}"
+
+
+def key_facts(record: RunRecord) -> Iterator[tuple[str, Any]]:
+    """Yield the names and values that tell a run from others at a glance."""
+    yield "status", record.status
+    yield "model", (record.config.get("model") or {}).get("name")
+    yield "style", record.style
+    yield "seed", record.seed
+    if (metrics := record.metrics) is not None:
+        yield "parameters", f"{metrics.parameter_count:,}"
+        yield "steps", f"{metrics.steps:,}"
+        for name in ("mean_loss_last_n", "val_loss"):
+            if (loss := getattr(metrics, name)) is not None:
+                yield name, f"{loss:.4f}"
+    if record.error:
+        yield "error", record.error.splitlines()[-1]

@@ -1,0 +1,149 @@
+"""`train` and `sweep` are the program's runs and sweeps: the same files, sentences and bits; nothing is left behind."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from api.conftest import SMALL, quietly
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from support.program import ROOT, Program, environment, results_of, wait_for
+from support.sweep_runs import written_by
+
+import microgpt
+from microgpt.errors import MicrogptError, NonFiniteError
+
+OVERRIDES = [f"{key}={value}" for key, value in SMALL.items()]
+SWEPT = ["seed=range(2)", "optim.lr=0.01,0.005"]
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    check = """
+import sys
+before = set(sys.modules)
+import microgpt
+assert set(microgpt.__all__) <= set(dir(microgpt))
+ours = {name for name in set(sys.modules) - before if name.partition(".")[0] not in sys.stdlib_module_names}
+assert ours == {"microgpt"}, ours
+microgpt.train, microgpt.Run
+heavy = {"torch", "numba", "pandas", "scipy", "matplotlib", "hydra"} & set(sys.modules)
+assert not heavy, heavy
+import microgpt.runs.record
+assert callable(microgpt.runs)
+"""
+    subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_calls_leave_nothing_behind(tmp_path: Path, run: microgpt.Run) -> None:
+    """A mistake does not spoil the next call, the application around it keeps its Hydra, and the bits are the same."""
+    (tmp_path / "config.yaml").write_text("x: 1\n")
+    ConfigStore.instance().store(name="schema", node={"y": 2})
+    arguments = list(sys.argv)
+    with initialize_config_dir(str(tmp_path), version_base=None), quietly(tmp_path):
+        around = GlobalHydra.instance().hydra
+        with pytest.raises(microgpt.UserError, match=r"^optim.lr=-1.0 is not allowed: optim.lr must be finite and at"):
+            microgpt.train(SMALL, {"optim.lr": -1})
+        with pytest.raises(microgpt.UserError, match=r"^modee is not a key"):
+            microgpt.train("modee=tensor")
+        with pytest.raises(microgpt.UserError, match=r"^train.steps=x is not allowed"):
+            microgpt.sweep(SMALL, {"train.steps": "x", "seed": range(2)})
+        assert not (tmp_path / "outputs").exists()
+        again = microgpt.train(SMALL)
+        assert GlobalHydra.instance().hydra is around
+    assert sys.argv == arguments
+    del ConfigStore.instance().repo["schema.yaml"]
+    assert results_of(again.folder, 30) == results_of(run.folder, 30)
+    assert again.record.overrides == OVERRIDES
+    assert again.record.command == f"python -m microgpt {' '.join(OVERRIDES)}"
+
+
+def test_a_run_that_fails_raises_its_error_and_is_recorded(tmp_path: Path) -> None:
+    with quietly(tmp_path), pytest.raises(NonFiniteError, match="the loss of step 2 is "):
+        microgpt.train(SMALL, {"optim.lr": 1e30})
+    assert [one.record.status for one in microgpt.Runs(tmp_path / "outputs")] == ["failed"]
+
+
+@pytest.mark.slow
+def test_runs_and_sweeps_are_those_of_the_command_line(tmp_path: Path, run: microgpt.Run) -> None:
+    program, here = Program(tmp_path), tmp_path / "here"
+    here.mkdir()
+    program(*OVERRIDES)
+    assert results_of(program.only_run(), 30) == results_of(run.folder, 30)
+    shutil.rmtree(tmp_path / "outputs")
+    program("-m", *OVERRIDES, *SWEPT)
+    values = {"seed": range(2), "optim.lr": [0.01, 0.005]}
+    with quietly(here):
+        runs = microgpt.sweep(SMALL, values)
+        written = [path.stat().st_mtime_ns for path in sorted(here.rglob("run.json"))]
+        assert [one.folder for one in microgpt.sweep(SMALL, values)] == [one.folder for one in runs]
+    assert [path.stat().st_mtime_ns for path in sorted(here.rglob("run.json"))] == written
+    (sweep,) = runs.folders
+    theirs = tmp_path / sweep.relative_to(here)
+    assert {path.name for path in sweep.iterdir()} == {path.name for path in theirs.iterdir()}
+    for one in runs:
+        assert written_by(one.folder) == written_by(theirs / one.folder.name)
+    assert {path.name for path in (here / "results").iterdir()} == {
+        path.name for path in (tmp_path / "results").iterdir()
+    }
+    assert runs.compare("optim.lr")["seeds"].tolist() == [2]
+    assert "optim.lr=0.005" in runs.report(tmp_path / "pages" / "report.html").read_text()
+    with pytest.raises(microgpt.UserError, match="cannot be written"):
+        runs.report("/proc/none/report.html")
+    with quietly(here):
+        some = microgpt.sweep(SMALL, {"optim.lr": [0.01, 1e30]})
+        assert [one.record.status for one in some.not_completed] == ["failed"]
+        with pytest.raises(MicrogptError, match="the loss of step 2 is"):
+            microgpt.sweep(SMALL, {"optim.lr": [1e29, 1e30]})
+
+
+@pytest.mark.slow
+def test_an_interrupted_call_is_finished_by_the_same_call(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import microgpt\n"
+        "steps = {'steps': 60000, 'eval_every': None, 'eval_documents': 20, 'checkpoint_every': 1000}\n"
+        "run = microgpt.train('mode=tensor', 'backend=native', 'style=classic', {'train': steps})\n"
+        "print(run.metrics.steps, len(run.record.resumed))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, script],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(tmp_path, "outputs/*/*/checkpoint/step_00001000", seconds=60)
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=60)
+    assert "interrupted: the last checkpoint is in" in printed
+    assert "KeyboardInterrupt" in errors or "Interrupted" in errors
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "60000 1", done.stderr
+
+
+# What the client does not import itself is not checked, which takes a minute.
+MYPY = """[mypy]
+strict = true
+[mypy-numpy.*,pandas.*,hydra.*,omegaconf.*,torch.*,rich.*,scipy.*,matplotlib.*,numba.*,jinja2.*,safetensors.*]
+follow_imports = skip
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+def test_type_checkers_accept_a_client(checker: str, tmp_path: Path) -> None:
+    pytest.importorskip(checker)
+    (tmp_path / "mypy.ini").write_text(MYPY)
+    (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "standard"}')
+    client = shutil.copy(ROOT / "tests" / "api" / "client.py", tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", checker, client], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "MYPYPATH": str(ROOT), "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
