@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from microgpt import __version__
 from microgpt.config.hydra_compat import own_hydra, register_plugins, run_hydra, share_config_store
 from microgpt.config.hydra_errors import explain, report
+from microgpt.config.hydra_optuna import use_our_option
 from microgpt.config.hydra_schema import keys_with_help, register_schema
 from microgpt.distributed import this_process
 from microgpt.errors import Interrupted, UserError
@@ -70,7 +71,8 @@ def execute(arguments: Sequence[str], application: Application | None = None) ->
         return
     with own_hydra(), arguments_of_program(arguments):
         register_schema()
-        register_plugins("microgpt.sweeps.launcher", "VectorizedLauncher", "GridSweeper")
+        register_plugins("microgpt.sweeps.launcher", "VectorizedLauncher", "GridSweeper", "OptunaSweeper")
+        use_our_option()
         share_config_store()
         name = sweep_id(list(arguments))
         OmegaConf.register_new_resolver("sweep_id", lambda: name, use_cache=True, replace=True)

@@ -73,7 +73,9 @@ def invocation_of(hydra_config: HydraConf) -> Invocation:
     invocation = Invocation(tuple(map(str, overrides)), directory=directory)
     if hydra_config.mode == RunMode.MULTIRUN:
         sweep = directory / hydra_config.sweep.dir
-        return replace(invocation, job=SweepJob(sweep, hydra_config.job.num, job_name(hydra_config.sweep.subdir)))
+        number = hydra_config.job.num
+        trial = number if current_sweep().has_trials else None
+        return replace(invocation, job=SweepJob(sweep, number, job_name(hydra_config.sweep.subdir), trial))
     is_named = not OmegaConf.is_missing(hydra_config.runtime, "output_dir")
     return replace(invocation, folder=directory / hydra_config.run.dir) if is_named else invocation
 

@@ -33,6 +33,7 @@ class SweepJob:
     sweep: Path  # the sweep's folder
     number: int
     name: str  # of the job's folder, below the sweep's
+    trial: int | None = None  # of an optimizing sweeper's study
 
     @property
     def folder(self) -> Path:
@@ -210,6 +211,7 @@ class RunRecord:
     timings: Timings | None = None
     samples: list[str] = field(default_factory=list)
     error: str | None = None
+    trial: int | None = field(default=None, metadata=OMIT_IF_EMPTY)  # the number in an optimizing sweeper's study
     leg: Leg | None = field(default=None, metadata=OMIT_IF_EMPTY)
     earlier_failures: list[Failure] = field(default_factory=list, metadata=OMIT_IF_EMPTY)
     resumed: list[Resumption] = field(default_factory=list, metadata=OMIT_IF_EMPTY)
@@ -235,6 +237,7 @@ class RunRecord:
             backend=backend,
             processes=this_process().world_size,
             environment=environment(),
+            trial=invocation.job.trial if invocation.job else None,
         )
 
     @classmethod
@@ -295,7 +298,7 @@ def plain(value: Any) -> Any:
         return {
             one.name.rstrip("_"): plain(inner)
             for one in fields(value)
-            if (inner := getattr(value, one.name)) or "omit_if_empty" not in one.metadata
+            if (inner := getattr(value, one.name)) not in (None, []) or "omit_if_empty" not in one.metadata
         }
     return [plain(inner) for inner in value] if isinstance(value, list) else value
 

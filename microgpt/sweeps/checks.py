@@ -1,7 +1,7 @@
 """Compose and check the jobs of a sweep before the first one runs; nothing is written."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,11 +49,15 @@ class CheckedJobs:
 class JobChecker:
     """Checks the jobs of the sweep in `folder`."""
 
-    def __init__(self, composer: Composer, folder: Path, *, trains_here: bool):
-        """`trains_here`: what this machine lacks is a mistake, as the jobs are not trained on another one."""
+    def __init__(self, composer: Composer, folder: Path, *, trains_here: bool, has_trials: bool = False):
+        """`trains_here`: what this machine lacks is a mistake, as the jobs are not trained on another one.
+
+        `has_trials`: the jobs are trials of an optimizing sweeper, with their numbers.
+        """
         self.composer = composer
         self.folder = folder
         self.trains_here = trains_here
+        self.has_trials = has_trials
         self.checked = CheckedJobs()
         self.reader: InputReader | None = None  # of the data of the jobs to train
 
@@ -79,10 +83,11 @@ class JobChecker:
 
     def composed(self, number: int, overrides: Sequence[str]) -> Job | None:
         """Return the job if its configuration keeps all rules."""
-        invocation, plain = Invocation(tuple(overrides), SweepJob(self.folder, number, str(number))), None
+        plain, trial = None, number if self.has_trials else None
+        invocation = Invocation(tuple(overrides), SweepJob(self.folder, number, str(number), trial))
         try:
             composed = self.composer.compose(overrides)
-            invocation, plain = Invocation(composed.overrides, invocation.job), composed.plain()
+            invocation, plain = replace(invocation, overrides=composed.overrides), composed.plain()
             config = from_omegaconf(composed.config, composed.choices)
             check(config)
             check_overrides(config.task.name, invocation)
@@ -94,7 +99,7 @@ class JobChecker:
             known = error if isinstance(error, MicrogptError) else UserError(sentence)
             self.checked.failed[number] = FailedJob(known, invocation, plain)
             return None
-        self.checked.jobs[number] = Job(number, config, composed.overrides)
+        self.checked.jobs[number] = Job(number, config, composed.overrides, is_trial=self.has_trials)
         return self.checked.jobs[number]
 
 

@@ -27,6 +27,7 @@ class Job:
     config: Config
     overrides: tuple[str, ...]
     name: str = ""  # of its folder, if that is not the number
+    is_trial: bool = False  # of a study, whose trial has the job's number
 
     @property
     def folder_name(self) -> str:

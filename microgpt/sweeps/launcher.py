@@ -17,6 +17,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from microgpt.config.hydra_compat import split_arguments
+from microgpt.config.hydra_optuna import new_optuna_sweeper, study_exists
+from microgpt.errors import UserError
 from microgpt.sweeps.checks import CheckedJobs, JobChecker
 from microgpt.sweeps.composition import Composer
 from microgpt.sweeps.failures import FailedJob, record_failures, report_by_cause
@@ -48,11 +50,18 @@ class VectorizedLauncher(Launcher):
         self.config = config
         self.folder = Path(str(config.hydra.sweep.dir))
         composer = Composer(hydra_context.config_loader, config)
-        self.checker = JobChecker(composer, self.folder, trains_here=self.executor not in ON_OTHER_MACHINES)
+        self.checker = JobChecker(
+            composer,
+            self.folder,
+            trains_here=self.executor not in ON_OTHER_MACHINES,
+            has_trials=current_sweep().has_trials,
+        )
+        self.numbers: Sequence[int] | None = None  # of the next jobs; None: from the one that `launch` receives
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs. A failed one returns its error, so that the others count; raises what ends the whole sweep."""
-        numbered = dict(enumerate(job_overrides, initial_job_idx))
+        following = range(initial_job_idx, initial_job_idx + len(job_overrides))
+        numbered = dict(zip(self.numbers or following, job_overrides, strict=True))
         checked = self.check(numbered)
         errors: dict[int, Exception] = checked.errors(list(numbered))
         self.record([checked.failed[number] for number in errors])
@@ -143,3 +152,28 @@ class GridSweeper(Sweeper):
             returns.append(launcher.launch(batch, initial_job_idx=first))
             first += len(batch)
         return returns
+
+
+class OptunaSweeper(Sweeper):
+    """The sweeper of hydra-optuna-sweeper. Trials have the numbers of their study, and failed ones do not end it."""
+
+    def __init__(self, **options: Any):
+        self.options = options
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Raises UserError if a library is missing, and for a study that sweep.fresh=true would not start anew."""
+        self.optuna = new_optuna_sweeper(self.options)
+        self.optuna.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        if config.sweep.fresh and study_exists(self.options["storage"], self.options["study_name"]):
+            raise UserError(
+                f"sweep.fresh=true would go on with the study {self.options['study_name']} of hydra.sweeper.storage="
+                f"{self.options['storage']}: name a new one with hydra.sweeper.study_name"
+            )
+
+    def sweep(self, arguments: list[str]) -> None:
+        try:
+            self.optuna.sweep(arguments)
+        except ValueError as error:
+            if "No trials are completed" not in str(error):
+                raise
+            print("no trial was completed, so that there are no best values", flush=True)

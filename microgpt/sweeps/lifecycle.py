@@ -27,6 +27,7 @@ class Sweep:
         self.errors: list[Exception] = []  # of the jobs that ran in this process
         self.folder: Path | None = None
         self.archived: Path | None = None  # the new name of an earlier sweep of the same command (sweep.fresh=true)
+        self.has_trials = False  # proposed by an optimizing sweeper
         self.started = ""
         self.outputs_dir = Path()
         self.results_dir = Path()
@@ -38,6 +39,7 @@ class Sweep:
             why = "they train one model; a sweep without torchrun may have workers (hydra/launcher)"
             raise UserError(f"a sweep is not allowed with {size} processes of torchrun: {why}")
         self.folder, self.started = Path(config.hydra.sweep.dir), timestamp()
+        self.has_trials = config.hydra.sweeper._target_ not in GRID_SWEEPERS
         self.outputs_dir, self.results_dir = Path(config.outputs_dir), Path(config.results_dir)
         if config.sweep.fresh:
             self.archived = archive(self.folder)
@@ -82,6 +84,8 @@ class Sweep:
                 empty.rmdir()
 
 
+# Sweepers that know all jobs before the first one runs
+GRID_SWEEPERS = ("hydra_plugins.microgpt.GridSweeper", "hydra._internal.core_plugins.basic_sweeper.BasicSweeper")
 CURRENT: ContextVar[Sweep] = ContextVar("sweep")  # Hydra constructs the callback and the launcher, which need it
 
 
@@ -117,7 +121,8 @@ def sweep_id(arguments: list[str]) -> str:
 
     How to begin and which launcher runs the jobs do not change the name.
     """
-    ignored = ("-", "train.resume=auto", "train.resume=never", "sweep.fresh", "hydra/launcher", "hydra.launcher")
+    how = ("train.resume=auto", "train.resume=never", "sweep.fresh", "hydra/launcher", "hydra.launcher")
+    ignored = ("-", *how, "hydra.sweeper.n_trials", "hydra.sweeper.n_jobs")
     overrides = sorted(a for a in arguments if "=" in a and not a.startswith(ignored))
     experiment = next((o.split("=", 1)[1] for o in overrides if o.lstrip("+").startswith("experiment=")), "sweep")
     name = experiment if re.fullmatch(r"[\w.-]+", experiment) else "sweep"

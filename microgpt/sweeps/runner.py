@@ -244,7 +244,8 @@ class SweepRunner:
         return FailedJob(error, self.invocation(job), asdict(job.config))
 
     def invocation(self, job: Job) -> Invocation:
-        return Invocation(job.overrides, SweepJob(self.sweep.path, job.number, job.folder_name))
+        trial = job.number if job.is_trial else None
+        return Invocation(job.overrides, SweepJob(self.sweep.path, job.number, job.folder_name, trial))
 
 
 def step_of(run: TrainingRun) -> tuple[int, int]:

@@ -65,7 +65,7 @@ def start_job(config: Config, invocation: Invocation) -> StartedJob:
     if invocation.directory != Path():  # the checkpoint is read when the job runs, in another working directory
         train = with_absolute_paths(config, invocation.directory).train
         config = replace(config, train=train)
-    job = Job(place.number, config, invocation.overrides, place.name)
+    job = Job(place.number, config, invocation.overrides, place.name, place.trial is not None)
     runner = SweepRunner(place.sweep, [job])
     identity = RunIdentity(config_hash(config), runner.reader.corpus(config).source.sha256)
     folder = runner.sweep.folder_for(identity, job.folder_name, job.resumes)

@@ -73,7 +73,7 @@ def test_groups_are_told_from_keys(loader: ConfigLoader) -> None:
 
 
 def test_plugins_are_registered_under_the_names_in_conf() -> None:
-    hydra_compat.register_plugins("microgpt.sweeps.launcher", "VectorizedLauncher", "GridSweeper")
+    hydra_compat.register_plugins("microgpt.sweeps.launcher", "VectorizedLauncher", "GridSweeper", "OptunaSweeper")
     plugins = Plugins.instance()
     found = {
         f"{plugin.__module__}.{plugin.__name__}" for kind in (Launcher, Sweeper) for plugin in plugins.discover(kind)
@@ -83,7 +83,7 @@ def test_plugins_are_registered_under_the_names_in_conf() -> None:
         for file in (ROOT / "conf/hydra").glob("*/*.yaml")
         if "_target_" in file.read_text()
     }
-    assert used == {"hydra_plugins.microgpt.VectorizedLauncher", "hydra_plugins.microgpt.GridSweeper"}
+    assert used == {f"hydra_plugins.microgpt.{name}" for name in ("VectorizedLauncher", "GridSweeper", "OptunaSweeper")}
     assert used <= found
 
 

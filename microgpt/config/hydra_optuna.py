@@ -1,0 +1,57 @@
+"""Every use of hydra-optuna-sweeper and Optuna, which the extra `optuna` installs.
+
+Checked with the versions below; tests/sweeps/test_optuna.py fails when one of these uses stops working. Optuna 2 stores
+studies by SQLAlchemy 1.4 alone.
+"""
+
+import logging
+from importlib import metadata
+from importlib.util import find_spec
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.sweeper import Sweeper
+
+from microgpt.errors import UserError
+
+CHECKED_WITH = {"hydra-optuna-sweeper": "1.3.0", "optuna": "2.10.1", "sqlalchemy": "1.4.54"}
+INSTALL = "pip install 'microgpt[optuna]'"
+
+
+def use_our_option() -> None:
+    """Let hydra/sweeper=optuna be the file in conf/: Hydra refuses it beside the option that the plugin has stored."""
+    ConfigStore.instance().repo.get("hydra", {}).get("sweeper", {}).pop("optuna.yaml", None)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # which Optuna imports; it logs its own plugins
+
+
+def new_optuna_sweeper(options: dict[str, Any]) -> Sweeper:
+    """Return the plugin's sweeper, which numbers jobs as the study numbers its trials.
+
+    Raises UserError if the plugin is not installed, or a study cannot be stored with the installed SQLAlchemy.
+    """
+    if find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
+        raise UserError(f"hydra/sweeper=optuna needs hydra-optuna-sweeper: {INSTALL}")
+    storage = options["storage"]
+    if storage is not None and not metadata.version("sqlalchemy").startswith("1."):
+        installed = metadata.version("sqlalchemy")
+        raise UserError(f"hydra.sweeper.storage={storage} needs SQLAlchemy 1.4, not {installed}: {INSTALL}")
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl  # pyright: ignore[reportMissingImports]
+
+    class NumberedSweeper(OptunaSweeperImpl):
+        launcher: Any
+
+        def _configure_trials(self, trials: list[Any], *rest: Any, **named: Any) -> Any:
+            self.launcher.numbers = [trial.number for trial in trials]
+            self.job_idx = trials[0].number  # of a launcher that takes a first number alone
+            return super()._configure_trials(trials, *rest, **named)
+
+    return NumberedSweeper(**options)
+
+
+def study_exists(storage: str | None, name: str | None) -> bool:
+    if storage is None:
+        return False
+    import optuna  # pyright: ignore[reportMissingImports] (an extra)
+
+    return name in [study.study_name for study in optuna.get_all_study_summaries(storage)]
