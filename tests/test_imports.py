@@ -103,6 +103,7 @@ def test_hydra_and_omegaconf_are_used_in_the_application_config_and_sweeps_only(
     users = users_of("hydra", "omegaconf")
     assert {user for user in users if not user.startswith("sweeps/")} == {
         "app.py", "job.py", "config/hydra_schema.py", "config/hydra_compat.py", "config/hydra_errors.py",
+        "config/hydra_optuna.py",
     }  # fmt: skip
 
 

@@ -73,6 +73,7 @@ class Row:
     data_sha256: str | None
     git_commit: str | None
     git_dirty: bool | None
+    trial: int | None  # of an optimizing sweeper's study
     path: str  # the run's folder
     config: dict[str, Any]
     evaluated_documents: int | None = field(metadata=REPORT_ONLY)

@@ -39,7 +39,7 @@ class Sweep:
             why = "they train one model; a sweep without torchrun may have workers (hydra/launcher)"
             raise UserError(f"a sweep is not allowed with {size} processes of torchrun: {why}")
         self.folder, self.started = Path(config.hydra.sweep.dir), timestamp()
-        self.has_trials = config.hydra.sweeper._target_ not in GRID_SWEEPERS
+        self.has_trials = not str(config.hydra.sweeper._target_).endswith(GRID_SWEEPERS)
         self.outputs_dir, self.results_dir = Path(config.outputs_dir), Path(config.results_dir)
         if config.sweep.fresh:
             self.archived = archive(self.folder)
@@ -85,7 +85,7 @@ class Sweep:
 
 
 # Sweepers that know all jobs before the first one runs
-GRID_SWEEPERS = ("hydra_plugins.microgpt.GridSweeper", "hydra._internal.core_plugins.basic_sweeper.BasicSweeper")
+GRID_SWEEPERS = (".GridSweeper", ".BasicSweeper")
 CURRENT: ContextVar[Sweep] = ContextVar("sweep")  # Hydra constructs the callback and the launcher, which need it
 
 

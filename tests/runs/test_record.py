@@ -22,11 +22,12 @@ from microgpt.runs.record import (
     RunIdentity,
     RunRecord,
     StyleEffect,
+    SweepJob,
     Timings,
 )
 
 CONFIG = {"task": {"name": "train"}, "mode": {"name": "scalar"}, "style": {"name": "classic"}, "seed": 3}
-INVOCATION = Invocation(("seed=3", "+style.bias=2", "style@x=y"), ("sweeps/a", 1))
+INVOCATION = Invocation(("seed=3", "+style.bias=2", "style@x=y"), SweepJob(Path("sweeps/a"), 1, "1"))
 
 
 def new_record() -> RunRecord:
@@ -46,6 +47,7 @@ def whole_record() -> RunRecord:
         ),
         timings=Timings(0.0, 1.0, 2.0, 3.0),
         samples=["anna", ""],
+        trial=0,
         leg=Leg("outputs/x", 100, False),
         earlier_failures=[Failure("2026-01-01", "full disk")],
         resumed=[Resumption("2026-01-02", 3, before)],
@@ -58,7 +60,7 @@ def test_the_keys_are_in_the_documented_order() -> None:
         "schema_version", "run_id", "status", "task", "started_at", "finished_at", "command", "overrides", "config",
         "config_hash", "seed", "git", "data", "model", "mode", "style", "backend", "device", "using_gpu", "dtype",
         "kernel", "threads", "processes", "backend_reason", "group", "environment", "metrics", "timings", "samples",
-        "error", "leg", "earlier_failures", "resumed",
+        "error", "trial", "leg", "earlier_failures", "resumed",
     ]  # fmt: skip
     assert list(document["leg"]) == ["from", "first_step", "optimizer_state"]
     assert list(document["resumed"][0]["before"]) == ["git", "environment", "processes"]
