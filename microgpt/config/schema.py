@@ -138,6 +138,9 @@ class OptimConfig:
     weight_decay: float | None = key(
         None, f"{used_by('weight_decay')}: decoupled decay, not applied to embeddings", at_least=0
     )
+    adam_lr_ratio: float | None = key(
+        None, f"{used_by('adam_lr_ratio')}: learning rate of what is no matrix of a block, in lr", at_least=0, new=True
+    )
     grad_clip: float | None = key(None, "largest norm of the gradient; null: no clipping", above=0)
 
 

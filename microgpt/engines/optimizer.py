@@ -18,6 +18,9 @@ OPTIMIZERS = {
     "adam": OptimizerChoice(("beta1", "beta2", "eps"), moments=2),
     "adamw": OptimizerChoice(("beta1", "beta2", "eps", "weight_decay"), moments=2),
     "sgd": OptimizerChoice(("momentum",), moments=1),
+    "lion": OptimizerChoice(("beta1", "beta2", "weight_decay"), moments=1),
+    # momentum for the matrices of the blocks, whose v stays zero; the other keys for the rest, which adam updates
+    "muon": OptimizerChoice(("momentum", "beta1", "beta2", "eps", "weight_decay", "adam_lr_ratio"), moments=2),
 }
 
 
@@ -31,6 +34,7 @@ class OptimizerSpec:
     eps: float = 0.0
     momentum: float = 0.0
     weight_decay: float = 0.0
+    adam_lr_ratio: float = 1.0
     grad_clip: float | None = None  # largest Euclidean norm of all gradients of a model; None: no clipping
 
     @property
@@ -41,6 +45,18 @@ class OptimizerSpec:
     def decay(self) -> float:
         """Decoupled weight decay (Loshchilov and Hutter, 2017); 0 for an optimizer without."""
         return self.weight_decay if "weight_decay" in OPTIMIZERS[self.name].keys else 0.0
+
+
+# Newton-Schulz iteration of muon: the coefficients of X <- a X + (b A + c A^2) X with A = X X^T, the number of steps,
+# and the smallest norm to divide by (Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024)
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+SMALLEST_NORM = 1e-7
+
+
+def is_orthogonalized(tensor: str) -> bool:
+    """Return whether muon's own update applies to a tensor: to the matrices of the blocks, not to the rest."""
+    return tensor.startswith("layer") and constant_value(tensor) is None
 
 
 def decays(tensor: str) -> bool:

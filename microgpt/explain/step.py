@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from microgpt.data.tokenizer import Tokenizer, token_id
-from microgpt.engines.optimizer import OptimizerSpec, decays
+from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.scalar.model import PLAIN, Weights, document_losses
 from microgpt.engines.scalar.optimizers import Optimizer
 from microgpt.engines.scalar.tracing import TracedValue, Tracer
@@ -86,8 +86,7 @@ def training_step(
     loss.backward()
     parameters = dict(places(tracer.weights))
     gradients = {place: p.grad for place, p in parameters.items()}
-    own_decay = [decays(name) for name, _, _ in parameters]
-    Optimizer(optimizer, list(parameters.values()), own_decay).update(0, lr)
+    Optimizer(optimizer, tracer.weights).update(0, lr)
     after = {name: [[p.data for p in row] for row in matrix] for name, matrix in tracer.weights.items()}
     chosen = [
         max((place for place in parameters if place[0] == name), key=lambda place: abs(gradients[place]))

@@ -332,7 +332,7 @@ def test_another_device_than_the_cpu_raises() -> None:
 
 
 def test_optimizers_activations_and_kinds_of_the_tables_are_all_implemented() -> None:
-    assert set(CODES) == set(OPTIMIZERS)
+    assert set(CODES) <= set(OPTIMIZERS)
     assert set(NATIVE_ACTIVATIONS) <= set(ACTIVATIONS)
     assert set(KINDS) == set(MODEL_KINDS)
     codes = [activation.code for activation in NATIVE_ACTIVATIONS.values()]

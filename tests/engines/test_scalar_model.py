@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from lion_pytorch import Lion
 from support.models import (
     ADAM,
     OPTIONS,
@@ -162,7 +164,7 @@ def test_rows_that_a_step_does_not_use_have_no_gradient() -> None:
 # Training
 
 
-def torch_adamw(optimizer: OptimizerSpec, parameters: Parameters) -> torch.optim.Optimizer:
+def decay_groups(optimizer: OptimizerSpec, parameters: Parameters) -> list[dict[str, Any]]:
     groups = [
         {
             "params": [p for name, p in parameters.items() if (name in ("wte", "wpe")) == embeddings],
@@ -170,21 +172,66 @@ def torch_adamw(optimizer: OptimizerSpec, parameters: Parameters) -> torch.optim
         }
         for embeddings in (True, False)
     ]
+    return [group for group in groups if group["params"]]
+
+
+def torch_adamw(optimizer: OptimizerSpec, parameters: Parameters) -> torch.optim.Optimizer:
     betas = (optimizer.beta1, optimizer.beta2)
-    return torch.optim.AdamW([group for group in groups if group["params"]], betas=betas, eps=optimizer.eps)
+    return torch.optim.AdamW(decay_groups(optimizer, parameters), betas=betas, eps=optimizer.eps)
 
 
-TORCH_OPTIMIZERS: dict[str, Callable[[OptimizerSpec, Parameters], torch.optim.Optimizer]] = {
+def torch_lion(optimizer: OptimizerSpec, parameters: Parameters) -> torch.optim.Optimizer:
+    return Lion(decay_groups(optimizer, parameters), lr=1.0, betas=(optimizer.beta1, optimizer.beta2))
+
+
+class TorchMuon:
+    """torch.optim.Muon for the matrices of the blocks and torch.optim.AdamW for the rest."""
+
+    def __init__(self, optimizer: OptimizerSpec, parameters: Parameters):
+        hidden = {name: p for name, p in parameters.items() if name.startswith("layer")}
+        rest = {name: p for name, p in parameters.items() if name not in hidden}
+        self.parts = [torch_adamw(optimizer, rest)]
+        if hidden:
+            muon = torch.optim.Muon(hidden.values(), momentum=optimizer.momentum, weight_decay=optimizer.weight_decay)
+            self.parts.append(muon)
+        self.ratios = [optimizer.adam_lr_ratio, 1.0]
+        self.param_groups = [{"lr": 0.0}]
+
+    def zero_grad(self, set_to_none: bool) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none=set_to_none)
+
+    def step(self) -> None:
+        for part, ratio in zip(self.parts, self.ratios, strict=False):
+            for group in part.param_groups:
+                group["lr"] = self.param_groups[0]["lr"] * ratio
+                # adamw decays by the product of both, our muon by lr alone
+                group["weight_decay"] = group.setdefault("decay", group["weight_decay"]) / ratio
+            part.step()
+
+    @property
+    def state(self) -> dict[torch.Tensor, dict[str, torch.Tensor]]:
+        return {p: state for part in self.parts for p, state in part.state.items()}
+
+
+TORCH_OPTIMIZERS: dict[str, Callable[[OptimizerSpec, Parameters], Any]] = {
     "sgd": lambda o, parameters: torch.optim.SGD(parameters.values(), momentum=o.momentum),
     "adam": lambda o, parameters: torch.optim.Adam(parameters.values(), betas=(o.beta1, o.beta2), eps=o.eps),
     "adamw": torch_adamw,
+    "lion": torch_lion,
+    "muon": TorchMuon,
 }
-MOMENTS = {"sgd": ["momentum_buffer"], "adam": ["exp_avg", "exp_avg_sq"], "adamw": ["exp_avg", "exp_avg_sq"]}
+FIRST_MOMENTS, SECOND_MOMENTS = ("momentum_buffer", "exp_avg"), ("exp_avg_sq",)
+
+
+def moment_of(state: dict[str, torch.Tensor], names: tuple[str, ...], like: torch.Tensor) -> np.ndarray:
+    """Return the moment of that name, or zeros: muon's v of a matrix."""
+    return next((state[name] for name in names if name in state), torch.zeros_like(like)).numpy()
 
 
 def train_reference(
     spec: ModelSpec, parameters: Parameters, batches: Sequence[Examples], optimizer: OptimizerSpec, lrs: Sequence[float]
-) -> tuple[torch.optim.Optimizer, list[float], list[float]]:
+) -> tuple[Any, list[float], list[float]]:
     """Train in place; return the optimizer, the losses, and the gradients' norms before clipping."""
     torchs, losses, norms = TORCH_OPTIMIZERS[optimizer.name](optimizer, parameters), [], []
     for examples, lr in zip(batches, lrs, strict=True):
@@ -216,9 +263,12 @@ TRAINED = [
 @pytest.mark.parametrize("grad_clip", [pytest.param(None, marks=pytest.mark.slow), 1.5], ids=["unclipped", "clipped"])
 @each_optimizer
 @mostly_slow(2, "spec", TRAINED, ids=shown)
-def test_training_equals_torch_optim(spec: ModelSpec, optimizer: OptimizerSpec, grad_clip: float | None) -> None:
+def test_training_equals_an_independent_optimizer(
+    spec: ModelSpec, optimizer: OptimizerSpec, grad_clip: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if optimizer.name not in TORCH_OPTIMIZERS:
-        pytest.skip(f"torch.optim has no {optimizer.name}")
+        pytest.skip(f"there is no other implementation of {optimizer.name} here")
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)  # of torch.optim.Muon's iteration
     optimizer = replace(optimizer, grad_clip=grad_clip)
     state, examples, batch_size, steps = random_state(spec, seed=5), examples_of(spec, 7, seed=5), 2, 10
     lrs = [0.05 * (1 - s / steps) for s in range(steps)]
@@ -235,8 +285,9 @@ def test_training_equals_torch_optim(spec: ModelSpec, optimizer: OptimizerSpec, 
     after = engine.state()
     assert losses[:, 0].tolist() == pytest.approx(expected, rel=1e-9)
     assert_close(after.parameters, {n: p.detach().numpy()[np.newaxis] for n, p in parameters.items()}, 1e-9)
-    for found, moment in zip((after.m, after.v), MOMENTS[optimizer.name], strict=False):
-        assert_close(found, {n: torchs.state[p][moment].numpy()[np.newaxis] for n, p in parameters.items()}, 1e-9)
+    for found, names in ((after.m, FIRST_MOMENTS), (after.v, SECOND_MOMENTS)):
+        moments = {n: moment_of(torchs.state[p], names, p)[np.newaxis] for n, p in parameters.items()}
+        assert_close(found, moments if found else {}, 1e-9)
 
 
 @pytest.mark.parametrize("spec", [gpt(), gpt(tie_lm_head=True), bigram(), bigram(tie_lm_head=True)], ids=shown)

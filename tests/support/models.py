@@ -13,7 +13,7 @@ from microgpt.engines.optimizer import OPTIMIZERS, OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.model.spec import ModelSpec
 
-SETTINGS = {"beta1": 0.85, "beta2": 0.99, "eps": 1e-8, "momentum": 0.9, "weight_decay": 0.3}
+SETTINGS = {"beta1": 0.85, "beta2": 0.99, "eps": 1e-8, "momentum": 0.9, "weight_decay": 0.3, "adam_lr_ratio": 0.5}
 # Every optimizer of the table. One with another key needs a value in SETTINGS.
 EACH_OPTIMIZER = {
     name: OptimizerSpec(name, **{key: SETTINGS[key] for key in choice.keys}) for name, choice in OPTIMIZERS.items()

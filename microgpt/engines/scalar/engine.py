@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from microgpt.engines.base import EngineInfo, EngineState, Tokens, Workload, implementation
-from microgpt.engines.optimizer import OptimizerSpec, decays
+from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.engines.scalar.model import (
     ACTIVATIONS,
@@ -34,9 +34,8 @@ class ScalarModel:
         self.weights: Weights = {
             name: [[Value(number) for number in row] for row in matrices[name]] for name in spec.shapes()
         }
-        named = [(name, p) for name, matrix in self.weights.items() for row in matrix for p in row]
-        self.parameters = [p for _, p in named]
-        self.optimizer = Optimizer(optimizer, self.parameters, [decays(name) for name, _ in named])
+        self.optimizer = Optimizer(optimizer, self.weights)
+        self.parameters = self.optimizer.parameters
 
     def train_step(self, step: int, documents: Sequence[Tokens], lr: float) -> float:
         """Forward, backward, update; return the mean loss over the documents' target tokens."""

@@ -96,7 +96,7 @@ class TorchEngine:
             self.layout.pack(part, self.dtype).to(self.device) if part else torch.zeros_like(self.flat)
             for part in (state.m, state.v)[: self.optimizer_spec.moments]
         ]
-        self.optimizer = Optimizer(self.optimizer_spec, self.layout.decays().to(self.flat), moments)
+        self.optimizer = Optimizer(self.optimizer_spec, self.layout, self.layout.decays().to(self.flat), moments)
 
     def state(self) -> EngineState:
         return EngineState(*map(self.layout.unpack, [self.flat, *self.optimizer.moments]))

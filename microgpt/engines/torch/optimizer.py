@@ -4,14 +4,22 @@ import torch
 from torch import Tensor
 
 from microgpt.engines.base import implementation
-from microgpt.engines.optimizer import OptimizerSpec
+from microgpt.engines.optimizer import (
+    NEWTON_SCHULZ,
+    NEWTON_SCHULZ_STEPS,
+    SMALLEST_NORM,
+    OptimizerSpec,
+    is_orthogonalized,
+)
+from microgpt.engines.torch.parameters import Layout
 
 
 class Optimizer:
     """The moments of parameters (R, NP), and the update of both."""
 
-    def __init__(self, spec: OptimizerSpec, decays: Tensor, moments: list[Tensor]):
+    def __init__(self, spec: OptimizerSpec, layout: Layout, decays: Tensor, moments: list[Tensor]):
         self.spec = spec
+        self.layout = layout
         self.decays = decays  # (NP,): 1 for parameters with weight decay, else 0
         self.moments = moments  # m, or m and v: (R, NP)
         self.scratch = torch.empty_like(moments[0])  # allocating this much at each step costs more than filling it
@@ -42,6 +50,11 @@ class Optimizer:
     def adam(self, parameters: Tensor, grad: Tensor, step: int, lr: Tensor) -> None:
         """p -= lr * (m / correction1) / (sqrt(v / correction2) + eps)."""
         m, v = self.moments
+        self.adam_part(parameters, grad, m, v, self.scratch, step, lr)
+
+    def adam_part(
+        self, parameters: Tensor, grad: Tensor, m: Tensor, v: Tensor, scratch: Tensor, step: int, lr: Tensor
+    ) -> None:
         beta1, beta2 = self.spec.beta1, self.spec.beta2
         correction1 = 1 - beta1 ** (step + 1)
         correction2 = 1 - beta2 ** (step + 1)
@@ -50,10 +63,50 @@ class Optimizer:
         # On CPUs torch.sqrt is slow on zeros, such as the rows of tokens that have not occurred yet.
         root = torch.rsqrt(v, out=grad).reciprocal_()
         divisor = root.mul_(correction2**-0.5).add_(self.spec.eps)
-        parameters.addcdiv_(torch.mul(m, lr / -correction1, out=self.scratch), divisor)
+        parameters.addcdiv_(torch.mul(m, lr / -correction1, out=scratch), divisor)
+
+    def lion(self, parameters: Tensor, grad: Tensor, step: int, lr: Tensor) -> None:
+        (m,) = self.moments
+        beta1, beta2 = self.spec.beta1, self.spec.beta2
+        mixed = torch.mul(m, beta1, out=self.scratch).add_(grad, alpha=1 - beta1)
+        parameters.addcmul_(mixed.sign_(), lr, value=-1)
+        m.mul_(beta2).add_(grad, alpha=1 - beta2)
+
+    def muon(self, parameters: Tensor, grad: Tensor, step: int, lr: Tensor) -> None:
+        m, v = self.moments
+        momentum = self.spec.momentum
+        parts = [self.layout.tensors(flat) for flat in (parameters, grad, m, v, self.scratch)]
+        for name in self.layout.shapes:
+            p, g, own_m, own_v, scratch = (part[name] for part in parts)
+            if not is_orthogonalized(name):
+                ratio = self.spec.adam_lr_ratio
+                self.adam_part(p, g, own_m, own_v, scratch, step, lr[:, :, None] * ratio)
+                continue
+            own_m.lerp_(g, 1 - momentum)
+            inputs, outputs = g.shape[1:]  # the layout's matrices are transposed
+            scale = lr[:, :, None] * max(1.0, outputs / inputs) ** 0.5
+            p.addcmul_(orthogonalized(g.lerp(own_m, momentum)), scale, value=-1)
 
 
-UPDATE_RULES = {"adam": Optimizer.adam, "adamw": Optimizer.adam, "sgd": Optimizer.sgd}  # adamw: adam after weight decay
+UPDATE_RULES = {
+    "adam": Optimizer.adam,
+    "adamw": Optimizer.adam,  # after weight decay
+    "sgd": Optimizer.sgd,
+    "lion": Optimizer.lion,
+    "muon": Optimizer.muon,
+}
+
+
+def orthogonalized(matrices: Tensor) -> Tensor:
+    """Return about U V^T of each matrix's singular value decomposition, by the scalar engine's iteration."""
+    if matrices.shape[1] > matrices.shape[2]:
+        return orthogonalized(matrices.mT).mT
+    a, b, c = NEWTON_SCHULZ
+    x = matrices / torch.linalg.matrix_norm(matrices, keepdim=True).clamp(min=SMALLEST_NORM)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
 
 
 def clip_gradients(grad: Tensor, largest_norm: float) -> None:

@@ -83,11 +83,15 @@ class Layout:
             parts.append(part.flatten(1))
         return torch.cat(parts, dim=1)
 
+    def tensors(self, flat: Tensor) -> dict[str, Tensor]:
+        """Return views of all tensors by name, transposed as in their block: (R, NP) -> (R, rows, columns)."""
+        found = {}
+        for names, part in zip(self.members.values(), self.views(flat), strict=True):
+            widths = [self.stored_shape(name)[1] for name in names]
+            found |= dict(zip(names, part.split(widths, dim=2), strict=True))
+        return found
+
     def unpack(self, flat: Tensor) -> dict[str, np.ndarray]:
         """Return (R, NP) as arrays (R, rows, columns) by tensor name: copies, in the order of spec.shapes()."""
-        arrays = {}
-        for names, part in zip(self.members.values(), self.views(flat.cpu()), strict=True):
-            widths = [self.stored_shape(name)[1] for name in names]
-            for name, columns in zip(names, part.split(widths, dim=2), strict=True):
-                arrays[name] = (columns.mT if is_transposed(name) else columns).numpy().copy()
-        return {name: arrays[name] for name in self.shapes}
+        found = self.tensors(flat.cpu())
+        return {name: (found[name].mT if is_transposed(name) else found[name]).numpy().copy() for name in self.shapes}
