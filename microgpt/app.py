@@ -23,7 +23,7 @@ from microgpt.config.hydra_schema import keys_with_help, register_schema
 from microgpt.distributed import this_process
 from microgpt.errors import Interrupted, UserError
 from microgpt.job import Application
-from microgpt.sweeps.lifecycle import Sweep, new_sweep, sweep_id
+from microgpt.sweeps.lifecycle import Sweep, SweepRefused, new_sweep, sweep_id
 from microgpt.sweeps.started import RUN_NAME, run_job
 
 
@@ -78,7 +78,10 @@ def execute(arguments: Sequence[str], application: Application | None = None) ->
         OmegaConf.register_new_resolver("sweep_id", lambda: name, use_cache=True, replace=True)
         OmegaConf.register_new_resolver("run_name", lambda: RUN_NAME, replace=True)
         OmegaConf.register_new_resolver("keys_with_help", keys_with_help, replace=True)
-        run_hydra(arguments, application or Application(), run_job, config_directory())
+        try:
+            run_hydra(arguments, application or Application(), run_job, config_directory())
+        except SweepRefused as stop:
+            raise stop.error from stop
 
 
 @contextlib.contextmanager

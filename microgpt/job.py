@@ -1,7 +1,7 @@
 """A job from what Hydra composed to a task ready to run."""
 
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra.conf import HydraConf
@@ -12,13 +12,15 @@ from omegaconf import DictConfig, OmegaConf
 from microgpt import tasks
 from microgpt.config.hydra_errors import report
 from microgpt.config.hydra_schema import from_omegaconf
+from microgpt.config.hydra_settings import check_hydra
 from microgpt.config.schema import Config
 from microgpt.config.validation import check, check_overrides, check_processes
 from microgpt.distributed import this_process
 from microgpt.errors import UserError, is_recorded
 from microgpt.runs.record import Invocation, SweepJob
+from microgpt.sweeps.hydra_job import job_name
 from microgpt.sweeps.lifecycle import current_sweep
-from microgpt.sweeps.started import RUN_NAME, StartedJob
+from microgpt.sweeps.started import StartedJob
 
 
 class Application:
@@ -56,13 +58,22 @@ class Application:
 
 
 def checked(own: DictConfig, hydra_config: HydraConf, invocation: Invocation) -> Config:
+    check_hydra(hydra_config)
+    if invocation.job is None and invocation.folder is None:
+        refuse_unknown_folder(own)
     config = from_omegaconf(own, dict(hydra_config.runtime.choices))
-    if RUN_NAME in repr(config):
-        raise UserError("${hydra:run.dir} is not allowed in a value: the folder is chosen after the values are known")
     check(config)
     check_overrides(config.task.name, invocation)
     check_processes(config, this_process().world_size)
     return config
+
+
+def refuse_unknown_folder(own: DictConfig) -> None:
+    """Raise UserError for a value that depends on the folder, which is chosen by the values of all keys."""
+    text = str(OmegaConf.to_container(own))
+    for reference in ("hydra:runtime.output_dir", "hydra:run.dir"):
+        if reference in text:
+            raise UserError(f"${{{reference}}} is not allowed in a value unless hydra.run.dir names the folder")
 
 
 def invocation_of(hydra_config: HydraConf) -> Invocation:
@@ -78,14 +89,6 @@ def invocation_of(hydra_config: HydraConf) -> Invocation:
         return replace(invocation, job=SweepJob(sweep, number, job_name(hydra_config.sweep.subdir), trial))
     is_named = not OmegaConf.is_missing(hydra_config.runtime, "output_dir")
     return replace(invocation, folder=directory / hydra_config.run.dir) if is_named else invocation
-
-
-def job_name(subdir: str) -> str:
-    """Return the name of a job's folder below the sweep's. Raises UserError for a path that leads elsewhere."""
-    path = PurePosixPath(subdir)
-    if path.is_absolute() or not path.parts or any(part.startswith(".") for part in path.parts):
-        raise UserError(f"hydra.sweep.subdir={subdir} is not allowed: it names a folder below hydra.sweep.dir")
-    return path.as_posix()
 
 
 def run_in_sweep(started: StartedJob, own: DictConfig, invocation: Invocation) -> float | None:

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from hydra import version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.core import utils
 from hydra.core.config_loader import ConfigLoader
@@ -48,6 +48,14 @@ def share_config_store() -> None:
 def apply_overrides(overrides: Sequence[Override], config: DictConfig) -> None:
     """Set values in a composed configuration as Hydra does last. Raises Hydra's errors."""
     ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
+
+
+def overrides_dirname(overrides: Sequence[Override], config: DictConfig) -> str:
+    """Return hydra.job.override_dirname of a job with these overrides."""
+    style = config.hydra.job.config.override_dirname
+    return get_overrides_dirname(
+        overrides=list(overrides), exclude_keys=style.exclude_keys, item_sep=style.item_sep, kv_sep=style.kv_sep
+    )
 
 
 def is_group(loader: ConfigLoader, key: str) -> bool:

@@ -64,8 +64,11 @@ def from_omegaconf(composed: DictConfig, choices: dict[str, Any]) -> Config:
 
     Raises UserError for a key that the schema does not have.
     """
-    plain = OmegaConf.to_container(composed, resolve=True)
-    assert isinstance(plain, dict)
+    return from_values(OmegaConf.to_container(composed, resolve=True), choices)
+
+
+def from_values(plain: Any, choices: dict[str, Any]) -> Config:
+    """Return a configuration that OmegaConf has checked, given as dictionaries, as `from_omegaconf` does."""
     refuse_unknown_keys(plain)  # Hydra accepts any key that is added with +
     config = from_plain(Config, plain)
     names = {  # a user's own file may leave out its name

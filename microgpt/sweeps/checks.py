@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from hydra.types import TaskFunction
 
 from microgpt.config.choices import TASKS
 from microgpt.config.hydra_errors import explain
-from microgpt.config.hydra_schema import from_omegaconf
+from microgpt.config.hydra_schema import from_values
 from microgpt.config.schema import Config
 from microgpt.config.validation import check, check_overrides
 from microgpt.errors import MicrogptError, UserError
@@ -15,6 +17,7 @@ from microgpt.runs.record import Invocation, SweepJob
 from microgpt.sweeps.composition import Composer
 from microgpt.sweeps.failures import FailedJob, by_cause, report_by_cause
 from microgpt.sweeps.groups import Job
+from microgpt.sweeps.hydra_job import HydraJob, job_name
 
 if TYPE_CHECKING:
     from microgpt.training.inputs import InputReader
@@ -49,12 +52,24 @@ class CheckedJobs:
 class JobChecker:
     """Checks the jobs of the sweep in `folder`."""
 
-    def __init__(self, composer: Composer, folder: Path, *, trains_here: bool, has_trials: bool = False):
+    def __init__(
+        self,
+        composer: Composer,
+        folder: Path,
+        *,
+        trains_here: bool,
+        has_trials: bool = False,
+        callbacks: Any = None,
+        task_function: TaskFunction | None = None,
+    ):
         """`trains_here`: what this machine lacks is a mistake, as the jobs are not trained on another one.
 
         `has_trials`: the jobs are trials of an optimizing sweeper, with their numbers.
+        `callbacks` of Hydra are called for each job, with Hydra's `task_function`.
         """
         self.composer = composer
+        self.callbacks = callbacks
+        self.task_function = task_function
         self.folder = folder
         self.trains_here = trains_here
         self.has_trials = has_trials
@@ -84,11 +99,17 @@ class JobChecker:
     def composed(self, number: int, overrides: Sequence[str]) -> Job | None:
         """Return the job if its configuration keeps all rules."""
         plain, trial = None, number if self.has_trials else None
-        invocation = Invocation(tuple(overrides), SweepJob(self.folder, number, str(number), trial))
+        place, hydra_job = SweepJob(self.folder, number, str(number), trial), HydraJob()
+        invocation = Invocation(tuple(overrides), place)
         try:
-            composed = self.composer.compose(overrides)
-            invocation, plain = replace(invocation, overrides=composed.overrides), composed.plain()
-            config = from_omegaconf(composed.config, composed.choices)
+            composed = self.composer.compose(overrides, number)
+            invocation, plain = Invocation(composed.overrides, place), composed.plain
+            hydra_job = composed.hydra_job(self.callbacks, self.task_function)
+            place = replace(place, name=job_name(composed.hydra.sweep.subdir))
+            invocation = Invocation(composed.overrides, place)
+            self.composer.check_folder(composed)
+            with hydra_job.in_environment():
+                config = from_values(composed.values, composed.choices)
             check(config)
             check_overrides(config.task.name, invocation)
             check_checkpoint(config)
@@ -97,10 +118,11 @@ class JobChecker:
             if sentence is None:
                 raise
             known = error if isinstance(error, MicrogptError) else UserError(sentence)
-            self.checked.failed[number] = FailedJob(known, invocation, plain)
+            self.checked.failed[number] = FailedJob(known, invocation, plain, hydra_job)
             return None
-        self.checked.jobs[number] = Job(number, config, composed.overrides, is_trial=self.has_trials)
-        return self.checked.jobs[number]
+        job = Job(number, config, composed.overrides, place.name, self.has_trials, hydra_job)
+        self.checked.jobs[number] = job
+        return job
 
 
 def check_checkpoint(config: Config) -> None:

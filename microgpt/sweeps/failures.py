@@ -1,13 +1,14 @@
 """Jobs that cannot run: each cause is reported once, with the jobs that it concerns, and each job is recorded."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
 from microgpt.config.hydra_errors import report
 from microgpt.errors import RECORDED_IN, describe
 from microgpt.runs.record import Invocation
+from microgpt.sweeps.hydra_job import HydraJob
 
 MOST_RANGES = 8  # of numbers of jobs in a line
 
@@ -19,6 +20,7 @@ class FailedJob:
     error: Exception
     invocation: Invocation
     config: dict[str, Any] | None  # as composed, perhaps invalid; None if it could not be composed
+    hydra: HydraJob = field(default=HydraJob(), compare=False)
 
 
 def by_cause(errors: Mapping[int, Exception]) -> list[list[int]]:
@@ -53,5 +55,6 @@ def record_failures(failed: Iterable[FailedJob]) -> None:
 
     for one in failed:
         if one.config is not None:
-            record_failed_job(one.config, one.invocation, one.error)
+            one.hydra.start(record_failed_job(one.config, one.invocation, one.error))
+            one.hydra.end(one.error)
         one.error.add_note(f"{RECORDED_IN} the sweep's folder")

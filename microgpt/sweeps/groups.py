@@ -3,12 +3,13 @@
 import json
 import os
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from microgpt.config.identity import identity
 from microgpt.config.schema import Config
 from microgpt.model.spec import ModelSpec
+from microgpt.sweeps.hydra_job import HydraJob
 
 Item = TypeVar("Item")
 # Keys that may differ in a group: an engine keeps an order of examples and a learning rate per replica.
@@ -28,6 +29,7 @@ class Job:
     overrides: tuple[str, ...]
     name: str = ""  # of its folder, if that is not the number
     is_trial: bool = False  # of a study, whose trial has the job's number
+    hydra: HydraJob = field(default=HydraJob(), compare=False)
 
     @property
     def folder_name(self) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from microgpt.config.hydra_compat import split_arguments
 from microgpt.config.hydra_optuna import new_optuna_sweeper, study_exists
+from microgpt.config.hydra_settings import check_shared_process
 from microgpt.errors import UserError
 from microgpt.sweeps.checks import CheckedJobs, JobChecker
 from microgpt.sweeps.composition import Composer
@@ -55,6 +56,8 @@ class VectorizedLauncher(Launcher):
             self.folder,
             trains_here=self.executor not in ON_OTHER_MACHINES,
             has_trials=current_sweep().has_trials,
+            callbacks=hydra_context.callbacks,
+            task_function=task_function,
         )
         self.numbers: Sequence[int] | None = None  # of the next jobs; None: from the one that `launch` receives
 
@@ -90,7 +93,10 @@ class VectorizedLauncher(Launcher):
 
         setup_globals()
         check_launcher(self.executor, self.workers, self.max_group)
-        return self.checker.check(jobs)
+        checked = self.checker.check(jobs)
+        if any(job.config.task.name == "train" for job in checked.jobs.values()):
+            check_shared_process(self.config.hydra)
+        return checked
 
     def record(self, failed: list[FailedJob]) -> None:
         if failed:
@@ -105,7 +111,10 @@ class VectorizedLauncher(Launcher):
         with open_dict(config):
             config.hydra.job.id, config.hydra.job.num = str(number), number
         folder = "hydra.sweep.dir", "hydra.sweep.subdir"
-        return run_job(self.task_function, config, *folder, self.hydra_context, configure_logging=False)
+        try:
+            return run_job(self.task_function, config, *folder, self.hydra_context)
+        finally:
+            configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
 
     def train(self, jobs: list[Job]) -> "dict[int, Outcome]":
         if not jobs:

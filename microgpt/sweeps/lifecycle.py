@@ -11,10 +11,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from microgpt.config.hydra_errors import report
+from microgpt.config.hydra_settings import check_hydra
 from microgpt.distributed import this_process
 from microgpt.errors import MicrogptError, UserError
 from microgpt.runs.record import timestamp
@@ -38,6 +39,7 @@ class Sweep:
         if size > 1:
             why = "they train one model; a sweep without torchrun may have workers (hydra/launcher)"
             raise UserError(f"a sweep is not allowed with {size} processes of torchrun: {why}")
+        check_hydra(config.hydra)
         self.folder, self.started = Path(config.hydra.sweep.dir), timestamp()
         self.has_trials = not str(config.hydra.sweeper._target_).endswith(GRID_SWEEPERS)
         self.outputs_dir, self.results_dir = Path(config.outputs_dir), Path(config.results_dir)
@@ -51,7 +53,8 @@ class Sweep:
         """
         if self.folder is None:
             return
-        from microgpt.sweeps.folder import SweepFolder  # numpy, which --help starts without
+        from microgpt.runs.folders import run_folders  # numpy, which --help starts without
+        from microgpt.sweeps.folder import SweepFolder
 
         failed = SweepFolder(self.folder).failed_since(self.started)
         if failed and not self.errors:  # in the processes of another Hydra launcher
@@ -63,8 +66,8 @@ class Sweep:
         elif is_without_jobs(self.folder):
             self.remove_if_empty()
             raise UserError("the sweep has no jobs: what it ranges over has no values")
-        folders = [path for path in (self.outputs_dir, self.folder) if path.is_dir()]
-        if folders:
+        if any(run_folders(self.folder)):  # not only jobs of tasks that make no run
+            folders = [path for path in (self.outputs_dir, self.folder) if path.is_dir()]
             from microgpt.reports.collect import collect, collect_and_print
 
             (collect_and_print if print_tables else collect)(folders, self.results_dir)
@@ -80,8 +83,9 @@ class Sweep:
             if self.archived is not None:
                 self.archived.rename(self.folder)
                 print(f"the earlier sweep is in {self.folder} again", flush=True)
-            for empty in (self.folder.parent, self.outputs_dir):
-                empty.rmdir()
+            if self.folder.parent.name == "sweeps":  # not the parent of a folder that hydra.sweep.dir names
+                for empty in (self.folder.parent, self.outputs_dir):
+                    empty.rmdir()
 
 
 # Sweepers that know all jobs before the first one runs
@@ -106,14 +110,24 @@ def current_sweep() -> Sweep:
     return CURRENT.get()
 
 
+class SweepRefused(BaseException):
+    """The error of a sweep that cannot start, on its way through Hydra."""
+
+    def __init__(self, error: Exception):
+        super().__init__(str(error))
+        self.error = error
+
+
 class SweepStart(Callback):
     """Called by Hydra when a sweep begins, before its jobs are composed (conf/config.yaml)."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
+            HydraConfig.instance().set_config(config)  # for hydra.sweep.dir with ${hydra:...} in outputs_dir
+            OmegaConf.set_readonly(config.hydra, False)
             current_sweep().start(config)
-        except UserError as error:  # Hydra only warns of an Exception in a callback
-            raise SystemExit(report(error)) from error
+        except Exception as error:  # Hydra only warns of one in a callback
+            raise SweepRefused(error) from error
 
 
 def sweep_id(arguments: list[str]) -> str:

@@ -8,12 +8,12 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
 from microgpt.config.hydra_errors import report
 from microgpt.config.identity import config_hash
-from microgpt.config.schema import Config
 from microgpt.engines.choice import is_on_gpu
 from microgpt.errors import Interrupted, MicrogptError, UserError, is_recorded, place_of
 from microgpt.runs.record import Invocation, RunIdentity, SweepJob, timestamp
@@ -37,6 +37,11 @@ class Outcome:
     objective: float = float("nan")
     error: Exception | None = None
 
+    @property
+    def result(self) -> Any:
+        """The objective or the error."""
+        return self.objective if self.error is None else self.error
+
 
 class SweepRunner:
     """Runs jobs of the sweep in `folder`, at most `max_group` side by side."""
@@ -51,6 +56,7 @@ class SweepRunner:
         self.duplicates: dict[int, int] = {}  # a job and the first one that computes the same
         self.states: dict[int, str] = {}  # of the others, before this process trains them
         self.ended: dict[int, Outcome] = {}
+        self.folders: dict[int, Path] = {}  # of the jobs that are or were trained
 
     @property
     def outcomes(self) -> dict[int, Outcome]:
@@ -64,6 +70,9 @@ class SweepRunner:
             if jobs:
                 with self.sweep.held():
                     self.train_all(jobs, stop)
+            for job in self.jobs:
+                if (first := self.duplicates.get(job.number)) in self.folders:
+                    job.hydra.repeat(self.folders[first], self.ended[first].result)
         except Interrupted:
             done = sum(outcome.error is None for outcome in self.outcomes.values())
             print(f"interrupted: {done} of {len(self.jobs)} jobs are completed; the same command goes on from there")
@@ -82,22 +91,23 @@ class SweepRunner:
         errors: dict[int, Exception] = {}
         first: dict[RunIdentity, int] = {}
         for job in self.jobs:
-            try:
-                if job.config.train.resume == "latest":
-                    raise UserError(
-                        "train.resume=latest is another checkpoint for each job of a sweep: name the folder"
-                    )
-                identity = RunIdentity(config_hash(job.config), self.reader.corpus(job.config).source.sha256)
-                self.identities[job.number] = identity
-                if identity in first:  # the same value twice in one sweep
-                    self.duplicates[job.number] = first[identity]
-                    continue
-                state = self.sweep.state(identity, job.overrides) if job.resumes else "new"
-                if state != "completed":
-                    self.reader.check(job.config, on_this_machine)
-                first[identity], self.states[job.number] = job.number, state
-            except Exception as error:
-                errors[job.number] = error
+            with job.hydra.in_environment():
+                try:
+                    if job.config.train.resume == "latest":
+                        raise UserError(
+                            "train.resume=latest is another checkpoint for each job of a sweep: name the folder"
+                        )
+                    identity = RunIdentity(config_hash(job.config), self.reader.corpus(job.config).source.sha256)
+                    self.identities[job.number] = identity
+                    if identity in first:  # the same value twice in one sweep
+                        self.duplicates[job.number] = first[identity]
+                        continue
+                    state = self.sweep.state(identity, job.overrides) if job.resumes else "new"
+                    if state != "completed":
+                        self.reader.check(job.config, on_this_machine)
+                    first[identity], self.states[job.number] = job.number, state
+                except Exception as error:
+                    errors[job.number] = error
         return errors
 
     def read_jobs(self) -> list[Job]:
@@ -137,8 +147,9 @@ class SweepRunner:
         is_waiting = False
         while jobs:
             held_elsewhere = []
-            for together in group(jobs, lambda job: shape_of(job.config), lambda job: self.group_size(job.config)):
-                left = self.train_group(together, console, stop)
+            for together in group(jobs, shape_and_environment, self.group_size):
+                with together[0].hydra.in_environment():
+                    left = self.train_group(together, console, stop)
                 steps = together[0].config.train.steps  # equal in a group
                 console.done(len(together) - len(left), steps * (len(together) - len(left)))
                 held_elsewhere += left
@@ -149,9 +160,11 @@ class SweepRunner:
                 is_waiting = True
                 time.sleep(POLL_SECONDS)
 
-    def group_size(self, config: Config) -> int:
-        spec = model_spec(config, self.reader.corpus(config).tokenizer.vocab_size)
-        return lockable(most_together(config, spec, is_on_gpu(self.reader.options(config)), self.max_group))
+    def group_size(self, job: Job) -> int:
+        config = job.config
+        with job.hydra.in_environment():
+            spec = model_spec(config, self.reader.corpus(config).tokenizer.vocab_size)
+            return lockable(most_together(config, spec, is_on_gpu(self.reader.options(config)), self.max_group))
 
     def train_group(self, jobs: list[Job], console: SweepConsole, stop: StopRequest) -> list[Job]:
         """Train the jobs that no other process holds; returns those that one does."""
@@ -186,6 +199,8 @@ class SweepRunner:
         completed = self.sweep.completed(self.identities[job.number])
         assert completed is not None
         self.ended[job.number] = Outcome(objective(completed.metrics))
+        self.folders[job.number] = completed.path
+        job.hydra.repeat(completed.path, self.ended[job.number].result)
         if self.sweep.has_failed_before_start(job.overrides):
             with self.sweep.creating_folders():
                 self.sweep.forget_failures(job.overrides)
@@ -205,6 +220,8 @@ class SweepRunner:
             run = TrainingRun(inputs, self.sweep.claim(identity, job.folder_name, lock, job.resumes, keep), record)
             if run.folder.earlier is None:
                 run.record.write(run.folder.path)
+        self.folders[job.number] = run.folder.path
+        job.hydra.start(run.folder.path)
         return run
 
     def train_together(self, runs: list[tuple[Job, TrainingRun]], console: SweepConsole, stop: StopRequest) -> None:
@@ -229,6 +246,7 @@ class SweepRunner:
             else:
                 self.ended[job.number] = Outcome(error=failure)
                 others.append(str(job.number))
+            job.hydra.end(self.ended[job.number].result)
         if failure is not None:
             report(failure, prefix=f"job{'' if len(others) == 1 else 's'} {', '.join(others)}: ")
 
@@ -241,11 +259,16 @@ class SweepRunner:
         self.ended[job.number] = Outcome(error=error)
 
     def failed(self, job: Job, error: Exception) -> FailedJob:
-        return FailedJob(error, self.invocation(job), asdict(job.config))
+        return FailedJob(error, self.invocation(job), asdict(job.config), job.hydra)
 
     def invocation(self, job: Job) -> Invocation:
         trial = job.number if job.is_trial else None
         return Invocation(job.overrides, SweepJob(self.sweep.path, job.number, job.folder_name, trial))
+
+
+def shape_and_environment(job: Job) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Return a key that is equal for jobs that one process can train side by side."""
+    return shape_of(job.config), job.hydra.environment
 
 
 def step_of(run: TrainingRun) -> tuple[int, int]:

@@ -1,0 +1,209 @@
+"""What Hydra gives a job besides its configuration: files in its folder, environment variables, calls of callbacks.
+
+Hydra's function run_job does this for a job that runs alone (started.py), this module for jobs that are trained
+together.
+"""
+
+import contextlib
+import copy
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobReturn, JobRuntime, JobStatus, env_override, setup_globals
+from hydra.experimental.callback import Callback
+from hydra.types import TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from microgpt.config.hydra_compat import apply_overrides
+from microgpt.errors import UserError
+
+CACHED_TEXTS = 10_000
+# Values in the text of hydra.yaml that differ between jobs: (node, key, a value that stands for the job's).
+MARKED: tuple[tuple[str, str, Any], ...] = (
+    ("overrides", "task", ["@task@"]),
+    ("job", "override_dirname", "@override_dirname@"),
+    ("job", "id", "@id@"),
+    ("job", "num", 987654321),
+    ("runtime", "output_dir", "@output_dir@"),
+)
+
+
+@dataclass(frozen=True)
+class HydraFiles:
+    """The files that Hydra writes into a job's folder. Jobs share most of their text."""
+
+    folder: str  # hydra.output_subdir
+    config: tuple[str, ...]
+    template: tuple[str, ...]  # hydra.yaml before, between and after the values of MARKED
+    values: tuple[Any, ...]  # of MARKED; the last one is known when the job has its folder
+
+    def write(self, job_folder: Path) -> None:
+        values = (*self.values, str(job_folder.absolute()))
+        parts = [as_yaml(key, value) for (_, key, _), value in zip(MARKED, values, strict=True)]
+        between = [text for pair in zip(self.template, parts, strict=False) for text in pair]
+        folder = job_folder / self.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text("".join(self.config), encoding="utf-8")
+        (folder / "overrides.yaml").write_text(list_as_yaml(self.values[0]), encoding="utf-8")
+        (folder / "hydra.yaml").write_text("".join([*between, self.template[-1]]), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """What distinguishes a job from others of the same `Base`: values of keys, and what Hydra's launchers state."""
+
+    number: int
+    overrides: tuple[str, ...]
+    dirname: str  # hydra.job.override_dirname
+    sweep_dir: str | None  # None: look at hydra.sweep.dir of the job
+    values: tuple[Override, ...]
+
+    def apply(self, full: DictConfig) -> None:
+        """Set them in a configuration with the node `hydra`, and make it the current one of HydraConfig."""
+        apply_overrides(self.values, full)
+        hydra = full.hydra
+        HydraConfig.instance().cfg = full  # pyright: ignore[reportAttributeAccessIssue] (set_config would copy it)
+        hydra.job.num, hydra.job.id, hydra.job.override_dirname = self.number, str(self.number), self.dirname
+        hydra.overrides.task = list(self.overrides)
+        folder = os.path.join(self.sweep_dir or hydra.sweep.dir, hydra.sweep.subdir)  # noqa: PTH118
+        hydra.runtime.output_dir = os.path.abspath(folder)  # noqa: PTH100 (as Hydra does)
+
+
+class JobCallbacks:
+    """The calls of Hydra's callbacks for a job. Its configuration is made when they begin: sweeps have many jobs."""
+
+    def __init__(self, callbacks: Any, task_function: TaskFunction, full: DictConfig, settings: JobSettings):
+        self.callbacks = callbacks
+        self.task_function = task_function
+        self.full = full  # of all jobs of a `Base`
+        self.settings = settings
+        self.config: DictConfig | None = None
+
+    def start(self, folder: Path) -> None:
+        setup_globals()  # for a process of its own
+        config = self.config = copy.deepcopy(self.full)
+        with self.current():
+            self.settings.apply(config)
+            config.hydra.runtime.output_dir = str(folder.absolute())
+            HydraConfig.instance().set_config(config)
+            self.callbacks.on_job_start(config=config, task_function=self.task_function)
+
+    def end(self, result: Any) -> None:
+        """`result` is the value that the job returns, or its error."""
+        config, self.config = self.config, None
+        if config is None:
+            return
+        own = copy.deepcopy(config)
+        with read_write(own), open_dict(own):
+            del own["hydra"]
+        with self.current():
+            HydraConfig.instance().set_config(config)
+            job_return = JobReturn(
+                overrides=list(self.settings.overrides),
+                cfg=own,
+                hydra_cfg=copy.deepcopy(HydraConfig.instance().cfg),  # pyright: ignore[reportArgumentType]
+                working_dir=str(Path.cwd()),
+                task_name=JobRuntime.instance().get("name"),
+                status=JobStatus.FAILED if isinstance(result, Exception) else JobStatus.COMPLETED,
+            )
+            job_return.return_value = result
+            self.callbacks.on_job_end(config=config, job_return=job_return)
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Restore the configuration of HydraConfig at the end of the block."""
+        before = HydraConfig.instance().cfg
+        try:
+            yield
+        finally:
+            HydraConfig.instance().cfg = before
+
+
+@dataclass(frozen=True)
+class HydraJob:
+    """What Hydra gives a job besides its configuration."""
+
+    files: HydraFiles | None = None
+    callbacks: JobCallbacks | None = None
+    environment: tuple[tuple[str, str], ...] = ()  # hydra.job.env_set
+
+    def start(self, folder: Path) -> None:
+        """Write Hydra's files into the folder that the job has just got, and call callbacks."""
+        if self.files is not None:
+            self.files.write(folder)
+        if self.callbacks is not None:
+            self.callbacks.start(folder)
+
+    def end(self, result: Any) -> None:
+        """Call callbacks with the value that the job returns, or its error."""
+        if self.callbacks is not None:
+            self.callbacks.end(result)
+
+    def repeat(self, folder: Path, result: Any) -> None:
+        """Call callbacks for a job that has been completed before."""
+        if self.callbacks is not None:
+            self.callbacks.start(folder)
+            self.callbacks.end(result)
+
+    def in_environment(self) -> contextlib.AbstractContextManager[None]:
+        """Set the job's environment variables in the block."""
+        return env_override(dict(self.environment))
+
+
+def job_name(subdir: str) -> str:
+    """Return the name of a job's folder below the sweep's. Raises UserError for a path that leads elsewhere."""
+    path = PurePosixPath(subdir)
+    if path.is_absolute() or not path.parts or any(part.startswith(".") for part in path.parts):
+        raise UserError(f"hydra.sweep.subdir={subdir} is not allowed: it names a folder below hydra.sweep.dir")
+    return path.as_posix()
+
+
+def template_of(hydra_config: DictConfig) -> tuple[str, ...]:
+    """Return the text of hydra.yaml before, between and after the values that differ between jobs."""
+    marked = OmegaConf.masked_copy(hydra_config, "hydra")
+    with read_write(marked), open_dict(marked):
+        OmegaConf.set_readonly(marked.hydra, False)
+        for node, key, value in MARKED:
+            marked.hydra[node][key] = value
+    rest, parts = OmegaConf.to_yaml(marked), []
+    for _, key, value in MARKED:
+        before, found, rest = rest.partition(as_yaml(key, value))
+        assert found, f"hydra.yaml has no {key}, or in another place"
+        parts.append(before)
+    return (*parts, rest)
+
+
+def calls_jobs(callbacks: Any) -> bool:
+    """Return whether any callback wants to know of single jobs."""
+    hooks = ("on_job_start", "on_job_end")
+    return any(
+        getattr(type(one), hook, None) not in (None, getattr(Callback, hook))
+        for one in callbacks.callbacks
+        for hook in hooks
+    )
+
+
+@lru_cache(CACHED_TEXTS)
+def line_as_yaml(text: str) -> str:
+    return OmegaConf.to_yaml(OmegaConf.create([text]))
+
+
+def list_as_yaml(texts: list[str] | tuple[str, ...]) -> str:
+    return "".join(map(line_as_yaml, texts)) or "[]\n"
+
+
+def as_yaml(key: str, value: Any) -> str:
+    """Return a key in a node of the node `hydra` as a line of YAML, or several."""
+    if isinstance(value, int) or (isinstance(value, str) and value.isdecimal()):  # most often; OmegaConf is slow
+        lines = f"{key}: {value!r}"
+    elif isinstance(value, list | tuple) and value:
+        lines = f"{key}:\n{list_as_yaml(value)}"
+    else:
+        lines = OmegaConf.to_yaml(OmegaConf.create({key: value}))
+    return "".join(f"    {line}\n" for line in lines.splitlines())
