@@ -63,7 +63,7 @@ class BackendConfig:
     device: str = key("auto", "auto is the fastest one available", one_of=DEVICES)
     dtype: str | None = key(None, "null is float64 for python, float32 for the others", one_of=DTYPES)
     threads: int | None = key(None, "CPU threads; null: one for each core", at_least=1)
-    kernel: str = key("auto", "how backend=native computes", one_of=KERNELS)
+    kernel: str = key("auto", "native: auto, features; torch: auto, eager, cuda_graph", one_of=KERNELS)
     compile: bool = key(False, "torch: use torch.compile")
     micro_batch: int | None = key(None, "torch: examples per pass; the gradients of the passes add up", at_least=1)
 

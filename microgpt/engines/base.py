@@ -66,7 +66,7 @@ class EngineInfo:
     device: str
     using_gpu: bool
     dtype: str
-    kernel: str  # graph | features | eager | compiled
+    kernel: str  # graph | features | eager | compiled | cuda_graph | compiled_cuda_graph
     threads: int  # CPU threads that it may use
     reason: str = ""  # why backend=auto became this backend
     processes: int = 1  # the world size

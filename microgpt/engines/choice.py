@@ -40,14 +40,17 @@ def choose(options: EngineOptions, spec: ModelSpec, tokens: float) -> EngineOpti
 
 
 def check_available(options: EngineOptions) -> None:
-    """Raise UserError if this machine lacks the backend's library, the device or the dtype."""
+    """Raise UserError if this machine lacks the backend's library, the device, the dtype or the kernel."""
     if options.backend != "torch":
         return
     if find_spec("torch") is None:
         raise UserError("backend=torch needs PyTorch: pip install 'microgpt[torch]'")
+    from microgpt.engines.torch.cuda_graphs import check_kernel
     from microgpt.engines.torch.device import choose_device, choose_dtype
 
-    choose_dtype(options.dtype, choose_device(options.device))
+    device = choose_device(options.device)
+    choose_dtype(options.dtype, device)
+    check_kernel(options, device)
 
 
 def is_on_gpu(options: EngineOptions) -> bool:

@@ -22,6 +22,7 @@ BACKENDS = {
     "torch": BackendChoice(
         devices=("auto", "cpu", "cuda", "mps"),
         dtypes=("float32", "float64", "bfloat16"),
+        kernels=("auto", "eager", "cuda_graph"),
         keys=("threads", "compile", "micro_batch"),
     ),
     "auto": BackendChoice(devices=("auto", "cpu", "cuda", "mps"), dtypes=("float32", "float64"), keys=("threads",)),

@@ -44,13 +44,17 @@ class DeviceExamples:
 
     def padded(self, chosen: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
         """Return inputs and targets as in `Batch`: indices of examples (R, ...) -> (R, ..., length)."""
-        ends, starts = to_device(self.positions[chosen], self.device), to_device(self.starts[chosen], self.device)
+        starts, ends = to_device(self.starts[chosen], self.device), to_device(self.positions[chosen], self.device)
+        return self.rows(starts, ends, length)
+
+    def rows(self, starts: Tensor, ends: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets as in `Batch`: starts and numbers of positions (R, ...) -> (R, ..., length)."""
         positions = torch.arange(length, device=self.device)
         is_inside = positions < ends[..., None]
         at = torch.where(is_inside, starts[..., None] + positions, 0)
-        first_rows = torch.arange(len(chosen), device=self.device) * self.vocab_size
+        first_rows = torch.arange(len(starts), device=self.device) * self.vocab_size
         inputs, targets = self.tokens[at].long(), self.tokens[at + 1].long()
-        inputs = torch.where(inputs < 0, ~inputs, inputs) + first_rows.view(-1, *[1] * chosen.ndim)
+        inputs = torch.where(inputs < 0, ~inputs, inputs) + first_rows.view(-1, *[1] * starts.ndim)
         return inputs, torch.where(is_inside & (targets >= 0), targets, NO_TARGET)
 
 
@@ -86,12 +90,16 @@ class Batches:
         chosen = np.stack([order.indices(begin, end) for order in self.orders])  # (R, k, B)
         counts = self.examples.counts[chosen]  # of the other ranks' examples too
         chosen = chosen[:, :, self.share]
-        longest = self.examples.positions[chosen].max(axis=(0, 2), initial=0)  # (k,)
-        lengths = self.lengths[np.searchsorted(self.lengths, longest)].tolist()
+        lengths = self.padded_lengths(chosen.swapaxes(0, 1).reshape(chosen.shape[1], -1))
         inputs, targets = self.examples.padded(chosen, max(lengths))
         totals = to_device(np.ascontiguousarray(counts.sum(axis=2).T), self.examples.device).to(self.dtype)  # (k, R)
         for s, length in enumerate(lengths):
             yield Batch(inputs[:, s, :, :length], targets[:, s, :, :length], totals[s])
+
+    def padded_lengths(self, chosen: np.ndarray) -> list[int]:
+        """Return the length that each step pads to: indices of examples (k, R * B) -> k lengths."""
+        longest = self.examples.positions[chosen].max(axis=1, initial=0)
+        return self.lengths[np.searchsorted(self.lengths, longest)].tolist()
 
     def dummies(self, micro_batch: int | None) -> Iterator[Batch]:
         """Yield a batch of every shape that a pass can have."""

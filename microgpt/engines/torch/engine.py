@@ -26,6 +26,7 @@ from microgpt.engines.base import EngineInfo, EngineState, Tokens, Workload, imp
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.engines.torch.batch_tensors import Batch, Batches, DeviceExamples
+from microgpt.engines.torch.cuda_graphs import StepGraphs, check_kernel
 from microgpt.engines.torch.device import DTYPES, choose_device, choose_dtype, set_threads
 from microgpt.engines.torch.distributed import process_group
 from microgpt.engines.torch.model import LARGEST_LOSS, Models, TorchDecoder
@@ -56,6 +57,8 @@ class TorchEngine:
         self.device = choose_device(options.device)
         resolved = replace(options, device=self.device.type)
         packed = workload and Workload(workload.packed, workload.orders)  # to send arrays instead of lists
+        check_kernel(options, self.device)
+        self.uses_graphs = options.kernel == "cuda_graph"
         self.ranks.broadcast("make", resolved, spec, optimizer, packed, state)
         self.ranks.connect(self.device)
         dtype = choose_dtype(options.dtype, self.device)
@@ -68,7 +71,7 @@ class TorchEngine:
             device=self.device.type,
             using_gpu=self.device.type != "cpu",
             dtype=dtype,
-            kernel="compiled" if options.compile else "eager",
+            kernel="_".join(["compiled"] * options.compile + ["cuda_graph"] * self.uses_graphs) or "eager",
             threads=set_threads(options, operations / options.world_size),
             reason=options.reason,
             processes=options.world_size,
@@ -76,10 +79,11 @@ class TorchEngine:
         self.layout = Layout(spec)
         self.models = Models(spec, self.layout, self.device, self.dtype, autocast=dtype == "bfloat16")
         self.batches = workload and Batches(
-            workload, spec.vocab_size, self.device, self.dtype, options.compile, self.ranks.share
+            workload, spec.vocab_size, self.device, self.dtype, options.compile or self.uses_graphs, self.ranks.share
         )
         self.pass_loss = self.models.mean_loss
         self.is_compiled = False
+        self.graphs: StepGraphs | None = None
         self.compile_seconds = 0.0
         self.set_state(state)
 
@@ -97,6 +101,7 @@ class TorchEngine:
             for part in (state.m, state.v)[: self.optimizer_spec.moments]
         ]
         self.optimizer = Optimizer(self.optimizer_spec, self.layout, self.layout.decays().to(self.flat), moments)
+        self.graphs = None  # those of the tensors before
 
     def state(self) -> EngineState:
         return EngineState(*map(self.layout.unpack, [self.flat, *self.optimizer.moments]))
@@ -108,6 +113,9 @@ class TorchEngine:
         self.ranks.broadcast("advance", step, learning_rates)
         if self.options.compile and not self.is_compiled:
             self.compile(self.batches)
+        if self.uses_graphs:
+            self.graphs = self.graphs or self.record(self.batches)
+            return self.graphs.advance(step, learning_rates)
         count, replicas = learning_rates.shape
         rates = torch.tensor(learning_rates[:, :, np.newaxis]).to(self.dtype).to(self.device)  # (k, R, 1)
         losses = torch.full((count, replicas), torch.nan, dtype=self.dtype, device=self.device)
@@ -171,6 +179,18 @@ class TorchEngine:
         self.is_compiled = True
         self.compile_seconds += time.perf_counter() - start
         self.say(f"compiled in {self.compile_seconds:.1f} s")
+
+    def record(self, batches: Batches) -> StepGraphs:
+        """Record the steps on the present tensors; no state changes."""
+        start = time.perf_counter()
+        update = torch.compile(self.optimizer.update, dynamic=False) if self.options.compile else self.optimizer.update
+
+        def update_replicas(step: Tensor, lr: Tensor, keep: Tensor) -> None:
+            update(self.flat, self.grad, step, lr, keep)
+
+        graphs = StepGraphs(batches, self.loss_and_gradients, update_replicas)
+        self.compile_seconds += time.perf_counter() - start
+        return graphs
 
     # Evaluation and decoding
 

@@ -13,6 +13,8 @@ from microgpt.engines.optimizer import (
 )
 from microgpt.engines.torch.parameters import Layout
 
+Step = int | Tensor  # counted from 0; a tensor () in a CUDA graph, so that no branch may depend on it
+
 
 class Optimizer:
     """The moments of parameters (R, NP), and the update of both."""
@@ -25,8 +27,8 @@ class Optimizer:
         self.scratch = torch.empty_like(moments[0])  # allocating this much at each step costs more than filling it
         self.rule = implementation(UPDATE_RULES, "optim.name", spec.name, "UPDATE_RULES in engines/torch/optimizer.py")
 
-    def update(self, parameters: Tensor, grad: Tensor, step: int, lr: Tensor, keep: Tensor | None) -> None:
-        """Update parameters (R, NP) by grad (R, NP), which is overwritten; `step` counts from 0, lr is (R, 1).
+    def update(self, parameters: Tensor, grad: Tensor, step: Step, lr: Tensor, keep: Tensor | None) -> None:
+        """Update parameters (R, NP) by grad (R, NP), which is overwritten; lr is (R, 1).
 
         Replicas that are False in keep (R, 1) keep their parameters and moments; None updates all.
         """
@@ -42,18 +44,18 @@ class Optimizer:
             for tensor, old in zip(changing, before, strict=True):
                 torch.where(keep, tensor, old, out=tensor)
 
-    def sgd(self, parameters: Tensor, grad: Tensor, step: int, lr: Tensor) -> None:
+    def sgd(self, parameters: Tensor, grad: Tensor, step: Step, lr: Tensor) -> None:
         (m,) = self.moments
         m.mul_(self.spec.momentum).add_(grad)
         parameters.addcmul_(m, lr, value=-1)
 
-    def adam(self, parameters: Tensor, grad: Tensor, step: int, lr: Tensor) -> None:
+    def adam(self, parameters: Tensor, grad: Tensor, step: Step, lr: Tensor) -> None:
         """p -= lr * (m / correction1) / (sqrt(v / correction2) + eps)."""
         m, v = self.moments
         self.adam_part(parameters, grad, m, v, self.scratch, step, lr)
 
     def adam_part(
-        self, parameters: Tensor, grad: Tensor, m: Tensor, v: Tensor, scratch: Tensor, step: int, lr: Tensor
+        self, parameters: Tensor, grad: Tensor, m: Tensor, v: Tensor, scratch: Tensor, step: Step, lr: Tensor
     ) -> None:
         beta1, beta2 = self.spec.beta1, self.spec.beta2
         correction1 = 1 - beta1 ** (step + 1)
@@ -65,14 +67,14 @@ class Optimizer:
         divisor = root.mul_(correction2**-0.5).add_(self.spec.eps)
         parameters.addcdiv_(torch.mul(m, lr / -correction1, out=scratch), divisor)
 
-    def lion(self, parameters: Tensor, grad: Tensor, step: int, lr: Tensor) -> None:
+    def lion(self, parameters: Tensor, grad: Tensor, step: Step, lr: Tensor) -> None:
         (m,) = self.moments
         beta1, beta2 = self.spec.beta1, self.spec.beta2
         mixed = torch.mul(m, beta1, out=self.scratch).add_(grad, alpha=1 - beta1)
         parameters.addcmul_(mixed.sign_(), lr, value=-1)
         m.mul_(beta2).add_(grad, alpha=1 - beta2)
 
-    def muon(self, parameters: Tensor, grad: Tensor, step: int, lr: Tensor) -> None:
+    def muon(self, parameters: Tensor, grad: Tensor, step: Step, lr: Tensor) -> None:
         m, v = self.moments
         momentum = self.spec.momentum
         parts = [self.layout.tensors(flat) for flat in (parameters, grad, m, v, self.scratch)]

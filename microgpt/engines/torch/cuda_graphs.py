@@ -1,0 +1,125 @@
+"""Training steps as CUDA graphs (backend.kernel=cuda_graph): recorded once, then each step is a single launch.
+
+A step of a small model is about a hundred kernels of some microseconds each; launching them one by one takes longer
+than running them. A graph repeats the recorded kernels on the recorded addresses, so that everything that changes from
+step to step is read from tensors that stay in place: the indices of the examples, the learning rates, the number of
+the step. One graph is recorded for each length of a batch. A replay is the only launch of its step, and nothing waits
+for the device before the last step.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from microgpt.engines.options import EngineOptions
+from microgpt.engines.torch.batch_tensors import Batch, Batches, to_device
+from microgpt.errors import UserError
+
+GRAPH_DEVICES = ("cuda",)
+STEPS_AT_ONCE = 256  # most steps whose indices and learning rates are on the device at once
+INDICES_AT_ONCE = 1 << 22  # most indices of examples there
+WARM_UPS = 3  # unrecorded steps: libraries allocate workspaces and choose kernels in their first calls
+
+Update = Callable[[Tensor, Tensor, Tensor], None]  # number of the step (), learning rates (R, 1), keep (R, 1)
+
+
+def check_kernel(options: EngineOptions, device: torch.device) -> None:
+    """Raise UserError if steps must be recorded, and cannot be on this device or by several processes."""
+    if options.kernel != "cuda_graph":
+        return
+    if device.type not in GRAPH_DEVICES:
+        raise UserError(
+            f"backend.kernel=cuda_graph needs backend.device={' or '.join(GRAPH_DEVICES)}, and this run is on "
+            f"{device.type}: use backend.kernel=eager"
+        )
+    if options.world_size > 1:
+        raise UserError(
+            f"backend.kernel=cuda_graph is not possible with {options.world_size} processes: use backend.kernel=eager"
+        )
+
+
+class StepGraphs:
+    """The recorded steps of R replicas. `gradients` and `update` must keep their tensors at the same addresses."""
+
+    def __init__(self, batches: Batches, gradients: Callable[[Batch], Tensor], update: Update):
+        self.batches = batches
+        self.gradients = gradients  # writes the gradients of a batch, returns the losses (R,)
+        self.update = update
+        examples, replicas, device = batches.examples, len(batches.orders), batches.examples.device
+        steps = max(1, min(STEPS_AT_ONCE, INDICES_AT_ONCE // max(1, replicas * batches.width)))
+        self.starts, self.ends = to_device(examples.starts, device), to_device(examples.positions, device)
+        self.counts = to_device(examples.counts, device)
+        self.chosen = torch.zeros(steps, replicas, batches.width, dtype=torch.int64, device=device)
+        self.rates = torch.zeros(steps, replicas, 1, dtype=batches.dtype, device=device)
+        self.losses = torch.zeros(steps, replicas, dtype=batches.dtype, device=device)
+        self.running = torch.zeros(replicas, dtype=torch.bool, device=device)
+        self.position = torch.zeros(1, dtype=torch.int64, device=device)  # of the next step in `chosen`
+        self.step = torch.zeros((), dtype=torch.float64, device=device)  # its number since the start of training
+        pool = new_pool()
+        # While no replica is running, a step changes neither parameters nor moments.
+        self.replays = {length: self.record(length, pool) for length in batches.lengths.tolist()}
+
+    def record(self, length: int, pool: Any) -> Callable[[], None]:
+        def warm_up() -> None:
+            self.position.zero_()
+            self.train_step(length)
+
+        try:
+            return record_graph(warm_up, lambda: self.train_step(length), pool)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            message = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"backend.kernel=cuda_graph does not work for this model ({message}): use backend.kernel=eager"
+            ) from error
+
+    def train_step(self, length: int) -> None:
+        """Train the step at `position`; all that it reads and writes stays at the same addresses."""
+        chosen = self.chosen.index_select(0, self.position)[0]  # (R, B)
+        inputs, targets = self.batches.examples.rows(self.starts[chosen], self.ends[chosen], length)
+        loss = self.gradients(Batch(inputs, targets, self.counts[chosen].sum(dim=1).to(self.rates.dtype)))
+        self.losses.index_copy_(0, self.position, loss.masked_fill(~self.running, torch.nan)[None])
+        self.running.logical_and_(loss.isfinite())
+        self.update(self.step, self.rates.index_select(0, self.position)[0], self.running[:, None])
+        self.position.add_(1)
+        self.step.add_(1)
+
+    def advance(self, begin: int, learning_rates: np.ndarray) -> np.ndarray:
+        """Train steps from `begin` on: learning rates (k, R) -> losses (k, R)."""
+        self.running.fill_(True)
+        losses = []
+        for first in range(0, len(learning_rates), len(self.chosen)):
+            rates = learning_rates[first : first + len(self.chosen)]
+            steps, start = len(rates), begin + first
+            chosen = np.stack([order.indices(start, start + steps) for order in self.batches.orders], axis=1)
+            self.chosen[:steps].copy_(to_device(chosen, self.chosen.device))
+            self.rates[:steps].copy_(to_device(rates[:, :, np.newaxis], self.rates.device))
+            self.position.zero_()
+            self.step.fill_(start)
+            for length in self.batches.padded_lengths(chosen.reshape(steps, -1)):
+                self.replays[length]()
+            losses.append(self.losses[:steps].clone())
+        return torch.cat(losses).cpu().double().numpy()
+
+
+def new_pool() -> Any:
+    """Return the memory that the graphs of an engine share: no tensor in it is read after its own replay."""
+    return torch.cuda.graph_pool_handle()
+
+
+def record_graph(warm_up: Callable[[], None], step: Callable[[], None], pool: Any) -> Callable[[], None]:
+    """Record the kernels of a step without running them; return the function that launches them."""
+    stream = torch.cuda.Stream()  # not the default stream, whose work cannot be recorded
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UPS):
+            warm_up()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool, stream=stream):
+        step()
+    return graph.replay
