@@ -254,7 +254,11 @@ def build(page: Page, folder: Path) -> tuple[str, list[str], list[str]]:
 def page_names() -> list[str]:
     """Return README and the pages of docs/ that have commands."""
     pages = sorted((ROOT / "docs").glob("*.md"))
-    return ["README", *(p.stem for p in pages if p.stem not in NOT_GUIDES and "\n```sh\n" in p.read_text())]
+    return ["README", *(p.stem for p in pages if p.stem not in NOT_GUIDES and has_commands(p))]
+
+
+def has_commands(page: Path) -> bool:
+    return any(f"\n```{language}\n" in page.read_text() for language in ("sh", "python"))
 
 
 def page_path(name: str) -> Path:

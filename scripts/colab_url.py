@@ -1,7 +1,10 @@
-"""Print the address that opens notebooks/colab_gpu_benchmark.ipynb of a repository on GitHub in Colab.
+"""Print the address that opens a notebook of a repository on GitHub in Colab.
 
     python scripts/colab_url.py --repo owner/name --branch main
-    python scripts/colab_url.py
+    python scripts/colab_url.py --notebook microgpt --badge
+
+The notebook is notebooks/<name>.ipynb, colab_gpu_benchmark by default; --badge prints a badge in Markdown that links to
+it.
 
 --repo defaults to the remote `origin` of this checkout, --branch to its current branch. The network is not used, so
 the branch may not have been pushed yet. Exit code 2 if something is missing.
@@ -15,7 +18,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOK = "notebooks/colab_gpu_benchmark.ipynb"
+NOTEBOOKS = ("colab_gpu_benchmark", "microgpt")
+BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 OWNER_AND_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?/[A-Za-z0-9._-]+")
 REMOTE = re.compile(r"(?:https?://(?:[^@/]+@)?|ssh://git@|git@|git://)github\.com(?::\d+)?[:/](.+?)(?:\.git)?/?")
 
@@ -43,24 +47,27 @@ def repository(remote: str | None) -> str:
     return found.group(1)
 
 
-def colab_url(repo: str, branch: str) -> str:
+def colab_url(repo: str, branch: str, notebook: str = NOTEBOOKS[0]) -> str:
     """Return the address. Raises MissingError unless `repo` has the form owner/name."""
     if not OWNER_AND_NAME.fullmatch(repo):
         raise MissingError(f"--repo {repo} is not allowed: it is owner/name, of a repository on GitHub")
-    return f"https://colab.research.google.com/github/{repo}/blob/{quote(branch)}/{NOTEBOOK}"
+    return f"https://colab.research.google.com/github/{repo}/blob/{quote(branch)}/notebooks/{notebook}.ipynb"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repo", help="owner/name on GitHub (default: the remote `origin`)")
     parser.add_argument("--branch", help="(default: the branch that is checked out)")
+    parser.add_argument("--notebook", choices=NOTEBOOKS, default=NOTEBOOKS[0])
+    parser.add_argument("--badge", action="store_true", help="print a badge in Markdown that links to the address")
     a = parser.parse_args()
     try:
         repo = repository(git("remote", "get-url", "origin")) if a.repo is None else a.repo
         branch = a.branch or git("symbolic-ref", "--short", "HEAD")
         if branch is None:
             raise MissingError("no branch is checked out here: use --branch")
-        print(colab_url(repo, branch))
+        url = colab_url(repo, branch, a.notebook)
+        print(f"[![Open in Colab]({BADGE})]({url})" if a.badge else url)
     except MissingError as missing:
         print(f"error: {missing}", file=sys.stderr)
         return 2

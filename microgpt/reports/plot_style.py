@@ -10,7 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -58,14 +58,20 @@ def skip_if_failing(plot: str) -> Iterator[None]:
 
 
 def load_matplotlib() -> None:
-    """Import matplotlib without MPLBACKEND.
+    """Import matplotlib without MPLBACKEND, then set it for others who draw in this process: a notebook's cells.
 
     Notebooks export it to every command, often as a module that the command's Python does not have, and matplotlib
     raises an error at its import then. The plots use canvases of their own and need no backend.
     """
+    if "matplotlib" in sys.modules:
+        return
     backend = os.environ.pop("MPLBACKEND", None)
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib
+
+        if backend is not None:
+            with suppress(ValueError):  # it is not on this machine
+                matplotlib.rcParams["backend"] = backend
     finally:
         if backend is not None:
             os.environ["MPLBACKEND"] = backend

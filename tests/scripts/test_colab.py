@@ -205,6 +205,11 @@ def test_the_address_has_the_named_repository_and_branch(checkout: Path) -> None
     git(checkout, "remote", "add", "origin", "https://github.com/other/other")
     named = colab_url(checkout, "--repo", "owner/name", "--branch", "a#b c")
     assert named == (0, URL.format("owner/name/blob/a%23b%20c"), "")
+    code, badge, _ = colab_url(
+        checkout, "--repo", "owner/name", "--branch", "main", "--notebook", "microgpt", "--badge"
+    )
+    assert code == 0
+    assert badge.endswith("](https://colab.research.google.com/github/owner/name/blob/main/notebooks/microgpt.ipynb)")
     nothing_on_path = colab_url(checkout, "--repo", "owner/name", "--branch", "main", PATH="")
     assert nothing_on_path == (0, URL.format("owner/name/blob/main"), "")
 

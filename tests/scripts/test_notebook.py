@@ -1,4 +1,4 @@
-"""notebooks/colab_gpu_benchmark.ipynb is valid and runs on any machine, without a network."""
+"""The notebooks are valid and run on any machine; what microgpt.ipynb shows is what it prints when executed."""
 
 import json
 import os
@@ -87,3 +87,18 @@ def test_the_notebook_reports_a_missing_checkout_and_a_failure(tmp_path: Path, m
     assert ended
     assert ended.startswith("RuntimeError: the comparison did not succeed (exit code ")
     assert "none.py" in shown["comparison"]
+
+
+@pytest.mark.slow
+def test_the_lesson_shows_what_its_cells_print(tmp_path: Path) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    pytest.importorskip("nbclient")
+    import build_notebooks
+
+    stored = nbformat.reads(build_notebooks.NOTEBOOK.read_text(), as_version=4)
+    nbformat.validate(stored)
+    assert [cell.id for cell in stored.cells if cell.cell_type == "code" and not cell.outputs] == []
+    assert build_notebooks.changed_cells(stored, build_notebooks.executed(stored, tmp_path)) == []
+    other = json.loads(json.dumps(stored).replace("loss 2.25", "loss 2.52"))
+    assert build_notebooks.changed_cells(stored, nbformat.from_dict(other)) == ["value"]
