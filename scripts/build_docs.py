@@ -43,7 +43,7 @@ FENCE = re.compile(
 )
 PROGRAM = re.compile(r"(?:.*&& )?((?:python (?:-m microgpt|-c |scripts/)|torchrun |curl |echo |cat ).*)")
 # Commands that take minutes, or need names.txt and the network; tests/engines/test_golden.py runs them.
-RUN_ELSEWHERE = ("python -m microgpt experiment=karpathy", "python -m microgpt experiment=karpathy_first")
+RUN_ELSEWHERE = tuple(f"python -m microgpt experiment={name}" for name in ("karpathy", "karpathy_first", "chat"))
 NEEDS_NAMES = ("experiment=karpathy", "data=makemore")
 # Commands that train as many steps as the configuration says.
 DEFAULT_STEPS = re.compile(r"(?!.*( task=|train\.(steps|resume)|--help|--cfg))(python -m microgpt|torchrun)")

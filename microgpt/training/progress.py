@@ -111,7 +111,7 @@ class SweepProgressDisplay(ProgressDisplay):
         self.jobs, self.steps = jobs, max(steps, 1)  # in total, of the jobs that this process is to run
         self.jobs_done, self.steps_done = 0, 0
         self.models, self.first, self.last, self.step = 0, 0, 0, 0  # of the group that trains now
-        self.started = self.last_line
+        self.first_shown: tuple[float, int] | None = None  # time and steps; compilation is before it
 
     def start(self, models: int, first: int, last: int) -> None:
         """Begin a group of `models` jobs that trains from step `first` to `last`."""
@@ -143,15 +143,21 @@ class SweepProgressDisplay(ProgressDisplay):
         return self.steps_done + self.models * (self.step - self.first)
 
     def eta(self) -> str:
-        done, elapsed = self.completed(), time.monotonic() - self.started
-        return duration(elapsed * (self.steps - done) / done) if done else "-:--:--"
+        now, done = time.monotonic(), self.completed()
+        if self.first_shown is None and done:
+            self.first_shown = now, done
+        if self.first_shown is None or done == self.first_shown[1]:
+            return "-:--:--"
+        begun, before = self.first_shown
+        return duration((now - begun) * (self.steps - done) / (done - before))
 
     def show(self, loss: float | None, val_loss: float | None, rate: float) -> None:
         mean = "" if loss is None else f"mean loss {loss:.4f}"
         speed = f"{rate * self.models:.0f} steps/s" if rate else ""
+        eta = self.eta()
         if self.bar is not None:
             self.bar.update(self.task, description=self.position(), completed=self.completed(), loss=mean, rate=speed)
         elif self.is_line_due():
             validated = "" if val_loss is None else f"mean val_loss {val_loss:.4f}"
-            parts = [self.position(), mean, validated, speed, f"eta {self.eta()}"]
+            parts = [self.position(), mean, validated, speed, f"eta {eta}"]
             self.print(" | ".join(filter(None, parts)))
