@@ -6,6 +6,7 @@ declaration of a function, class or constant with `export` before it, and import
 """
 
 import base64
+import gzip
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
@@ -66,17 +67,20 @@ def variable(name: str) -> str:
 
 
 def single_file(data: Mapping[str, str]) -> str:
-    """Return the page with the given data blocks, by id: base64 text for local_api.js."""
+    """Return the page with the given data blocks, by id: base64 text for local_api.js.
+
+    The script of the worker is a data block, too, and compressed.
+    """
     main = script_of("page.js", {"api.js": "local_api.js"})
     style = (STATIC / "page.css").read_text()
-    icon = base64.b64encode((STATIC / "icon.svg").read_bytes()).decode()
+    icon = encoded((STATIC / "icon.svg").read_bytes())
     policy = (
         f"default-src 'none'; script-src {digest(main)}; worker-src blob:; style-src {digest(style)}; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
     blocks = [
         f'<script type="text/plain" id="{name}">{content}</script>'
-        for name, content in {**data, "script-worker": script_of("worker.js")}.items()
+        for name, content in {**data, "script-worker": zipped(script_of("worker.js"))}.items()
     ]
     page, charset = (STATIC / "index.html").read_text(), '<meta charset="utf-8">'
     for old, new in (
@@ -92,6 +96,15 @@ def single_file(data: Mapping[str, str]) -> str:
     return page
 
 
+def zipped(text: str) -> str:
+    """Return a text compressed, as base64; equal texts give equal results."""
+    return encoded(gzip.compress(text.encode(), 9, mtime=0))
+
+
+def encoded(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
 def digest(content: str) -> str:
     """Return the source expression of an inline script or style (Content Security Policy Level 2)."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+    return f"'sha256-{encoded(hashlib.sha256(content.encode()).digest())}'"

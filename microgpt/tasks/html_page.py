@@ -1,7 +1,5 @@
 """export.format=html: one HTML file with the model inside, which computes and trains in the browser."""
 
-import base64
-import gzip
 import json
 from collections.abc import Mapping
 from dataclasses import fields
@@ -14,7 +12,7 @@ from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import Checkpoint
 from microgpt.serve.card import model_card, packed_weights
-from microgpt.serve.single_file import single_file
+from microgpt.serve.single_file import encoded, single_file, zipped
 
 BROWSER = EngineInfo(
     backend="JavaScript", device="this device", using_gpu=False, dtype="float32", kernel="loops", threads=1
@@ -83,14 +81,6 @@ def front_coded(names: list[str]) -> str:
         coded.append(chr(ord("A") + shared) + name[shared:])
         last = name
     return "".join(coded)
-
-
-def zipped(text: str) -> str:
-    return encoded(gzip.compress(text.encode(), 9, mtime=0))
-
-
-def encoded(content: bytes) -> str:
-    return base64.b64encode(content).decode()
 
 
 def page_notes(checkpoint: Checkpoint) -> list[str]:

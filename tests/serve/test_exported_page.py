@@ -95,15 +95,13 @@ def open_file(browser: "Browser") -> Iterator[Open]:
 
 # The modules of the worker, in the page's own window, where a test can call them. That takes `eval`, which the page's
 # policy forbids: the context bypasses it.
-MODULES = """() => {
-  const source = document.getElementById("script-worker").textContent;
-  const names = "$model, $text_model, $tokenizer, $training_session, $python_random";
-  window.modules = new Function(`${source}; return { ${names} };`)();
+MODULES = """async () => {
   const bytes = (id) => Uint8Array.from(atob(document.getElementById(id).textContent), (c) => c.charCodeAt(0));
-  const text = new Blob([bytes("data-model")]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Response(text).json().then(({ description }) => {
-    window.model = new window.modules.$text_model.TextModel(description, bytes("data-weights").buffer);
-  });
+  const unzipped = (id) => new Response(new Blob([bytes(id)]).stream().pipeThrough(new DecompressionStream("gzip")));
+  const names = "$model, $text_model, $tokenizer, $training_session, $python_random";
+  window.modules = new Function(`${await unzipped("script-worker").text()}; return { ${names} };`)();
+  const { description } = await unzipped("data-model").json();
+  window.model = new modules.$text_model.TextModel(description, bytes("data-weights").buffer);
 }"""
 
 

@@ -14,7 +14,7 @@ from microgpt.errors import UserError
 from microgpt.serve import single_file
 from microgpt.serve.card import MAX_TRAINABLE, packed_weights, why_not_trainable
 from microgpt.tasks import html_page
-from microgpt.tasks.html_page import front_coded, refuse_unsupported, zipped
+from microgpt.tasks.html_page import front_coded, refuse_unsupported
 
 
 def written(folder: Path, **modules: str) -> None:
@@ -70,12 +70,13 @@ def test_the_page_holds_everything_and_names_no_other_address() -> None:
     assert not re.findall(r'<link[^>]+stylesheet|\bsrc="|href="(?!data:)', page)
     worker = re.search(r'id="script-worker">(.*?)</script>', page, re.S)
     assert worker is not None
-    assert not re.findall(r"\b(?:document|window)\.", worker[1]), "a worker has no page"
+    script = gzip.decompress(b64decode(worker[1])).decode()
+    assert script == single_file.script_of("worker.js")
+    assert not re.findall(r"\b(?:document|window)\.", script), "a worker has no page"
 
 
 def test_names_are_stored_in_alphabetical_order_by_what_they_share() -> None:
     assert front_coded(["mia", "ann", "anna", "mila"]) == "AannDaAmiaCla"
-    assert gzip.decompress(b64decode(zipped("ann"))).decode() == "ann"
 
 
 def test_weights_are_packed_in_the_order_of_the_card() -> None:

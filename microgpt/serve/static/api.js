@@ -92,6 +92,6 @@ export async function names() {
 }
 
 /** A worker that runs worker.js. */
-export function startWorker() {
+export async function startWorker() {
   return new Worker(new URL("worker.js", document.baseURI), { type: "module" });
 }

@@ -136,7 +136,7 @@ function draw(series, width) {
   return picture;
 }
 
-const hasDots = (kind, points) => kind === "val" && points.length <= FEW;
+const hasDots = (kind, points) => points.length === 1 || (kind === "val" && points.length <= FEW);
 
 function legend(series) {
   const list = make("ul", { class: "legend" });

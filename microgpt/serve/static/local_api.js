@@ -25,6 +25,7 @@ function bytes(base64) {
 }
 
 async function unzipped(base64) {
+  if (!("DecompressionStream" in self)) throw new Refused("This browser is too old: it cannot unpack the page.");
   const stream = new Blob([bytes(base64)]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Response(stream).text();
 }
@@ -47,9 +48,10 @@ export async function names() {
   return found.join("\n");
 }
 
-/** A worker that runs worker.js. */
-export function startWorker() {
-  const address = URL.createObjectURL(new Blob([block("script-worker")], { type: "text/javascript" }));
+/** A worker that runs worker.js, whose script lies in the page. */
+export async function startWorker() {
+  const script = await unzipped(block("script-worker"));
+  const address = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
   const worker = new Worker(address);
   worker.addEventListener("message", () => URL.revokeObjectURL(address), { once: true });
   return worker;
@@ -59,7 +61,7 @@ let started = null;
 const model = () => (started ??= load());
 
 async function load() {
-  const client = new WorkerClient(startWorker());
+  const client = new WorkerClient(await startWorker());
   const { description } = await page();
   await client.ask("load", { description, weights: await weights() });
   return client;

@@ -2,7 +2,7 @@
 
 import { names, startWorker, weights } from "./api.js";
 import { Curve, numbers } from "./curve.js";
-import { byId, complain, make, mistake, say, submitOnEnter } from "./dom.js";
+import { bringIntoSight, byId, complain, make, mistake, say, submitOnEnter } from "./dom.js";
 import { explainStep, showHeads, showTokenLosses } from "./train_pictures.js";
 import { WorkerClient } from "./worker_client.js";
 
@@ -38,7 +38,9 @@ export class Train {
     this.key = null; // what the training was started with
     this.losses = []; // of all its steps
     this.isOver = false;
+    this.isBusy = false;
     this.pause = null; // an AbortController while it runs
+    this.epoch = 0; // counts the resets: what was begun before one is dropped
     this.curve = new Curve(byId("train-curve"));
     this.startFields();
     byId("train-form").addEventListener("submit", (event) => {
@@ -47,7 +49,9 @@ export class Train {
       else this.run();
     });
     submitOnEnter(byId("train-form"));
-    byId("train-lines").addEventListener("keydown", (event) => event.key === "Enter" && event.stopPropagation());
+    byId("train-lines").addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && !event.ctrlKey) event.stopPropagation(); // begins a line
+    });
     byId("train-one").addEventListener("click", () => this.step());
     byId("train-reset").addEventListener("click", () => this.reset());
     byId("train-save").addEventListener("click", () => this.save());
@@ -104,14 +108,19 @@ export class Train {
     const body = this.body();
     if (!body) return false;
     const key = JSON.stringify(body);
+    const { epoch } = this;
+    if (this.client?.isDead) this.client = null;
     if (this.client && this.key === key && !this.isOver) return true;
     say("train-status", "Preparing …");
     const { isModel, lines, ...options } = body;
     options.text = lines ?? (await names());
     options.weights = isModel ? await weights() : null;
     options.chars = isModel ? this.card.characters : null;
-    this.client ??= new WorkerClient(startWorker());
-    const started = await this.client.ask("startTraining", options);
+    const client = this.client ?? new WorkerClient(await startWorker());
+    if (epoch !== this.epoch) return false;
+    this.client = client;
+    const started = await client.ask("startTraining", options);
+    if (epoch !== this.epoch) return false;
     this.key = key;
     this.steps = body.steps;
     this.isOver = false;
@@ -127,41 +136,43 @@ export class Train {
     return true;
   }
 
-  /** Do something with the training; an error is told. */
+  /** Do something with the training, unless it is busy; an error is told. */
   async attempt(work) {
+    if (this.isBusy) return;
+    const { epoch } = this;
+    this.isBusy = true;
+    this.showButtons();
     complain("train-error", "");
-    const before = this.client;
     try {
-      await work();
+      if (await this.prepare()) await work();
     } catch (error) {
-      if (before && before !== this.client) return; // started over meanwhile
+      if (epoch !== this.epoch) return;
       say("train-status", "");
       complain("train-error", error.message);
     }
-  }
-
-  async run() {
-    const pause = new AbortController();
-    this.pause = pause;
-    this.showButtons();
-    await this.attempt(async () => {
-      if (!(await this.prepare())) return;
-      byId("train-step").hidden = true;
-      say("train-status", `Training ${this.described()}.`);
-      const onEvent = (event) => this.pause === pause && this.showProgress(event);
-      const end = await this.client.ask("train", {}, onEvent, pause.signal);
-      if (end.isOver) this.finish(end.samples);
-      else say("train-status", `Paused after step ${grouped(this.losses.length)}.`);
-      this.showTable();
-    });
-    if (this.pause !== pause) return;
+    if (epoch !== this.epoch) return;
+    this.isBusy = false;
     this.pause = null;
     this.showButtons();
   }
 
-  async step() {
-    await this.attempt(async () => {
-      if (!(await this.prepare())) return;
+  run() {
+    return this.attempt(async () => {
+      byId("train-step").hidden = true;
+      say("train-status", `Training ${this.described()}.`);
+      bringIntoSight(byId("train-title"));
+      this.pause = new AbortController();
+      this.showButtons();
+      const onEvent = (event) => this.showProgress(event);
+      const end = await this.client.ask("train", {}, onEvent, this.pause.signal);
+      if (end.isOver) this.finish(end.samples);
+      else say("train-status", `Paused after step ${grouped(this.losses.length)}.`);
+      this.showTable();
+    });
+  }
+
+  step() {
+    return this.attempt(async () => {
       const explained = await this.client.ask("trainStep");
       this.showProgress({ ...explained, losses: [explained.loss] });
       byId("train-step").hidden = false;
@@ -188,18 +199,22 @@ export class Train {
   }
 
   reset() {
+    this.epoch += 1;
     this.client?.end();
     this.client = this.key = this.pause = null;
+    this.isBusy = false;
     byId("train-result").hidden = true;
     byId("train-reset").disabled = true;
     say("train-progress", "");
     say("train-status", "The training is forgotten.");
     this.showButtons();
+    byId("train-run").focus();
   }
 
   showButtons() {
     byId("train-run").textContent = this.pause ? "Pause" : "Train";
-    byId("train-one").disabled = Boolean(this.pause);
+    byId("train-run").disabled = this.isBusy && !this.pause;
+    byId("train-one").disabled = this.isBusy;
   }
 
   showProgress({ losses, rate, ...pictures }) {
@@ -244,10 +259,14 @@ export class Train {
     this.curve.showTable(numbers(["Step", "Loss", `Mean of ${MEAN}`], rows, every));
   }
 
-  watch() {
-    const text = byId("train-watch").value;
-    this.attempt(async () => this.client && this.showPictures(await this.client.ask("watch", { text })));
-    this.watched = text;
+  async watch() {
+    this.watched = byId("train-watch").value;
+    complain("train-error", "");
+    try {
+      if (this.client) this.showPictures(await this.client.ask("watch", { text: this.watched }));
+    } catch (error) {
+      complain("train-error", error.message);
+    }
   }
 
   /** Watch the text of the earlier training in a new one, if its characters are known. */

@@ -9,6 +9,7 @@ import { initialWeights, Trainer } from "./trainer.js";
 
 const ADAM = { beta1: 0.85, beta2: 0.99, eps: 1e-8 }; // microgpt.py's
 const SAMPLES = { temperature: 0.5, topK: null, maxTokens: null, phrases: [], bias: 0 };
+const PREVIEW_TIME = 200; // milliseconds
 const MAX_SHOWN = 20; // unknown characters that an error names
 
 /**
@@ -108,10 +109,16 @@ export class TrainingSession {
     return { step: this.done, loss, lr, tokens, losses: [...trainer.losses.slice(0, last.length - 1)], tensors };
   }
 
-  /** Texts that the model would write now; the same random numbers each time, so that only the model differs. */
+  /**
+   * Texts that the model would write now; the same random numbers each time, so that only the model differs. Fewer than
+   * `count` if a large model takes long for them.
+   */
   preview(count) {
     const random = new PythonRandom(this.options.seed);
-    return Array.from({ length: count }, () => this.draw(random));
+    const texts = [];
+    const end = performance.now() + PREVIEW_TIME;
+    while (texts.length < count && (!texts.length || performance.now() < end)) texts.push(this.draw(random));
+    return texts;
   }
 
   /** Texts drawn from the numbers that follow the initial weights, as microgpt.py does after training. */

@@ -7,7 +7,8 @@ import { TrainingSession } from "./training_session.js";
 
 const TURN = 25; // milliseconds of computing between two turns of the event loop
 const NEWS = 100; // milliseconds between two reports of losses
-const PICTURES = 700; // milliseconds between two reports of samples and attention
+const PICTURES = 700; // milliseconds between two reports of samples and attention, at least
+const SHARE = 5; // and at least so many times as long as it took to compute them
 const PREVIEW = 10; // samples in a report
 const FINAL = 20; // samples after the last step, as in microgpt.py
 
@@ -45,7 +46,8 @@ const handlers = {
     let losses = [];
     let seconds = 0; // spent in steps
     let steps = 0;
-    let [news, shown] = [performance.now(), performance.now()];
+    let news = performance.now();
+    let nextPictures = news + PICTURES;
     const report = (extra) => {
       post({ step: training.done, losses: Float64Array.from(losses), rate: steps / seconds, ...extra });
       losses = [];
@@ -56,9 +58,10 @@ const handlers = {
       let now = start;
       for (; now - start < TURN && !training.isOver; now = performance.now(), steps++) losses.push(training.step());
       seconds += (now - start) / 1000;
-      if (now - shown > PICTURES) {
+      if (now > nextPictures) {
         report(pictures());
-        shown = performance.now();
+        const then = performance.now();
+        nextPictures = then + Math.max(PICTURES, SHARE * (then - now));
       } else if (now - news > NEWS) report();
       await nextTurn();
     }

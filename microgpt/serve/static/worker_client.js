@@ -6,6 +6,7 @@ export class WorkerClient {
     this.worker = worker;
     this.count = 0;
     this.waiting = new Map(); // of requests by id
+    this.isDead = false;
     worker.addEventListener("message", ({ data }) => this.receive(data));
     worker.addEventListener("error", (event) => this.fail(event.message));
   }
@@ -18,6 +19,7 @@ export class WorkerClient {
    * @param {AbortSignal} [signal] ends the request early; its result still comes
    */
   ask(type, body, onEvent = () => {}, signal = undefined) {
+    if (this.isDead) return Promise.reject(new Error("The worker has ended."));
     const id = ++this.count;
     return new Promise((resolve, reject) => {
       this.waiting.set(id, { resolve, reject, onEvent });
@@ -28,6 +30,7 @@ export class WorkerClient {
 
   receive({ id, event, result, error }) {
     const request = this.waiting.get(id);
+    if (!request) return;
     if (event !== undefined) {
       request.onEvent(event);
       return;
@@ -38,12 +41,14 @@ export class WorkerClient {
   }
 
   fail(message) {
+    this.isDead = true;
     for (const { reject } of this.waiting.values()) reject(new Error(`The worker failed: ${message}`));
     this.waiting.clear();
   }
 
   end() {
     this.worker.terminate();
-    this.fail("it was ended.");
+    this.isDead = true;
+    this.waiting.clear(); // their promises stay open: whoever ended the worker wants no answer
   }
 }
