@@ -31,7 +31,7 @@ LOGGERS: dict[str, tuple[str, ...]] = {
 }
 
 # export.format -> the keys of `export` that it reads besides path (tasks/export.py)
-EXPORT_FORMATS: dict[str, tuple[str, ...]] = {"safetensors": ("half",), "onnx": (), "html": ()}
+EXPORT_FORMATS: dict[str, tuple[str, ...]] = {"safetensors": ("half",), "onnx": (), "transformers": (), "html": ()}
 
 
 # explain.format -> the keys of `explain` that it reads besides document (explain/formats.py)

@@ -42,6 +42,7 @@ from microgpt.runs.checkpoint_format import (
     parse_progress,
 )
 from microgpt.runs.checkpoint_paths import BEST, LATEST, is_checkpoint, linked, step_name
+from microgpt.runs.transformers_folder import CONFIG, MODEL, read_transformers
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read and verify a checkpoint directory. Raises UserError that states the damage."""
     try:
         contents = {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
+        if META not in contents and CONFIG in contents and MODEL in contents:
+            meta, weights = read_transformers(path.name, contents)
+            return Checkpoint(path, meta, EngineState(weights), Progress(), dict.fromkeys(weights, meta.dtype))
         verify_checksums(contents)
         if ONNX in contents and WEIGHTS not in contents:
             raise UserError(f"checkpoint {path} holds {ONNX} for other programs: microgpt reads {WEIGHTS}")

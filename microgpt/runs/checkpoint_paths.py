@@ -26,6 +26,11 @@ def is_checkpoint(path: Path) -> bool:
     return (path / META).is_file()
 
 
+def is_transformers_folder(path: Path) -> bool:
+    """Return whether a folder is one that transformers' from_pretrained reads."""
+    return (path / "config.json").is_file() and (path / "model.safetensors").is_file()
+
+
 def linked(directory: Path, name: str) -> Path | None:
     """Return the step that `latest` or `best` means; None if it is not there, or names no checkpoint."""
     path = directory / name
@@ -64,6 +69,8 @@ def resolve_checkpoint(name: str, outputs_dir: str, key: str = "checkpoint") -> 
     path = Path(name)
     try:
         candidates = [path, latest_in(path), latest_in(path / "checkpoint")]
+        if is_transformers_folder(path):
+            return path.resolve()
         if path.name in (LATEST, BEST):
             candidates.insert(0, linked(path.parent, path.name))
         return next(found for found in candidates if found is not None and is_checkpoint(found)).resolve()

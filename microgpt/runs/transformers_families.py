@@ -94,6 +94,8 @@ def spec_of(config: dict[str, Any]) -> tuple[Family, ModelSpec]:
     if found["activation"] not in known:
         raise ValueError(f"its activation {found['activation']!r} is none of {', '.join(known)}")
     found["activation"] = known[found["activation"]]
+    if found["mlp_width"] == 4 * found["n_embd"]:
+        found["mlp_width"] = None
     spec = ModelSpec(
         kind="gpt",
         vocab_size=config["vocab_size"],

@@ -2,6 +2,8 @@
 
     <export>/      weights.safetensors, meta.json, checksums.json     export.format=safetensors: readers of checkpoints
                    model.onnx, meta.json, checksums.json              export.format=onnx: other programs
+                   model.safetensors, config.json, tokenizer.json, README.md and others
+                                                                      export.format=transformers: from_pretrained
     <export>.html  a page that computes in the browser                export.format=html
 
 lm_head is always among the weights, because readers of the earlier format require it; a tied model's is a copy of wte.
@@ -33,7 +35,10 @@ from microgpt.runs.checkpoint import (
 from microgpt.runs.checkpoint_format import CHECKSUMS, META, ONNX, WEIGHTS, Meta, Origin, meta_document
 from microgpt.runs.checkpoint_paths import resolve_checkpoint
 from microgpt.runs.record import Invocation
+from microgpt.runs.transformers_families import family_of
+from microgpt.runs.transformers_folder import CARD, transformers_files
 from microgpt.tasks.html_page import html_page, page_notes
+from microgpt.tasks.model_card import model_card
 
 EXPORTS = Path("exports")
 PAGE = "index.html"
@@ -88,7 +93,7 @@ def export(config: Config, invocation: Invocation) -> None:
         write_export(path, files)
     print(f"checkpoint: {checkpoint.path} (step {checkpoint.step})")
     print(f"exported to: {path}")
-    written = [path] if chosen.single_file else [path / file for file in (WEIGHTS, ONNX, META, CHECKSUMS)]
+    written = [path] if chosen.single_file else [path / file for file in (*files, CHECKSUMS)]
     for file in written:
         if file.is_file():
             print(f"  {file.name:22}{file.stat().st_size:>14,} bytes")
@@ -176,9 +181,23 @@ def html_files(checkpoint: Checkpoint, dtype: str) -> tuple[Files, Rounding]:
     return {PAGE: html_page(checkpoint, narrowed)}, rounding_between(weights, narrowed)
 
 
+def transformers_export(checkpoint: Checkpoint, dtype: str) -> tuple[Files, Rounding]:
+    """Return the files of a folder for from_pretrained. Raises UserError if no class computes the model."""
+    weights = checkpoint.state.parameters
+    family = family_of(checkpoint.meta.spec)
+    narrowed = narrow(checkpoint.path, weights, dtype)
+    card = model_card(checkpoint, family.architecture, origin_of(checkpoint).name)
+    return transformers_files(checkpoint.meta, narrowed) | {CARD: card}, rounding_between(weights, narrowed)
+
+
+def transformers_notes(checkpoint: Checkpoint) -> list[str]:
+    return [note.replace(META, CARD) for note in onnx_notes(checkpoint)]
+
+
 FORMATS = {
     "safetensors": ExportFormat(weight_files, weight_notes),
     "onnx": ExportFormat(onnx_files, onnx_notes),
+    "transformers": ExportFormat(transformers_export, transformers_notes),
     "html": ExportFormat(html_files, page_notes, single_file=".html"),
 }
 

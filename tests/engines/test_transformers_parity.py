@@ -111,7 +111,7 @@ def transformers_model(family: Family, spec: ModelSpec) -> Any:
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float64)
     assert type(model).__name__ == family.architecture
     read = spec_of(model.config.to_dict())
-    assert read == (family, replace(spec, mlp_width=spec.mlp_features, **initial_values()))
+    assert read == (family, replace(spec, **initial_values()))
     return model.eval()
 
 
