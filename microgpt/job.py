@@ -14,7 +14,8 @@ from microgpt.config.hydra_errors import report
 from microgpt.config.hydra_schema import from_omegaconf
 from microgpt.config.hydra_settings import check_hydra
 from microgpt.config.schema import Config
-from microgpt.config.validation import check, check_overrides, check_processes
+from microgpt.config.usage import refuse_unused_keys
+from microgpt.config.validation import check, check_processes
 from microgpt.distributed import this_process
 from microgpt.errors import UserError, is_recorded
 from microgpt.runs.record import Invocation, SweepJob
@@ -63,7 +64,7 @@ def checked(own: DictConfig, hydra_config: HydraConf, invocation: Invocation) ->
         refuse_unknown_folder(own)
     config = from_omegaconf(own, dict(hydra_config.runtime.choices))
     check(config)
-    check_overrides(config.task.name, invocation)
+    refuse_unused_keys(config, invocation)
     check_processes(config, this_process().world_size)
     return config
 

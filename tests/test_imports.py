@@ -27,7 +27,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("engines",),
     ("data",),
     ("model",),
-    ("atomic", "distributed", "errors"),
+    ("atomic", "distributed", "errors", "installation"),
     ("__init__",),
 ]
 RANKS = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -21,13 +21,22 @@ SCHEDULES: dict[str, tuple[str, ...]] = {
     "constant": (),
 }
 
-# logger.name -> the modules that it imports; the extra of that name installs them (training/loggers/)
-LOGGERS: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "tensorboard": ("tensorboard",),
-    "wandb": ("wandb",),
-    "mlflow": ("mlflow", "sqlalchemy", "alembic"),
-    "trackio": ("trackio",),
+
+@dataclass(frozen=True)
+class LoggerChoice:
+    """What a logger needs and reads."""
+
+    modules: tuple[str, ...] = ()  # that it imports; the extra of its name installs them
+    keys: tuple[str, ...] = ()  # the keys of `logger` that it reads
+
+
+# logger.name -> the module training/loggers/<name>.py
+LOGGERS = {
+    "none": LoggerChoice(),
+    "tensorboard": LoggerChoice(("tensorboard",)),
+    "wandb": LoggerChoice(("wandb",), ("project",)),
+    "mlflow": LoggerChoice(("mlflow", "sqlalchemy", "alembic"), ("project",)),
+    "trackio": LoggerChoice(("trackio",), ("project",)),
 }
 
 # export.format -> the keys of `export` that it reads besides path (tasks/export.py)
@@ -42,6 +51,7 @@ EXPLAIN_FORMATS: dict[str, tuple[str, ...]] = {"text": (), "html": ("path",), "s
 class TaskChoice:
     """What a task works on."""
 
+    reads: tuple[str, ...]  # the groups and keys that it uses, besides checkpoint, folders and those of every task
     needs_checkpoint: bool = True  # the model of `checkpoint`
     makes_model: bool = False  # the configuration describes the data and the model, and how it is trained
     makes_folder: bool = False  # a folder for each run; the others write into one only if hydra.run.dir names it
@@ -49,13 +59,25 @@ class TaskChoice:
 
 # task.name -> the module microgpt/tasks/<name>.py with a function <name>(config, invocation) and, if it makes a folder,
 # start(config, invocation)
+ENGINE = ("mode", "backend")
 TASKS = {
-    "train": TaskChoice(needs_checkpoint=False, makes_model=True, makes_folder=True),
-    "sample": TaskChoice(),
-    "chat": TaskChoice(),
-    "info": TaskChoice(),
-    "export": TaskChoice(),
-    "serve": TaskChoice(),
-    "benchmark": TaskChoice(needs_checkpoint=False),
-    "explain": TaskChoice(needs_checkpoint=False, makes_model=True),
+    "train": TaskChoice(
+        (*ENGINE, "model", "style", "data", "optim", "schedule", "train", "sample", "logger", "sweep", "seed"),
+        needs_checkpoint=False,
+        makes_model=True,
+        makes_folder=True,
+    ),
+    "sample": TaskChoice((*ENGINE, "style", "sample", "seed")),
+    "chat": TaskChoice(
+        (*ENGINE, "style", "seed", "sample.temperature", "sample.top_k", "sample.max_new_tokens", "sample.seed")
+    ),
+    "info": TaskChoice(()),
+    "export": TaskChoice(("export",)),
+    "serve": TaskChoice((*ENGINE, "style", "serve")),
+    "benchmark": TaskChoice(("benchmark",), needs_checkpoint=False),
+    "explain": TaskChoice(
+        (*ENGINE, "model", "style", "data", "optim", "schedule", "train.steps", "train.batch_size", "seed", "explain"),
+        needs_checkpoint=False,
+        makes_model=True,
+    ),
 }

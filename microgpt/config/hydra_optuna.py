@@ -13,9 +13,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.plugins.sweeper import Sweeper
 
 from microgpt.errors import UserError
+from microgpt.installation import install_command
 
 CHECKED_WITH = {"hydra-optuna-sweeper": "1.3.0", "optuna": "2.10.1", "sqlalchemy": "1.4.54"}
-INSTALL = "pip install 'microgpt[optuna]'"
 
 
 def use_our_option() -> None:
@@ -30,11 +30,13 @@ def new_optuna_sweeper(options: dict[str, Any]) -> Sweeper:
     Raises UserError if the plugin is not installed, or a study cannot be stored with the installed SQLAlchemy.
     """
     if find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
-        raise UserError(f"hydra/sweeper=optuna needs hydra-optuna-sweeper: {INSTALL}")
+        raise UserError(f"hydra/sweeper=optuna needs hydra-optuna-sweeper: {install_command('optuna')}")
     storage = options["storage"]
     if storage is not None and not metadata.version("sqlalchemy").startswith("1."):
         installed = metadata.version("sqlalchemy")
-        raise UserError(f"hydra.sweeper.storage={storage} needs SQLAlchemy 1.4, not {installed}: {INSTALL}")
+        raise UserError(
+            f"hydra.sweeper.storage={storage} needs SQLAlchemy 1.4, not {installed}: {install_command('optuna')}"
+        )
     logging.getLogger("optuna").setLevel(logging.WARNING)
     from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl  # pyright: ignore[reportMissingImports]
 

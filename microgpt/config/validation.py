@@ -22,7 +22,6 @@ from microgpt.engines.optimizer import OPTIMIZERS
 from microgpt.engines.options import BACKENDS
 from microgpt.errors import UserError
 from microgpt.model.spec import MODEL_KINDS, POSITIONS
-from microgpt.runs.record import Invocation
 
 
 def check(config: Config) -> None:
@@ -173,13 +172,3 @@ def check_processes(config: Config, count: int) -> None:
             f"{count} processes of torchrun train with backend=torch")  # fmt: skip
     require(backend.device != "mps", "backend.device", backend.device,
             f"{count} processes of torchrun train with backend.device=cuda or cpu")  # fmt: skip
-
-
-def check_overrides(task: str, invocation: Invocation) -> None:
-    """Refuse to change what the model of a checkpoint, or of the benchmark, determines."""
-    if TASKS[task].makes_model:
-        return
-    for group in ("model", "data", "optim", "schedule", "train"):
-        if invocation.touches(group):
-            why = "checkpoint=<folder> brings its own" if TASKS[task].needs_checkpoint else "it times microgpt.py's"
-            raise UserError(f"{group} cannot be changed with task={task}: {why} model")

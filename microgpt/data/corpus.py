@@ -88,9 +88,10 @@ def build_corpus(
 ) -> Corpus:
     """Split and tokenize a text. Raises UserError if too little is left to train on or to validate with."""
     text = io.StringIO(source.text, newline=None).read()  # normalises line ends
-    documents = FORMATS[text_format](text, block_size)
+    chosen = FORMATS[text_format]
+    documents = chosen.documents(text, block_size)
     tokenizer = Tokenizer.of([*documents, *style_documents])
-    options = ExampleOptions(block_size, long_documents, closed=text_format == "lines")
+    options = ExampleOptions(block_size, long_documents, closed=chosen.has_documents)
     style_options = ExampleOptions(block_size, style_long_documents)
 
     train, val = split(documents, val_fraction, split_seed)
@@ -124,9 +125,20 @@ def build_corpus(
     return corpus
 
 
-FORMATS: dict[str, Callable[[str, int], list[str]]] = {  # a text to its documents
-    "lines": lambda text, block_size: [line.strip() for line in text.split("\n") if line.strip()],
-    "stream": lambda text, block_size: [text[i : i + block_size] for i in range(0, len(text), block_size)],
+@dataclass(frozen=True)
+class TextFormat:
+    """How a text is divided into what examples are made of."""
+
+    documents: Callable[[str, int], list[str]]  # (text, block size)
+    has_documents: bool = True  # they end; the pieces of a running text do not, and none is longer than the block
+
+
+FORMATS = {
+    "lines": TextFormat(lambda text, block_size: [line.strip() for line in text.split("\n") if line.strip()]),
+    "stream": TextFormat(
+        lambda text, block_size: [text[i : i + block_size] for i in range(0, len(text), block_size)],
+        has_documents=False,
+    ),
 }
 
 

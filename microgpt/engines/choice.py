@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 from microgpt.engines.options import BACKENDS, EngineOptions
 from microgpt.errors import UserError
+from microgpt.installation import install_command
 from microgpt.model.spec import ModelSpec
 
 # Floating-point operations of a training step from which a GPU may be faster: for smaller steps, launching its kernels
@@ -44,7 +45,7 @@ def check_available(options: EngineOptions) -> None:
     if options.backend != "torch":
         return
     if find_spec("torch") is None:
-        raise UserError("backend=torch needs PyTorch: pip install 'microgpt[torch]'")
+        raise UserError(f"backend=torch needs PyTorch: {install_command('torch')}")
     from microgpt.engines.torch.cuda_graphs import check_kernel
     from microgpt.engines.torch.device import choose_device, choose_dtype
 

@@ -11,7 +11,8 @@ from microgpt.config.choices import TASKS
 from microgpt.config.hydra_errors import explain
 from microgpt.config.hydra_schema import from_values
 from microgpt.config.schema import Config
-from microgpt.config.validation import check, check_overrides
+from microgpt.config.usage import refuse_keys_unused_by_all, refuse_unused_keys
+from microgpt.config.validation import check
 from microgpt.errors import MicrogptError, UserError
 from microgpt.runs.record import Invocation, SweepJob
 from microgpt.sweeps.composition import Composer
@@ -38,6 +39,7 @@ class CheckedJobs:
 
     def require_runnable(self) -> None:
         """Raise the error that all jobs share, or that of jobs that cannot be composed; others fail by themselves."""
+        refuse_keys_unused_by_all([(job.config, Invocation(job.overrides)) for job in self.jobs.values()])
         uncomposed = [number for number, failed in self.failed.items() if failed.config is None]
         refused = self.errors(uncomposed or list(self.failed))
         if not refused or (self.jobs and not uncomposed):
@@ -111,7 +113,7 @@ class JobChecker:
             with hydra_job.in_environment():
                 config = from_values(composed.values, composed.choices)
             check(config)
-            check_overrides(config.task.name, invocation)
+            refuse_unused_keys(config, invocation)
             check_checkpoint(config)
         except Exception as error:
             sentence, _ = explain(error)

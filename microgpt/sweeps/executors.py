@@ -17,6 +17,7 @@ from typing import Any
 
 from microgpt.distributed import available_cores
 from microgpt.errors import Interrupted, UserError
+from microgpt.installation import install_command
 from microgpt.sweeps.groups import Job, group, shape_of
 from microgpt.sweeps.runner import Outcome, SweepRunner
 from microgpt.sweeps.workers import LostWorkerError, Share, ShareResult, supervised, workers_folder
@@ -184,7 +185,7 @@ def check_launcher(executor: str, workers: int | None, max_group: int | None) ->
         if value is not None and value < 1:
             raise UserError(f"hydra.launcher.{name}={value} is not allowed: hydra.launcher.{name} must be at least 1")
     if executor in EXTRAS and find_spec(executor) is None:
-        raise UserError(f"{key}={executor} needs {executor}: pip install 'microgpt[{EXTRAS[executor]}]'")
+        raise UserError(f"{key}={executor} needs {executor}: {install_command(EXTRAS[executor])}")
 
 
 def train_jobs(

@@ -6,6 +6,7 @@ import sys
 from microgpt.config.schema import Config, ServeConfig
 from microgpt.errors import UserError
 from microgpt.inference.loading import load_model
+from microgpt.installation import install_command
 from microgpt.runs.record import Invocation
 
 API_KEY = "MICROGPT_API_KEY"
@@ -19,7 +20,7 @@ def serve(config: Config, invocation: Invocation) -> None:
         import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise UserError(f'task=serve needs {error.name}: pip install "microgpt[serve]"') from None
+        raise UserError(f"task=serve needs {error.name}: {install_command('serve')}") from None
     from microgpt.serve.server import run
 
     model = load_model(config, invocation)

@@ -159,7 +159,7 @@ def test_job_that_fails_where_it_was_completed_before_is_recorded_beside_it(micr
     file = microgpt.folder / "input.txt"
     file.write_text("anna\nbea\nclara\n")
     (microgpt.folder / "other.txt").write_text("gina\nhanna\nida\n")
-    command = *SWEEP, "data=text", "data.path=input.txt,other.txt", "data.val_fraction=0"
+    command = *SWEEP[:3], SWEEP[4], "data=text", "data.path=input.txt,other.txt", "data.val_fraction=0"
     microgpt(*command)
     file.unlink()
     microgpt(*command, expect=2)

@@ -13,6 +13,7 @@ from microgpt.engines.choice import check_available, choose
 from microgpt.engines.options import EngineOptions
 from microgpt.engines.torch import device as torch_device
 from microgpt.errors import UserError
+from microgpt.installation import install_command
 from microgpt.model.spec import ModelSpec
 
 SPEC = ModelSpec("gpt", vocab_size=65, n_embd=384, n_head=6, n_layer=6, block_size=256)
@@ -122,7 +123,7 @@ def test_a_missing_pytorch_is_an_error_with_the_command_that_installs_it(machine
     machine()
     with pytest.raises(UserError) as raised:
         check_available(EngineOptions("torch"))
-    assert str(raised.value) == "backend=torch needs PyTorch: pip install 'microgpt[torch]'"
+    assert str(raised.value) == f"backend=torch needs PyTorch: {install_command('torch')}"
     for backend in ("python", "native"):
         check_available(EngineOptions(backend))
 

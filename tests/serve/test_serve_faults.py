@@ -32,6 +32,8 @@ from support.server_process import (
     train_names,
 )
 
+from microgpt.installation import install_command
+
 pytestmark = pytest.mark.slow
 
 
@@ -172,7 +174,7 @@ def test_a_missing_extra_is_named_with_its_cure(microgpt: Program, library: str)
     absent = f"raise ModuleNotFoundError('No module named {library}', name='{library}')"
     (microgpt.folder / f"{library}.py").write_text(absent)
     done = microgpt("task=serve", "checkpoint=latest", expect=2)
-    assert validation_message(done.stderr) == f'task=serve needs {library}: pip install "microgpt[serve]"'
+    assert validation_message(done.stderr) == f"task=serve needs {library}: {install_command('serve')}"
 
 
 # Keys

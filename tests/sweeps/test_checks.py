@@ -19,7 +19,7 @@ MISTAKES = {
     "model.n_head=3": "model.n_embd=8 is not allowed: it must be a multiple of model.n_head=3",  # a rule between keys
     "schedule.total_steps=3": "schedule.total_steps=3 is not allowed: the schedule must cover",
     "checkpoint=x": "checkpoint=x is not allowed: task=train reads none",
-    "optim=lion": "optim=lion is not an option: optim is one of",  # composition
+    "optim=lamb": "optim=lamb is not an option: optim is one of",  # composition
     "seed=abc": "seed=abc is not allowed: seed is an integer",
     "train.step=3": "train.step is not a key: train has",
     "+foo=1": "foo is not a key: the configuration has",
@@ -96,7 +96,7 @@ def test_jobs_that_cannot_be_composed_refuse_the_sweep_and_others_do_not(tmp_pat
 def test_failed_jobs_are_recorded_with_their_own_configuration(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    checked = check(tmp_path, ("seed=1",), ("seed=-1",), ("sample.prompt=Z",), ("optim=lion",))
+    checked = check(tmp_path, ("seed=1",), ("seed=-1",), ("sample.prompt=Z",), ("optim=lamb",))
     with SweepFolder(tmp_path / FOLDER).creating_folders():
         record_failures(checked.failed.values())
     records = {name: read_record(path) for name, path in folders(tmp_path).items()}

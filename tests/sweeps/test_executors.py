@@ -1,6 +1,7 @@
 """Workers of joblib, submitit and Ray write what one process writes, also after they were stopped or lost."""
 
 import json
+import re
 import signal
 import threading
 import time
@@ -19,6 +20,7 @@ from support.sweep_runs import FOLDER, SMALL, TINY, folders, jobs_of, names, wri
 
 from microgpt.config.schema import Config
 from microgpt.errors import UserError
+from microgpt.installation import install_command
 from microgpt.sweeps import executors
 from microgpt.sweeps.executors import gpus_per_worker, share_out, train_jobs
 from microgpt.sweeps.folder import SweepFolder
@@ -128,7 +130,7 @@ def test_an_invalid_value_is_named_and_nothing_is_written(
 
 def test_a_missing_library_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"executor=submitit needs submitit: pip install 'microgpt\[slurm\]'$"):
+    with pytest.raises(UserError, match=re.escape(f"executor=submitit needs submitit: {install_command('slurm')}")):
         run(tmp_path, [], "submitit")
 
 

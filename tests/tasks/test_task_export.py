@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import struct
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from microgpt.engines.base import Arrays, EngineState
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.errors import UserError
+from microgpt.installation import install_command
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, write_checkpoint
 from microgpt.runs.checkpoint_format import Meta, Origin, Progress
@@ -411,7 +413,7 @@ def run_onnx(content: bytes, tokens: np.ndarray) -> np.ndarray:
 
 def onnx_of(checkpoint: Checkpoint) -> bytes:
     for library in ("torch", "onnx", "onnxscript"):
-        pytest.importorskip(library, reason="pip install 'microgpt[onnx]'")
+        pytest.importorskip(library, reason=install_command("onnx"))
     return onnx_files(checkpoint, "float32")[0]["model.onnx"]
 
 
@@ -451,12 +453,12 @@ def test_the_metadata_of_an_onnx_graph_describe_the_model_and_not_this_machine(t
 @pytest.mark.parametrize("library", ["onnx", "onnxscript", "torch"])
 def test_without_the_libraries_the_extra_is_named(tmp_path, monkeypatch, library):
     if library != "onnx":
-        pytest.importorskip("onnx", reason="pip install 'microgpt[onnx]'")
+        pytest.importorskip("onnx", reason=install_command("onnx"))
     if library == "torch":
-        pytest.importorskip("onnxscript", reason="pip install 'microgpt[onnx]'")
+        pytest.importorskip("onnxscript", reason=install_command("onnx"))
     monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.delitem(sys.modules, "microgpt.engines.torch.onnx", raising=False)
-    with pytest.raises(UserError, match=rf"export\.format=onnx needs {library}: pip install 'microgpt\[onnx\]'"):
+    with pytest.raises(UserError, match=re.escape(f"export.format=onnx needs {library}: {install_command('onnx')}")):
         onnx_files(checkpoint_of(tmp_path), "float32")
 
 

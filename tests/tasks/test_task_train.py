@@ -18,6 +18,7 @@ CONSOLE_KEYS = [
 ]  # fmt: skip
 QUICK = ("experiment=debug", "train.steps=2", "train.eval_documents=5", "sample.num_samples=1")
 CLASSIC = (*QUICK, "style=classic")
+UNVALIDATED = ("experiment=debug", "train.steps=2", "sample.num_samples=1", "style=classic", "data.val_fraction=0")
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +186,7 @@ def test_zero_steps_report_the_untrained_model(microgpt: Program) -> None:
 
 @pytest.mark.slow
 def test_without_validation_val_loss_is_none(microgpt: Program) -> None:
-    done = microgpt(*CLASSIC, "data.val_fraction=0")
+    done = microgpt(*UNVALIDATED)
     assert console(done.stdout)["val_loss"] == "none"
     record = read_record(microgpt.only_run())
     assert record["metrics"]["val_loss"] is record["metrics"]["best_step"] is None
@@ -247,8 +248,7 @@ def test_gradient_clipping_changes_the_results_of_sgd(microgpt: Program) -> None
 )
 def test_text_becomes_examples(microgpt: Program, overrides: list[str], documents: int, tokens: int) -> None:
     (microgpt.folder / "input.txt").write_text("abc\n" + "d" * 15 + "\n" + "e" * 40 + "\n")
-    text = "data=text", "data.path=input.txt", "data.val_fraction=0"
-    microgpt(*CLASSIC, *text, *overrides)
+    microgpt(*UNVALIDATED, "data=text", "data.path=input.txt", *overrides)
     data = read_record(microgpt.only_run())["data"]
     assert (data["documents"], data["train_tokens"]) == (documents, tokens)
     assert data["name"] == "text"

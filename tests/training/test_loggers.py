@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from microgpt.errors import UserError
+from microgpt.installation import install_command
 from microgpt.runs.history import HistoryLine
 from microgpt.runs.record import RunRecord, parse
 from microgpt.training.loggers import (
@@ -197,7 +198,7 @@ def test_absent_library_is_an_error_with_the_install_command(monkeypatch: pytest
     for name in LOGGERS:
         with pytest.raises(UserError) as refused:
             check_installed(name)
-        assert str(refused.value) == f"logger={name} needs {name}: pip install 'microgpt[{name}]'"
+        assert str(refused.value) == f"logger={name} needs {name}: {install_command(name)}"
         with pytest.raises(UserError):
             make_logger(logged_run(name, tmp_path))
     check_installed("none")

@@ -14,11 +14,12 @@ from dataclasses import replace
 import numpy as np
 
 from microgpt.errors import UserError
+from microgpt.installation import install_command
 
 try:
     import torch
 except ImportError as error:
-    raise UserError("backend=torch needs PyTorch: pip install 'microgpt[torch]'") from error
+    raise UserError(f"backend=torch needs PyTorch: {install_command('torch')}") from error
 from torch import Tensor
 
 from microgpt.data.examples import Examples

@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from microgpt.errors import UserError
+from microgpt.installation import install_command
 
 try:
     import onnx
     import onnxscript  # noqa: F401  # used by the exporter
     import torch
 except ImportError as error:
-    raise UserError(f"export.format=onnx needs {error.name or 'onnx'}: pip install 'microgpt[onnx]'") from error
+    raise UserError(f"export.format=onnx needs {error.name or 'onnx'}: {install_command('onnx')}") from error
 from torch import Tensor, nn
 from torch.nn import functional
 

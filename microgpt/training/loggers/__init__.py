@@ -11,6 +11,7 @@ from importlib.util import find_spec
 
 from microgpt.config import choices
 from microgpt.errors import UserError
+from microgpt.installation import install_command
 from microgpt.runs.history import HistoryLine
 from microgpt.training.loggers.base import LibraryRun, LoggedRun, RunLogger
 from microgpt.training.loggers.delivery import Delivery
@@ -22,11 +23,11 @@ LOGGERS = tuple(name for name in choices.LOGGERS if name != "none")
 
 def check_installed(name: str) -> None:
     """Raise UserError if the library is absent. Imports nothing, so that it can be called before a run starts."""
-    needed = choices.LOGGERS[name]
+    needed = choices.LOGGERS[name].modules
     if name == "mlflow" and os.environ.get("MLFLOW_TRACKING_URI"):
         needed = needed[:1]  # the others are for the database of the local store
     if not all(map(is_installed, needed)):
-        raise UserError(f"logger={name} needs {name}: pip install 'microgpt[{name}]'")
+        raise UserError(f"logger={name} needs {name}: {install_command(name)}")
 
 
 def is_installed(module: str) -> bool:

@@ -1,0 +1,119 @@
+"""Refuse keys of the command line that the task or the chosen options do not use.
+
+Values in files are left alone: the file of an experiment may state them for options that a command replaces.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from microgpt.config.choices import LOGGERS, TASKS
+from microgpt.config.schema import Config
+from microgpt.data.corpus import FORMATS
+from microgpt.errors import UserError
+from microgpt.runs.record import Invocation
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Keys that have no effect if a condition holds."""
+
+    keys: tuple[str, ...]
+    holds: Callable[[Config], bool]
+    why: str
+
+
+RULES = (
+    Rule(
+        ("sample.prompt", "sample.temperature", "sample.top_k", "sample.max_new_tokens", "sample.seed"),
+        lambda config: "sample" in TASKS[config.task.name].reads and config.sample.num_samples == 0,
+        "sample.num_samples=0 draws no samples",
+    ),
+    Rule(
+        ("sample.top_k",),
+        lambda config: config.sample.temperature == 0,
+        "sample.temperature=0 always takes the most likely token",
+    ),
+    Rule(
+        ("train.eval_every", "train.eval_documents", "data.split_seed"),
+        lambda config: config.data.val_fraction == 0,
+        "data.val_fraction=0 holds out no documents",
+    ),
+    Rule(
+        ("train.resume_on_other_data",),
+        lambda config: config.train.resume in ("auto", "never"),
+        "it is for train.resume=<folder>",
+    ),
+    Rule(
+        ("data.long_documents",),
+        lambda config: not FORMATS[config.data.format].has_documents,
+        "a running text is divided into pieces of model.block_size",
+    ),
+    Rule(("style.long_documents",), lambda config: not config.style.documents, "the style has no documents"),
+    Rule(("style.bias",), lambda config: not config.style.phrases, "the style has no phrases"),
+    Rule(
+        ("logger.project",),
+        lambda config: "project" not in LOGGERS[config.logger.name].keys,
+        "it is a key of logger=" + " and ".join(name for name, choice in LOGGERS.items() if "project" in choice.keys),
+    ),
+)
+
+
+def refuse_unused_keys(config: Config, invocation: Invocation) -> None:
+    """Raise UserError for a key of the command line without effect. Jobs of a sweep are judged together."""
+    refuse_keys_of_other_tasks(config.task.name, invocation)
+    if invocation.job is None:
+        if invocation.touches("sweep"):
+            raise UserError(f"{override_of('sweep', invocation)} is not allowed without -m: it is for sweeps")
+        for sentence in unused(config, invocation).values():
+            raise UserError(sentence)
+
+
+def refuse_keys_unused_by_all(jobs: Sequence[tuple[Config, Invocation]]) -> None:
+    """Raise UserError for a key that no job of a sweep uses: it may serve some of them only."""
+    if len(jobs) < 2:  # a sweeper that runs one job at a time may try other options in the next
+        return
+    found = [unused(config, invocation) for config, invocation in jobs]
+    for key, sentence in found[0].items():
+        if all(key in one for one in found):
+            raise UserError(sentence)
+
+
+def unused(config: Config, invocation: Invocation) -> dict[str, str]:
+    """Return the sentence for each key of the command line that the chosen options do not use."""
+    given = invocation.keys()
+    return {
+        key: f"{override_of(key, invocation)} is not allowed: {rule.why}"
+        for rule in RULES
+        if rule.holds(config)
+        for key in rule.keys
+        if key in given
+    }
+
+
+def refuse_keys_of_other_tasks(task: str, invocation: Invocation) -> None:
+    """Raise UserError for a key that only other tasks use, or that the model of a checkpoint determines."""
+    choice, given = TASKS[task], invocation.keys()
+    for key in given:
+        if key.split(".")[0] in MODEL_GROUPS and not choice.makes_model:
+            why = "checkpoint=<folder> brings its own" if choice.needs_checkpoint else "it times microgpt.py's"
+            raise UserError(f"{key.split('.')[0]} cannot be changed with task={task}: {why} model")
+        users = [name for name, one in TASKS.items() if any(covers(part, key) for part in one.reads)]
+        if users and task not in users:
+            named = " and ".join(f"task={name}" for name in users)
+            raise UserError(
+                f"{override_of(key, invocation)} is not allowed: task={task} does not use it; it is for {named}"
+            )
+
+
+MODEL_GROUPS = ("model", "data", "optim", "schedule", "train")
+
+
+def covers(part: str, key: str) -> bool:
+    """Return whether a group or key that a task reads is the key, its group, or within it."""
+    return part == key or key.startswith(f"{part}.") or part.startswith(f"{key}.")
+
+
+def override_of(key: str, invocation: Invocation) -> str:
+    """Return the override of a key or, of a group, the first one, as it was written."""
+    pairs = zip(invocation.keys(), invocation.overrides, strict=True)
+    return next(override for name, override in pairs if name == key or name.startswith(f"{key}."))
