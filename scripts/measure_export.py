@@ -13,10 +13,11 @@ in training leads to other weights after some thousand steps, and so to other te
 """
 
 import argparse
+import contextlib
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -25,19 +26,16 @@ from string import ascii_lowercase
 import harness
 import numpy as np
 
-from microgpt.config.schema import BackendConfig, Config, ModelConfig, SampleConfig, StyleConfig
+import microgpt
+from microgpt.config.schema import Config, ModelConfig, StyleConfig
 from microgpt.data.corpus import Corpus
+from microgpt.data.tokenizer import token_id
 from microgpt.engines import make_engine
-from microgpt.engines.base import Decoder
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.errors import UserError
-from microgpt.inference.generation import generate
-from microgpt.inference.loading import TrainedModel, load_model
-from microgpt.inference.prompts import encode_prompt
 from microgpt.runs.checkpoint import Checkpoint, load_checkpoint
 from microgpt.runs.checkpoint_paths import resolve_checkpoint
-from microgpt.runs.record import Invocation
 from microgpt.tasks.export import onnx_files, weight_files, write_export
 from microgpt.training.inputs import InputReader
 
@@ -55,18 +53,6 @@ ONNX_TEXTS = 50
 
 
 @dataclass
-class RecordingDecoder:
-    """A decoder that keeps the logits after each token."""
-
-    decoder: Decoder
-    logits: list[list[float]] = field(default_factory=list)
-
-    def feed(self, token: int) -> list[float]:
-        self.logits.append(self.decoder.feed(token))
-        return self.logits[-1]
-
-
-@dataclass
 class Change:
     """The differences between float32 and float16 in the texts after some prompts."""
 
@@ -77,13 +63,12 @@ class Change:
 
 
 def train(folder: str) -> dict[str, str]:
-    """Train the models that docs/log.md names; return their checkpoints."""
-    found = {}
-    for number, (name, overrides) in enumerate(TRAINED.items()):
-        outputs = f"{folder}/{number}"
-        harness.train(folder, *COMMON, *overrides, f"outputs_dir={outputs}")
-        found[name] = str(resolve_checkpoint("latest", outputs))
-    return found
+    """Train the models that docs/log.md names; return their folders."""
+    with contextlib.redirect_stdout(sys.stderr):
+        return {
+            name: str(microgpt.train(*COMMON, *overrides, {"outputs_dir": folder}).folder)
+            for name, overrides in TRAINED.items()
+        }
 
 
 def held_out(checkpoint: Checkpoint) -> Corpus:
@@ -98,12 +83,12 @@ def held_out(checkpoint: Checkpoint) -> Corpus:
     return corpus
 
 
-def exported(checkpoint: Checkpoint, dtype: str, backend: str, folder: str) -> TrainedModel:
-    """Export the model; return the export, loaded with temperature 0."""
+def exported(checkpoint: Checkpoint, dtype: str, backend: str, folder: str) -> microgpt.Model:
+    """Export the model; return the export, loaded without a style's bias."""
     path = Path(folder) / dtype
     write_export(path, weight_files(checkpoint, dtype)[0])
-    config = Config(checkpoint=str(path), backend=BackendConfig(name=backend), sample=SampleConfig(temperature=0))
-    return load_model(config, Invocation(("style=classic",)))  # without a style's bias
+    mode = "scalar" if backend == "python" else "tensor"
+    return microgpt.load(path, {"mode": mode, "backend": backend, "style": "classic"})
 
 
 def prompts_up_to(letters: int) -> list[str]:
@@ -118,15 +103,13 @@ def longer_prompts(count: int, seed: int) -> list[str]:
     return list(found)
 
 
-def greedy(trained: TrainedModel, prompt: str) -> tuple[str, np.ndarray]:
+def greedy(model: microgpt.Model, prompt: str) -> tuple[str, np.ndarray]:
     """Return the most likely text after a prompt, and the logits after each of its tokens, from BOS on: (T, V)."""
-    decoder = RecordingDecoder(trained.engine.decoder(0))
-    tokens = encode_prompt(prompt, trained.tokenizer, trained.block_size, "prompt")
-    generation = generate(trained.continuation(tokens, Random(0)), lambda: decoder)
-    return generation.text, np.array(decoder.logits)
+    (text,) = model.generate(prompt, temperature=0)
+    return text, model.logits(text[: model.config.block_size - 1])
 
 
-def compare(whole: TrainedModel, half: TrainedModel, prompts: Sequence[str]) -> Change:
+def compare(whole: microgpt.Model, half: microgpt.Model, prompts: Sequence[str]) -> Change:
     change = Change(len(prompts))
     for prompt in prompts:
         (text, logits), (other, others) = greedy(whole, prompt), greedy(half, prompt)
@@ -174,7 +157,8 @@ def row(name: str, checkpoint: Checkpoint, chosen: argparse.Namespace) -> list[s
         prompts = prompts_up_to(chosen.letters), longer_prompts(chosen.longer, chosen.seed)
         changes = [compare(whole, half, each) for each in prompts]
         examples = corpus.val.head(chosen.eval_documents)
-        losses = [float(each.engine.evaluate(examples)[0]) for each in (whole, half)]
+        texts = [corpus.tokenizer.decode(map(token_id, example)) for example in examples]
+        losses = [each.loss(texts) for each in (whole, half)]
     gap = max(each.gap for each in changes)
     return [
         name,

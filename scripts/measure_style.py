@@ -16,29 +16,21 @@ from collections.abc import Sequence
 
 import harness
 
-from microgpt.config.schema import Config, SampleConfig, StyleConfig
+import microgpt
 from microgpt.errors import UserError
-from microgpt.inference.generation import generate, phrase_rate
-from microgpt.inference.loading import load_model
-from microgpt.inference.prompts import encode_prompt
-from microgpt.runs.record import Invocation
-from microgpt.tasks.sample import generator
+from microgpt.inference.generation import phrase_rate
 
 BIASES = [0.0, 2.0, 3.0, 4.0, 5.0]
 
 
 def share(checkpoint: str, outputs: str, chosen: argparse.Namespace, bias: float) -> float:
     """Return the share of samples with a phrase of the checkpoint's style. Raises UserError if it has no phrases."""
-    sample = SampleConfig(num_samples=chosen.samples, temperature=chosen.temperature)
-    config = Config(checkpoint=checkpoint, outputs_dir=outputs, sample=sample, style=StyleConfig(bias=bias))
-    invocation = Invocation((f"style.bias={bias:g}",))
-    trained = load_model(config, invocation)
-    if trained.is_chat:
+    model = microgpt.load(checkpoint, "mode=scalar", {"outputs_dir": outputs, "style.bias": bias})
+    if model.is_chat:
         raise UserError(f"--checkpoint {checkpoint} is a chat model: phrases are counted in texts without a question")
-    prompt = encode_prompt("", trained.tokenizer, trained.block_size)
-    rng = generator(config, invocation, trained.checkpoint)
-    drawn = [generate(trained.continuation(prompt, rng), trained.new_decoder) for _ in range(chosen.samples)]
-    found = phrase_rate([each.text for each in drawn], trained.policy.phrases)
+    found = phrase_rate(
+        model.generate(n=chosen.samples, temperature=chosen.temperature), model.style.get("phrases", ())
+    )
     if found is None:
         raise UserError(f"--checkpoint {checkpoint} has a style without phrases: train it with style=futuristic")
     return found

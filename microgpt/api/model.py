@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from microgpt.api.overrides import Overrides, keys_of, overrides_of, written
 from microgpt.config.schema import Config, SampleConfig
@@ -77,6 +77,15 @@ class Model:
     def tokenizer(self) -> Tokenizer:
         """Characters to token ids (`encode`) and back (`decode`); `bos` is the id of BOS."""
         return self._trained.tokenizer
+
+    @property
+    def is_chat(self) -> bool:
+        return self._trained.is_chat
+
+    @property
+    def style(self) -> dict[str, Any]:
+        """The style that the model was trained with: name, documents, phrases, bias; empty if it is not known."""
+        return self._trained.checkpoint.meta.style
 
     @cached_property
     def weights(self) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """Calls of the program from Python: the checks, the files and the sentences of the command line."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from microgpt.job import Application
 from microgpt.runs.record import Invocation
 from microgpt.sweeps.lifecycle import Sweep, new_sweep
 from microgpt.sweeps.started import StartedJob
+
+LOCK = threading.RLock()  # Hydra keeps the state of one application: calls of several threads run one after the other
 
 
 class OneJob(Application):
@@ -71,7 +74,7 @@ def program() -> Iterator[Sweep]:
     """Run the block as a call of the program; its errors are UserError and MicrogptError with their sentences."""
     if (processes := this_process().world_size) > 1:
         raise UserError(f"{processes} processes of torchrun train with the command line only: -m microgpt")
-    with new_sweep() as sweep:
+    with LOCK, new_sweep() as sweep:
         try:
             yield sweep
         except SystemExit as end:  # Hydra only warns of an Exception in a callback (sweeps/lifecycle.py)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.models import ADAM, EACH_OPTIMIZER, bigram, gpt, shown
+from support.program import ROOT
 
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.engines.optimizer import OptimizerSpec
@@ -107,3 +108,12 @@ def test_nodes_are_below_their_children_and_rows_have_no_overlaps(data: st.DataO
     for row in found.rows:
         for left, right in pairwise(row):
             assert right.x - left.x >= (left.width + right.width) / 2 + 1 - 1e-9
+
+
+def test_the_picture_of_the_guide_is_what_is_drawn_today() -> None:
+    spec = ModelSpec("gpt", vocab_size=27, n_embd=16, n_head=4, n_layer=1, block_size=16)
+    picture = ROOT / "docs" / "images" / "graph.svg"
+    command = (
+        "python -m microgpt task=explain explain.document=emma explain.format=svg explain.path=docs/images/graph.svg"
+    )
+    assert picture.read_text() == svg(tiny_graph(spec, "emma", seed=42)), f"run {command}"
