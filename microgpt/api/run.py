@@ -26,18 +26,10 @@ class Run:
     def __init__(self, folder: str | Path):
         """Raises UserError unless the folder has the record of a run."""
         self.folder = Path(folder).absolute()
-        self._read()
-
-    def _read(self) -> RunRecord:
         record = RunRecord.read(self.folder)
         if record is None:
             raise UserError(f"{self.folder} is not the folder of a run: it has no {RECORD} that can be read")
-        return record
-
-    @cached_property
-    def record(self) -> RunRecord:
-        """The content of run.json: what was run, where, and with what result."""
-        return self._read()
+        self.record: RunRecord = record  # the content of run.json: what was run, where, and with what result
 
     @property
     def config(self) -> dict[str, Any]:
@@ -71,8 +63,7 @@ class Run:
         """The model after the last step, in the engine that trained it. `microgpt.load` takes other engines."""
         from microgpt.api.model import load
 
-        chosen = [f"mode={self.record.mode}", *backend_overrides(self.config.get("backend") or {})]
-        return load(self.folder, *chosen)
+        return load(self.folder, *engine_overrides(self.record))
 
     def __repr__(self) -> str:
         return f"<Run {shown(self.folder)}: {', '.join(f'{name} {value}' for name, value in key_facts(self.record))}>"
@@ -188,8 +179,12 @@ def shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def backend_overrides(backend: dict[str, Any]) -> Iterator[str]:
+def engine_overrides(record: RunRecord) -> Iterator[str]:
     """Yield the overrides that choose a run's engine again; a run of several processes is computed by one."""
+    backend = record.config.get("backend")
+    if record.mode is None or backend is None:
+        return
+    yield f"mode={record.mode}"
     yield f"backend={backend['name']}"
     for key, value in backend.items():
         if key != "name" and value is not None:

@@ -62,6 +62,7 @@ def test_calls_leave_nothing_behind(tmp_path: Path, run: microgpt.Run) -> None:
     assert again.record.command == f"python -m microgpt {' '.join(OVERRIDES)}"
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_raises_its_error_and_is_recorded(tmp_path: Path) -> None:
     with quietly(tmp_path), pytest.raises(NonFiniteError, match="the loss of step 2 is "):
         microgpt.train(SMALL, {"optim.lr": 1e30})
