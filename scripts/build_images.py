@@ -25,6 +25,7 @@ IMAGES = ROOT / "docs" / "images"
 SOURCES = ("microgpt/serve/static/*", "microgpt/reports/report.*", "microgpt/reports/plot*.py")
 ABLATION = "python -m microgpt experiment=ablation mode=tensor style=classic"
 MODEL = "python -m microgpt mode=tensor style=classic train.steps=5000 train.batch_size=8"
+PAGE = "python -m microgpt task=export checkpoint=latest export.format=html export.path=names.html"
 MARGIN = 12  # pixels around the plots
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
@@ -70,6 +71,14 @@ def playground_picture(page: "Page", address: str) -> None:
     page.screenshot(path=IMAGES / "playground.png")
 
 
+def training_picture(page: "Page", folder: Path) -> None:
+    page.set_viewport_size({"width": 1000, "height": 800})
+    page.goto(f"{(folder / 'names.html').as_uri()}#train")
+    page.click("#train-run")
+    page.locator("#train-status", has_text="Trained").wait_for()
+    page.screenshot(path=IMAGES / "train.png")
+
+
 def main() -> int:
     from playwright.sync_api import sync_playwright
 
@@ -81,13 +90,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
         commands = Commands(Path(name) / "work")
-        for command in (ABLATION, MODEL):
+        for command in (ABLATION, MODEL, PAGE):
             commands.run_command(command, "sh")
         commands.run_command("python -m microgpt task=serve checkpoint=latest", "sh")
         try:
             page = browser.new_page(viewport={"width": 1000, "height": 640}, device_scale_factor=1.5)
             report_picture(page, commands.folder)
             playground_picture(page, f"http://127.0.0.1:{commands.port}/")
+            training_picture(page, commands.folder)
         finally:
             commands.close()
             browser.close()

@@ -98,7 +98,7 @@ def open_file(browser: "Browser") -> Iterator[Open]:
 MODULES = """async () => {
   const bytes = (id) => Uint8Array.from(atob(document.getElementById(id).textContent), (c) => c.charCodeAt(0));
   const unzipped = (id) => new Response(new Blob([bytes(id)]).stream().pipeThrough(new DecompressionStream("gzip")));
-  const names = "$model, $text_model, $tokenizer, $training_session, $python_random";
+  const names = "$model, $spec, $text_model, $tokenizer, $training_session, $python_random";
   window.modules = new Function(`${await unzipped("script-worker").text()}; return { ${names} };`)();
   const { description } = await unzipped("data-model").json();
   window.model = new modules.$text_model.TextModel(description, bytes("data-weights").buffer);
@@ -123,7 +123,7 @@ def test_logits_and_greedy_texts_of_50_prompts_equal_the_native_engine_s(
     spec, tokenizer = checkpoint.meta.spec, Tokenizer(CHARS, checkpoint.meta.special)
     engine = engine_of("native", spec, ADAM, None, checkpoint.state, dtype="float32")
     page = with_modules(open_file, exported(checkpoint, tmp_path))
-    assert page.evaluate("modules.$model.shapes(model.spec)") == [[n, *shape] for n, shape in spec.shapes().items()]
+    assert page.evaluate("modules.$spec.shapes(model.spec)") == [[n, *shape] for n, shape in spec.shapes().items()]
     rng = random.Random(1)
     prompts = ["".join(rng.choices("abcdefghijklmno", k=1 + i % (spec.block_size - 1))) for i in range(50)]
     chat = bool(checkpoint.meta.special)
@@ -164,7 +164,8 @@ def test_every_option_of_a_model_is_computed_in_the_page(tmp_path: Path, open_fi
         expected = forward(spec, parameters, tokens)
         shapes, logits, attention = page.evaluate(
             """([spec, weights, tokens]) => {
-              const { Decoder, readText, shapes } = modules.$model;
+              const { Decoder, readText } = modules.$model;
+              const { shapes } = modules.$spec;
               const decoder = new Decoder(spec, weights);
               const logits = tokens.map((token) => [...decoder.feed(token)]);
               return [shapes(spec), logits, readText(spec, weights, tokens).attention];
@@ -336,7 +337,9 @@ def test_one_step_shows_gradients_and_updates_and_goes_on_from_the_model_s_weigh
     checkpoint = checkpoint_of(tmp_path, "names")
     page = open_file(exported(checkpoint, tmp_path), "train")
     page.select_option("#train-start", "model")
-    assert page.locator("#train-n-embd").is_disabled()
+    assert page.locator("#train-n-layer").is_disabled()
+    assert (page.input_value("#train-n-layer"), page.input_value("#train-lr")) == ("2", "0.001")
+    page.fill("#train-lr", "0.01")
     page.select_option("#train-data", "lines")
     page.fill("#train-lines", "  anna \n\nanna\r\n")
     page.click("#train-one")
@@ -368,6 +371,7 @@ def test_one_step_shows_gradients_and_updates_and_goes_on_from_the_model_s_weigh
     page.click("#train-run")
     page.locator("#train-error[role=alert]", has_text="does not know the characters Z ë").wait_for()
     page.select_option("#train-start", "random")
+    assert (page.input_value("#train-n-layer"), page.input_value("#train-lr")) == ("1", "0.01")
     page.click("#train-form summary")
     page.fill("#train-n-head", "3")
     page.click("#train-run")

@@ -59,8 +59,8 @@ function addStyleBias(logits, tokens, tokenizer, { phrases, bias }) {
 /**
  * Draw the text that follows a prompt, token by token. With maxTokens a full block slides: the later half of the text is
  * read again from position 0. The returned reason is end (the model ended the text), length or block.
- * @param {import("./model.js").Spec} spec
- * @param {import("./model.js").Weights} weights
+ * @param {import("./spec.js").Spec} spec
+ * @param {import("./spec.js").Weights} weights
  * @param {import("./tokenizer.js").Tokenizer} tokenizer
  * @param {number[]} prompt token ids, bos first
  * @param {Policy} policy

@@ -1,33 +1,10 @@
-// The architecture, and a model that reads a text token by token with a KV cache. Options, tensors and formulas are those of
-// model/spec.py; microgpt.py is the default of every option. Weights may be float32 or float64; sums are float64.
+// A model that reads a text token by token with a KV cache. Options and formulas are those of model/spec.py. Weights may be
+// float32 or float64; sums are float64.
 
-/**
- * The architecture of a model: the fields of ModelSpec in model/spec.py.
- * @typedef {object} Spec
- * @property {string} kind gpt or bigram
- * @property {number} vocab_size V, with the token that begins and ends a text
- * @property {number} n_embd E, width of the residual stream; V for a bigram
- * @property {number} n_head H
- * @property {number} n_layer 0 for a bigram
- * @property {number} block_size the maximum number of tokens in the context
- * @property {boolean} tie_lm_head the output matrix is wte
- * @property {boolean} input_rmsnorm a norm on the summed embedding
- * @property {string} activation a key of ACTIVATIONS
- * @property {string} position a key of POSITIONS
- * @property {number} rope_theta
- * @property {string} norm a key of NORMS
- * @property {number} norm_eps
- * @property {boolean} norm_gain
- * @property {boolean} final_norm
- * @property {boolean} qk_norm
- * @property {boolean} bias
- * @property {boolean} gated_mlp
- * @property {number | null} mlp_width null: 4 E
- * @property {number | null} n_kv_head null: H
- * @property {number | null} logit_softcap
- */
+import { hasPositions, kvHeads, mlpWidth, outputTensor } from "./spec.js";
 
-/** @typedef {Record<string, Float32Array | Float64Array>} Weights tensors by name, row major (outputs, inputs) */
+/** @typedef {import("./spec.js").Spec} Spec */
+/** @typedef {import("./spec.js").Weights} Weights */
 
 export const ACTIVATIONS = {
   relu: (x) => (x > 0 ? x : 0),
@@ -37,60 +14,10 @@ export const ACTIVATIONS = {
   silu: (x) => (x * (1 + Math.tanh(x / 2))) / 2,
 };
 
-/** Encodings of positions: whether wpe is added, and how a head's query or key x (D,) at position t is rotated. */
-const POSITIONS = {
-  learned: { hasEmbedding: true, rotate: () => {} },
-  rope: { hasEmbedding: false, rotate: rope },
-  none: { hasEmbedding: false, rotate: () => {} },
-};
+/** How an encoding of positions rotates a head's query or key x (D,) at position t. */
+const ROTATIONS = { learned: () => {}, rope, none: () => {} };
 
 const NORMS = { rmsnorm, layernorm };
-
-const hasPositions = (spec) => spec.kind === "gpt" && POSITIONS[spec.position].hasEmbedding;
-const kvHeads = (spec) => spec.n_kv_head ?? spec.n_head;
-const mlpWidth = (spec) => spec.mlp_width ?? 4 * spec.n_embd;
-
-export const outputTensor = (spec) => (spec.tie_lm_head ? "wte" : "lm_head");
-
-/** The tensors of a model in their order: [name, rows, columns]. @param {Spec} spec */
-export function shapes(spec) {
-  const [V, E, F] = [spec.vocab_size, spec.n_embd, mlpWidth(spec)];
-  const K = (kvHeads(spec) * E) / spec.n_head; // features of the keys
-  const linear = (name, rows, columns) => [[name, rows, columns], ...(spec.bias ? [[`${name}_bias`, 1, rows]] : [])];
-  const norm = (name) => [
-    ...(spec.norm_gain ? [[`${name}_gain`, 1, E]] : []),
-    ...(spec.bias && spec.norm === "layernorm" ? [[`${name}_bias`, 1, E]] : []),
-  ];
-  const found = [["wte", V, E]];
-  if (hasPositions(spec)) found.push(["wpe", spec.block_size, E]);
-  if (!spec.tie_lm_head) found.push(["lm_head", V, E]);
-  for (let layer = 0; layer < spec.n_layer; layer++) {
-    const name = `layer${layer}`;
-    found.push(
-      ...norm(`${name}.attn_norm`),
-      ...linear(`${name}.attn_wq`, E, E),
-      ...linear(`${name}.attn_wk`, K, E),
-      ...linear(`${name}.attn_wv`, K, E),
-      ...linear(`${name}.attn_wo`, E, E),
-      ...norm(`${name}.mlp_norm`),
-      ...linear(`${name}.mlp_fc1`, F, E),
-      ...(spec.gated_mlp ? linear(`${name}.mlp_gate`, F, E) : []),
-      ...linear(`${name}.mlp_fc2`, E, F),
-    );
-  }
-  if (spec.final_norm) found.push(...norm("final_norm"));
-  return found;
-}
-
-/** The tensors of a model by name, from the numbers of all of them one after the other. */
-export function namedWeights(spec, /** @type {ArrayBuffer} float32 */ buffer) {
-  let start = 0;
-  const named = shapes(spec).map(([name, rows, columns]) => {
-    start += 4 * rows * columns;
-    return [name, new Float32Array(buffer, start - 4 * rows * columns, rows * columns)];
-  });
-  return Object.fromEntries(named);
-}
 
 /** A model reading one text. */
 export class Decoder {
@@ -159,7 +86,7 @@ export class Decoder {
     const { spec, headSize } = this;
     for (let from = 0; from < features.length; from += headSize) {
       const head = features.subarray(from, from + headSize);
-      POSITIONS[spec.position].rotate(head, this.position, spec.rope_theta);
+      ROTATIONS[spec.position](head, this.position, spec.rope_theta);
       if (spec.qk_norm) rmsnorm(head, head, spec.norm_eps);
     }
   }

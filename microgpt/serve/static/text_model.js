@@ -1,7 +1,8 @@
 // A trained model in this browser: the answers of the server's routes model, attention and stream, computed here.
 
 import { byLikelihood, generate } from "./generation.js";
-import { namedWeights, readText } from "./model.js";
+import { readText } from "./model.js";
+import { namedWeights } from "./spec.js";
 import { PythonRandom } from "./python_random.js";
 import { encodeConversation, encodePrompt, encodeWhole, Tokenizer, UserError } from "./tokenizer.js";
 
@@ -10,7 +11,7 @@ const rounded = (value, decimals) => Math.round(value * 10 ** decimals) / 10 ** 
 export class TextModel {
   /**
    * @param {object} description
-   * @param {import("./model.js").Spec} description.spec
+   * @param {import("./spec.js").Spec} description.spec
    * @param {string[]} description.chars
    * @param {string[]} description.special
    * @param {string[]} description.phrases of the style

@@ -2,33 +2,14 @@
 
 import { names, startWorker, weights } from "./api.js";
 import { Curve, numbers } from "./curve.js";
-import { bringIntoSight, byId, complain, make, mistake, say, submitOnEnter } from "./dom.js";
+import { bringIntoSight, byId, complain, make, say, submitOnEnter } from "./dom.js";
+import { TrainForm } from "./train_form.js";
 import { explainStep, showHeads, showTokenLosses } from "./train_pictures.js";
 import { WorkerClient } from "./worker_client.js";
 
 const MEAN = 50; // steps whose losses the bold line averages
 const POINTS = 500; // of a line at most
 const ROWS = 40; // of the table at most
-const SHAPE = ["n_embd", "n_head", "n_layer", "block_size"];
-// The rest of a spec: microgpt.py's
-const MICROGPT = {
-  init_std: 0.08,
-  residual_init: "normal",
-  position: "learned",
-  norm: "rmsnorm",
-  norm_eps: 1e-5,
-  norm_gain: false,
-  final_norm: false,
-  qk_norm: false,
-  bias: false,
-  gated_mlp: false,
-  mlp_width: null,
-  n_kv_head: null,
-  logit_softcap: null,
-};
-const FIELDS = ["kind", "n-embd", "n-head", "n-layer", "block-size", "activation", "input-rmsnorm", "tie-lm-head"];
-
-const field = (name) => byId(`train-${name.replaceAll("_", "-")}`);
 const grouped = (number) => number.toLocaleString("en");
 
 export class Train {
@@ -42,7 +23,7 @@ export class Train {
     this.pause = null; // an AbortController while it runs
     this.epoch = 0; // counts the resets: what was begun before one is dropped
     this.curve = new Curve(byId("train-curve"));
-    this.startFields();
+    this.form = new TrainForm(card);
     byId("train-form").addEventListener("submit", (event) => {
       event.preventDefault();
       if (this.pause) this.pause.abort();
@@ -58,54 +39,9 @@ export class Train {
     byId("train-watch").addEventListener("change", () => this.watch());
   }
 
-  startFields() {
-    const { card } = this;
-    byId("train-start").options[1].disabled = Boolean(card.not_trainable);
-    byId("train-start").addEventListener("change", () => this.showFields());
-    byId("train-data").addEventListener("change", () => this.showFields());
-    byId("train-kind").addEventListener("change", () => this.showFields());
-    this.showFields();
-  }
-
-  /** Show the fields that the choices leave open. */
-  showFields() {
-    const isModel = byId("train-start").value === "model";
-    const isBigram = byId("train-kind").value === "bigram";
-    byId("train-lines-field").hidden = byId("train-data").value !== "lines";
-    for (const name of FIELDS) field(name).disabled = isModel;
-    for (const name of ["n-embd", "n-head", "n-layer", "activation"]) field(name).disabled = isModel || isBigram;
-    const hint = isModel
-      ? "The weights go on learning; what is shown elsewhere on this page stays as it is."
-      : (this.card.not_trainable ?? "");
-    say("train-start-hint", hint);
-  }
-
-  /** What the fields ask for; null, and said, if they cannot be used. */
-  body() {
-    const wrong = mistake(byId("train-form"));
-    complain("train-error", wrong);
-    if (wrong) return null;
-    const isModel = byId("train-start").value === "model";
-    const isNames = byId("train-data").value === "names";
-    return {
-      isModel,
-      lines: isNames ? null : byId("train-lines").value,
-      seed: Number(byId("train-seed").value),
-      steps: Number(byId("train-steps").value),
-      lr: Number(byId("train-lr").value),
-      batch_size: Number(byId("train-batch-size").value),
-      shape: isModel ? this.ownShape() : chosenShape(),
-    };
-  }
-
-  ownShape() {
-    const keys = ["kind", ...SHAPE, "activation", "input_rmsnorm", "tie_lm_head"];
-    return { ...Object.fromEntries(keys.map((key) => [key, this.card[key]])), ...MICROGPT };
-  }
-
   /** Start a training, unless the one there was started with the same fields and has not ended. */
   async prepare() {
-    const body = this.body();
+    const body = this.form.body();
     if (!body) return false;
     const key = JSON.stringify(body);
     const { epoch } = this;
@@ -285,17 +221,6 @@ export class Train {
     make("a", { href: address, download: "losses.csv" }).click();
     setTimeout(() => URL.revokeObjectURL(address), 1000);
   }
-}
-
-function chosenShape() {
-  return {
-    kind: byId("train-kind").value,
-    ...Object.fromEntries(SHAPE.map((name) => [name, Number(field(name).value)])),
-    activation: byId("train-activation").value,
-    input_rmsnorm: byId("train-input-rmsnorm").checked,
-    tie_lm_head: byId("train-tie-lm-head").checked,
-    ...MICROGPT,
-  };
 }
 
 const average = (numbers) => numbers.reduce((sum, number) => sum + number, 0) / numbers.length;

@@ -1,19 +1,26 @@
 // Training in float64: forward pass, hand-written backward pass and Adam over flat arrays. The formulas are those of
 // engines/scalar, for microgpt.py and the bigram: of the options of a model tie_lm_head, input_rmsnorm and two activations.
-// T is the number of positions of an example; a matrix (T, n) is row major.
+// T is the number of positions of an example.
 
-import { ACTIVATIONS, outputTensor, shapes } from "./model.js";
-
-const EPSILON = 1e-5; // of every RMSNorm
+import {
+  attention,
+  attentionBackward,
+  crossEntropy,
+  linear,
+  linearBackward,
+  rmsnorm,
+  rmsnormBackward,
+} from "./layers.js";
+import { ACTIVATIONS } from "./model.js";
+import { outputTensor, shapes } from "./spec.js";
 
 /** The derivatives of the activations; that of relu at 0 is 0. */
 const SLOPES = { relu: (x) => (x > 0 ? 1 : 0), relu_squared: (x) => (x > 0 ? 2 * x : 0) };
 
-/** @typedef {import("./model.js").Spec} Spec */
+/** @typedef {import("./spec.js").Spec} Spec */
 /** @typedef {import("./python_random.js").PythonRandom} PythonRandom */
 /**
  * @typedef {object} Adam
- * @property {number} lr
  * @property {number} beta1
  * @property {number} beta2
  * @property {number} eps
@@ -21,6 +28,7 @@ const SLOPES = { relu: (x) => (x > 0 ? 1 : 0), relu_squared: (x) => (x > 0 ? 2 *
 
 /** Initial values of every tensor, drawn in microgpt.py's order. @returns {Record<string, Float64Array>} */
 export function initialWeights(/** @type {Spec} */ spec, /** @type {PythonRandom} */ random) {
+  /** @type {Record<string, Float64Array>} */
   const weights = {};
   for (const [name, rows, columns] of shapes({ ...spec, tie_lm_head: false })) {
     const startsAtZero = spec.residual_init === "zero" && /\.(attn_wo|mlp_fc2)$/.test(name);
@@ -63,7 +71,10 @@ export class Trainer {
     this.adam = adam;
     const sizes = shapes(spec).map(([, rows, columns]) => rows * columns);
     const count = sizes.reduce((sum, size) => sum + size, 0);
-    [this.parameters, this.gradients, this.m, this.v] = [1, 2, 3, 4].map(() => new Float64Array(count));
+    this.parameters = new Float64Array(count); // all tensors, one after the other
+    this.gradients = new Float64Array(count);
+    this.m = new Float64Array(count); // Adam's moments
+    this.v = new Float64Array(count);
     /** Views into `parameters` and `gradients` by tensor name. @type {Record<string, Float64Array>} */
     this.weights = {};
     this.grads = {};
@@ -86,10 +97,12 @@ export class Trainer {
     this.blocks = Array.from({ length: spec.n_layer }, () => new Block(spec, T));
     this.probs = new Float64Array(T * spec.vocab_size);
     // gradients of activations
-    [this.dx, this.dnormed, this.dq, this.dk, this.dv, this.dmixed] = Array.from(
-      { length: 6 },
-      () => new Float64Array(T * E),
-    );
+    this.dx = new Float64Array(T * E);
+    this.dnormed = new Float64Array(T * E);
+    this.dq = new Float64Array(T * E);
+    this.dk = new Float64Array(T * E);
+    this.dv = new Float64Array(T * E);
+    this.dmixed = new Float64Array(T * E);
     this.dhidden = new Float64Array(T * 4 * E);
     this.dshares = new Float64Array(T);
   }
@@ -221,137 +234,4 @@ export class Trainer {
       parameters[i] -= (lr * (m[i] / correction1)) / (Math.sqrt(v[i] / correction2) + eps);
     }
   }
-}
-
-/** Y = X W^T: X (T, n), W (rows, n), Y (T, rows). */
-function linear(Y, X, W, T, n, rows) {
-  const even = n - (n % 4);
-  for (let t = 0; t < T; t++) {
-    const x = t * n;
-    for (let o = 0; o < rows; o++) {
-      const w = o * n;
-      let a = 0; // four sums, because one would wait for each addition
-      let b = 0;
-      let c = 0;
-      let d = 0;
-      let i = 0;
-      for (; i < even; i += 4) {
-        a += W[w + i] * X[x + i];
-        b += W[w + i + 1] * X[x + i + 1];
-        c += W[w + i + 2] * X[x + i + 2];
-        d += W[w + i + 3] * X[x + i + 3];
-      }
-      for (; i < n; i++) a += W[w + i] * X[x + i];
-      Y[t * rows + o] = a + b + (c + d);
-    }
-  }
-}
-
-/** dX += dY W, dW += dY^T X: dX and X (T, n), dW and W (rows, n), dY (T, rows). */
-function linearBackward(dX, dW, dY, X, W, T, n, rows) {
-  for (let t = 0; t < T; t++) {
-    const x = t * n;
-    for (let o = 0; o < rows; o++) {
-      const dy = dY[t * rows + o];
-      if (dy === 0) continue; // behind a relu that is 0
-      const w = o * n;
-      for (let i = 0; i < n; i++) {
-        dX[x + i] += dy * W[w + i];
-        dW[w + i] += dy * X[x + i];
-      }
-    }
-  }
-}
-
-/** Y = X / sqrt(mean(X^2) + eps) of each row (T, n), and the factors (T,); Y may be X. */
-function rmsnorm(Y, scales, X, T, n) {
-  for (let t = 0, row = 0; t < T; t++, row += n) {
-    let sum = 0;
-    for (let i = row; i < row + n; i++) sum += X[i] * X[i];
-    const scale = (scales[t] = 1 / Math.sqrt(sum / n + EPSILON));
-    for (let i = row; i < row + n; i++) Y[i] = X[i] * scale;
-  }
-}
-
-/** dX += scale (dY - Y mean(dY Y)) of each row (T, n), from the norm's output Y. */
-function rmsnormBackward(dX, dY, Y, scales, T, n) {
-  for (let t = 0, row = 0; t < T; t++, row += n) {
-    let sum = 0;
-    for (let i = row; i < row + n; i++) sum += dY[i] * Y[i];
-    const mean = sum / n;
-    for (let i = row; i < row + n; i++) dX[i] += scales[t] * (dY[i] - Y[i] * mean);
-  }
-}
-
-/** Causal attention of every head: fills block.shares and block.mixed (T, E) from q, k, v. */
-function attention(block, T, E, heads) {
-  const { q, k, v, shares, mixed } = block;
-  const size = E / heads;
-  const scale = 1 / Math.sqrt(size);
-  mixed.fill(0, 0, T * E);
-  for (let head = 0; head < heads; head++) {
-    for (let t = 0; t < T; t++) {
-      const row = (head * T + t) * T;
-      const to = t * E + head * size;
-      let largest = -Infinity;
-      for (let s = 0; s <= t; s++) {
-        const from = s * E + head * size;
-        let dot = 0;
-        for (let i = 0; i < size; i++) dot += q[to + i] * k[from + i];
-        shares[row + s] = dot * scale;
-        if (dot * scale > largest) largest = dot * scale;
-      }
-      let total = 0;
-      for (let s = 0; s <= t; s++) total += shares[row + s] = Math.exp(shares[row + s] - largest);
-      for (let s = 0; s <= t; s++) {
-        const share = (shares[row + s] /= total);
-        const from = s * E + head * size;
-        for (let i = 0; i < size; i++) mixed[to + i] += share * v[from + i];
-      }
-    }
-  }
-}
-
-/** Add to dq, dk, dv (T, E) from dmixed (T, E); dshares (T,) is scratch. */
-function attentionBackward(block, dq, dk, dv, dmixed, dshares, T, E, heads) {
-  const { q, k, v, shares } = block;
-  const size = E / heads;
-  const scale = 1 / Math.sqrt(size);
-  for (let head = 0; head < heads; head++) {
-    for (let t = 0; t < T; t++) {
-      const row = (head * T + t) * T;
-      const to = t * E + head * size;
-      let mean = 0; // sum over s of dshares[s] * shares[s]
-      for (let s = 0; s <= t; s++) {
-        const from = s * E + head * size;
-        const share = shares[row + s];
-        let dot = 0;
-        for (let i = 0; i < size; i++) {
-          dot += dmixed[to + i] * v[from + i];
-          dv[from + i] += share * dmixed[to + i];
-        }
-        dshares[s] = dot;
-        mean += dot * share;
-      }
-      for (let s = 0; s <= t; s++) {
-        const from = s * E + head * size;
-        const dscore = shares[row + s] * (dshares[s] - mean) * scale;
-        for (let i = 0; i < size; i++) {
-          dq[to + i] += dscore * k[from + i];
-          dk[from + i] += dscore * q[to + i];
-        }
-      }
-    }
-  }
-}
-
-/** Replace logits (n,) from `start` on by their softmax; returns -log softmax[target]. */
-function crossEntropy(logits, start, n, target) {
-  let largest = -Infinity;
-  for (let i = start; i < start + n; i++) if (logits[i] > largest) largest = logits[i];
-  let total = 0;
-  for (let i = start; i < start + n; i++) total += logits[i] = Math.exp(logits[i] - largest);
-  const scale = 1 / total;
-  for (let i = start; i < start + n; i++) logits[i] *= scale;
-  return -Math.log(logits[start + target]);
 }

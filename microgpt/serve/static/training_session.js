@@ -2,8 +2,9 @@
 // training/assembly.py does it: shuffle the documents, draw the weights, then train one batch after the other.
 
 import { drawText } from "./generation.js";
-import { namedWeights, readText, shapes } from "./model.js";
+import { readText } from "./model.js";
 import { PythonRandom } from "./python_random.js";
+import { namedWeights, shapes } from "./spec.js";
 import { Tokenizer, UserError } from "./tokenizer.js";
 import { initialWeights, Trainer } from "./trainer.js";
 
@@ -39,7 +40,7 @@ export class TrainingSession {
       );
     }
     const V = this.tokenizer.size;
-    /** @type {import("./model.js").Spec} */
+    /** @type {import("./spec.js").Spec} */
     this.spec = { ...options.shape, vocab_size: V };
     if (this.spec.kind === "bigram") Object.assign(this.spec, { n_embd: V, n_head: 1, n_layer: 0 });
     if (this.spec.n_embd % this.spec.n_head) {

@@ -1,0 +1,137 @@
+// Forward and backward passes of layers over flat arrays. T is the number of positions of an example; a matrix (T, n) is row
+// major. A backward pass adds to the gradients that it is given.
+
+const EPSILON = 1e-5; // of every RMSNorm
+
+/** Y = X W^T: X (T, n), W (rows, n), Y (T, rows). */
+export function linear(Y, X, W, T, n, rows) {
+  const even = n - (n % 4);
+  for (let t = 0; t < T; t++) {
+    const x = t * n;
+    for (let o = 0; o < rows; o++) {
+      const w = o * n;
+      let a = 0; // four sums, because one would wait for each addition
+      let b = 0;
+      let c = 0;
+      let d = 0;
+      let i = 0;
+      for (; i < even; i += 4) {
+        a += W[w + i] * X[x + i];
+        b += W[w + i + 1] * X[x + i + 1];
+        c += W[w + i + 2] * X[x + i + 2];
+        d += W[w + i + 3] * X[x + i + 3];
+      }
+      for (; i < n; i++) a += W[w + i] * X[x + i];
+      Y[t * rows + o] = a + b + (c + d);
+    }
+  }
+}
+
+/** dX += dY W, dW += dY^T X: dX and X (T, n), dW and W (rows, n), dY (T, rows). */
+export function linearBackward(dX, dW, dY, X, W, T, n, rows) {
+  for (let t = 0; t < T; t++) {
+    const x = t * n;
+    for (let o = 0; o < rows; o++) {
+      const dy = dY[t * rows + o];
+      if (dy === 0) continue; // behind a relu that is 0
+      const w = o * n;
+      for (let i = 0; i < n; i++) {
+        dX[x + i] += dy * W[w + i];
+        dW[w + i] += dy * X[x + i];
+      }
+    }
+  }
+}
+
+/** Y = X / sqrt(mean(X^2) + eps) of each row (T, n), and the factors (T,); Y may be X. */
+export function rmsnorm(Y, scales, X, T, n) {
+  for (let t = 0, row = 0; t < T; t++, row += n) {
+    let sum = 0;
+    for (let i = row; i < row + n; i++) sum += X[i] * X[i];
+    const scale = (scales[t] = 1 / Math.sqrt(sum / n + EPSILON));
+    for (let i = row; i < row + n; i++) Y[i] = X[i] * scale;
+  }
+}
+
+/** dX += scale (dY - Y mean(dY Y)) of each row (T, n), from the norm's output Y. */
+export function rmsnormBackward(dX, dY, Y, scales, T, n) {
+  for (let t = 0, row = 0; t < T; t++, row += n) {
+    let sum = 0;
+    for (let i = row; i < row + n; i++) sum += dY[i] * Y[i];
+    const mean = sum / n;
+    for (let i = row; i < row + n; i++) dX[i] += scales[t] * (dY[i] - Y[i] * mean);
+  }
+}
+
+/** Causal attention of every head: fills block.shares and block.mixed (T, E) from q, k, v. */
+export function attention(block, T, E, heads) {
+  const { q, k, v, shares, mixed } = block;
+  const size = E / heads;
+  const scale = 1 / Math.sqrt(size);
+  mixed.fill(0, 0, T * E);
+  for (let head = 0; head < heads; head++) {
+    for (let t = 0; t < T; t++) {
+      const row = (head * T + t) * T;
+      const to = t * E + head * size;
+      let largest = -Infinity;
+      for (let s = 0; s <= t; s++) {
+        const from = s * E + head * size;
+        let dot = 0;
+        for (let i = 0; i < size; i++) dot += q[to + i] * k[from + i];
+        shares[row + s] = dot * scale;
+        if (dot * scale > largest) largest = dot * scale;
+      }
+      let total = 0;
+      for (let s = 0; s <= t; s++) total += shares[row + s] = Math.exp(shares[row + s] - largest);
+      for (let s = 0; s <= t; s++) {
+        const share = (shares[row + s] /= total);
+        const from = s * E + head * size;
+        for (let i = 0; i < size; i++) mixed[to + i] += share * v[from + i];
+      }
+    }
+  }
+}
+
+/** Add to dq, dk, dv (T, E) from dmixed (T, E); dshares (T,) is scratch. */
+export function attentionBackward(block, dq, dk, dv, dmixed, dshares, T, E, heads) {
+  const { q, k, v, shares } = block;
+  const size = E / heads;
+  const scale = 1 / Math.sqrt(size);
+  for (let head = 0; head < heads; head++) {
+    for (let t = 0; t < T; t++) {
+      const row = (head * T + t) * T;
+      const to = t * E + head * size;
+      let mean = 0; // sum over s of dshares[s] * shares[s]
+      for (let s = 0; s <= t; s++) {
+        const from = s * E + head * size;
+        const share = shares[row + s];
+        let dot = 0;
+        for (let i = 0; i < size; i++) {
+          dot += dmixed[to + i] * v[from + i];
+          dv[from + i] += share * dmixed[to + i];
+        }
+        dshares[s] = dot;
+        mean += dot * share;
+      }
+      for (let s = 0; s <= t; s++) {
+        const from = s * E + head * size;
+        const dscore = shares[row + s] * (dshares[s] - mean) * scale;
+        for (let i = 0; i < size; i++) {
+          dq[to + i] += dscore * k[from + i];
+          dk[from + i] += dscore * q[to + i];
+        }
+      }
+    }
+  }
+}
+
+/** Replace logits (n,) from `start` on by their softmax; returns -log softmax[target]. */
+export function crossEntropy(logits, start, n, target) {
+  let largest = -Infinity;
+  for (let i = start; i < start + n; i++) if (logits[i] > largest) largest = logits[i];
+  let total = 0;
+  for (let i = start; i < start + n; i++) total += logits[i] = Math.exp(logits[i] - largest);
+  const scale = 1 / total;
+  for (let i = start; i < start + n; i++) logits[i] *= scale;
+  return -Math.log(logits[start + target]);
+}
