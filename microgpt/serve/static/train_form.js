@@ -55,7 +55,7 @@ export class TrainForm {
     for (const name of SHAPE) field(name).disabled = isModel;
     for (const name of GPT_ALONE) field(name).disabled = isModel || isBigram;
     const hint = isModel
-      ? "The optimizer starts anew: with a larger learning rate the model first forgets. The other tabs keep the weights as they were."
+      ? "The optimizer starts anew: with a learning rate well above 0.001 the model forgets at first. The other tabs keep the weights as they were."
       : (this.card.not_trainable ?? "");
     say("train-start-hint", hint);
   }
