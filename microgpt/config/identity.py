@@ -23,13 +23,21 @@ def identity(config: Config) -> dict[str, Any]:
     return with_effect(asdict(config), type(config), ("training", "output"))
 
 
-def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of a recorded configuration that affect training, by dotted name (model.n_embd)."""
+def settings_with(effects: tuple[Effect, ...], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a recorded configuration that have one of the effects, by dotted name (model.n_embd).
+
+    A key is left out at a value without effect.
+    """
     settings: dict[str, Any] = {}
-    for name, value in with_effect(config, Config, ("training",)).items():
+    for name, value in with_effect(config, Config, effects).items():
         nested = isinstance(value, dict)
         settings |= {f"{name}.{key}": inner for key, inner in value.items()} if nested else {name: value}
     return settings
+
+
+def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a recorded configuration that affect training, by dotted name."""
+    return settings_with(("training",), config)
 
 
 def with_effect(config: Mapping[str, Any], node: type, effects: tuple[Effect, ...]) -> dict[str, Any]:

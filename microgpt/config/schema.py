@@ -288,3 +288,7 @@ class Config:
     )
     outputs_dir: str = key("outputs", "folder of runs and sweeps", effect="none", is_path=True)
     results_dir: str = key("results", "folder of tables and reports", effect="none", is_path=True)
+    tags: list[str] = key(
+        [], "words of your own, for tables and reports", holds=are_texts, allowed=TEXTS, effect="none"
+    )
+    notes: str = key("", "a text of your own, for tables and reports", effect="none")

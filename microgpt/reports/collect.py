@@ -14,16 +14,15 @@ from microgpt.atomic import write_atomically
 from microgpt.errors import MicrogptError, UserError
 from microgpt.reports.families import Family
 from microgpt.reports.html import html
-from microgpt.reports.markdown import image_name, markdown, terminal_text, text_table
+from microgpt.reports.markdown import image_name, markdown, terminal_text
 from microgpt.reports.plot_style import png, skip_if_failing
-from microgpt.reports.records import Collected, read_rows, write_rows
+from microgpt.reports.records import Collected, read_rows, swept_keys, write_rows
 from microgpt.reports.report import Report, Section
 from microgpt.reports.sections import family_reports, page_report
-from microgpt.reports.tables import cell
+from microgpt.reports.settings import comparison_key
+from microgpt.reports.terminal import runs_text, settings_text, sweep_family, terminal_width
 
 PAGE = "report.html"
-PRINTED = ("variant", "model", "style", "steps", "seed", "val_loss", "mean_loss_last_n", "steps_per_sec", "status")
-MOST_PRINTED = 40
 
 
 @dataclass
@@ -44,8 +43,9 @@ def collect(folders: Sequence[Path], results_dir: Path) -> Results:
     try:
         results_dir.mkdir(parents=True, exist_ok=True)
         for style in styles:  # before the plots, which may fail
-            rows = [row.columns() for row in collected.rows if row.style == style]
-            results.written += write_rows(rows, results_dir / f"runs_style-{style}")
+            rows = [row for row in collected.rows if row.style == style]
+            keys = swept_keys(rows)
+            results.written += write_rows([row.columns(keys) for row in rows], results_dir / f"runs_style-{style}")
         reports = family_reports(collected.rows)
         for style in styles:
             ablations = [
@@ -71,7 +71,8 @@ def write_ablations(ablations: Sequence[tuple[Family, Section]], stem: Path) -> 
         for ending in (".csv", ".jsonl", ".md"):
             Path(f"{stem}{ending}").unlink(missing_ok=True)
         return images
-    rows = [row.columns(comparison=family.key) for family, _ in ablations for row in family.rows]
+    keys = swept_keys([row for family, _ in ablations for row in family.rows])
+    rows = [row.columns(keys, comparison=family.key) for family, _ in ablations for row in family.rows]
     page = Path(f"{stem}.md")
     write_atomically(page, markdown(Report("Ablation: tie_lm_head x input_rmsnorm", "", sections), stem.name))
     return [*images, *write_rows(rows, stem), page]
@@ -95,19 +96,23 @@ def write_plots(sections: Sequence[Section], stem: Path) -> list[Path]:
     return written
 
 
-def collect_and_print(folders: Sequence[Path], results_dir: Path) -> None:
-    """Collect runs, and print the newest ones, the ablations, and the files that were written."""
+def collect_and_print(folders: Sequence[Path], results_dir: Path, sweep: Path | None = None) -> None:
+    """Collect runs, and print the settings of a sweep or the newest runs, the ablations, and the files written."""
     results = collect(folders, results_dir)
     rows, skipped, written = results.collected.rows, results.collected.skipped, results.written
     for path, reason in skipped:
         print(f"skipped {path}: {reason}")
-    if rows:
-        newest = rows[-MOST_PRINTED:]
-        if len(newest) < len(rows):
-            print(f"the newest {len(newest)} of {len(rows)} runs:")
-        print(text_table([{column: cell(getattr(row, column)) for column in PRINTED} for row in newest]))
-    if results.ablations:
-        print(f"\n{terminal_text(results.ablations)}")
+    ablations = results.ablations
+    jobs = [row for row in rows if sweep and row.folder.resolve().is_relative_to(sweep.resolve())]
+    if sweep and jobs:
+        keys = {comparison_key(row.settings) for row in jobs}
+        ablations = [section for section in ablations if section.comparison in keys]
+        if len(keys) > 1 or not ablations:  # the table of an ablation has a line for each setting too
+            print(settings_text(sweep_family(jobs, sweep.name), terminal_width()))
+    elif rows:
+        print(runs_text(rows, terminal_width()))
+    if ablations:
+        print(f"\n{terminal_text(ablations)}")
     unfinished = sum(row.status != "completed" for row in rows)
     print(f"collected {len(rows)} runs ({unfinished} not completed), skipped {len(skipped)} files")
     images = [path for path in written if path.suffix == ".png"]

@@ -14,13 +14,12 @@ from typing import Any, Literal
 from microgpt.reports.comparability import comparable_groups
 from microgpt.reports.records import Row, is_finite, variant_name
 from microgpt.reports.settings import (
-    DATA,
     TOGGLES,
     comparison_key,
     defaults_among,
     differing_keys,
-    fingerprint,
     label,
+    setting,
 )
 from microgpt.reports.statistics import Summary, summary
 
@@ -119,14 +118,16 @@ def families(rows: Sequence[Row]) -> list[Family]:
 
 
 def with_data(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows; runs that failed before they read their data get the hash of an equal run's data."""
+    """Return the rows; runs that failed before they read their data get the hash of a completed run's on that data."""
+
+    def source(row: Row) -> tuple[Any, Any]:
+        return row.setting("data", "name"), row.setting("data", "path")
+
     if all(row.is_completed or row.data_sha256 is not None for row in rows):
         return list(rows)
-    data = {fingerprint(row.settings, without=[DATA]): row.data_sha256 for row in rows if row.is_completed}
+    data = {source(row): row.data_sha256 for row in rows if row.is_completed}
     return [
-        replace(row, data_sha256=data.get(fingerprint(row.settings, without=[DATA])))
-        if row.data_sha256 is None and not row.is_completed
-        else row
+        replace(row, data_sha256=data.get(source(row))) if row.data_sha256 is None and not row.is_completed else row
         for row in rows
     ]
 
@@ -183,7 +184,7 @@ def new_variant(rows: Sequence[Row], keys: Sequence[str]) -> Variant:
     completed = sorted((row for row in newest.values() if row.is_completed), key=lambda row: row.seed)
     statuses = [row.status for row in newest.values() if not row.is_completed]
     failed = sum(status in ("failed", "completed") for status in statuses)  # completed with a loss that is not finite
-    settings = {key: rows[0].settings.get(key) for key in keys}
+    settings = {key: setting(rows[0].settings, key) for key in keys}
     return Variant(
         name=rows[0].variant if set(keys) == set(TOGGLES) else label(settings) or ONLY,
         settings=settings,

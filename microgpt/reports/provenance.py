@@ -87,6 +87,12 @@ def leg_warnings(rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def remarks(rows: Sequence[Row]) -> list[Block]:
+    """Return the users' own tags and notes, each once."""
+    found = [("Tags", row.tags) for row in rows] + [("Notes", row.notes) for row in rows]
+    return [Paragraph(f"{kind}: {text}") for kind, text in dict.fromkeys(found) if text]
+
+
 def failures(rows: Sequence[Row]) -> list[Table]:
     """Return a table of runs that are not completed, by status and reason; none for no runs."""
     groups: dict[tuple[str, str], list[Row]] = {}

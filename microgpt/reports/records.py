@@ -18,11 +18,20 @@ from typing import Any, TypeGuard
 from microgpt.atomic import write_atomically
 from microgpt.config.choices import STYLE_NAME
 from microgpt.errors import UserError
-from microgpt.reports.settings import Settings, fingerprint, settings_of
+from microgpt.reports.settings import (
+    Settings,
+    differing_keys,
+    fingerprint,
+    recorded_settings,
+    setting,
+    settings_of,
+)
 from microgpt.runs.environment import GitState
 from microgpt.runs.record import RECORD, SCHEMA_VERSION, DataSummary, RunRecord, parse
 
 JOB = re.compile(r"(?:sweeps/)?([^/]+)/(\d+)(?:-\d+)?")  # run_id of a sweep's job: the sweep, the job's number
+# Keys that have a column of another name
+HAVE_COLUMNS = ("model.tie_lm_head", "model.input_rmsnorm", "model.name", "style.name", "data.name", "mode.name")
 REPORT_ONLY = {"report_only": True}  # metadata of a field that is not a column
 
 
@@ -74,6 +83,8 @@ class Row:
     git_commit: str | None
     git_dirty: bool | None
     trial: int | None  # of an optimizing sweeper's study
+    tags: str  # separated by commas
+    notes: str
     path: str  # the run's folder
     config: dict[str, Any]
     evaluated_documents: int | None = field(metadata=REPORT_ONLY)
@@ -110,9 +121,14 @@ class Row:
     def setting(self, group: str, key: str) -> Any:
         return (self.config.get(group) or {}).get(key)
 
-    def columns(self, **more: Any) -> dict[str, Any]:
-        """Return the columns of the tables, `more` before the configuration."""
-        return {name: getattr(self, name) for name in COLUMNS[:-1]} | more | {"config": self.config}
+    @cached_property
+    def recorded_settings(self) -> Settings:
+        return recorded_settings(self.config)
+
+    def columns(self, keys: Sequence[str] = (), **more: Any) -> dict[str, Any]:
+        """Return the columns of the tables; `more` and the settings `keys` are before the configuration."""
+        known = {name: getattr(self, name) for name in COLUMNS[:-1]}
+        return known | more | {key: setting(self.recorded_settings, key) for key in keys} | {"config": self.config}
 
 
 COLUMNS = [one.name for one in fields(Row) if "report_only" not in one.metadata]
@@ -122,6 +138,14 @@ COLUMNS = [one.name for one in fields(Row) if "report_only" not in one.metadata]
 class Collected:
     rows: list[Row] = field(default_factory=list)
     skipped: list[tuple[Path, str]] = field(default_factory=list)  # files that are not records, and why
+
+
+def swept_keys(rows: Sequence[Row]) -> list[str]:
+    """Return the keys in which rows differ, without those that have a column in any case.
+
+    Left out are also keys that follow from another: an optimizer's own keys, if the optimizers differ.
+    """
+    return [key for key in differing_keys([row.recorded_settings for row in rows]) if key not in HAVE_COLUMNS]
 
 
 def is_finite(value: Any) -> TypeGuard[float]:
@@ -221,14 +245,14 @@ def row_of(record: RunRecord, folder: Path) -> Row:
     config, model = record.config, record.config["model"]
     git, leg, data = record.git or GitState(), record.leg, record.data or parse(DataSummary, {})
     assert data is not None
+    tags = config.get("tags")
     known = {**(vars(record.metrics) if record.metrics else {}), **vars(record)}
     row: dict[str, Any] = {name: known.get(name) for name in COLUMNS} | {
         "variant": variant_name(model["tie_lm_head"], model["input_rmsnorm"]),
         "tie_lm_head": model["tie_lm_head"],
         "input_rmsnorm": model["input_rmsnorm"],
         "style": str(record.style),
-        # A lone carriage return would break the row of a CSV file.
-        "error": None if record.error is None else re.sub("\r\n?", "\n", str(record.error)),
+        "error": None if record.error is None else with_line_feeds(str(record.error)),
         "model": model.get("name"),
         "first_step": leg.first_step if leg else 0,
         "leg_from": leg.from_ if leg else None,
@@ -237,6 +261,8 @@ def row_of(record: RunRecord, folder: Path) -> Row:
         "data_sha256": data.sha256,
         "git_commit": git.commit,
         "git_dirty": git.dirty,
+        "tags": with_line_feeds(", ".join(map(str, tags if isinstance(tags, list) else ()))),
+        "notes": with_line_feeds(str(config.get("notes") or "")),
         "path": str(folder),
         "config": config,
     }
@@ -271,12 +297,21 @@ def environment_words(record: RunRecord) -> Iterator[str]:
 
 
 def write_rows(rows: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
-    """Write rows of equal keys as CSV, with the configuration as JSON in the last column, and as JSON Lines."""
+    """Write rows of equal keys as CSV, with lists and the configuration as JSON, and as JSON Lines."""
     table = io.StringIO()
     writer = csv.DictWriter(table, rows[0], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({**row, "config": json.dumps(row["config"], sort_keys=True)} for row in rows)
+    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
     csv_file, jsonl_file = Path(f"{stem}.csv"), Path(f"{stem}.jsonl")
     write_atomically(csv_file, table.getvalue())
     write_atomically(jsonl_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return [csv_file, jsonl_file]
+
+
+def csv_cell(value: Any) -> Any:
+    return json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else value
+
+
+def with_line_feeds(text: str) -> str:
+    """Return a text without carriage returns: a lone one would break the row of a CSV file."""
+    return re.sub("\r\n?", "\n", text)

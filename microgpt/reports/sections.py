@@ -94,11 +94,13 @@ def page_report(collected: Collected, reports: Sequence[FamilyReport]) -> Report
 def single_runs(rows: Sequence[Row]) -> Section:
     columns = ("model", "variant", "style", "mode", "steps", "seed", "val_loss", "mean_loss_last_n", "steps_per_sec")
     newest = rows[::-1][:MOST_SINGLES]
+    remarks = [column for column in ("tags", "notes") if any(getattr(row, column) for row in newest)]
     cells = [
         {
             "run": row.path,
             **{column: cell(getattr(row, column)) for column in columns},
             "status": " ".join(filter(None, [row.status, provenance.reason(row)])),
+            **{column: getattr(row, column) for column in remarks},
         }
         for row in newest
     ]
@@ -125,6 +127,7 @@ def page_section(
     blocks: list[Block] = [
         Paragraph(subject(family)),
         Paragraph(f"{runs}."),
+        *provenance.remarks(known),
         *(Paragraph(warning, "strong") for warning in warnings),
         *([Paragraph("Settings of all these runs that differ from the defaults:", code=settings)] if settings else []),
         *provenance.failures(family.missing),

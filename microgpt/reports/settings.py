@@ -10,7 +10,8 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
-from microgpt.config.identity import training_settings
+from microgpt.config.identity import settings_with, training_settings
+from microgpt.config.keys import walk
 from microgpt.config.schema import Config
 
 TOGGLES = ("model.tie_lm_head", "model.input_rmsnorm")
@@ -28,6 +29,13 @@ def settings_of(config: Mapping[str, Any], backend: str | None, data_sha256: str
     if backend in SAME_WITH_ANY_THREADS:
         found.pop("backend.threads", None)
     return {**found, DATA: data_sha256}
+
+
+def recorded_settings(config: Mapping[str, Any]) -> Settings:
+    """Return everything that affects training or another output of a run, except the seed."""
+    found = settings_with(("training", "output"), config)
+    found.pop("seed", None)
+    return found
 
 
 def fingerprint(settings: Mapping[str, Any], without: Sequence[str] = ()) -> str:
@@ -92,6 +100,11 @@ def abbreviated(text: str) -> str:
     return f"{text[: LONGEST_VALUE // 2]}...{hashlib.sha256(text.encode()).hexdigest()[:4]}"
 
 
+def setting(settings: Mapping[str, Any], key: str) -> Any:
+    """Return a setting; one that is left out is at its default."""
+    return settings.get(key, all_defaults().get(key))
+
+
 def defaults_among(settings: Mapping[str, Any]) -> int:
     """Return how many of the settings have the schema's default."""
     return sum(is_default(settings, key) for key in settings)
@@ -100,6 +113,11 @@ def defaults_among(settings: Mapping[str, Any]) -> int:
 def is_default(settings: Mapping[str, Any], key: str) -> bool:
     defaults = schema_defaults()
     return key in defaults and exact(settings, key) == exact(defaults, key)
+
+
+@cache
+def all_defaults() -> Settings:
+    return {name: value for name, value, _ in walk(Config())}
 
 
 @cache

@@ -70,7 +70,10 @@ class Sweep:
             folders = [path for path in (self.outputs_dir, self.folder) if path.is_dir()]
             from microgpt.reports.collect import collect, collect_and_print
 
-            (collect_and_print if print_tables else collect)(folders, self.results_dir)
+            if print_tables:
+                collect_and_print(folders, self.results_dir, self.folder)
+            else:
+                collect(folders, self.results_dir)
 
     def remove_if_empty(self) -> None:
         """Remove the folder of a sweep none of whose jobs could be composed, and restore the archived sweep."""

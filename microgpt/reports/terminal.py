@@ -1,0 +1,170 @@
+"""Tables for the terminal: the newest runs, and the settings of a sweep, one line for each."""
+
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from textwrap import fill
+from typing import Any
+
+from microgpt.reports.comparisons import comparisons
+from microgpt.reports.families import Family, Variant, new_family, with_data
+from microgpt.reports.markdown import text_table
+from microgpt.reports.records import Row, swept_keys
+from microgpt.reports.report import Cells
+from microgpt.reports.settings import abbreviated, setting, short, written
+from microgpt.reports.statistics import Difference, Interval, Verdict
+from microgpt.reports.tables import cell, counted, interval_cell, signed
+
+RUN_COLUMNS = ("variant", "model", "style", "steps", "seed", "val_loss", "mean_loss_last_n", "steps_per_sec", "status")
+OF_EACH_RUN = ("seed", "val_loss", "mean_loss_last_n", "steps_per_sec")
+LEFT_OUT_FIRST = ("steps_per_sec", "mean_loss_last_n", "tags", "variant")  # of runs, where the terminal is too narrow
+MOST_LINES = 40
+SHOWN = {
+    Verdict.SHOWN: "yes",
+    Verdict.NOT_SHOWN: "no",
+    Verdict.ZERO: "no",
+    Verdict.EQUAL: "no test",
+    Verdict.UNTESTED: "one seed",
+}
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal; None if the output goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def runs_text(rows: Sequence[Row], width: int | None) -> str:
+    """Return the newest runs as a table; what is the same in all of them stands above it."""
+    newest = rows[-MOST_LINES:]
+    keys = [key for key in swept_keys(newest) if key != "train.steps"]  # `steps` is a column
+    columns = [*RUN_COLUMNS, *(["tags"] if any(row.tags for row in newest) else [])]
+    table = [{column: cell(getattr(row, column)) for column in columns} for row in newest]
+    same = [name for name in columns if name not in OF_EACH_RUN and len({row[name] for row in table}) == 1]
+    same = same if len(newest) > 1 else []
+    common = ", ".join(f"{name} {table[0][name]}" for name in same if table[0][name] != "-")
+    settings = [{key: setting(row.recorded_settings, key) for key in keys} for row in newest]
+    table = [{name: text for name, text in row.items() if name not in same} for row in table]
+    runs = counted(len(rows), "run")
+    title = f"{runs if len(newest) == len(rows) else f'the newest {len(newest)} of {runs}'}"
+    return f"{filled(f'{title}, all with {common}:' if common else f'{title}:', width)}\n" + text_table(
+        with_settings(table, settings, column_names(keys), width)
+    )
+
+
+def sweep_family(jobs: Sequence[Row], name: str) -> Family:
+    """Return the jobs of one sweep, in their order, as a family."""
+    return new_family("sweep", name, with_data(jobs), range(len(jobs)))
+
+
+def settings_text(family: Family, width: int | None) -> str:
+    """Return a line for each setting of a sweep, the best first, and how it compares with the best."""
+    ranked = family.ranked[:MOST_LINES]
+    runs, number = counted(len(family.rows), "completed run"), len(family.variants)
+    heading = f"{family.key}: {runs} of {counted(number, 'setting')}; {family.metric}, best first"
+    if not ranked:
+        return heading
+    best, summaries = ranked[0][0], {variant.name: found for variant, found in ranked}
+    lines = [variant for variant, _ in ranked]
+    against = with_best(family, best, lines)
+    lines = [*lines, *(variant for variant in family.variants if not variant.rows)][:MOST_LINES]
+    names = column_names(list(best.settings))
+    counts = [name for name in ("failed", "unfinished") if any(getattr(variant, name) for variant in lines)]
+
+    def table(is_narrow: bool) -> list[Cells]:
+        found = []
+        for variant in lines:
+            summary, difference = summaries.get(variant.name), against.get(variant.name)
+            mean = "best" if variant is best else signed(difference.mean if difference else None)
+            verdict = "" if variant is best else SHOWN[difference.verdict] if difference else "-"
+            cells = {"seeds": str(summary.n if summary else 0), family.metric: cell(summary.mean if summary else None)}
+            cells |= interval_cells(summary.interval if summary else None, is_narrow)
+            cells |= {"from best": mean, "shown": verdict}
+            found.append(cells | {name: str(getattr(variant, name)) for name in counts})
+        return found
+
+    parts = [heading + (f", the first {len(lines)} of which are listed" if len(lines) < number else "")]
+    whole = with_settings(table(False), [variant.settings for variant in lines], names, None)
+    if width is not None and table_width(whole) > width:
+        parts.append(f"best: {words(best.settings, names)}; the others by what differs from it")
+        whole = with_settings(table(True), [differences(variant, best) for variant in lines], names, width)
+    parts += [text_table(whole), explanation(family, against)]
+    return "\n".join(part if "\n" in part else filled(part, width) for part in parts if part)
+
+
+def with_settings(
+    table: Sequence[Cells], settings: Sequence[Mapping[str, Any]], names: Mapping[str, str], width: int | None
+) -> list[Cells]:
+    """Return a table with a column for each setting in front, or one for all of them if it would be too wide."""
+    whole = [
+        {names[key]: value_cell(value) for key, value in own.items()} | row
+        for own, row in zip(settings, table, strict=True)
+    ]
+    if width is None or (len({len(row) for row in whole}) == 1 and table_width(whole) <= width):
+        return whole
+    for column in LEFT_OUT_FIRST:
+        if table_width(table) + len("settings ") > width / 2:
+            table = [{name: text for name, text in row.items() if name != column} for row in table]
+    room = max(width - table_width(table) - 1, len("settings"))
+    texts = [words(own, names) or "-" for own in settings]
+    short_texts = [text if len(text) <= room else f"{text[: room - 1]}…" for text in texts]
+    return [{"settings": text} | row for text, row in zip(short_texts, table, strict=True)]
+
+
+def filled(text: str, width: int | None) -> str:
+    return text if width is None else fill(text, width)
+
+
+def interval_cells(interval: Interval | None, is_narrow: bool) -> Cells:
+    if is_narrow:
+        return {"± 95 %": cell(None if interval is None else (interval.high - interval.low) / 2)}
+    return {"95 % interval": interval_cell(interval, "{:.4f}")}
+
+
+def column_names(keys: Sequence[str]) -> dict[str, str]:
+    """Return short names of keys: the last part, or more of those that would be the same."""
+    last = [short(key).rpartition(".")[2] for key in keys]
+    return {key: name if last.count(name) == 1 else short(key) for key, name in zip(keys, last, strict=True)}
+
+
+def words(settings: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    return " ".join(f"{names[key]}={value_cell(value)}" for key, value in settings.items())
+
+
+def with_best(family: Family, best: Variant, variants: Sequence[Variant]) -> dict[str, Difference]:
+    """Return the differences of variants from the best, by name.
+
+    Their p values are corrected for all pairs, since the best was found by looking at all.
+    """
+    samples = family.samples()
+    chosen = {variant.name: samples[variant.name] for variant in variants if variant.group == best.group}
+    found = {}
+    for one in comparisons(family, chosen, most_paired=MOST_LINES):
+        if best in (one.a, one.b):
+            other, sign = (one.a, 1) if one.b is best else (one.b, -1)
+            mean = one.difference.mean
+            found[other.name] = replace(one.difference, mean=None if mean is None else sign * mean)
+    return found
+
+
+def explanation(family: Family, against: Mapping[str, Difference]) -> str:
+    tested = [found for found in against.values() if found.p is not None]
+    parts = [family.obstacle] if family.obstacle else []
+    if tested:
+        way = "seed by seed" if all(found.paired for found in tested) else "seed by seed where seeds are shared"
+        parts.append(f"Differences are taken {way}; shown: p <= 0.05, corrected for all pairs of settings (Holm).")
+    elif against:
+        parts.append("One seed of each: a difference cannot be told from chance.")
+    return " ".join(parts)
+
+
+def differences(variant: Variant, best: Variant) -> dict[str, Any]:
+    return {key: value for key, value in variant.settings.items() if value != best.settings[key]}
+
+
+def value_cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else abbreviated(written(value))
+
+
+def table_width(table: Sequence[Cells]) -> int:
+    return len(text_table(table).splitlines()[0])
