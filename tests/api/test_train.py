@@ -71,31 +71,30 @@ def test_a_run_that_fails_raises_its_error_and_is_recorded(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_runs_and_sweeps_are_those_of_the_command_line(tmp_path: Path, run: microgpt.Run) -> None:
-    program, here = Program(tmp_path), tmp_path / "here"
-    here.mkdir()
+    program, theirs = Program(tmp_path), tmp_path / "theirs"
     program(*OVERRIDES)
     assert results_of(program.only_run(), 30) == results_of(run.folder, 30)
     shutil.rmtree(tmp_path / "outputs")
     program("-m", *OVERRIDES, *SWEPT)
+    theirs.mkdir()
+    for name in ("outputs", "results"):
+        (tmp_path / name).rename(theirs / name)
     values = {"seed": range(2), "optim.lr": [0.01, 0.005]}
-    with quietly(here):
+    with quietly(tmp_path):
         runs = microgpt.sweep(SMALL, values)
-        written = [path.stat().st_mtime_ns for path in sorted(here.rglob("run.json"))]
+        (sweep,) = runs.folders
+        written = [path.stat().st_mtime_ns for path in sorted(sweep.rglob("run.json"))]
         assert [one.folder for one in microgpt.sweep(SMALL, values)] == [one.folder for one in runs]
-    assert [path.stat().st_mtime_ns for path in sorted(here.rglob("run.json"))] == written
-    (sweep,) = runs.folders
-    theirs = tmp_path / sweep.relative_to(here)
-    assert {path.name for path in sweep.iterdir()} == {path.name for path in theirs.iterdir()}
+        assert [path.stat().st_mtime_ns for path in sorted(sweep.rglob("run.json"))] == written
+    for name in (sweep.relative_to(tmp_path), "results"):
+        assert {path.name for path in (tmp_path / name).iterdir()} == {path.name for path in (theirs / name).iterdir()}
     for one in runs:
-        assert written_by(one.folder) == written_by(theirs / one.folder.name)
-    assert {path.name for path in (here / "results").iterdir()} == {
-        path.name for path in (tmp_path / "results").iterdir()
-    }
+        assert written_by(one.folder) == written_by(theirs / one.folder.relative_to(tmp_path))
     assert runs.compare("optim.lr")["seeds"].tolist() == [2]
     assert "optim.lr=0.005" in runs.report(tmp_path / "pages" / "report.html").read_text()
     with pytest.raises(microgpt.UserError, match="cannot be written"):
         runs.report("/proc/none/report.html")
-    with quietly(here):
+    with quietly(tmp_path):
         some = microgpt.sweep(SMALL, {"optim.lr": [0.01, 1e30]})
         assert [one.record.status for one in some.not_completed] == ["failed"]
         with pytest.raises(MicrogptError, match="the loss of step 2 is"):
