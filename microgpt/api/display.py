@@ -15,8 +15,10 @@ from microgpt.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from microgpt.api.model import Model
+    from microgpt.reports.records import Row
 
 MOST_SAMPLES, LONGEST_SAMPLE = 10, 200
 MOST_ROWS = 20
@@ -53,7 +55,7 @@ def model_html(model: Model) -> str:
 
 
 def runs_html(runs: Runs) -> str:
-    """Show a row for each of the first runs: the keys in which they differ, the seed and the losses."""
+    """Show the first runs with the keys in which they differ, the mean curve of each variant, samples of the best."""
     from microgpt.reports.settings import abbreviated, differing_keys, written
     from microgpt.reports.tables import cell
 
@@ -65,7 +67,14 @@ def runs_html(runs: Runs) -> str:
     ]
     more = f"<div>and {len(rows) - MOST_ROWS} more</div>" if len(rows) > MOST_ROWS else ""
     title = f"Runs {' '.join(map(shown, runs.folders))}: {runs.counts()}"
-    return card(title, table(cells, header=[*keys, *columns]) + more if cells else "")
+    if not rows:
+        return card(title)
+    completed = [row for row in rows if row.is_completed and row.val_loss is not None]
+    best = min(completed, key=lambda row: row.val_loss or 0.0, default=None)
+    samples = (
+        sample_list(best.samples, f"samples of the run with the lowest val_loss, {best.val_loss:.4f}") if best else ""
+    )
+    return card(title, table(cells, header=[*keys, *columns]) + more, mean_curves(rows), samples)
 
 
 def card(title: str, *parts: str) -> str:
@@ -86,24 +95,40 @@ def table(rows: Iterable[Sequence[str]], header: Sequence[str] = ()) -> str:
     return f'<table style="border-collapse: collapse; font: inherit">{content}</table>'
 
 
-def sample_list(samples: Sequence[str]) -> str:
+def sample_list(samples: Sequence[str], title: str = "samples") -> str:
     if not samples:
         return ""
     shown = [sample if len(sample) <= LONGEST_SAMPLE else f"{sample[:LONGEST_SAMPLE]}…" for sample in samples]
     lines = "".join(f"<div>{escape(sample)}</div>" for sample in shown[:MOST_SAMPLES])
     more = f'<div style="color: #666">and {len(samples) - MOST_SAMPLES} more</div>' * (len(samples) > MOST_SAMPLES)
-    return f'<div style="color: #666">samples</div><div style="font-family: monospace">{lines}</div>{more}'
+    return f'<div style="color: #666">{title}</div><div style="font-family: monospace">{lines}</div>{more}'
 
 
 def curve(history: pd.DataFrame) -> str:
-    """Return the losses of a history as SVG, 420 pixels wide; nothing if it has fewer than two points."""
+    """Return the losses of a history as a plot; nothing if it has fewer than two points."""
+    lines = dict(losses(history))
+    return plot(history_figure(lines)) if lines else ""
+
+
+def mean_curves(rows: Sequence[Row]) -> str:
+    """Return the validation losses of the variants as a plot, means over their seeds with 95 % intervals."""
+    from microgpt.reports.charts import curves
+    from microgpt.reports.curves import read_curve
+    from microgpt.reports.families import family_of
+    from microgpt.reports.plots import MOST_CURVES, bands_of, select
+
+    variants = select(family_of(rows), MOST_CURVES).variants
+    histories = {one.name: [read_curve(row.folder) for row in one.rows.values()] for one in variants}
+    bands = {name: band for name, band in bands_of(histories, "val_loss").items() if len(band.x) > 1}
+    return plot(curves(bands, x_label="step")) if bands else ""
+
+
+def plot(figure: Figure) -> str:
+    """Return a figure as SVG, 420 pixels wide."""
     from microgpt.reports.plot_style import VARIABLES, svg
 
-    lines = dict(losses(history))
-    if not lines:
-        return ""
     colours = "; ".join(f"{variable[4:-1]}: {colour}" for colour, variable in VARIABLES.items())
-    return f'<div style="width: 420px; {colours}">{svg(history_figure(lines), f"run{next(NUMBERS)}-")}</div>'
+    return f'<div style="width: 420px; {colours}">{svg(figure, f"run{next(NUMBERS)}-")}</div>'
 
 
 def losses(history: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -113,7 +138,7 @@ def losses(history: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
             yield name, known
 
 
-def history_figure(lines: Mapping[str, pd.DataFrame]) -> Any:
+def history_figure(lines: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw the loss of the logged steps' batches, and the validation loss over it."""
     from microgpt.reports.plot_style import COLOURS, FAINT, new_axes, plot_style
 

@@ -69,6 +69,9 @@ def test_a_table_of_all_runs(run: microgpt.Run) -> None:
     assert [one.folder for one in runs] == [run.folder]
     assert runs[0].samples == run.samples
     assert repr(runs).endswith(": 1 run>")
+    page = ElementTree.fromstring(runs._repr_html_())
+    assert page.find(".//svg") is not None
+    assert run.samples[0] in [element.text for element in page.iter()]
     with pytest.raises(microgpt.UserError, match="is not a folder"):
         microgpt.runs("nowhere")
 
