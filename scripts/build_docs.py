@@ -11,7 +11,8 @@ A block of output stands below the block whose command printed it:
     num docs: 29910
     ```
 
-`first` and `last` are the numbers of lines that are kept; `from="text"` begins at the first line that has this text.
+`first` and `last` are the numbers of lines that are kept; `from="text"` begins at the first line that has this text;
+`numbers=vary` compares no number, for a table of times.
 The commands of a page run in one folder, in their order; the packages `python` blocks and `sh` blocks alike. A page is
 out of date if a word of its output has changed, or a number by more than 2 %; times, rates and dates are not compared.
 Training commands below a page's last output run 50 steps only. A block marked `<!-- not run -->` is not run.
@@ -41,7 +42,10 @@ NOT_GUIDES = ("adding", "log")  # their commands are examples, or those of scrip
 FENCE = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*) -->\n+)?^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
 )
-PROGRAM = re.compile(r"(?:.*&& )?((?:python (?:-m microgpt|-c |scripts/)|torchrun |curl |echo |cat ).*)")
+PROGRAM = re.compile(
+    r"(?:.*&& )?((?:python (?:-m microgpt|-c |scripts/)|bash scripts/gpu_check.sh --device cpu |torchrun |curl |echo |"
+    r"cat ).*)"
+)
 # Commands that take minutes, or need names.txt and the network; tests/engines/test_golden.py runs them.
 RUN_ELSEWHERE = tuple(f"python -m microgpt experiment={name}" for name in ("karpathy", "karpathy_first", "chat"))
 NEEDS_NAMES = ("experiment=karpathy", "data=makemore")
@@ -53,6 +57,7 @@ VARYING = re.compile(
     r"\b\d{3,}\.\d+|per_sec=[\d.]+|\bthreads=\d+"  # rates without a unit
 )
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+ANY_NUMBER = re.compile(r"\d[\d.,]*(?:e[-+]?\d+)?")
 TOLERANCE = 0.02  # relative difference of numbers between two kinds of CPU
 SERVING_SECONDS = 120
 
@@ -66,6 +71,7 @@ class Output:
     first: int
     last: int
     begin: str
+    compares_numbers: bool = True
 
     def excerpt(self, text: str) -> str:
         """Return the part of a command's output that the page shows."""
@@ -111,7 +117,7 @@ def read_page(path: Path) -> Page:
             options = dict(re.findall(r'(\w+)="?([^"\s]+|(?<=")[^"]+)"?', mark))
             page.blocks[-1].output = Output(
                 found.span("body"), found["body"], int(options.get("first", 0)), int(options.get("last", 0)),
-                options.get("from", ""),
+                options.get("from", ""), options.get("numbers") != "vary",
             )  # fmt: skip
         elif mark.startswith("code: "):
             page.sources.append((found.span("body"), mark.removeprefix("code: ")))
@@ -217,8 +223,10 @@ def source_of(place: str) -> str:
     raise SystemExit(f"error: {file} has no {name}")
 
 
-def has_changed(shown: str, printed: str) -> bool:
+def has_changed(shown: str, printed: str, compares_numbers: bool = True) -> bool:
     """Return whether two outputs differ in a word, or in a number by more than the tolerance."""
+    if not compares_numbers:
+        return ANY_NUMBER.sub("#", shown).split() != ANY_NUMBER.sub("#", printed).split()
     before, after = (VARYING.sub("#", text) for text in (shown, printed))
     if NUMBER.sub("", before).split() != NUMBER.sub("", after).split():
         return True
@@ -238,7 +246,7 @@ def build(page: Page, folder: Path) -> tuple[str, list[str], list[str]]:
             if block.output is None or printed is None:
                 continue
             new = block.output.excerpt(printed)
-            if has_changed(block.output.shown, new):
+            if has_changed(block.output.shown, new, block.output.compares_numbers):
                 changed.append(f"{page.path.name}: the output of `{block.commands[-1].splitlines()[0]}`")
                 new_texts[block.output.span] = new
     finally:

@@ -12,7 +12,6 @@ import json
 import platform
 import sys
 import time
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import harness
 import numpy as np
 
+from microgpt import __version__
 from microgpt.benchmarks.reference import names_corpus, reference_engine
 from microgpt.engines.base import Engine
 from microgpt.engines.options import EngineOptions
@@ -47,20 +47,20 @@ def choose_device(require_gpu: bool) -> str:
     return "cpu"
 
 
-def seconds_of(engine: Engine, step: int, steps: int) -> float:
+def seconds_of(engine: Engine, step: int, steps: int, replicas: int = 1) -> float:
     """Return the seconds of training steps. The losses are read at the end, so the device has finished."""
     start = time.perf_counter()
-    engine.advance(step, np.full((steps, 1), 1e-3))
+    engine.advance(step, np.full((steps, replicas), 1e-3))
     return time.perf_counter() - start
 
 
-def profile_steps(engine: Engine, step: int, steps: int, out: Path) -> dict[str, Any]:
+def profile_steps(engine: Engine, step: int, steps: int, out: Path, replicas: int = 1) -> dict[str, Any]:
     """Profile training steps; write the table and the trace. Times in microseconds, over all steps."""
     from torch.profiler import ProfilerActivity, profile
 
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if engine.info.using_gpu else [])]
     with profile(activities=activities) as profiler:
-        seconds = seconds_of(engine, step, steps)
+        seconds = seconds_of(engine, step, steps, replicas)
     found: Any = profiler.key_averages()
     order = "self_device_time_total" if engine.info.using_gpu else "self_cpu_time_total"
     (out / "operators.txt").write_text(found.table(sort_by=order, row_limit=50))
@@ -103,7 +103,7 @@ def measure(a: argparse.Namespace) -> dict[str, Any]:
         "dtype": info.dtype,
         "kernel": info.kernel,
         "threads": info.threads,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "microgpt": version("microgpt")},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "microgpt": __version__},
         **shape,
         "steps": steps,
         "warm_up_steps": warm_up,

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 WAITING = {"aten._local_scalar_dense", "aten.nonzero", "aten.lift_fresh", "aten.item", "aten.masked_select"}
 
 
-class Recorder(TorchDispatchMode):
+class Operations(TorchDispatchMode):
     """Records operations, runs them for the shapes of their results, and restores what they changed."""
 
     def __init__(self) -> None:
@@ -70,18 +70,20 @@ def tensors_of(result: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
 
 
-def record_on_cpu(warm_up: Callable[[], None], step: Callable[[], None], pool: Any) -> Callable[[], None]:
-    warm_up()
-    recorder = Recorder()
-    with recorder:
-        step()
-    with torch.no_grad():
-        recorder.end()
-    return recorder.replay
+class FakeRecorder:
+    """The interface of the torch engine's Recorder."""
+
+    def record(self, warm_up: Callable[[], None], step: Callable[[], None]) -> Callable[[], None]:
+        warm_up()
+        operations = Operations()
+        with operations:
+            step()
+        with torch.no_grad():
+            operations.end()
+        return operations.replay
 
 
 def use_fake_graphs(monkeypatch: Any) -> None:
     """Let the torch engine record its steps on the CPU."""
     monkeypatch.setattr("microgpt.engines.torch.cuda_graphs.GRAPH_DEVICES", ("cuda", "cpu"))
-    monkeypatch.setattr("microgpt.engines.torch.cuda_graphs.new_pool", lambda: None)
-    monkeypatch.setattr("microgpt.engines.torch.cuda_graphs.record_graph", record_on_cpu)
+    monkeypatch.setattr("microgpt.engines.torch.cuda_graphs.Recorder", FakeRecorder)

@@ -7,8 +7,8 @@ the step. One graph is recorded for each length of a batch. A replay is the only
 for the device before the last step.
 """
 
+import gc
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -58,17 +58,17 @@ class StepGraphs:
         self.running = torch.zeros(replicas, dtype=torch.bool, device=device)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)  # of the next step in `chosen`
         self.step = torch.zeros((), dtype=torch.float64, device=device)  # its number since the start of training
-        pool = new_pool()
+        recorder = Recorder()
         # While no replica is running, a step changes neither parameters nor moments.
-        self.replays = {length: self.record(length, pool) for length in batches.lengths.tolist()}
+        self.replays = {length: self.record(length, recorder) for length in batches.lengths.tolist()}
 
-    def record(self, length: int, pool: Any) -> Callable[[], None]:
+    def record(self, length: int, recorder: "Recorder") -> Callable[[], None]:
         def warm_up() -> None:
             self.position.zero_()
             self.train_step(length)
 
         try:
-            return record_graph(warm_up, lambda: self.train_step(length), pool)
+            return recorder.record(warm_up, lambda: self.train_step(length))
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -106,20 +106,22 @@ class StepGraphs:
         return torch.cat(losses).cpu().double().numpy()
 
 
-def new_pool() -> Any:
-    """Return the memory that the graphs of an engine share: no tensor in it is read after its own replay."""
-    return torch.cuda.graph_pool_handle()
+class Recorder:
+    """Records steps into graphs that share their memory: no tensor in it is read after its own replay."""
 
+    def __init__(self) -> None:
+        gc.collect()  # a graph freed while another one is recorded would end the recording
+        self.pool = torch.cuda.graph_pool_handle()
+        self.stream = torch.cuda.Stream()  # not the default stream, whose work cannot be recorded
 
-def record_graph(warm_up: Callable[[], None], step: Callable[[], None], pool: Any) -> Callable[[], None]:
-    """Record the kernels of a step without running them; return the function that launches them."""
-    stream = torch.cuda.Stream()  # not the default stream, whose work cannot be recorded
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UPS):
-            warm_up()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool, stream=stream):
-        step()
-    return graph.replay
+    def record(self, warm_up: Callable[[], None], step: Callable[[], None]) -> Callable[[], None]:
+        """Record the kernels of a step without running them; return the function that launches them."""
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            for _ in range(WARM_UPS):
+                warm_up()
+        torch.cuda.current_stream().wait_stream(self.stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+            step()
+        return graph.replay
