@@ -192,7 +192,13 @@ class Commands:
 
 def environment() -> dict[str, str]:
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "100", "NO_COLOR": "1"}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHON": sys.executable,
+        "COLUMNS": "100",
+        "NO_COLOR": "1",
+    }
 
 
 def is_without_names() -> bool:
