@@ -4,11 +4,15 @@ Files are written atomically, so that concurrent collectors leave whole files. C
 """
 
 import argparse
+import csv
+import io
+import json
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from microgpt.atomic import write_atomically
 from microgpt.errors import MicrogptError, UserError
@@ -16,7 +20,7 @@ from microgpt.reports.families import Family
 from microgpt.reports.html import html
 from microgpt.reports.markdown import image_name, markdown, terminal_text
 from microgpt.reports.plot_style import png, skip_if_failing
-from microgpt.reports.records import Collected, read_rows, swept_keys, write_rows
+from microgpt.reports.records import Collected, read_rows, swept_keys
 from microgpt.reports.report import Report, Section
 from microgpt.reports.sections import family_reports, page_report
 from microgpt.reports.settings import comparison_key
@@ -76,6 +80,22 @@ def write_ablations(ablations: Sequence[tuple[Family, Section]], stem: Path) -> 
     page = Path(f"{stem}.md")
     write_atomically(page, markdown(Report("Ablation: tie_lm_head x input_rmsnorm", "", sections), stem.name))
     return [*images, *write_rows(rows, stem), page]
+
+
+def write_rows(rows: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
+    """Write rows of equal keys as CSV, with lists and the configuration as JSON, and as JSON Lines."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
+    csv_file, jsonl_file = Path(f"{stem}.csv"), Path(f"{stem}.jsonl")
+    write_atomically(csv_file, table.getvalue())
+    write_atomically(jsonl_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return [csv_file, jsonl_file]
+
+
+def csv_cell(value: Any) -> Any:
+    return json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else value
 
 
 def write_plots(sections: Sequence[Section], stem: Path) -> list[Path]:

@@ -1,6 +1,5 @@
 """Histories of runs as arrays, and the curve with a band over several seeds."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -11,6 +10,7 @@ import numpy as np
 
 from microgpt.reports.statistics import summary
 from microgpt.runs.folders import HISTORY
+from microgpt.runs.history import History
 
 Loss = Literal["loss", "val_loss"]
 COLUMNS = ("step", "tokens", "loss", "val_loss")
@@ -49,28 +49,13 @@ class Band:
 def read_curve(folder: Path, steps_per_sec: float | None = None) -> Curve:
     """Read the history in a run's folder. A missing or unreadable one gives a curve without points."""
     try:
-        lines = parse((folder / HISTORY).read_text(errors="replace"))
+        lines = History(folder / HISTORY).lines()
     except OSError:
         lines = []
     table = np.array([[number(line.get(name)) for name in COLUMNS] for line in lines]).reshape(-1, len(COLUMNS))
     table = table[np.isfinite(table[:, 0])]
     table = table[np.argsort(table[:, 0], kind="stable")]
     return Curve(*table.T, steps_per_sec=steps_per_sec)
-
-
-def parse(text: str) -> list[dict[str, Any]]:
-    """Return the lines up to the first that is unfinished. Parsing them at once is several times as fast."""
-    lines = text.splitlines()
-    try:
-        found = json.loads(f"[{','.join(lines)}]")
-    except (ValueError, RecursionError):
-        found = []
-        for line in lines:
-            try:
-                found.append(json.loads(line))
-            except (ValueError, RecursionError):
-                break
-    return [line for line in found if isinstance(line, dict)]
 
 
 def number(value: Any) -> float:

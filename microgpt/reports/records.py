@@ -1,10 +1,8 @@
-"""Rows: one for each run.json below some folders, and the CSV and JSON Lines files of rows.
+"""Rows: one for each run.json below some folders.
 
 Nothing that is read is changed.
 """
 
-import csv
-import io
 import json
 import math
 import os
@@ -15,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from microgpt.atomic import write_atomically
 from microgpt.config.choices import STYLE_NAME
 from microgpt.errors import UserError
 from microgpt.reports.settings import (
@@ -294,22 +291,6 @@ def environment_words(record: RunRecord) -> Iterator[str]:
         if getattr(machine, name) is not None:
             yield f"{name} {getattr(machine, name)}"
     yield from (f"{name} {version}" for name, version in (machine.versions or {}).items())
-
-
-def write_rows(rows: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
-    """Write rows of equal keys as CSV, with lists and the configuration as JSON, and as JSON Lines."""
-    table = io.StringIO()
-    writer = csv.DictWriter(table, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
-    csv_file, jsonl_file = Path(f"{stem}.csv"), Path(f"{stem}.jsonl")
-    write_atomically(csv_file, table.getvalue())
-    write_atomically(jsonl_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return [csv_file, jsonl_file]
-
-
-def csv_cell(value: Any) -> Any:
-    return json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else value
 
 
 def with_line_feeds(text: str) -> str:
