@@ -5,6 +5,7 @@ studies by SQLAlchemy 1.4 alone.
 """
 
 import logging
+import warnings
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
@@ -57,3 +58,21 @@ def study_exists(storage: str | None, name: str | None) -> bool:
     import optuna  # pyright: ignore[reportMissingImports] (an extra)
 
     return name in [study.study_name for study in optuna.get_all_study_summaries(storage)]
+
+
+def propose_again(storage: str | None, name: str | None) -> None:
+    """Let the next trials of a stored study be those that a stopped command left unfinished: their jobs are resumed.
+
+    To be called while no other process works on the study.
+    """
+    if not study_exists(storage, name):
+        return
+    import optuna  # pyright: ignore[reportMissingImports] (an extra)
+
+    states = optuna.trial.TrialState
+    study = optuna.load_study(study_name=name, storage=storage)  # pyright: ignore[reportArgumentType]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        for trial in study.get_trials(states=(states.RUNNING,)):
+            study.tell(trial.number, state=states.FAIL)
+            study.enqueue_trial(trial.params)

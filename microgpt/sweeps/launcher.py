@@ -17,7 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from microgpt.config.hydra_compat import split_arguments
-from microgpt.config.hydra_optuna import new_optuna_sweeper, study_exists
+from microgpt.config.hydra_optuna import new_optuna_sweeper, propose_again, study_exists
 from microgpt.config.hydra_settings import check_shared_process
 from microgpt.errors import UserError
 from microgpt.sweeps.checks import CheckedJobs, JobChecker
@@ -173,6 +173,7 @@ class OptunaSweeper(Sweeper):
         """Raises UserError if a library is missing, and for a study that sweep.fresh=true would not start anew."""
         self.optuna = new_optuna_sweeper(self.options)
         self.optuna.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.folder = Path(config.hydra.sweep.dir)
         if config.sweep.fresh and study_exists(self.options["storage"], self.options["study_name"]):
             raise UserError(
                 f"sweep.fresh=true would go on with the study {self.options['study_name']} of hydra.sweeper.storage="
@@ -180,6 +181,10 @@ class OptunaSweeper(Sweeper):
             )
 
     def sweep(self, arguments: list[str]) -> None:
+        from microgpt.sweeps.folder import SweepFolder
+
+        if not SweepFolder(self.folder).is_held():
+            propose_again(self.options["storage"], self.options["study_name"])
         try:
             self.optuna.sweep(arguments)
         except ValueError as error:

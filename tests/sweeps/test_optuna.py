@@ -16,6 +16,7 @@ from microgpt.sweeps.lifecycle import new_sweep
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+optuna = pytest.importorskip("optuna")
 needs_storage = pytest.mark.skipif(
     not metadata.version("sqlalchemy").startswith("1."), reason="Optuna 2 stores studies with SQLAlchemy 1.4 alone"
 )
@@ -36,6 +37,11 @@ def sweep(*arguments: str) -> int:
     with new_sweep() as current:
         execute([*COMMAND, *arguments])
         return finish(current)
+
+
+def folder_name(folder: Path) -> str:
+    (found,) = (folder / "outputs" / "sweeps").iterdir()
+    return found.name
 
 
 def trials(folder: Path) -> dict[int, dict[str, Any]]:
@@ -80,6 +86,10 @@ def test_the_same_command_continues_a_stored_study(folder: Path) -> None:
         assert sweep(*command, f"hydra.sweeper.n_trials={count}") == 0
     assert list(trials(folder)) == list(range(5))
     assert {record["status"] for record in trials(folder).values()} == {"completed"}
+    left = optuna.load_study(study_name=folder_name(folder), storage="sqlite:///study.db").ask()
+    left._suggest("optim.lr", optuna.distributions.LogUniformDistribution(1e-3, 1e-1))  # by a command that was killed
+    assert sweep(*command, "hydra.sweeper.n_trials=1") == 0
+    assert trials(folder)[6]["config"]["optim"]["lr"] == left.params["optim.lr"]
     with pytest.raises(UserError, match="would go on with the study"):
         sweep(*command, "sweep.fresh=true")
 
