@@ -40,6 +40,7 @@ def info(config: Config, invocation: Invocation) -> None:
         "config hash": progress.config_hash,
     })  # fmt: skip
     print("tensors:")
+    width = max(width, max(map(len, shapes)) + 1)
     for name, shape in shapes.items():
         print(f"  {name:{width}}{shape} {checkpoint.stored[name]}")
 

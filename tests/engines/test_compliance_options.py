@@ -105,7 +105,7 @@ def skip_what_is_missing(engine: str) -> None:
 
 
 @each_engine
-@each_dtype
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("combination", COVER, ids=name_of)
 def test_options_in_pairs(combination: Combination, engine: str, dtype: str) -> None:
     options = options_of(engine, dtype)

@@ -18,6 +18,7 @@ import pytest
 import torch
 from support.compositions import composed
 from support.models import examples_of
+from support.program import mostly_slow
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -139,7 +140,7 @@ def test_our_weights_in_a_class_of_transformers(overrides: list[str], in_float64
             np.testing.assert_allclose(found.gradients[name], gradient, rtol=TOLERANCE, atol=TOLERANCE, err_msg=name)
 
 
-@pytest.mark.parametrize("overrides", PRESETS.values(), ids=PRESETS)
+@mostly_slow(1, "overrides", PRESETS.values(), ids=PRESETS)
 def test_the_weights_of_a_class_of_transformers_in_our_engines(overrides: list[str], in_float64: None) -> None:
     spec = preset(*overrides)
     family = family_of(spec)
