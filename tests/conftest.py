@@ -18,7 +18,8 @@ LONGEST = (
     "test_executors", "test_torch_engine", "test_figure_scripts", "test_notebook", "test_sweep_faults",
     "test_task_chat", "test_runner", "test_native_golden", "test_serve_fuzz", "test_task_export", "test_multirun",
     "test_model_scripts", "test_serve_load", "test_native_compilation", "test_task_train_tensor", "test_golden",
-    "test_coverage_of_intervals", "test_nvidia_doctor", "test_playground", "test_collect",
+    "test_coverage_of_intervals", "test_nvidia_doctor", "test_playground",
+    "test_exported_page", "test_collect",
 )  # fmt: skip
 
 

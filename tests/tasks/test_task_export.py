@@ -30,6 +30,7 @@ from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, write_checkpoi
 from microgpt.runs.checkpoint_format import Meta, Origin, Progress
 from microgpt.runs.checkpoint_paths import resolve_checkpoint
 from microgpt.tasks.export import (
+    FORMATS,
     default_name,
     narrow,
     onnx_files,
@@ -37,6 +38,7 @@ from microgpt.tasks.export import (
     unknown_to_earlier_format,
     weight_files,
     write_export,
+    write_file,
 )
 
 CHARS = list("abcdé")
@@ -569,3 +571,18 @@ def test_training_from_an_export_starts_with_its_weights_at_step_0(trained: Prog
     assert record["leg"]["first_step"] == 0
     history = (trained.only_run("on") / "history.jsonl").read_text().splitlines()
     assert json.loads(history[0])["val_loss"] == before["metrics"]["val_loss"]
+
+
+def test_a_page_is_one_file_named_after_its_run(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(tmp_path)
+    assert default_name(checkpoint, "html", "float32") == "2026-01-02_08-00-00_abcdef12_step600.html"
+    files, rounding = FORMATS["html"].files(checkpoint, "float32")
+    (content,) = files.values()
+    assert content.startswith(b"<!doctype html>")
+    assert rounding.dtype == "float32"
+    path = tmp_path / "pages" / "names.html"
+    write_file(path, content)
+    assert path.read_bytes() == content
+    with pytest.raises(UserError, match=r"export\.path=.*pages cannot be written"):
+        write_file(path.parent, content)
+    assert [file.name for file in path.parent.iterdir()] == ["names.html"]
