@@ -71,6 +71,20 @@ def mix(A: Floats, o: int, V: Floats, v: int, v_row: int, s: int, count: int, ve
 # Training and evaluation: all positions of whole documents
 
 
+@inlined
+def place_of_weights(layer: int, p: int, f: int, scratch: int, z: LayoutRecord) -> int:
+    """Offset of the attention weights of the query in row p and the group at lane f: in the layer, or in scratch."""
+    kept = layer + z.attention + (p * z.head_lanes + f) // (z.slot_vectors * LANES) * z.block * LANES
+    return kept if z.keeps_attention else scratch
+
+
+@inlined
+def distance_of_weights(z: LayoutRecord) -> int:
+    """Distance between the attention weights of consecutive queries"""
+    groups = z.head_lanes // (z.slot_vectors * LANES)
+    return (groups if z.keeps_attention else 1) * z.block * LANES
+
+
 @kernel
 def attention_weights(A: Floats, q: int, k: int, row: int, s: int, s_row: int, scratch: int, first: int, queries: int,
                       vectors: int, width: int, scale: float):  # fmt: skip
@@ -93,21 +107,19 @@ def attention(A: Floats, layer: int, begins: Int64s, documents: int, z: LayoutRe
     `layer` is the offset of the layer in A. The attention weights are kept there for the backward pass if the layout
     has space for them; otherwise they go to scratch, and the backward pass computes them again.
     """
-    features, vectors, width, block, keeps = z.head_lanes, z.slot_vectors, z.slot_width, z.block, z.keeps_attention
-    qkv, out, kept, scratch = layer + z.qkv_rows, layer + z.attended, layer + z.attention, z.scratch
-    scale = 1.0 / math.sqrt(z.embd / z.heads)
-    row, group = 3 * features, vectors * LANES
-    weights = scratch + 2 * QUERY_TILE * LANES
+    features, vectors, width = z.head_lanes, z.slot_vectors, z.slot_width
+    qkv, out, scale = layer + z.qkv_rows, layer + z.attended, 1.0 / math.sqrt(z.embd / z.heads)
+    row, group, s_row = 3 * features, vectors * LANES, distance_of_weights(z)
+    weights = z.scratch + 2 * QUERY_TILE * LANES
     for d in range(documents):
         begin, end = get(begins, d), get(begins, d + 1)
         for f in range(0, features, group):
             keys = qkv + begin * row + features + f
             for p in range(begin, end, QUERY_TILE):
                 queries = min(QUERY_TILE, end - p)
-                s = kept + (p * features // group + f // group) * block * LANES if keeps else weights
-                s_row = features // group * block * LANES if keeps else block * LANES
+                s = place_of_weights(layer, p, f, weights, z)
                 attention_weights(
-                    A, qkv + p * row + f, keys, row, s, s_row, scratch, p - begin, queries, vectors, width, scale
+                    A, qkv + p * row + f, keys, row, s, s_row, z.scratch, p - begin, queries, vectors, width, scale
                 )
                 for t in range(queries):
                     o = out + (p + t) * features + f
@@ -151,13 +163,12 @@ def tile_backward(A: Floats, q: int, dq: int, k: int, dk: int, v: int, row: int,
 @kernel
 def attention_backward(A: Floats, layer: int, begins: Int64s, documents: int, z: LayoutRecord):
     """dqkv[p, :] from dattended[p, :], for every position of every document; arguments as in `attention`."""
-    features, vectors, width, block, keeps = z.head_lanes, z.slot_vectors, z.slot_width, z.block, z.keeps_attention
-    qkv, out, kept, scratch = layer + z.qkv_rows, layer + z.attended, layer + z.attention, z.scratch
+    features, vectors, width = z.head_lanes, z.slot_vectors, z.slot_width
+    qkv, out, scale = layer + z.qkv_rows, layer + z.attended, 1.0 / math.sqrt(z.embd / z.heads)
     dqkv, dout = z.dqkv, z.dattended
-    scale = 1.0 / math.sqrt(z.embd / z.heads)
-    row, group = 3 * features, vectors * LANES
-    ds = scratch + 2 * QUERY_TILE * LANES
-    weights = ds + QUERY_TILE * block * LANES
+    row, group, s_row, ds_row = 3 * features, vectors * LANES, distance_of_weights(z), z.block * LANES
+    ds = z.scratch + 2 * QUERY_TILE * LANES
+    weights = ds + QUERY_TILE * ds_row
     for p in range(get(begins, 0) * row, get(begins, documents) * row, LANES):
         store(A, dqkv + p, splat(A, 0.0))
     for d in range(documents):
@@ -167,10 +178,9 @@ def attention_backward(A: Floats, layer: int, begins: Int64s, documents: int, z:
             for p in range(begin, end, QUERY_TILE):
                 queries, first = min(QUERY_TILE, end - p), p - begin
                 q = qkv + p * row + f
-                s = kept + (p * features // group + f // group) * block * LANES if keeps else weights
-                s_row = features // group * block * LANES if keeps else block * LANES
-                if not keeps:
-                    attention_weights(A, q, k, row, s, s_row, scratch, first, queries, vectors, width, scale)
+                s = place_of_weights(layer, p, f, weights, z)
+                if not z.keeps_attention:
+                    attention_weights(A, q, k, row, s, s_row, z.scratch, first, queries, vectors, width, scale)
                 tile_backward(A, q, dqkv + p * row + f, k, dk, k + features, row, out + p * features + f,
-                              dout + p * features + f, features, s, s_row, ds, block * LANES, first, queries, vectors,
+                              dout + p * features + f, features, s, s_row, ds, ds_row, first, queries, vectors,
                               width, scale)  # fmt: skip
