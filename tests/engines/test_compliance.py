@@ -174,13 +174,6 @@ def scalar_results(line: str, work: float) -> tuple[Case, Results]:
 
 def check(line: str, work: float, engine: str, dtype: str) -> None:
     options = options_of(engine, dtype)
-    words = line.split()
-    if engine == "native":  # imported here, so that the other engines can be tested without numba
-        from microgpt.engines.native.optimizers import CODES
-        from microgpt.engines.native.pointwise import ACTIVATIONS as NATIVE_ACTIVATIONS
-
-        if words[3] not in NATIVE_ACTIVATIONS or OPTIMIZERS[words[5]].name not in CODES:
-            pytest.skip("the native engine does not have this activation or optimizer yet")
     case, expected = scalar_results(line, work)
     assert_computes(case, expected, options)
 

@@ -98,18 +98,11 @@ def scalar_results(combination: Combination, steps: int, batch_size: int) -> tup
     return case, results(case, EngineOptions("python"))
 
 
-def skip_what_is_missing(engine: str) -> None:
-    """Skip the native engine until it has these options; then this function goes."""
-    if engine == "native":
-        pytest.skip("the native engine does not have all of these options yet")
-
-
 @each_engine
 @pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("combination", COVER, ids=name_of)
 def test_options_in_pairs(combination: Combination, engine: str, dtype: str) -> None:
     options = options_of(engine, dtype)
-    skip_what_is_missing(engine)
     assert_computes(*scalar_results(combination, 2, 1), options)
 
 
@@ -119,7 +112,6 @@ def test_options_in_pairs(combination: Combination, engine: str, dtype: str) -> 
 @pytest.mark.parametrize("number", range(20))
 def test_options_of_larger_models(number: int, engine: str, dtype: str) -> None:
     options, rng = options_of(engine, dtype), random.Random(number)
-    skip_what_is_missing(engine)
     values = {key: rng.choice(values) for key, values in (FACTORS | {"sizes": LARGE_SIZES}).items()}
     assert_computes(*scalar_results(tuple(values.values()), 4, 2), options)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.models import with_options
 from support.program import Program, make_program, mostly_slow
 
 from microgpt.data.tokenizer import Tokenizer
@@ -30,6 +31,7 @@ SGD = OptimizerSpec("sgd")
 GPT = ModelSpec("gpt", vocab_size=4, n_embd=6, n_head=2, n_layer=2, block_size=4)
 BIGRAM = ModelSpec("bigram", vocab_size=5, n_embd=5, n_head=1, n_layer=0, block_size=3)
 LONG = replace(GPT, vocab_size=6, block_size=20, n_layer=1)  # too many texts to enumerate
+OPTIONAL = with_options("everything", n_layer=2)
 DRAWN = 100_000
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
@@ -139,6 +141,13 @@ def test_texts_of_a_bigram_have_the_probabilities_of_the_scalar_engine(top_k: in
     expected = exact(BIGRAM, SamplingPolicy(1.0, top_k), ())
     assert len(expected) == (1 + 4 + 16 + 64 if top_k is None else len(expected))
     assert abs(deviation(texts(native(BIGRAM), DRAWN, top_k=top_k), expected)) < 3.5
+
+
+@mostly_slow(1, "name", ["everything", "gpt2", "llama", "nanochat"])
+def test_texts_of_a_model_with_options_have_the_probabilities_of_the_scalar_engine(name: str) -> None:
+    spec = with_options(name, vocab_size=GPT.vocab_size, block_size=GPT.block_size)
+    drawn = texts(native(spec), DRAWN, prompt=(1,))
+    assert abs(deviation(drawn, exact(spec, SamplingPolicy(1.0), (1,)))) < 3.5
 
 
 @pytest.mark.slow
@@ -427,7 +436,7 @@ def test_what_bulk_does_not_support_is_an_error(trained: Program, arguments: tup
 # Batch decoding
 
 
-@given(st.data(), st.sampled_from([GPT, BIGRAM, LONG]), st.sampled_from(["float32", "float64"]))
+@given(st.data(), st.sampled_from([GPT, BIGRAM, LONG, OPTIONAL]), st.sampled_from(["float32", "float64"]))
 @settings(max_examples=40, deadline=None)
 def test_rows_of_a_batch_decoder_equal_single_decoders(data: st.DataObject, spec: ModelSpec, dtype: str) -> None:
     engine = native(spec, dtype)

@@ -7,19 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.models import OPTIONS, with_options
 
 from microgpt.data.batches import BatchOrder
 from microgpt.engines import make_engine
 from microgpt.engines.base import Arrays, Engine, EngineState, Workload
 from microgpt.engines.native import engine as native
-from microgpt.engines.native import pointwise
+from microgpt.engines.native import layout
+from microgpt.engines.native.activations import ACTIVATIONS as NATIVE_ACTIVATIONS
 from microgpt.engines.native.layout import KINDS
-from microgpt.engines.native.optimizers import CODES
-from microgpt.engines.native.pointwise import ACTIVATIONS as NATIVE_ACTIVATIONS
+from microgpt.engines.native.optimizer_settings import CODES
 from microgpt.engines.optimizer import OPTIMIZERS, OptimizerChoice, OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.errors import UserError
-from microgpt.model.spec import ACTIVATIONS, MODEL_KINDS, RMSNORM_EPSILON, ModelSpec
+from microgpt.model.spec import ACTIVATIONS, MODEL_KINDS, NORMS, POSITIONS, ModelSpec
 
 ADAM = OptimizerSpec("adam", beta1=0.85, beta2=0.99, eps=1e-8)
 ADAMW = OptimizerSpec("adamw", beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.3, grad_clip=1.0)
@@ -101,7 +102,15 @@ def assert_close(found: Arrays, expected: Arrays, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 20, 70])
-@pytest.mark.parametrize("spec", [gpt(n_layer=2, activation="relu_squared"), bigram()], ids=lambda spec: spec.kind)
+@pytest.mark.parametrize(
+    "spec",
+    [
+        gpt(n_layer=2, activation="relu_squared"),
+        bigram(),
+        pytest.param(with_options("everything", n_layer=2), marks=pytest.mark.slow),
+    ],
+    ids=["gpt", "bigram", "everything"],
+)
 def test_results_of_a_replica_are_the_same_alone_and_in_any_group(spec: ModelSpec, batch_size: int) -> None:
     steps, watched = 3, [0, 1, 2, 63, 128, 256]
     state, rates = random_state(spec, 257), own_rates(steps, 257)
@@ -332,17 +341,18 @@ def test_another_device_than_the_cpu_raises() -> None:
 
 
 def test_optimizers_activations_and_kinds_of_the_tables_are_all_implemented() -> None:
-    assert set(CODES) <= set(OPTIMIZERS)
-    assert set(NATIVE_ACTIVATIONS) <= set(ACTIVATIONS)
+    assert set(CODES) == set(OPTIMIZERS)
+    assert set(NATIVE_ACTIVATIONS) == set(ACTIVATIONS)
+    assert len(set(NATIVE_ACTIVATIONS.values())) == len(ACTIVATIONS)
     assert set(KINDS) == set(MODEL_KINDS)
-    codes = [activation.code for activation in NATIVE_ACTIVATIONS.values()]
-    assert len(set(codes)) == len(codes)
+    assert set(layout.POSITIONS) == set(POSITIONS)
+    assert set(layout.NORMS) == set(NORMS)
 
 
 def test_an_optimizer_without_a_kernel_raises_when_the_engine_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OPTIMIZERS, "newton", OptimizerChoice(("beta1", "beta2"), moments=1))
     with pytest.raises(
-        UserError, match=r"^optim\.name=newton is not .*: add it to CODES in engines/native/optimizers\.py$"
+        UserError, match=r"^optim\.name=newton is not .*: add it to CODES in engines/native/optimizer_settings\.py$"
     ):
         engine_of(gpt(), random_state(gpt(), 1), optimizer=OptimizerSpec("newton"))
 
@@ -360,7 +370,7 @@ def test_an_optimizer_whose_code_no_branch_handles_gives_nan(monkeypatch: pytest
 def test_an_activation_without_a_kernel_raises_when_the_engine_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("microgpt.model.spec.ACTIVATIONS", (*ACTIVATIONS, "step"))
     spec = gpt(activation="step")
-    place = r"add it to ACTIVATIONS in engines/native/pointwise\.py$"
+    place = r"add it to ACTIVATIONS in engines/native/activations\.py$"
     with pytest.raises(UserError, match=rf"^model\.activation=step is not .*: {place}"):
         engine_of(spec, random_state(spec, 1))
 
@@ -372,5 +382,44 @@ def test_a_kind_of_model_without_a_kernel_raises_when_the_engine_is_made(monkeyp
         engine_of(spec, random_state(spec, 1))
 
 
-def test_the_epsilon_of_the_norm_is_that_of_the_model() -> None:
-    assert pointwise.EPSILON == RMSNORM_EPSILON
+@pytest.mark.parametrize("gated", [False, True])
+def test_an_activation_whose_code_no_branch_handles_gives_nan(gated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NATIVE_ACTIVATIONS, "relu", 99)
+    spec = gpt(gated_mlp=gated)
+    assert np.isnan(engine_of(spec, random_state(spec, 1)).advance(0, np.ones((1, 1)))[0, 0])
+
+
+@pytest.mark.parametrize(("option", "table"), [("position", POSITIONS), ("norm", NORMS)])
+def test_a_choice_of_the_model_without_a_kernel_raises(
+    option: str, table: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(table, "invented", next(iter(table.values())))
+    spec = gpt(**{option: "invented"})
+    place = rf"add it to {option.upper()}S in engines/native/layout\.py$"
+    with pytest.raises(UserError, match=rf"^model\.{option}=invented is not .*: {place}"):
+        engine_of(spec, random_state(spec, 1))
+
+
+# The padding
+
+
+@each_dtype
+@pytest.mark.parametrize("sizes", [(12, 6, 3), (40, 2, 1)], ids=str)
+def test_the_padding_of_weights_and_moments_stays_zero(sizes: tuple[int, int, int], dtype: str) -> None:
+    """With every option; heads of 2 features with gaps between them, and of 20 in two vectors.
+
+    The rows behind the vocabulary are not part of it: their logits are masked.
+    """
+    n_embd, n_head, n_kv_head = sizes
+    options = OPTIONS["everything"] | {"n_kv_head": n_kv_head}
+    spec = gpt(n_embd=n_embd, n_head=n_head, n_layer=2, **options)
+    engine = engine_of(spec, random_state(spec, 2), 20, dtype=dtype)
+    assert isinstance(engine, native.NativeEngine)
+    assert np.isfinite(engine.advance(0, np.full((3, 2), 0.01))).all()
+    for flat in (engine.weights.parameters, engine.m, engine.v):
+        models = flat.reshape(2, -1).copy()
+        for indices in engine.weights.indices.values():
+            assert models[:, indices].any()
+            models[:, indices] = 0
+        assert not models[:, engine.weights.layout.layer_vectors : engine.weights.layout.lm_head].any()
+        assert not models[:, engine.weights.layout.layers :].any()

@@ -107,17 +107,7 @@ def engine_of(
     backend: str, spec: ModelSpec, optimizer: OptimizerSpec, work: Workload | None, state: EngineState, **options: Any
 ) -> Engine:
     given = replace(EngineOptions(backend, device="cpu", dtype="float64", threads=1), **options)
-    if backend == "native":
-        skip_missing_optimizer(optimizer)
     return make_engine(given, spec, optimizer, work, state, say=lambda text: None)
-
-
-def skip_missing_optimizer(optimizer: OptimizerSpec) -> None:
-    """Skip a test of the native engine with an optimizer that it does not have yet; then this function goes."""
-    from microgpt.engines.native.optimizers import CODES
-
-    if optimizer.name not in CODES:
-        pytest.skip(f"the native engine does not have {optimizer.name} yet")
 
 
 def learning_rates(steps: int, *first: float) -> np.ndarray:

@@ -4,8 +4,13 @@ engine.py           NativeEngine, the contract of engines/base.py: training step
 forward_backward.py forward and backward pass; opens with the legend of the kernels' arguments
 attention.py        causal attention and its gradient
 matmul.py           linear layers: one matrix product for forward pass and gradients
-pointwise.py        embedding, RMSNorm, activation functions, cross-entropy, and their gradients
-optimizers.py       Adam, SGD, weight decay, gradient clipping
+pointwise.py        embedding, biases, soft cap, cross-entropy, and their gradients
+norms.py            RMSNorm and LayerNorm, and their gradients
+activations.py      activation functions and the gate of the MLP, and their gradients
+heads.py            rope, qk_norm and grouped-query attention: what options do to queries, keys and values
+optimizer_settings.py  an optimizer as kernels take it
+optimizers.py       Adam, SGD, Lion, weight decay, gradient clipping
+muon.py             Muon's update of a matrix
 train_kernels.py    what Python calls: k training steps of several models, the loss of a part of a batch
 kv_cache.py         decoding with a KV cache
 bulk_sampling.py    bulk sampling, many texts at once

@@ -37,7 +37,7 @@ Int64Array = Annotated[Any, types.Array(types.int64, 1, "C")]
 Float64Array = Annotated[Any, types.Array(types.float64, 1, "C")]
 UInt64 = Annotated[Any, types.uint64]
 
-OPTIONS = {"nogil": True, "error_model": "numpy", "boundscheck": False}
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False}
 KEPT_VERSIONS = 3  # of compiled kernels, on disk
 KERNELS: list[Any] = []  # numba dispatchers in the order of definition: a kernel comes after those that it calls
 
@@ -53,14 +53,17 @@ def inlined(function: Callable) -> Any:
 
 
 def declare(function: Callable, inline: bool) -> Any:
-    dispatcher = numba.njit(**OPTIONS, forceinline=inline)(function)
+    # Wrappers, with which Python and C can call a kernel, would take a tenth of the time of compiling.
+    more = {"forceinline": inline, "no_cpython_wrapper": not is_entry(function), "no_cfunc_wrapper": True}
+    options: dict[str, Any] = OPTIONS | more
+    dispatcher = numba.njit(**options)(function)
     KERNELS.append(dispatcher)
     return dispatcher
 
 
-def is_entry(dispatcher: Any) -> bool:
+def is_entry(function: Callable) -> bool:
     """Return whether Python calls a kernel: only these are kept on disk, each with the kernels that it calls."""
-    return FloatArray in dispatcher.py_func.__annotations__.values()
+    return FloatArray in function.__annotations__.values()
 
 
 def signature(dispatcher: Any, dtype: str) -> Any:
@@ -225,11 +228,11 @@ def build(dtype: str, kept: Path | None, entries_only: bool) -> OSError | None:
     before, config.CACHE_DIR = config.CACHE_DIR, str(kept or "")  # pyright: ignore[reportAttributeAccessIssue]
     try:
         for dispatcher in KERNELS:
-            if entries_only and not is_entry(dispatcher):
+            if entries_only and not is_entry(dispatcher.py_func):
                 continue
             dispatcher.disable_compile(False)
             try:
-                if is_entry(dispatcher):
+                if is_entry(dispatcher.py_func):
                     dispatcher._cache = NullCache()  # not that of another float type
                     if kept is not None:
                         make_writable_folder(kept)  # else numba would choose another place

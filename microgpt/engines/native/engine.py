@@ -18,8 +18,8 @@ from microgpt.distributed import available_cores
 from microgpt.engines.base import BulkRequest, Draws, EngineInfo, EngineState, Tokens, Workload
 from microgpt.engines.native import bulk_sampling, compilation, train_kernels
 from microgpt.engines.native.kv_cache import NativeBatchDecoder, NativeDecoder
-from microgpt.engines.native.optimizers import bias_corrections, settings_record
-from microgpt.engines.native.weights import Weights, aligned
+from microgpt.engines.native.optimizer_settings import bias_corrections, settings_record
+from microgpt.engines.native.weights import Weights, aligned, workspace
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import BACKENDS, EngineOptions
 from microgpt.errors import UserError
@@ -186,9 +186,9 @@ class NativeEngine:
             if not math.isfinite(loss):
                 return
             train_kernels.finish_step(
-                weights.parameters, weights.transposed, self.m, self.v, gradients[:size], gradients[size:], parts,
-                steps.first + s, steps.rates[model, s], *(correction[s] for correction in steps.corrections), model,
-                weights.record, self.settings,
+                weights.parameters, weights.transposed, self.m, self.v, gradients[:size], gradients[size:],
+                self.workspaces[0].activations, parts, steps.first + s, steps.rates[model, s],
+                *(correction[s] for correction in steps.corrections), model, weights.record, self.settings,
             )  # fmt: skip
 
     def loss(
@@ -247,7 +247,7 @@ class NativeEngine:
     def make_workspace(self) -> Workspace:
         layout = self.weights.layout
         return Workspace(
-            activations=aligned(layout.a_size, self.dtype, 5),
+            activations=workspace(self.spec, layout, self.dtype, 5),
             ids=np.zeros(4 * layout.rows + 1, np.int64),
             gradient=aligned(layout.size, self.dtype, 4),
             part_gradient=aligned(layout.size, self.dtype, 6),

@@ -21,18 +21,22 @@ Arguments of the kernels; the layout (layout.py) has the offsets and shapes of e
     w, t, s    offsets of a layer in P and G, in T, and in A
 """
 
+from microgpt.engines.native.activations import activate, activate_backward
 from microgpt.engines.native.attention import attention, attention_backward
 from microgpt.engines.native.compilation import Floats, Int64s, kernel
+from microgpt.engines.native.heads import add_up_shared, encode_heads, encode_heads_backward, transpose_shared
 from microgpt.engines.native.layout import LayoutRecord
 from microgpt.engines.native.matmul import linear, linear_backward, transpose
+from microgpt.engines.native.norms import norm, norm_backward, rmsnorm, rmsnorm_backward
 from microgpt.engines.native.pointwise import (
-    activate,
-    activate_backward,
+    add_column_sums,
+    add_vector,
     copy,
     embed,
     embed_backward,
-    rmsnorm,
-    rmsnorm_backward,
+    multiply_by,
+    repeat_vector,
+    softcap,
 )
 from microgpt.engines.native.simd.vector import LANES, splat, store
 
@@ -40,14 +44,18 @@ from microgpt.engines.native.simd.vector import LANES, splat, store
 @kernel
 def transpose_weights(P: Floats, T: Floats, z: LayoutRecord):
     """Write the transposed copies of all matrices that the forward pass multiplies with."""
-    e, f, v, a = z.embd_lanes, z.hidden_lanes, z.vocab_lanes, z.head_lanes
+    e, f, ff, v, a = z.embd_lanes, z.hidden_lanes, z.fc1_lanes, z.vocab_lanes, z.head_lanes
     transpose(P, z.lm_head, e, T, z.t_lm_head, v, v, e)
     for layer in range(z.n_layer):
-        w, t = z.layers + layer * z.layer, z.t_layers + layer * z.layer
-        transpose(P, w + z.qkv, e, T, t + z.qkv, 3 * a, 3 * a, e)
-        transpose(P, w + z.wo, a, T, t + z.wo, e, e, a)
-        transpose(P, w + z.fc1, e, T, t + z.fc1, f, f, e)
-        transpose(P, w + z.fc2, f, T, t + z.fc2, e, e, f)
+        w, t = z.layers + layer * z.layer, z.t_layers + layer * z.t_layer
+        if z.kv_heads == z.heads:
+            transpose(P, w + z.qkv, e, T, t + z.t_qkv, 3 * a, 3 * a, e)
+        else:
+            bias = z.layer_vectors + layer * z.vectors + z.qkv_bias
+            transpose_shared(P, w + z.qkv, bias, T, t + z.t_qkv, t + z.t_qkv_bias, z)
+        transpose(P, w + z.wo, a, T, t + z.t_wo, e, e, a)
+        transpose(P, w + z.fc1, e, T, t + z.t_fc1, ff, ff, e)
+        transpose(P, w + z.fc2, f, T, t + z.t_fc2, e, e, f)
 
 
 # Parts of the forward pass, also for decoding, which differs in its attention
@@ -59,32 +67,60 @@ def embed_tokens(P: Floats, A: Floats, tokens: Int64s, positions: Int64s, rows: 
     x = z.x if z.n_layer > 0 else z.last
     embed(A, z.embedded if z.input_rmsnorm else x, z.embd_lanes, P, z.wte, z.wpe, tokens, positions, rows)
     if z.input_rmsnorm:
-        rmsnorm(A, x, z.scale0, z.embedded, z.embd_lanes, rows, z.embd)
+        rmsnorm(A, x, z.scale0, z.embedded, z.embd_lanes, rows, z.embd, z.norm_eps)
 
 
 @kernel
-def project_qkv(T: Floats, A: Floats, layer: int, rows: int, z: LayoutRecord):
-    """RMSNorm, then queries, keys and values of a layer."""
-    e, a, t, s = z.embd_lanes, z.head_lanes, z.t_layers + layer * z.layer, layer * z.a_layer
-    rmsnorm(A, s + z.norm1, s + z.scale1, s + z.x, e, rows, z.embd)
-    linear(A, s + z.qkv_rows, 3 * a, s + z.norm1, e, z.embd, T, t + z.qkv, rows, 0)
+def project_qkv(P: Floats, T: Floats, A: Floats, positions: Int64s, layer: int, rows: int, z: LayoutRecord):
+    """Norm, then queries, keys and values of a layer."""
+    e, a, t, s = z.embd_lanes, z.head_lanes, z.t_layers + layer * z.t_layer, layer * z.a_layer
+    vectors, qkv = z.layer_vectors + layer * z.vectors, s + z.qkv_rows
+    norm(P, A, s + z.norm1, s + z.unit1, s + z.scale1, s + z.x, rows, vectors + z.norm1_vectors, z)
+    if z.bias and z.kv_heads == z.heads:
+        repeat_vector(A, qkv, P, vectors + z.qkv_bias, 3 * a, rows)
+    elif z.bias:
+        repeat_vector(A, qkv, T, t + z.t_qkv_bias, 3 * a, rows)
+    linear(A, qkv, 3 * a, s + z.norm1, e, z.embd, T, t + z.t_qkv, rows, z.bias)
+    if z.rotations >= 0 or z.qk_norm:
+        encode_heads(A, qkv, s + z.qk_scale, positions, rows, z)
 
 
 @kernel
-def project_out_and_mlp(T: Floats, A: Floats, layer: int, rows: int, z: LayoutRecord):
+def residual(P: Floats, A: Floats, y: int, x: int, bias: int, rows: int, z: LayoutRecord):
+    """y = x, to which a linear layer is added, with the layer's bias"""
+    if z.bias:
+        add_vector(A, y, x, P, bias, z.embd_lanes, rows)
+    else:
+        copy(A, y, x, rows * z.embd_lanes)
+
+
+@kernel
+def project_out_and_mlp(P: Floats, T: Floats, A: Floats, layer: int, rows: int, z: LayoutRecord):
     """The rest of a layer after its attention: mid = x + wo(attended), then mid + fc2(activation(fc1(norm(mid)))).
 
     The result is the input of the next layer, or of the output layer.
     """
-    e, f, a, t, s = z.embd_lanes, z.hidden_lanes, z.head_lanes, z.t_layers + layer * z.layer, layer * z.a_layer
+    e, f, ff, a = z.embd_lanes, z.hidden_lanes, z.fc1_lanes, z.head_lanes
+    t, s, vectors = z.t_layers + layer * z.t_layer, layer * z.a_layer, z.layer_vectors + layer * z.vectors
     following = z.last if layer == z.n_layer - 1 else s + z.a_layer + z.x
-    copy(A, s + z.mid, s + z.x, rows * e)
-    linear(A, s + z.mid, e, s + z.attended, a, a, T, t + z.wo, rows, 1)
-    rmsnorm(A, s + z.norm2, s + z.scale2, s + z.mid, e, rows, z.embd)
-    linear(A, s + z.pre, f, s + z.norm2, e, z.embd, T, t + z.fc1, rows, 0)
-    activate(A, s + z.act, s + z.pre, rows * f, z.activation)
-    copy(A, following, s + z.mid, rows * e)
-    linear(A, following, e, s + z.act, f, z.hidden, T, t + z.fc2, rows, 1)
+    residual(P, A, s + z.mid, s + z.x, vectors + z.wo_bias, rows, z)
+    linear(A, s + z.mid, e, s + z.attended, a, a, T, t + z.t_wo, rows, 1)
+    norm(P, A, s + z.norm2, s + z.unit2, s + z.scale2, s + z.mid, rows, vectors + z.norm2_vectors, z)
+    if z.bias:
+        repeat_vector(A, s + z.pre, P, vectors + z.fc1_bias, ff, rows)
+    linear(A, s + z.pre, ff, s + z.norm2, e, z.embd, T, t + z.t_fc1, rows, z.bias)
+    activate(A, s + z.act, s + z.pre, f, rows, z.gated, z.activation)
+    residual(P, A, following, s + z.mid, vectors + z.fc2_bias, rows, z)
+    linear(A, following, e, s + z.act, f, z.hidden, T, t + z.t_fc2, rows, 1)
+
+
+@kernel
+def output_logits(P: Floats, T: Floats, A: Floats, rows: int, z: LayoutRecord):
+    if z.final_norm:
+        norm(P, A, z.final, z.unit3, z.scale3, z.last, rows, z.final_vectors, z)
+    linear(A, z.logits, z.vocab_lanes, z.final, z.embd_lanes, z.embd, T, z.t_lm_head, rows, 0)
+    if z.logit_softcap > 0:
+        softcap(A, z.logits, z.capped, rows * z.vocab_lanes, z.logit_softcap)
 
 
 # The two passes
@@ -96,32 +132,51 @@ def forward(P: Floats, T: Floats, A: Floats, tokens: Int64s, positions: Int64s, 
     """Logits of every row; keeps in A what the backward pass reads."""
     embed_tokens(P, A, tokens, positions, rows, z)
     for layer in range(z.n_layer):
-        project_qkv(T, A, layer, rows, z)
+        project_qkv(P, T, A, positions, layer, rows, z)
         attention(A, layer * z.a_layer, begins, documents, z)
-        project_out_and_mlp(T, A, layer, rows, z)
-    linear(A, z.logits, z.vocab_lanes, z.last, z.embd_lanes, z.embd, T, z.t_lm_head, rows, 0)
+        project_out_and_mlp(P, T, A, layer, rows, z)
+    output_logits(P, T, A, rows, z)
 
 
 @kernel
 def backward(P: Floats, G: Floats, A: Floats, tokens: Int64s, positions: Int64s, begins: Int64s, documents: int,
              rows: int, accumulate: int, z: LayoutRecord):  # fmt: skip
     """Gradients of all parameters from the gradient of the logits: written to G, or added with `accumulate`."""
-    e, f, v, a = z.embd_lanes, z.hidden_lanes, z.vocab_lanes, z.head_lanes
-    if not accumulate:  # gradients of embeddings are sums over positions
+    if not accumulate:  # gradients of embeddings, gains and biases are sums over positions
         for i in range(z.wte, z.decayed, LANES):
             store(G, i, splat(G, 0.0))
-    linear_backward(A, z.dx, z.last, e, z.logits, v, z.vocab, P, G, z.lm_head, rows, accumulate)
+    e, f, ff, v, a = z.embd_lanes, z.hidden_lanes, z.fc1_lanes, z.vocab_lanes, z.head_lanes
+    fc1_outputs, qkv_outputs = ff - f + z.hidden, a + 2 * z.kv_lanes
+    if z.logit_softcap > 0:
+        multiply_by(A, z.logits, z.capped, rows * v)
+    linear_backward(A, z.dx, z.final, e, z.logits, v, z.vocab, P, G, z.lm_head, rows, accumulate)
+    if z.final_norm:
+        norm_backward(P, G, A, z.dx, z.dx, z.final, z.unit3, z.scale3, rows, z.final_vectors, 0, z)
     for back in range(z.n_layer):
         layer = z.n_layer - 1 - back
-        w, s = z.layers + layer * z.layer, layer * z.a_layer
-        linear_backward(A, z.dhidden, s + z.act, f, z.dx, e, z.embd, P, G, w + z.fc2, rows, accumulate)
-        activate_backward(A, z.dhidden, s + z.pre, rows * f, z.activation)
-        linear_backward(A, z.dnorm, s + z.norm2, e, z.dhidden, f, z.hidden, P, G, w + z.fc1, rows, accumulate)
-        rmsnorm_backward(A, z.dx, z.dnorm, s + z.norm2, s + z.scale2, e, rows, z.embd, 1)
+        w, s, vectors = z.layers + layer * z.layer, layer * z.a_layer, z.layer_vectors + layer * z.vectors
+        if z.bias:
+            add_column_sums(A, z.dx, e, G, vectors + z.fc2_bias, e, rows)
+        linear_backward(A, z.dact, s + z.act, f, z.dx, e, z.embd, P, G, w + z.fc2, rows, accumulate)
+        activate_backward(A, z.dhidden, z.dact, s + z.act, s + z.pre, f, rows, z.gated)
+        if z.bias:
+            add_column_sums(A, z.dhidden, ff, G, vectors + z.fc1_bias, ff, rows)
+        linear_backward(A, z.dnorm, s + z.norm2, e, z.dhidden, ff, fc1_outputs, P, G, w + z.fc1, rows, accumulate)
+        v2 = vectors + z.norm2_vectors
+        norm_backward(P, G, A, z.dx, z.dnorm, s + z.norm2, s + z.unit2, s + z.scale2, rows, v2, 1, z)
+        if z.bias:
+            add_column_sums(A, z.dx, e, G, vectors + z.wo_bias, e, rows)
         linear_backward(A, z.dattended, s + z.attended, a, z.dx, e, z.embd, P, G, w + z.wo, rows, accumulate)
         attention_backward(A, s, begins, documents, z)
-        linear_backward(A, z.dnorm, s + z.norm1, e, z.dqkv, 3 * a, 3 * a, P, G, w + z.qkv, rows, accumulate)
-        rmsnorm_backward(A, z.dx, z.dnorm, s + z.norm1, s + z.scale1, e, rows, z.embd, 1)
+        if z.rotations >= 0 or z.qk_norm:
+            encode_heads_backward(A, z.dqkv, s + z.qkv_rows, s + z.qk_scale, positions, rows, z)
+        if z.kv_heads < z.heads:
+            add_up_shared(A, z.dqkv, rows, z)
+        if z.bias:
+            add_column_sums(A, z.dqkv, 3 * a, G, vectors + z.qkv_bias, qkv_outputs, rows)
+        linear_backward(A, z.dnorm, s + z.norm1, e, z.dqkv, 3 * a, qkv_outputs, P, G, w + z.qkv, rows, accumulate)
+        v1 = vectors + z.norm1_vectors
+        norm_backward(P, G, A, z.dx, z.dnorm, s + z.norm1, s + z.unit1, s + z.scale1, rows, v1, 1, z)
     if z.input_rmsnorm:
         x = z.x if z.n_layer > 0 else z.last
         rmsnorm_backward(A, z.dx, z.dx, x, z.scale0, e, rows, z.embd, 0)

@@ -12,11 +12,10 @@ import numpy as np
 
 from microgpt.engines.native.attention import exponentiate, mix, normalize, score
 from microgpt.engines.native.compilation import FloatArray, Floats, Int64Array, Int64s, kernel
-from microgpt.engines.native.forward_backward import embed_tokens, project_out_and_mlp, project_qkv
+from microgpt.engines.native.forward_backward import embed_tokens, output_logits, project_out_and_mlp, project_qkv
 from microgpt.engines.native.layout import QUERY_TILE, LayoutRecord, layout_of, layout_record
-from microgpt.engines.native.matmul import linear
 from microgpt.engines.native.simd.vector import LANES, get, load, offset, pointer, store
-from microgpt.engines.native.weights import Weights, aligned
+from microgpt.engines.native.weights import Weights, aligned, workspace
 
 MIN_ROWS = 64  # of a batch decoder's pass
 
@@ -64,11 +63,11 @@ def decode(P: FloatArray, T: FloatArray, A: FloatArray, cache: FloatArray, model
     positions, slots = offset(tokens, stride), offset(tokens, 2 * stride)
     embed_tokens(p, a, tokens, positions, rows, z)
     for layer in range(z.n_layer):
-        project_qkv(t, a, layer, rows, z)
+        project_qkv(p, t, a, positions, layer, rows, z)
         store_keys_and_values(a, kept, layer, positions, slots, rows, z)
         cached_attention(a, kept, layer, positions, slots, rows, z)
-        project_out_and_mlp(t, a, layer, rows, z)
-    linear(a, z.logits, z.vocab_lanes, z.last, z.embd_lanes, z.embd, t, z.t_lm_head, rows, 0)
+        project_out_and_mlp(p, t, a, layer, rows, z)
+    output_logits(p, t, a, rows, z)
 
 
 class DecodingBuffers:
@@ -77,7 +76,7 @@ class DecodingBuffers:
     def __init__(self, weights: Weights, replica: int, rows: int, slots: int):
         layout = layout_of(weights.spec, rows)
         self.weights, self.replica, self.record = weights, replica, layout_record(layout)
-        self.activations = aligned(layout.a_size, weights.dtype)
+        self.activations = workspace(weights.spec, layout, weights.dtype)
         self.cache = aligned(slots * layout.n_layer * layout.block * 2 * layout.head_lanes, weights.dtype)
         logits = self.activations[layout.logits : layout.logits + rows * layout.vocab_lanes]
         self.logits = logits.reshape(rows, layout.vocab_lanes)[:, : layout.vocab]

@@ -2,7 +2,8 @@
 
 Every row is padded with zeros to whole vectors of 16 lanes, so that kernels need no code for incomplete vectors. The
 queries, keys and values of a position consist of slots, one for each head: up to 16 features lie in a slot of the next
-power of two lanes, and several slots share a vector; a larger head has a slot of several vectors (attention.py).
+power of two lanes, and several slots share a vector; a larger head has a slot of several vectors (attention.py). With
+rope the two halves of a head's features, which it pairs, lie in the two halves of the slot (heads.py).
 
 Sizes and offsets count array elements.
 """
@@ -12,17 +13,14 @@ from typing import Annotated, Any, NamedTuple
 import numba
 import numpy as np
 
-from microgpt.engines.base import implementation, refuse_options
-from microgpt.engines.native.pointwise import ACTIVATIONS
+from microgpt.engines.base import implementation
+from microgpt.engines.native.activations import ACTIVATIONS, is_in_place
 from microgpt.engines.native.simd.vector import LANES
 from microgpt.model.spec import ModelSpec
 
 KINDS = ("gpt", "bigram")  # the kinds of model that forward_backward.py computes
-# Options of model/spec.py that this engine does not compute yet
-LACKING = (
-    "position", "norm", "norm_eps", "norm_gain", "final_norm", "qk_norm", "bias", "gated_mlp", "mlp_width",
-    "n_kv_head", "logit_softcap",
-)  # fmt: skip
+POSITIONS = {"learned": False, "rope": True, "none": False}  # whether queries and keys are rotated
+NORMS = {"rmsnorm": False, "layernorm": True}  # whether the mean is subtracted
 QUERY_TILE = 16  # queries that attention computes together
 SPARE_ROWS = 4  # behind the rows of a workspace: a matrix product computes up to 3 rows too many (matmul.py)
 KEPT_BLOCK_SIZE = 64  # up to it attention weights, which need memory of its square, are kept for the backward pass
@@ -36,47 +34,79 @@ class Layout(NamedTuple):
     embd: int  # features of the residual stream
     hidden: int  # features of the MLP
     heads: int
+    kv_heads: int  # heads of the keys and values; each is shared by as many consecutive heads of the queries
     vocab: int
     block: int
     embd_lanes: int  # the same with padding: a row of the residual stream,
     hidden_lanes: int  # of the MLP,
     vocab_lanes: int  # of the logits,
-    head_lanes: int  # and of the slots of all heads: the width of q, of k and of v
+    head_lanes: int  # and of the slots of all heads: the width of q, and of k and v with a copy for each head of q
+    kv_lanes: int  # of the slots of the heads of keys and values: the width of k and v in the parameters
+    fc1_lanes: int  # of the outputs of fc1: hidden_lanes, or with a gated MLP twice as many: gate, then fc1
     slot_vectors: int  # vectors of a head; 1 if heads share a vector
     slot_width: int  # lanes of a head in a vector
-    activation: int  # code of the activation function (pointwise.py)
+    # Options
+    activation: int  # code of the activation function (activations.py)
+    gated: int  # 1: the MLP has a gate
     input_rmsnorm: int  # 1: a norm on the summed embedding
+    centered: int  # 1: the other norms subtract the mean
+    final_norm: int
+    qk_norm: int
+    bias: int  # 1: the linear layers of the blocks have biases
     keeps_attention: int  # 1: attention weights are kept for the backward pass
+    norm_eps: float
+    logit_softcap: float  # 0: none
     # Parameters: matrices (outputs, inputs), row major
     wte: int  # (vocab_lanes, embd_lanes)
     wpe: int  # (block, embd_lanes); -1: no position embedding
+    layer_vectors: int  # gains and biases, layer after layer
     lm_head: int  # (vocab_lanes, embd_lanes); wte if tied
     decayed: int  # weight decay applies from here on
     layers: int
     layer: int  # size of a layer
-    qkv: int  # (3 head_lanes, embd_lanes): attn_wq, attn_wk, attn_wv
+    qkv: int  # (head_lanes + 2 kv_lanes, embd_lanes): attn_wq, attn_wk, attn_wv
     wo: int  # (embd_lanes, head_lanes)
-    fc1: int  # (hidden_lanes, embd_lanes)
+    fc1: int  # (fc1_lanes, embd_lanes): mlp_gate if there is one, mlp_fc1
     fc2: int  # (embd_lanes, hidden_lanes)
     size: int  # of all parameters
-    # Transposed copies (inputs, outputs), each layer with the offsets of its parameters
+    # Gains and biases, all in front of the matrices that decay
+    final_vectors: int  # of the final norm
+    vectors: int  # size of a layer's
+    norm1_vectors: int  # of the norm before attention
+    norm2_vectors: int
+    qkv_bias: int
+    wo_bias: int
+    fc1_bias: int
+    fc2_bias: int
+    gain: int  # place of the gain among the vectors of a norm; -1: none
+    shift: int  # and of the bias
+    # What the forward pass reads: transposed copies of the matrices (inputs, outputs), layer after layer
     t_lm_head: int
     t_layers: int
+    t_layer: int  # size of a layer
+    t_qkv_bias: int  # (3 head_lanes,), as in t_qkv: a copy of the bias of k and v for each head of q
+    t_qkv: int  # (embd_lanes, 3 head_lanes): with a copy of the columns of k and v for each head of q
+    t_wo: int
+    t_fc1: int
+    t_fc2: int
     t_size: int
     # Activations: `rows` rows, one for each position. First those of each layer, kept for the backward pass
     rows: int
     a_layer: int  # size of a layer
     x: int  # (rows, embd_lanes): input of the layer
     scale1: int  # (rows,): 1 / rms(x), of the norm before attention
-    norm1: int  # (rows, embd_lanes)
+    norm1: int  # (rows, embd_lanes): its output
     qkv_rows: int  # (rows, 3 head_lanes): q, k, v
     attention: int  # attention weights if they are kept: `block` vectors for each row and group of slots
     attended: int  # (rows, head_lanes): output of attention before wo
     mid: int  # (rows, embd_lanes): residual stream between attention and MLP
     scale2: int
     norm2: int
-    pre: int  # (rows, hidden_lanes): input of the activation function
-    act: int  # (rows, hidden_lanes): its output; pre if it is computed in place
+    pre: int  # (rows, fc1_lanes): input of the activation function, or what activations.py leaves there
+    act: int  # (rows, hidden_lanes): input of fc2; pre if it is computed in place
+    unit1: int  # (rows, embd_lanes): norm1 before its gain and bias; norm1 without them
+    unit2: int
+    qk_scale: int  # a vector for each row and group of slots of q and k: 1 / rms of each head, with qk_norm
     # Then those that layers share
     embedded: int  # (rows, embd_lanes): summed embedding before its norm
     scale0: int
@@ -84,16 +114,24 @@ class Layout(NamedTuple):
     logits: int  # (rows, vocab_lanes), then their gradient
     dx: int  # gradient of the residual stream
     dnorm: int
-    dhidden: int
+    dhidden: int  # (rows, fc1_lanes)
     dqkv: int
     dattended: int
     sums: int  # (rows,): a number for each row, of the loss or of a sampler
     scratch: int  # of attention, see there
+    scale3: int  # of the final norm
+    final: int  # (rows, embd_lanes): its output; `last` without one
+    unit3: int
+    capped: int  # (rows, vocab_lanes): d(logit) / d(logit before the softcap)
+    dact: int  # (rows, hidden_lanes): gradient of act; dhidden without a gate
+    ones: int  # constants: (embd_lanes,) 1 for features, 0 for padding
+    rotations: int  # (block, 2, lanes of a slot's vectors): cos and +-sin of rope (heads.py); -1: none
+    muon: int  # scratch of muon.py, for three copies of a layer's largest matrix and two squares
     a_size: int
 
 
 # Kernels take a layout as a record: one pointer, with fields by name.
-DTYPE = np.dtype([(field, np.int64) for field in Layout._fields])
+DTYPE = np.dtype([(field, np.int64 if kind is int else np.float64) for field, kind in Layout.__annotations__.items()])
 LayoutRecord = Annotated[Any, numba.from_dtype(DTYPE)]
 
 
@@ -113,50 +151,94 @@ def section(**counts: int) -> tuple[dict[str, int], int]:
 
 def layout_of(spec: ModelSpec, rows: int) -> Layout:
     """Return the layout of a model with a workspace for `rows` positions; that of parameters is the same for any."""
-    refuse_options(spec, LACKING, "engines/native/layout.py and forward_backward.py")
-    implementation(dict.fromkeys(KINDS), "model.kind", spec.kind, "KINDS in engines/native/layout.py")
+    place = "engines/native/layout.py"
+    implementation(dict.fromkeys(KINDS), "model.kind", spec.kind, f"KINDS in {place}")
+    rotates = implementation(POSITIONS, "model.position", spec.position, f"POSITIONS in {place}")
+    centered = implementation(NORMS, "model.norm", spec.norm, f"NORMS in {place}")
     activation = implementation(
-        ACTIVATIONS, "model.activation", spec.activation, "ACTIVATIONS in engines/native/pointwise.py"
+        ACTIVATIONS, "model.activation", spec.activation, "ACTIVATIONS in engines/native/activations.py"
     )
+    in_place = is_in_place(activation, spec.gated_mlp)
+    layers = spec.n_layer
     vocab, block = spec.vocab_size, spec.block_size
-    e, f, v = whole(spec.n_embd), whole(4 * spec.n_embd), whole(vocab)
-    slot = 1 << (spec.head_dim - 1).bit_length() if spec.head_dim <= LANES else whole(spec.head_dim)
+    e, f, v = whole(spec.n_embd), whole(spec.mlp_features), whole(vocab)
+    slot = slot_lanes(spec.head_dim, rotates)
     slot_vectors = max(1, slot // LANES)
-    a = whole(spec.n_head * slot)
+    a, kv, ff = whole(spec.n_head * slot), whole(spec.kv_heads * slot), 2 * f if spec.gated_mlp else f
     keeps_attention = block <= KEPT_BLOCK_SIZE
+    has_gain, has_shift, biased = spec.norm_gain, spec.norm_has_bias, int(spec.bias)
 
-    layer, layer_size = section(qkv=3 * a * e, wo=e * a, fc1=f * e, fc2=e * f)
+    norm = e * (has_gain + has_shift)
+    vectors, vectors_size = section(
+        norm1_vectors=norm, norm2_vectors=norm, qkv_bias=biased * (a + 2 * kv), wo_bias=biased * e,
+        fc1_bias=biased * ff, fc2_bias=biased * e,
+    )  # fmt: skip
+    layer, layer_size = section(qkv=(a + 2 * kv) * e, wo=e * a, fc1=ff * e, fc2=e * f)
     parameters, size = section(
         wte=v * e, wpe=whole(block) * e if spec.has_position_embedding else 0,
-        lm_head=0 if spec.tie_lm_head else v * e, layers=spec.n_layer * layer_size,
+        layer_vectors=layers * vectors_size, final_vectors=norm if spec.final_norm else 0,
+        lm_head=0 if spec.tie_lm_head else v * e, layers=layers * layer_size,
     )  # fmt: skip
     decayed = parameters["lm_head"]
     if spec.tie_lm_head:
         parameters["lm_head"] = parameters["wte"]
     if not spec.has_position_embedding:
         parameters["wpe"] = -1
-    transposed, t_size = section(t_lm_head=e * v, t_layers=spec.n_layer * layer_size)
+    t_layer, t_layer_size = section(t_qkv_bias=biased * 3 * a, t_qkv=3 * a * e, t_wo=e * a, t_fc1=ff * e, t_fc2=e * f)
+    transposed, t_size = section(t_lm_head=e * v, t_layers=layers * t_layer_size)
 
     n = rows + SPARE_ROWS
+    units = n * e if has_gain or has_shift else 0
     of_layer, a_layer = section(
         x=n * e, scale1=n, norm1=n * e, qkv_rows=n * 3 * a,
         attention=n * (a // slot_vectors) * block if keeps_attention else 0, attended=n * a, mid=n * e, scale2=n,
-        norm2=n * e, pre=n * f, act=0 if activation.in_place else n * f,
+        norm2=n * e, pre=n * ff, act=0 if in_place else n * f, unit1=units, unit2=units,
+        qk_scale=n * 2 * a // slot_vectors if spec.qk_norm else 0,
     )  # fmt: skip
-    if activation.in_place:
+    if in_place:
         of_layer["act"] = of_layer["pre"]
+    if not units:
+        of_layer["unit1"], of_layer["unit2"] = of_layer["norm1"], of_layer["norm2"]
     shared, a_size = section(
-        all_layers=spec.n_layer * a_layer, embedded=n * e, scale0=n, last=n * e, logits=n * v, dx=n * e, dnorm=n * e,
-        dhidden=n * f, dqkv=n * 3 * a, dattended=n * a, sums=n, scratch=2 * (block + 1) * QUERY_TILE * LANES,
+        all_layers=layers * a_layer, embedded=n * e, scale0=n, last=n * e, logits=n * v, dx=n * e, dnorm=n * e,
+        dhidden=n * ff, dqkv=n * 3 * a, dattended=n * a, sums=n, scratch=2 * (block + 1) * QUERY_TILE * LANES,
+        scale3=n, final=n * e if spec.final_norm else 0, unit3=units if spec.final_norm else 0,
+        capped=n * v if spec.logit_softcap else 0, dact=n * f if spec.gated_mlp else 0, ones=e,
+        rotations=block * 2 * slot_vectors * LANES if rotates else 0, muon=3 * e * max(a, f) + 2 * max(e, a) ** 2,
     )  # fmt: skip
     del shared["all_layers"]
+    for name, replacement, is_present in (
+        ("final", shared["last"], spec.final_norm), ("unit3", shared["final"], units), ("rotations", -1, rotates),
+        ("dact", shared["dhidden"], spec.gated_mlp),
+    ):  # fmt: skip
+        shared[name] = shared[name] if is_present else replacement
     return Layout(
-        n_layer=spec.n_layer, embd=spec.n_embd, hidden=4 * spec.n_embd, heads=spec.n_head, vocab=vocab, block=block,
-        embd_lanes=e, hidden_lanes=f, vocab_lanes=v, head_lanes=a, slot_vectors=slot_vectors,
-        slot_width=min(slot, LANES), activation=activation.code, input_rmsnorm=int(spec.input_rmsnorm),
-        keeps_attention=int(keeps_attention), decayed=decayed, layer=layer_size, size=size, t_size=t_size, rows=rows,
-        a_layer=a_layer, a_size=a_size, **parameters, **layer, **transposed, **of_layer, **shared,
+        n_layer=layers, embd=spec.n_embd, hidden=spec.mlp_features, heads=spec.n_head, kv_heads=spec.kv_heads,
+        vocab=vocab, block=block, embd_lanes=e, hidden_lanes=f, vocab_lanes=v, head_lanes=a, kv_lanes=kv, fc1_lanes=ff,
+        slot_vectors=slot_vectors, slot_width=min(slot, LANES), activation=activation, gated=int(spec.gated_mlp),
+        input_rmsnorm=int(spec.input_rmsnorm), centered=int(centered), final_norm=int(spec.final_norm),
+        qk_norm=int(spec.qk_norm), bias=biased, keeps_attention=int(keeps_attention), norm_eps=spec.norm_eps,
+        logit_softcap=spec.logit_softcap or 0.0, decayed=decayed, layer=layer_size, size=size, vectors=vectors_size,
+        gain=0 if has_gain else -1, shift=(e if has_gain else 0) if has_shift else -1, t_layer=t_layer_size,
+        t_size=t_size, rows=rows, a_layer=a_layer, a_size=a_size,
+        **parameters, **layer, **vectors, **transposed, **t_layer, **of_layer, **shared,
     )  # fmt: skip
+
+
+def slot_lanes(head_dim: int, rotates: bool) -> int:
+    """Return the lanes of a head."""
+    if head_dim <= LANES:
+        return 1 << (head_dim - 1).bit_length()
+    return 2 * whole(head_dim // 2) if rotates else whole(head_dim)
+
+
+def head_feature_lanes(spec: ModelSpec, layout: Layout) -> np.ndarray:
+    """Return the lane of every feature of a head in its slot."""
+    feature = np.arange(spec.head_dim)
+    if layout.rotations < 0:
+        return feature
+    half = spec.head_dim // 2
+    return feature % half + feature // half * (layout.slot_vectors * layout.slot_width // 2)
 
 
 def layout_record(layout: Layout) -> np.record:

@@ -1,7 +1,8 @@
 """Optimizers on the flat parameters of one model; the formulas are those of engines/scalar/optimizers.py.
 
-An optimizer is a kernel that updates the parameters from `begin` to before `end`, with a code in CODES and a branch in
-`apply`. Zeros must stay zero, since rows are padded with them: a zero gradient and zero moments move nothing.
+An optimizer is a kernel that updates the parameters from `begin` to before `end`, with a code in CODES
+(optimizer_settings.py) and a branch in `apply`. Zeros must stay zero, since rows are padded with them: a zero gradient
+and zero moments move nothing.
 
     P, G, M, V  parameters, gradients, first and second moments: arrays of one layout; M is V if there is one moment
     m, v, g     the moments and gradient of a parameter p
@@ -13,62 +14,18 @@ time at batch size 1.
 """
 
 import math
-from typing import Annotated, Any, NamedTuple
 
-import numba
-import numpy as np
 from numba.extending import register_jitable
 
-from microgpt.engines.base import implementation
 from microgpt.engines.native.compilation import Floats, kernel
 from microgpt.engines.native.layout import LayoutRecord
+from microgpt.engines.native.muon import muon
+from microgpt.engines.native.optimizer_settings import ADAM, LION, MUON, SGD, SettingsRecord
 from microgpt.engines.native.simd.lanes import horizontal_sum
-from microgpt.engines.native.simd.vector import LANES, flush_subnormals, fma, load, splat, sqrt, store
-from microgpt.engines.optimizer import OptimizerSpec
+from microgpt.engines.native.simd.vector import LANES, flush_subnormals, fma, load, splat, sqrt, store, where_positive
 
 FLUSHING_INTERVAL = 32  # steps
 SMALLEST_SHARING = 1e-15  # smallest eps with which the product of two denominators is sure to be a normal float32
-
-ADAM, SGD = range(2)
-CODES = {"adam": ADAM, "adamw": ADAM, "sgd": SGD}  # adamw is adam with decoupled weight decay
-
-
-class Settings(NamedTuple):
-    """An OptimizerSpec in numbers."""
-
-    code: int
-    moments: int
-    beta1: float
-    beta2: float
-    eps: float
-    momentum: float
-    decay: float  # decoupled weight decay; 0: none
-    largest_norm: float  # infinity: gradients are not clipped
-
-
-DTYPE = np.dtype([(field, np.int64 if kind is int else np.float64) for field, kind in Settings.__annotations__.items()])
-SettingsRecord = Annotated[Any, numba.from_dtype(DTYPE)]
-
-
-def settings_record(spec: OptimizerSpec) -> np.record:
-    """Return an optimizer as kernels take it. Raises UserError for one without a kernel."""
-    settings = Settings(
-        code=implementation(CODES, "optim.name", spec.name, "CODES in engines/native/optimizers.py"),
-        moments=spec.moments,
-        beta1=spec.beta1,
-        beta2=spec.beta2,
-        eps=spec.eps,
-        momentum=spec.momentum,
-        decay=spec.decay,
-        largest_norm=math.inf if spec.grad_clip is None else spec.grad_clip,
-    )
-    return np.rec.array([tuple(settings)], dtype=DTYPE)[0]
-
-
-def bias_corrections(spec: OptimizerSpec, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return 1 - beta1^t and 1 - beta2^t of the steps from `begin` to before `end`, counted from 0: t is step + 1."""
-    t = np.arange(begin + 1, end + 1)
-    return 1 - spec.beta1**t, 1 - spec.beta2**t
 
 
 @kernel
@@ -117,13 +74,30 @@ def sgd(P: Floats, G: Floats, M: Floats, begin: int, end: int, lr: float, o: Set
 
 
 @kernel
+def lion(P: Floats, G: Floats, M: Floats, begin: int, end: int, lr: float, o: SettingsRecord):
+    """p -= lr sign(beta1 m + (1 - beta1) g), m = beta2 m + (1 - beta2) g
+
+    Without fma, with which terms that cancel would have the sign of a rounding error.
+    """
+    old1, new1, old2, new2 = splat(P, o.beta1), splat(P, 1 - o.beta1), splat(P, o.beta2), splat(P, 1 - o.beta2)
+    rate = splat(P, lr)
+    for i in range(begin, end, LANES):
+        g, m = load(G, i), load(M, i)
+        u = old1 * m + new1 * g
+        store(P, i, load(P, i) - (where_positive(u, rate) - where_positive(0.0 - u, rate)))
+        store(M, i, old2 * m + new2 * g)
+
+
+@kernel
 def apply(P: Floats, G: Floats, M: Floats, V: Floats, begin: int, end: int, lr: float, correction1: float,
-          correction2: float, o: SettingsRecord):  # fmt: skip
-    """Update the parameters from `begin` to before `end` with the optimizer of these settings."""
-    if o.code == ADAM:
+          correction2: float, code: int, o: SettingsRecord):  # fmt: skip
+    """Update the parameters from `begin` to before `end` with the optimizer of this code."""
+    if code == ADAM:
         adam(P, G, M, V, begin, end, lr, correction1, correction2, o)
-    elif o.code == SGD:
+    elif code == SGD:
         sgd(P, G, M, begin, end, lr, o)
+    elif code == LION:
+        lion(P, G, M, begin, end, lr, o)
     else:  # a code without a branch: the next loss is NaN, which ends the run
         for i in range(begin, end, LANES):
             store(P, i, load(P, i) * math.nan)
@@ -154,23 +128,31 @@ def whole_pairs(count):
 
 
 @kernel
-def update(P: Floats, G: Floats, M: Floats, V: Floats, step: int, lr: float, correction1: float, correction2: float,
-           o: SettingsRecord, z: LayoutRecord):  # fmt: skip
-    """Clip, decay and update all parameters of a model in step number `step`, counted from 0."""
+def update(P: Floats, G: Floats, M: Floats, V: Floats, A: Floats, step: int, lr: float, correction1: float,
+           correction2: float, o: SettingsRecord, z: LayoutRecord):  # fmt: skip
+    """Clip, decay and update all parameters of a model in step number `step`, counted from 0; A is scratch."""
     if o.largest_norm < math.inf:
         clip(G, z.size, o.largest_norm)
     if o.decay > 0:
         keep = splat(P, 1 - lr * o.decay)
         for i in range(z.decayed, z.size, LANES):
             store(P, i, load(P, i) * keep)
+    code, rate = o.code, lr
+    if o.code == MUON:  # of what is not a matrix of the blocks
+        code, rate = ADAM, lr * o.adam_lr_ratio
     # Without the rows of zeros behind the vocabulary: with 27 characters they would be 4 % of the parameters.
     table, positions = whole_pairs(z.vocab * z.embd_lanes), whole_pairs(z.block * z.embd_lanes)
-    apply(P, G, M, V, z.wte, z.wte + table, lr, correction1, correction2, o)
+    apply(P, G, M, V, z.wte, z.wte + table, rate, correction1, correction2, code, o)
     if z.wpe >= 0:
-        apply(P, G, M, V, z.wpe, z.wpe + positions, lr, correction1, correction2, o)
+        apply(P, G, M, V, z.wpe, z.wpe + positions, rate, correction1, correction2, code, o)
+    if z.layer_vectors < z.decayed:
+        apply(P, G, M, V, z.layer_vectors, z.decayed, rate, correction1, correction2, code, o)
     if z.lm_head != z.wte:
-        apply(P, G, M, V, z.lm_head, z.lm_head + table, lr, correction1, correction2, o)
-    apply(P, G, M, V, z.layers, z.size, lr, correction1, correction2, o)
+        apply(P, G, M, V, z.lm_head, z.lm_head + table, rate, correction1, correction2, code, o)
+    if o.code == MUON:
+        muon(P, G, M, A, lr, o, z)
+    else:
+        apply(P, G, M, V, z.layers, z.size, lr, correction1, correction2, code, o)
     if step % FLUSHING_INTERVAL == FLUSHING_INTERVAL - 1:
         flush(M, z.size)
         if o.moments == 2:

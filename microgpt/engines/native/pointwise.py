@@ -1,48 +1,30 @@
-"""Operations on each position: embedding, RMSNorm, activation functions, cross-entropy, each with its gradient.
+"""Operations on each position: embedding, biases, soft cap, cross-entropy, each with its gradient.
 
 A is the array of activations, in which x, y, dx, ... are offsets. A row has `lanes` lanes, a multiple of 16; lanes
 behind the last feature are zero and stay zero.
 """
 
 import math
-from typing import NamedTuple
 
 from microgpt.engines.native.compilation import Floats, Int64s, inlined, kernel
 from microgpt.engines.native.simd.exp import LOG2_E, exp2
-from microgpt.engines.native.simd.lanes import horizontal_max, horizontal_sum, slot_sum
+from microgpt.engines.native.simd.lanes import horizontal_max, horizontal_sum
+from microgpt.engines.native.simd.tanh_erf import tanh
 from microgpt.engines.native.simd.vector import (
     LANES,
-    fma,
     get,
     load,
     load_splat,
     maximum,
     put,
     splat,
-    sqrt,
     store,
-    where_positive,
 )
 
-EPSILON = 1e-5  # RMSNORM_EPSILON of model/spec.py, repeated: only changes within this package compile the kernels again
 ROWS_A_LOGARITHM = 16  # factors of a product of normalizers, each at most vocab_size: it stays finite in float64
 # Distance in nats from the largest logit at which a probability is 0 in float64, and its loss infinite, as the scalar
 # engine computes it.
 LARGEST_GAP = 745.13
-
-
-class Activation(NamedTuple):
-    """What kernels and layout need of an activation function f, which maps 0 to 0: padding stays zero."""
-
-    code: int  # by which `activate` and `activate_backward` choose
-    in_place: bool  # f(x) may overwrite x: its gradient is computed from f(x) as well as from x
-
-
-RELU, RELU_SQUARED = range(2)
-ACTIVATIONS = {
-    "relu": Activation(RELU, in_place=True),
-    "relu_squared": Activation(RELU_SQUARED, in_place=False),
-}
 
 
 @kernel
@@ -80,70 +62,52 @@ def embed_backward(A: Floats, dx: int, lanes: int, rows: int, G: Floats, wte: in
                 store(G, row, load(G, row) + gradient)
 
 
-# RMSNorm
+# Biases of linear layers
 
 
 @kernel
-def rmsnorm(A: Floats, y: int, scale: int, x: int, lanes: int, rows: int, features: int):
-    """y[p, :] = scale_p x[p, :] with scale_p = 1 / sqrt(mean(x[p, :]^2) + EPSILON)"""
-    for p in range(rows):
-        squares = splat(A, 0.0)
-        for i in range(p * lanes, (p + 1) * lanes, LANES):
-            squares = fma(load(A, x + i), load(A, x + i), squares)
-        put(A, scale + p, horizontal_sum(squares))
-    for p in range(0, rows, LANES):  # 16 positions share a division and a square root
-        store(A, scale + p, splat(A, 1.0) / sqrt(load(A, scale + p) * (1.0 / features) + EPSILON))
-    for p in range(rows):
-        factor = load_splat(A, scale + p)
-        for i in range(p * lanes, (p + 1) * lanes, LANES):
-            store(A, y + i, load(A, x + i) * factor)
+def add_vector(A: Floats, y: int, x: int, P: Floats, b: int, lanes: int, rows: int):
+    """y[p, :] = x[p, :] + b"""
+    for p in range(0, rows * lanes, lanes):
+        for i in range(0, lanes, LANES):
+            store(A, y + p + i, load(A, x + p + i) + load(P, b + i))
 
 
 @kernel
-def rmsnorm_backward(A: Floats, dx: int, dy: int, y: int, scale: int, lanes: int, rows: int, features: int,
-                     accumulate: int):  # fmt: skip
-    """dx[p, :] = scale_p (dy[p, :] - y[p, :] mean(dy[p, :] y[p, :])), or += with `accumulate`"""
-    for p in range(rows):
-        products = splat(A, 0.0)
-        for i in range(p * lanes, (p + 1) * lanes, LANES):
-            products = fma(load(A, dy + i), load(A, y + i), products)
-        mean = slot_sum(products, 16) * (1.0 / features)
-        factor = load_splat(A, scale + p)
-        for i in range(p * lanes, (p + 1) * lanes, LANES):
-            gradient = (load(A, dy + i) - load(A, y + i) * mean) * factor
-            store(A, dx + i, load(A, dx + i) + gradient if accumulate else gradient)
-
-
-# Activation functions. A code without a branch here gives NaN, which ends training at its first step
+def repeat_vector(A: Floats, y: int, P: Floats, b: int, lanes: int, rows: int):
+    """y[p, :] = b"""
+    for p in range(0, rows * lanes, lanes):
+        for i in range(0, lanes, LANES):
+            store(A, y + p + i, load(P, b + i))
 
 
 @kernel
-def activate(A: Floats, y: int, x: int, count: int, activation: int):
-    """y = f(x) for `count` elements and the activation function f of this code"""
+def add_column_sums(A: Floats, dy: int, row: int, G: Floats, db: int, lanes: int, rows: int):
+    """db += sum_p dy[p, :]; rows of dy are `row` apart."""
+    for i in range(0, lanes, LANES):
+        total = load(G, db + i)
+        for p in range(rows):
+            total = total + load(A, dy + p * row + i)
+        store(G, db + i, total)
+
+
+# Soft cap of the logits
+
+
+@kernel
+def softcap(A: Floats, logits: int, slopes: int, count: int, cap: float):
+    """logits = cap tanh(logits / cap), slopes = d(result) / d(logits)"""
     for i in range(0, count, LANES):
-        value = load(A, x + i)
-        if activation == RELU:
-            result = where_positive(value, value)
-        elif activation == RELU_SQUARED:
-            positive = where_positive(value, value)
-            result = positive * positive
-        else:
-            result = value * math.nan
-        store(A, y + i, result)
+        value, slope = tanh(load(A, logits + i) * (1.0 / cap))
+        store(A, logits + i, value * cap)
+        store(A, slopes + i, slope)
 
 
 @kernel
-def activate_backward(A: Floats, dx: int, x: int, count: int, activation: int):
-    """dx *= f'(x); x is f(x) for a function that is computed in place."""
+def multiply_by(A: Floats, x: int, factors: int, count: int):
+    """x *= factors"""
     for i in range(0, count, LANES):
-        value, gradient = load(A, x + i), load(A, dx + i)
-        if activation == RELU:
-            result = where_positive(value, gradient)
-        elif activation == RELU_SQUARED:
-            result = where_positive(value, gradient * value * 2.0)
-        else:
-            result = gradient * math.nan
-        store(A, dx + i, result)
+        store(A, x + i, load(A, x + i) * load(A, factors + i))
 
 
 # Cross-entropy

@@ -28,7 +28,8 @@ from microgpt.engines.native.compilation import (
 )
 from microgpt.engines.native.forward_backward import backward, forward, transpose_weights
 from microgpt.engines.native.layout import LayoutRecord
-from microgpt.engines.native.optimizers import SettingsRecord, update
+from microgpt.engines.native.optimizer_settings import SettingsRecord
+from microgpt.engines.native.optimizers import update
 from microgpt.engines.native.pointwise import cross_entropy
 from microgpt.engines.native.simd.vector import LANES, get, load, offset, pointer, prefetch, put, store
 
@@ -149,7 +150,7 @@ def train(P: FloatArray, T: FloatArray, M: FloatArray, V: FloatArray, G: FloatAr
             if not math.isfinite(loss):
                 break
             lr = rates[model * steps + step]
-            update(p, g, m, v, first_step + step, lr, corrections1[step], corrections2[step], o, z)
+            update(p, g, m, v, a, first_step + step, lr, corrections1[step], corrections2[step], o, z)
             transpose_weights(p, t, z)
 
 
@@ -173,13 +174,13 @@ def loss(P: FloatArray, T: FloatArray, G: FloatArray, A: FloatArray, tokens: Int
 
 
 @kernel
-def finish_step(P: FloatArray, T: FloatArray, M: FloatArray, V: FloatArray, G: FloatArray, H: FloatArray, parts: int,
-                step: int, lr: float, correction1: float, correction2: float, model: int, z: LayoutRecord,
-                o: SettingsRecord):  # fmt: skip
+def finish_step(P: FloatArray, T: FloatArray, M: FloatArray, V: FloatArray, G: FloatArray, H: FloatArray,
+                A: FloatArray, parts: int, step: int, lr: float, correction1: float, correction2: float, model: int,
+                z: LayoutRecord, o: SettingsRecord):  # fmt: skip
     """Add the gradients of the other parts of a batch (H, one after the other) to G, and update one model."""
     for part in range(parts - 1):
         add(pointer(G, 0), pointer(H, part * z.size), z.size)
     p, t = pointer(P, model * z.size), pointer(T, model * z.t_size)
     m, v = pointer(M, model * z.size), pointer(V, model * z.size)
-    update(p, pointer(G, 0), m, v, step, lr, correction1, correction2, o, z)
+    update(p, pointer(G, 0), m, v, pointer(A, 0), step, lr, correction1, correction2, o, z)
     transpose_weights(p, t, z)

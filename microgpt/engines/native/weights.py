@@ -4,7 +4,7 @@ import numpy as np
 
 from microgpt.engines.base import Arrays
 from microgpt.engines.native import train_kernels
-from microgpt.engines.native.layout import Layout, layout_of, layout_record
+from microgpt.engines.native.layout import Layout, head_feature_lanes, layout_of, layout_record
 from microgpt.engines.native.simd.vector import LANES
 from microgpt.model.spec import ModelSpec
 
@@ -24,30 +24,71 @@ def aligned(count: int, dtype: str, place: int = 0) -> np.ndarray:
     return room[skipped : skipped + count]
 
 
+def workspace(spec: ModelSpec, layout: Layout, dtype: str, place: int = 0) -> np.ndarray:
+    """Return an array of activations (see `aligned`) with its constants."""
+    activations = aligned(layout.a_size, dtype, place)
+    activations[layout.ones : layout.ones + spec.n_embd] = 1
+    if layout.rotations >= 0:
+        tables = rope_tables(spec, layout)
+        activations[layout.rotations : layout.rotations + tables.size] = tables.ravel()
+    return activations
+
+
+def rope_tables(spec: ModelSpec, layout: Layout) -> np.ndarray:
+    """Return cos and sin of the angle of every position and lane of a group of slots: (block, 2, lanes).
+
+    sin is negative in the first half of a slot. The angle of features j and j + D/2 is position theta^(-2j / D), with D
+    features in a head. Lanes without a feature have zeros.
+    """
+    half, slot = spec.head_dim // 2, layout.slot_width * layout.slot_vectors
+    frequencies = spec.rope_theta ** (-2 * np.arange(half) / spec.head_dim)
+    angles = np.arange(spec.block_size)[:, np.newaxis] * frequencies  # (block, half)
+    tables = np.zeros((spec.block_size, 2, slot))
+    first, second = np.split(head_feature_lanes(spec, layout), 2)
+    tables[:, 0, first] = tables[:, 0, second] = np.cos(angles)
+    tables[:, 1, first], tables[:, 1, second] = -np.sin(angles), np.sin(angles)
+    return np.tile(tables, max(1, LANES // slot))
+
+
 def tensor_indices(spec: ModelSpec, layout: Layout) -> dict[str, np.ndarray]:
     """Return for every tensor the indices (rows, columns) of its elements in a model's flat array."""
-    e, f, a = layout.embd_lanes, layout.hidden_lanes, layout.head_lanes
-    feature = np.arange(spec.n_embd)
-    slot = layout.slot_width * layout.slot_vectors
-    heads = feature // spec.head_dim * slot + feature % spec.head_dim  # lane of every feature of q
-    embd, hidden, vocab = feature, np.arange(layout.hidden), np.arange(spec.vocab_size)
+    e, f, a, kv = layout.embd_lanes, layout.hidden_lanes, layout.head_lanes, layout.kv_lanes
+    embd, hidden, vocab = np.arange(spec.n_embd), np.arange(layout.hidden), np.arange(spec.vocab_size)
+    slots = np.arange(spec.n_head)[:, np.newaxis] * (layout.slot_width * layout.slot_vectors)
+    q_lanes = (slots + head_feature_lanes(spec, layout)).ravel()  # lane of every feature of q, and in front of k and v
+    kv_lanes = q_lanes[: spec.kv_heads * spec.head_dim]
 
     def matrix(begin: int, rows: np.ndarray, columns: np.ndarray, row: int) -> np.ndarray:
         return begin + rows[:, np.newaxis] * row + columns[np.newaxis, :]
 
-    found = {"wte": matrix(layout.wte, vocab, embd, e)}
-    if layout.wpe >= 0:
-        found["wpe"] = matrix(layout.wpe, np.arange(spec.block_size), embd, e)
-    if not spec.tie_lm_head:
-        found["lm_head"] = matrix(layout.lm_head, vocab, embd, e)
+    found = {
+        "wte": matrix(layout.wte, vocab, embd, e),
+        "wpe": matrix(layout.wpe, np.arange(spec.block_size), embd, e),
+        "lm_head": matrix(layout.lm_head, vocab, embd, e),
+        **norm_indices("final_norm", layout, layout.final_vectors),
+    }
     for layer in range(spec.n_layer):
-        w = layout.layers + layer * layout.layer
-        for number, name in enumerate(("attn_wq", "attn_wk", "attn_wv")):
-            found[f"layer{layer}.{name}"] = matrix(w + layout.qkv, number * a + heads, embd, e)
-        found[f"layer{layer}.attn_wo"] = matrix(w + layout.wo, embd, heads, a)
-        found[f"layer{layer}.mlp_fc1"] = matrix(w + layout.fc1, hidden, embd, e)
-        found[f"layer{layer}.mlp_fc2"] = matrix(w + layout.fc2, embd, hidden, f)
-    return found
+        w, vectors = layout.layers + layer * layout.layer, layout.layer_vectors + layer * layout.vectors
+        found |= norm_indices(f"layer{layer}.attn_norm", layout, vectors + layout.norm1_vectors)
+        found |= norm_indices(f"layer{layer}.mlp_norm", layout, vectors + layout.norm2_vectors)
+        for name, matrix_begin, bias_begin, outputs, inputs, row in (
+            ("attn_wq", layout.qkv, layout.qkv_bias, q_lanes, embd, e),
+            ("attn_wk", layout.qkv, layout.qkv_bias, a + kv_lanes, embd, e),
+            ("attn_wv", layout.qkv, layout.qkv_bias, a + kv + kv_lanes, embd, e),
+            ("attn_wo", layout.wo, layout.wo_bias, embd, q_lanes, a),
+            ("mlp_gate", layout.fc1, layout.fc1_bias, hidden, embd, e),
+            ("mlp_fc1", layout.fc1, layout.fc1_bias, layout.fc1_lanes - f + hidden, embd, e),
+            ("mlp_fc2", layout.fc2, layout.fc2_bias, embd, hidden, f),
+        ):
+            found[f"layer{layer}.{name}"] = matrix(w + matrix_begin, outputs, inputs, row)
+            found[f"layer{layer}.{name}_bias"] = vectors + bias_begin + outputs[np.newaxis, :]
+    return {name: found[name] for name in spec.shapes()}
+
+
+def norm_indices(name: str, layout: Layout, begin: int) -> dict[str, np.ndarray]:
+    """Return the indices of a norm's gain and bias."""
+    features = begin + np.arange(layout.embd)[np.newaxis, :]
+    return {f"{name}_gain": features + layout.gain, f"{name}_bias": features + layout.shift}
 
 
 class Weights:
