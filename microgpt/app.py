@@ -13,11 +13,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import hydra
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from microgpt import __version__
 from microgpt.config.hydra_compat import own_hydra, register_plugins, run_hydra, share_config_store
-from microgpt.config.hydra_errors import explain, report
+from microgpt.config.hydra_errors import added_option, explain, report
 from microgpt.config.hydra_optuna import use_our_option
 from microgpt.config.hydra_schema import keys_with_help, register_schema
 from microgpt.distributed import this_process
@@ -82,6 +83,10 @@ def execute(arguments: Sequence[str], application: Application | None = None) ->
             run_hydra(arguments, application or Application(), run_job, config_directory())
         except SweepRefused as stop:
             raise stop.error from stop
+        except HydraException as error:
+            if (known := added_option(error, arguments)) is not None:
+                raise known from error
+            raise
 
 
 @contextlib.contextmanager

@@ -11,11 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from microgpt import tasks
 from microgpt.config.hydra_errors import report
-from microgpt.config.hydra_schema import from_omegaconf
-from microgpt.config.hydra_settings import check_hydra
+from microgpt.config.hydra_settings import check_hydra, check_removals, checked_by_rules
 from microgpt.config.schema import Config
 from microgpt.config.usage import refuse_unused_keys
-from microgpt.config.validation import check, check_processes
+from microgpt.config.validation import check_processes
 from microgpt.distributed import this_process
 from microgpt.errors import UserError, is_recorded
 from microgpt.runs.record import Invocation, SweepJob
@@ -62,8 +61,8 @@ def checked(own: DictConfig, hydra_config: HydraConf, invocation: Invocation) ->
     check_hydra(hydra_config)
     if invocation.job is None and invocation.folder is None:
         refuse_unknown_folder(own)
-    config = from_omegaconf(own, dict(hydra_config.runtime.choices))
-    check(config)
+    check_removals(invocation.overrides)
+    config = checked_by_rules(OmegaConf.to_container(own, resolve=True), dict(hydra_config.runtime.choices))
     refuse_unused_keys(config, invocation)
     check_processes(config, this_process().world_size)
     return config

@@ -3,6 +3,7 @@
 Checked with the versions below; tests/config/test_hydra_compat.py fails when one of these uses stops working.
 """
 
+import argparse
 import contextlib
 import importlib
 import logging
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra._internal.utils import get_args_parser
 from hydra.core import utils
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
@@ -29,7 +31,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from microgpt.errors import UserError
 
@@ -190,9 +192,7 @@ def run_hydra(
     from hydra._internal.core_plugins import basic_launcher
 
     version.setbase("1.3")
-    parser = internal.get_args_parser()
-    parser.error = raise_usage_error  # pyright: ignore[reportAttributeAccessIssue]
-    args = parser.parse_args(list(arguments))
+    args, parser = parse_arguments(arguments)
     with (
         replaced(application, "run_job", run_job),
         replaced(basic_launcher, "run_job", run_job),
@@ -207,6 +207,13 @@ def run_hydra(
             )
 
 
+def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser]:
+    """Return Hydra's flags and overrides, and their parser. Raises UserError."""
+    parser = get_args_parser()
+    parser.error = raise_usage_error  # pyright: ignore[reportAttributeAccessIssue]
+    return parser.parse_args(list(arguments)), parser
+
+
 def rerun(args: Any, task_function: Callable[[DictConfig], Any], run_job: Callable[..., JobReturn]) -> None:
     """Run the job whose configuration Hydra's PickleJobInfoCallback has saved, as a run alone."""
     from hydra._internal.callbacks import Callbacks
@@ -216,12 +223,13 @@ def rerun(args: Any, task_function: Callable[[DictConfig], Any], run_job: Callab
         raise UserError(f"{key} takes no overrides and no other flags: it runs the saved configuration as it is")
     try:
         config = pickle.loads(Path(file).read_bytes())
+        OmegaConf.set_readonly(config.hydra, False)
     except OSError as error:
         raise UserError(f"{key}: {error.strerror}") from error
     except Exception as error:
         raise UserError(f"{key}: not a configuration that PickleJobInfoCallback has saved") from error
     utils.setup_globals()
-    with read_write(config), open_dict(config):
+    with open_dict(config.hydra):
         config.hydra.mode, config.hydra.runtime.output_dir = RunMode.RUN, "???"
     context = HydraContext(ConfigLoaderImpl(ConfigSearchPathImpl()), Callbacks())
     _ = run_job(task_function, config, "hydra.run.dir", None, context).return_value

@@ -1,9 +1,10 @@
 """One sentence and an exit code for every error, in place of the long messages of Hydra, OmegaConf and YAML."""
 
+import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import yaml
@@ -12,7 +13,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from microgpt.config.hydra_schema import unknown_key
 from microgpt.data.display import escaped
-from microgpt.errors import MicrogptError, place_of
+from microgpt.errors import MicrogptError, UserError, place_of
 
 # A part of OmegaConf's message about a value -> what the key is instead.
 ALLOWED = {
@@ -53,6 +54,8 @@ def is_raised_in_hydra(error: BaseException) -> bool:
     """Return whether Hydra or OmegaConf itself raised a built-in error, as it does for some input."""
     last = traceback.extract_tb(error.__traceback__)[-2:]  # two, because decoding a file adds a frame
     is_theirs = any(re.search(r"/(hydra|omegaconf)/", frame.filename) for frame in last)
+    if isinstance(error, KeyError):  # of os.environ
+        return is_theirs and last[-1].filename in (os.__file__, "<frozen os>")
     return is_theirs and isinstance(error, ValueError | TypeError | AssertionError)
 
 
@@ -64,6 +67,11 @@ def explain_yaml(error: yaml.YAMLError) -> str:
 
 def explain_composition(error: BaseException) -> str:
     text = str(error)
+    if isinstance(error, KeyError):
+        name = error.args[0] if error.args else ""
+        return f"hydra.job.env_copy has {name}, and the environment has no variable of this name"
+    if found := re.search(r"Either remove \+ prefix: '(.*)'", text):
+        return f"+{found.group(1)} is not allowed: say {found.group(1)}, without +"
     if isinstance(error, MissingConfigException):
         return explain_missing_option(text)
     if isinstance(error, OverrideParseException):
@@ -75,6 +83,17 @@ def explain_composition(error: BaseException) -> str:
     if found := re.match(r"Ambiguous value for argument '(.*)'", text):
         return f"{found.group(1)} has several values: add -m to run them all, or quote them as one"
     return explain_value(error)
+
+
+def added_option(error: Exception, arguments: Iterable[str]) -> UserError | None:
+    """Return the error about +group=option, for a group that has an option already, if that is Hydra's error."""
+    found = re.match(r"Multiple values for (\S+)\.|(\S+) appears more than once in the final defaults list", str(error))
+    if isinstance(error, HydraException) and found:
+        group = found.group(1) or found.group(2)
+        for argument in arguments:
+            if argument.startswith(f"+{group}="):
+                return UserError(f"{argument} is not allowed: say {argument[1:]}, without +")
+    return None
 
 
 def explain_value(error: BaseException) -> str:

@@ -70,12 +70,44 @@ def from_omegaconf(composed: DictConfig, choices: dict[str, Any]) -> Config:
 def from_values(plain: Any, choices: dict[str, Any]) -> Config:
     """Return a configuration that OmegaConf has checked, given as dictionaries, as `from_omegaconf` does."""
     refuse_unknown_keys(plain)  # Hydra accepts any key that is added with +
+    for key in keys_of(Config):
+        if key not in plain:
+            raise UserError(f"~{key} is not allowed: {key} is part of every run and cannot be removed")
+    refuse_names_of_options(plain, choices)
     config = from_plain(Config, plain)
-    names = {  # a user's own file may leave out its name
-        group: replace(getattr(config, group), name=plain[group]["name"] or str(choices.get(group)))
-        for group in ("model", "style")
+    names = {
+        group: replace(getattr(config, group), name=name_of(group, plain, choices)) for group in ("model", "style")
     }
     return replace(config, **names)
+
+
+def name_of(group: str, plain: Any, choices: dict[str, Any]) -> str:
+    """Return the name of a model or a style, which a user's own file may leave out: then it is that of the option."""
+    name = plain[group]["name"] or choices.get(group)
+    if choices and not name:
+        raise UserError(f"{group}.name is empty: choose an option with {group}=<option>, or set {group}.name")
+    return str(name)
+
+
+def refuse_names_of_options(plain: Any, choices: dict[str, Any]) -> None:
+    """Raise UserError for optim.name=sgd in place of optim=sgd, which would keep the other keys of optim=adam."""
+    for group, stated in keys_of(Config).items():
+        options = keys_of(stated.node)["name"].one_of if stated.node and "name" in keys_of(stated.node) else ()
+        name, choice = plain[group]["name"] if options else None, choices.get(group)
+        if name in options and choice in options and name != choice:
+            raise UserError(f"{group}.name={name} is not allowed: choose the option, {group}={name}")
+
+
+def explained_by_option(error: UserError, config: Config, choices: dict[str, Any]) -> UserError:
+    """Return the error about a key of a group, with what the group was taken as if an own file does not state it."""
+    group = str(error).partition(".")[0]
+    choice: Any = choices.get(group)
+    node: Any = getattr(config, group, None)
+    stated = keys_of(type(node)).get("name") if choice is not None and node is not None else None
+    if stated is None or choice in stated.one_of or not stated.one_of or node.name != type(node).name:
+        return error
+    options = ", ".join(stated.one_of)
+    return UserError(f"{error}; {group}={choice} counts as {node.name} unless its file has a name, one of {options}")
 
 
 def from_plain(node: type[Node], plain: dict[Any, Any]) -> Node:

@@ -1,11 +1,16 @@
-"""The keys of the node `hydra` that cannot be honoured: one sentence each. docs/hydra.md lists all keys."""
+"""The checks of what Hydra composed: the configuration, and keys of Hydra that cannot be honoured (docs/hydra.md)."""
 
 from collections.abc import Iterable
+from pathlib import PurePosixPath
 from typing import Any
 
 from hydra.conf import HydraConf
 from hydra.types import RunMode
 
+from microgpt.config.hydra_schema import explained_by_option, from_values
+from microgpt.config.keys import keys_of
+from microgpt.config.schema import Config
+from microgpt.config.validation import check
 from microgpt.errors import UserError
 
 # Keys that Hydra fills in itself; in a sweep also those that its launchers fill in.
@@ -15,6 +20,28 @@ FILLED = (
 FILLED_IN_SWEEPS = ("hydra.job.num", "hydra.job.id")
 
 
+def checked_by_rules(plain: Any, choices: dict[str, Any]) -> Config:
+    """Return a configuration, given as dictionaries that OmegaConf has checked, if it keeps all rules.
+
+    `choices` maps groups to the options chosen. Raises UserError.
+    """
+    config = from_values(plain, choices)
+    try:
+        check(config)
+    except UserError as error:
+        raise explained_by_option(error, config, choices) from error
+    return config
+
+
+def check_removals(overrides: Iterable[str]) -> None:
+    """Raise UserError for ~style and other groups that every run needs."""
+    for override in overrides:
+        group = override.lstrip("~").partition("=")[0].partition("@")[0]
+        stated = keys_of(Config).get(group)
+        if override.startswith("~") and stated is not None and stated.node is not None:
+            raise UserError(f"~{group} is not allowed: {group} is part of every run; choose another {group}=<option>")
+
+
 def check_hydra(hydra: HydraConf) -> None:
     """Raise UserError for a key that Hydra would overwrite without a word."""
     filled = (*FILLED, *FILLED_IN_SWEEPS) if hydra.mode == RunMode.MULTIRUN else FILLED
@@ -22,6 +49,9 @@ def check_hydra(hydra: HydraConf) -> None:
         key = override.lstrip("+~").partition("=")[0]
         if starts_with(key, filled):
             raise UserError(f"{override} is not allowed: Hydra sets {key} itself")
+    subdir = hydra.output_subdir
+    if subdir is not None and (PurePosixPath(subdir).is_absolute() or ".." in PurePosixPath(subdir).parts):
+        raise UserError(f"hydra.output_subdir={subdir} is not allowed: it names a folder in that of the run")
 
 
 def check_shared_process(hydra: HydraConf) -> None:

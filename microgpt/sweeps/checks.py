@@ -9,10 +9,9 @@ from hydra.types import TaskFunction
 
 from microgpt.config.choices import TASKS
 from microgpt.config.hydra_errors import explain
-from microgpt.config.hydra_schema import from_values
+from microgpt.config.hydra_settings import check_removals, checked_by_rules
 from microgpt.config.schema import Config
 from microgpt.config.usage import refuse_keys_unused_by_all, refuse_unused_keys
-from microgpt.config.validation import check
 from microgpt.errors import MicrogptError, UserError
 from microgpt.runs.record import Invocation, SweepJob
 from microgpt.sweeps.composition import Composer
@@ -111,8 +110,8 @@ class JobChecker:
             invocation = Invocation(composed.overrides, place)
             self.composer.check_folder(composed)
             with hydra_job.in_environment():
-                config = from_values(composed.values, composed.choices)
-            check(config)
+                check_removals(composed.overrides)
+                config = checked_by_rules(composed.values, composed.choices)
             refuse_unused_keys(config, invocation)
             check_checkpoint(config)
         except Exception as error:

@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from microgpt.config.hydra_compat import parse_arguments
 from microgpt.config.hydra_settings import check_hydra
 from microgpt.distributed import this_process
 from microgpt.errors import MicrogptError, UserError
@@ -136,13 +137,17 @@ class SweepStart(Callback):
 def sweep_id(arguments: list[str]) -> str:
     """Return the name of the folder of a command's sweep: the same for the same overrides in any order.
 
-    How to begin and which launcher runs the jobs do not change the name.
+    How to begin and which launcher runs the jobs do not change the name; flags that choose configuration files do.
     """
     how = ("train.resume=auto", "train.resume=never", "sweep.fresh", "hydra/launcher", "hydra.launcher")
     ignored = ("-", *how, "hydra.sweeper.n_trials", "hydra.sweeper.n_jobs")
-    overrides = sorted(a for a in arguments if "=" in a and not a.startswith(ignored))
+    flags, _ = parse_arguments(arguments)
+    overrides = sorted(a for a in flags.overrides if "=" in a and not a.startswith(ignored))
     experiment = next((o.split("=", 1)[1] for o in overrides if o.lstrip("+").startswith("experiment=")), "sweep")
     name = experiment if re.fullmatch(r"[\w.-]+", experiment) else "sweep"
+    folders = {"--config-dir": flags.config_dir, "--config-path": flags.config_path}
+    overrides += [f"{flag}={os.path.relpath(folder)}" for flag, folder in folders.items() if folder is not None]
+    overrides += [f"--config-name={flags.config_name}"] if flags.config_name is not None else []
     return f"{name}_{hashlib.sha256(os.fsencode(' '.join(overrides))).hexdigest()[:8]}"
 
 

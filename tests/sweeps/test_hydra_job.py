@@ -151,6 +151,7 @@ def calls(folder: Path, launcher: str, *arguments: str) -> list[dict[str, Any]]:
     return sorted(lines, key=lambda line: (line["number"], line["event"] == "end"))
 
 
+@pytest.mark.slow
 def test_callbacks_are_called_for_each_job_and_know_of_a_failed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,250 @@
+"""One job: the folder that Hydra's keys name, the working directory, Hydra's files, and what is left behind."""
+
+import importlib
+import json
+import os
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+from support.program import ROOT, read_record
+
+from microgpt.app import execute, run
+from microgpt.errors import UserError
+from microgpt.runs.record import RunRecord
+from microgpt.sweeps.lifecycle import new_sweep, sweep_id
+
+QUICK = (
+    "mode=scalar", "train.steps=1", "train.eval_documents=2", "sample.num_samples=1", "train.eval_every=null",
+    "data=text", "data.path=names.txt", "style=classic",
+)  # fmt: skip
+PICKLING = "+hydra.callbacks.pickling._target_=hydra.experimental.callbacks.PickleJobInfoCallback"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names.txt").write_text("".join(f"{one}{other}\n" for one in "abcdef" for other in "abcdef"))
+    return tmp_path
+
+
+def microgpt(*arguments: str) -> None:
+    with new_sweep():
+        execute(arguments)
+
+
+def files(folder: Path) -> list[str]:
+    """Return the paths of all files and folders except that of the data."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name != "names.txt")
+
+
+def set_status(run: Path, status: str) -> None:
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"status": status}))
+
+
+def test_hydra_run_dir_names_the_folder_which_is_resumed_or_refused(folder: Path) -> None:
+    command = *QUICK, "hydra.run.dir=a/${now:%Y}_${seed}", "seed=3"
+    microgpt(*command)
+    (run,) = (folder / "a").iterdir()
+    assert run.name.endswith("_3")
+    assert sorted(path.name for path in (run / ".hydra").iterdir()) == ["config.yaml", "hydra.yaml", "overrides.yaml"]
+    assert OmegaConf.load(run / ".hydra" / "config.yaml").seed == 3
+    assert list(OmegaConf.load(run / ".hydra" / "overrides.yaml")) == [*QUICK, "seed=3"]
+    assert OmegaConf.load(run / ".hydra" / "hydra.yaml").hydra.runtime.output_dir == str(run)
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == ["a"]
+    with pytest.raises(UserError, match=r"run\.dir=a/.* it holds a run of this configuration, which is completed"):
+        microgpt(*command)
+    set_status(run, "interrupted")
+    microgpt(*command)
+    record = RunRecord.read(run)
+    assert record is not None
+    assert (record.status, len(record.resumed)) == ("completed", 1)
+    set_status(run, "failed")
+    microgpt(*command)
+    assert len(read_record(run)["earlier_failures"]) == 1
+    with pytest.raises(UserError, match="it holds a run of another configuration or of other data"):
+        microgpt(*QUICK, f"hydra.run.dir={run}", "seed=4")
+    (run / "run.json").write_text("{")
+    with pytest.raises(UserError, match=r"it holds a run\.json that cannot be read"):
+        microgpt(*command)
+
+
+def test_nothing_is_written_before_the_configuration_and_the_data_are_checked(folder: Path) -> None:
+    for mistake in ("seed=-1", "data.path=none.txt", "sample.prompt=1", "sample.prompt=${hydra:run.dir}"):
+        where = () if "run.dir" in mistake else ("hydra.run.dir=X",)
+        with pytest.raises(UserError):
+            microgpt(*QUICK, *mistake.split(), *where)
+        with pytest.raises(UserError):
+            microgpt("-m", "seed=1,2", *QUICK, *mistake.split())
+    assert files(folder) == []
+
+
+def test_with_chdir_the_working_directory_is_the_folder_and_paths_start_from_the_original_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Path] = []
+    monkeypatch.setattr("microgpt.tasks.train.train_runs", lambda *arguments: seen.append(Path.cwd()))
+    monkeypatch.setattr("microgpt.tasks.train.objective", lambda metrics: 0.0)
+    microgpt(*QUICK, "hydra.job.chdir=true", "outputs_dir=out", "hydra.run.dir=X")
+    microgpt(*QUICK, "hydra.job.chdir=true", "outputs_dir=out")
+    (chosen,) = (folder / "out").glob("*/*")
+    assert seen == [folder / "X", chosen]
+    assert Path.cwd() == folder
+    monkeypatch.setattr("microgpt.tasks.info.info", lambda config, invocation: seen.append(config.checkpoint))
+    microgpt("task=info", "checkpoint=out", "hydra.job.chdir=true", "hydra.run.dir=Y")
+    assert seen[2:] == [str(folder / "out")]
+    assert (folder / "Y" / ".hydra" / "config.yaml").is_file()
+
+
+@pytest.mark.slow
+def test_output_subdir_renames_hydra_s_files_or_leaves_them_out(folder: Path) -> None:
+    microgpt(*QUICK, "hydra.run.dir=a", "hydra.output_subdir=notes")
+    microgpt(*QUICK, "hydra.run.dir=b", "hydra.output_subdir=null")
+    microgpt("-m", "seed=1,2", *QUICK, "hydra.sweep.dir=c", "hydra.output_subdir=notes")
+    found = {path.parent.relative_to(folder).as_posix() for path in folder.rglob("hydra.yaml")}
+    assert found == {"a/notes", "c/0/notes", "c/1/notes"}
+    for outside in ("../x", "/x"):
+        with pytest.raises(UserError, match=r"hydra\.output_subdir=.* it names a folder in that of the run"):
+            microgpt(*QUICK, f"hydra.output_subdir={outside}")
+
+
+@pytest.mark.slow
+def test_a_pickled_job_is_run_again(folder: Path) -> None:
+    microgpt("-m", "seed=5,6", *QUICK, PICKLING)
+    saved = sorted(folder.glob("outputs/sweeps/*/*/.hydra/config.pickle"))
+    returned = [pickle.loads((path.parent / "job_return.pickle").read_bytes()) for path in saved]
+    assert [(one.status.name, one.hydra_cfg.hydra.job.num, one.cfg.seed) for one in returned] == [
+        ("COMPLETED", 0, 5), ("COMPLETED", 1, 6),
+    ]  # fmt: skip
+    microgpt("--experimental-rerun", str(saved[1]))
+    (again,) = folder.glob("outputs/????-??-??/*/run.json")
+    first = read_record(saved[1].parents[1])
+    second = read_record(again.parent)
+    assert second["config_hash"] == first["config_hash"]
+    assert second["metrics"]["final_loss"] == first["metrics"]["final_loss"]
+    for arguments in (["seed=1"], ["-m"]):
+        with pytest.raises(UserError, match="takes no overrides and no other flags"):
+            microgpt("--experimental-rerun", str(saved[1]), *arguments)
+    with pytest.raises(UserError, match="not a configuration that PickleJobInfoCallback has saved"):
+        microgpt("--experimental-rerun", str(saved[1].with_name("job_return.pickle")))
+
+
+@pytest.mark.slow
+def test_a_sweep_s_folder_and_those_of_its_jobs_are_named_and_found_again(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = "hydra.sweep.dir=S", "hydra.sweep.subdir=${model.kind}/${hydra.job.override_dirname}"
+    command = "-m", "seed=1,2", "model=gpt,bigram", *QUICK, *names
+    microgpt(*command)
+    runs = sorted(path.parent.relative_to(folder / "S").as_posix() for path in folder.rglob("run.json"))
+    assert [run.split("/")[0] for run in runs] == ["bigram", "bigram", "gpt", "gpt"]
+    assert [part for part in runs[0].split("/")[1].split(",") if part[:4] in ("seed", "mode")] == [
+        "mode=scalar", "model=bigram", "seed=1",
+    ]  # fmt: skip
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == ["S"]
+    microgpt(command[0], *reversed(command[1:]))
+    assert "4 jobs, 4 completed before" in capsys.readouterr().out
+    basic = "hydra/launcher=basic", "hydra/sweeper=grid"
+    microgpt(*command, *basic)
+    assert len(list(folder.rglob("run.json"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("+experiment=debug", r"\+experiment=debug is not allowed: say experiment=debug, without \+"),
+        ("+model=gpt", r"\+model=gpt is not allowed: say model=gpt, without \+"),
+        ("~style", "~style is not allowed: style is part of every run; choose another style=<option>"),
+        ("-m seed=1,2 ~style", "~style is not allowed: style is part of every run; choose another style=<option>"),
+        ("~seed", "~seed is not allowed: seed is part of every run and cannot be removed"),
+        ("optim.name=sgd", "optim.name=sgd is not allowed: choose the option, optim=sgd"),
+        (
+            "--config-dir mine optim=own",
+            "beta1=null is not allowed: .*; optim=own counts as adam unless its file",
+        ),
+        ("-m hydra.sweeper.params=3", r"hydra\.sweeper\.params=3 is not allowed: it maps keys to what they range over"),
+        ("-m seed=1,2 hydra.sweep.subdir=..", r"hydra\.sweep\.subdir=\.\. is not allowed: it names a folder below"),
+        ("-m outputs_dir=a,b", "of 2 jobs cannot run"),
+        ("-m seed=1,2 hydra.sweep.dir=S${seed}", "2 of 2 jobs cannot run"),
+        ("--nonsense", "unrecognized arguments: --nonsense; --hydra-help lists the flags"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(folder: Path, arguments: str, sentence: str) -> None:
+    (folder / "mine" / "optim").mkdir(parents=True)
+    (folder / "mine" / "optim" / "own.yaml").write_text("lr: 0.1\n")
+    with pytest.raises(UserError, match=sentence):
+        microgpt(*arguments.split(), *QUICK)
+    assert files(folder) == ["mine", "mine/optim", "mine/optim/own.yaml"]
+
+
+def test_an_option_file_that_builds_on_another_needs_no_name(folder: Path) -> None:
+    (folder / "mine" / "optim").mkdir(parents=True)
+    (folder / "mine" / "optim" / "own.yaml").write_text("defaults: [adam]\nlr: 0.1\n")
+    microgpt("--config-dir", "mine", "optim=own", *QUICK)
+    (run,) = folder.glob("outputs/*/*/run.json")
+    assert read_record(run.parent)["config"]["optim"]["lr"] == 0.1
+
+
+def test_a_sweep_without_runs_prints_no_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    microgpt(*QUICK, "hydra.run.dir=X")
+    capsys.readouterr()
+    sys.argv[1:], before = ["-m", "task=info,info", "checkpoint=X"], sys.argv[1:]
+    try:
+        assert run() == 0
+    finally:
+        sys.argv[1:] = before
+    shown = capsys.readouterr()
+    assert shown.out.count("checkpoint:") == 2
+    assert "collected" not in shown.out
+    assert shown.err == ""
+
+
+def test_flags_that_choose_other_files_make_another_sweep() -> None:
+    flags = [], ["--config-dir", "a"], ["--config-dir=b"], ["--config-name", "mine"], ["-cn=mine"], ["-cd", "./b/"]
+    names = [sweep_id(["-m", "seed=1,2", *chosen]) for chosen in flags]
+    assert len(set(names)) == 4
+    assert names[2] == names[5]
+    assert names[3] == names[4]
+
+
+def test_nothing_of_hydra_is_left_behind(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    GlobalHydra.instance().clear()
+    arguments, hydra, config = sys.argv[:], GlobalHydra.instance(), HydraConfig.instance().cfg
+    environment = dict(os.environ)
+    microgpt("--version")
+    assert capsys.readouterr().out.startswith("microgpt 0.1.0 (Hydra 1.")
+    microgpt("--cfg", "job")
+    with pytest.raises(UserError):
+        microgpt("seed=-1")
+    assert (sys.argv, GlobalHydra.instance(), HydraConfig.instance().cfg) == (arguments, hydra, config)
+    assert dict(os.environ) == environment
+
+
+def test_the_configuration_is_a_package_with_its_schema() -> None:
+    """In a checkout too: microgpt/conf leads to conf/."""
+    assert (ROOT / "microgpt" / "conf").resolve() == ROOT / "conf"
+    GlobalHydra.instance().clear()
+    with initialize_config_module("microgpt.conf", version_base="1.3"):
+        config: Any = compose("config", ["optim=sgd", "train.steps=7"])
+        assert (config.optim.name, config.train.steps, config.train.batch_size) == ("sgd", 7, 1)
+        with pytest.raises(Exception, match=r"train\.steps"):
+            compose("config", ["train.steps=x"])
+    assert importlib.import_module("microgpt.conf").__file__
+
+
+def test_another_application_composes_with_our_options(folder: Path) -> None:
+    (folder / "other").mkdir()
+    (folder / "other" / "main.yaml").write_text(
+        "defaults:\n  - optim: adamw\n  - _self_\nhydra:\n  searchpath: [pkg://microgpt.conf]\n"
+    )
+    from hydra import initialize_config_dir
+
+    with initialize_config_dir(str(folder / "other"), version_base="1.3"):
+        assert compose("main").optim.weight_decay == 0.01
