@@ -37,7 +37,7 @@ class ServedModel:
         self.max_new_tokens = max_new_tokens
         meta = trained.checkpoint.meta
         self.id = str(meta.model)
-        self.created = int((trained.checkpoint.path / "meta.json").stat().st_mtime)
+        self.created = int(trained.checkpoint.path.stat().st_mtime)
         self.fingerprint = f"fp_{digest(trained.checkpoint.state.parameters)}"
         self.names = {
             id: name for name, id in {**self.tokenizer.special_ids, "bos": self.tokenizer.bos}.items()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.compositions import composed
 from support.program import Program
 
 from microgpt.config.schema import DataConfig
@@ -18,9 +19,12 @@ from microgpt.data.tokenizer import CHAT_SPECIAL, Tokenizer
 from microgpt.engines.base import Arrays, EngineState
 from microgpt.errors import UserError
 from microgpt.inference.attention_maps import forward
+from microgpt.inference.loading import load_model
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, write_checkpoint
 from microgpt.runs.checkpoint_format import Meta, Progress
+from microgpt.runs.record import Invocation
+from microgpt.serve.model import ServedModel
 from microgpt.tasks.export import transformers_export, write_export
 from microgpt.tasks.model_card import ratio_of, token_losses
 from microgpt.training.assembly import read_corpus
@@ -117,6 +121,16 @@ def test_the_folder_is_a_checkpoint(tmp_path: Path, name: str) -> None:
     for key, array in checkpoint.state.parameters.items():
         assert np.array_equal(found.state.parameters[key], array), key
     assert not found.state.m
+
+
+def test_the_folder_is_served(tmp_path: Path) -> None:
+    _, folder = exported(tmp_path, "llama")
+    overrides = ["task=serve", "mode=scalar", f"checkpoint={folder}"]
+    served = ServedModel(load_model(composed(*overrides), Invocation(tuple(overrides))), max_new_tokens=5)
+    assert served.card()["options"]["n_kv_head"] == 1
+    attention = np.array(json.loads(served.compute_attention([7, 0, 1]))["attention"])
+    assert attention.shape == (2, 2, 3, 3)
+    assert served.created > 0
 
 
 @pytest.mark.parametrize(("name", "changes", "said"), [
