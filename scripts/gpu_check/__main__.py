@@ -15,16 +15,26 @@ from typing import IO
 import harness
 
 from gpu_check.parts import PARTS
-from gpu_check.results import COMPLETED, FAILED, NOT_RUN, TIMED_OUT, OutOfTimeError, PartResult, Results, section
+from gpu_check.results import (
+    COMPLETED,
+    FAILED,
+    NOT_RUN,
+    TIMED_OUT,
+    OutOfTimeError,
+    PartResult,
+    RestartError,
+    Results,
+    section,
+)
 from microgpt.errors import UserError
 from microgpt.runs.environment import environment, git_state, version_of
 from microgpt.runs.record import timestamp
 
 NAMES = tuple(PARTS)
 EXIT_CODES = {FAILED: 1, NOT_RUN: 124, TIMED_OUT: 124}  # of a part; the first that occurs is the check's
-OUT_OF_TIME = 124  # exit code of a part's process
-MARGIN = 5.0  # seconds before a part is killed, in which it finishes a measurement
-LEAST_SECONDS = 5.0  # a part is not started for less
+OUT_OF_TIME, RESTART = 124, 75  # exit codes of a part's process
+MARGIN = 8.0  # seconds before a part is killed, in which it finishes a measurement
+LEAST_SECONDS = 10.0  # a part is not started for less
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seconds", type=harness.above_0, default=480.0, help="time limit of the whole check (480)")
     p.add_argument("--out", type=Path, metavar="DIR", help="output folder (results/gpu_check_<UTC>)")
     p.add_argument("--part", choices=NAMES, help=argparse.SUPPRESS)  # in the part's own process
-    p.add_argument("--part-seconds", type=float, help=argparse.SUPPRESS)
+    p.add_argument("--part-end", type=float, help=argparse.SUPPRESS)  # time.time()
     return p
 
 
@@ -53,15 +63,15 @@ def run_part(a: argparse.Namespace) -> int:
     """Run a part in this process. Its limits are those of its process."""
     from gpu_check.measuring import Check
 
-    deadline = time.monotonic() + max(0.0, a.part_seconds - MARGIN)
+    deadline = time.monotonic() + a.part_end - time.time() - MARGIN
     results = Results.load(a.out)
     check = Check(a.device, a.quick, numbers_of_replicas(a), a.nanogpt_dir, deadline, results)
     try:
         part = PARTS[a.part]
         getattr(import_module(f"gpu_check.{part.module}"), part.function)(check)
-    except OutOfTimeError as error:
+    except (OutOfTimeError, RestartError) as error:
         harness.say(f"error: {error}")
-        return OUT_OF_TIME
+        return OUT_OF_TIME if isinstance(error, OutOfTimeError) else RESTART
     return 0
 
 
@@ -135,12 +145,23 @@ def run_check(a: argparse.Namespace) -> int:
             results.part(name).reason = f"the {a.seconds:.0f} s of the check were used up"
         else:
             harness.say(f"{name}: at most {limit:.0f} s ...")
-            arguments = [*sys.argv[1:], "--out", str(out), "--part", name, "--part-seconds", f"{limit:.1f}"]
             started = time.monotonic()
             with log.open("a") as file:
                 start = file.tell()
                 print(f"=== {name}", file=file, flush=True)
-                code = run_limited([sys.executable, "-m", "gpu_check", *arguments], file, limit)
+                code: int | None = RESTART
+                while code == RESTART:
+                    left = limit - (time.monotonic() - started)
+                    arguments = [
+                        *sys.argv[1:],
+                        "--out",
+                        str(out),
+                        "--part",
+                        name,
+                        "--part-end",
+                        str(time.time() + left),
+                    ]
+                    code = run_limited([sys.executable, "-m", "gpu_check", *arguments], file, max(0.0, left))
             results = Results.load(out)
             finish_part(results.part(name), code, time.monotonic() - started, limit, log, start)
         results.write()

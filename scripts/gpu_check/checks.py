@@ -1,5 +1,6 @@
 """The parts that run other programs: the doctor and the compliance suite."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,14 +8,16 @@ import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from xml.etree import ElementTree
 
 from harness import available_cores
 
 from gpu_check.measuring import Check
+from gpu_check.pytest_results import VARIABLE
+from gpu_check.results import OutOfTimeError
 from microgpt.errors import MicrogptError
 
 ROOT = Path(__file__).resolve().parents[2]
+LISTED = 10  # failures
 MOST_PROCESSES = 8  # of pytest: each has its own CUDA context
 # For the CPU: the same cases on the CPU; the quick ones are those of one test.
 SELECTED = {("cuda", False): "cuda", ("cpu", False): "torch-cpu", ("cuda", True): "masked and torch-cuda"}
@@ -41,37 +44,42 @@ def doctor(check: Check) -> None:
 def compliance(check: Check) -> None:
     """Run the tests that compare the torch engine on this device with the scalar engine."""
     selected = SELECTED[check.device, check.quick]
+    start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        command = [
-            sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-m", "not slow", "-p", "no:cacheprovider",
-            "--noconftest", "-k", selected, f"--junitxml={report}",
-            *(f"tests/engines/{name}" for name in (SUITES[:1] if check.quick else SUITES)),
-        ]  # fmt: skip
-        if not check.quick and find_spec("xdist") is not None:
-            command += ["-p", "xdist.plugin", "-n", str(min(MOST_PROCESSES, len(available_cores()) or 1))]
-        start = time.monotonic()
-        variables = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # whatever else is installed there
-        done = subprocess.run(command, cwd=ROOT, env=os.environ | variables, check=False)
-        seconds = time.monotonic() - start
-        if not report.exists():
-            raise MicrogptError(f"pytest ended with exit code {done.returncode} and no report")
-        cases = list(ElementTree.parse(report).getroot().iter("testcase"))
-    bad = {
-        case.get("name", ""): found
-        for case in cases
-        for tag in ("failure", "error")
-        if (found := case.find(tag)) is not None
-    }
-    skipped = [found.get("message", "") for case in cases if (found := case.find("skipped")) is not None]
-    passed = len(cases) - len(bad) - len(skipped)
-    check.results.add_row(
-        "compliance",
-        {"tests": selected, "passed": passed, "failed": len(bad), "skipped": len(skipped), "seconds": seconds},
-    )
-    for name, found in list(bad.items())[:10]:
-        check.results.add_note("compliance", f"{name}: {found.get('message', '').splitlines()[0][:200]}")
-    if skipped:
-        check.results.add_note("compliance", f"skipped: {', '.join(sorted(set(skipped)))}")
-    if bad or not passed:
-        raise MicrogptError(f"{len(bad)} tests failed" if bad else "no test ran")
+        lines = Path(folder) / "tests"
+        lines.touch()
+        code = run_pytest(check, selected, lines)
+        tests = [json.loads(line) for line in lines.read_text().splitlines()]
+    found = {outcome: [t for t in tests if t["outcome"] == outcome] for outcome in ("passed", "failed", "skipped")}
+    counts = {outcome: len(some) for outcome, some in found.items()}
+    check.results.add_row("compliance", {"tests": selected, **counts, "seconds": time.monotonic() - start})
+    for test in found["failed"][:LISTED]:
+        check.results.add_note("compliance", f"{test['name']}: {test['message'][:200]}")
+    for reason in sorted({test["message"] for test in found["skipped"]}):
+        check.results.add_note("compliance", f"skipped: {reason}")
+    if found["failed"]:
+        raise MicrogptError(f"{counts['failed']} tests failed")
+    if code is None:
+        raise OutOfTimeError(f"stopped after {len(tests)} tests")
+    if code or not found["passed"]:
+        raise MicrogptError(f"pytest ended with exit code {code} after {counts['passed']} tests passed")
+
+
+def run_pytest(check: Check, selected: str, lines: Path) -> int | None:
+    """Run the suites until the deadline; return the exit code, None if they were killed then."""
+    command = [
+        sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-m", "not slow", "-p", "no:cacheprovider",
+        "--noconftest", "-p", "gpu_check.pytest_results", "-k", selected,
+        *(f"tests/engines/{name}" for name in (SUITES[:1] if check.quick else SUITES)),
+    ]  # fmt: skip
+    if not check.quick and find_spec("xdist") is not None:
+        command += ["-p", "xdist.plugin", "-n", str(min(MOST_PROCESSES, len(available_cores()) or 1))]
+    # Without the plugins of whatever else is installed there.
+    variables = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", VARIABLE: str(lines)}
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | variables)
+    try:
+        return process.wait(max(0.0, check.deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        process.kill()  # its workers end with the part's process group
+        process.wait()
+        return None

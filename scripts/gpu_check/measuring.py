@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from harness import say
 
-from gpu_check.results import OutOfTimeError, Results, Row
+from gpu_check.results import OutOfTimeError, RestartError, Results, Row
 from microgpt.data.batches import BatchOrder
 from microgpt.data.corpus import Corpus
 from microgpt.engines import make_engine
@@ -26,6 +26,7 @@ from microgpt.model.spec import ModelSpec, constant_value
 DISTINCT = 64  # seeds; thousands of replicas repeat them, as drawing weights in Python takes milliseconds a model
 MIB = 1 << 20
 ROUNDS = 3
+NO_TIME = "no time"
 KERNELS: dict[str, dict[str, Any]] = {  # name in the tables -> options of the engine
     "eager": {},
     "cuda_graph": {"kernel": "cuda_graph"},
@@ -57,31 +58,35 @@ class Check:
         return "--quick compiles nothing" if self.quick and "compiled" in kernel else None
 
     def measure_all(self, part: str, measurements: Sequence[tuple[Row, Callable[[], Row]]]) -> None:
-        """Add a row for each measurement: what identifies it, then its figures, or why it has none.
+        """Add a row for each measurement that has none: what identifies it, then its figures, or why it has none.
 
-        Raises MicrogptError if one failed, OutOfTimeError if there was no time for one.
+        Raises RestartError after a failure on a GPU, and at the end MicrogptError if one failed, OutOfTimeError if
+        there was no time for one.
         """
-        failed, left = [], []
+        rows = self.results.part(part).rows
         for row, measure in measurements:
+            if any(row.items() <= found.items() for found in rows):
+                continue
             name = " ".join(map(str, row.values()))
             if (reason := self.why_left_out(str(row.get("kernel", "")))) is not None:
                 self.results.add_row(part, {**row, "left_out": reason})
                 continue
-            if left or time.monotonic() > self.deadline:
-                left.append(name)
-                self.results.add_row(part, {**row, "left_out": "no time"})
+            if time.monotonic() > self.deadline:
+                self.results.add_row(part, {**row, "left_out": NO_TIME})
                 continue
             say(f"{part}: {name} ...")
             try:
                 figures = measure_alone(measure)
             except (MicrogptError, RuntimeError) as error:  # out of memory, too
-                failed.append(name)
                 figures = {"problem": (str(error).strip().splitlines() or [type(error).__name__])[0]}
             self.results.add_row(part, row | figures)
+            if "problem" in figures and self.device == "cuda":
+                raise RestartError(f"{name} failed")
+        failed, left = sum("problem" in row for row in rows), sum(row.get("left_out") == NO_TIME for row in rows)
         if failed:
-            raise MicrogptError(f"{len(failed)} of {len(measurements)} measurements failed")
+            raise MicrogptError(f"{failed} of {len(measurements)} measurements failed")
         if left:
-            raise OutOfTimeError(f"no time for {len(left)} of {len(measurements)} measurements")
+            raise OutOfTimeError(f"no time for {left} of {len(measurements)} measurements")
 
 
 def measure_alone(measure: Callable[[], Row]) -> Row:

@@ -13,7 +13,7 @@ class Part:
 
 
 PARTS = {
-    "doctor": Part("Doctor", 60, ["check", "result", "found"], "checks", "doctor"),
+    "doctor": Part("Doctor", 90, ["check", "result", "found"], "checks", "doctor"),
     "compliance": Part(
         "Compliance suite on this device", 90, ["tests", "passed", "failed", "skipped", "seconds"],
         "checks", "compliance",
@@ -24,7 +24,7 @@ PARTS = {
         "replicas", "measure",
     ),
     "profile": Part(
-        "Where the time of a step goes", 30, ["R", "kernel", "kernels a step", "busy", "longest, us a step"],
+        "Where the time of a step goes", 40, ["R", "kernel", "kernels a step", "busy", "longest, us a step"],
         "replicas", "profile",
     ),
     "sampling": Part(

@@ -48,8 +48,7 @@ def measure(check: Check) -> None:
             "prepared in s": engine.compile_seconds,
         }
 
-    quick_kernels = ("eager", "cuda_graph")
-    pairs = [(replicas, kernel) for replicas in check.replicas for kernel in quick_kernels]
+    pairs = [(replicas, kernel) for kernel in ("eager", "cuda_graph") for replicas in check.replicas]
     pairs += [(replicas, "compiled cuda_graph") for replicas in sorted(check.replicas, reverse=True)]
     check.measure_all("replicas", [({"R": r, "kernel": kernel}, partial(one, r, kernel)) for r, kernel in pairs])
 

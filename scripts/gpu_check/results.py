@@ -20,6 +20,10 @@ class OutOfTimeError(MicrogptError):
     """The time of a part is used up before its last measurement."""
 
 
+class RestartError(MicrogptError):
+    """A measurement on a GPU failed: the next ones need a new process, as the state of this one is not known."""
+
+
 @dataclass
 class PartResult:
     """What one part found. A row with `problem` is a failed measurement, one with `left_out` was not attempted."""
@@ -60,8 +64,9 @@ class Results:
         self.write()
 
     def add_note(self, name: str, note: str) -> None:
-        self.part(name).notes.append(note)
-        self.write()
+        if note not in self.part(name).notes:
+            self.part(name).notes.append(note)
+            self.write()
 
     def write(self) -> None:
         document = {

@@ -6,6 +6,7 @@ import sys
 import time
 import tomllib
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from gpu_check import __main__ as program
 from gpu_check import replicas, wheels
 from gpu_check.measuring import Check, seconds_a_step
 from gpu_check.parts import PARTS
-from gpu_check.results import COMPLETED, FAILED, NOT_RUN, TIMED_OUT, OutOfTimeError, PartResult, Results
+from gpu_check.results import COMPLETED, FAILED, NOT_RUN, TIMED_OUT, OutOfTimeError, PartResult, RestartError, Results
 from support.fake_cuda_graphs import use_fake_graphs
 from support.fake_gpu import ROOT, SCRIPTS
 
@@ -76,7 +77,7 @@ def test_every_kind_of_kernel_trains_the_same_models(tmp_path: Path, monkeypatch
     replicas.measure(check_of(results))
     rows = Results.load(tmp_path).part("replicas").rows
     assert [(row["R"], row["kernel"]) for row in rows[:4]] == [
-        (3, "eager"), (3, "cuda_graph"), (5, "eager"), (5, "cuda_graph"),
+        (3, "eager"), (5, "eager"), (3, "cuda_graph"), (5, "cuda_graph"),
     ]  # fmt: skip
     for row in rows[:4]:
         assert row["us a model's step"] == pytest.approx(1e3 * row["ms a step"] / row["R"])
@@ -92,25 +93,35 @@ def test_every_kind_of_kernel_trains_the_same_models(tmp_path: Path, monkeypatch
         return engine if arguments[0].kernel == "cuda_graph" else real(*arguments)
 
     monkeypatch.setattr(replicas, "engine_of", other_weights)
+    results.part("replicas").rows.clear()
     with pytest.raises(MicrogptError, match=r"^2 of 6 measurements failed$"):
         replicas.measure(check_of(results))
-    assert "its losses differ by" in results.part("replicas").rows[-5]["problem"]
+    assert "its losses differ by" in results.part("replicas").rows[2]["problem"]
 
 
 def test_a_failed_measurement_stops_no_other_and_time_is_not_exceeded(tmp_path: Path) -> None:
-    results, row = results_in(tmp_path, "replicas"), {"R": 1}
+    results = results_in(tmp_path, "replicas", "doctor")
 
     def out_of_memory() -> dict[str, float]:
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried")
 
+    measurements = [({"R": 1}, out_of_memory), ({"R": 2}, lambda: {"ms a step": 1.5})]
     with pytest.raises(MicrogptError, match=r"^1 of 2 measurements failed$"):
-        check_of(results).measure_all("replicas", [(row, out_of_memory), (row, lambda: {"ms a step": 1.5})])
+        check_of(results).measure_all("replicas", measurements)
     problem, good = results.part("replicas").rows
     assert (problem["problem"], good["ms a step"]) == ("CUDA out of memory.", 1.5)
+    results.part("replicas").rows.clear()
+    on_gpu = replace(check_of(results), device="cuda")  # a failure there ends the process; the next one goes on
+    with pytest.raises(RestartError, match=r"^1 failed$"):
+        on_gpu.measure_all("replicas", measurements)
+    with pytest.raises(MicrogptError, match=r"^1 of 2 measurements failed$"):
+        on_gpu.measure_all("replicas", measurements)
+    assert results.part("replicas").rows == [problem, good | {"MiB": results.part("replicas").rows[1]["MiB"]}]
+    late = check_of(results, seconds=-1)
     with pytest.raises(OutOfTimeError, match=r"^no time for 1 of 1 measurements$"):
-        check_of(results, seconds=-1).measure_all("replicas", [(row, out_of_memory)])
+        late.measure_all("doctor", [({"check": "late"}, out_of_memory)])
     report = (tmp_path / "report.md").read_text()
-    assert "| 1 |  | 1.5 |" in report
+    assert "| 2 |  | 1.5 |" in report
     assert "problem: CUDA out of memory. |" in report
     assert "left out: no time |" in report
 
