@@ -40,6 +40,21 @@ class BatchOrder:
         return self.indices(step, step + 1)[0].tolist()
 
 
+def indices_of_orders(orders: Sequence[BatchOrder], begin: int, end: int) -> np.ndarray:
+    """Return the example indices of steps begin .. end - 1 in several orders: int64 (orders, end - begin, batch_size).
+
+    Orders without a style read the same places of their arrays, so that these are computed once for all.
+    """
+    length, batch_size = len(orders[0].corpus), orders[0].batch_size
+    if any(o.style_share > 0 or len(o.corpus) != length or o.batch_size != batch_size for o in orders):
+        return np.stack([order.indices(begin, end) for order in orders])
+    places = np.arange(begin * batch_size, end * batch_size) % length
+    found = np.empty((len(orders), len(places)), np.int64)
+    for row, order in zip(found, orders, strict=True):
+        row[:] = np.asarray(order.corpus)[places]
+    return found.reshape(len(orders), -1, batch_size)
+
+
 def shuffled(count: int, rng: random.Random) -> np.ndarray:
     """Return 0 .. count - 1, int32, permuted as `rng.shuffle` permutes a list of that length."""
     order = list(range(count))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microgpt.data.batches import BatchOrder, shuffled
+from microgpt.data.batches import BatchOrder, indices_of_orders, shuffled
 
 property_test = settings(deadline=None, database=None, max_examples=80)
 # Below 1, as the rules of the configuration demand.
@@ -90,6 +90,16 @@ def test_the_styles_examples_are_spread_evenly(every):
 def test_indices_of_several_steps_are_those_of_each_step(share, batch_size, begin, steps):
     order = BatchOrder(corpus=range(7), style=range(7, 10), style_share=share, batch_size=batch_size)
     assert order.indices(begin, begin + steps).tolist() == [order.batch(begin + s) for s in range(steps)]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+@pytest.mark.parametrize("counts", [(7, 7, 7), (7, 5, 9)], ids=["equal", "different"])
+def test_indices_of_several_orders_are_those_of_each_order(counts, share):
+    rng = np.random.default_rng(0)
+    orders = [BatchOrder(rng.permutation(count), [9, 8], share * (r == 1), 3) for r, count in enumerate(counts)]
+    found = indices_of_orders(orders, 2, 11)
+    assert (found.shape, found.dtype) == ((3, 9, 3), np.int64)
+    assert found.tolist() == [order.indices(2, 11).tolist() for order in orders]
 
 
 @property_test

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from microgpt.data.batches import indices_of_orders
 from microgpt.data.examples import Examples
 from microgpt.engines.base import Workload
 from microgpt.engines.torch.model import NO_TARGET
@@ -87,7 +88,7 @@ class Batches:
             yield from self.chunk(first, min(end, first + chunk))
 
     def chunk(self, begin: int, end: int) -> Iterator[Batch]:
-        chosen = np.stack([order.indices(begin, end) for order in self.orders])  # (R, k, B)
+        chosen = indices_of_orders(self.orders, begin, end)  # (R, k, B)
         counts = self.examples.counts[chosen]  # of the other ranks' examples too
         chosen = chosen[:, :, self.share]
         lengths = self.padded_lengths(chosen.swapaxes(0, 1).reshape(chosen.shape[1], -1))

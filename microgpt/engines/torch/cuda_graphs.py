@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from microgpt.data.batches import indices_of_orders
 from microgpt.engines.options import EngineOptions
 from microgpt.engines.torch.batch_tensors import Batch, Batches, to_device
 from microgpt.errors import UserError
@@ -95,7 +96,8 @@ class StepGraphs:
         for first in range(0, len(learning_rates), len(self.chosen)):
             rates = learning_rates[first : first + len(self.chosen)]
             steps, start = len(rates), begin + first
-            chosen = np.stack([order.indices(start, start + steps) for order in self.batches.orders], axis=1)
+            chosen = indices_of_orders(self.batches.orders, start, start + steps)  # (R, k, B)
+            chosen = np.ascontiguousarray(chosen.swapaxes(0, 1))
             self.chosen[:steps].copy_(to_device(chosen, self.chosen.device))
             self.rates[:steps].copy_(to_device(rates[:, :, np.newaxis], self.rates.device))
             self.position.zero_()
