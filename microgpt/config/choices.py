@@ -62,7 +62,21 @@ class TaskChoice:
 ENGINE = ("mode", "backend")
 TASKS = {
     "train": TaskChoice(
-        (*ENGINE, "model", "style", "data", "optim", "schedule", "train", "sample", "logger", "sweep", "seed"),
+        (
+            *ENGINE,
+            "model",
+            "style",
+            "data",
+            "optim",
+            "schedule",
+            "train",
+            "sample",
+            "logger",
+            "sweep",
+            "seed",
+            "tags",
+            "notes",
+        ),
         needs_checkpoint=False,
         makes_model=True,
         makes_folder=True,
