@@ -41,7 +41,7 @@ def in_order(
     if name in done:
         return
     done.add(name)
-    source = (STATIC / name).read_text()
+    source = (STATIC / name).read_text(encoding="utf-8")
     for _, imported in IMPORT.findall(source):
         yield from in_order(replaced.get(imported, imported), replaced, [*above, name], done)
     yield name, source
@@ -72,7 +72,7 @@ def single_file(data: Mapping[str, str]) -> str:
     The script of the worker is a data block, too, and compressed.
     """
     main = script_of("page.js", {"api.js": "local_api.js"})
-    style = (STATIC / "page.css").read_text()
+    style = (STATIC / "page.css").read_text(encoding="utf-8")
     icon = encoded((STATIC / "icon.svg").read_bytes())
     policy = (
         f"default-src 'none'; script-src {digest(main)}; worker-src blob:; style-src {digest(style)}; img-src data:; "
@@ -82,7 +82,7 @@ def single_file(data: Mapping[str, str]) -> str:
         f'<script type="text/plain" id="{name}">{content}</script>'
         for name, content in {**data, "script-worker": zipped(script_of("worker.js"))}.items()
     ]
-    page, charset = (STATIC / "index.html").read_text(), '<meta charset="utf-8">'
+    page, charset = (STATIC / "index.html").read_text(encoding="utf-8"), '<meta charset="utf-8">'
     for old, new in (
         (charset, f'{charset}\n  <meta http-equiv="Content-Security-Policy" content="{policy}">'),
         ('href="icon.svg"', f'href="data:image/svg+xml;base64,{icon}"'),

@@ -23,8 +23,10 @@ export class WorkerClient {
     const id = ++this.count;
     return new Promise((resolve, reject) => {
       this.waiting.set(id, { resolve, reject, onEvent });
-      signal?.addEventListener("abort", () => this.worker.postMessage({ id, type: "cancel" }));
+      const cancel = () => this.worker.postMessage({ id, type: "cancel" });
       this.worker.postMessage({ id, type, body });
+      signal?.addEventListener("abort", cancel);
+      if (signal?.aborted) cancel();
     });
   }
 
