@@ -38,6 +38,7 @@ SPECS = {
     "unnormed": replace(NAMES, input_rmsnorm=False, n_embd=18, n_head=3, block_size=9),
     "bigram": ModelSpec("bigram", vocab_size=27, n_embd=27, n_head=1, n_layer=0, block_size=16),
     "chat": CHAT,
+    **{name: replace(NAMES, **OPTIONS[name]) for name in ("gpt2", "llama", "nanochat")},
     "large chat": replace(CHAT, n_embd=128, n_head=4, n_layer=4, block_size=256),
 }
 STYLE = {"name": "pirate", "documents": [], "share": 0.1, "phrases": ["arr"], "bias": 3.0}
