@@ -17,6 +17,7 @@ from support.program import ROOT, read_record
 
 from microgpt.app import execute, run
 from microgpt.errors import UserError
+from microgpt.runs.checkpoint_paths import resolve_checkpoint
 from microgpt.runs.record import RunRecord
 from microgpt.sweeps.lifecycle import new_sweep, sweep_id
 
@@ -74,6 +75,11 @@ def test_hydra_run_dir_names_the_folder_which_is_resumed_or_refused(folder: Path
     (run / "run.json").write_text("{")
     with pytest.raises(UserError, match=r"it holds a run\.json that cannot be read"):
         microgpt(*command)
+
+
+def test_a_named_folder_below_the_outputs_is_found_as_the_latest(folder: Path) -> None:
+    microgpt(*QUICK, "hydra.run.dir=outputs/mine/deep/in/it")
+    assert resolve_checkpoint("latest", "outputs") == folder / "outputs/mine/deep/in/it/checkpoint/step_00000001"
 
 
 def test_nothing_is_written_before_the_configuration_and_the_data_are_checked(folder: Path) -> None:

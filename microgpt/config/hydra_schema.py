@@ -102,12 +102,14 @@ def explained_by_option(error: UserError, config: Config, choices: dict[str, Any
     """Return the error about a key of a group, with what the group was taken as if an own file does not state it."""
     group = str(error).partition(".")[0]
     choice: Any = choices.get(group)
-    node: Any = getattr(config, group, None)
-    stated = keys_of(type(node)).get("name") if choice is not None and node is not None else None
-    if stated is None or choice in stated.one_of or not stated.one_of or node.name != type(node).name:
+    node: Any = vars(config).get(group)
+    if choice is None or node is None or "name" not in keys_of(type(node)):
         return error
-    options = ", ".join(stated.one_of)
-    return UserError(f"{error}; {group}={choice} counts as {node.name} unless its file has a name, one of {options}")
+    options, default = keys_of(type(node))["name"].one_of, type(node)().name
+    if not options or choice in options or node.name != default:
+        return error
+    names = ", ".join(options)
+    return UserError(f"{error}; {group}={choice} counts as {default} unless its file has a name, one of {names}")
 
 
 def from_plain(node: type[Node], plain: dict[Any, Any]) -> Node:

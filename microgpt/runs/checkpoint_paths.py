@@ -61,7 +61,10 @@ def resolve_checkpoint(name: str, outputs_dir: str, key: str = "checkpoint") -> 
     """
     if name == LATEST:
         outputs = Path(outputs_dir)
-        runs = [*outputs.glob("*/*/checkpoint"), *outputs.glob("sweeps/*/*/checkpoint")]
+        from microgpt.runs.folders import run_folders  # which imports checkpoint.py, and that this module
+
+        usual = {*outputs.glob("*/*/checkpoint"), *outputs.glob("sweeps/*/*/checkpoint")}
+        runs = usual | {path / "checkpoint" for path in run_folders(outputs)}  # hydra.run.dir may lie anywhere below
         found = [(written_at(run.parent, step), step) for run in runs if (step := latest_in(run)) is not None]
         if not found:
             raise UserError(f"{key}=latest: no run in outputs_dir={outputs_dir} has a checkpoint yet")
