@@ -12,6 +12,7 @@ STYLE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # it becomes part of a table's file 
 # mode.name -> the backends that compute in it
 MODES = {"scalar": ("python",), "tensor": ("native", "torch", "auto")}
 
+WITHOUT_HORIZON = ("constant",)  # schedules that do not depend on total_steps
 # schedule.name -> the keys of `schedule` that it reads besides total_steps and warmup_steps (training/schedules.py)
 SCHEDULES: dict[str, tuple[str, ...]] = {
     "linear": (),

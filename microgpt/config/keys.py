@@ -141,4 +141,5 @@ def one_of(name: str, value: Any, allowed: Collection[Any]) -> None:
 def require(holds: bool, name: str, value: Any, allowed: str) -> None:
     """Raise UserError unless the condition holds."""
     if not holds:
-        raise UserError(f"{name}={'null' if value is None else value or repr(value)} is not allowed: {allowed}")
+        shown = {None: "null", True: "true", False: "false"}[value] if isinstance(value, bool | None) else value
+        raise UserError(f"{name}={shown or repr(shown)} is not allowed: {allowed}")

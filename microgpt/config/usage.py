@@ -6,7 +6,7 @@ Values in files are left alone: the file of an experiment may state them for opt
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from microgpt.config.choices import LOGGERS, TASKS
+from microgpt.config.choices import LOGGERS, TASKS, WITHOUT_HORIZON
 from microgpt.config.schema import Config
 from microgpt.data.corpus import FORMATS
 from microgpt.errors import UserError
@@ -47,6 +47,11 @@ RULES = (
         ("data.long_documents",),
         lambda config: not FORMATS[config.data.format].has_documents,
         "a running text is divided into pieces of model.block_size",
+    ),
+    Rule(
+        ("schedule.total_steps",),
+        lambda config: config.schedule.name in WITHOUT_HORIZON,
+        "schedule=" + " and ".join(WITHOUT_HORIZON) + " does not depend on it",
     ),
     Rule(("style.long_documents",), lambda config: not config.style.documents, "the style has no documents"),
     Rule(("style.bias",), lambda config: not config.style.phrases, "the style has no phrases"),

@@ -66,6 +66,7 @@ REFUSED = [  # the last override, and why
     ("train.resume_on_other_data=true", "it is for train.resume=<folder>"),
     ("data=text data.path=x data.format=stream data.long_documents=skip",
      "a running text is divided into pieces of model.block_size"),
+    ("schedule=constant schedule.total_steps=2000", "schedule=constant does not depend on it"),
     ("style=classic style.bias=2", "the style has no phrases"),
     ("style=classic style.long_documents=skip", "the style has no documents"),
     ("logger.project=p", "it is a key of logger=wandb and mlflow and trackio"),

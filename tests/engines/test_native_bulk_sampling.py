@@ -418,7 +418,7 @@ def test_bulk_texts_are_determined_by_seed_and_number(trained: Program) -> None:
                                                "ends with the block, which has room for 16"),
         ((*PLAIN, "backend=torch"), "sample.bulk=true is not allowed: it goes with task=sample mode=tensor "
                                     "backend=native"),
-        ((*PLAIN[:3], "mode=scalar"), "sample.bulk=True is not allowed: it goes with task=sample mode=tensor "
+        ((*PLAIN[:3], "mode=scalar"), "sample.bulk=true is not allowed: it goes with task=sample mode=tensor "
                                       "backend=native"),
     ],
     ids=["phrases", "beyond the block", "torch", "scalar"],

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from microgpt.config.choices import WITHOUT_HORIZON
 from microgpt.training.schedules import SCHEDULES, Schedule
 
 repeatable = settings(derandomize=True, deadline=None)
@@ -112,3 +113,10 @@ def test_warmdown_reaches_zero_after_the_last_step(name: str) -> None:
     schedule = Schedule(name, 10)
     assert schedule.factor(10) == 0
     assert schedule.factor(9) > 0
+
+
+def test_schedules_without_a_horizon_are_those_that_do_not_depend_on_it() -> None:
+    constant = {name for name in SCHEDULES if Schedule(name, 10, 0, 2).factor(9) == Schedule(name, 20, 0, 2).factor(9)}
+    assert {name for name in constant if Schedule(name, 10).factor(9) == Schedule(name, 20).factor(9)} == set(
+        WITHOUT_HORIZON
+    )
