@@ -430,6 +430,10 @@ def test_a_key_is_asked_for_where_one_is_needed(locked: Served, open_page: Open)
     page.reload()
     page.locator("#room").wait_for()
     assert not page.locator("#key-form").is_visible(), "the tab has kept it"
+    page_at(page, "train").select_option("#train-start", "model")  # whose weights need the key
+    page.click("#train-one")
+    page.locator("#train-step-title", has_text="Step 1").wait_for()
+    assert texts(page, "#train-tensors tbody th") == ["wte", "lm_head"]
 
 
 @pytest.mark.slow
