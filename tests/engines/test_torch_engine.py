@@ -27,6 +27,7 @@ from support.models import (
 from microgpt.engines.base import EngineState, Workload
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
+from microgpt.engines.torch.batch_tensors import Batches
 from microgpt.engines.torch.engine import TorchEngine
 from microgpt.engines.torch.parameters import Layout
 from microgpt.errors import UserError
@@ -200,6 +201,14 @@ def test_a_layout_unpacks_what_it_packed() -> None:
 # torch.compile
 
 
+@pytest.mark.parametrize(("batch_size", "lengths"), [(1, [2, 4]), (3, [2, 4]), (20, [4])])
+def test_a_second_length_is_compiled_for_if_enough_steps_are_short(batch_size: int, lengths: list[int]) -> None:
+    examples = [[0, 1], [0, 1, 2], [0, 1], [0, 1, 2, 3, 4]]
+    work = workload(examples, batch_size)
+    found = Batches(work, 5, torch.device("cpu"), torch.float64, few_lengths=True).lengths
+    assert found.tolist() == lengths
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("spec", "micro_batch"), [(gpt(), None), (bigram(), 2)], ids=["whole", "passes"])
 def test_a_compiled_engine_computes_the_same_and_compiles_once(spec: ModelSpec, micro_batch: int | None) -> None:
@@ -220,6 +229,20 @@ def test_a_compiled_engine_computes_the_same_and_compiles_once(spec: ModelSpec, 
     expected = engine(spec, ADAM, work, state).advance(0, rates)
     np.testing.assert_allclose(np.concatenate([first, rest]), expected, rtol=1e-10)
     assert compiled.compile_seconds == seconds
+
+
+@pytest.mark.slow
+def test_many_engines_of_a_process_are_compiled_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_function = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **options: compile_function(f, backend="eager", **options))
+    monkeypatch.setattr("torch._dynamo.config.fail_on_recompile_limit_hit", True)
+    monkeypatch.setattr("torch._dynamo.config.recompile_limit", 3)
+    for width in range(1, 4):
+        spec = gpt(n_embd=2 * width)
+        ours = engine(spec, ADAM, workload(examples_of(spec, 9), 3), random_state(spec), compile=True)
+        ours.advance(0, learning_rates(1, 0.01))
+        with torch.compiler.set_stance("fail_on_recompile"):
+            ours.advance(1, learning_rates(12, 0.01))
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from microgpt.engines.base import Workload
 from microgpt.engines.torch.model import NO_TARGET
 
 CHUNK_POSITIONS = 1 << 22  # positions, padding included, that are on the device at once
+LEAST_SHORT_STEPS = 0.01  # share of the steps from which a second length is worth the time to compile for it
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Batch:
         if self.inputs.shape[1] == 0:  # this rank has no part in a batch smaller than the world size
             return
         for inputs, targets in zip(self.inputs.split(width, dim=1), self.targets.split(width, dim=1), strict=True):
-            yield inputs.contiguous(), targets.contiguous()  # torch.compile compiles for each stride
+            yield with_own_strides(inputs), with_own_strides(targets)
 
 
 class DeviceExamples:
@@ -76,9 +77,16 @@ class Batches:
         self.width = len(range(workload.orders[0].batch_size)[share]) if workload.orders else 0
         self.examples = DeviceExamples(workload.packed, vocab_size, device)
         self.dtype = dtype
-        longest = int(self.examples.positions.max())
-        # The lengths to pad to: only two if each is compiled for, otherwise whatever a batch needs.
-        self.lengths = np.unique([-(-longest // 2), longest]) if few_lengths else np.arange(longest + 1)
+        # The lengths to pad to: one or two if each is compiled for, otherwise whatever a batch needs.
+        self.lengths = self.few_lengths() if few_lengths else np.arange(self.examples.positions.max() + 1)
+
+    def few_lengths(self) -> np.ndarray:
+        """Return the length of the longest example, after half of it if enough steps have no longer example."""
+        positions = self.examples.positions
+        longest = int(positions.max())
+        half = -(-longest // 2)
+        short_steps = float((positions <= half).mean()) ** (self.width * len(self.orders))  # expected share of them
+        return np.unique([half, longest]) if short_steps >= LEAST_SHORT_STEPS else np.array([longest])
 
     def steps(self, begin: int, end: int) -> Iterator[Batch]:
         """Yield the batches of steps begin .. end - 1."""
@@ -114,6 +122,14 @@ class Batches:
                 inputs = rows.view(-1, 1, 1).repeat(1, count, length)
                 counts = torch.full((replicas,), count * length, dtype=self.dtype, device=inputs.device)
                 yield Batch(inputs, torch.zeros_like(inputs), counts)
+
+
+def with_own_strides(tensor: Tensor) -> Tensor:
+    """Return the tensor contiguous, with the strides of its shape: torch.compile compiles for each stride.
+
+    `contiguous` alone keeps any stride of an axis of length 1, such as that of a single replica.
+    """
+    return tensor.contiguous().view(-1).view(tensor.shape)
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:

@@ -35,6 +35,7 @@ from microgpt.engines.torch.optimizer import Optimizer
 from microgpt.engines.torch.parameters import Layout
 from microgpt.model.spec import ModelSpec
 
+COMPILATIONS = 256  # of one function in a process; PyTorch's own limit is 8
 EVALUATED_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 25, "mps": 1 << 25}  # numbers in the largest activation
 
 
@@ -166,8 +167,12 @@ class TorchEngine:
 
     def compile(self, batches: Batches) -> None:
         """Compile by running a pass of every shape on a dummy batch; no state changes."""
-        from torch._dynamo.exc import TorchDynamoException  # importing it takes seconds
+        from torch._dynamo import config  # importing it takes seconds
+        from torch._dynamo.exc import TorchDynamoException
 
+        # After that many compilations of a function, those for other engines and lengths included, PyTorch no longer
+        # compiles it and says so in its log only.
+        config.recompile_limit = max(config.recompile_limit, COMPILATIONS)
         self.say("compiling the model for PyTorch ...")
         start = time.perf_counter()
         self.pass_loss = torch.compile(self.models.mean_loss, dynamic=False)
