@@ -10,7 +10,7 @@ from microgpt.reports.families import Family
 from microgpt.reports.records import Row
 from microgpt.reports.report import Block, Heading, Paragraph, Table
 from microgpt.reports.settings import DATA, exact, is_default, short, written
-from microgpt.reports.tables import counted
+from microgpt.reports.tables import counted, shortened
 
 LONGEST_SETTING = 80  # characters
 MOST_COMMANDS = 10
@@ -22,11 +22,7 @@ def common_settings(family: Family) -> list[str]:
     first, *others = [next(iter(variant.rows.values())).settings for variant in family.variants if variant.rows]
     common = [key for key in first if all(exact(settings, key) == exact(first, key) for settings in others)]
     chosen = [key for key in common if key != DATA and not is_default(first, key)]
-    return [shortened(f"{short(key)}={written(first[key])}") for key in chosen]
-
-
-def shortened(text: str) -> str:
-    return text if len(text) <= LONGEST_SETTING else f"{text[: LONGEST_SETTING - 1]}…"
+    return [shortened(f"{short(key)}={written(first[key])}", LONGEST_SETTING) for key in chosen]
 
 
 def frequencies(texts: Iterable[str]) -> list[tuple[str, int]]:
@@ -87,10 +83,10 @@ def leg_warnings(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def remarks(rows: Sequence[Row]) -> list[Block]:
+def remarks(rows: Sequence[Row]) -> list[str]:
     """Return the users' own tags and notes, each once."""
     found = [("Tags", row.tags) for row in rows] + [("Notes", row.notes) for row in rows]
-    return [Paragraph(f"{kind}: {text}") for kind, text in dict.fromkeys(found) if text]
+    return [f"{kind}: {text}" for kind, text in dict.fromkeys(found) if text]
 
 
 def failures(rows: Sequence[Row]) -> list[Table]:

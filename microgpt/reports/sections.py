@@ -127,7 +127,7 @@ def page_section(
     blocks: list[Block] = [
         Paragraph(subject(family)),
         Paragraph(f"{runs}."),
-        *provenance.remarks(known),
+        *(Paragraph(remark) for remark in provenance.remarks(known)),
         *(Paragraph(warning, "strong") for warning in warnings),
         *([Paragraph("Settings of all these runs that differ from the defaults:", code=settings)] if settings else []),
         *provenance.failures(family.missing),

@@ -103,6 +103,10 @@ def cell(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
+def shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
 def signed(value: float | None) -> str:
     """Return a difference with four decimals, or two digits of a small one."""
     if value is None:

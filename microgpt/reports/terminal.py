@@ -10,11 +10,12 @@ from typing import Any
 from microgpt.reports.comparisons import comparisons
 from microgpt.reports.families import Family, Variant, new_family, with_data
 from microgpt.reports.markdown import text_table
+from microgpt.reports.provenance import remarks
 from microgpt.reports.records import Row, swept_keys
 from microgpt.reports.report import Cells
 from microgpt.reports.settings import abbreviated, setting, short, written
 from microgpt.reports.statistics import Difference, Interval, Verdict
-from microgpt.reports.tables import cell, counted, interval_cell, signed
+from microgpt.reports.tables import cell, counted, interval_cell, shortened, signed
 
 RUN_COLUMNS = ("variant", "model", "style", "steps", "seed", "val_loss", "mean_loss_last_n", "steps_per_sec", "status")
 OF_EACH_RUN = ("seed", "val_loss", "mean_loss_last_n", "steps_per_sec")
@@ -69,6 +70,7 @@ def settings_text(family: Family, width: int | None) -> str:
     against = with_best(family, best, lines)
     lines = [*lines, *(variant for variant in family.variants if not variant.rows)][:MOST_LINES]
     names = column_names(list(best.settings))
+    trials = {variant.name: trial_of(variant) for variant in lines}
     counts = [name for name in ("failed", "unfinished") if any(getattr(variant, name) for variant in lines)]
 
     def table(is_narrow: bool) -> list[Cells]:
@@ -80,7 +82,8 @@ def settings_text(family: Family, width: int | None) -> str:
             cells = {"seeds": str(summary.n if summary else 0), family.metric: cell(summary.mean if summary else None)}
             cells |= interval_cells(summary.interval if summary else None, is_narrow)
             cells |= {"from best": mean, "shown": verdict}
-            found.append(cells | {name: str(getattr(variant, name)) for name in counts})
+            cells |= {name: str(getattr(variant, name)) for name in counts}
+            found.append(({"trial": trials[variant.name]} if any(trials.values()) else {}) | cells)
         return found
 
     parts = [heading + (f", the first {len(lines)} of which are listed" if len(lines) < number else "")]
@@ -88,7 +91,7 @@ def settings_text(family: Family, width: int | None) -> str:
     if width is not None and table_width(whole) > width:
         parts.append(f"best: {words(best.settings, names)}; the others by what differs from it")
         whole = with_settings(table(True), [differences(variant, best) for variant in lines], names, width)
-    parts += [text_table(whole), explanation(family, against)]
+    parts += [text_table(whole), explanation(family, against), *remarks(family.members)]
     return "\n".join(part if "\n" in part else filled(part, width) for part in parts if part)
 
 
@@ -107,12 +110,16 @@ def with_settings(
             table = [{name: text for name, text in row.items() if name != column} for row in table]
     room = max(width - table_width(table) - 1, len("settings"))
     texts = [words(own, names) or "-" for own in settings]
-    short_texts = [text if len(text) <= room else f"{text[: room - 1]}…" for text in texts]
-    return [{"settings": text} | row for text, row in zip(short_texts, table, strict=True)]
+    return [{"settings": shortened(text, room)} | row for text, row in zip(texts, table, strict=True)]
 
 
 def filled(text: str, width: int | None) -> str:
     return text if width is None else fill(text, width)
+
+
+def trial_of(variant: Variant) -> str:
+    """Return the number of a setting's trial in the study of an optimizing sweeper; empty for other sweeps."""
+    return next((str(row.trial) for row in variant.rows.values() if row.trial is not None), "")
 
 
 def interval_cells(interval: Interval | None, is_narrow: bool) -> Cells:
