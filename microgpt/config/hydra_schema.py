@@ -32,19 +32,26 @@ def register_schema() -> None:
 def refuse_values_that_are_no_texts(content: Any, file: str) -> None:
     """Raise UserError for a number or a boolean that a file states for a text key: YAML has lost its spelling."""
     plain = OmegaConf.to_container(content)
-    if not isinstance(plain, dict) or not plain.keys() & keys_of(Config).keys():  # one of Hydra's own files
+    if not isinstance(plain, dict):
         return
-    for key in text_keys(Config):
-        value = plain
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, bool | int | float):
-                kind = "boolean" if isinstance(item, bool) else "number"
-                raise UserError(
-                    f"{key}={str(item).lower()} is not allowed (in {file}.yaml): {key} takes a text, and YAML reads "
-                    f"this one as a {kind}; put it in quotes"
-                )
+    swept = value_at(plain, "hydra.sweeper.params")
+    is_ours = bool(plain.keys() & keys_of(Config).keys())  # not one of Hydra's own files
+    for key in text_keys(Config) if is_ours or isinstance(swept, dict) else ():
+        for value in (value_at(plain, key), swept.get(key) if isinstance(swept, dict) else None):
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, bool | int | float):
+                    kind = "boolean" if isinstance(item, bool) else "number"
+                    raise UserError(
+                        f"{key}={str(item).lower()} is not allowed (in {file}.yaml): {key} takes a text, and YAML "
+                        f"reads this one as a {kind}; put it in quotes"
+                    )
+
+
+def value_at(node: Any, path: str) -> Any:
+    """Return the value at a dotted path in nested dictionaries; None if there is none."""
+    for part in path.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
 
 
 def keys_with_help(*, _root_: DictConfig) -> str:

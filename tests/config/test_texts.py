@@ -95,6 +95,9 @@ def test_text_in_a_group_of_values_keeps_its_spelling_and_numbers_stay_numbers()
                       "this one as a number; put it in quotes"),
         ("phrases: [a, true]", "style.phrases=true is not allowed (in style/mine.yaml): style.phrases takes a text, "
                                "and YAML reads this one as a boolean; put it in quotes"),
+        ("# @package _global_\nhydra: {sweeper: {params: {seed: 1, sample.prompt: 1e3}}}",
+         "sample.prompt=1000.0 is not allowed (in style/mine.yaml): sample.prompt takes a text, and YAML reads this "
+         "one as a number; put it in quotes"),
         ("name: '1e3'", None),
         ("name: 2026-01-01", None),
     ],
