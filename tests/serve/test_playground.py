@@ -66,7 +66,7 @@ def test_every_file_that_is_named_is_there_and_none_is_elsewhere(markup: Markup)
     named = {value for _, attributes in markup.found for key, value in attributes.items() if key in ("src", "href")}
     named |= {"worker.js", "local_api.js"}  # of api.js and of serve/single_file.py
     for path in files(".js"):
-        named |= {name.removeprefix("./") for name in re.findall(r'^import .* from "(.*)";$', path.read_text(), re.M)}
+        named |= set(re.findall(r'^(?:import|\}).* from "\./(.*)";$', path.read_text(), re.M))
     assert named | {"index.html"} == {path.name for path in STATIC.iterdir() if path.is_file()}
     for path in files(".html", ".css", ".js", ".svg"):
         assert set(re.findall(r"https?://[^\s\"')]+", path.read_text())) <= {"http://www.w3.org/2000/svg"}, path.name
