@@ -56,6 +56,7 @@ VARYING = re.compile(
     r"~?\d+:\d\d(?::\d\d)?|\d[\d.,]* ?(?:k |M )?(?:[a-z]+/s|ms|s|seconds|minutes)\b|"  # times and rates
     r"\b\d{3,}\.\d+|per_sec=[\d.]+|\bthreads=\d+"  # rates without a unit
 )
+PROGRESS = re.compile(r"jobs \d+ / |evaluated \d+ / |compiling ")  # lines that a fast machine does not print
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 ANY_NUMBER = re.compile(r"\d[\d.,]*(?:e[-+]?\d+)?")
 TOLERANCE = 0.02  # relative difference of numbers between two kinds of CPU
@@ -75,7 +76,7 @@ class Output:
 
     def excerpt(self, text: str) -> str:
         """Return the part of a command's output that the page shows."""
-        lines = [line.rstrip() for line in text.rstrip().splitlines()]
+        lines = [line.rstrip() for line in text.rstrip().splitlines() if not PROGRESS.match(line)]
         if self.begin:
             start = next((n for n, line in enumerate(lines) if self.begin in line), None)
             if start is None:
@@ -114,7 +115,7 @@ def read_page(path: Path) -> Page:
     for found in FENCE.finditer(page.text):
         mark, language = found["mark"] or "", found["language"]
         if mark.startswith("output") and language == "text":
-            options = dict(re.findall(r'(\w+)="?([^"\s]+|(?<=")[^"]+)"?', mark))
+            options = {key: quoted or plain for key, quoted, plain in re.findall(r'(\w+)=(?:"([^"]*)"|(\S+))', mark)}
             page.blocks[-1].output = Output(
                 found.span("body"), found["body"], int(options.get("first", 0)), int(options.get("last", 0)),
                 options.get("from", ""), options.get("numbers") != "vary",

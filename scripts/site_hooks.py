@@ -25,7 +25,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 def from_readme(text: str) -> str:
     """Return README.md with links that are relative to docs/."""
     text = re.sub(r"\]\(docs/", "](", text)
-    return re.sub(rf"\]\({SCALAR}\w+\.py\)", "](scalar.md)", text)
+    text = re.sub(rf"\]\({SCALAR}\w+\.py\)", "](scalar.md)", text)
+    return re.sub(r"\[([^]]+)\]\((notebooks/[^)]+)\)", r"\1 (`\2`)", text)
 
 
 def list_of_decisions() -> str:
