@@ -30,6 +30,7 @@ VOCAB_SIZE = 65  # of the characters of Shakespeare, so that 6/6/384 has the usu
 RATE, CLIP, DECAY, BETAS = 1e-3, 1.0, 0.1, (0.9, 0.99)
 LARGEST_DIFFERENCE = 1e-3  # of the first loss, in float32
 EAGER, COMPILED = ("eager", "cuda_graph"), ("compiled", "compiled cuda_graph")
+AGAINST = dict.fromkeys(EAGER, EAGER[0]) | dict.fromkeys(COMPILED, COMPILED[0])  # nanoGPT's kernel
 # What is most worth knowing comes first, as compiling may take more time than there is.
 ORDER = (("bfloat16", COMPILED), ("bfloat16", EAGER), ("float32", EAGER), ("float32", COMPILED))
 SAMPLED = {True: 16, False: 200}  # tokens of a text, by --quick
@@ -169,7 +170,11 @@ def measure(check: Check) -> None:
         prepared = time.perf_counter() - start
         seconds = seconds_a_step(training, check.seconds)
         tokens = shape.batch_size * shape.block_size
-        return {"ms a step": 1e3 * seconds, "tokens a second": tokens / seconds, "prepared in s": prepared}
+        figures = {"ms a step": 1e3 * seconds, "tokens a second": tokens / seconds, "prepared in s": prepared}
+        theirs = nanogpt_row(check, {"model": str(shape), "dtype": dtype, "kernel": AGAINST[kernel]})
+        if program == "microgpt" and "tokens a second" in theirs:
+            figures["times nanoGPT"] = figures["tokens a second"] / theirs["tokens a second"]
+        return figures
 
     compared = prepare(check, "nanogpt")
     if compared:
@@ -185,6 +190,12 @@ def measure(check: Check) -> None:
                 row: Row = {"model": str(shape), "program": program, "dtype": dtype, "kernel": kernel}
                 measurements.append((row, partial(one, shape, program, dtype, kernel)))
     check.measure_all("nanogpt", measurements)
+
+
+def nanogpt_row(check: Check, row: Row) -> Row:
+    """Return nanoGPT's row of these settings; an empty one if it has not been measured."""
+    wanted = {**row, "program": "nanoGPT"}.items()
+    return next((found for found in check.results.part("nanogpt").rows if wanted <= found.items()), {})
 
 
 def prepare(check: Check, part: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from gpu_check import __main__ as program
-from gpu_check import replicas, wheels
+from gpu_check import beside_nanogpt, replicas, wheels
 from gpu_check.measuring import Check, seconds_a_step
 from gpu_check.parts import PARTS
 from gpu_check.results import COMPLETED, FAILED, NOT_RUN, TIMED_OUT, OutOfTimeError, PartResult, RestartError, Results
@@ -29,12 +29,17 @@ import torch
 @dataclasses.dataclass
 class GPTConfig:
     vocab_size: int; block_size: int; n_layer: int; n_head: int; n_embd: int; dropout: float; bias: bool
+class Optimizer:
+    def step(self):
+        pass
+    def zero_grad(self, set_to_none):
+        pass
 class GPT(torch.nn.Module):
     def __init__(self, config):
         super().__init__()
         self.wte = torch.nn.Embedding(config.vocab_size, config.vocab_size)
     def configure_optimizers(self, weight_decay, learning_rate, betas, device_type):
-        return torch.optim.AdamW(self.parameters(), lr=learning_rate)
+        return Optimizer()
     def forward(self, tokens, targets):
         return None, torch.nn.functional.cross_entropy(self.wte(tokens).flatten(0, 1), targets.flatten())
     def generate(self, tokens, count):
@@ -97,6 +102,26 @@ def test_every_kind_of_kernel_trains_the_same_models(tmp_path: Path, monkeypatch
     with pytest.raises(MicrogptError, match=r"^2 of 6 measurements failed$"):
         replicas.measure(check_of(results))
     assert "its losses differ by" in results.part("replicas").rows[2]["problem"]
+
+
+def test_both_programs_are_measured_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.py").write_text(STUB)
+    monkeypatch.setattr(Check, "seconds", 0.01)
+    monkeypatch.setattr(beside_nanogpt, "loss_difference", lambda *arguments: 1e-6)
+    results = results_in(tmp_path, "nanogpt")
+    beside_nanogpt.measure(replace(check_of(results), nanogpt_dir=str(tmp_path)))
+    rows = [row for row in results.part("nanogpt").rows if "left_out" not in row]
+    assert [(row["program"], row["dtype"]) for row in rows] == [
+        ("nanoGPT", "bfloat16"), ("microgpt", "bfloat16"), ("nanoGPT", "float32"), ("microgpt", "float32"),
+    ]  # fmt: skip
+    for theirs, ours in (rows[:2], rows[2:]):
+        assert ours["tokens a second"] == pytest.approx(32e3 / ours["ms a step"])
+        assert ours["times nanoGPT"] == ours["tokens a second"] / theirs["tokens a second"]
+    assert "the losses differ by 1.0e-06" in (tmp_path / "report.md").read_text()
+    results.part("nanogpt").rows.clear()
+    beside_nanogpt.measure(check_of(results))
+    assert {row["program"] for row in results.part("nanogpt").rows} == {"microgpt"}
+    assert "nanoGPT is left out: --nanogpt-dir names no checkout of it." in (tmp_path / "report.md").read_text()
 
 
 def test_a_failed_measurement_stops_no_other_and_time_is_not_exceeded(tmp_path: Path) -> None:
