@@ -7,6 +7,7 @@ from dataclasses import replace
 from textwrap import fill
 from typing import Any
 
+from microgpt.data.display import escaped
 from microgpt.reports.comparisons import comparisons
 from microgpt.reports.families import Family, Variant, new_family, with_data
 from microgpt.reports.markdown import text_table
@@ -40,7 +41,7 @@ def runs_text(rows: Sequence[Row], width: int | None) -> str:
     newest = rows[-MOST_LINES:]
     keys = [key for key in swept_keys(newest) if key != "train.steps"]  # `steps` is a column
     columns = [*RUN_COLUMNS, *(["tags"] if any(row.tags for row in newest) else [])]
-    table = [{column: cell(getattr(row, column)) for column in columns} for row in newest]
+    table = [{column: escaped(cell(getattr(row, column))) for column in columns} for row in newest]
     same = [name for name in columns if name not in OF_EACH_RUN and len({row[name] for row in table}) == 1]
     same = same if len(newest) > 1 else []
     common = ", ".join(f"{name} {table[0][name]}" for name in same if table[0][name] != "-")
@@ -91,7 +92,7 @@ def settings_text(family: Family, width: int | None) -> str:
     if width is not None and table_width(whole) > width:
         parts.append(f"best: {words(best.settings, names)}; the others by what differs from it")
         whole = with_settings(table(True), [differences(variant, best) for variant in lines], names, width)
-    parts += [text_table(whole), explanation(family, against), *remarks(family.members)]
+    parts += [text_table(whole), explanation(family, against), *map(escaped, remarks(family.members))]
     return "\n".join(part if "\n" in part else filled(part, width) for part in parts if part)
 
 
@@ -170,7 +171,7 @@ def differences(variant: Variant, best: Variant) -> dict[str, Any]:
 
 
 def value_cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else abbreviated(written(value))
+    return f"{value:.4g}" if isinstance(value, float) else escaped(abbreviated(written(value)))
 
 
 def table_width(table: Sequence[Cells]) -> int:

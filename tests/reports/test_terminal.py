@@ -125,13 +125,13 @@ def test_a_sweep_ends_with_its_own_settings(sweep: Sweep, tmp_path: Path, capsys
     other.add(1, 1.0, model__n_layer=3)
     first = sweep.folder / "0" / "run.json"
     first.write_text(json.dumps({**json.loads(first.read_text()), "trial": 7}))
-    sweep.add(0, 9.0, optim__lr=9.5, optim__beta1=0.9, notes="mine")
+    sweep.add(0, 9.0, optim__lr=9.5, optim__beta1=0.9, notes="mi\x1bne")
     collect_and_print([tmp_path / "outputs"], tmp_path / "results", sweep.folder)
     printed = capsys.readouterr().out
     assert printed.startswith("sweep_01234567: 36 completed runs of 8 settings")
     assert printed.splitlines()[1].split()[:3] == ["optim", "lr", "trial"]
     assert printed.splitlines()[2].split()[:4] == ["adam", "0.01", "7", "6"]
-    assert "\nNotes: mine\n" in printed
+    assert "\nNotes: mi\\x1bne\n" in printed
     assert "n_layer" not in printed
     assert "collected 39 runs (2 not completed)" in printed
 
