@@ -18,13 +18,13 @@ from microgpt.atomic import write_atomically
 from microgpt.errors import MicrogptError, UserError
 from microgpt.reports.families import Family
 from microgpt.reports.html import html
-from microgpt.reports.markdown import image_name, markdown, terminal_text
+from microgpt.reports.markdown import image_name, markdown
 from microgpt.reports.plot_style import png, skip_if_failing
 from microgpt.reports.records import Collected, read_rows, swept_keys
 from microgpt.reports.report import Report, Section
 from microgpt.reports.sections import family_reports, page_report
 from microgpt.reports.settings import comparison_key
-from microgpt.reports.terminal import runs_text, settings_text, sweep_family, terminal_width
+from microgpt.reports.terminal import ablations_text, runs_text, settings_text, sweep_family, terminal_width
 
 PAGE = "report.html"
 
@@ -122,17 +122,19 @@ def collect_and_print(folders: Sequence[Path], results_dir: Path, sweep: Path | 
     rows, skipped, written = results.collected.rows, results.collected.skipped, results.written
     for path, reason in skipped:
         print(f"skipped {path}: {reason}")
-    ablations = results.ablations
+    ablations, width = results.ablations, terminal_width()
     jobs = [row for row in rows if sweep and row.folder.resolve().is_relative_to(sweep.resolve())]
     if sweep and jobs:
-        keys = {comparison_key(row.settings) for row in jobs}
-        ablations = [section for section in ablations if section.comparison in keys]
-        if len(keys) > 1 or not ablations:  # the table of an ablation has a line for each setting too
-            print(settings_text(sweep_family(jobs, sweep.name), terminal_width()))
+        variants: dict[str, set[str]] = {}  # of each comparison
+        for row in jobs:
+            variants.setdefault(comparison_key(row.settings), set()).add(row.variant)
+        ablations = [section for section in ablations if len(variants.get(section.comparison, ())) > 1]
+        if len(variants) > 1 or not ablations:  # the table of an ablation has a line for each setting too
+            print(settings_text(sweep_family(jobs, sweep.name), width))
     elif rows:
-        print(runs_text(rows, terminal_width()))
+        print(runs_text(rows, width))
     if ablations:
-        print(f"\n{terminal_text(ablations)}")
+        print(f"\n{ablations_text(ablations, width)}")
     unfinished = sum(row.status != "completed" for row in rows)
     print(f"collected {len(rows)} runs ({unfinished} not completed), skipped {len(skipped)} files")
     images = [path for path in written if path.suffix == ".png"]

@@ -1,4 +1,4 @@
-"""Reports as Markdown, and as text for a terminal."""
+"""Reports as Markdown, and tables as text."""
 
 from collections.abc import Sequence
 
@@ -28,19 +28,6 @@ def markdown_table(rows: Sequence[Cells]) -> str:
     header = list(rows[0])
     table = [header, ["---"] * len(header), *([row[name] for name in header] for row in rows)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in table) + "\n"
-
-
-def terminal_text(sections: Sequence[Section]) -> str:
-    """Return the titles and tables of ablations, separated by blank lines."""
-    parts = []
-    for section in sections:
-        parts.append(f"ablation: {section.title}")
-        for table in section.blocks:
-            if isinstance(table, Table):
-                heading = f"{table.title}:\n" if table.title else ""
-                text = f"{text_table(table.rows)}\n" if table.rows else ""
-                parts.append(f"{heading}{text}{table.note}")
-    return "\n\n".join(parts)
 
 
 def text_table(rows: Sequence[Cells]) -> str:

@@ -1,4 +1,4 @@
-"""Tables for the terminal: the newest runs, and the settings of a sweep, one line for each."""
+"""Text for the terminal: the newest runs, the settings of a sweep, one line for each, and ablations."""
 
 import shutil
 import sys
@@ -13,7 +13,7 @@ from microgpt.reports.families import Family, Variant, new_family, with_data
 from microgpt.reports.markdown import text_table
 from microgpt.reports.provenance import remarks
 from microgpt.reports.records import Row, swept_keys
-from microgpt.reports.report import Cells
+from microgpt.reports.report import Cells, Section, Table
 from microgpt.reports.settings import abbreviated, setting, short, written
 from microgpt.reports.statistics import Difference, Interval, Verdict
 from microgpt.reports.tables import cell, counted, interval_cell, shortened, signed
@@ -21,6 +21,10 @@ from microgpt.reports.tables import cell, counted, interval_cell, shortened, sig
 RUN_COLUMNS = ("variant", "model", "style", "steps", "seed", "val_loss", "mean_loss_last_n", "steps_per_sec", "status")
 OF_EACH_RUN = ("seed", "val_loss", "mean_loss_last_n", "steps_per_sec")
 LEFT_OUT_FIRST = ("steps_per_sec", "mean_loss_last_n", "tags", "variant")  # of runs, where the terminal is too narrow
+LEFT_OUT_OF_ABLATIONS = (
+    "seeds needed", "effect size", "p", "mean_loss_last_n", "steps_per_sec", "median", "sd", "parameters",
+)  # fmt: skip
+SHORTEST = 12  # characters of a text that is cut
 MOST_LINES = 40
 SHOWN = {
     Verdict.SHOWN: "yes",
@@ -108,7 +112,7 @@ def with_settings(
         return whole
     for column in LEFT_OUT_FIRST:
         if table_width(table) + len("settings ") > width / 2:
-            table = [{name: text for name, text in row.items() if name != column} for row in table]
+            table = without(table, column)
     room = max(width - table_width(table) - 1, len("settings"))
     texts = [words(own, names) or "-" for own in settings]
     return [{"settings": shortened(text, room)} | row for text, row in zip(texts, table, strict=True)]
@@ -121,6 +125,37 @@ def filled(text: str, width: int | None) -> str:
 def trial_of(variant: Variant) -> str:
     """Return the number of a setting's trial in the study of an optimizing sweeper; empty for other sweeps."""
     return next((str(row.trial) for row in variant.rows.values() if row.trial is not None), "")
+
+
+def ablations_text(sections: Sequence[Section], width: int | None) -> str:
+    """Return the titles and tables of ablations, separated by blank lines."""
+    parts = []
+    for section in sections:
+        parts.append(filled(f"ablation: {section.title}", width))
+        for table in section.blocks:
+            if isinstance(table, Table):
+                heading = f"{table.title}:\n" if table.title else ""
+                text = f"{text_table(narrowed(table.rows, width))}\n" if table.rows else ""
+                parts.append(f"{heading}{text}{filled(table.note, width)}")
+    return "\n\n".join(parts)
+
+
+def narrowed(table: Sequence[Cells], width: int | None) -> Sequence[Cells]:
+    """Return a table without the least important columns, and with a shorter last one, if the terminal is narrow."""
+    if width is None:
+        return table
+    for column in LEFT_OUT_OF_ABLATIONS:
+        if table_width(table) > width:
+            table = without(table, column)
+    last = list(table[0])[-1]
+    if table_width([{**row, last: row[last][:SHORTEST]} for row in table]) > width:
+        table = without(table, "95 % interval")
+    room = max(width - table_width([{**row, last: ""} for row in table]) + len(last), SHORTEST)
+    return [{**row, last: shortened(row[last], room)} for row in table]
+
+
+def without(table: Sequence[Cells], column: str) -> list[Cells]:
+    return [{name: text for name, text in row.items() if name != column} for row in table]
 
 
 def interval_cells(interval: Interval | None, is_narrow: bool) -> Cells:

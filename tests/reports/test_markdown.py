@@ -11,10 +11,11 @@ from support.report_rows import Sweep, read
 from microgpt.reports.budgets import at_equal_time
 from microgpt.reports.comparisons import comparisons, effects
 from microgpt.reports.families import Family, families
-from microgpt.reports.markdown import markdown, terminal_text
+from microgpt.reports.markdown import markdown
 from microgpt.reports.report import Plot, Plots, Report, Section
 from microgpt.reports.sections import family_reports
 from microgpt.reports.tables import budget_rows, p_cell, signed, variant_rows
+from microgpt.reports.terminal import ablations_text
 
 TOGGLES = [(True, False), (True, True), (False, False), (False, True)]
 NOISE = [0.003, -0.001, 0.002, -0.004, 0.0, 0.001, -0.002]
@@ -112,11 +113,15 @@ def test_the_loss_at_equal_time_is_the_last_table(sweep):
 def test_the_terminal_has_the_cells_of_the_markdown(sweep):
     add_ablation(sweep, 4)
     section = section_of(sweep)
-    page, text = page_of(section), terminal_text([section])
+    page, text = page_of(section), ablations_text([section], None)
     for heading in ("", "Main effects and interaction", "Differences between variants"):
         for line in table(page, heading):
             assert all(cell in text for cell in line.values())
     assert text.startswith("ablation: model gpt (n_embd 16")
+    for width in (80, 120):
+        narrow = ablations_text([section], width)
+        assert max(map(len, narrow.splitlines())) <= width
+        assert "p (Holm)" in narrow
 
 
 def test_one_seed_has_a_note_and_no_tests(sweep):
