@@ -13,8 +13,9 @@ data and, before sampling, training. For two_cores it is wall time. Other progra
 
 The figures are medians with the smallest and the largest value of the rounds, and the ratio microgpt / peer: the median
 of the ratios within a round, so that noise that lasts longer than a round cancels. For times a ratio below 1 means that
-microgpt is faster, for tokens per second a ratio above 1. For two_cores it is the speed-up, threads=1 / threads=2, also
-given for the rounds alone in which all threads were on a CPU nearly all the time.
+microgpt is faster, for tokens per second a ratio above 1.For presets_*
+the ratio is that of the default model to the preset, and for two_cores the speed-up, threads=1 / threads=2, also given
+for the rounds alone in which all threads were on a CPU nearly all the time.
 
 The names are the reference names.txt if MICROGPT_DATA_DIR is set, else the embedded ones; the output says which.
 """
@@ -32,12 +33,14 @@ from typing import Any
 import harness
 import numpy as np
 
+from microgpt.api.program import compose
 from microgpt.benchmarks.reference import BLOCK_SIZE, SEED, names_corpus, reference_engine
 from microgpt.data.corpus import Corpus
 from microgpt.engines.base import BulkRequest, Engine
 from microgpt.engines.native.engine import NativeEngine
 from microgpt.engines.options import EngineOptions
 from microgpt.errors import MicrogptError
+from microgpt.training.assembly import model_spec
 
 RATE = 0.01
 STEADY_RATE = 0.001  # for as many steps as a second has: at 0.01 and batch 1 a loss is infinite after 273,000
@@ -57,6 +60,7 @@ class Case:
     batch_size: int = 16
     replicas: int = 1
     threads: tuple[int, ...] = (1,)  # several: microgpt is compared with itself
+    models: tuple[str, ...] = ("",)  # overrides that choose a model; several: compared with the first
     slots: int | None = None  # sampling: texts at once
 
     @property
@@ -64,6 +68,7 @@ class Case:
         return SPEED if self.slots else TIME
 
 
+PRESETS = ("model=gpt", "model=gpt2", "model=llama model.mlp_width=43", "model=nanochat")  # of nearly equal parameters
 CASES = {
     "d16_b16": Case("n_embd 16, batch 16, one model"),
     "d16_b1": Case("n_embd 16, batch 1, one model", batch_size=1),
@@ -71,6 +76,8 @@ CASES = {
     "seeds16": Case("16 seeds in one engine, n_embd 16, batch 1; a name and model", batch_size=1, replicas=16),
     "seeds64": Case("64 seeds in one engine, n_embd 16, batch 1; a name and model", batch_size=1, replicas=64),
     "two_cores": Case("as seeds64, wall time, one thread and two", batch_size=1, replicas=64, threads=(1, 2)),
+    "presets_b16": Case("models of 16/4/1/16, batch 16", models=PRESETS),
+    "presets_b1": Case("models of 16/4/1/16, batch 1", batch_size=1, models=PRESETS),
     "sample_many": Case("n_embd 16, temperature 0.5, 64 texts at once", slots=64),
     "sample_one": Case("n_embd 16, temperature 0.5, one text at a time", slots=1),
 }
@@ -79,13 +86,21 @@ CASES = {
 # In a process of its own: one measurement of the native engine
 
 
-def measure_native(case: Case, threads: int, seconds: float) -> dict[str, Any]:
+def measure_native(case: Case, threads: int, model: str, seconds: float) -> dict[str, Any]:
     """Return what another program prints, and a note."""
     corpus = names_corpus(harness.names_source())
     seeds = range(SEED, SEED + case.replicas)
     options = EngineOptions("native", dtype="float32", threads=threads)
-    engine = reference_engine(options, corpus, case.batch_size, seeds, say=harness.say, n_embd=case.n_embd)
+    chosen: dict[str, Any] = options_of(model, corpus.tokenizer.vocab_size) if model else {"n_embd": case.n_embd}
+    engine = reference_engine(options, corpus, case.batch_size, seeds, say=harness.say, **chosen)
     return time_sampling(case, engine, seconds, corpus) if case.slots else time_training(case, engine, threads, seconds)
+
+
+def options_of(model: str, vocab_size: int) -> dict[str, Any]:
+    """Return the options of a model that overrides choose."""
+    config, _ = compose(model.split())
+    options = model_spec(config, vocab_size).to_dict()
+    return {key: value for key, value in options.items() if key not in ("kind", "vocab_size")}
 
 
 def time_training(case: Case, engine: Engine, threads: int, seconds: float) -> dict[str, Any]:
@@ -102,12 +117,13 @@ def time_training(case: Case, engine: Engine, threads: int, seconds: float) -> d
         losses = engine.advance(step, np.full((steps, case.replicas), STEADY_RATE))
         spent, cpu = clock() - start, time.process_time() - cpu_start
         step += steps
+    parameters = sum(array[0].size for array in engine.state().parameters.values())
     loss = losses[-max(1, len(losses) // 10) :].mean()
     if not math.isfinite(loss):
         raise MicrogptError(f"the loss is {loss} after {step} steps")
     figures = {
         TIME: 1e6 * spent / (steps * case.batch_size * case.replicas),
-        "note": f"loss {loss:.3f} after {step} steps",
+        "note": f"loss {loss:.3f} after {step} steps, {parameters} parameters",
     }
     return figures | ({"on_cpu": cpu / spent / threads} if len(case.threads) > 1 else {})
 
@@ -165,8 +181,13 @@ def programs_of(name: str, seconds: float, peers: list[tuple[str, list[str]]]) -
     """Return microgpt, with each number of threads, and the peers of a case."""
     worker = [sys.executable, str(Path(__file__).resolve()), "--seconds", str(seconds), "--worker", name, "--threads"]
     native = [
-        Program(f"microgpt, backend=native, threads={threads}", [*worker, str(threads)], is_peer=False)
+        Program(
+            f"microgpt, {model or 'backend=native'}, threads={threads}",
+            [*worker, str(threads), "--model", model],
+            is_peer=False,
+        )
         for threads in CASES[name].threads
+        for model in CASES[name].models
     ]
     return native + [Program(shlex.join(command), command, is_peer=True) for case, command in peers if case == name]
 
@@ -200,7 +221,8 @@ def summary(programs: list[Program]) -> list[dict[str, Any]]:
 def show(name: str, rows: list[dict[str, Any]]) -> None:
     case = CASES[name]
     print(f"\n{name}: {UNITS[case.figure]}; {case.about}")
-    print(f"{'median':>11}{'min':>11}{'max':>11}{'speed-up' if len(case.threads) > 1 else 'ours/peer':>11}  (min-max)")
+    compared = "speed-up" if len(case.threads) > 1 else "gpt/model" if len(case.models) > 1 else "ours/peer"
+    print(f"{'median':>11}{'min':>11}{'max':>11}{compared:>11}  (min-max)")
     for row in rows:
         numbers = "".join(f"{each:>11}" for each in harness.cells(row["figure"]["rounds"], FORMS[case.figure]))
         ratio = with_range(row["ratio"]["rounds"], 11) if "ratio" in row else " " * 26
@@ -248,7 +270,7 @@ def peer(text: str) -> tuple[str, list[str]]:
     name, _, command = text.partition("=")
     if name not in CASES:
         raise argparse.ArgumentTypeError(f"{name!r} is not a case: it is CASE=COMMAND with one of {', '.join(CASES)}")
-    if len(CASES[name].threads) > 1:
+    if len(CASES[name].threads) > 1 or len(CASES[name].models) > 1:
         raise argparse.ArgumentTypeError(f"{name} compares microgpt with itself and takes no peer")
     try:
         words = shlex.split(command)
@@ -277,9 +299,10 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of all rounds to a file")
     parser.add_argument("--worker", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--model", default="", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.worker:
-        print(json.dumps(measure_native(CASES[chosen.worker], chosen.threads, chosen.seconds)))
+        print(json.dumps(measure_native(CASES[chosen.worker], chosen.threads, chosen.model, chosen.seconds)))
         return 0
     if chosen.json and not chosen.json.absolute().parent.is_dir():
         parser.error(f"--json={chosen.json} cannot be written: its folder does not exist")

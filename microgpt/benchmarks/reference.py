@@ -31,13 +31,13 @@ def reference_engine(
     seeds: Sequence[int] = (SEED,),
     state: EngineState | None = None,
     say: Callable[[str], None] = print,
-    **sizes: int,
+    **changes: Any,
 ) -> Engine:
     """Return an engine with one replica per seed.
 
-    `sizes` replace those of microgpt.py's model; `state` replaces the initial weights.
+    `changes` replace options of microgpt.py's model; `state` replaces the initial weights.
     """
-    chosen: dict[str, Any] = {"n_embd": 16, "n_head": 4, "n_layer": 1, "block_size": BLOCK_SIZE, **sizes}
+    chosen: dict[str, Any] = {"n_embd": 16, "n_head": 4, "n_layer": 1, "block_size": BLOCK_SIZE, **changes}
     spec = ModelSpec("gpt", corpus.tokenizer.vocab_size, **chosen)
     starts = [initial_state(seed, corpus, spec, batch_size, style_share=0.0) for seed in seeds]
     state = state or EngineState.stack([start.engine_state for start in starts])
