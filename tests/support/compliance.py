@@ -33,7 +33,7 @@ EXACT = Tolerance(losses=1e-9, same_parameters=1e-9, trained=1e-9)  # measured: 
 # up to 5e-4 was measured, and 1e-5 in the later losses.
 FLOAT32_SGD = Tolerance(2e-5, 5e-5, 1e-4)
 FLOAT32 = Tolerance(2e-4, 5e-5, 1e-2)
-# A sign that float32 does not know moves a parameter by twice the learning rate in the other direction.
+# lion moves a parameter whose sign float32 does not know in the other direction: by twice the learning rate.
 FLOAT32_LION = Tolerance(1e-3, 5e-5, 4e-2)
 OF_OPTIMIZER = {"sgd": FLOAT32_SGD, "lion": FLOAT32_LION}
 
