@@ -14,17 +14,16 @@ from pathlib import Path
 
 import hydra
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 
 from microgpt import __version__
-from microgpt.config.hydra_compat import own_hydra, register_plugins, run_hydra, share_config_store
+from microgpt.config.hydra_compat import own_hydra, register_plugins, register_resolver, run_hydra, share_config_store
 from microgpt.config.hydra_errors import added_option, explain, report
 from microgpt.config.hydra_optuna import use_our_option
 from microgpt.config.hydra_schema import keys_with_help, register_schema
 from microgpt.distributed import this_process
 from microgpt.errors import Interrupted, UserError
 from microgpt.job import Application
-from microgpt.sweeps.lifecycle import Sweep, SweepRefused, new_sweep, sweep_id
+from microgpt.sweeps.lifecycle import Sweep, new_sweep, start_sweep, sweep_id
 from microgpt.sweeps.started import RUN_NAME, run_job
 
 
@@ -76,13 +75,11 @@ def execute(arguments: Sequence[str], application: Application | None = None) ->
         use_our_option()
         share_config_store()
         name = sweep_id(list(arguments))
-        OmegaConf.register_new_resolver("sweep_id", lambda: name, use_cache=True, replace=True)
-        OmegaConf.register_new_resolver("run_name", lambda: RUN_NAME, replace=True)
-        OmegaConf.register_new_resolver("keys_with_help", keys_with_help, replace=True)
+        register_resolver("sweep_id", lambda: name, use_cache=True)
+        register_resolver("run_name", lambda: RUN_NAME)
+        register_resolver("keys_with_help", keys_with_help)
         try:
-            run_hydra(arguments, application or Application(), run_job, config_directory())
-        except SweepRefused as stop:
-            raise stop.error from stop
+            run_hydra(arguments, application or Application(), run_job, start_sweep, config_directory())
         except HydraException as error:
             if (known := added_option(error, arguments)) is not None:
                 raise known from error

@@ -11,12 +11,14 @@ import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
 from hydra import version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal import config_loader_impl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra._internal.utils import get_args_parser
 from hydra.core import utils
@@ -37,6 +39,17 @@ from microgpt.errors import UserError
 
 HYDRA_S_OWN = ("hydra", "_")  # beginnings of the names of Hydra's own entries in the ConfigStore
 CHECKED_WITH = {"hydra-core": "1.3.8", "omegaconf": "2.3.1"}
+# Tried with Hydra 1.4.0rc3 and OmegaConf 2.4.1rc1 too: the version base is deprecated, override_dirname is a resolver,
+# --experimental-rerun takes a run's folder, and OmegaConf has renamed a function.
+HAS_VERSION_BASE = not hasattr(utils, "hydra_override_dirname")
+OVERRIDE_DIRNAME = "${hydra_override_dirname:}"
+
+
+def register_resolver(name: str, resolver: Callable[..., Any], *, use_cache: bool = False) -> None:
+    """Register a resolver with OmegaConf, in place of one of this name."""
+    is_2_4 = not metadata.version("omegaconf").startswith("2.3.")
+    register = OmegaConf.register_resolver if is_2_4 else OmegaConf.register_new_resolver
+    register(name, resolver, use_cache=use_cache, replace=True)  # pyright: ignore[reportCallIssue]
 
 
 def share_config_store() -> None:
@@ -54,8 +67,10 @@ def apply_overrides(overrides: Sequence[Override], config: DictConfig) -> None:
 
 def overrides_dirname(overrides: Sequence[Override], config: DictConfig) -> str:
     """Return hydra.job.override_dirname of a job with these overrides."""
+    if not HAS_VERSION_BASE:
+        return OVERRIDE_DIRNAME
     style = config.hydra.job.config.override_dirname
-    return get_overrides_dirname(
+    return config_loader_impl.get_overrides_dirname(
         overrides=list(overrides), exclude_keys=style.exclude_keys, item_sep=style.item_sep, kv_sep=style.kv_sep
     )
 
@@ -181,25 +196,38 @@ def hydra_run_job(*arguments: Any) -> JobReturn:
 
 
 def run_hydra(
-    arguments: Sequence[str], task_function: Callable[[DictConfig], Any], run_job: Callable[..., JobReturn], conf: str
+    arguments: Sequence[str],
+    task_function: Callable[[DictConfig], Any],
+    run_job: Callable[..., JobReturn],
+    start_sweep: Callable[[DictConfig], None],
+    conf: str,
 ) -> None:
     """Do what hydra.main does, for these arguments. Raises the errors that Hydra would print.
 
-    `run_job` is called in place of Hydra's function of this name, for a run alone and by Hydra's basic launcher.
+    `run_job` is called in place of Hydra's function of this name, for a run alone and by Hydra's basic launcher;
+    `start_sweep` when a sweep begins, before Hydra's callbacks, in which Hydra would only warn of an error.
     """
     from hydra._internal import hydra as application
     from hydra._internal import utils as internal
+    from hydra._internal.callbacks import Callbacks
     from hydra._internal.core_plugins import basic_launcher
 
-    version.setbase("1.3")
+    on_multirun_start = Callbacks.on_multirun_start
+
+    def start_multirun(self: Callbacks, config: DictConfig, **others: Any) -> None:
+        start_sweep(config)
+        on_multirun_start(self, config=config, **others)
+
+    version.setbase("1.3" if HAS_VERSION_BASE else version._UNSPECIFIED_)
     args, parser = parse_arguments(arguments)
     with (
         replaced(application, "run_job", run_job),
         replaced(basic_launcher, "run_job", run_job),
         replaced(internal, "run_and_report", lambda function: function()),
+        replaced(Callbacks, "on_multirun_start", start_multirun),
         replaced(application, "run_and_report", lambda function: function()),
     ):
-        if args.experimental_rerun is not None:
+        if args.experimental_rerun is not None and HAS_VERSION_BASE:
             rerun(args, task_function, run_job)
         else:
             internal._run_hydra(
@@ -211,7 +239,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, argpa
     """Return Hydra's flags and overrides, and their parser. Raises UserError."""
     parser = get_args_parser()
     parser.error = raise_usage_error  # pyright: ignore[reportAttributeAccessIssue]
-    return parser.parse_args(list(arguments)), parser
+    return parser.parse_intermixed_args(list(arguments)), parser
 
 
 def rerun(args: Any, task_function: Callable[[DictConfig], Any], run_job: Callable[..., JobReturn]) -> None:

@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from microgpt.config.hydra_compat import parse_arguments
@@ -94,7 +92,7 @@ class Sweep:
 
 # Sweepers that know all jobs before the first one runs
 GRID_SWEEPERS = (".GridSweeper", ".BasicSweeper")
-CURRENT: ContextVar[Sweep] = ContextVar("sweep")  # Hydra constructs the callback and the launcher, which need it
+CURRENT: ContextVar[Sweep] = ContextVar("sweep")  # Hydra constructs the launcher, which needs it
 
 
 @contextlib.contextmanager
@@ -114,24 +112,11 @@ def current_sweep() -> Sweep:
     return CURRENT.get()
 
 
-class SweepRefused(BaseException):
-    """The error of a sweep that cannot start, on its way through Hydra."""
-
-    def __init__(self, error: Exception):
-        super().__init__(str(error))
-        self.error = error
-
-
-class SweepStart(Callback):
-    """Called by Hydra when a sweep begins, before its jobs are composed (conf/config.yaml)."""
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        try:
-            HydraConfig.instance().set_config(config)  # for hydra.sweep.dir with ${hydra:...} in outputs_dir
-            OmegaConf.set_readonly(config.hydra, False)
-            current_sweep().start(config)
-        except Exception as error:  # Hydra only warns of one in a callback
-            raise SweepRefused(error) from error
+def start_sweep(config: DictConfig) -> None:
+    """Start the sweep of this call of the program. Called when a sweep begins, before its jobs are composed."""
+    HydraConfig.instance().set_config(config)  # for hydra.sweep.dir with ${hydra:...} in outputs_dir
+    OmegaConf.set_readonly(config.hydra, False)
+    current_sweep().start(config)
 
 
 def sweep_id(arguments: list[str]) -> str:

@@ -42,7 +42,7 @@ class Plain:
         self.values: list[dict[str, Any]] = []
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        basic = ["hydra/launcher=basic", "hydra/sweeper=basic", "~hydra.callbacks.sweep_start", "hydra.mode=MULTIRUN"]
+        basic = ["hydra/launcher=basic", "hydra/sweeper=basic", "hydra.mode=MULTIRUN"]
         hydra.multirun("config", self.note, [*overrides, *basic], with_log_configuration=False)
 
     def note(self, composed: Any) -> float:
@@ -107,14 +107,12 @@ def without_choices(file: Any) -> Any:
     content: Any = OmegaConf.to_container(file)
     if "hydra" in content:
         hydra = content["hydra"]
-        for key in ("launcher", "sweeper", "callbacks"):
+        for key in ("launcher", "sweeper"):
             del hydra[key]
         for key in ("hydra/launcher", "hydra/sweeper"):
             del hydra["runtime"]["choices"][key]
         hydra["overrides"]["hydra"] = [one for one in hydra["overrides"]["hydra"] if "basic" not in one]
         hydra["overrides"]["hydra"].remove("hydra.mode=MULTIRUN")
-        if "~hydra.callbacks.sweep_start" in hydra["overrides"]["hydra"]:
-            hydra["overrides"]["hydra"].remove("~hydra.callbacks.sweep_start")
     return content
 
 
