@@ -5,7 +5,7 @@ have a leading axis R. The scalar engine defines what an engine computes; the ot
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -14,7 +14,6 @@ import numpy as np
 from microgpt.data.batches import BatchOrder
 from microgpt.data.examples import Examples
 from microgpt.errors import UserError
-from microgpt.model.spec import ModelSpec
 
 Arrays = dict[str, np.ndarray]
 Tokens = Sequence[int]
@@ -96,14 +95,6 @@ def implementation(found: Mapping[str, Implementation], key: str, name: str, pla
     if name not in found:
         raise UserError(f"{key}={name} is not implemented by this engine: add it to {place}")
     return found[name]
-
-
-def refuse_options(spec: ModelSpec, lacking: Sequence[str], place: str) -> None:
-    """Raise UserError for an option of the model that an engine lacks; `lacking` are keys that must keep defaults."""
-    for f in fields(spec):
-        value = getattr(spec, f.name)
-        if f.name in lacking and value != f.default:
-            raise UserError(f"model.{f.name}={value} is not implemented by this engine: add it to {place}")
 
 
 class Decoder(Protocol):

@@ -1,0 +1,123 @@
+"""Train microgpt, then the model after each change on the way to Llama, and print the effect of each on val_loss.
+
+python scripts/from_microgpt_to_llama.py                     64 seeds of 1000 steps
+python scripts/from_microgpt_to_llama.py --write             also replace the table in docs/from-microgpt-to-llama.md
+python scripts/from_microgpt_to_llama.py --seeds 4 --steps 100 --backend torch
+
+Two effects are measured, both paired by seed: that of a change after those above it, and that of the change alone,
+against microgpt. Intervals are of 95 %.
+"""
+
+import contextlib
+import re
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import harness
+
+import microgpt
+from microgpt.errors import MicrogptError
+from microgpt.reports.statistics import paired, summary
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "from-microgpt-to-llama.md"
+TABLE = re.compile(r"(<!-- table -->\n\n).*?(?=\n\n)", re.DOTALL)
+Change = dict[str, Any]
+CHANGES: dict[str, Change] = {  # in the order of the page; after the last but one the model is model=llama
+    "no norm of the embeddings": {"model.input_rmsnorm": False},
+    "a norm before the output": {"model.final_norm": True},
+    "gains": {"model.norm_gain": True},
+    "RoPE": {"model.position": "rope"},
+    "SiLU": {"model.activation": "silu"},
+    "a gate, at equal size": {"model.gated_mlp": True, "model.mlp_width": 43},
+    "the gated MLP 64 wide": {"model.gated_mlp": True, "model.mlp_width": None},
+    "init_std 0.02": {"model.init_std": 0.02},
+    "two heads of keys and values": {"model.n_kv_head": 2},
+}
+IS_LLAMA = "init_std 0.02"
+
+
+@dataclass(frozen=True)
+class Trained:
+    parameters: int
+    losses: Mapping[int, float]  # val_loss by seed
+
+
+class Trainer:
+    """Trains each model over all seeds, once."""
+
+    def __init__(self, backend: str, seeds: int, steps: int):
+        self.common = ("mode=tensor", f"backend={backend}", "style=classic", "sample.num_samples=0",
+                       {"seed": range(seeds), "train.steps": steps, "train.eval_every": None})  # fmt: skip
+        self.trained: dict[str, Trained] = {}
+
+    def train(self, *changes: Change) -> Trained:
+        """Return the models with all changes. Raises MicrogptError if one did not end with a val_loss."""
+        overrides = {key: value for change in changes for key, value in change.items()}
+        name = str(sorted(overrides.items(), key=str))
+        if name not in self.trained:
+            harness.say(f"training {overrides or 'microgpt'}")
+            with contextlib.redirect_stdout(sys.stderr):
+                runs = microgpt.sweep(*self.common, overrides)
+            losses: dict[int, float] = {}
+            for run in runs:
+                if run.record.seed is None or run.metrics.val_loss is None:
+                    raise MicrogptError(f"the run in {run.folder} has no val_loss")
+                losses[run.record.seed] = run.metrics.val_loss
+            self.trained[name] = Trained(runs[0].metrics.parameter_count, losses)
+        return self.trained[name]
+
+
+def measure(backend: str, seeds: int, steps: int, write: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        table = results(Trainer(backend, seeds, steps))
+    print(f"{seeds} seeds, {steps} steps, backend={backend}\n\n{table}")
+    if write:
+        PAGE.write_text(TABLE.sub(lambda found: found[1] + table, PAGE.read_text(), count=1))
+
+
+def results(trainer: Trainer) -> str:
+    """Return a Markdown table with a row for each model."""
+    reference = before = trainer.train()
+    rows = [["microgpt", f"{before.parameters:,}", mean(before), "", ""]]
+    done: list[Change] = []
+    for name, change in CHANGES.items():
+        after, alone = trainer.train(*done, change), trainer.train(change)
+        rows.append(
+            [f"+ {name}", f"{after.parameters:,}", mean(after), effect(after, before), effect(alone, reference)]
+        )
+        done, before = [*done, change], after
+        if name == IS_LLAMA and trainer.train({"model": "llama"}) != after:
+            raise MicrogptError("model=llama is another model than microgpt with these changes")
+    return harness.table(["model", "parameters", "val_loss", "change", "change alone"], rows)
+
+
+def mean(trained: Trained) -> str:
+    found = summary(list(trained.losses.values()))
+    return f"{found.mean:.4f}" + half_width(found.mean, found.interval)
+
+
+def effect(after: Trained, before: Trained) -> str:
+    found = paired(after.losses, before.losses)
+    return f"{found.mean:+.4f}" + half_width(found.mean, found.interval)
+
+
+def half_width(middle: float | None, interval: Any) -> str:
+    return "" if interval is None else f" ± {interval.high - middle:.4f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = harness.parser(__doc__)
+    parser.add_argument("--backend", default="native", help="native or torch (native)")
+    parser.add_argument("--seeds", type=harness.at_least(2), default=64)
+    parser.add_argument("--steps", type=harness.at_least(1), default=1000)
+    parser.add_argument("--write", action="store_true", help=f"replace the table in {PAGE.name}")
+    chosen = parser.parse_args(arguments)
+    return harness.finish(lambda: measure(chosen.backend, chosen.seeds, chosen.steps, chosen.write))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
