@@ -32,6 +32,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -56,6 +57,7 @@ VARYING = re.compile(
     r"~?\d+:\d\d(?::\d\d)?|\d[\d.,]* ?(?:k |M )?(?:[a-z]+/s|ms|s|seconds|minutes)\b|"  # times and rates
     r"\b\d{3,}\.\d+|per_sec=[\d.]+|\bthreads=\d+"  # rates without a unit
 )
+THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
 PROGRESS = re.compile(r"jobs \d+ / |evaluated \d+ / |compiling ")  # lines that a fast machine does not print
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 ANY_NUMBER = re.compile(r"\d[\d.,]*(?:e[-+]?\d+)?")
@@ -84,6 +86,8 @@ class Output:
             lines = lines[start:]
         if self.first + self.last and len(lines) > self.first + self.last:
             lines = [*lines[: self.first], *["..."][: bool(self.last)], *lines[len(lines) - self.last :]]
+        if self.cut:
+            lines = [line if len(line) <= self.cut else f"{line[: self.cut - 4]} ..." for line in lines]
         return "\n".join(lines) + "\n"
 
 
@@ -226,7 +230,8 @@ def source_of(place: str) -> str:
     code = (ROOT / file).read_text()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
-            return f"{ast.get_source_segment(code, node)}\n"
+            lines = code.splitlines()[node.lineno - 1 : node.end_lineno]
+            return textwrap.dedent("\n".join(lines)) + "\n"
     raise SystemExit(f"error: {file} has no {name}")
 
 
@@ -234,11 +239,18 @@ def has_changed(shown: str, printed: str, compares_numbers: bool = True) -> bool
     """Return whether two outputs differ in a word, or in a number by more than the tolerance."""
     if not compares_numbers:
         return ANY_NUMBER.sub("#", shown).split() != ANY_NUMBER.sub("#", printed).split()
-    before, after = (VARYING.sub("#", text) for text in (shown, printed))
+    before, after = (VARYING.sub("#", THOUSANDS.sub("", text)) for text in (shown, printed))
     if NUMBER.sub("", before).split() != NUMBER.sub("", after).split():
         return True
     pairs = zip_longest(NUMBER.findall(before), NUMBER.findall(after), fillvalue="nan")
-    return not all(math.isclose(float(a), float(b), rel_tol=TOLERANCE, abs_tol=1e-9) for a, b in pairs)
+    return not all(
+        math.isclose(float(a), float(b), rel_tol=TOLERANCE, abs_tol=1e-9) and decimals(a) == decimals(b)
+        for a, b in pairs
+    )
+
+
+def decimals(number: str) -> int:
+    return len(number.partition(".")[2])
 
 
 def build(page: Page, folder: Path) -> tuple[str, list[str], list[str]]:

@@ -118,7 +118,7 @@ def strips(
     one outside of the range of the rows is left out.
     """
     with plot_style():
-        figure, axes = new_axes(0.7 + STRIP_HEIGHT * len(rows), left=0.15, bottom=0.5)
+        figure, axes = new_axes(0.7 + STRIP_HEIGHT * len(rows), left=0.22, bottom=0.5)
         axes.set_ylim(len(rows) - (0.25 if references else 0.5), -0.66)  # names of references are at the bottom
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)

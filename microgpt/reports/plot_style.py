@@ -100,7 +100,7 @@ def new_axes(height: float, *, left: float = 0.74, bottom: float = 0.5, top: flo
 
     figure = Figure(figsize=(WIDTH, height), facecolor="none")
     FigureCanvasSVG(figure)
-    width = WIDTH - left - 0.12
+    width = WIDTH - left - 0.22  # half of a tick label may be right of the axes
     return figure, figure.add_axes((left / WIDTH, bottom / height, width / WIDTH, (height - bottom - top) / height))
 
 

@@ -249,7 +249,7 @@ def test_a_text_comes_with_the_candidates_of_each_token(names: Served, open_page
         widths = [bar["width"] for bar in bars if bar]
         assert widths == sorted(widths, reverse=True), "longer bars are likelier"
     assert end["stop_reason"] == "end"
-    assert "The model ended it." in page.locator("#generate-status").inner_text()
+    assert "Ended by the model." in page.locator("#generate-status").inner_text()
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ export function whyItEnded(run, card) {
   if (run.stopped) return "Stopped.";
   switch (run.end?.stop_reason) {
     case "end":
-      return "The model ended it.";
+      return "Ended by the model.";
     case "length":
       return "It has as many tokens as were asked for.";
     case "block":
