@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from microgpt.atomic import write_json
+from microgpt.data.display import samples_file
 from microgpt.runs.history import HistoryLine
 from microgpt.runs.record import RunRecord
 
@@ -125,8 +126,8 @@ def final_figures(record: RunRecord) -> dict[str, float]:
 
 
 def final_texts(record: RunRecord) -> dict[str, str]:
-    """Return the samples, one a line, and the error of a failed run; nothing of an interrupted run."""
+    """Return the samples as samples.txt has them, and the error of a failed run; nothing of an interrupted run."""
     if record.status == "interrupted":
         return {}
-    texts = {"samples": "\n".join(record.samples), "error": record.error or ""}
+    texts = {"samples": samples_file(record.samples).removesuffix("\n"), "error": record.error or ""}
     return {key: text for key, text in texts.items() if text}
