@@ -62,12 +62,15 @@ def numbers_of_replicas(a: argparse.Namespace) -> list[int]:
 def run_part(a: argparse.Namespace) -> int:
     """Run a part in this process. Its limits are those of its process."""
     from gpu_check.measuring import Check
+    from microgpt.engines.torch.device import choose_device
 
     deadline = time.monotonic() + a.part_end - time.time() - MARGIN
     results = Results.load(a.out)
     check = Check(a.device, a.quick, numbers_of_replicas(a), a.nanogpt_dir, deadline, results)
     try:
         part = PARTS[a.part]
+        if a.part != "doctor":
+            choose_device(a.device)  # raises UserError if PyTorch finds no GPU
         getattr(import_module(f"gpu_check.{part.module}"), part.function)(check)
     except (OutOfTimeError, RestartError) as error:
         harness.say(f"error: {error}")

@@ -6,6 +6,7 @@ import sys
 import time
 import tomllib
 import zipfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from gpu_check import __main__ as program
-from gpu_check import beside_nanogpt, replicas, wheels
+from gpu_check import beside_nanogpt, checks, replicas, wheels
 from gpu_check.measuring import Check, seconds_a_step
 from gpu_check.parts import PARTS
 from gpu_check.results import COMPLETED, FAILED, NOT_RUN, TIMED_OUT, OutOfTimeError, PartResult, RestartError, Results
@@ -161,6 +162,34 @@ def test_the_time_of_a_step_is_a_median_without_the_warm_up() -> None:
     assert 0.001 <= seconds_a_step(advance, 0.01) < 0.01
     assert calls[:2] == [3, 3]
     assert len(calls) == 5
+
+
+@pytest.mark.parametrize(
+    ("ended", "code", "message"),
+    [
+        (["passed", "failed"], 1, "1 tests failed"),
+        (["passed", "skipped"], 0, "1 tests were skipped"),
+        (["passed"], None, "stopped after 1 tests"),
+        ([], 5, "pytest ended with exit code 5 after 0 tests passed"),
+        (["passed"], 0, None),
+    ],
+)
+def test_the_compliance_suite_must_have_passed_on_the_gpu(
+    ended: list[str], code: int | None, message: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_pytest(check: Check, selected: str, lines: Path) -> int | None:
+        tests = [{"name": "test_x", "outcome": outcome, "message": "why"} for outcome in ended]
+        lines.write_text("".join(f"{json.dumps(test)}\n" for test in tests))
+        return code
+
+    monkeypatch.setattr(checks, "run_pytest", run_pytest)
+    results = results_in(tmp_path, "compliance")
+    with nullcontext() if message is None else pytest.raises(MicrogptError, match=f"^{message}$"):
+        checks.compliance(replace(check_of(results), device="cuda"))
+    (row,) = results.part("compliance").rows
+    assert [row[outcome] for outcome in ("passed", "failed", "skipped")] == [
+        ended.count(outcome) for outcome in ("passed", "failed", "skipped")
+    ]
 
 
 # The whole check
