@@ -66,6 +66,8 @@ class VectorizedLauncher(Launcher):
         following = range(initial_job_idx, initial_job_idx + len(job_overrides))
         numbered = dict(zip(self.numbers or following, job_overrides, strict=True))
         checked = self.check(numbered)
+        if not self.checker.has_trials and initial_job_idx == 0:  # of Hydra's own sweeper; ours has asked already
+            checked.require_runnable()
         errors: dict[int, Exception] = checked.errors(list(numbered))
         self.record([checked.failed[number] for number in errors])
         report_by_cause(errors)
