@@ -1,5 +1,6 @@
 """A job from what Hydra composed to a task ready to run."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,6 +31,7 @@ class Application:
         """Run a job that Hydra has started in its own way: in a process of a launcher that is not ours."""
         started = self.start(composed)
         try:
+            copy_hydra_files(HydraConfig.get(), started.folder)
             return started.run()
         finally:
             started.release()
@@ -55,6 +57,13 @@ class Application:
     def begin(self, config: Config, invocation: Invocation) -> StartedJob:
         """Take the folder of a job whose configuration has been checked."""
         return tasks.start(config, invocation)
+
+
+def copy_hydra_files(hydra_config: HydraConf, folder: Path | None) -> None:
+    """Copy the files that Hydra wrote where it thought that the job would run, if its folder is another one."""
+    planned, subdir = Path(hydra_config.runtime.output_dir), hydra_config.output_subdir
+    if folder is not None and subdir is not None and folder.absolute() != planned and (planned / subdir).is_dir():
+        shutil.copytree(planned / subdir, folder / subdir, dirs_exist_ok=True)
 
 
 def checked(own: DictConfig, hydra_config: HydraConf, invocation: Invocation) -> Config:

@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
+from hydra.core import utils
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from support.program import ROOT, read_record
 
 from microgpt.app import execute, run
+from microgpt.config.hydra_errors import explain
 from microgpt.errors import UserError
 from microgpt.runs.checkpoint_paths import resolve_checkpoint
 from microgpt.runs.record import RunRecord
@@ -188,6 +191,23 @@ def test_what_cannot_be_done_is_one_sentence(folder: Path, arguments: str, sente
     with pytest.raises(UserError, match=sentence):
         microgpt(*arguments.split(), *QUICK)
     assert files(folder) == ["mine", "mine/optim", "mine/optim/own.yaml"]
+
+
+def test_a_launcher_that_is_not_ours_leaves_each_job_its_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It calls Hydra's own run_job, which writes into the folder of the job's number before the job is checked."""
+    monkeypatch.setattr("microgpt.app.run_job", utils.run_job)
+    for resume in ("auto", "never"):
+        microgpt("-m", "seed=1", *QUICK, "hydra/launcher=basic", "hydra.sweep.dir=S", f"train.resume={resume}")
+    runs = sorted(path.parent for path in folder.glob("S/*/run.json"))
+    assert [run.name for run in runs] == ["0", "0-2"]
+    assert all((run / ".hydra" / "overrides.yaml").is_file() for run in runs)
+
+
+def test_a_target_that_cannot_be_called_is_one_sentence(folder: Path) -> None:
+    with pytest.raises(InstantiationException) as caught:
+        microgpt(*QUICK, "+hydra.callbacks.x._target_=nix.Nix")
+    assert explain(caught.value) == ("Error locating target 'nix.Nix': No module named 'nix'", 2)
+    assert files(folder) == []
 
 
 def test_an_option_file_that_builds_on_another_needs_no_name(folder: Path) -> None:

@@ -11,11 +11,11 @@ import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+import omegaconf
 from hydra import version
 from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -47,8 +47,8 @@ OVERRIDE_DIRNAME = "${hydra_override_dirname:}"
 
 def register_resolver(name: str, resolver: Callable[..., Any], *, use_cache: bool = False) -> None:
     """Register a resolver with OmegaConf, in place of one of this name."""
-    is_2_4 = not metadata.version("omegaconf").startswith("2.3.")
-    register = OmegaConf.register_resolver if is_2_4 else OmegaConf.register_new_resolver
+    is_2_3 = omegaconf.__version__.startswith("2.3.")
+    register = OmegaConf.register_new_resolver if is_2_3 else OmegaConf.register_resolver
     register(name, resolver, use_cache=use_cache, replace=True)  # pyright: ignore[reportCallIssue]
 
 

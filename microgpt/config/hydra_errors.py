@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import yaml
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from microgpt.config.hydra_schema import unknown_key
@@ -72,6 +72,10 @@ def explain_composition(error: BaseException) -> str:
         return f"hydra.job.env_copy has {name}, and the environment has no variable of this name"
     if found := re.search(r"Either remove \+ prefix: '(.*)'", text):
         return f"+{found.group(1)} is not allowed: say {found.group(1)}, without +"
+    if isinstance(error, InstantiationException):  # of a callback, a launcher or a sweeper
+        what = first_line(error).partition(", set env var")[0].rstrip(":")
+        reason = list(chain(error.__cause__))[-1:]  # the first error
+        return f"{what}: {first_line(reason[0])}" if reason else what
     if isinstance(error, MissingConfigException):
         return explain_missing_option(text)
     if isinstance(error, OverrideParseException):
