@@ -109,7 +109,7 @@ def test_options_in_pairs(combination: Combination, engine: str, dtype: str) -> 
 @pytest.mark.slow
 @each_engine
 @each_dtype
-@pytest.mark.parametrize("number", range(20))
+@pytest.mark.parametrize("number", range(10))
 def test_options_of_larger_models(number: int, engine: str, dtype: str) -> None:
     options, rng = options_of(engine, dtype), random.Random(number)
     values = {key: rng.choice(values) for key, values in (FACTORS | {"sizes": LARGE_SIZES}).items()}

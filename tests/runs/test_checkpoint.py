@@ -44,6 +44,8 @@ from microgpt.runs.record import Invocation, Provenance, Resumption, RunRecord
     SPEC,
     replace(SPEC, tie_lm_head=True, input_rmsnorm=False, activation="relu_squared", residual_init="zero"),
     ModelSpec("bigram", vocab_size=4, n_embd=4, n_head=1, n_layer=0, block_size=16, tie_lm_head=True),
+    replace(SPEC, position="rope", n_embd=8, n_head=4, n_kv_head=2, norm="layernorm", norm_gain=True, bias=True,
+            gated_mlp=True, mlp_width=5, logit_softcap=3.0, final_norm=True, norm_eps=1e-6, init="fan_in"),
 ])  # fmt: skip
 def test_a_checkpoint_is_loaded_bit_for_bit(tmp_path, spec, dtype):
     found = load_checkpoint(written(tmp_path, spec, dtype=dtype))

@@ -1,5 +1,7 @@
 """meta.json and train_state.json: the earlier format, chat models, and values that are refused."""
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,9 @@ from support.checkpoints import (
 )
 
 from microgpt.errors import UserError
+from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import load_checkpoint
-from microgpt.runs.checkpoint_format import Progress, meta_document, parse_meta
+from microgpt.runs.checkpoint_format import Meta, Progress, meta_document, parse_meta
 
 # The earlier format: no checksums, no train state, a bare meta.json
 
@@ -117,6 +120,32 @@ def test_a_missing_key_of_meta_json_is_named(tmp_path, key):
 def test_weights_that_contradict_meta_json_are_damage(tmp_path, changes):
     with pytest.raises(UserError, match="is damaged"):
         load_checkpoint(earlier_checkpoint(tmp_path / "s4", **changes))
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"position": "alibi"}, "position 'alibi', which is none of learned, rope, none"),
+    ({"norm": "batchnorm"}, "norm 'batchnorm', which is none of"),
+    ({"bias": "yes"}, "bias 'yes', which is none of True, False"),
+    ({"residual_init": 1}, "residual_init 1, which is none of"),
+    ({"position": "rope"}, "position rope, and heads of 3 features"),
+    ({"n_kv_head": 3}, "n_head 2, no multiple of n_kv_head 3"),
+    ({"n_kv_head": 0}, "n_kv_head 0"),
+    ({"mlp_width": 2.5}, "mlp_width 2.5"),
+    ({"norm_eps": None}, "norm_eps None"),
+    ({"logit_softcap": -1.0}, "logit_softcap -1.0"),
+    ({"rope_theta": "10000"}, "rope_theta '10000'"),
+])  # fmt: skip
+def test_an_option_that_does_not_exist_is_damage(changes, said):
+    spec = ModelSpec("gpt", vocab_size=len(CHARS) + 1, n_embd=6, n_head=2, n_layer=1, block_size=5)
+    with pytest.raises(ValueError, match=re.escape(f"meta.json has {said}")):
+        parse_meta(meta_document(Meta(spec, CHARS)) | changes)
+
+
+def test_zero_init_residual_of_version_0_1_0_is_residual_init() -> None:
+    spec = ModelSpec("gpt", vocab_size=len(CHARS) + 1, n_embd=6, n_head=2, n_layer=1, block_size=5)
+    written = {key: value for key, value in meta_document(Meta(spec, CHARS)).items() if key != "residual_init"}
+    assert parse_meta(written | {"zero_init_residual": True}).spec == replace(spec, residual_init="zero")
+    assert parse_meta(written | {"zero_init_residual": False}).spec == spec
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"null", b"{", b"\xff", b"[" * 100_000])
