@@ -26,6 +26,7 @@ from microgpt.engines.options import EngineOptions
 from microgpt.engines.torch import cuda_graphs
 from microgpt.engines.torch.batch_tensors import Batch
 from microgpt.engines.torch.engine import TorchEngine
+from microgpt.engines.torch.model import has_fused_attention
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
 
@@ -125,3 +126,21 @@ def test_recorded_steps_train_the_same_on_cuda(spec: ModelSpec, compiled: bool) 
     )
     np.testing.assert_allclose(recorded.advance(0, rates), eager.advance(0, rates), rtol=1e-8)
     assert_states_close(recorded.state().replica(0), eager.state().replica(0), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("heads_of", "dtype", "autocast", "is_fused"),
+    [
+        (4, torch.float32, False, True),
+        (3, torch.float32, False, False),
+        (4, torch.float32, True, False),
+        (8, torch.float32, True, True),
+        (8, torch.float64, False, False),
+    ],
+)
+def test_cuda_has_fused_attention_for_some_heads(
+    heads_of: int, dtype: torch.dtype, autocast: bool, is_fused: bool
+) -> None:
+    spec = gpt(n_embd=2 * heads_of, n_head=2)
+    assert has_fused_attention(spec, torch.device("cuda"), dtype, autocast) is is_fused
+    assert not has_fused_attention(spec, torch.device("cpu"), dtype, autocast)

@@ -30,7 +30,9 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if str(func.overloadpacket) in WAITING:
+        # torch.where copies a number, which is a tensor () here, to the device.
+        copies = str(func.overloadpacket) == "aten.where" and any(t.ndim == 0 for t in tensors_of(args))
+        if str(func.overloadpacket) in WAITING or copies:
             raise RuntimeError(f"operation not permitted when stream is capturing: {func}")
         written = [a for a, argument in zip(args, func._schema.arguments, strict=False) if is_written(argument)]
         written += [kwargs[a.name] for a in func._schema.arguments if is_written(a) and a.name in kwargs]

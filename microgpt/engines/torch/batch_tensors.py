@@ -53,11 +53,12 @@ class DeviceExamples:
         """Return inputs and targets as in `Batch`: starts and numbers of positions (R, ...) -> (R, ..., length)."""
         positions = torch.arange(length, device=self.device)
         is_inside = positions < ends[..., None]
-        at = torch.where(is_inside, starts[..., None] + positions, 0)
+        # masked_fill rather than torch.where, which copies a number to the device first: a CUDA graph cannot do that.
+        at = (starts[..., None] + positions).masked_fill(~is_inside, 0)
         first_rows = torch.arange(len(starts), device=self.device) * self.vocab_size
         inputs, targets = self.tokens[at].long(), self.tokens[at + 1].long()
         inputs = torch.where(inputs < 0, ~inputs, inputs) + first_rows.view(-1, *[1] * starts.ndim)
-        return inputs, torch.where(is_inside & (targets >= 0), targets, NO_TARGET)
+        return inputs, targets.masked_fill(~is_inside | (targets < 0), NO_TARGET)
 
 
 class Batches:

@@ -62,7 +62,7 @@ class Models:
         self.standardize = implementation(NORMS, "model.norm", spec.norm, "NORMS in engines/torch/model.py")
         table = implementation(POSITIONS, "model.position", spec.position, "POSITIONS in engines/torch/model.py")
         self.rotation = None if table is None else table(spec).to(device, dtype)
-        is_fused = device.type != "cpu" or spec.block_size > SHORT_BLOCK
+        is_fused = has_fused_attention(spec, device, dtype, autocast)
         self.attend = fused_attention if is_fused else self.short_attention
         side = 0 if is_fused else spec.block_size
         # (keys, queries): -inf if the key comes after the query
@@ -200,6 +200,17 @@ class TorchDecoder:
             logits = self.models.logits(self.parameters, self.ids[token], self.cache)[0]
         self.cache.length += 1
         return logits.double().tolist() if logits.device.type != "mps" else logits.float().tolist()
+
+
+def has_fused_attention(spec: ModelSpec, device: torch.device, dtype: torch.dtype, autocast: bool) -> bool:
+    """Return whether attention is one operation rather than batched products.
+
+    CUDA's fused kernels need heads that fill 16 bytes, and have no float64. PyTorch would use products instead, with a
+    mask that a CUDA graph cannot record.
+    """
+    if device.type == "cpu":
+        return spec.block_size > SHORT_BLOCK
+    return device.type != "cuda" or (dtype != torch.float64 and spec.head_dim % (8 if autocast else 4) == 0)
 
 
 def fused_attention(heads: Tensor) -> Tensor:

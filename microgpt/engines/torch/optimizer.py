@@ -114,4 +114,4 @@ def orthogonalized(matrices: Tensor) -> Tensor:
 def clip_gradients(grad: Tensor, largest_norm: float) -> None:
     """Scale each replica's gradients so that their Euclidean norm is at most `largest_norm`."""
     norm = torch.linalg.vector_norm(grad, dim=1, keepdim=True)  # (R, 1)
-    grad.mul_(torch.where(norm > largest_norm, largest_norm / norm, 1.0))
+    grad.mul_(torch.where(norm > largest_norm, largest_norm / norm, torch.ones_like(norm)))
