@@ -63,7 +63,7 @@ def run_job(
     The job is checked before Hydra makes the folder, writes its files there, calls callbacks and configures logging.
     """
     before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(config)
+    HydraConfig.instance().cfg = config  # pyright: ignore[reportAttributeAccessIssue] (set_config would copy it)
     try:
         if (folder := folder_named(config, job_dir_key, job_subdir_key)) is not None:
             set_hydra(config, "runtime", "output_dir", os.path.abspath(folder))  # noqa: PTH100 (as Hydra does)
@@ -96,9 +96,7 @@ def folder_named(config: DictConfig, dir_key: str, subdir_key: str | None) -> st
 
 
 def set_hydra(config: DictConfig, node: str, key: str, value: Any) -> None:
-    """Set a key of the node `hydra`, which is read-only while a job runs."""
-    copy: Any = HydraConfig.instance().cfg
-    for full in (config, copy):
-        parent = OmegaConf.select(full, f"hydra.{node}".rstrip("."))
-        with read_write(parent), open_dict(parent):
-            parent[key] = value
+    """Set a key of the node `hydra`."""
+    parent = OmegaConf.select(config, f"hydra.{node}".rstrip("."))
+    with read_write(parent), open_dict(parent):
+        parent[key] = value
