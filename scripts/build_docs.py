@@ -12,7 +12,7 @@ A block of output stands below the block whose command printed it:
     ```
 
 `first` and `last` are the numbers of lines that are kept; `from="text"` begins at the first line that has this text;
-`numbers=vary` compares no number, for a table of times.
+`numbers=vary` compares no number, for a table of times; `cut=100` ends longer lines with `...`.
 The commands of a page run in one folder, in their order; the packages `python` blocks and `sh` blocks alike. A page is
 out of date if a word of its output has changed, or a number by more than 2 %; times, rates and dates are not compared.
 Training commands below a page's last output run 50 steps only. A block marked `<!-- not run -->` is not run.
@@ -75,6 +75,7 @@ class Output:
     last: int
     begin: str
     compares_numbers: bool = True
+    cut: int = 0  # the longest line that is shown; 0: lines are not cut
 
     def excerpt(self, text: str) -> str:
         """Return the part of a command's output that the page shows."""
@@ -123,6 +124,7 @@ def read_page(path: Path) -> Page:
             page.blocks[-1].output = Output(
                 found.span("body"), found["body"], int(options.get("first", 0)), int(options.get("last", 0)),
                 options.get("from", ""), options.get("numbers") != "vary",
+                int(options.get("cut", 0)),
             )  # fmt: skip
         elif mark.startswith("code: "):
             page.sources.append((found.span("body"), mark.removeprefix("code: ")))
