@@ -1,6 +1,6 @@
 """The configuration files as a package: `initialize_config_module("microgpt.conf")`, `hydra.searchpath=[pkg://microgpt.conf]`.
 
-Importing it registers the schema, which conf/config.yaml begins with.
+Importing it registers the schema, the first entry in the defaults list of conf/config.yaml.
 """
 
 from microgpt.config.hydra_schema import register_schema

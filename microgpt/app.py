@@ -62,7 +62,7 @@ def run() -> int:
 
 
 def execute(arguments: Sequence[str], application: Application | None = None) -> None:
-    """Run the program on these arguments, within `new_sweep`. Raises the errors of a run alone and of composition.
+    """Run the program on these arguments, within `new_sweep`. Raises the errors of a single run and of composition.
 
     The errors of a sweep's jobs are reported and kept in the sweep. Nothing of Hydra's state is left behind.
     """

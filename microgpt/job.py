@@ -39,7 +39,7 @@ class Application:
     def start(self, composed: DictConfig) -> StartedJob:
         """Check a job and take its folder. HydraConfig is set to the node `hydra` of what Hydra composed.
 
-        Raises the error of a run alone. That of a job of a sweep is reported and recorded, and raised by running it.
+        Raises the error of a single run. That of a job of a sweep is reported and recorded, and raised by running it.
         """
         hydra_config: Any = HydraConfig.get()
         own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])

@@ -129,7 +129,7 @@ def time_training(case: Case, engine: Engine, threads: int, seconds: float) -> d
 
 
 def time_sampling(case: Case, engine: Engine, seconds: float, corpus: Corpus) -> dict[str, Any]:
-    """Return the tokens per second of `draw`, ends included."""
+    """Return the tokens per second of `draw`, counting end-of-text tokens."""
     assert case.slots
     assert isinstance(engine, NativeEngine)
     engine.advance(0, RATE * (1 - np.arange(TRAINED_STEPS)[:, None] / TRAINED_STEPS))

@@ -71,9 +71,9 @@ case ${1:-} in
 esac
 case $baseline in
   microgpt | nanogpt | nanochat | both | all) ;;
-  *) mistake "BASELINE=$baseline is not allowed: it is one of microgpt, nanogpt, nanochat, both, all" ;;
+  *) mistake "BASELINE=$baseline is not allowed: choose one of microgpt, nanogpt, nanochat, both, all" ;;
 esac
-case $profile in quick | full | auto) ;; *) mistake "PROFILE=$profile is not allowed: it is one of quick, full, auto" ;; esac
+case $profile in quick | full | auto) ;; *) mistake "PROFILE=$profile is not allowed: choose one of quick, full, auto" ;; esac
 case $require in 0 | 1) ;; *) mistake "REQUIRE_GPU=$require is not allowed: it is 1 or 0" ;; esac
 case $install in 0 | 1) ;; *) mistake "INSTALL=$install is not allowed: it is 1 or 0" ;; esac
 case $dry in 0 | 1) ;; *) mistake "DRY_RUN=$dry is not allowed: it is 0 or 1" ;; esac

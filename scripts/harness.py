@@ -146,7 +146,7 @@ def one_of(names: Sequence[str]) -> Callable[[str], list[str]]:
     def several(text: str) -> list[str]:
         chosen = list(dict.fromkeys(text.split(",")))
         if unknown := [name for name in chosen if name not in names]:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not allowed: it is one of {', '.join(names)}")
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not allowed: choose one of {', '.join(names)}")
         return chosen
 
     return several

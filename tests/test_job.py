@@ -178,7 +178,7 @@ def test_a_sweep_s_folder_and_those_of_its_jobs_are_named_and_found_again(
             "--config-dir mine optim=own",
             "beta1=null is not allowed: .*; optim=own counts as adam unless its file",
         ),
-        ("-m hydra.sweeper.params=3", r"hydra\.sweeper\.params=3 is not allowed: it maps keys to what they range over"),
+        ("-m hydra.sweeper.params=3", r"hydra\.sweeper\.params=3 is not allowed: it must map each key to its values"),
         ("-m seed=1,2 hydra.sweep.subdir=..", r"hydra\.sweep\.subdir=\.\. is not allowed: it names a folder below"),
         ("-m outputs_dir=a,b", "of 2 jobs cannot run"),
         ("-m seed=1,2 hydra.sweep.dir=S${seed}", "2 of 2 jobs cannot run"),

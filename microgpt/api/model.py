@@ -60,7 +60,7 @@ class Model:
 
     @property
     def step(self) -> int:
-        """Training steps of the weights, all legs together."""
+        """Training steps behind the weights: those of this run and of the runs that it continues."""
         return self._trained.checkpoint.step
 
     @property
@@ -202,7 +202,8 @@ class Model:
             tokens = [token for turn in turns for token in encode_turn(turn, self.tokenizer, all_targets=True)]
         if len(tokens) >= self.config.block_size:
             raise UserError(
-                f"a text of {len(tokens)} tokens is too long: with BOS the model reads {self.config.block_size} at once"
+                f"the text has {len(tokens)} tokens, without BOS: the model reads at most {self.config.block_size}, "
+                "BOS included"
             )
         return [self.tokenizer.bos, *tokens]
 

@@ -24,7 +24,7 @@ def overrides_of(given: Sequence[Overrides], swept: bool = False) -> list[str]:
         if override.startswith("-"):
             raise UserError(f"{override} is not allowed: it is a flag of the command line; overrides are key=value")
         if key == "task":
-            raise UserError(f"{override} is not allowed: a function of the Python API has its own task")
+            raise UserError(f"{override} is not allowed: each function of the Python API sets the task itself")
     return found
 
 

@@ -38,7 +38,10 @@ class Run:
 
     @property
     def metrics(self) -> Metrics:
-        """Losses in nats per target token, and rates. Raises UserError for a run that ended before its training."""
+        """Losses in nats per target token; rates in steps and target tokens per second.
+
+        Raises UserError if the run ended before training began.
+        """
         if self.record.metrics is None:
             raise UserError(f"the run in {self.folder} has no metrics: its status is {self.record.status}")
         return self.record.metrics
@@ -175,7 +178,7 @@ def read_rows_of(folders: Iterable[Path]) -> list[Row]:
 
 
 def shown(path: Path) -> str:
-    """Return a path for a reader: relative to the working directory if it is below it."""
+    """Return the path as shown in messages: relative to the working directory if it is below it."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 

@@ -43,7 +43,10 @@ class EngineBenchmark:
     say: Callable[[str], None]
 
     def engine(self, backend: str, width: int, batch_size: int, state: EngineState | None = None) -> Engine:
-        """Return an engine with the default options of its backend. Raises UserError for a missing package."""
+        """Return an engine with the default options of its backend.
+
+        Raises UserError if a package it needs is not installed.
+        """
         return reference_engine(EngineOptions(backend), names(), batch_size, state=state, say=self.say, n_embd=width)
 
     def trained(self, width: int) -> EngineState:
@@ -53,7 +56,7 @@ class EngineBenchmark:
         return engine.state()
 
     def report(self, backend: str, widths: list[int]) -> dict[str, Any]:
-        """Return the part of the document about one engine; if it is not installed, why."""
+        """Return one engine's section of the document, or the reason for its absence."""
         if backend == "torch" and find_spec("torch") is None:
             return {"engine": backend, "available": False, "reason": "PyTorch is not installed"}
         self.say(f"{backend}: gpt_forward_10, training_step_1")
@@ -95,7 +98,10 @@ class EngineBenchmark:
         return {"n_embd": width, "batch_size": batch_size, "threads": steps.engine.info.threads, **figures}
 
     def sampling(self, backend: str, width: int) -> list[dict[str, Any]]:
-        """Measure tokens a second, ends included: one text at a time, and many at once if the engine supports it."""
+        """Measure generated tokens per second, counting end-of-text tokens.
+
+        One text at a time, and many at once if the engine supports it.
+        """
         engine, tokenizer = self.engine(backend, width, 1, self.trained(width)), names().tokenizer
         policy, rng, prompt = SamplingPolicy(TEMPERATURE, None, None, (), 0.0), random.Random(SEED), [tokenizer.bos]
 

@@ -61,7 +61,7 @@ def share_config_store() -> None:
 
 
 def apply_overrides(overrides: Sequence[Override], config: DictConfig) -> None:
-    """Set values in a composed configuration as Hydra does last. Raises Hydra's errors."""
+    """Set values in a composed configuration, as Hydra does in its last composition step. Raises Hydra's errors."""
     ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
 
 
@@ -177,7 +177,10 @@ LOAD_FILE = ConfigLoaderImpl._load_single_config
 
 
 def check_files(check: Callable[[Any, str], None]) -> None:
-    """Let Hydra call `check` with the content of each configuration file, below its package, and its group/option."""
+    """Have Hydra call `check(content, "group/option")` for each configuration file that it loads.
+
+    The content is nested under the file's package.
+    """
 
     def load_file(self: ConfigLoaderImpl, default: Any, repo: Any) -> Any:
         loaded = LOAD_FILE(self, default, repo)
@@ -204,7 +207,7 @@ def run_hydra(
 ) -> None:
     """Do what hydra.main does, for these arguments. Raises the errors that Hydra would print.
 
-    `run_job` is called in place of Hydra's function of this name, for a run alone and by Hydra's basic launcher;
+    `run_job` is called in place of Hydra's function of this name, for a single run and by Hydra's basic launcher;
     `start_sweep` when a sweep begins, before Hydra's callbacks, in which Hydra would only warn of an error.
     """
     from hydra._internal import hydra as application
@@ -243,7 +246,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, argpa
 
 
 def rerun(args: Any, task_function: Callable[[DictConfig], Any], run_job: Callable[..., JobReturn]) -> None:
-    """Run the job whose configuration Hydra's PickleJobInfoCallback has saved, as a run alone."""
+    """Run the job whose configuration Hydra's PickleJobInfoCallback has saved, as a single run."""
     from hydra._internal.callbacks import Callbacks
 
     file, key = args.experimental_rerun, f"--experimental-rerun {args.experimental_rerun}"

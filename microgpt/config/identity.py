@@ -41,7 +41,10 @@ def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_effect(config: Mapping[str, Any], node: type, effects: tuple[Effect, ...]) -> dict[str, Any]:
-    """Return the part of a plain configuration that has one of the effects. Keys of other versions count as well."""
+    """Return the part of a plain configuration that has one of the effects.
+
+    Keys that this version of microgpt does not know are included.
+    """
     stated, found = keys_of(node), {}
     for name, value in config.items():
         if name in stated and (stated[name].effect not in effects or value in stated[name].without_effect):

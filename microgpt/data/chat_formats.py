@@ -71,7 +71,7 @@ def messages_of(conversation: object, where: str) -> object:
 
 
 def from_sharegpt(turns: object, where: str) -> object:
-    """Rename "from" and "value" to "role" and "content"; what is not of this form is left for the check of messages."""
+    """Rename "from" and "value" to "role" and "content"; anything else passes, for the message check to report."""
     if not isinstance(turns, list):
         raise UserError(f'{where}: "conversations" must be an array of turns, found {json_type(turns)}')
     return [
@@ -91,7 +91,7 @@ def from_alpaca(record: dict[str, Any]) -> object:
 
 
 def parse_json(text: str, origin: str, line: int | None = None) -> object:
-    """Parse a line, or a whole file if `line` is None. Raises UserError that names the place."""
+    """Parse a line, or a whole file if `line` is None. Raises a UserError naming the place."""
 
     def refuse(constant: str) -> object:
         raise ValueError(f"{constant} is not a JSON value")

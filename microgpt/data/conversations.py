@@ -122,7 +122,7 @@ def without_trailing_turns(turns: Conversation) -> Conversation:
 
 
 def is_long_conversation(conversation: Conversation, block_size: int) -> bool:
-    """Whether its example lacks some of its turns or of their text."""
+    """Whether turns, or parts of their text, are cut from its example to fit block_size."""
     return sum(turn.tokens for turn in conversation) > block_size
 
 

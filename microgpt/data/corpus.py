@@ -119,8 +119,8 @@ def build_corpus(
     ):
         if part.documents and not part.examples:
             raise UserError(
-                f"{key}=skip leaves nothing to {name}: all {part.documents} documents of that part are longer than "
-                f"model.block_size={block_size} allows"
+                f"{key}=skip leaves no documents to {name}: all {part.documents} are too long for "
+                f"model.block_size={block_size}; raise it"
             )
     return corpus
 

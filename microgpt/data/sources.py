@@ -138,7 +138,7 @@ def makemore_file() -> Path:
 def check_makemore(content: bytes, origin: str) -> None:
     found = hashlib.sha256(content).hexdigest()
     if found != MAKEMORE_SHA256:
-        raise UserError(f"data=makemore: {origin} has SHA-256 {found}, not that of the reference, {MAKEMORE_SHA256}")
+        raise UserError(f"data=makemore: {origin} has SHA-256 {found}, expected {MAKEMORE_SHA256}")
 
 
 def fetch(url: str, why: str) -> bytes:

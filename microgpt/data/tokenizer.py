@@ -47,7 +47,7 @@ class Tokenizer:
         return cls(sorted(set().union(*texts)), special)
 
     def encode(self, text: str, source: str = "text") -> list[int]:
-        """Return the token ids of a text, without BOS. Raises UserError that names unknown characters."""
+        """Return the token ids of a text, without BOS. Raises a UserError naming the unknown characters."""
         try:
             return [self.ids[char] for char in text]
         except KeyError:

@@ -38,6 +38,6 @@ def make_engine(
     if options.backend not in ENGINES:
         known = options.backend in BACKENDS and options.backend != "auto"
         place = ": add it to ENGINES in engines/__init__.py" if known else ""
-        raise UserError(f"backend={options.backend} is none of the engines {', '.join(ENGINES)}{place}")
+        raise UserError(f"backend={options.backend} is not one of the engines {', '.join(ENGINES)}{place}")
     module, name = ENGINES[options.backend]
     return getattr(import_module(module), name)(options, spec, optimizer, workload, state, say)

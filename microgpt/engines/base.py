@@ -171,7 +171,7 @@ class Draws:
 
     drawn: np.ndarray  # (count, room): token ids without prompt and end
     lengths: np.ndarray  # (count,): token ids of each text
-    tokens: int  # sampled tokens, ends included
+    tokens: int  # sampled tokens, end-of-text tokens included
 
     @property
     def texts(self) -> list[list[int]]:
@@ -180,7 +180,7 @@ class Draws:
 
 @runtime_checkable
 class BulkSampler(Protocol):
-    """An engine with its own sampler for millions of texts; optional."""
+    """Optional interface of an engine that samples many texts, up to millions, in one call."""
 
     def draw(self, replica: int, request: BulkRequest) -> Draws:
         """Continue the prompt in every text until BOS is sampled or its room is full.

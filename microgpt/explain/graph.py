@@ -42,9 +42,9 @@ class Graph:
 
 
 def tiny_graph(spec: ModelSpec, document: str, seed: int) -> Graph:
-    """Compute the first loss of a document with a model of the same architecture that is small enough to draw.
+    """Compute the loss of a document's first prediction, with a model of this architecture small enough to draw.
 
-    It has n_embd=2, one head and one block, the characters of the document, and its own initial weights.
+    It has n_embd=2, one head, one block, the document's characters as vocabulary, and its own initial weights.
     """
     tokenizer = Tokenizer.of([document])
     sizes = TINY if MODEL_KINDS[spec.kind].has_blocks else {"n_embd": tokenizer.vocab_size}
@@ -60,7 +60,7 @@ def tiny_graph(spec: ModelSpec, document: str, seed: int) -> Graph:
 
 
 def svg(graph: Graph) -> str:
-    """Return the drawing, which is read by itself or as a part of a page, in whose colours it is then."""
+    """Return the drawing as SVG text: complete on its own; embedded in a page, it takes the page's colours."""
     number = {node: index for index, node in enumerate(graph.nodes)}
     children = [[number[child] for child in node.children] for node in graph.nodes]  # pyright: ignore[reportArgumentType]
     found = layout(children, BOX, PASSING, GAP)

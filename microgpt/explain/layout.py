@@ -106,9 +106,9 @@ def spread(row: list[Place], gap: float) -> None:
 
 
 def settle(row: list[Place], gap: float) -> None:
-    """Move the places of a row as near as possible to the means of their neighbours, in their order, side by side.
+    """Move a row's places as close as possible (least squares) to the means of their neighbours.
 
-    The least sum of squares, by pooling adjacent violators (Ayer et al., 1955).
+    They keep their order and do not overlap: isotonic regression by pooling adjacent violators (Ayer et al., 1955).
     """
     offsets = [0.0]
     for left, right in pairwise(row):

@@ -43,7 +43,7 @@ def forward(spec: ModelSpec, parameters: Mapping[str, np.ndarray], tokens: Seque
     if not 1 <= len(ids) <= spec.block_size:
         raise ValueError(f"a text must have from 1 to {spec.block_size} tokens (block_size), not {len(ids)}")
     if ids.min() < 0 or ids.max() >= spec.vocab_size:
-        raise ValueError(f"token ids are from 0 to {spec.vocab_size - 1}, got {ids.min()} to {ids.max()}")
+        raise ValueError(f"token ids must be between 0 and {spec.vocab_size - 1}, found {ids.min()} to {ids.max()}")
     hidden_states = implementation(MODELS, "model.kind", spec.kind, "MODELS in inference/attention_maps.py")
     weights = {name: parameters[name][0].astype(np.float64) for name in spec.shapes()}
     with np.errstate(over="ignore", invalid="ignore"):

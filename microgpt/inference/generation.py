@@ -100,9 +100,11 @@ def generate_many(
     if not isinstance(engine, BulkSampler):
         raise UserError(f"sample.bulk=true is not allowed: backend={engine.info.backend} has no sampler of its own")
     if tokenizer.special:
-        raise UserError("sample.bulk=true is not allowed: it does not know where an answer of a chat model ends")
+        raise UserError("sample.bulk=true is not allowed: bulk sampling cannot tell where a chat model's answer ends")
     if policy.phrases and policy.bias != 0:
-        raise UserError("sample.bulk=true is not allowed: it favours no phrases; say style.bias=0")
+        raise UserError(
+            "sample.bulk=true is not allowed: bulk sampling cannot favour a style's phrases; add style.bias=0"
+        )
     room = block_size - len(prompt) + 1
     if policy.max_new_tokens is not None and policy.max_new_tokens > room:
         raise UserError(

@@ -90,7 +90,7 @@ def sample_generator(checkpoint: Checkpoint, seed: int | None, otherwise: int = 
 
 
 def style_of(config: Config, invocation: Invocation, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the checkpoint's style, or the one of `style=<name>`, with the values of `style.<key>=`."""
+    """Return the checkpoint's style, or style=<name> if given, with any style.<key>= overrides applied."""
     chosen = asdict(config.style)
     keys = invocation.keys()
     own = checkpoint.meta.style or {"phrases": [], "bias": 0.0}  # the earlier format has no styles

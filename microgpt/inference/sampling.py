@@ -29,7 +29,7 @@ def probabilities(logits: Sequence[float], policy: SamplingPolicy) -> list[float
     token. Raises NonFiniteError for logits that are not finite.
     """
     if not all(math.isfinite(logit) for logit in logits):
-        raise NonFiniteError("the model's logits are not finite")
+        raise NonFiniteError("the model's logits contain NaN or infinity: training probably diverged")
     if policy.temperature < SMALLEST_TEMPERATURE:
         best = max(range(len(logits)), key=lambda i: logits[i])
         return [float(i == best) for i in range(len(logits))]
@@ -47,7 +47,7 @@ def probabilities(logits: Sequence[float], policy: SamplingPolicy) -> list[float
 def add_style_bias(
     logits: Sequence[float], tokens: Sequence[int], tokenizer: Tokenizer, policy: SamplingPolicy
 ) -> Sequence[float]:
-    """Return the logits with the style's bias added to every character that begins or continues one of its phrases."""
+    """Return the logits (vocab_size,) with the style's bias added to characters that begin or continue its phrases."""
     if not policy.phrases or policy.bias == 0:
         return logits
     biased = list(logits)

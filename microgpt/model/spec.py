@@ -61,7 +61,7 @@ BLOCK_OPTIONS = (
 
 @dataclass(frozen=True)
 class ModelKind:
-    """The parts of an architecture."""
+    """The sizes and options that a kind of model reads, and whether it has blocks."""
 
     sizes: tuple[str, ...]  # sizes to choose; without n_embd, n_head, n_layer they are vocab_size, 1, 0
     options: tuple[str, ...]  # the keys of `model` that it reads besides its sizes and those of every kind
@@ -152,7 +152,7 @@ class ModelSpec:
 
     @property
     def kv_heads(self) -> int:
-        """Heads of the keys and values."""
+        """Number of key/value heads: n_kv_head, or n_head if that is unset."""
         return self.n_kv_head or self.n_head
 
     @property
@@ -187,7 +187,7 @@ class ModelSpec:
         return shapes
 
     def layer_shapes(self) -> dict[str, tuple[int, int]]:
-        """Return (rows, columns) of the tensors of a layer, without the layer's name."""
+        """Map each tensor of one layer, named without its layer prefix, to (rows, columns)."""
         width, kv_width, hidden = self.n_embd, self.kv_heads * self.head_dim, self.mlp_features
         return {
             **self.norm_shapes("attn_norm"),

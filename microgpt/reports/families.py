@@ -98,7 +98,7 @@ def baseline_of(variants: Iterable[Variant]) -> Variant:
 def families(rows: Sequence[Row]) -> list[Family]:
     """Return the sweeps of two or more runs and the complete ablations, by the place of their first run.
 
-    `rows` are oldest first and may be of several styles. A sweep whose completed runs all belong to one ablation is
+    `rows` are oldest first and may belong to several styles. A sweep whose completed runs all belong to one ablation is
     left out, and so is one without completed runs.
     """
     rows = with_data(rows)

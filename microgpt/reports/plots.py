@@ -114,7 +114,7 @@ def training_curves(histories: Histories, note: str) -> list[Plot]:
 
 
 def compute_curves(histories: Histories, references: Mapping[str, float], note: str) -> list[Plot]:
-    """Return plots against seconds, and against tokens if variants differ in how many they have seen."""
+    """Return plots against seconds and, if variants saw different numbers of tokens, against tokens."""
     found = []
     seconds = bands_of(histories, "val_loss", "seconds")
     if seconds:

@@ -211,7 +211,9 @@ def check_record(document: Any) -> None:
     if not isinstance(document, dict) or "schema_version" not in document or "run_id" not in document:
         raise ValueError("not a record of a run: it has no schema_version and run_id")
     if document["schema_version"] != SCHEMA_VERSION:
-        raise ValueError(f"schema_version {document['schema_version']!r} is not {SCHEMA_VERSION}")
+        raise ValueError(
+            f"schema_version {document['schema_version']!r} cannot be read: this version reads {SCHEMA_VERSION}"
+        )
     if document.get("task") != "train":
         raise ValueError(f"task={document.get('task')} is not a training run")
     expected: dict[str, Any] = {"started_at": str, "status": str, "config": dict, "style": str | None}
@@ -227,7 +229,7 @@ def check_record(document: Any) -> None:
         if not isinstance(value, kind):
             raise ValueError(f"{path} is {value!r}")
     if re.fullmatch(STYLE_NAME, str(document.get("style"))) is None:
-        raise ValueError(f"style {document['style']!r} cannot be part of a file name")
+        raise ValueError(f"style {document['style']!r} may have only letters, digits, '_', '.' and '-' in its name")
 
 
 def value_at(document: dict[str, Any], path: str) -> Any:

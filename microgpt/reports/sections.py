@@ -168,7 +168,10 @@ def runs_sentence(family: Family) -> str:
 
 
 def best_of(family: Family) -> str:
-    """Return the best variant and its mean, or the mean of the only variant; empty if they are not comparable."""
+    """Return the metric's mean, and the best variant's name if there are several.
+
+    Return an empty string if the variants are not comparable or none has a result.
+    """
     if not family.ranked or family.obstacle is not None:
         return ""
     variant, found = family.ranked[0]

@@ -227,13 +227,13 @@ def finite(values: Any) -> np.ndarray:
 
 
 def center(array: np.ndarray) -> float:
-    """Return the mean; of equal values exactly that value."""
+    """Return the mean: exactly the common value if all are equal."""
     scaled, exponent = binary_scaled(array)
     return float(np.clip(np.ldexp(scaled.mean(), exponent), array.min(), array.max()))
 
 
 def spread(array: np.ndarray) -> float:
-    """Return the standard deviation (n - 1); of equal values exactly 0, which their rounded mean would miss."""
+    """Return the standard deviation (n - 1): exactly 0 if all values are equal, despite the mean's rounding."""
     if np.ptp(array) == 0:
         return 0.0
     scaled, exponent = binary_scaled(array)

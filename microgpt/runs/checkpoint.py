@@ -57,7 +57,7 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """Training steps of the weights, all legs together."""
+        """Training steps behind the weights: those of this run and of the runs that it continues."""
         return self.meta.origin.step if self.meta.origin else self.progress.first_step + self.progress.step
 
 
@@ -286,4 +286,4 @@ def check_shapes(spec: ModelSpec, arrays: Arrays, file: str) -> None:
         if arrays[name].shape[1:] != shape:
             raise ValueError(f"{file} has {name} of shape {arrays[name].shape[1:]}, meta.json says {shape}")
         if not np.issubdtype(arrays[name].dtype, np.floating):
-            raise ValueError(f"{file} has {name} of type {arrays[name].dtype}, which is no floating-point type")
+            raise ValueError(f"{file} has {name} of type {arrays[name].dtype}, not a floating-point type")

@@ -54,7 +54,7 @@ class Origin:
     """The checkpoint that an export was made from; an export has no train_state.json."""
 
     name: str  # of its run
-    step: int  # training steps of the weights, all legs together
+    step: int  # training steps behind the weights, earlier legs included
     dtype: str  # of the checkpoint's weights
 
 
@@ -144,7 +144,7 @@ def check_meta(spec: dict[str, Any], chars: Any, special: tuple[str, ...] = ()) 
             raise ValueError(f"{META} has {key} {spec[key]!r}")
     for key, allowed in CHOICES.items():
         if spec[key] not in allowed:
-            raise ValueError(f"{META} has {key} {spec[key]!r}, which is none of {', '.join(map(str, allowed))}")
+            raise ValueError(f"{META} has {key} {spec[key]!r}; supported: {', '.join(map(str, allowed))}")
     n_embd, n_head, n_kv_head = spec["n_embd"], spec["n_head"], spec["n_kv_head"]
     if n_embd % n_head != 0:
         raise ValueError(f"{META} has n_embd {n_embd}, no multiple of n_head {n_head}")
@@ -185,7 +185,7 @@ def parse_progress(found: Any) -> Progress:
     progress = Progress(**{f.name: found[f.name] for f in fields(Progress) if f.name in found})
     counts = (progress.step, progress.first_step, progress.tokens)
     if not all(type(count) is int and count >= 0 for count in counts):
-        raise ValueError(f"{TRAIN_STATE} counts steps or tokens in {counts}")
+        raise ValueError(f"{TRAIN_STATE} has step and token counts {counts}, which must be whole numbers of at least 0")
     if not all(isinstance(loss, float) for loss in progress.recent_losses):
         raise ValueError(f"{TRAIN_STATE} has recent_losses that are not all floats")
     if progress.rng_state is not None:

@@ -57,7 +57,7 @@ def latest_in(directory: Path) -> Path | None:
 def resolve_checkpoint(name: str, outputs_dir: str, key: str = "checkpoint") -> Path:
     """Return the checkpoint directory of <key>=<folder of a run or a checkpoint>, or of <key>=latest, the newest.
 
-    Raises UserError that names the key.
+    Raises a UserError naming the key.
     """
     if name == LATEST:
         outputs = Path(outputs_dir)

@@ -25,7 +25,7 @@ class History:
         return parse(self.path.read_text(errors="replace")) if self.path.exists() else []
 
     def sync(self) -> None:
-        """Flush to disk: a run that is resumed from a checkpoint does not write the lines before it again."""
+        """Flush to disk before a checkpoint is saved: a run resumed from it does not rewrite earlier lines."""
         if self.path.exists():
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())

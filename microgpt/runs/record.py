@@ -46,7 +46,7 @@ class Invocation:
 
     overrides: tuple[str, ...] = ()
     job: SweepJob | None = None  # None: not a job of a sweep
-    folder: Path | None = None  # of a run alone; None: as runs/folders.py chooses
+    folder: Path | None = None  # of a single run; None: as runs/folders.py chooses
     directory: Path = Path()  # that relative paths start from
 
     def keys(self) -> list[str]:

@@ -40,7 +40,7 @@ class Family:
         return to_stored(self.weights(complete), complete, arrays)
 
     def from_tensors(self, spec: ModelSpec, tensors: Tensors) -> Tensors:
-        """Return our tensors. Raises ValueError for one that is missing or has another shape."""
+        """Return microgpt's tensors. Raises ValueError if one is missing or has the wrong shape."""
         return from_stored(self.weights(spec), spec, tensors)
 
     def obstacles(self, spec: ModelSpec) -> list[str]:
@@ -51,7 +51,10 @@ class Family:
 
 
 def family_of(spec: ModelSpec) -> Family:
-    """Return the family that computes a model. Raises UserError that names the options in the way, and the nearest."""
+    """Return the family that computes a model.
+
+    Raises a UserError naming the nearest family and the options that it does not compute.
+    """
     nearest = min(FAMILIES.values(), key=lambda family: len(family.obstacles(spec)))
     obstacles = nearest.obstacles(spec)
     if obstacles:
@@ -88,11 +91,11 @@ def spec_of(config: dict[str, Any]) -> tuple[Family, ModelSpec]:
     """Return the family and the architecture of a config.json. Raises ValueError for one that is not supported."""
     family = FAMILIES.get(config.get("model_type", ""))
     if family is None:
-        raise ValueError(f"model_type {config.get('model_type')!r} is none of {', '.join(FAMILIES)}")
+        raise ValueError(f"model_type {config.get('model_type')!r} is not supported; supported: {', '.join(FAMILIES)}")
     known = {name: ours for ours, theirs in ACTIVATIONS.items() for name in theirs}
     found = family.spec(config)
     if found["activation"] not in known:
-        raise ValueError(f"its activation {found['activation']!r} is none of {', '.join(known)}")
+        raise ValueError(f"its activation {found['activation']!r} is not supported; supported: {', '.join(known)}")
     found["activation"] = known[found["activation"]]
     if found["mlp_width"] == 4 * found["n_embd"]:
         found["mlp_width"] = None

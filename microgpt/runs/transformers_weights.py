@@ -57,7 +57,7 @@ def to_stored(entries: Sequence[Stored], spec: ModelSpec, arrays: Tensors) -> Te
 
 
 def from_stored(entries: Sequence[Stored], spec: ModelSpec, tensors: Tensors) -> Tensors:
-    """Return our tensors. Raises ValueError for one that is missing or has another shape."""
+    """Return microgpt's tensors. Raises ValueError if one is missing or has the wrong shape."""
     shapes, found = spec.shapes(), {}
     for stored in entries:
         if stored.name not in tensors:

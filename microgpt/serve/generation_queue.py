@@ -103,7 +103,7 @@ class ActiveGeneration:
             self.read = 0  # number of pending tokens that the engine has read
 
     def sample(self, logits: list[float]) -> None:
-        """Sample the next token from the logits after all pending tokens."""
+        """Sample the next token; `logits` are the model's output after the last pending token."""
         text = self.text
         token = text.sample(logits)
         self.read = 0

@@ -21,7 +21,7 @@ MaxTokens = Annotated[
 
 
 class Strict(BaseModel):
-    """A schema without unknown keys and without type conversion."""
+    """A schema that rejects unknown keys and converts no types."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

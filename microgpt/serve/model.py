@@ -46,7 +46,7 @@ class ServedModel:
         self.attention_requests = 0
 
     def prompt(self, text: str, name: str = "prompt") -> list[int]:
-        """Return the tokens of a prompt; for a chat model, of a user's turn. Raises UserError that names the key."""
+        """Return the tokens of a prompt; for a chat model, of a user's turn. Raises a UserError naming the key."""
         if self.trained.is_chat:
             return self.conversation([Turn(USER, text)])[0]
         return encode_prompt(text, self.tokenizer, self.block_size, name)

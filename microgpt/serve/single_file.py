@@ -27,7 +27,9 @@ def script_of(entry: str, replaced: Mapping[str, str] | None = None) -> str:
     parts = [wrapped(name, source, replaced or {}) for name, source in in_order(entry, replaced or {}, [])]
     script = '"use strict";\n' + "\n".join(parts)
     if ENDS_SCRIPT.search(script):
-        raise ValueError(f"{entry} or a module that it imports contains the end of a script element")
+        raise ValueError(
+            f"{entry} or a module that it imports contains </script or <!--, which a script in a page must not contain"
+        )
     return script
 
 

@@ -65,7 +65,7 @@ class JobSettings:
     values: tuple[Override, ...]
 
     def apply(self, full: DictConfig) -> None:
-        """Set them in a configuration with the node `hydra`, and make it the current one of HydraConfig."""
+        """Set this job's values in a configuration that has the node `hydra`; make it HydraConfig's current one."""
         apply_overrides(self.values, full)
         hydra = full.hydra
         HydraConfig.instance().cfg = full  # pyright: ignore[reportAttributeAccessIssue] (set_config would copy it)

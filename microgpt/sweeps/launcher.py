@@ -146,7 +146,10 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         if not isinstance(self.params, Mapping):
-            raise UserError(f"hydra.sweeper.params={self.params} is not allowed: it maps keys to what they range over")
+            raise UserError(
+                f"hydra.sweeper.params={self.params} is not allowed: it must map each key to its values, for example "
+                "{seed: '1,2,3'}"
+            )
         params = [f"{key}={value}" for key, value in self.params.items()]
         overrides = OverridesParser.create(config_loader=self.loader).parse_overrides([*params, *arguments])
         batches = split_arguments(overrides, self.max_batch_size)

@@ -21,7 +21,7 @@ from microgpt.runs.record import timestamp
 
 
 class Sweep:
-    """What one call of the program runs: the jobs of a sweep or, without a folder, a run alone."""
+    """What one call of the program runs: the jobs of a sweep or, without a folder, a single run."""
 
     def __init__(self) -> None:
         self.errors: list[Exception] = []  # of the jobs that ran in this process

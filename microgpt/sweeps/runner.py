@@ -39,7 +39,7 @@ class Outcome:
 
     @property
     def result(self) -> Any:
-        """The objective or the error."""
+        """The value that the sweeper minimises, or the exception that ended the job."""
         return self.objective if self.error is None else self.error
 
 
@@ -225,7 +225,7 @@ class SweepRunner:
         return run
 
     def train_together(self, runs: list[tuple[Job, TrainingRun]], console: SweepConsole, stop: StopRequest) -> None:
-        """Train runs in one engine. An error fails these runs alone, unless nothing can be written any more."""
+        """Train runs in one engine. An error fails only these runs, unless nothing can be written any more."""
         alone = len(runs) == 1
         if alone:
             job = runs[0][0]

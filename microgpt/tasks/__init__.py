@@ -1,4 +1,4 @@
-"""The tasks, a file for each, imported when called: sampling does not load what training needs."""
+"""The tasks: one module each, imported when called, so that sampling does not load what only training needs."""
 
 from collections.abc import Callable
 from importlib import import_module

@@ -237,7 +237,7 @@ def refuse_taken(path: Path) -> None:
         raise unwritable(path, error) from error
     if taken:
         kind = "is there already and not empty" if path.is_dir() else "is there already and no folder"
-        raise UserError(f"export.path={path} {kind}: name one that is new, or remove it first")
+        raise UserError(f"export.path={path} {kind}: choose a new path, or remove it first")
 
 
 def write_export(path: Path, files: Files) -> None:

@@ -71,9 +71,10 @@ def refuse_unsupported(spec: ModelSpec) -> None:
 
 
 def front_coded(names: list[str]) -> str:
-    """Return sorted names, each as a capital for how many letters it shares with the one before, and its rest.
+    """Return the sorted names, each as one capital letter and its remaining letters.
 
-    Half the size of the plain names when compressed.
+    The capital is the number of letters shared with the previous name: A for none, B for one, and so on.
+    Compressed, they have half the size of the plain names.
     """
     coded, last = [], ""
     for name in sorted(names):

@@ -1,7 +1,7 @@
 """The training loop, the same for every engine and model: save, evaluate, log, advance.
 
 One engine trains R replicas side by side; a single run is R = 1. What a replica computes and writes does not depend on
-the others, and a replica with a non-finite loss or weight fails alone.
+the others, and a replica with a non-finite loss or weight fails without affecting them.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Training:
         return [(index, replica) for index, replica in enumerate(self.replicas) if replica.failure is None]
 
     def save(self) -> None:
-        """Write a checkpoint of every active replica; one with a non-finite weight fails instead."""
+        """Write a checkpoint of every active replica; a replica with non-finite weights is marked failed instead."""
         state = self.engine.state()
         parts = {index: state.replica(index) for index, _ in self.active}
         for index, replica in self.active:

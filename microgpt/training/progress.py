@@ -8,7 +8,7 @@ LINE_SECONDS = 2.0  # plain lines between logged steps are at least this far apa
 
 
 def duration(seconds: float) -> str:
-    """1:02:03"""
+    """Format seconds as h:mm:ss, for example 1:02:03."""
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 

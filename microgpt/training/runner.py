@@ -1,6 +1,6 @@
 """Train runs, from their folders to their records: one run, or several of one shape side by side in one engine.
 
-However a run ends, its record says how. A non-finite loss ends one run alone; a signal or a full disk ends them all.
+However a run ends, its record says how. A non-finite loss ends only its run; a signal or a full disk ends them all.
 """
 
 import math
@@ -36,7 +36,7 @@ class TrainingRun:
     checkpoints: CheckpointStore = field(init=False)
     replica: Replica = field(init=False)
     logger: RunLogger = field(default_factory=RunLogger)
-    failure: Exception | None = None  # of this run alone
+    failure: Exception | None = None  # of this run only
 
     def __post_init__(self) -> None:
         self.checkpoints = CheckpointStore(self.folder.checkpoints, self.inputs.config.train.keep_checkpoints)
@@ -65,7 +65,7 @@ class Console(Observer, Protocol):
 def train_runs(runs: list[TrainingRun], stop: StopRequest, console: Console) -> None:
     """Train and evaluate runs of one shape and one starting step, and write their records.
 
-    A run that fails alone has its `failure` set. Raises what ends all of them (Interrupted, DiskError, any other
+    A run that fails by itself has its `failure` set. Raises what ends all of them (Interrupted, DiskError, any other
     error) after their records are written.
     """
     try:
@@ -110,7 +110,10 @@ def train_runs(runs: list[TrainingRun], stop: StopRequest, console: Console) -> 
 
 
 def train(runs: list[TrainingRun], stop: StopRequest, console: Console) -> Engine:
-    """Train the runs from their starting states. Fills their records up to the last step, also on an error."""
+    """Train the runs from their starting states.
+
+    Fills their records up to the last step, even if an error ends training.
+    """
     first = runs[0].inputs
     config = first.config
     states = [starting_state(run.inputs, run.folder, run.record) for run in runs]
@@ -173,7 +176,7 @@ def new_replica(run: TrainingRun, progress: Progress, engine: EngineInfo) -> Rep
 
 
 def evaluate(runs: list[TrainingRun], engine: Engine, stop: StopRequest) -> None:
-    """Add the final evaluation to the records. A run whose weights are too large to compute with fails alone."""
+    """Add the final evaluation to the records. Only a run whose weights are too large to compute with fails."""
     losses = style_losses(engine, runs[0].inputs.corpus)
     for index, run in enumerate(runs):
         if run.failure is not None:

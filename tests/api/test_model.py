@@ -73,7 +73,7 @@ def test_a_long_text_is_read_in_windows(run: microgpt.Run) -> None:
     text = "abcdefghijklmnopqrstuvwxyz"
     assert run.model.loss(text) > 0
     with pytest.raises(
-        microgpt.UserError, match="a text of 26 tokens is too long: with BOS the model reads 16 at once"
+        microgpt.UserError, match="the text has 26 tokens, without BOS: the model reads at most 16, BOS included"
     ):
         run.model.logits(text)
 

@@ -223,7 +223,7 @@ def test_the_styles_long_documents_have_a_policy_of_their_own():
 
 
 def test_skipping_every_document_is_an_error_that_says_why():
-    with pytest.raises(UserError, match=r"data\.long_documents=skip leaves nothing to train on: all 2 documents"):
+    with pytest.raises(UserError, match=r"data\.long_documents=skip leaves no documents to train on: all 2 are too"):
         corpus_of("abcdefgh\nabcdefghi\n", long_documents="skip", block_size=4)
 
 
@@ -233,7 +233,7 @@ def test_skipping_all_that_was_held_out_is_an_error_too():
     short = "".join(f"{line if line in val else line[:1] + str(i)}\n" for i, line in enumerate(text.split()))
     held_out = split(short.split(), 0.1, 0)[1]
     assert all(len(document) > 4 for document in held_out)
-    with pytest.raises(UserError, match="leaves nothing to validate with"):
+    with pytest.raises(UserError, match="leaves no documents to validate with"):
         corpus_of(short, long_documents="skip", block_size=4, val_fraction=0.1)
 
 

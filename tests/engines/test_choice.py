@@ -144,6 +144,6 @@ def test_a_missing_device_is_an_error_with_those_that_are_available(
 
 def test_float64_is_an_error_if_the_fastest_device_lacks_it(machine: Machine) -> None:
     machine("mps", "cpu")
-    with pytest.raises(UserError, match="float64 is not possible on mps: it is one of float32, bfloat16"):
+    with pytest.raises(UserError, match="float64 is not possible on mps: choose one of float32, bfloat16"):
         check_available(EngineOptions("torch", dtype="float64"))
     check_available(EngineOptions("torch", dtype="float64", device="cpu"))

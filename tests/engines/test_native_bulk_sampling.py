@@ -255,7 +255,7 @@ def test_non_finite_logits_raise(wrong: float) -> None:
     state = random_state(GPT)
     state.parameters["lm_head"][:] = wrong
     engine = NativeEngine(EngineOptions("native", threads=1), GPT, SGD, None, state, lambda said: None)
-    with pytest.raises(NonFiniteError, match="logits are not finite"):
+    with pytest.raises(NonFiniteError, match="logits contain NaN or infinity"):
         texts(engine, 3)
 
 
@@ -354,7 +354,7 @@ def test_max_new_tokens_is_at_most_the_room_of_the_block() -> None:
 
 
 def test_phrases_are_refused_where_they_would_be_favoured() -> None:
-    with pytest.raises(UserError, match=r"favours no phrases; say style\.bias=0"):
+    with pytest.raises(UserError, match=r"cannot favour a style's phrases; add style\.bias=0"):
         many(SamplingPolicy(1.0, phrases=("ab",), bias=1.0))
     assert many(SamplingPolicy(1.0, phrases=("ab",), bias=0.0)) == many(SamplingPolicy(1.0))
 
@@ -413,7 +413,7 @@ def test_bulk_texts_are_determined_by_seed_and_number(trained: Program) -> None:
 @mostly_slow(1,
     ("arguments", "sentence"),
     [
-        (BULK, "sample.bulk=true is not allowed: it favours no phrases; say style.bias=0"),
+        (BULK, "sample.bulk=true is not allowed: bulk sampling cannot favour a style's phrases; add style.bias=0"),
         ((*PLAIN, "sample.max_new_tokens=17"), "sample.max_new_tokens=17 is not allowed: with sample.bulk=true a text "
                                                "ends with the block, which has room for 16"),
         ((*PLAIN, "backend=torch"), "sample.bulk=true is not allowed: it goes with task=sample mode=tensor "

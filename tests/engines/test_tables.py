@@ -72,10 +72,10 @@ def test_an_optimizer_that_an_engine_lacks(backend: str, monkeypatch: pytest.Mon
 
 def test_a_backend_without_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BACKENDS, "jax", BACKENDS["native"])
-    sentence = "backend=jax is none of the engines python, native, torch: add it to ENGINES in engines/__init__.py"
+    sentence = "backend=jax is not one of the engines python, native, torch: add it to ENGINES in engines/__init__.py"
     assert refusal("jax", gpt()) == sentence
     for name in ("auto", "typo"):
-        assert refusal(name, gpt()) == f"backend={name} is none of the engines python, native, torch"
+        assert refusal(name, gpt()) == f"backend={name} is not one of the engines python, native, torch"
 
 
 def test_a_dtype_that_the_torch_engine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

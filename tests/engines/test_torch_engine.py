@@ -166,8 +166,8 @@ def test_the_requested_number_of_threads_is_used() -> None:
     [
         ({"device": "cuda"}, f"backend.device=cuda is not available: {FOUND}"),
         ({"device": "mps"}, f"backend.device=mps is not available: {FOUND}"),
-        ({"device": "tpu"}, "backend.device=tpu is not allowed: it is one of auto, cpu, cuda, mps"),
-        ({"dtype": "int8"}, "backend.dtype=int8 is not possible on cpu: it is one of float32, float64, bfloat16"),
+        ({"device": "tpu"}, "backend.device=tpu is not allowed: choose one of auto, cpu, cuda, mps"),
+        ({"dtype": "int8"}, "backend.dtype=int8 is not possible on cpu: choose one of float32, float64, bfloat16"),
     ],
     ids=lambda given: str(next(iter(given.values()))) if isinstance(given, dict) else "",
 )

@@ -67,7 +67,7 @@ def numbers(cells: list[str]) -> list[float]:
 @pytest.mark.parametrize(
     ("name", "arguments", "sentence"),
     [
-        ("measure_fidelity", ["--engines", "scalar,gpu"], "'gpu' is not allowed: it is one of scalar, native, torch"),
+        ("measure_fidelity", ["--engines", "scalar,gpu"], "'gpu' is not allowed: choose one of scalar, native, torch"),
         ("measure_fidelity", ["--steps", "0"], "'0' is not allowed: it is a whole number of at least 1"),
         ("measure_fidelity", ["--reference", "nowhere.py"], "--reference=nowhere.py cannot be read: No such file"),
         ("measure_fidelity", ["--reference", "other.py"], "lines that begin with `random.seed(<number>)`"),

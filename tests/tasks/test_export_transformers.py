@@ -157,8 +157,9 @@ def changed(folder: Path, file: str, **values: Any) -> None:
 
 
 @pytest.mark.parametrize(("name", "file", "values", "said"), [
-    ("llama", "config.json", {"model_type": "mistral"}, "model_type 'mistral' is none of gpt2, llama, nanochat"),
-    ("llama", "config.json", {"hidden_act": "mish"}, "its activation 'mish' is none of relu"),
+    ("llama", "config.json", {"model_type": "mistral"},
+     "model_type 'mistral' is not supported; supported: gpt2, llama, nanochat"),
+    ("llama", "config.json", {"hidden_act": "mish"}, "its activation 'mish' is not supported; supported: relu"),
     ("llama", "config.json", {"mlp_bias": True}, "attention_bias and mlp_bias differ"),
     ("llama", "config.json", {"rope_parameters": {"rope_type": "yarn"}}, "rope_type is yarn"),
     ("llama", "config.json", {"intermediate_size": 12}, "gate_proj.weight has the shape (11, 8), and config.json says"),

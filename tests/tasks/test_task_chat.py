@@ -140,7 +140,7 @@ def test_sample_prints_answers_and_info_the_special_tokens(trained: Program) -> 
     (["task=sample", "checkpoint=latest"], "sample.prompt= is not allowed: a chat model answers"),
     (["data=chat", "style=futuristic"], "style=futuristic is not allowed: data=chat cannot be mixed with documents"),
     (["task=sample", "checkpoint=latest", "mode=tensor", "sample.bulk=true", "sample.prompt=hi"],
-     "sample.bulk=true is not allowed: it does not know where an answer of a chat model ends"),
+     "sample.bulk=true is not allowed: bulk sampling cannot tell where a chat model's answer ends"),
     (["data=chat", "style=classic", "data.long_documents=skip"], "data.long_documents=skip is not allowed"),
     (["data.loss_on=all"], "data.loss_on=all is not allowed: it is a key of data=chat only"),
     (["data=chat", "style=classic", "data.loss_on=user"], "data.loss_on=user is not allowed: data.loss_on is one of"),

@@ -493,7 +493,7 @@ def test_the_program_prints_destination_sizes_and_what_is_left_out(trained: Prog
     assert "left out: optimizer_m.safetensors, optimizer_v.safetensors, train_state.json (" in done.stdout
     refused = trained("task=export", f"checkpoint={run}", "export.half=true", expect=2)
     assert refused.stderr == (
-        f"error: export.path={path} is there already and not empty: name one that is new, or remove it first\n"
+        f"error: export.path={path} is there already and not empty: choose a new path, or remove it first\n"
     )
 
 

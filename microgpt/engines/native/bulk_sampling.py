@@ -166,5 +166,5 @@ def draw(weights: Weights, replica: int, request: BulkRequest, slots: int) -> Dr
         slots, drawn, lengths, buffers.record,
     )  # fmt: skip
     if chosen < 0:
-        raise NonFiniteError("the model's logits are not finite")
+        raise NonFiniteError("the model's logits contain NaN or infinity: training probably diverged")
     return Draws(drawn.reshape(count, room), lengths, chosen)

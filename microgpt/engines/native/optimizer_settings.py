@@ -14,7 +14,7 @@ CODES = {"adam": ADAM, "adamw": ADAM, "sgd": SGD, "lion": LION, "muon": MUON}  #
 
 
 class Settings(NamedTuple):
-    """An OptimizerSpec in numbers."""
+    """An OptimizerSpec as the plain numbers that the kernels take."""
 
     code: int
     moments: int

@@ -22,7 +22,7 @@ def choose_device(requested: str) -> torch.device:
     """Return the requested device, or the fastest for `auto`. Raises UserError for one that this machine lacks."""
     found = available_devices()
     if requested not in CHOICE.devices:
-        raise UserError(f"backend.device={requested} is not allowed: it is one of {', '.join(CHOICE.devices)}")
+        raise UserError(f"backend.device={requested} is not allowed: choose one of {', '.join(CHOICE.devices)}")
     if requested != "auto" and requested not in found:
         names = "cpu alone" if found == ["cpu"] else ", ".join(found)
         raise UserError(
@@ -39,7 +39,7 @@ def device_of_process(requested: str, found: list[str], process: Process) -> tor
     name = next(name for name in found if name != "mps") if requested == "auto" else requested
     if name == "mps":
         raise UserError(
-            f"backend.device=mps is not allowed with {process.world_size} processes: it is one of auto, cpu, cuda"
+            f"backend.device=mps is not allowed with {process.world_size} processes: choose one of auto, cpu, cuda"
         )
     if name == "cpu":
         return torch.device("cpu")
@@ -57,7 +57,7 @@ def choose_dtype(requested: str | None, device: torch.device) -> str:
     allowed = [name for name in CHOICE.dtypes if name != "float64" or device.type != "mps"]
     if requested is not None and requested not in allowed:
         raise UserError(
-            f"backend.dtype={requested} is not possible on {device.type}: it is one of {', '.join(allowed)}"
+            f"backend.dtype={requested} is not possible on {device.type}: choose one of {', '.join(allowed)}"
         )
     return requested or CHOICE.dtypes[0]
 

@@ -106,8 +106,8 @@ def init_process_group() -> ProcessGroup:
     except RuntimeError as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise MicrogptError(
-            f"the processes of this run cannot connect at {address}: {str(error).splitlines()[0]} "
-            "(GLOO_SOCKET_IFNAME in the environment names the network to use)"
+            f"the processes of this run cannot connect at {address}: {str(error).splitlines()[0]}; "
+            "set GLOO_SOCKET_IFNAME to the network interface to use"
         ) from error
     signal.signal(signal.SIGINT, before)
     groups[:] = [ProcessGroup(this_process())]

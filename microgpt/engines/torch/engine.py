@@ -181,7 +181,9 @@ class TorchEngine:
                 self.pass_gradients(batch.inputs, batch.targets, batch.counts)
         except TorchDynamoException as error:
             message = str(error).strip().splitlines()[0]
-            raise UserError(f"backend.compile=true does not work on this machine: {message}") from error
+            raise UserError(
+                f"backend.compile=true does not work on this machine: {message}; set backend.compile=false"
+            ) from error
         self.is_compiled = True
         self.compile_seconds += time.perf_counter() - start
         self.say(f"compiled in {self.compile_seconds:.1f} s")

@@ -16,7 +16,7 @@ const SMALLEST_TEMPERATURE = 1e-100; // below, 1 / temperature could overflow, a
 
 /** softmax(logits / temperature) over the topK likeliest tokens (V,); ties go to the lower id. */
 export function probabilities(logits, { temperature, topK }) {
-  if (!logits.every(Number.isFinite)) throw new Error("the model's logits are not finite");
+  if (!logits.every(Number.isFinite)) throw new Error("the model's logits contain NaN or infinity: training probably diverged");
   if (temperature < SMALLEST_TEMPERATURE) {
     const certain = new Float64Array(logits.length);
     certain[logits.indexOf(logits.reduce((a, b) => Math.max(a, b)))] = 1;

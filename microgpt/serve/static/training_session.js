@@ -45,7 +45,7 @@ export class TrainingSession {
     if (this.spec.kind === "bigram") Object.assign(this.spec, { n_embd: V, n_head: 1, n_layer: 0 });
     if (this.spec.n_embd % this.spec.n_head) {
       const { n_embd: width, n_head: heads } = this.spec;
-      throw new UserError(`The width must be a multiple of the number of heads: ${width} is none of ${heads}.`);
+      throw new UserError(`The width must be a multiple of the number of heads: ${width} is not a multiple of ${heads}.`);
     }
     this.examples = documents.map((text) => this.example(text));
     this.cut = documents.filter((text) => [...text].length + 1 > this.spec.block_size).length; // documents cut short
