@@ -8,7 +8,8 @@ pointwise.py        embedding, biases, soft cap, cross-entropy, and their gradie
 norms.py            RMSNorm and LayerNorm, and their gradients
 activations.py      activation functions and the gate of the MLP, and their gradients
 heads.py            rope, qk_norm and grouped-query attention: what options do to queries, keys and values
-optimizer_settings.py  an optimizer as kernels take it
+optimizer_settings.py
+                    an optimizer as kernels take it
 optimizers.py       Adam, SGD, Lion, weight decay, gradient clipping
 muon.py             Muon's update of a matrix
 train_kernels.py    what Python calls: k training steps of several models, the loss of a part of a batch
@@ -17,5 +18,6 @@ bulk_sampling.py    bulk sampling, many texts at once
 weights.py          weights and moments of R models, from and to tensors
 layout.py           where everything is in the flat arrays: sizes, offsets, padding
 compilation.py      compilation, once for each float type, kept on disk
+numba_compat.py     what this takes from the inside of numba
 simd/               vectors of 16 lanes for numba
 """
