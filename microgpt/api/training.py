@@ -20,8 +20,9 @@ def sweep(*overrides: Overrides) -> Runs:
     """Train every combination of values, as `python -m microgpt -m` does, and return the runs.
 
     A list, a tuple or a range in a mapping is the values of a key ({"seed": range(16), "optim.lr": [0.01, 0.005]}).
-    Jobs of one shape are trained side by side. The same call finishes an interrupted sweep and keeps completed jobs. A
-    job that fails is one of `Runs.not_completed`; raises the first error if all fail.
+    Jobs that differ only in seed, learning rate, schedule or sampling train side by side. The same call finishes an
+    interrupted sweep and keeps completed jobs. A job that fails is one of `Runs.not_completed`; raises the first error
+    if all fail.
     """
     from microgpt.api.program import train_sweep
 

@@ -98,7 +98,7 @@ def test_every_key_of_hydra_is_honoured_or_refused() -> None:
 
 
 def test_each_of_them_is_in_the_table_of_the_page_and_has_a_test() -> None:
-    table = PAGE[PAGE.index("## Keys of Hydra") :]
+    table = PAGE[PAGE.index("## Hydra's own keys") :]
     assert {key for key in HONOURED | REFUSED if f"`{key}`" not in table} == {"hydra.runtime.cwd"}
     text = "".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
     assert {test for test in HONOURED.values() if test and f"def {test}(" not in text} == set()

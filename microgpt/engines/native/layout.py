@@ -34,7 +34,7 @@ class Layout(NamedTuple):
     embd: int  # features of the residual stream
     hidden: int  # features of the MLP
     heads: int
-    kv_heads: int  # heads of the keys and values; each is shared by as many consecutive heads of the queries
+    kv_heads: int  # key/value heads; each serves heads / kv_heads consecutive query heads
     vocab: int
     block: int
     embd_lanes: int  # the same with padding: a row of the residual stream,

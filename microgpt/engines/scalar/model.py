@@ -94,8 +94,8 @@ def rmsnorm(x: Vector, epsilon: float, ops: Arithmetic) -> Vector:
 def attention(q: Vector, keys: list[Vector], values: list[Vector], n_head: int, ops: Arithmetic) -> Vector:
     """softmax(q k^T / sqrt(head_dim)) v of each head (Vaswani et al., 2017): q (E,), keys and values (T, E) -> (E,).
 
-    Keys and values of fewer heads are each shared by as many consecutive heads of q: grouped-query attention (Ainslie
-    et al., 2023).
+    Each key/value head serves n_head / n_kv_head consecutive query heads: grouped-query attention (Ainslie et al.,
+    2023).
     """
     head_dim = len(q) // n_head
     sharing = len(q) // len(keys[0])  # 1 in microgpt.py
@@ -176,7 +176,10 @@ def encode_heads(x: Vector, position: int, spec: ModelSpec, ops: Arithmetic) -> 
 
 
 def rope(head: Vector, position: int, theta: float) -> Vector:
-    """Rotate the features (j, j + D/2) by position * theta^(-2j / D): Su et al., RoFormer (2021), Llama's layout."""
+    """Rotate the features (j, j + D/2) by position * theta^(-2j / D), where D is head_dim.
+
+    Su et al., RoFormer (2021); Llama's layout.
+    """
     half = len(head) // 2
     first, second = [], []
     for j in range(half):
@@ -192,7 +195,7 @@ POSITIONS: dict[str, Callable[[Vector, int, float], Vector] | None] = {"learned"
 
 
 def gated(hidden: Vector, gate: Vector, activation: "Activation", ops: Arithmetic) -> Vector:
-    """activation(gate) * hidden: a gated linear unit, SwiGLU with silu (Shazeer, GLU Variants Improve, 2020)."""
+    """activation(gate) * hidden: SwiGLU with silu (Shazeer, GLU Variants Improve Transformer, 2020)."""
     return [activation(g, ops) * h for g, h in zip(gate, hidden, strict=True)]
 
 
