@@ -12,19 +12,15 @@ import time
 import types
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import llvmlite.binding
 import numba
 import numpy as np
 import pytest
-from numba.core.codegen import JITCodeLibrary, JITCPUCodegen
 from support.program import Program, mostly_slow, read_history, read_record
 
 from microgpt.engines.native import compilation
-from microgpt.engines.native.numba_compat import without_machine_code
 from microgpt.errors import UserError
 
 SOURCES = Path(compilation.__file__).parent
@@ -421,20 +417,3 @@ def test_first_run_reports_that_it_compiles_and_the_second_loads_the_kernels(
     compiled = read_record(microgpt.only_run("third"))["timings"]["compile"]
     assert seconds - compiled < 8, f"{seconds:.0f} s, of which {compiled:.0f} s are reported as compiling"
     assert ("compiling" in third) == (compiled > 0)
-
-
-def test_code_of_inner_kernels_is_compiled_without_machine_code_and_numba_is_the_same_afterwards() -> None:
-    """Fails if a new version of numba has other names for what numba_compat.py replaces."""
-    before = JITCodeLibrary._finalize_final_module, JITCPUCodegen.set_env
-    found = []
-    for context in (without_machine_code(), nullcontext()):
-        options: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-        inner = numba.njit(**options)(doubled.py_func)
-        with context:
-            inner.compile((numba.float64,))
-        (compiled,) = inner.overloads.values()
-        library = compiled.library
-        assert library.get_function(compiled.fndesc.mangled_name) is not None
-        found.append(library._final_module in library._codegen._engine._ee._modules)
-    assert found == [False, True]
-    assert (JITCodeLibrary._finalize_final_module, JITCPUCodegen.set_env) == before

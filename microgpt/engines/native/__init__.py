@@ -18,6 +18,5 @@ bulk_sampling.py    bulk sampling, many texts at once
 weights.py          weights and moments of R models, from and to tensors
 layout.py           where everything is in the flat arrays: sizes, offsets, padding
 compilation.py      compilation, once for each float type, kept on disk
-numba_compat.py     what this takes from the inside of numba
 simd/               vectors of 16 lanes for numba
 """

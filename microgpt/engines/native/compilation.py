@@ -23,7 +23,6 @@ from numba import types
 from numba.core import config, event
 from numba.core.caching import NullCache
 
-from microgpt.engines.native.numba_compat import without_machine_code
 from microgpt.errors import UserError
 
 # Annotations of a kernel's arguments, besides int (int64) and float (float64). Pointers are for kernels that are called
@@ -232,16 +231,12 @@ def build(dtype: str, kept: Path | None, entries_only: bool) -> OSError | None:
             if entries_only and not is_entry(dispatcher.py_func):
                 continue
             dispatcher.disable_compile(False)
-            if not is_entry(dispatcher.py_func):
-                with without_machine_code():
-                    dispatcher.compile(signature(dispatcher, dtype))
-                dispatcher.disable_compile()
-                continue
             try:
-                dispatcher._cache = NullCache()  # not that of another float type
-                if kept is not None:
-                    make_writable_folder(kept)  # else numba would choose another place
-                    dispatcher.enable_caching()  # reads config.CACHE_DIR
+                if is_entry(dispatcher.py_func):
+                    dispatcher._cache = NullCache()  # not that of another float type
+                    if kept is not None:
+                        make_writable_folder(kept)  # else numba would choose another place
+                        dispatcher.enable_caching()  # reads config.CACHE_DIR
                 dispatcher.compile(signature(dispatcher, dtype))
             except OSError as error:
                 refused = error
