@@ -8,7 +8,7 @@ const EARLIER = 12; // texts that stay in sight
 const SPECIAL_START = { special: "bos", text: "" };
 
 export class Generate {
-  // onText({prompt, text}) is told of every text that is done.
+  // onText({prompt, text}) is called with every finished text.
   constructor(card, onText) {
     this.card = card;
     this.onText = onText;

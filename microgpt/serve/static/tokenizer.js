@@ -8,7 +8,7 @@ const MAX_SHOWN = 200; // characters of a text that an error repeats
 
 /** @typedef {{role: "user" | "assistant", content: string}} Message */
 
-/** A mistake that is told as one sentence. */
+/** A mistake of the user, shown as one sentence. */
 export class UserError extends Error {}
 
 export class Tokenizer {

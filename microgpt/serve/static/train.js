@@ -72,7 +72,7 @@ export class Train {
     return true;
   }
 
-  /** Do something with the training, unless it is busy; an error is told. */
+  /** Do something with the training, unless it is busy; an error is shown. */
   async attempt(work) {
     if (this.isBusy) return;
     const { epoch } = this;
