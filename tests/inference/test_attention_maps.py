@@ -187,7 +187,7 @@ def test_the_parameters_are_not_changed(spec: ModelSpec) -> None:
 
 @pytest.mark.parametrize("tokens", [[], [0] * 8, [-1], [0, 5], [~3]], ids=str)
 def test_texts_of_invalid_length_or_ids_are_errors(tokens: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"a text must have|token ids are"):
+    with pytest.raises(ValueError, match=r"a text must have|token ids must be"):
         forward(SPEC, random_parameters(SPEC), tokens)
 
 
