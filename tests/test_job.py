@@ -85,6 +85,7 @@ def test_a_named_folder_below_the_outputs_is_found_as_the_latest(folder: Path) -
     assert resolve_checkpoint("latest", "outputs") == folder / "outputs/mine/deep/in/it/checkpoint/step_00000001"
 
 
+@pytest.mark.slow
 def test_nothing_is_written_before_the_configuration_and_the_data_are_checked(folder: Path) -> None:
     for mistake in ("seed=-1", "data.path=none.txt", "sample.prompt=1", "sample.prompt=${hydra:run.dir}"):
         where = () if "run.dir" in mistake else ("hydra.run.dir=X",)
@@ -95,6 +96,7 @@ def test_nothing_is_written_before_the_configuration_and_the_data_are_checked(fo
     assert files(folder) == []
 
 
+@pytest.mark.slow
 def test_with_chdir_the_working_directory_is_the_folder_and_paths_start_from_the_original_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +195,7 @@ def test_what_cannot_be_done_is_one_sentence(folder: Path, arguments: str, sente
     assert files(folder) == ["mine", "mine/optim", "mine/optim/own.yaml"]
 
 
+@pytest.mark.slow
 def test_a_launcher_that_is_not_ours_leaves_each_job_its_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It calls Hydra's own run_job, which writes into the folder of the job's number before the job is checked."""
     monkeypatch.setattr("microgpt.app.run_job", utils.run_job)
@@ -218,6 +221,7 @@ def test_an_option_file_that_builds_on_another_needs_no_name(folder: Path) -> No
     assert read_record(run.parent)["config"]["optim"]["lr"] == 0.1
 
 
+@pytest.mark.slow
 def test_a_sweep_without_runs_prints_no_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     microgpt(*QUICK, "hydra.run.dir=X")
     capsys.readouterr()

@@ -120,6 +120,7 @@ def test_a_key_that_jobs_cannot_have_together_is_refused(folder: Path, override:
     assert [path.name for path in folder.iterdir()] == ["names.txt"]
 
 
+@pytest.mark.slow
 def test_keys_of_hydra_are_honoured(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "mine" / "style").mkdir(parents=True)
     (folder / "mine" / "style" / "own.yaml").write_text("documents: [ab]\nshare: 0.1\n")

@@ -708,6 +708,7 @@ def plotted(tmp_path: Path) -> Tree:
     return tree
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["nonsense", "module://matplotlib_inline.backend_inline", "TkAgg"])
 def test_plots_do_not_depend_on_mplbackend_or_a_display(plotted, tmp_path, backend, monkeypatch):
     environment = {key: value for key, value in os.environ.items() if key != "DISPLAY"} | {"MPLBACKEND": backend}

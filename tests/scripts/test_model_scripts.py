@@ -67,6 +67,7 @@ def plain(program: Program) -> str:
     return str(program.only_run("plain"))
 
 
+@pytest.mark.slow
 def test_the_share_of_phrases_increases_with_the_bias(names: str) -> None:
     done = run(STYLE, "--checkpoint", names, "--samples", "4", "--bias", "0", "1000")
     assert rows(done.stdout) == [["bias", "0", "1000"], ["phrase", "0 %", "100 %"]]
@@ -128,6 +129,7 @@ def test_dropped_turns_do_not_decide_the_right_answer(module: ModuleType) -> Non
     assert module.resolve(probe, turns[2:]) == ("name, not in sight", "You have not told me your name yet.")
 
 
+@pytest.mark.slow
 def test_exports_of_a_tiny_model_have_their_row(names: str) -> None:
     heading, found = rows(run(EXPORT, "--checkpoint", names, *QUICK_EXPORT).stdout)
     assert len(heading) == len(found) == 7
@@ -149,6 +151,7 @@ def test_an_onnx_graph_is_compared_or_the_missing_library_named(names: str) -> N
         assert re.fullmatch(r"ONNX is not measured: .*pip install .*\n", done.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "module", "option", "sentence"), [
     ("nowhere", STYLE, ["--checkpoint"], "checkpoint=nowhere is not a checkpoint"),
     ("nowhere", CHAT, [], "checkpoint=nowhere is not a checkpoint"),
@@ -170,6 +173,7 @@ def test_an_unsuitable_model_is_one_sentence(
     assert (out, err.count("\n")) == ("", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", [STYLE, CHAT, EXPORT])
 def test_the_process_ends_with_exit_code_2(script: str) -> None:
     done = run(script, *([] if script == CHAT else ["--checkpoint"]), "nowhere", expect=2)

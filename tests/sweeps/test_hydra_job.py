@@ -72,6 +72,7 @@ def jobs(overrides: list[str]) -> list[list[str]]:
     return split_arguments(OverridesParser.create().parse_overrides(own), None)[0]
 
 
+@pytest.mark.slow
 def test_values_of_a_job_are_those_under_hydra_s_own_launcher(application: Path) -> None:
     phrases = ", ".join(f"'{value}'" for value in VALUES)
     overrides = [*SWEEP, f"style.phrases=[{phrases}]", "sample.seed=${hydra:job.num}"]
@@ -86,6 +87,7 @@ def test_values_of_a_job_are_those_under_hydra_s_own_launcher(application: Path)
         assert len(set(config.style.phrases)) == len(VALUES)
 
 
+@pytest.mark.slow
 def test_files_of_a_job_are_those_that_hydra_writes(application: Path) -> None:
     overrides = [*SWEEP, "style.phrases=['a: b', '1e3', x]", "optim.eps=1e-9"]
     Plain(overrides)

@@ -45,6 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Program,
         yield program, program.only_run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "difference"),
     [
@@ -79,6 +80,7 @@ def test_a_leg_on_other_data_is_refused_unless_it_is_allowed(
     assert len(leg_warnings([row])) == 1
 
 
+@pytest.mark.slow
 def test_a_leg_on_the_same_data_needs_no_permission(trained: tuple[Program, Path], tmp_path: Path) -> None:
     program, run = trained
     (program.folder / "text.txt").write_text(TEXT)
