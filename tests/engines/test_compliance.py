@@ -179,7 +179,7 @@ def check(line: str, work: float, engine: str, dtype: str) -> None:
 
 
 @each_engine
-@each_dtype
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("line", [*NEW_CASES, *CASES[::2]])
 def test_an_engine_computes_what_the_scalar_engine_computes(line: str, engine: str, dtype: str) -> None:
     check(line, QUICK_WORK, engine, dtype)
