@@ -88,6 +88,14 @@ def test_every_link_of_the_documents_leads_somewhere() -> None:
     assert not broken
 
 
+def test_no_document_has_the_marks_of_a_merge() -> None:
+    texts = {
+        path.name: path.read_text()
+        for path in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]
+    }
+    assert [name for name, text in texts.items() if re.search(r"^(<{7}|>{7}) ", text, re.MULTILINE)] == []
+
+
 def test_the_documents_name_only_files_that_exist() -> None:
     missing = []
     for page in [ROOT / "docs" / "architecture.md", ROOT / "docs" / "adding.md", *(ROOT / "docs/decisions").iterdir()]:

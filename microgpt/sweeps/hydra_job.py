@@ -84,6 +84,7 @@ class JobCallbacks:
         self.full = full  # of all jobs of a `Base`
         self.settings = settings
         self.config: DictConfig | None = None
+        self.noted: list[dict[str, Any]] = []  # attributes that each callback has set in on_job_start
 
     def start(self, folder: Path) -> None:
         setup_globals()  # for a process of its own
@@ -92,7 +93,12 @@ class JobCallbacks:
             self.settings.apply(config)
             config.hydra.runtime.output_dir = str(folder.absolute())
             HydraConfig.instance().set_config(config)
+            before = [dict(vars(callback)) for callback in self.callbacks.callbacks]
             self.callbacks.on_job_start(config=config, task_function=self.task_function)
+            self.noted = [
+                {name: value for name, value in vars(callback).items() if name not in old or old[name] is not value}
+                for callback, old in zip(self.callbacks.callbacks, before, strict=True)
+            ]
 
     def end(self, result: Any) -> None:
         """`result` is the value that the job returns, or its error."""
@@ -113,7 +119,26 @@ class JobCallbacks:
                 status=JobStatus.FAILED if isinstance(result, Exception) else JobStatus.COMPLETED,
             )
             job_return.return_value = result
-            self.callbacks.on_job_end(config=config, job_return=job_return)
+            with self.as_started():
+                self.callbacks.on_job_end(config=config, job_return=job_return)
+
+    @contextlib.contextmanager
+    def as_started(self) -> Iterator[None]:
+        """Give callbacks in the block the attributes that they have set in on_job_start of this job.
+
+        Jobs that train together all start before the first of them ends, but a callback may note one job at a time.
+        """
+        pairs = list(zip(self.callbacks.callbacks, self.noted, strict=True))
+        now = [{name: vars(callback)[name] for name in noted} for callback, noted in pairs]
+        for callback, noted in pairs:
+            vars(callback).update(noted)
+        try:
+            yield
+        finally:
+            for (callback, noted), values in zip(pairs, now, strict=True):
+                for name, value in values.items():
+                    if vars(callback)[name] is noted[name]:
+                        vars(callback)[name] = value
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:

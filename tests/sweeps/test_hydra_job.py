@@ -129,10 +129,11 @@ class Noting(Callback):
             file.write(json.dumps(values) + "\n")
 
     def on_job_start(self, config: Any, **kwargs: Any) -> None:
+        self.started = config.hydra.job.num
         self.note(event="start", number=config.hydra.job.num, seed=config.seed, own=HydraConfig.get().job.num)
 
     def on_job_end(self, config: Any, job_return: Any, **kwargs: Any) -> None:
-        self.note(event="end", number=config.hydra.job.num, status=job_return.status.name,
+        self.note(event="end", number=config.hydra.job.num, status=job_return.status.name, started=self.started,
                   seed=job_return.cfg.seed, name=Path(config.hydra.runtime.output_dir).name)  # fmt: skip
 
 
@@ -164,6 +165,7 @@ def test_callbacks_are_called_for_each_job_and_know_of_a_failed_one(
         ("start", 2, None), ("end", 2, "COMPLETED"),
     ]  # fmt: skip
     assert all(line["own"] == line["number"] for line in ours if line["event"] == "start")
+    assert all(line["started"] == line["number"] for line in ours if line["event"] == "end")
     theirs = calls(tmp_path, "basic", *arguments)
     same = ("event", "number", "status", "seed")
     assert [[line.get(key) for key in same] for line in theirs] == [[line.get(key) for key in same] for line in ours]
