@@ -80,6 +80,19 @@ def test_hydra_run_dir_names_the_folder_which_is_resumed_or_refused(folder: Path
         microgpt(*command)
 
 
+def test_an_interrupted_run_names_the_folder_that_the_next_command_must_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("microgpt.tasks.train.train_runs", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        microgpt(*QUICK, "hydra.run.dir=a/${now:%Y}")
+    (run,) = (folder / "a").iterdir()
+    assert f"the same command with hydra.run.dir=a/{run.name} goes on from there" in capsys.readouterr().out
+
+
 def test_a_named_folder_below_the_outputs_is_found_as_the_latest(folder: Path) -> None:
     microgpt(*QUICK, "hydra.run.dir=outputs/mine/deep/in/it")
     assert resolve_checkpoint("latest", "outputs") == folder / "outputs/mine/deep/in/it/checkpoint/step_00000001"

@@ -17,8 +17,13 @@ KEYWORDS = ("true", "false", "null", "nan", "inf")
 def overrides_of(given: Sequence[Overrides], swept: bool = False) -> list[str]:
     """Return the overrides of a call. With `swept`, a list, tuple or range in a mapping is the values of a sweep.
 
-    Raises UserError for flags and for another task.
+    Raises UserError for flags, for another task, and for what is neither a text nor a mapping.
     """
+    for one in given:
+        if not isinstance(one, str | Mapping) or type(one).__module__.startswith("omegaconf"):
+            raise UserError(
+                f"{type(one).__name__} is not allowed: an override is a text key=value or a mapping of keys"
+            )
     found = [override for one in given for override in ([one] if isinstance(one, str) else pairs(one, swept))]
     for override, key in zip(found, keys_of(found), strict=True):
         if override.startswith("-"):

@@ -41,16 +41,22 @@ def start(config: Config, invocation: Invocation) -> StartedJob:
     else:
         folder = claim_named(invocation.directory / invocation.folder, outputs, identity, resume, keep)
     run = TrainingRun(inputs, folder, new_record(inputs, digest, invocation))
-    return StartedJob(lambda: train_run(run, resume), folder.path, folder.release)
+    again = ""
+    if resume:  # a folder named by ${now:...} is another one the next time
+        named = "" if invocation.folder is None else f" with hydra.run.dir={folder.path}"
+        again = f"; the same command{named} goes on from there"
+    return StartedJob(lambda: train_run(run, again), folder.path, folder.release)
 
 
-def train_run(run: TrainingRun, resumes: bool) -> float:
-    """Train a run in the folder that it holds. Returns the loss that an optimizing sweeper minimises."""
+def train_run(run: TrainingRun, again: str) -> float:
+    """Train a run in the folder that it holds; `again` says how an interrupted one continues.
+
+    Returns the loss that an optimizing sweeper minimises.
+    """
     with stop_on_signals() as stop:
         try:
             train_runs([run], stop, RunConsole(run))
         except KeyboardInterrupt:
-            again = "; the same command goes on from there" if resumes else ""
             print(f"interrupted: the last checkpoint is in {run.folder.path}{again}", flush=True)
             raise
     if run.failure is not None:

@@ -6,6 +6,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from microgpt.api.overrides import overrides_of
 from microgpt.errors import UserError
@@ -56,7 +57,8 @@ def test_values_of_a_sweep_are_written_as_on_the_command_line() -> None:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [("-m", "-m is not allowed: it is a flag"), ("--cfg=job", "is a flag"), ("task=chat", "task=chat is not allowed"),
-     ({"seed": []}, "seed has no values")],
+     ({"seed": []}, "seed has no values"), (["mode=tensor"], "list is not allowed"),
+     (OmegaConf.create({"seed": 1}), "DictConfig is not allowed")],
 )  # fmt: skip
 def test_what_is_no_override_is_refused(override: Any, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
