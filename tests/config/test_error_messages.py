@@ -34,7 +34,7 @@ def refused(program: Program, *arguments: str) -> str:
         (["seed=1,2"], "seed=1,2 has several values: add -m "),
         (
             ["model=lstm"],
-            "model=lstm is not an option: model is one of bigram, gpt, gpt_chat, ",
+            "model=lstm is not an option: model is one of bigram, gpt, gpt2, gpt_chat, ",
         ),
         (["train.steps=-1"], "train.steps=-1 is not allowed: train.steps must be at least 0"),
         (["sample.temperature=nan"], "sample.temperature: temperature must be finite and >= 0, got nan"),

@@ -79,7 +79,7 @@ REFUSED = [  # the last override, and why
     ("data.path=a.txt", "it is a key of data=text and chat only"),
     ("data.format=stream", "it is a key of data=text only"),
     ("data.loss_on=all", "it is a key of data=chat only"),
-    ("optim.momentum=0.5", "it is a key of optim=sgd only"),
+    ("optim.momentum=0.5", "it is a key of optim=sgd and muon only"),
     ("schedule.warmdown_steps=5", "it is a key of schedule=warmdown and sqrt only"),
     ("mode=tensor backend=native backend.micro_batch=2", "it is a key of backend=torch only"),
     ("model.rope_theta=5.0", "it is a key of model.position=rope only"),

@@ -235,14 +235,13 @@ def test_a_compiled_engine_computes_the_same_and_compiles_once(spec: ModelSpec, 
 def test_many_engines_of_a_process_are_compiled_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
     compile_function = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, **options: compile_function(f, backend="eager", **options))
-    monkeypatch.setattr("torch._dynamo.config.fail_on_recompile_limit_hit", True)
-    monkeypatch.setattr("torch._dynamo.config.recompile_limit", 3)
-    for width in range(1, 4):
-        spec = gpt(n_embd=2 * width)
-        ours = engine(spec, ADAM, workload(examples_of(spec, 9), 3), random_state(spec), compile=True)
-        ours.advance(0, learning_rates(1, 0.01))
-        with torch.compiler.set_stance("fail_on_recompile"):
-            ours.advance(1, learning_rates(12, 0.01))
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, recompile_limit=3):
+        for width in range(1, 4):
+            spec = gpt(n_embd=2 * width)
+            ours = engine(spec, ADAM, workload(examples_of(spec, 9), 3), random_state(spec), compile=True)
+            ours.advance(0, learning_rates(1, 0.01))
+            with torch.compiler.set_stance("fail_on_recompile"):
+                ours.advance(1, learning_rates(12, 0.01))
 
 
 @pytest.mark.slow

@@ -170,7 +170,10 @@ def test_weights_that_are_no_numbers_are_not_served(names: Program, tmp_path: Pa
 
 
 @pytest.mark.parametrize("library", ["fastapi", "uvicorn", "prometheus_client", "fastapi_offline"])
-def test_a_missing_extra_is_named_with_its_cure(microgpt: Program, library: str) -> None:
+def test_a_missing_extra_is_named_with_its_cure(
+    microgpt: Program, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(microgpt.folder)  # the command depends on where the user is
     absent = f"raise ModuleNotFoundError('No module named {library}', name='{library}')"
     (microgpt.folder / f"{library}.py").write_text(absent)
     done = microgpt("task=serve", "checkpoint=latest", expect=2)

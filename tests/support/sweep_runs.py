@@ -255,7 +255,9 @@ def written_by(run: Path) -> dict[str, Any]:
     files = {
         str(path.relative_to(run)): b"" if path.name in timed else path.read_bytes()
         for path in sorted(run.rglob("*"))
-        if path.is_file() and path.name not in ("run.json", ".lock", "hydra.yaml")  # Hydra states places
+        if path.is_file()
+        and path.name not in ("run.json", ".lock")
+        and path.parent.name != ".hydra"  # which has places
     }
     keys = sorted(record.keys() - {"resumed", "earlier_failures"})
     return {"keys": keys, "record": kept, "files": files, "links": links(run)}

@@ -517,7 +517,7 @@ def test_info_prints_the_type_and_bytes_of_an_export(trained: Program) -> None:
     assert (facts["bytes on disk"], facts["step"], facts["optimizer state"]) == (f"{size:,}", "1000", "no")
     assert any(line.split() == ["wte", "[27,", "16]", "float16"] for line in lines)
     full = trained("task=info", "checkpoint=full").stdout
-    assert "bytes of weights:   16,768\n" in full
+    assert re.search(r"^bytes of weights: +16,768$", full, re.MULTILINE)
 
 
 @pytest.mark.slow
@@ -526,8 +526,8 @@ def test_info_reads_the_meta_json_of_an_onnx_export(trained: Program) -> None:
     write_export(folder, {"model.onnx": b"x" * 100, "meta.json": (trained.folder / "full" / "meta.json").read_bytes()})
     said = trained("task=info", "checkpoint=graph").stdout
     assert "graph/model.onnx for other programs\n" in said
-    assert "parameters:         4192\n" in said
-    assert "step:               1000\n" in said
+    assert re.search(r"^parameters: +4192$", said, re.MULTILINE)
+    assert re.search(r"^step: +1000$", said, re.MULTILINE)
 
 
 @pytest.mark.slow
