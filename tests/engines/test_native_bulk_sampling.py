@@ -168,6 +168,7 @@ def test_each_replica_samples_from_its_own_weights() -> None:
     assert deviation(texts(engine, DRAWN, replica=1), first) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [SamplingPolicy(1.05), SamplingPolicy(1.0, 3)], ids=["t=1.05", "top_k=3"])
 def test_chi_square_detects_another_policy(wrong: SamplingPolicy) -> None:
     assert deviation(texts(native(), DRAWN), exact(GPT, wrong, ())) > 10

@@ -258,6 +258,7 @@ def test_training_from_a_loaded_state_equals_training_without_a_stop(optimizer: 
     assert_identical(made.state(), straight.state())
 
 
+@pytest.mark.slow
 @each_optimizer
 @pytest.mark.parametrize("second_backend", ["python", "native", "torch"])
 @pytest.mark.parametrize("first_backend", ["python", "native", "torch"])

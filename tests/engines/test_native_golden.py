@@ -52,6 +52,7 @@ def test_float64_equals_the_whole_reference(
     assert record["samples"] == expected["samples"]
 
 
+@pytest.mark.slow
 @each_backend
 @each_reference
 def test_float32_equals_the_first_losses(

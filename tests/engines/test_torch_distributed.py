@@ -340,6 +340,7 @@ EXAMPLES = [[0, *(1 + (i * j) % 4 for j in range(1 + i % 6)), 0] for i in range(
 SPEC = ModelSpec(kind="gpt", vocab_size=5, n_embd=4, n_head=2, n_layer=1, block_size=8)
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # the first engine takes longer
 @given(batch_size=st.integers(1, 9), count=st.integers(1, 5), micro_batch=st.none() | st.integers(1, 3),
        begin=st.integers(0, 20))  # fmt: skip

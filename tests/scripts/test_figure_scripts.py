@@ -108,6 +108,7 @@ def test_help_shows_the_command(name: str, capsys: pytest.CaptureFixture[str]) -
 # measure_fidelity.py
 
 
+@pytest.mark.slow
 def test_the_scalar_engine_has_the_golden_losses(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

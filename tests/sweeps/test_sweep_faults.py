@@ -92,6 +92,7 @@ def stop_and_resume(folder: Path, four: Four, moments: list[int], event: str) ->
         assert not any("earlier_failures" in read_record(folders(sweep)[name]) for name in ("0", "2"))
 
 
+@pytest.mark.slow
 def test_a_stopped_sweep_writes_the_same_in_the_end(tmp_path: Path, four: Four) -> None:
     for event, parts in (("SIGKILL", (0.3, 0.7)), ("SIGTERM", (0.5,)), ("full disk", (0.75,))):
         stop_and_resume(tmp_path, four, [int(part * four.operations) for part in parts], event)

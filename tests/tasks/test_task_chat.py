@@ -110,6 +110,7 @@ def talk(program: Program, *lines: str, arguments: tuple[str, ...] = ()) -> subp
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_samples_of_a_run_answer_held_out_questions(trained: Program) -> None:
     record = read_record(trained.only_run())
     assert record["data"]["conversations"] == {
