@@ -104,7 +104,8 @@ class Block:
     def commands(self) -> list[str]:
         if self.language == "python":
             return [self.body]
-        return [found[1] for line in self.body.splitlines() if (found := PROGRAM.fullmatch(line))]
+        lines = [re.sub(r"\s+# .*", "", line) for line in self.body.splitlines()]
+        return [found[1] for line in lines if (found := PROGRAM.fullmatch(line))]
 
 
 @dataclass
