@@ -18,7 +18,7 @@ from microgpt.config.usage import refuse_unused_keys
 from microgpt.config.validation import check_processes
 from microgpt.distributed import this_process
 from microgpt.errors import UserError, is_recorded
-from microgpt.runs.record import Invocation, SweepJob
+from microgpt.runs.invocation import Invocation, SweepJob
 from microgpt.sweeps.hydra_job import job_name
 from microgpt.sweeps.lifecycle import current_sweep
 from microgpt.sweeps.started import StartedJob

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from microgpt.config.schema import Config, ModelConfig, StyleConfig
 from microgpt.runs.folders import HISTORY
-from microgpt.runs.record import Invocation, RunRecord
+from microgpt.runs.invocation import Invocation
+from microgpt.runs.record import RunRecord
 
 FIGURES = {"parameter_count": 4256, "steps": 1000, "final_loss": 2.3, "mean_loss_last_n": 2.3, "last_n": 50}
 

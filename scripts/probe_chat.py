@@ -24,7 +24,7 @@ from microgpt.data.conversations import ASSISTANT, USER, Turn, encode_prompt_tur
 from microgpt.errors import UserError
 from microgpt.inference.generation import generate
 from microgpt.inference.loading import TrainedModel, load_model
-from microgpt.runs.record import Invocation
+from microgpt.runs.invocation import Invocation
 
 REMEMBERED = re.compile(r"(?:Nice to meet you, |Your name is )(\w+)\.")
 

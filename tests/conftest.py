@@ -69,3 +69,11 @@ def data_dir() -> Path:
     if not (path / "names.txt").is_file():
         pytest.skip(f"there is no names.txt in {DATA_DIR_VARIABLE}={folder}")
     return path
+
+
+@pytest.fixture
+def text_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Change to an empty folder with names.txt, 36 documents of two characters."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names.txt").write_text("".join(f"{one}{other}\n" for one in "abcdef" for other in "abcdef"))
+    return tmp_path

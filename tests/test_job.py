@@ -15,32 +15,28 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
+from support.application import microgpt
 from support.program import ROOT, read_record
 
-from microgpt.app import execute, run
+from microgpt.app import run
 from microgpt.config.hydra_errors import explain
 from microgpt.errors import UserError
 from microgpt.runs.checkpoint_paths import resolve_checkpoint
 from microgpt.runs.record import RunRecord
-from microgpt.sweeps.lifecycle import new_sweep, sweep_id
+from microgpt.sweeps.lifecycle import Sweep, sweep_id
 
 QUICK = (
     "mode=scalar", "train.steps=1", "train.eval_documents=2", "sample.num_samples=1", "train.eval_every=null",
     "data=text", "data.path=names.txt", "style=classic",
 )  # fmt: skip
-PICKLING = "+hydra.callbacks.pickling._target_=hydra.experimental.callbacks.PickleJobInfoCallback"
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "names.txt").write_text("".join(f"{one}{other}\n" for one in "abcdef" for other in "abcdef"))
-    return tmp_path
+def folder(text_folder: Path) -> Path:
+    return text_folder
 
 
-def microgpt(*arguments: str) -> None:
-    with new_sweep():
-        execute(arguments)
+PICKLING = "+hydra.callbacks.pickling._target_=hydra.experimental.callbacks.PickleJobInfoCallback"
 
 
 def files(folder: Path) -> list[str]:
@@ -247,6 +243,18 @@ def test_a_sweep_without_runs_prints_no_tables(folder: Path, capsys: pytest.Capt
     assert shown.out.count("checkpoint:") == 2
     assert "collected" not in shown.out
     assert shown.err == ""
+
+
+def test_an_interrupted_sweep_names_the_folder_that_the_next_command_must_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    command = ["-m", "seed=1,2", "hydra.sweep.dir=sw/${now:%H}"]
+    monkeypatch.setattr(sys, "argv", ["microgpt", *command])
+    sweep = Sweep()
+    sweep.folder = Path("sw/12")
+    assert sweep.how_to_continue == "the same command with hydra.sweep.dir=sw/12 goes on from there"
+    sweep.folder = Path("outputs/sweeps") / sweep_id(command)
+    assert sweep.how_to_continue == "the same command goes on from there"
 
 
 def test_flags_that_choose_other_files_make_another_sweep() -> None:

@@ -11,7 +11,7 @@ from microgpt.config.schema import Config
 from microgpt.distributed import this_process
 from microgpt.errors import MicrogptError, UserError
 from microgpt.job import Application
-from microgpt.runs.record import Invocation
+from microgpt.runs.invocation import Invocation
 from microgpt.sweeps.lifecycle import Sweep, new_sweep
 from microgpt.sweeps.started import StartedJob
 

@@ -43,7 +43,7 @@ def check_removals(overrides: Iterable[str]) -> None:
 
 
 def check_hydra(hydra: HydraConf) -> None:
-    """Raise UserError for a key that Hydra would overwrite without a word."""
+    """Raise UserError for a key that Hydra would overwrite silently."""
     filled = (*FILLED, *FILLED_IN_SWEEPS) if hydra.mode == RunMode.MULTIRUN else FILLED
     for override in hydra.overrides.hydra:
         key = override.lstrip("+~").partition("=")[0]

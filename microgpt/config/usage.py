@@ -10,7 +10,7 @@ from microgpt.config.choices import LOGGERS, TASKS, WITHOUT_HORIZON
 from microgpt.config.schema import Config
 from microgpt.data.corpus import FORMATS
 from microgpt.errors import UserError
-from microgpt.runs.record import Invocation
+from microgpt.runs.invocation import Invocation
 
 
 @dataclass(frozen=True)

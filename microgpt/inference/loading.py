@@ -19,7 +19,7 @@ from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import Checkpoint, load_checkpoint
 from microgpt.runs.checkpoint_format import generator_from
 from microgpt.runs.checkpoint_paths import resolve_checkpoint
-from microgpt.runs.record import Invocation
+from microgpt.runs.invocation import Invocation
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from filelock import FileLock, Timeout
 
 from microgpt.errors import UserError
 from microgpt.runs.checkpoint import Checkpoint, CheckpointStore, discard
-from microgpt.runs.record import RECORD, STOPPED, Invocation, RunIdentity, RunRecord, timestamp
+from microgpt.runs.invocation import Invocation
+from microgpt.runs.record import RECORD, STOPPED, RunIdentity, RunRecord, timestamp
 
 HISTORY = "history.jsonl"
 SAMPLES = "samples.txt"

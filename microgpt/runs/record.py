@@ -16,6 +16,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from microgpt.atomic import write_json
 from microgpt.distributed import this_process
 from microgpt.runs.environment import Environment, GitState, environment, git_state
+from microgpt.runs.invocation import Invocation
 
 RECORD = "run.json"
 SCHEMA_VERSION = 1
@@ -24,38 +25,6 @@ OMIT_IF_EMPTY = {"omit_if_empty": True}  # metadata of a field that run.json has
 
 Part = TypeVar("Part")
 type_hints = cache(get_type_hints)
-
-
-@dataclass(frozen=True)
-class SweepJob:
-    """The place of a job in its sweep."""
-
-    sweep: Path  # the sweep's folder
-    number: int
-    name: str  # of the job's folder, below the sweep's
-    trial: int | None = None  # of an optimizing sweeper's study
-
-    @property
-    def folder(self) -> Path:
-        return self.sweep / self.name
-
-
-@dataclass(frozen=True)
-class Invocation:
-    """How a task was called: the overrides of the command line, and the folders that the caller chose."""
-
-    overrides: tuple[str, ...] = ()
-    job: SweepJob | None = None  # None: not a job of a sweep
-    folder: Path | None = None  # of a single run; None: as runs/folders.py chooses
-    directory: Path = Path()  # that relative paths start from
-
-    def keys(self) -> list[str]:
-        """Return the overridden keys: `style` for style=classic, `style.bias` for style.bias=2."""
-        return [override.lstrip("+~").split("=")[0].split("@")[0] for override in self.overrides]
-
-    def touches(self, group: str) -> bool:
-        """Return whether an override selects or changes something in a configuration group."""
-        return any(key.split(".")[0] == group for key in self.keys())
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from microgpt.config.hydra_settings import check_removals, checked_by_rules
 from microgpt.config.schema import Config
 from microgpt.config.usage import refuse_keys_unused_by_all, refuse_unused_keys
 from microgpt.errors import MicrogptError, UserError
-from microgpt.runs.record import Invocation, SweepJob
+from microgpt.runs.invocation import Invocation, SweepJob
 from microgpt.sweeps.composition import Composer
 from microgpt.sweeps.failures import FailedJob, by_cause, report_by_cause
 from microgpt.sweeps.groups import Job

@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,17 +20,17 @@ from microgpt.distributed import available_cores
 from microgpt.errors import Interrupted, UserError
 from microgpt.installation import install_command
 from microgpt.sweeps.groups import Job, group, shape_of
+from microgpt.sweeps.lifecycle import current_sweep
 from microgpt.sweeps.runner import Outcome, SweepRunner
 from microgpt.sweeps.workers import LostWorkerError, Share, ShareResult, supervised, workers_folder
 from microgpt.training.guards import StopRequest, stop_on_signals
 from microgpt.training.inputs import InputReader
 
 OPTIONS = "hydra.launcher.options"
-GO_ON = "the same command goes on from there"
 RAY_STORE_BYTES = 100_000_000  # of Ray's object store, which holds the shares' configurations alone
 
 
-class Executor:
+class Executor(ABC):
     """The workers of a library. The constructor raises UserError for options that the library does not accept."""
 
     stop_with_starter = True  # False: they go on if this process ends
@@ -38,14 +39,14 @@ class Executor:
         self.count = workers or available_cores()
         self.threads = max(1, available_cores() // self.count)  # of each worker
 
+    @abstractmethod
     def run(self, shares: list[Share]) -> list[ShareResult]:
         """Train each share in a worker; the result of a lost worker has a LostWorkerError."""
-        raise NotImplementedError
 
-    def cancel(self) -> None:
+    def cancel(self) -> None:  # noqa: B027 (optional)
         """Stop workers that do not stop with this process. Called again and again during `run`."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (optional)
         """End what the library started."""
 
 
@@ -227,13 +228,15 @@ def train_in_workers(
         with supervised(shares, files, stop, executor.cancel):
             results = executor.run(shares)
     except KeyboardInterrupt as second:
-        print(f"stopped at once; {GO_ON}", flush=True)
+        print(f"stopped at once; {current_sweep().how_to_continue}", flush=True)
         raise Interrupted(stop.signal_number or signal.SIGINT) from second
     outcomes = {number: outcome for result in results for number, outcome in result.outcomes.items()}
     signals = [result.signal_number for result in results if result.signal_number is not None]
     if stop or signals:
         completed = sum(outcome.error is None for outcome in outcomes.values())
-        print(f"interrupted: {completed} of {len(jobs)} jobs are completed; {GO_ON}", flush=True)
+        print(
+            f"interrupted: {completed} of {len(jobs)} jobs are completed; {current_sweep().how_to_continue}", flush=True
+        )
         raise Interrupted(stop.signal_number or signals[0])
     for result in results:
         if result.error is not None:
@@ -275,7 +278,7 @@ def restored_signal_handlers() -> Iterator[None]:
 
 
 def lost(what: str) -> ShareResult:
-    return ShareResult(error=LostWorkerError(f"{what}; {GO_ON}"))
+    return ShareResult(error=LostWorkerError(f"{what}; {current_sweep().how_to_continue}"))
 
 
 def first_sentence(error: Exception) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from microgpt.config.hydra_errors import report
 from microgpt.errors import RECORDED_IN, describe
-from microgpt.runs.record import Invocation
+from microgpt.runs.invocation import Invocation
 from microgpt.sweeps.hydra_job import HydraJob
 
 MOST_RANGES = 8  # of numbers of jobs in a line

@@ -45,6 +45,15 @@ class Sweep:
         if config.sweep.fresh:
             self.archived = archive(self.folder)
 
+    @property
+    def how_to_continue(self) -> str:
+        """Say which command continues the sweep if it is interrupted.
+
+        The folder is named if the user chose it: with ${now:...} it is another one the next time.
+        """
+        is_own = self.folder is None or self.folder.name == sweep_id(sys.argv[1:])
+        return f"the same command{'' if is_own else f' with hydra.sweep.dir={self.folder}'} goes on from there"
+
     def finish(self, print_tables: bool = True) -> None:
         """Report how many jobs failed, and collect all outputs into the tables.
 

@@ -16,10 +16,12 @@ from microgpt.config.hydra_errors import report
 from microgpt.config.identity import config_hash
 from microgpt.engines.choice import is_on_gpu
 from microgpt.errors import Interrupted, MicrogptError, UserError, is_recorded, place_of
-from microgpt.runs.record import Invocation, RunIdentity, SweepJob, timestamp
+from microgpt.runs.invocation import Invocation, SweepJob
+from microgpt.runs.record import RunIdentity, timestamp
 from microgpt.sweeps.failures import FailedJob, record_failures, report_by_cause
 from microgpt.sweeps.folder import SweepFolder, lockable
 from microgpt.sweeps.groups import Job, group, most_together, shape_of
+from microgpt.sweeps.lifecycle import current_sweep
 from microgpt.training.assembly import model_spec
 from microgpt.training.console import RunConsole, SweepConsole
 from microgpt.training.evaluation import objective
@@ -75,7 +77,8 @@ class SweepRunner:
                     job.hydra.repeat(self.folders[first], self.ended[first].result)
         except Interrupted:
             done = sum(outcome.error is None for outcome in self.outcomes.values())
-            print(f"interrupted: {done} of {len(self.jobs)} jobs are completed; the same command goes on from there")
+            again = current_sweep().how_to_continue
+            print(f"interrupted: {done} of {len(self.jobs)} jobs are completed; {again}")
             raise
         except BrokenPipeError:
             raise

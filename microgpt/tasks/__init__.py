@@ -8,7 +8,7 @@ from types import ModuleType
 from microgpt.config.choices import TASKS
 from microgpt.config.keys import with_absolute_paths
 from microgpt.config.schema import Config
-from microgpt.runs.record import Invocation
+from microgpt.runs.invocation import Invocation
 from microgpt.sweeps.started import StartedJob
 
 Task = Callable[[Config, Invocation], float | None]

@@ -14,7 +14,8 @@ from microgpt import __version__
 from microgpt.benchmarks.micro import Repeats, language_rows
 from microgpt.config.schema import Config
 from microgpt.runs.environment import environment, load_average
-from microgpt.runs.record import Invocation, timestamp
+from microgpt.runs.invocation import Invocation
+from microgpt.runs.record import timestamp
 
 
 def benchmark(config: Config, invocation: Invocation) -> None:

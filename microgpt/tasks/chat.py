@@ -12,7 +12,7 @@ from microgpt.data.display import escaped
 from microgpt.errors import UserError
 from microgpt.inference.generation import stream
 from microgpt.inference.loading import TrainedModel, load_model
-from microgpt.runs.record import Invocation
+from microgpt.runs.invocation import Invocation
 
 HELP = """/temperature T   0: always the likeliest; higher: more surprising
 /clear           forget the conversation

@@ -11,7 +11,7 @@ from microgpt.errors import UserError
 from microgpt.explain.formats import FORMATS
 from microgpt.explain.graph import tiny_graph
 from microgpt.explain.step import training_step
-from microgpt.runs.record import Invocation
+from microgpt.runs.invocation import Invocation
 from microgpt.training.assembly import make_schedule, optimizer_spec
 from microgpt.training.inputs import InputReader, RunInputs
 

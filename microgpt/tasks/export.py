@@ -34,7 +34,7 @@ from microgpt.runs.checkpoint import (
 )
 from microgpt.runs.checkpoint_format import CHECKSUMS, META, ONNX, WEIGHTS, Meta, Origin, meta_document
 from microgpt.runs.checkpoint_paths import resolve_checkpoint
-from microgpt.runs.record import Invocation
+from microgpt.runs.invocation import Invocation
 from microgpt.runs.transformers_families import family_of
 from microgpt.runs.transformers_folder import CARD, transformers_files
 from microgpt.tasks.html_page import html_page, page_notes

@@ -12,7 +12,8 @@ from microgpt.errors import UserError
 from microgpt.runs.checkpoint import Checkpoint, load_checkpoint
 from microgpt.runs.checkpoint_format import INVALID, META, ONNX, WEIGHTS, Meta, parse_meta
 from microgpt.runs.checkpoint_paths import resolve_checkpoint
-from microgpt.runs.record import Invocation, RunRecord
+from microgpt.runs.invocation import Invocation
+from microgpt.runs.record import RunRecord
 
 
 def info(config: Config, invocation: Invocation) -> None:

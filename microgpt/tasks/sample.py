@@ -7,7 +7,7 @@ from microgpt.data.display import escaped
 from microgpt.inference.generation import generate, generate_many
 from microgpt.inference.loading import load_model, sample_generator
 from microgpt.inference.prompts import sample_prompts
-from microgpt.runs.record import Invocation
+from microgpt.runs.invocation import Invocation
 
 
 def sample(config: Config, invocation: Invocation) -> None:

@@ -7,7 +7,7 @@ from microgpt.config.schema import Config, ServeConfig
 from microgpt.errors import UserError
 from microgpt.inference.loading import load_model
 from microgpt.installation import install_command
-from microgpt.runs.record import Invocation
+from microgpt.runs.invocation import Invocation
 
 API_KEY = "MICROGPT_API_KEY"
 SWITCH_SECONDS = 0.0001  # the interval at which the generating thread lets the event loop run

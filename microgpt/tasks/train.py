@@ -7,7 +7,8 @@ from microgpt.config.identity import config_hash
 from microgpt.config.keys import with_absolute_paths
 from microgpt.config.schema import Config
 from microgpt.runs.folders import claim, claim_named
-from microgpt.runs.record import Invocation, RunIdentity
+from microgpt.runs.invocation import Invocation
+from microgpt.runs.record import RunIdentity
 from microgpt.sweeps.groups import Job
 from microgpt.sweeps.runner import SweepRunner
 from microgpt.sweeps.started import StartedJob

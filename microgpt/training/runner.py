@@ -16,7 +16,8 @@ from microgpt.runs.checkpoint import CheckpointStore
 from microgpt.runs.checkpoint_format import Meta, Progress
 from microgpt.runs.folders import HISTORY, SAMPLES, RunFolder
 from microgpt.runs.history import History
-from microgpt.runs.record import DataSummary, Invocation, LongDocuments, ModelSummary, RunRecord, Timings, timestamp
+from microgpt.runs.invocation import Invocation
+from microgpt.runs.record import DataSummary, LongDocuments, ModelSummary, RunRecord, Timings, timestamp
 from microgpt.training.assembly import make_schedule, optimizer_spec
 from microgpt.training.evaluation import final_evaluation, style_losses, training_metrics
 from microgpt.training.guards import MemoryDriftGuard, StopRequest

@@ -33,7 +33,7 @@ DIFFERENCES = {
     "vocabulary": "nanochat has 9 special tokens and pads its tables to a multiple of 64; microgpt has BOS alone",
     "init": "nanochat's weights come from its own distributions and from the seed 42 in its code; both "
     "begin with the last matrix of attention and of MLP at zero",
-    "compile": "nanochat always requests torch.compile; not compiled means TORCHDYNAMO_DISABLE=1, which PyTorch obeys",
+    "compile": "nanochat always requests torch.compile; not compiled means TORCHDYNAMO_DISABLE=1, which PyTorch reads",
     "attention": "nanochat uses Flash Attention 3 if the package kernels is installed and the GPU supports it; "
     "else both use PyTorch's own",
     "bfloat16": "in bfloat16 nanochat keeps its embeddings in bfloat16 too; microgpt keeps all weights in float32",

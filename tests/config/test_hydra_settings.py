@@ -10,17 +10,23 @@ import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
+from support.application import microgpt
 from support.program import ROOT, read_record
 
-from microgpt.app import execute
 from microgpt.errors import UserError
-from microgpt.sweeps.lifecycle import new_sweep
 
 PAGE = (ROOT / "docs" / "hydra.md").read_text()
 QUICK = (
     "mode=scalar", "train.steps=0", "train.eval_documents=2", "sample.num_samples=0", "train.eval_every=null",
     "data=text", "data.path=names.txt", "style=classic",
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def folder(text_folder: Path) -> Path:
+    return text_folder
+
+
 # Key or node -> the test that shows that it is honoured.
 HONOURED = {
     "hydra.mode": "test_keys_of_hydra_are_honoured",
@@ -59,18 +65,6 @@ REFUSED_IN_SWEEPS = {
     "hydra.job.chdir": ("hydra.job.chdir=true", "jobs of hydra/launcher=vectorized share a process"),
     "hydra.job_logging": ("hydra/job_logging=default", "jobs of hydra/launcher=vectorized share a process"),
 }
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "names.txt").write_text("".join(f"{one}{other}\n" for one in "abcdef" for other in "abcdef"))
-    return tmp_path
-
-
-def microgpt(*arguments: str) -> None:
-    with new_sweep():
-        execute(arguments)
 
 
 WHOLE = ("sweeper", "launcher", "callbacks", "hydra_logging", "job_logging", "help", "hydra_help", "env", "config")

@@ -13,7 +13,7 @@ from microgpt.config.schema import Config, TaskConfig
 from microgpt.config.usage import RULES, refuse_keys_unused_by_all, refuse_unused_keys, unused
 from microgpt.config.validation import check
 from microgpt.errors import UserError
-from microgpt.runs.record import Invocation, SweepJob
+from microgpt.runs.invocation import Invocation, SweepJob
 
 KEYS = [name for name, _, _ in walk(Config())]
 # Keys that every task takes: what to do and where, and what has rules of its own in validation.py.

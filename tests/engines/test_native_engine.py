@@ -359,7 +359,7 @@ def test_an_optimizer_without_a_kernel_raises_when_the_engine_is_made(monkeypatc
 
 
 def test_an_optimizer_whose_code_no_branch_handles_gives_nan(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise it would train nothing without a word."""
+    """Otherwise it would silently train nothing."""
     monkeypatch.setitem(OPTIMIZERS, "newton", OptimizerChoice(("beta1", "beta2"), moments=1))
     monkeypatch.setitem(CODES, "newton", 99)
     engine = engine_of(gpt(), random_state(gpt(), 1), optimizer=OptimizerSpec("newton"))

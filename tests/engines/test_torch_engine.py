@@ -233,15 +233,25 @@ def test_a_compiled_engine_computes_the_same_and_compiles_once(spec: ModelSpec, 
 
 @pytest.mark.slow
 def test_many_engines_of_a_process_are_compiled_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_function = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **options: compile_function(f, backend="eager", **options))
+    """A compilation more than one for each engine and length would raise."""
+    compile_function, compiled = torch.compile, []
+
+    def compile_eager(function: Any, **options: Any) -> Any:
+        compiled.append(function)
+        return compile_function(function, backend="eager", **options)
+
+    monkeypatch.setattr(torch, "compile", compile_eager)
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, recompile_limit=3):
         for width in range(1, 4):
             spec = gpt(n_embd=2 * width)
-            ours = engine(spec, ADAM, workload(examples_of(spec, 9), 3), random_state(spec), compile=True)
-            ours.advance(0, learning_rates(1, 0.01))
+            case = spec, ADAM, workload(examples_of(spec, 9), 3), random_state(spec)
+            ours, eager = engine(*case, compile=True), engine(*case)
+            first = ours.advance(0, learning_rates(1, 0.01))
             with torch.compiler.set_stance("fail_on_recompile"):
-                ours.advance(1, learning_rates(12, 0.01))
+                rest = ours.advance(1, learning_rates(12, 0.01))
+            expected = [eager.advance(0, learning_rates(1, 0.01)), eager.advance(1, learning_rates(12, 0.01))]
+            np.testing.assert_allclose(np.concatenate([first, rest]), np.concatenate(expected), rtol=1e-10)
+    assert len(compiled) == 3
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ def test_no_line_is_wider_than_the_terminal(sweep: Sweep, width: int) -> None:
         assert "best: n_embd=16 optim=adam lr=0.01" in settings_text(sweep_family(sweep.rows, "it"), width)
 
 
-def test_one_seed_of_each_is_told_from_chance_by_nobody(tmp_path: Path) -> None:
+def test_one_seed_of_each_shows_no_difference(tmp_path: Path) -> None:
     jobs = Sweep(tmp_path)
     for number in range(60):
         jobs.add(1, 2 + number / 100, optim__lr=0.01 + number / 1000)

@@ -34,7 +34,8 @@ from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import CheckpointStore, load_checkpoint, write_checkpoint
 from microgpt.runs.checkpoint_paths import resolve_checkpoint
-from microgpt.runs.record import Invocation, Provenance, Resumption, RunRecord
+from microgpt.runs.invocation import Invocation
+from microgpt.runs.record import Provenance, Resumption, RunRecord
 
 # Round trips
 

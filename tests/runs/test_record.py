@@ -9,10 +9,10 @@ import pytest
 from support.program import RECORD_KEYS
 
 from microgpt.runs.environment import Environment, GitState
+from microgpt.runs.invocation import Invocation, SweepJob
 from microgpt.runs.record import (
     DataSummary,
     Failure,
-    Invocation,
     Leg,
     LongDocuments,
     Metrics,
@@ -22,7 +22,6 @@ from microgpt.runs.record import (
     RunIdentity,
     RunRecord,
     StyleEffect,
-    SweepJob,
     Timings,
 )
 

@@ -1,6 +1,6 @@
 """CUDA graphs on the CPU: the operations of a step are recorded, and a replay repeats them on the same tensors.
 
-As on a GPU, recording changes no tensor that existed before, and a replay knows nothing of Python: numbers and branches
+As on a GPU, recording changes no tensor that existed before, and a replay runs no Python: numbers and branches
 are those of the recording, and a tensor made while recording has no content before the first replay. What CUDA cannot
 record, such as reading a number from the device, raises RuntimeError.
 """

@@ -26,7 +26,7 @@ from microgpt.config.hydra_schema import from_omegaconf, register_schema
 from microgpt.config.schema import Config
 from microgpt.config.validation import check
 from microgpt.errors import Interrupted
-from microgpt.runs.record import Invocation
+from microgpt.runs.invocation import Invocation
 from microgpt.sweeps import runner
 from microgpt.sweeps.composition import Composer
 from microgpt.sweeps.groups import Job

@@ -71,8 +71,8 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Four]:
 # Stopped
 
 
-def stop_and_resume(folder: Path, four: Four, moments: list[int], event: str) -> None:
-    """Stop sweeps at each of the moments and once more at half of it; the third time they are not stopped."""
+def assert_stopped_sweeps_write_the_same(folder: Path, four: Four, moments: list[int], event: str) -> None:
+    """Stop sweeps at each of the moments and once more at half of it; finish them, and compare what was written."""
     sweeps = [folder / f"{event}_{moment}" for moment in moments]
     stages = [[SweepProcess(sweep, moment, event)] for sweep, moment in zip(sweeps, moments, strict=True)]
     again = [[replace(stage[0], after=stage[0].after // 2)] for stage in stages]
@@ -95,7 +95,7 @@ def stop_and_resume(folder: Path, four: Four, moments: list[int], event: str) ->
 @pytest.mark.slow
 def test_a_stopped_sweep_writes_the_same_in_the_end(tmp_path: Path, four: Four) -> None:
     for event, parts in (("SIGKILL", (0.3, 0.7)), ("SIGTERM", (0.5,)), ("full disk", (0.75,))):
-        stop_and_resume(tmp_path, four, [int(part * four.operations) for part in parts], event)
+        assert_stopped_sweeps_write_the_same(tmp_path, four, [int(part * four.operations) for part in parts], event)
 
 
 @pytest.mark.slow
@@ -105,7 +105,7 @@ def test_a_sweep_stopped_before_any_operation_on_a_file_writes_the_same_in_the_e
     tmp_path: Path, four: Four, event: str, stride: int, part: int
 ) -> None:
     moments = range(random.Random(event).randrange(stride), four.operations, stride)
-    stop_and_resume(tmp_path, four, list(moments)[part::PARTS], event)
+    assert_stopped_sweeps_write_the_same(tmp_path, four, list(moments)[part::PARTS], event)
 
 
 # Several processes

@@ -23,7 +23,7 @@ from microgpt.inference.loading import load_model
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import Checkpoint, load_checkpoint, write_checkpoint
 from microgpt.runs.checkpoint_format import Meta, Progress
-from microgpt.runs.record import Invocation
+from microgpt.runs.invocation import Invocation
 from microgpt.serve.model import ServedModel
 from microgpt.tasks.export import transformers_export, write_export
 from microgpt.tasks.model_card import ratio_of, token_losses

@@ -8,6 +8,7 @@ rope the two halves of a head's features, which it pairs, lie in the two halves 
 Sizes and offsets count array elements.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
 import numba
@@ -149,6 +150,31 @@ def section(**counts: int) -> tuple[dict[str, int], int]:
     return offsets, size
 
 
+@dataclass(frozen=True)
+class Widths:
+    """Lanes of the rows of a model, padded to whole vectors."""
+
+    embd: int
+    hidden: int  # of the MLP
+    fc1: int  # of the outputs of fc1, gate included
+    vocab: int
+    heads: int  # of the slots of all heads of q
+    kv: int  # of those of the heads of keys and values
+    slot_vectors: int  # of a head
+    slot_width: int  # of a head in a vector
+    norm: int  # of the gain and the shift of a norm
+
+    @classmethod
+    def of(cls, spec: ModelSpec, rotates: bool) -> "Widths":
+        slot, hidden = slot_lanes(spec.head_dim, rotates), whole(spec.mlp_features)
+        return cls(
+            embd=whole(spec.n_embd), hidden=hidden, fc1=2 * hidden if spec.gated_mlp else hidden,
+            vocab=whole(spec.vocab_size), heads=whole(spec.n_head * slot), kv=whole(spec.kv_heads * slot),
+            slot_vectors=max(1, slot // LANES), slot_width=min(slot, LANES),
+            norm=whole(spec.n_embd) * (spec.norm_gain + spec.norm_has_bias),
+        )  # fmt: skip
+
+
 def layout_of(spec: ModelSpec, rows: int) -> Layout:
     """Return the layout of a model with a workspace for `rows` positions; that of parameters is the same for any."""
     place = "engines/native/layout.py"
@@ -158,53 +184,79 @@ def layout_of(spec: ModelSpec, rows: int) -> Layout:
     activation = implementation(
         ACTIVATIONS, "model.activation", spec.activation, "ACTIVATIONS in engines/native/activations.py"
     )
-    in_place = is_in_place(activation, spec.gated_mlp)
-    layers = spec.n_layer
-    vocab, block = spec.vocab_size, spec.block_size
-    e, f, v = whole(spec.n_embd), whole(spec.mlp_features), whole(vocab)
-    slot = slot_lanes(spec.head_dim, rotates)
-    slot_vectors = max(1, slot // LANES)
-    a, kv, ff = whole(spec.n_head * slot), whole(spec.kv_heads * slot), 2 * f if spec.gated_mlp else f
-    keeps_attention = block <= KEPT_BLOCK_SIZE
-    has_gain, has_shift, biased = spec.norm_gain, spec.norm_has_bias, int(spec.bias)
+    w, has_gain, has_shift = Widths.of(spec, rotates), spec.norm_gain, spec.norm_has_bias
+    return Layout(
+        n_layer=spec.n_layer, embd=spec.n_embd, hidden=spec.mlp_features, heads=spec.n_head, kv_heads=spec.kv_heads,
+        vocab=spec.vocab_size, block=spec.block_size, embd_lanes=w.embd, hidden_lanes=w.hidden, vocab_lanes=w.vocab,
+        head_lanes=w.heads, kv_lanes=w.kv, fc1_lanes=w.fc1, slot_vectors=w.slot_vectors, slot_width=w.slot_width,
+        activation=activation, gated=int(spec.gated_mlp), input_rmsnorm=int(spec.input_rmsnorm),
+        centered=int(centered), final_norm=int(spec.final_norm), qk_norm=int(spec.qk_norm), bias=int(spec.bias),
+        keeps_attention=int(keeps_attention(spec)), norm_eps=spec.norm_eps, logit_softcap=spec.logit_softcap or 0.0,
+        gain=0 if has_gain else -1, shift=(w.embd if has_gain else 0) if has_shift else -1, rows=rows,
+        **parameter_offsets(spec, w), **transposed_offsets(spec, w),
+        **workspace_offsets(spec, w, rows + SPARE_ROWS, is_in_place(activation, spec.gated_mlp), rotates),
+    )  # fmt: skip
 
-    norm = e * (has_gain + has_shift)
-    vectors, vectors_size = section(
-        norm1_vectors=norm, norm2_vectors=norm, qkv_bias=biased * (a + 2 * kv), wo_bias=biased * e,
-        fc1_bias=biased * ff, fc2_bias=biased * e,
+
+def keeps_attention(spec: ModelSpec) -> bool:
+    return spec.block_size <= KEPT_BLOCK_SIZE
+
+
+def parameter_offsets(spec: ModelSpec, w: Widths) -> dict[str, int]:
+    """Return where the parameters are, and the sizes of all, of a layer and of its gains and biases."""
+    biased = int(spec.bias)
+    of_vectors, vectors = section(
+        norm1_vectors=w.norm, norm2_vectors=w.norm, qkv_bias=biased * (w.heads + 2 * w.kv), wo_bias=biased * w.embd,
+        fc1_bias=biased * w.fc1, fc2_bias=biased * w.embd,
     )  # fmt: skip
-    layer, layer_size = section(qkv=(a + 2 * kv) * e, wo=e * a, fc1=ff * e, fc2=e * f)
-    parameters, size = section(
-        wte=v * e, wpe=whole(block) * e if spec.has_position_embedding else 0,
-        layer_vectors=layers * vectors_size, final_vectors=norm if spec.final_norm else 0,
-        lm_head=0 if spec.tie_lm_head else v * e, layers=layers * layer_size,
+    of_layer, layer = section(
+        qkv=(w.heads + 2 * w.kv) * w.embd, wo=w.embd * w.heads, fc1=w.fc1 * w.embd, fc2=w.embd * w.hidden
+    )
+    offsets, size = section(
+        wte=w.vocab * w.embd, wpe=whole(spec.block_size) * w.embd if spec.has_position_embedding else 0,
+        layer_vectors=spec.n_layer * vectors, final_vectors=w.norm if spec.final_norm else 0,
+        lm_head=0 if spec.tie_lm_head else w.vocab * w.embd, layers=spec.n_layer * layer,
     )  # fmt: skip
-    decayed = parameters["lm_head"]
+    decayed = offsets["lm_head"]
     if spec.tie_lm_head:
-        parameters["lm_head"] = parameters["wte"]
+        offsets["lm_head"] = offsets["wte"]
     if not spec.has_position_embedding:
-        parameters["wpe"] = -1
-    t_layer, t_layer_size = section(t_qkv_bias=biased * 3 * a, t_qkv=3 * a * e, t_wo=e * a, t_fc1=ff * e, t_fc2=e * f)
-    transposed, t_size = section(t_lm_head=e * v, t_layers=layers * t_layer_size)
+        offsets["wpe"] = -1
+    return {**offsets, **of_layer, **of_vectors, "decayed": decayed, "layer": layer, "vectors": vectors, "size": size}
 
-    n = rows + SPARE_ROWS
-    units = n * e if has_gain or has_shift else 0
-    of_layer, a_layer = section(
+
+def transposed_offsets(spec: ModelSpec, w: Widths) -> dict[str, int]:
+    """Return where the transposed copies of the matrices are, and the sizes of all and of a layer's."""
+    of_layer, layer = section(
+        t_qkv_bias=int(spec.bias) * 3 * w.heads, t_qkv=3 * w.heads * w.embd, t_wo=w.embd * w.heads,
+        t_fc1=w.fc1 * w.embd, t_fc2=w.embd * w.hidden,
+    )  # fmt: skip
+    offsets, size = section(t_lm_head=w.embd * w.vocab, t_layers=spec.n_layer * layer)
+    return {**offsets, **of_layer, "t_layer": layer, "t_size": size}
+
+
+def workspace_offsets(spec: ModelSpec, w: Widths, n: int, in_place: bool, rotates: bool) -> dict[str, int]:
+    """Return where the activations and gradients of `n` rows are, and the sizes of all and of a layer's."""
+    e, a, block = w.embd, w.heads, spec.block_size
+    units = n * e if w.norm else 0
+    of_layer, layer = section(
         x=n * e, scale1=n, norm1=n * e, qkv_rows=n * 3 * a,
-        attention=n * (a // slot_vectors) * block if keeps_attention else 0, attended=n * a, mid=n * e, scale2=n,
-        norm2=n * e, pre=n * ff, act=0 if in_place else n * f, unit1=units, unit2=units,
-        qk_scale=n * 2 * a // slot_vectors if spec.qk_norm else 0,
+        attention=n * (a // w.slot_vectors) * block if keeps_attention(spec) else 0, attended=n * a, mid=n * e,
+        scale2=n, norm2=n * e, pre=n * w.fc1, act=0 if in_place else n * w.hidden, unit1=units, unit2=units,
+        qk_scale=n * 2 * a // w.slot_vectors if spec.qk_norm else 0,
     )  # fmt: skip
     if in_place:
         of_layer["act"] = of_layer["pre"]
     if not units:
         of_layer["unit1"], of_layer["unit2"] = of_layer["norm1"], of_layer["norm2"]
-    shared, a_size = section(
-        all_layers=layers * a_layer, embedded=n * e, scale0=n, last=n * e, logits=n * v, dx=n * e, dnorm=n * e,
-        dhidden=n * ff, dqkv=n * 3 * a, dattended=n * a, sums=n, scratch=2 * (block + 1) * QUERY_TILE * LANES,
-        scale3=n, final=n * e if spec.final_norm else 0, unit3=units if spec.final_norm else 0,
-        capped=n * v if spec.logit_softcap else 0, dact=n * f if spec.gated_mlp else 0, ones=e,
-        rotations=block * 2 * slot_vectors * LANES if rotates else 0, muon=3 * e * max(a, f) + 2 * max(e, a) ** 2,
+    shared, size = section(
+        all_layers=spec.n_layer * layer, embedded=n * e, scale0=n, last=n * e, logits=n * w.vocab, dx=n * e,
+        dnorm=n * e, dhidden=n * w.fc1, dqkv=n * 3 * a, dattended=n * a, sums=n,
+        scratch=2 * (block + 1) * QUERY_TILE * LANES, scale3=n, final=n * e if spec.final_norm else 0,
+        unit3=units if spec.final_norm else 0, capped=n * w.vocab if spec.logit_softcap else 0,
+        dact=n * w.hidden if spec.gated_mlp else 0, ones=e,
+        rotations=block * 2 * w.slot_vectors * LANES if rotates else 0,
+        muon=3 * e * max(a, w.hidden) + 2 * max(e, a) ** 2,
     )  # fmt: skip
     del shared["all_layers"]
     for name, replacement, is_present in (
@@ -212,17 +264,7 @@ def layout_of(spec: ModelSpec, rows: int) -> Layout:
         ("dact", shared["dhidden"], spec.gated_mlp),
     ):  # fmt: skip
         shared[name] = shared[name] if is_present else replacement
-    return Layout(
-        n_layer=layers, embd=spec.n_embd, hidden=spec.mlp_features, heads=spec.n_head, kv_heads=spec.kv_heads,
-        vocab=vocab, block=block, embd_lanes=e, hidden_lanes=f, vocab_lanes=v, head_lanes=a, kv_lanes=kv, fc1_lanes=ff,
-        slot_vectors=slot_vectors, slot_width=min(slot, LANES), activation=activation, gated=int(spec.gated_mlp),
-        input_rmsnorm=int(spec.input_rmsnorm), centered=int(centered), final_norm=int(spec.final_norm),
-        qk_norm=int(spec.qk_norm), bias=biased, keeps_attention=int(keeps_attention), norm_eps=spec.norm_eps,
-        logit_softcap=spec.logit_softcap or 0.0, decayed=decayed, layer=layer_size, size=size, vectors=vectors_size,
-        gain=0 if has_gain else -1, shift=(e if has_gain else 0) if has_shift else -1, t_layer=t_layer_size,
-        t_size=t_size, rows=rows, a_layer=a_layer, a_size=a_size,
-        **parameters, **layer, **vectors, **transposed, **t_layer, **of_layer, **shared,
-    )  # fmt: skip
+    return {**of_layer, **shared, "a_layer": layer, "a_size": size}
 
 
 def slot_lanes(head_dim: int, rotates: bool) -> int:

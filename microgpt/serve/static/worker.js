@@ -8,7 +8,7 @@ import { TrainingSession } from "./training_session.js";
 const TURN = 25; // milliseconds of computing between two turns of the event loop
 const NEWS = 100; // milliseconds between two reports of losses
 const PICTURES = 700; // milliseconds between two reports of samples and attention, at least
-const SHARE = 5; // and at least so many times as long as it took to compute them
+const SHARE = 5; // and at least this multiple of the time that computing them took
 const PREVIEW = 10; // samples in a report
 const FINAL = 20; // samples after the last step, as in microgpt.py
 
