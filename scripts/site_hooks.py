@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files  # pyright: ignore[reportMissingImports] (of the extra docs)
 
 ROOT = Path(__file__).resolve().parents[1]
 SCALAR = "microgpt/engines/scalar/"
