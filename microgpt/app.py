@@ -71,7 +71,7 @@ def execute(arguments: Sequence[str], application: Application | None = None) ->
         return
     with own_hydra(), arguments_of_program(arguments):
         register_schema()
-        register_plugins("microgpt.sweeps.launcher", "VectorizedLauncher", "GridSweeper", "OptunaSweeper")
+        register_plugins("microgpt.sweeps.plugins")
         use_our_option()
         share_config_store()
         name = sweep_id(list(arguments))

@@ -81,8 +81,8 @@ def is_group(loader: ConfigLoader, key: str) -> bool:
     return loader.repository.group_exists(key)
 
 
-def register_plugins(module: str, *names: str) -> None:
-    """Register plugin classes of a module of microgpt as hydra_plugins.microgpt.<name>, the names in conf/hydra/.
+def register_plugins(module: str) -> None:
+    """Register the PLUGINS of a module of microgpt as hydra_plugins.microgpt.<name>, the names in conf/hydra/.
 
     Hydra accepts plugins from the package `hydra_plugins` only. They are put into it when the program starts instead
     of by installation, so that a checkout works without installing anything.
@@ -95,17 +95,17 @@ def register_plugins(module: str, *names: str) -> None:
         package = sys.modules["hydra_plugins"] = ModuleType("hydra_plugins")
         package.__path__ = []
     sys.modules["hydra_plugins.microgpt"] = package.microgpt = ours  # pyright: ignore[reportAttributeAccessIssue]
-    for name in names:
-        plugin = getattr(ours, name)
+    for plugin in ours.PLUGINS:
         plugin.__module__ = "hydra_plugins.microgpt"
         plugins.register(plugin)
 
 
-def split_arguments(overrides: Sequence[Override], max_batch_size: int | None) -> list[list[list[str]]]:
-    """Return the overrides of each job of a grid, in batches. Raises Hydra's errors."""
+def combinations(overrides: Sequence[Override]) -> list[list[str]]:
+    """Return the overrides of each job of a grid. Raises Hydra's errors."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    return BasicSweeper.split_arguments(list(overrides), max_batch_size)
+    (jobs,) = BasicSweeper.split_arguments(list(overrides), None)
+    return jobs
 
 
 # Texts as they are written

@@ -8,18 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
-from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from microgpt.config.hydra_compat import split_arguments
-from microgpt.config.hydra_optuna import new_optuna_sweeper, propose_again, study_exists
 from microgpt.config.hydra_settings import check_shared_process
-from microgpt.errors import UserError
 from microgpt.sweeps.checks import CheckedJobs, JobChecker
 from microgpt.sweeps.composition import Composer
 from microgpt.sweeps.failures import FailedJob, record_failures, report_by_cause
@@ -125,76 +119,3 @@ class VectorizedLauncher(Launcher):
 
         reader = self.checker.reader
         return train_jobs(self.executor, self.workers, self.options, self.folder, jobs, self.max_group, reader)
-
-
-class GridSweeper(Sweeper):
-    """All combinations, like Hydra's own sweeper. All jobs are composed and checked before anything is written.
-
-    A mistake that all jobs share is raised, and a job that cannot be composed; if other jobs fail, the rest run.
-    """
-
-    def __init__(self, max_batch_size: int | None, params: dict[str, str] | None):
-        self.max_batch_size = max_batch_size
-        self.params = params or {}
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.loader = hydra_context.config_loader
-        self.master = config
-        self.job_launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
-
-    def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
-        if not isinstance(self.params, Mapping):
-            raise UserError(
-                f"hydra.sweeper.params={self.params} is not allowed: it must map each key to its values, for example "
-                "{seed: '1,2,3'}"
-            )
-        params = [f"{key}={value}" for key, value in self.params.items()]
-        overrides = OverridesParser.create(config_loader=self.loader).parse_overrides([*params, *arguments])
-        batches = split_arguments(overrides, self.max_batch_size)
-        numbered = dict(enumerate(job for batch in batches for job in batch))
-        folder, launcher = Path(self.master.hydra.sweep.dir), self.job_launcher
-        if isinstance(launcher, VectorizedLauncher):
-            checked = launcher.check(numbered)
-        else:
-            setup_globals()
-            checked = JobChecker(Composer(self.loader, self.master), folder, trains_here=True).check(numbered)
-        checked.require_runnable()
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.master, folder / "multirun.yaml")
-        returns, first = [], 0
-        for batch in batches:
-            returns.append(launcher.launch(batch, initial_job_idx=first))
-            first += len(batch)
-        return returns
-
-
-class OptunaSweeper(Sweeper):
-    """The sweeper of hydra-optuna-sweeper. Trials have the numbers of their study, and failed ones do not end it."""
-
-    def __init__(self, **options: Any):
-        self.options = options
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Raises UserError if a library is missing, and for a study that sweep.fresh=true would not start anew."""
-        self.optuna = new_optuna_sweeper(self.options)
-        self.optuna.setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.folder = Path(config.hydra.sweep.dir)
-        if config.sweep.fresh and study_exists(self.options["storage"], self.options["study_name"]):
-            raise UserError(
-                f"sweep.fresh=true would go on with the study {self.options['study_name']} of hydra.sweeper.storage="
-                f"{self.options['storage']}: name a new one with hydra.sweeper.study_name"
-            )
-
-    def sweep(self, arguments: list[str]) -> None:
-        from microgpt.sweeps.folder import SweepFolder
-
-        if not SweepFolder(self.folder).is_held():
-            propose_again(self.options["storage"], self.options["study_name"])
-        try:
-            self.optuna.sweep(arguments)
-        except ValueError as error:
-            if "No trials are completed" not in str(error):
-                raise
-            print("no trial was completed, so that there are no best values", flush=True)

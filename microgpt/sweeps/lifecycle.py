@@ -40,7 +40,7 @@ class Sweep:
             raise UserError(f"a sweep is not allowed with {size} processes of torchrun: {why}")
         check_hydra(config.hydra)
         self.folder, self.started = Path(config.hydra.sweep.dir), timestamp()
-        self.has_trials = not str(config.hydra.sweeper._target_).endswith(GRID_SWEEPERS)
+        self.has_trials = proposes_jobs(config.hydra.sweeper._target_)
         self.outputs_dir, self.results_dir = Path(config.outputs_dir), Path(config.results_dir)
         if config.sweep.fresh:
             self.archived = archive(self.folder)
@@ -99,8 +99,8 @@ class Sweep:
                     empty.rmdir()
 
 
-# Sweepers that know all jobs before the first one runs
-GRID_SWEEPERS = (".GridSweeper", ".BasicSweeper")
+# Keys of hydra.sweeper that add jobs to a sweep instead of making it another one
+EXTENDING = ("n_trials", "n_jobs")
 CURRENT: ContextVar[Sweep] = ContextVar("sweep")  # Hydra constructs the launcher, which needs it
 
 
@@ -128,13 +128,22 @@ def start_sweep(config: DictConfig) -> None:
     current_sweep().start(config)
 
 
+def proposes_jobs(target: str) -> bool:
+    """Return whether the jobs of a sweeper, given by the name of its class, are trials of an optimization."""
+    from microgpt.sweeps.plugins import PLUGINS
+    from microgpt.sweeps.sweepers import PlannedSweeper
+
+    planned = (plugin.__name__ for plugin in PLUGINS if issubclass(plugin, PlannedSweeper))
+    return target.rpartition(".")[2] not in ("BasicSweeper", *planned)
+
+
 def sweep_id(arguments: list[str]) -> str:
     """Return the name of the folder of a command's sweep: the same for the same overrides in any order.
 
     How to begin and which launcher runs the jobs do not change the name; flags that choose configuration files do.
     """
     how = ("train.resume=auto", "train.resume=never", "sweep.fresh", "hydra/launcher", "hydra.launcher")
-    ignored = ("-", *how, "hydra.sweeper.n_trials", "hydra.sweeper.n_jobs")
+    ignored = ("-", *how, *(f"hydra.sweeper.{key}" for key in EXTENDING))
     flags, _ = parse_arguments(arguments)
     overrides = sorted(a for a in flags.overrides if "=" in a and not a.startswith(ignored))
     experiment = next((o.split("=", 1)[1] for o in overrides if o.lstrip("+").startswith("experiment=")), "sweep")

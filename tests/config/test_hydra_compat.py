@@ -22,6 +22,7 @@ from support.program import ROOT
 from microgpt.app import config_directory
 from microgpt.config import hydra_compat
 from microgpt.config.hydra_schema import register_schema
+from microgpt.sweeps.plugins import PLUGINS
 
 PRIVATE = ("hydra._internal", "_apply_overrides_to_config", "_get_node", "_metadata", "_resolvers")
 
@@ -73,7 +74,7 @@ def test_groups_are_told_from_keys(loader: ConfigLoader) -> None:
 
 
 def test_plugins_are_registered_under_the_names_in_conf() -> None:
-    hydra_compat.register_plugins("microgpt.sweeps.launcher", "VectorizedLauncher", "GridSweeper", "OptunaSweeper")
+    hydra_compat.register_plugins("microgpt.sweeps.plugins")
     plugins = Plugins.instance()
     found = {
         f"{plugin.__module__}.{plugin.__name__}" for kind in (Launcher, Sweeper) for plugin in plugins.discover(kind)
@@ -83,15 +84,15 @@ def test_plugins_are_registered_under_the_names_in_conf() -> None:
         for file in (ROOT / "conf/hydra").glob("*/*.yaml")
         if "_target_" in file.read_text()
     }
-    assert used == {f"hydra_plugins.microgpt.{name}" for name in ("VectorizedLauncher", "GridSweeper", "OptunaSweeper")}
+    assert used == {f"hydra_plugins.microgpt.{plugin.__name__}" for plugin in PLUGINS}
     assert used <= found
 
 
-def test_a_grid_is_divided_into_batches_of_jobs() -> None:
+def test_a_grid_has_a_job_for_each_combination() -> None:
     overrides = OverridesParser.create().parse_overrides(["a=1,2", "b=range(3)", "c=x"])
-    (whole,) = hydra_compat.split_arguments(overrides, None)
-    assert whole[:2] == [["a=1", "b=0", "c=x"], ["a=1", "b=1", "c=x"]]
-    assert hydra_compat.split_arguments(overrides, 4) == [whole[:4], whole[4:]]
+    jobs = hydra_compat.combinations(overrides)
+    assert jobs[:2] == [["a=1", "b=0", "c=x"], ["a=1", "b=1", "c=x"]]
+    assert len(jobs) == 6
 
 
 def test_files_are_checked_as_hydra_loads_them(loader: ConfigLoader) -> None:

@@ -1,0 +1,143 @@
+"""The sweepers: which jobs a sweep has. A sweeper that knows them beforehand is a subclass of PlannedSweeper."""
+
+from abc import abstractmethod
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, setup_globals
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from microgpt.config.hydra_compat import combinations
+from microgpt.config.hydra_optuna import new_optuna_sweeper, propose_again, study_exists
+from microgpt.errors import UserError
+from microgpt.sweeps.checks import CheckedJobs, JobChecker
+from microgpt.sweeps.composition import Composer
+from microgpt.sweeps.launcher import VectorizedLauncher
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Jobs that depend on no result of each other: the overrides of each, in the order of their numbers."""
+
+    jobs: Sequence[Sequence[str]]
+    plan: Sequence[str] = ()  # lines printed before the jobs run, once all of them have been checked
+
+
+Stages = Generator[Stage, Sequence[JobReturn], None]
+
+
+class PlannedSweeper(Sweeper):
+    """Knows all jobs of a stage before the first of them runs; a later stage may depend on the results.
+
+    The jobs of a stage are composed and checked before anything of it is written. In the first stage, a mistake that
+    all jobs share is raised, and a job that cannot be composed; if other jobs fail, the rest run. Jobs are numbered on
+    from stage to stage. The same command after an interruption gets the results of completed jobs from their records,
+    and so has the same stages.
+    """
+
+    def __init__(self, max_batch_size: int | None = None, params: dict[str, str] | None = None):
+        self.max_batch_size = max_batch_size
+        self.params = params or {}
+
+    @abstractmethod
+    def stages(self, overrides: list[Override]) -> Stages:
+        """Yield each stage, and receive the results of its jobs in their order."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.loader = hydra_context.config_loader
+        self.master = config
+        self.folder = Path(config.hydra.sweep.dir)
+        self.job_launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+        if not isinstance(self.job_launcher, VectorizedLauncher):
+            self.checker = JobChecker(Composer(self.loader, config), self.folder, trains_here=True)
+
+    def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
+        """Run all stages; returns the results of each batch."""
+        if not isinstance(self.params, Mapping):
+            raise UserError(
+                f"hydra.sweeper.params={self.params} is not allowed: it must map each key to its values, for example "
+                "{seed: '1,2,3'}"
+            )
+        if self.max_batch_size is not None and self.max_batch_size < 1:
+            key = f"hydra.sweeper.max_batch_size={self.max_batch_size}"
+            raise UserError(f"{key} is not allowed: it is at least 1, or null")
+        params = [f"{key}={value}" for key, value in self.params.items()]
+        overrides = OverridesParser.create(config_loader=self.loader).parse_overrides([*params, *arguments])
+        stages, batches = self.stages(overrides), []
+        stage, first = next(stages, None), 0
+        while stage is not None:
+            checked = self.check(dict(zip(count(first), stage.jobs, strict=False)))
+            if first == 0:
+                checked.require_runnable()
+                self.folder.mkdir(parents=True, exist_ok=True)
+                OmegaConf.save(self.master, self.folder / "multirun.yaml")
+            for line in stage.plan:
+                print(line, flush=True)
+            results = self.launch(stage.jobs, first)
+            batches += results
+            first += len(stage.jobs)
+            try:
+                stage = stages.send([result for batch in results for result in batch])
+            except StopIteration:
+                stage = None
+        return batches
+
+    def check(self, numbered: Mapping[int, Sequence[str]]) -> CheckedJobs:
+        """Check jobs that have not been checked; returns all that have."""
+        if isinstance(self.job_launcher, VectorizedLauncher):
+            return self.job_launcher.check(numbered)
+        setup_globals()
+        return self.checker.check(numbered)
+
+    def launch(self, jobs: Sequence[Sequence[str]], first: int) -> list[Sequence[JobReturn]]:
+        """Run jobs, the first of which has the number `first`, in batches; returns the results of each batch."""
+        size = self.max_batch_size or max(len(jobs), 1)
+        begins = range(0, max(len(jobs), 1), size)  # one empty batch if there are no jobs
+        return [self.job_launcher.launch(jobs[begin : begin + size], first + begin) for begin in begins]
+
+
+class GridSweeper(PlannedSweeper):
+    """All combinations, like Hydra's own sweeper."""
+
+    def stages(self, overrides: list[Override]) -> Stages:
+        yield Stage(combinations(overrides))
+
+
+class OptunaSweeper(Sweeper):
+    """The sweeper of hydra-optuna-sweeper. Trials have the numbers of their study, and failed ones do not end it."""
+
+    def __init__(self, **options: Any):
+        self.options = options
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Raises UserError if a library is missing, and for a study that sweep.fresh=true would not start anew."""
+        self.optuna = new_optuna_sweeper(self.options)
+        self.optuna.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.folder = Path(config.hydra.sweep.dir)
+        if config.sweep.fresh and study_exists(self.options["storage"], self.options["study_name"]):
+            raise UserError(
+                f"sweep.fresh=true would go on with the study {self.options['study_name']} of hydra.sweeper.storage="
+                f"{self.options['storage']}: name a new one with hydra.sweeper.study_name"
+            )
+
+    def sweep(self, arguments: list[str]) -> None:
+        from microgpt.sweeps.folder import SweepFolder
+
+        if not SweepFolder(self.folder).is_held():
+            propose_again(self.options["storage"], self.options["study_name"])
+        try:
+            self.optuna.sweep(arguments)
+        except ValueError as error:
+            if "No trials are completed" not in str(error):
+                raise
+            print("no trial was completed, so that there are no best values", flush=True)
