@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from support.compositions import composition
 
 from microgpt.app import config_directory
-from microgpt.config.hydra_compat import split_arguments
+from microgpt.config.hydra_compat import combinations
 from microgpt.config.hydra_errors import explain
 from microgpt.config.hydra_schema import register_schema
 from microgpt.config.keys import text_keys, walk
@@ -31,8 +31,7 @@ def _registered() -> None:
 def jobs_of(*overrides: str) -> list[list[str]]:
     """The overrides of each job, as Hydra's sweeper writes them."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    (batch,) = split_arguments(parsed, None)
-    return batch
+    return combinations(parsed)
 
 
 def test_every_text_of_the_schema_is_known() -> None:

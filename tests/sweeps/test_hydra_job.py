@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from support.program import read_record
 
 from microgpt.app import config_directory, execute
-from microgpt.config.hydra_compat import split_arguments
+from microgpt.config.hydra_compat import combinations
 from microgpt.config.hydra_schema import from_values, register_schema
 from microgpt.sweeps.composition import Composer
 from microgpt.sweeps.hydra_job import HydraJob
@@ -69,7 +69,7 @@ def composer(overrides: list[str]) -> Composer:
 def jobs(overrides: list[str]) -> list[list[str]]:
     """The overrides of each job as a sweeper writes them."""
     own = [one for one in overrides if not one.lstrip("+").startswith("hydra")]
-    return split_arguments(OverridesParser.create().parse_overrides(own), None)[0]
+    return combinations(OverridesParser.create().parse_overrides(own))
 
 
 @pytest.mark.slow
