@@ -121,6 +121,10 @@ def test_with_chdir_the_working_directory_is_the_folder_and_paths_start_from_the
     microgpt("task=info", "checkpoint=out", "hydra.job.chdir=true", "hydra.run.dir=Y")
     assert seen[2:] == [str(folder / "out")]
     assert (folder / "Y" / ".hydra" / "config.yaml").is_file()
+    with pytest.raises(
+        UserError, match=r"chdir=true is not allowed for a job without a folder: name one with hydra\.run"
+    ):
+        microgpt("task=info", "checkpoint=out", "hydra.job.chdir=true")
 
 
 @pytest.mark.slow
@@ -149,6 +153,9 @@ def test_a_pickled_job_is_run_again(folder: Path) -> None:
     second = read_record(again.parent)
     assert second["config_hash"] == first["config_hash"]
     assert second["metrics"]["final_loss"] == first["metrics"]["final_loss"]
+    microgpt(*QUICK, PICKLING, "seed=6", "hydra.run.dir=named")
+    microgpt("--experimental-rerun", "named/.hydra/config.pickle")
+    assert len(list(folder.glob("outputs/????-??-??/*/run.json"))) == 2
     for arguments in (["seed=1"], ["-m"]):
         with pytest.raises(UserError, match="takes no overrides and no other flags"):
             microgpt("--experimental-rerun", str(saved[1]), *arguments)

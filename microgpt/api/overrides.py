@@ -43,6 +43,8 @@ def pairs(given: Mapping[str, Any], swept: bool, path: str = "") -> Iterator[str
             yield from pairs(value, swept, f"{path}{key}.")
         elif swept and isinstance(value, list | tuple | range) and not value:
             raise UserError(f"{path}{key} has no values: a sweep needs at least one")
+        elif isinstance(value, range) and not swept:
+            raise UserError(f"{path}{key}={value} is not allowed: microgpt.sweep trains several values")
         elif swept and isinstance(value, range):
             yield f"{path}{key}={written_range(value)}"
         elif swept and isinstance(value, list | tuple):

@@ -31,7 +31,7 @@ from hydra.core.override_parser.overrides_visitor import HydraOverrideVisitor
 from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobRuntime
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -43,6 +43,7 @@ CHECKED_WITH = {"hydra-core": "1.3.8", "omegaconf": "2.3.1"}
 # --experimental-rerun takes a run's folder, and OmegaConf has renamed a function.
 HAS_VERSION_BASE = not hasattr(utils, "hydra_override_dirname")
 OVERRIDE_DIRNAME = "${hydra_override_dirname:}"
+OWN_FOLDER = "${outputs_dir}/${now:%Y-%m-%d}/${run_name:}"  # the default of hydra.run.dir in conf/config.yaml
 
 
 def register_resolver(name: str, resolver: Callable[..., Any], *, use_cache: bool = False) -> None:
@@ -262,6 +263,7 @@ def rerun(args: Any, task_function: Callable[[DictConfig], Any], run_job: Callab
     utils.setup_globals()
     with open_dict(config.hydra):
         config.hydra.mode, config.hydra.runtime.output_dir = RunMode.RUN, "???"
+        config.hydra.run.dir = OWN_FOLDER
     context = HydraContext(ConfigLoaderImpl(ConfigSearchPathImpl()), Callbacks())
     _ = run_job(task_function, config, "hydra.run.dir", None, context).return_value
 
@@ -288,7 +290,7 @@ def own_hydra() -> Iterator[None]:
     Another application of this process may use Hydra too: its configurations are not ours to compose with, and the way
     in which `register_schema` lets Hydra read overrides and files is not for its own.
     """
-    names = (GlobalHydra, HydraConfig, version.VersionBase)
+    names = (GlobalHydra, HydraConfig, JobRuntime, version.VersionBase)
     before = {kind: Singleton._instances.pop(kind) for kind in names if kind in Singleton._instances}
     root, handlers, level = logging.getLogger(), logging.root.handlers[:], logging.root.level
     own_configs = {name: node for name, node in ConfigStore.instance().repo.items() if name.startswith(HYDRA_S_OWN)}

@@ -85,7 +85,8 @@ def explain_composition(error: BaseException) -> str:
     if "Config group override must be a string" in text:
         return "a config group takes the name of an option, as in model=gpt, never null or a number"
     if found := re.match(r"Ambiguous value for argument '(.*)'", text):
-        return f"{found.group(1)} has several values: add -m to run them all, or quote them as one"
+        how = "add -m (in Python, call microgpt.sweep) to run them all"
+        return f"{found.group(1)} has several values: {how}, or quote them as one"
     return explain_value(error)
 
 

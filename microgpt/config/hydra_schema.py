@@ -4,6 +4,7 @@ import difflib
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
@@ -138,12 +139,25 @@ def refuse_unknown_keys(plain: dict[Any, Any], node: type = Config, path: str = 
 def unknown_key(key: str) -> str:
     """Return the sentence about a key that does not exist: the keys there are, and the closest one."""
     group, _, name = key.rpartition(".")
-    node: type | None = Config
-    for part in filter(None, group.split(".")):
-        node = keys_of(node)[part].node if node is not None and part in keys_of(node) else None
-    if node is None:
+    if group.partition(".")[0] == "hydra":
+        allowed = keys_of_hydra(group)
+    else:
+        node: type | None = Config
+        for part in filter(None, group.split(".")):
+            node = keys_of(node)[part].node if node is not None and part in keys_of(node) else None
+        allowed = None if node is None else list(keys_of(node))
+    if group in ("hydra.launcher", "hydra.sweeper"):
+        return f"{key} is not a key: the chosen {group.replace('.', '/')} does not have it"
+    if allowed is None:
         return f"{key} is not a key: {group} has no keys of its own"
-    allowed = list(keys_of(node))
+    if not allowed:
+        return f"{group} does not have {name}: write +{key} to add it"
     close = difflib.get_close_matches(name, allowed, n=1)
     meant = f"; did you mean {group + '.' if group else ''}{close[0]}?" if close else ""
     return f"{key} is not a key: {group or 'the configuration'} has {', '.join(allowed)}{meant}"
+
+
+def keys_of_hydra(group: str) -> list[str] | None:
+    """Return the keys of a group of Hydra's own; none of one that takes any, None if it is not a group."""
+    node = OmegaConf.select(OmegaConf.create({"hydra": OmegaConf.structured(HydraConf)}), group)
+    return [str(key) for key in node] if isinstance(node, DictConfig) else None

@@ -46,7 +46,10 @@ class CheckedJobs:
         if len(by_cause(refused)) > 1:
             report_by_cause(refused)
             of = len(self.jobs) + len(self.failed)
-            raise UserError(f"{len(refused)} of {of} jobs cannot run, and none was started")
+            several = UserError(f"{len(refused)} of {of} jobs cannot run, and none was started")
+            for numbers in by_cause(refused):
+                several.add_note(str(refused[numbers[0]]))
+            raise several
         raise next(iter(refused.values()))
 
 

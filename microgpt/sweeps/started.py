@@ -12,6 +12,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from microgpt.config.hydra_compat import hydra_run_job
+from microgpt.errors import UserError
 
 RUN_NAME = "<time>_<hash>"  # what the resolver run_name returns
 CHOSEN = "${run_name:"  # in the default of hydra.run.dir (conf/config.yaml): runs/folders.py chooses the folder
@@ -71,6 +72,10 @@ def run_job(
             started: StartedJob = task_function.start(config)  # pyright: ignore[reportFunctionMemberAccess]
         try:
             if started.folder is None:  # no folder to write to
+                if config.hydra.job.chdir:
+                    raise UserError(
+                        "hydra.job.chdir=true is not allowed for a job without a folder: name one with hydra.run.dir"
+                    )
                 set_hydra(config, "", "output_subdir", None)
             set_hydra(config, "runtime", "output_dir", str((started.folder or Path()).absolute()))
             result = hydra_run_job(

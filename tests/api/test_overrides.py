@@ -63,3 +63,8 @@ def test_values_of_a_sweep_are_written_as_on_the_command_line() -> None:
 def test_what_is_no_override_is_refused(override: Any, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         overrides_of([override], swept=True)
+
+
+def test_a_range_is_the_values_of_a_sweep() -> None:
+    with pytest.raises(UserError, match=r"seed=range\(0, 4\) is not allowed: microgpt\.sweep trains several values"):
+        overrides_of([{"seed": range(4)}])

@@ -12,6 +12,7 @@ from api.conftest import SMALL, quietly
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import JobRuntime
 from support.program import ROOT, Program, environment, results_of, wait_for
 from support.sweep_runs import written_by
 
@@ -45,16 +46,22 @@ def test_calls_leave_nothing_behind(tmp_path: Path, run: microgpt.Run) -> None:
     ConfigStore.instance().store(name="schema", node={"y": 2})
     arguments = list(sys.argv)
     with initialize_config_dir(str(tmp_path), version_base=None), quietly(tmp_path):
-        around = GlobalHydra.instance().hydra
+        around, name = GlobalHydra.instance().hydra, JobRuntime.instance().get("name")
         with pytest.raises(microgpt.UserError, match=r"^optim.lr=-1.0 is not allowed: optim.lr must be finite and at"):
             microgpt.train(SMALL, {"optim.lr": -1})
         with pytest.raises(microgpt.UserError, match=r"^modee is not a key"):
             microgpt.train("modee=tensor")
         with pytest.raises(microgpt.UserError, match=r"^train.steps=x is not allowed"):
             microgpt.sweep(SMALL, {"train.steps": "x", "seed": range(2)})
+        with pytest.raises(microgpt.UserError, match=r"^2 of 2 jobs cannot run, and none was started") as mistakes:
+            microgpt.sweep(SMALL, {"train.steps": ["x", "y"]})
+        assert mistakes.value.__notes__ == [
+            f"train.steps={steps} is not allowed: train.steps is an integer" for steps in "xy"
+        ]
         assert not (tmp_path / "outputs").exists()
         again = microgpt.train(SMALL)
         assert GlobalHydra.instance().hydra is around
+        assert JobRuntime.instance().get("name") == name
     assert sys.argv == arguments
     del ConfigStore.instance().repo["schema.yaml"]
     assert results_of(again.folder, 30) == results_of(run.folder, 30)

@@ -24,6 +24,7 @@ def refused(program: Program, *arguments: str) -> str:
     ("arguments", "sentence"),
     [
         (["train.step=3"], "train.step is not a key: train has steps, "),
+        (["hydra.run.dri=x"], "hydra.run.dri is not a key: hydra.run has dir; did you mean hydra.run.dir?"),
         (["model.n_embd=18"], "model.n_embd=18 is not allowed: it must be a multiple of model.n_head=4"),
         (["-m", "seed=1,abc"], "seed=abc is not allowed: seed is an integer"),
         (["mode=tensor", "backend=native", "backend.device=cuda"], "backend.device=cuda is not allowed"),
