@@ -119,6 +119,33 @@ class BatchDecoder(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Choices:
+    """The tokens sampled for some rows of a pass."""
+
+    tokens: list[int]  # -1: the row has a logit that is not finite
+    probs: np.ndarray  # (rows, V), float64: the probabilities that they were sampled from
+
+
+@runtime_checkable
+class ChoosesTokens(Protocol):
+    """A batch decoder that samples from the logits of its last pass, too; optional."""
+
+    def choose(
+        self,
+        rows: Sequence[int],
+        uniforms: Sequence[float],
+        temperatures: Sequence[float],
+        top_k: Sequence[int | None],
+    ) -> Choices:
+        """Sample a token for each of these rows, each with its number in [0, 1), temperature and top_k.
+
+        Temperature 0 takes the largest logit, top_k None keeps all. The result equals that of inference/sampling.py and
+        of `random.choices` with the same random number, bit for bit.
+        """
+        ...
+
+
 @runtime_checkable
 class DecodesBatches(Protocol):
     """An engine with a decoder for many texts at once; optional."""

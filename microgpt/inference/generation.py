@@ -49,11 +49,16 @@ class Continuation:
         logits = add_style_bias(logits, self.tokens, self.tokenizer, self.policy)
         self.probs = probabilities(logits, self.policy)
         token = self.rng.choices(range(len(self.probs)), weights=self.probs)[0]
+        self.append(token)
+        return token
+
+    def append(self, token: int) -> None:
+        """Continue with a sampled token."""
         self.position += len(self.pending)
         self.pending = [token]
         if token in self.tokenizer.ends:
             self.stop_reason = "end"
-            return token
+            return
         self.tokens.append(token)
         self.generated += 1
         if self.generated == self.policy.max_new_tokens:
@@ -62,7 +67,6 @@ class Continuation:
             if self.policy.max_new_tokens is None:
                 self.stop_reason = "block"
             self.pending, self.position = self.tokens[-max(self.block_size // 2, 1) :], 0
-        return token
 
 
 def stream(text: Continuation, new_decoder: Callable[[], Decoder]) -> Iterator[int]:
@@ -101,7 +105,7 @@ def generate_many(
         raise UserError(f"sample.bulk=true is not allowed: backend={engine.info.backend} has no sampler of its own")
     if tokenizer.special:
         raise UserError("sample.bulk=true is not allowed: bulk sampling cannot tell where a chat model's answer ends")
-    if policy.phrases and policy.bias != 0:
+    if policy.is_biased:
         raise UserError(
             "sample.bulk=true is not allowed: bulk sampling cannot favour a style's phrases; add style.bias=0"
         )

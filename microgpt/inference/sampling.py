@@ -18,6 +18,15 @@ class SamplingPolicy:
     phrases: tuple[str, ...] = ()  # of the style
     bias: float = 0.0  # added to the logit of each character that begins or continues a phrase
 
+    @property
+    def is_biased(self) -> bool:
+        return bool(self.phrases) and self.bias != 0
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is certain."""
+        return self.temperature < SMALLEST_TEMPERATURE
+
     def without_bias(self) -> "SamplingPolicy":
         return SamplingPolicy(self.temperature, self.top_k, self.max_new_tokens)
 
@@ -30,7 +39,7 @@ def probabilities(logits: Sequence[float], policy: SamplingPolicy) -> list[float
     """
     if not all(math.isfinite(logit) for logit in logits):
         raise NonFiniteError("the model's logits contain NaN or infinity: training probably diverged")
-    if policy.temperature < SMALLEST_TEMPERATURE:
+    if policy.is_greedy:
         best = max(range(len(logits)), key=lambda i: logits[i])
         return [float(i == best) for i in range(len(logits))]
     scale = policy.temperature**-1
@@ -48,7 +57,7 @@ def add_style_bias(
     logits: Sequence[float], tokens: Sequence[int], tokenizer: Tokenizer, policy: SamplingPolicy
 ) -> Sequence[float]:
     """Return the logits (vocab_size,) with the style's bias added to characters that begin or continue its phrases."""
-    if not policy.phrases or policy.bias == 0:
+    if not policy.is_biased:
         return logits
     biased = list(logits)
     for char in phrase_characters(tokenizer.decode(tokens), policy.phrases):

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from microgpt.engines.base import Choices
 from microgpt.engines.native.attention import exponentiate, mix, normalize, score
 from microgpt.engines.native.compilation import FloatArray, Floats, Int64Array, Int64s, kernel
 from microgpt.engines.native.forward_backward import embed_tokens, output_logits, project_out_and_mlp, project_qkv
 from microgpt.engines.native.layout import QUERY_TILE, LayoutRecord, layout_of, layout_record
 from microgpt.engines.native.simd.vector import LANES, get, load, offset, pointer, store
+from microgpt.engines.native.token_choice import choose
 from microgpt.engines.native.weights import Weights, aligned, workspace
 
 MIN_ROWS = 64  # of a batch decoder's pass
@@ -78,6 +80,7 @@ class DecodingBuffers:
         self.weights, self.replica, self.record = weights, replica, layout_record(layout)
         self.activations = workspace(weights.spec, layout, weights.dtype)
         self.cache = aligned(slots * layout.n_layer * layout.block * 2 * layout.head_lanes, weights.dtype)
+        self.first_logit, self.logit_stride = layout.logits, layout.vocab_lanes
         logits = self.activations[layout.logits : layout.logits + rows * layout.vocab_lanes]
         self.logits = logits.reshape(rows, layout.vocab_lanes)[:, : layout.vocab]
 
@@ -117,3 +120,14 @@ class NativeBatchDecoder:
         if max(positions) >= self.block_size:
             raise IndexError(f"position {max(positions)} is beyond block_size={self.block_size}")
         return self.buffers.decode(tokens, positions, slots)
+
+    def choose(
+        self,
+        rows: Sequence[int],
+        uniforms: Sequence[float],
+        temperatures: Sequence[float],
+        top_k: Sequence[int | None],
+    ) -> Choices:
+        """See base.ChoosesTokens."""
+        b, vocab = self.buffers, self.buffers.logits.shape[1]
+        return choose(b.activations, b.first_logit, b.logit_stride, vocab, rows, uniforms, temperatures, top_k)
