@@ -104,10 +104,8 @@ def refuse_keys_of_other_tasks(task: str, invocation: Invocation) -> None:
             raise UserError(f"{key.split('.')[0]} cannot be changed with task={task}: {why} model")
         users = [name for name, one in TASKS.items() if any(covers(part, key) for part in one.reads)]
         if users and task not in users:
-            named = " and ".join(f"task={name}" for name in users)
-            raise UserError(
-                f"{override_of(key, invocation)} is not allowed: task={task} does not use it; it is for {named}"
-            )
+            given_as, named = override_of(key, invocation), ", ".join(users)
+            raise UserError(f"{given_as} is not allowed: task={task} does not use it; it is for task={named}")
 
 
 MODEL_GROUPS = ("model", "data", "optim", "schedule", "train")

@@ -107,6 +107,7 @@ class VectorizedLauncher(Launcher):
         with open_dict(config):
             config.hydra.job.id, config.hydra.job.num = str(number), number
         folder = "hydra.sweep.dir", "hydra.sweep.subdir"
+        print(f"job {number}: {' '.join(overrides)}", flush=True)
         try:
             return run_job(self.task_function, config, *folder, self.hydra_context)
         finally:

@@ -72,8 +72,8 @@ REFUSED = [  # the last override, and why
     ("logger.project=p", "it is a key of logger=wandb and mlflow and trackio"),
     ("logger=tensorboard logger.project=p", "it is a key of logger=wandb and mlflow and trackio"),
     ("serve.port=1", "task=train does not use it; it is for task=serve"),
-    ("task=chat checkpoint=x sample.prompt=a", "task=chat does not use it; it is for task=train and task=sample"),
-    ("task=info checkpoint=x style=classic", "task=info does not use it; it is for task=train and task=sample and "),
+    ("task=chat checkpoint=x sample.prompt=a", "task=chat does not use it; it is for task=train, sample"),
+    ("task=info checkpoint=x style=classic", "task=info does not use it; it is for task=train, sample, "),
     ("task=explain train.log_every=5", "task=explain does not use it; it is for task=train"),
     # By the tables of the options, in validation.py
     ("data.path=a.txt", "it is a key of data=text and chat only"),

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from microgpt.engines.base import implementation
+from microgpt.engines.torch.kv_cache import KeyValueCache
 from microgpt.engines.torch.parameters import Layout
 from microgpt.model.spec import ModelSpec
 
@@ -30,21 +31,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": partial(functional.gelu, approximate="tanh"),
     "silu": functional.silu,
 }
-
-
-class KeyValueCache:
-    """The keys and values of the tokens that one model has read so far."""
-
-    def __init__(self, spec: ModelSpec, like: Tensor):
-        self.length = 0
-        self.kept = like.new_zeros(spec.n_layer, 2, spec.block_size, spec.n_head, spec.head_dim)
-
-    def attention(self, layer: int, heads: Tensor) -> Tensor:
-        """Append one token's key and value, and attend to all tokens so far: (3, H, D) -> (1, E)."""
-        self.kept[layer, :, self.length] = heads[1:]
-        keys, values = self.kept[layer, :, : self.length + 1].transpose(1, 2)  # (H, T, D)
-        scores = keys @ heads[0, :, :, None] * heads.shape[2] ** -0.5  # (H, T, 1)
-        return (scores.softmax(dim=1).mT @ values).view(1, -1)
 
 
 class Models:
