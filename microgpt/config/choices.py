@@ -74,6 +74,8 @@ TASKS = {
             "sample",
             "logger",
             "sweep",
+            "ladder",
+            "screening",
             "seed",
             "tags",
             "notes",

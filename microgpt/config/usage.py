@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from microgpt.config.choices import LOGGERS, TASKS, WITHOUT_HORIZON
+from microgpt.config.designs import DESIGNS
 from microgpt.config.schema import Config
 from microgpt.data.corpus import FORMATS
 from microgpt.errors import UserError
@@ -67,8 +68,9 @@ def refuse_unused_keys(config: Config, invocation: Invocation) -> None:
     """Raise UserError for a key of the command line without effect. Jobs of a sweep are judged together."""
     refuse_keys_of_other_tasks(config.task.name, invocation)
     if invocation.job is None:
-        if invocation.touches("sweep"):
-            raise UserError(f"{override_of('sweep', invocation)} is not allowed without -m: it is for sweeps")
+        for node in ("sweep", *DESIGNS):
+            if invocation.touches(node):
+                raise UserError(f"{override_of(node, invocation)} is not allowed without -m: it is for sweeps")
         for sentence in unused(config, invocation).values():
             raise UserError(sentence)
 

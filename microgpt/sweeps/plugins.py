@@ -1,6 +1,8 @@
 """The plugins of Hydra that conf/hydra/ names as hydra_plugins.microgpt.<name>."""
 
+from microgpt.sweeps.ladder import LadderSweeper
 from microgpt.sweeps.launcher import VectorizedLauncher
+from microgpt.sweeps.screening import ScreeningSweeper
 from microgpt.sweeps.sweepers import GridSweeper, OptunaSweeper
 
-PLUGINS = (VectorizedLauncher, GridSweeper, OptunaSweeper)
+PLUGINS = (VectorizedLauncher, GridSweeper, OptunaSweeper, LadderSweeper, ScreeningSweeper)

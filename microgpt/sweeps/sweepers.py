@@ -1,8 +1,9 @@
 """The sweepers: which jobs a sweep has. A sweeper that knows them beforehand is a subclass of PlannedSweeper."""
 
+import json
 from abc import abstractmethod
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,16 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from microgpt.config.designs import DESIGNS
 from microgpt.config.hydra_compat import combinations
 from microgpt.config.hydra_optuna import new_optuna_sweeper, propose_again, study_exists
+from microgpt.config.identity import training_settings
+from microgpt.config.schema import Config
 from microgpt.errors import UserError
+from microgpt.runs.invocation import Invocation
 from microgpt.sweeps.checks import CheckedJobs, JobChecker
 from microgpt.sweeps.composition import Composer
+from microgpt.sweeps.failures import FailedJob
 from microgpt.sweeps.launcher import VectorizedLauncher
 
 
@@ -43,6 +49,8 @@ class PlannedSweeper(Sweeper):
     and so has the same stages.
     """
 
+    node = ""  # of the configuration, that only this sweeper reads
+
     def __init__(self, max_batch_size: int | None = None, params: dict[str, str] | None = None):
         self.max_batch_size = max_batch_size
         self.params = params or {}
@@ -58,7 +66,9 @@ class PlannedSweeper(Sweeper):
         self.job_launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
-        if not isinstance(self.job_launcher, VectorizedLauncher):
+        if isinstance(self.job_launcher, VectorizedLauncher):
+            self.checker = self.job_launcher.checker
+        else:
             self.checker = JobChecker(Composer(self.loader, config), self.folder, trains_here=True)
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
@@ -71,6 +81,9 @@ class PlannedSweeper(Sweeper):
         if self.max_batch_size is not None and self.max_batch_size < 1:
             key = f"hydra.sweeper.max_batch_size={self.max_batch_size}"
             raise UserError(f"{key} is not allowed: it is at least 1, or null")
+        for node in DESIGNS:
+            if node != self.node and Invocation(tuple(arguments)).touches(node):
+                raise UserError(f"{node} is not allowed: its keys are those of hydra/sweeper={node}")
         params = [f"{key}={value}" for key, value in self.params.items()]
         overrides = OverridesParser.create(config_loader=self.loader).parse_overrides([*params, *arguments])
         stages, batches = self.stages(overrides), []
@@ -99,11 +112,27 @@ class PlannedSweeper(Sweeper):
         setup_globals()
         return self.checker.check(numbered)
 
+    def probe(self, jobs: Sequence[Sequence[str]]) -> list[Config | FailedJob]:
+        """Return the configuration of each job, which need not be one of the sweep, or why it cannot be composed."""
+        checker = JobChecker(self.checker.composer, self.folder, trains_here=False)
+        composed = [checker.composed(number, overrides) for number, overrides in enumerate(jobs)]
+        return [checker.checked.failed[n] if job is None else job.config for n, job in enumerate(composed)]
+
     def launch(self, jobs: Sequence[Sequence[str]], first: int) -> list[Sequence[JobReturn]]:
         """Run jobs, the first of which has the number `first`, in batches; returns the results of each batch."""
         size = self.max_batch_size or max(len(jobs), 1)
         begins = range(0, max(len(jobs), 1), size)  # one empty batch if there are no jobs
         return [self.job_launcher.launch(jobs[begin : begin + size], first + begin) for begin in begins]
+
+
+def values_of(overrides: Sequence[Override]) -> dict[str, list[str]]:
+    """Return each key with its overrides, `key=value`, one for each value; the last one of a key counts."""
+    return {one.get_key_element(): [job[0] for job in combinations([one])] for one in overrides}
+
+
+def what_is_trained(config: Config) -> str:
+    """Return a text that is equal for configurations that train the same with the same seed."""
+    return json.dumps(training_settings(asdict(config)) | {"seed": None}, sort_keys=True)
 
 
 class GridSweeper(PlannedSweeper):
