@@ -34,7 +34,7 @@ def comparison_table(rows: Sequence[Row], key: str) -> pd.DataFrame:
             "low": None if interval is None else interval.low,
             "high": None if interval is None else interval.high,
             "p": difference.p,
-            "p_holm": difference.p_holm,
+            "p_holm": difference.p_adjusted,
             "verdict": difference.sentence,
         })  # fmt: skip
     if not found:

@@ -4,13 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from microgpt.reports.charts import MOST_DOTS, Strip, curves, strips
-from microgpt.reports.comparisons import Comparison, Effects
+from microgpt.reports.comparisons import Comparison
 from microgpt.reports.curves import Band, Curve, Loss, over_runs
 from microgpt.reports.families import Family, Variant
 from microgpt.reports.plot_style import skip_if_failing
 from microgpt.reports.records import Row
 from microgpt.reports.report import Plot
-from microgpt.reports.settings import short
 from microgpt.reports.statistics import Difference, summary
 
 MOST_CURVES = 8  # variants that colours, dashes and markers distinguish
@@ -33,18 +32,21 @@ class Selection:
 def plots_of(
     family: Family,
     compared: Sequence[Comparison],
-    effects: Effects | None,
+    analyses: Sequence[Plot],
     references: Mapping[str, float],
     read: Callable[[Row], Curve],
 ) -> list[Plot]:
-    """Return the plots of a family with at least one completed run; `read` returns the history of a run."""
+    """Return the plots of a family with at least one completed run, with those of its analyses.
+
+    `read` returns the history of a run.
+    """
     selected = select(family, MOST_CURVES)
     histories = {variant.name: [read(row) for row in variant.rows.values()] for variant in selected.variants}
     plots: list[Plot] = []
     for name, draw in {
         "validation loss": lambda: loss_curves(histories, references, selected.note),
         "distribution over seeds": lambda: distribution(family, references),
-        "effects": lambda: effect_plots(family, effects),
+        "analyses": lambda: list(analyses),
         "differences": lambda: difference_plots(family, compared),
         "training loss": lambda: training_curves(histories, selected.note),
         "loss against time and tokens": lambda: compute_curves(histories, references, selected.note),
@@ -158,20 +160,6 @@ def dots_caption(what: str, rows: Sequence[Strip]) -> str:
 
 def difference_strips(found: Mapping[str, Difference]) -> list[Strip]:
     return [Strip(name, one.values, one.mean, one.interval) for name, one in found.items() if one.mean is not None]
-
-
-def effect_plots(family: Family, effects: Effects | None) -> list[Plot]:
-    if effects is None:
-        return []
-    a, b = effects.factors
-    interaction = f"interaction of {short(a.key)} and {short(b.key)}"
-    contrasts = effects.contrasts
-    rows = difference_strips({a.label: contrasts.a, b.label: contrasts.b, interaction: contrasts.interaction})
-    if not rows:
-        return []
-    figure = strips(rows, x_label=f"effect on the {LOSSES[family.metric]} ({UNIT})", zero=True)
-    caption = joined("Left of zero, the loss is lower with the first value.", dots_caption("seed", rows))
-    return [Plot("effects", "Main effects and interaction", caption, figure)]
 
 
 def difference_plots(family: Family, compared: Sequence[Comparison]) -> list[Plot]:

@@ -18,11 +18,11 @@ Design = Callable[[int], tuple[float, float]]
 
 
 @lru_cache(maxsize=1024)
-def critical_t(df: float) -> float:
-    """Return the t that |t| exceeds with probability ALPHA, for `df` degrees of freedom."""
+def critical_t(df: float, level: float = ALPHA) -> float:
+    """Return the t that |t| exceeds with probability `level`, for `df` degrees of freedom."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(df, 1 - ALPHA / 2))
+    return float(stdtrit(df, 1 - level / 2))
 
 
 def p_value(t: float, df: float) -> float:
@@ -49,14 +49,14 @@ def probability_below(t: float, noncentrality: float, df: float) -> float:
 
 
 @lru_cache(maxsize=1024)
-def detectable(df: float) -> float:
-    """Return the true difference, in standard errors, that is detected with probability POWER.
+def detectable(df: float, level: float = ALPHA) -> float:
+    """Return the true difference, in standard errors, that a test at `level` detects with probability POWER.
 
     Only the upper tail counts: the lower one adds less than 1e-6.
     """
     from scipy.special import nctdtrinc
 
-    return float(nctdtrinc(df, 1 - POWER, critical_t(df)))
+    return float(nctdtrinc(df, 1 - POWER, critical_t(df, level)))
 
 
 def seeds_needed(effect_size: float, design: Design) -> int | None:

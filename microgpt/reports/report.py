@@ -4,8 +4,8 @@ sections.py builds it; html.py and markdown.py render it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,12 +73,23 @@ Block = Heading | Paragraph | Bullets | Table | Plots | Drawing | Samples
 
 
 @dataclass(frozen=True)
+class Analysis:
+    """What an analysis of a family adds to its section (analyses.py)."""
+
+    findings: Sequence[str] = ()  # sentences for "What the data show"
+    plots: Sequence[Plot] = ()  # beside the other plots of the family
+    blocks: Sequence[Block] = ()  # below the plots
+    data: Mapping[str, Any] = field(default_factory=dict)  # the numbers, of plain types, for report.json
+
+
+@dataclass(frozen=True)
 class Section:
     title: str
     blocks: Sequence[Block]
     anchor: str = ""  # of a link to the section
     summary: str = ""  # beside such a link
     comparison: str = ""  # of an ablation: its comparison key
+    data: Mapping[str, Any] = field(default_factory=dict)  # the numbers of a family, for report.json
 
     @property
     def plots(self) -> list[Plot]:

@@ -1,14 +1,17 @@
 """The contents of the reports: a section for each family of runs, and one for the runs of no family."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
 from microgpt.data.display import escaped
 from microgpt.reports import provenance, tables
-from microgpt.reports.budgets import at_equal_parameters, at_equal_steps, at_equal_time
-from microgpt.reports.comparisons import Comparison, Effects, comparisons, effects
+from microgpt.reports.analyses import analysed
+from microgpt.reports.budgets import Reader, at_equal_parameters, at_equal_steps, at_equal_time
+from microgpt.reports.comparisons import Comparison, comparisons
 from microgpt.reports.curves import Curve, read_curve
+from microgpt.reports.effects import effects_of
+from microgpt.reports.factors import design_of
 from microgpt.reports.families import Family, families
 from microgpt.reports.plots import MOST_CURVES, plots_of, select
 from microgpt.reports.records import Collected, Row
@@ -36,9 +39,8 @@ UNEQUAL_SEEDS = (
     "and says how many."
 )
 LOWER = "Below zero, the first has the lower loss."
+NOTHING = "No two variants can be compared."
 NOT_DRAWN = "Only the newest families have plots; collect this folder by itself to see its plots."
-
-Reader = Callable[[Row], Curve]
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,9 @@ def family_report(family: Family, *, with_plots: bool) -> FamilyReport:
     def read(row: Row) -> Curve:
         return read_curve(row.folder, row.steps_per_sec)
 
-    compared, contrasts = comparisons(family), effects(family)
-    page = page_section(family, compared, contrasts, read if with_plots else None)
-    ablation = ablation_section(family, compared, contrasts, page, read) if family.kind == "ablation" else None
+    compared = comparisons(family) if family.kind == "ablation" else []
+    page = page_section(family, compared, read if with_plots else None)
+    ablation = ablation_section(family, compared, page, read) if family.kind == "ablation" else None
     return FamilyReport(family, page, ablation)
 
 
@@ -109,10 +111,10 @@ def single_runs(rows: Sequence[Row]) -> Section:
     return Section("Single runs", [Table("", cells, note)], anchor="singles")
 
 
-def page_section(
-    family: Family, compared: Sequence[Comparison], contrasts: Effects | None, read: Reader | None
-) -> Section:
+def page_section(family: Family, compared: Sequence[Comparison], read: Reader | None) -> Section:
     """Return a family's section of the page; without `read`, leave out what needs histories."""
+    analyses = analysed(family, read)
+    found = list(analyses.values())
     known = [*family.rows, *family.missing]
     references = common_references(family.rows)
     warnings = [
@@ -122,7 +124,9 @@ def page_section(
     ]
     settings = provenance.common_settings(family)
     sentences, budgets = common_budgets(family, read) if read else ([], [])
-    plots = Plots(plots_of(family, compared, contrasts, references, read)) if read else Paragraph(NOT_DRAWN, "caption")
+    own = [plot for one in found for plot in one.plots]
+    plots = Plots(plots_of(family, compared, own, references, read)) if read else Paragraph(NOT_DRAWN, "caption")
+    sentences = [*(sentence for one in found for sentence in one.findings), *sentences]
     runs = runs_sentence(family)
     blocks: list[Block] = [
         Paragraph(subject(family)),
@@ -132,17 +136,19 @@ def page_section(
         *([Paragraph("Settings of all these runs that differ from the defaults:", code=settings)] if settings else []),
         *provenance.failures(family.missing),
         Heading("What the data show"),
-        Bullets([*tables.findings(family, compared, contrasts), *sentences]),
+        Bullets(sentences or [NOTHING]),
         variants_table(family, references),
         plots,
-        *difference_tables(compared, contrasts),
+        *(block for one in found for block in one.blocks),
+        *difference_tables(compared),
         *budgets,
         *samples_of(family),
         *provenance.commands(known),
         *provenance.code_and_environment(known),
     ]
     title = family.key if family.kind == "sweep" else f"Ablation tie_lm_head × input_rmsnorm ({family.key})"
-    return Section(title, blocks, summary="; ".join(filter(None, [runs, best_of(family)])))
+    data = {name: one.data for name, one in analyses.items()}
+    return Section(title, blocks, summary="; ".join(filter(None, [runs, best_of(family)])), data=data)
 
 
 def subject(family: Family) -> str:
@@ -194,15 +200,11 @@ def variants_table(family: Family, references: Mapping[str, float]) -> Table:
     )
 
 
-def difference_tables(compared: Sequence[Comparison], contrasts: Effects | None) -> list[Table]:
-    found = []
-    if contrasts is not None:
-        note = f"{LOWER} {tables.explanation(contrasts.contrasts)}"
-        found.append(Table("Main effects and interaction", tables.effect_rows(contrasts), note))
-    if compared:
-        note = f"{LOWER} {tables.explanation([one.difference for one in compared])}"
-        found.append(Table("Differences between variants", tables.comparison_rows(compared), note))
-    return found
+def difference_tables(compared: Sequence[Comparison]) -> list[Table]:
+    if not compared:
+        return []
+    note = f"{LOWER} {tables.explanation([one.difference for one in compared])}"
+    return [Table("Differences between variants", tables.comparison_rows(compared), note)]
 
 
 def common_budgets(family: Family, read: Reader) -> tuple[list[str], list[Table]]:
@@ -229,15 +231,15 @@ def samples_of(family: Family) -> list[Block]:
     return [Heading("Samples side by side"), Samples(found)] if found else []
 
 
-def ablation_section(
-    family: Family, compared: Sequence[Comparison], contrasts: Effects | None, page: Section, read: Reader
-) -> Section:
+def ablation_section(family: Family, compared: Sequence[Comparison], page: Section, read: Reader) -> Section:
     """Return the section of an ablation for Markdown and the terminal; the plots are those of the page."""
     note = f"Ranked by {family.metric}, best first. {caveat(family)}"
     found = [Table("", tables.variant_rows(family), note)]
     if any(ranked.n > 1 for _, ranked in family.ranked):
-        if contrasts is not None:
-            found.append(Table("Main effects and interaction", tables.effect_rows(contrasts), CONTRASTS))
+        design = design_of(family)
+        if design is not None and not family.obstacle:
+            rows = tables.effect_rows_of_ablation(effects_of(design))
+            found.append(Table("Main effects and interaction", rows, CONTRASTS))
         explanation = tables.explanation([one.difference for one in compared])
         note = f"Mean of a - b: below zero, a is better. {explanation}"
         found.append(Table("Differences between variants", tables.comparison_rows(compared), note))

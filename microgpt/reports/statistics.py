@@ -1,4 +1,4 @@
-"""Statistics over seeds: summaries, differences, the effects of a 2x2 design, Holm's correction.
+"""Statistics over seeds: summaries, differences and other contrasts, Holm's correction.
 
 A sample maps seeds to values. Runs of one seed share data order and initial weights, so differences are taken seed by
 seed if possible.
@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +20,8 @@ from microgpt.reports.power import ALPHA, critical_t, detectable, p_value, seeds
 ROUNDING = 8 * float(np.finfo(float).eps)  # relative error of a difference of up to four values
 
 Sample = Mapping[Any, float]  # value by seed
-# (m, k) values -> standard deviation / standard error of the difference, degrees of freedom
-Precision = Callable[[int, int], tuple[float, float]]
+# numbers of values -> standard deviation / standard error of the contrast, degrees of freedom
+Precision = Callable[[Sequence[int]], tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,11 @@ class Difference:
     sd: float | None = None  # of the differences; unpaired: the root of the mean variance
     verdict: Verdict = Verdict.UNTESTED
     interval: Interval | None = None  # of the mean difference; None, as all below, without a t test
+    error: float | None = None  # standard error of the mean difference
     t: float | None = None
     df: float | None = None
     p: float | None = None  # two-sided, unadjusted
-    p_holm: float | None = None  # adjusted for all comparisons; set by `corrected`
+    p_adjusted: float | None = None  # for all comparisons: by Holm in `corrected`, or in simultaneous.py
     effect_size: float | None = None  # mean / sd, see effect_name
     seeds_needed: int | None = None  # to detect this effect size with 80 % power; None: more than a million
     detectable: float | None = None  # the true difference that is detected with 80 % power at this n and sd
@@ -86,14 +87,6 @@ class Difference:
         return verdict_words(self) + left
 
 
-class Factorial(NamedTuple):
-    """Effects of two factors, each off or on, from contrasts taken seed by seed."""
-
-    a: Difference  # a on minus a off, averaged over b
-    b: Difference  # b on minus b off, averaged over a
-    interaction: Difference  # the effect of a with b on, minus that with b off
-
-
 def summary(values: Sequence[float]) -> Summary:
     """Summarize values. Raises ValueError for none, and for one that is not finite."""
     array = finite(values)
@@ -106,10 +99,28 @@ def summary(values: Sequence[float]) -> Summary:
 
 def paired(a: Sample, b: Sample) -> Difference:
     """Compare a and b over the seeds that both have. Raises ValueError for a value that is not finite."""
+    return paired_contrast([(1.0, a), (-1.0, b)])
+
+
+def unpaired(a: Sample, b: Sample) -> Difference:
+    """Compare the means of a and b with Welch's t."""
+    return unpaired_contrast([(1.0, a), (-1.0, b)])
+
+
+def difference(a: Sample, b: Sample) -> Difference:
+    """Compare a and b, paired if they share half of the seeds of the smaller, and at least two."""
     return contrast([(1.0, a), (-1.0, b)])
 
 
 def contrast(terms: Sequence[tuple[float, Sample]]) -> Difference:
+    """Test the sum of weight * mean: seed by seed if the samples share half of the seeds of the smallest."""
+    samples = [sample for _, sample in terms]
+    shared, fewest = len(set(samples[0]).intersection(*samples[1:])), min(map(len, samples))
+    enough = shared >= 2 or max(map(len, samples)) == 1
+    return paired_contrast(terms) if enough and 2 * shared >= fewest else unpaired_contrast(terms)
+
+
+def paired_contrast(terms: Sequence[tuple[float, Sample]]) -> Difference:
     """Test the sum of weight * value, over the seeds that every sample has, with Student's t."""
     samples = [sample for _, sample in terms]
     seeds = sorted(set(samples[0]).intersection(*samples[1:]))
@@ -121,47 +132,36 @@ def contrast(terms: Sequence[tuple[float, Sample]]) -> Difference:
     found = Difference(True, n, n, left_out, center(values), values=tuple(values.tolist()))
     if n == 1:
         return found
-    rounding = ROUNDING * float(np.abs(weighted).max())
+    rounding = ROUNDING * float(np.abs(weighted).max()) * max(1.0, len(terms) / 4)
     if np.ptp(values) <= rounding:
         return without_variation(found, rounding)
-    return tested(replace(found, sd=spread(values)), n, n, lambda m, _: (math.sqrt(m), m - 1))
+    return tested(replace(found, sd=spread(values)), [n], lambda sizes: (math.sqrt(sizes[0]), sizes[0] - 1))
 
 
-def unpaired(a: Sample, b: Sample) -> Difference:
-    """Compare the means of a and b with Welch's t, degrees of freedom by Welch-Satterthwaite."""
-    if not a or not b:
-        return Difference(False, len(a), len(b))
-    x, y = finite(list(a.values())), finite(list(b.values()))
-    found = Difference(False, x.size, y.size, mean=center(x) - center(y))
+def unpaired_contrast(terms: Sequence[tuple[float, Sample]]) -> Difference:
+    """Test the sum of weight * mean of independent samples, degrees of freedom by Welch-Satterthwaite."""
+    sizes = [len(sample) for _, sample in terms]
+    if not all(sizes):
+        return Difference(False, sizes[0], min(sizes[1:]))
+    arrays = [finite(list(sample.values())) for _, sample in terms]
+    weights = np.array([weight for weight, _ in terms])
+    mean = float(sum(weight * center(values) for weight, values in zip(weights, arrays, strict=True)))
+    found = Difference(False, sizes[0], min(sizes[1:]), mean=mean)
     if found.n == 1:
         return found
-    rounding = ROUNDING * float(max(np.abs(x).max(), np.abs(y).max()))
-    if max(np.ptp(x), np.ptp(y)) <= rounding:
+    rounding = ROUNDING * max(float(np.abs(values).max()) for values in arrays)
+    if max(np.ptp(values) for values in arrays) <= rounding:
         return without_variation(found, rounding)
-    u, v = spread(x), spread(y)
-    norm = math.hypot(u, v)
-    share_x, share_y = (u / norm) ** 2, (v / norm) ** 2  # of the sum of the variances
+    deviations = np.abs(weights) * [spread(values) for values in arrays]
+    norm = math.hypot(*deviations)
+    shares = (deviations / norm) ** 2  # of the variance of the contrast
+    size = math.hypot(*weights)
 
-    def welch(m: int, k: int) -> tuple[float, float]:
-        p, q = share_x / m, share_y / k
-        return 1 / math.sqrt(2 * (p + q)), (p + q) ** 2 / (p**2 / (m - 1) + q**2 / (k - 1))
+    def welch(sizes: Sequence[int]) -> tuple[float, float]:
+        parts = shares / sizes
+        return 1 / (size * math.sqrt(parts.sum())), float(parts.sum() ** 2 / (parts**2 / (np.array(sizes) - 1)).sum())
 
-    return tested(replace(found, sd=norm / math.sqrt(2)), x.size, y.size, welch)
-
-
-def difference(a: Sample, b: Sample) -> Difference:
-    """Compare a and b, paired if they share half of the seeds of the smaller, and at least two."""
-    shared = len(set(a) & set(b))
-    enough = shared >= 2 or len(a) == len(b) == 1
-    return paired(a, b) if enough and 2 * shared >= min(len(a), len(b)) else unpaired(a, b)
-
-
-def factorial(neither: Sample, only_a: Sample, only_b: Sample, both: Sample) -> Factorial:
-    """Return the effects of a 2x2 design over the seeds that all cells have, with Holm's correction over the three."""
-    a = contrast([(0.5, only_a), (-0.5, neither), (0.5, both), (-0.5, only_b)])
-    b = contrast([(0.5, only_b), (-0.5, neither), (0.5, both), (-0.5, only_a)])
-    interaction = contrast([(1.0, both), (-1.0, only_b), (-1.0, only_a), (1.0, neither)])
-    return Factorial(*corrected([a, b, interaction]))
+    return tested(replace(found, sd=norm / size), sizes, welch)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -174,10 +174,10 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def corrected(family: Sequence[Difference]) -> list[Difference]:
-    """Return the differences with `p_holm` and the verdict that follows; those without a test do not count."""
+    """Return the differences with `p_adjusted` and the verdict that follows; those without a test do not count."""
     adjusted = iter(holm([found.p for found in family if found.p is not None]))
     return [
-        found if found.p is None else replace(found, p_holm=(p := next(adjusted)), verdict=verdict_of(p))
+        found if found.p is None else replace(found, p_adjusted=(p := next(adjusted)), verdict=verdict_of(p))
         for found in family
     ]
 
@@ -186,22 +186,23 @@ def verdict_of(p: float) -> Verdict:
     return Verdict.SHOWN if p <= ALPHA else Verdict.NOT_SHOWN
 
 
-def tested(found: Difference, m: int, k: int, precision: Precision) -> Difference:
-    """Add the t test of a mean and sd of m and k values."""
+def tested(found: Difference, sizes: Sequence[int], precision: Precision) -> Difference:
+    """Add the t test of a mean and sd of samples of these sizes."""
     assert found.mean is not None
     assert found.sd is not None
-    scale, df = precision(m, k)
+    scale, df = precision(sizes)
     error = found.sd / scale
     p = p_value(found.mean / error, df)
     return replace(
         found,
         interval=t_interval(found.mean, error, df),
+        error=error,
         t=found.mean / error,
         df=df,
         p=p,
         verdict=verdict_of(p),
         effect_size=found.mean / found.sd,
-        seeds_needed=seeds_needed(found.mean / found.sd, lambda seeds: precision(seeds, seeds)),
+        seeds_needed=seeds_needed(found.mean / found.sd, lambda seeds: precision([seeds] * len(sizes))),
         detectable=detectable(df) * error,
     )
 
@@ -214,8 +215,8 @@ def without_variation(found: Difference, rounding: float) -> Difference:
     return replace(found, sd=0.0, verdict=Verdict.EQUAL)
 
 
-def t_interval(mean: float, error: float, df: float) -> Interval:
-    half = critical_t(df) * error
+def t_interval(mean: float, error: float, df: float, level: float = ALPHA) -> Interval:
+    half = critical_t(df, level) * error
     return Interval(mean - half, mean + half)
 
 

@@ -1,13 +1,13 @@
-"""The statistics of a family as the cells of tables, and as sentences."""
+"""The statistics of a family as the cells of tables."""
 
 from collections.abc import Sequence
 
 from microgpt.reports.budgets import Budget
-from microgpt.reports.comparisons import Comparison, Effects, comparisons
+from microgpt.reports.comparisons import Comparison, comparisons
+from microgpt.reports.effects import Effect, Effects, by_themselves
 from microgpt.reports.families import Family
 from microgpt.reports.report import Cells
-from microgpt.reports.settings import label, short
-from microgpt.reports.statistics import Difference, Interval, Verdict, summary
+from microgpt.reports.statistics import Difference, Interval, summary
 
 EXPLANATION = (
     "Intervals are 95 % and not adjusted. p (Holm) is adjusted for all comparisons of the table and decides the "
@@ -18,7 +18,6 @@ EFFECT_NAMES = {
     "d_av": "d_av: difference of the means over the root of the mean variance, for variants with different seeds; "
     "each variant then needs that number of seeds.",
 }
-MOST_FINDINGS = 12  # sentences about comparisons
 
 
 def variant_rows(family: Family) -> list[Cells]:
@@ -44,10 +43,15 @@ def variant_rows(family: Family) -> list[Cells]:
     return rows
 
 
-def effect_rows(effects: Effects) -> list[Cells]:
-    """Return a row for each main effect and one for the interaction."""
-    names = [*(factor.label for factor in effects.factors), "interaction"]
-    return [{"effect": name, **difference_cells(one)} for name, one in zip(names, effects.contrasts, strict=True)]
+def effect_rows(effects: Sequence[Effect]) -> list[Cells]:
+    """Return a row for each effect, with simultaneous intervals."""
+    return [{"effect": one.contrast.label, **difference_cells(one.difference, "p (adjusted)")} for one in effects]
+
+
+def effect_rows_of_ablation(effects: Effects) -> list[Cells]:
+    """Return a row for each main effect and one for the interaction, with intervals of their own and Holm's p."""
+    names = [*(one.contrast.label for one in effects.effects[:-1]), "interaction"]
+    return [{"effect": name, **difference_cells(one)} for name, one in zip(names, by_themselves(effects), strict=True)]
 
 
 def comparison_rows(compared: Sequence[Comparison]) -> list[Cells]:
@@ -70,20 +74,20 @@ def budget_rows(budget: Budget) -> list[Cells]:
             "mean": cell(found.mean),
             "95 % interval": interval_cell(found.interval, "{:.4f}"),
             f"against {baseline.name}": signed(difference.mean if difference else None),
-            "p (Holm)": p_cell(difference.p_holm if difference else None),
+            "p (Holm)": p_cell(difference.p_adjusted if difference else None),
             "verdict": difference.sentence if difference else "-",
         }
         rows.append({column: text for column, text in row.items() if budget.independent or column not in tests})
     return rows
 
 
-def difference_cells(found: Difference) -> Cells:
+def difference_cells(found: Difference, adjusted: str = "p (Holm)") -> Cells:
     needed = ">1000000" if found.seeds_needed is None else str(found.seeds_needed)
     return {
         "difference": signed(found.mean),
         "95 % interval": interval_cell(found.interval, "{:+.4f}"),
         "p": p_cell(found.p),
-        "p (Holm)": p_cell(found.p_holm),
+        adjusted: p_cell(found.p_adjusted),
         "effect size": "-" if found.effect_size is None else f"{found.effect_name} {found.effect_size:+.2f}",
         "seeds needed": "-" if found.p is None else needed,
         "verdict": found.sentence,
@@ -127,32 +131,3 @@ def p_cell(p: float | None) -> str:
 def counted(number: int, what: str) -> str:
     """Return `1 run`, `256 runs`."""
     return f"{number:,} {what}{'s' * (number != 1)}"
-
-
-def findings(family: Family, compared: Sequence[Comparison], effects: Effects | None) -> list[str]:
-    """Return sentences: effects first, then comparisons, those that show a difference before the others."""
-    found = [] if effects is None else effect_findings(family.metric, effects)
-    ordered = sorted(compared, key=lambda one: one.difference.verdict is not Verdict.SHOWN)
-    for one in ordered[:MOST_FINDINGS]:
-        found.append(f"{one.a.name} against {one.b.name}: {difference_sentence(family.metric, one.difference)}")
-    rest = ordered[MOST_FINDINGS:]
-    if rest:
-        shown = sum(one.difference.verdict is Verdict.SHOWN for one in rest)
-        found.append(f"{counted(len(rest), 'more comparison')}, {shown} of them with a difference: see the table.")
-    return found or ["No two variants can be compared."]
-
-
-def effect_findings(metric: str, effects: Effects) -> list[str]:
-    first, second = effects.factors
-    names = [f"Main effect of {factor.label}" for factor in effects.factors]
-    where = label({second.key: second.on})
-    names.append(f"Interaction (the effect of {short(first.key)} where {where}, minus its effect otherwise)")
-    return [f"{name}: {difference_sentence(metric, one)}" for name, one in zip(names, effects.contrasts, strict=True)]
-
-
-def difference_sentence(metric: str, found: Difference) -> str:
-    """Return `val_loss lower at 64 seeds, by -0.0443 [-0.0487, -0.0400].`"""
-    if found.mean is None or found.interval is None:
-        return f"{metric} {found.sentence}."
-    by = "by" if found.verdict is Verdict.SHOWN else "mean difference"
-    return f"{metric} {found.sentence}, {by} {signed(found.mean)} {interval_cell(found.interval, '{:+.4f}')}."

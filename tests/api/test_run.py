@@ -92,7 +92,7 @@ def test_the_differences_of_two_variants_are_the_report_s(tmp_path: Path) -> Non
     found = expected.difference
     assert found.interval is not None
     assert table[["difference", "low", "high", "p", "p_holm"]].to_numpy().tolist() == [
-        [found.mean, found.interval.low, found.interval.high, found.p, found.p_holm]
+        [found.mean, found.interval.low, found.interval.high, found.p, found.p_adjusted]
     ]
     assert table["verdict"].tolist() == [found.sentence]
 

@@ -722,7 +722,7 @@ def test_a_plot_that_fails_costs_that_plot_and_one_sentence(plotted, monkeypatch
     def broken(*_: Any, **__: Any) -> None:
         raise ValueError("no font\nat all")
 
-    monkeypatch.setattr("microgpt.reports.plots.effect_plots", broken)
+    monkeypatch.setattr("microgpt.reports.effect_report.effect_strips", broken)
     plotted.collect()
     assert re.fullmatch(r"left out the plot effects of .*: ValueError: no font\n", capsys.readouterr().err)
     images = [name for name in plotted.everything() if name.endswith(".png")]

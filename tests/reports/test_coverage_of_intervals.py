@@ -1,42 +1,53 @@
-"""How often intervals and verdicts are wrong in simulated ablations with a known effect.
+"""How often intervals and verdicts are wrong in simulated experiments with a known effect.
 
-The share of misses among 2000 simulated ablations has a standard error of sqrt(0.05 0.95 / 2000), half a percent: the
+The share of misses among 2000 simulated experiments has a standard error of sqrt(0.05 0.95 / 2000), half a percent: the
 bounds of one percent are two of these. With five seeds an interval by the normal distribution in place of Student's t
 would miss in 12 %, and one that did not pair the seeds in hardly any.
 """
 
+import itertools
+
 import numpy as np
 import pytest
+from scipy.special import stdtr
+from support.report_rows import design
 
-from microgpt.reports.power import seeds_needed
-from microgpt.reports.statistics import (
-    Difference,
-    Factorial,
-    Verdict,
-    corrected,
-    difference,
-    factorial,
-    paired,
-    unpaired,
-)
+from microgpt.reports.effects import effects_of
+from microgpt.reports.factors import Design
+from microgpt.reports.power import critical_t, seeds_needed
+from microgpt.reports.simultaneous import joint
+from microgpt.reports.statistics import Difference, Verdict, corrected, difference, paired, unpaired
 
 COUNT = 2000
 BOUND = 0.01  # of a share of misses
-CONTRASTS = ("a", "b", "interaction")
 SEED_SD, RUN_SD = 0.05, 0.01  # of val_loss: shared by the runs of a seed, and of each run
+DESIGNS = {
+    "four levels": {"optim.name": ("adam", "lion", "muon", "sgd")},
+    "2^3": {"model.tie_lm_head": (False, True), "model.bias": (False, True), "model.qk_norm": (False, True)},
+    "3x2": {"optim.name": ("adam", "lion", "muon"), "model.bias": (False, True)},
+    "against a control": {"style.name": tuple("abcdefgh")},  # more levels than all pairs are compared of
+}
 
 
-def simulated_cells(seeds: int, effect_of_a: float, generator: int) -> list[list[dict[int, float]]]:
-    """Return the four cells of each ablation: neither, only a, only b, both."""
+def simulated(cells: int, seeds: int, generator: int, cell_sd: np.ndarray | float = RUN_SD) -> np.ndarray:
+    """Return losses of experiments without an effect: (COUNT, cells, seeds)."""
     rng = np.random.default_rng(generator)
-    shared = rng.normal(2.4, SEED_SD, (COUNT, 1, seeds))
-    own = rng.normal(0, RUN_SD, (COUNT, 4, seeds))
-    means = effect_of_a * np.array([0, 1, 0, 1])[:, np.newaxis]
-    return [[dict(enumerate(cell)) for cell in table] for table in (shared + own + means).tolist()]
+    own = rng.normal(0, 1, (COUNT, cells, seeds)) * np.reshape(cell_sd, (1, -1, 1))
+    return rng.normal(2.4, SEED_SD, (COUNT, 1, seeds)) + own
 
 
-def simulated(seeds: int, effect_of_a: float = 0.0, generator: int = 1) -> list[Factorial]:
-    return [factorial(*cells) for cells in simulated_cells(seeds, effect_of_a, generator)]
+def of_levels(levels: dict[str, tuple], losses: np.ndarray) -> Design:
+    return design(list(levels), {
+        values: dict(enumerate(sample))
+        for values, sample in zip(itertools.product(*levels.values()), losses.tolist(), strict=True)
+    })  # fmt: skip
+
+
+def p_values(weights: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Return the p value of each contrast in each experiment: (COUNT, contrasts)."""
+    values = np.einsum("kc,ecs->eks", weights, losses)
+    n = values.shape[2]
+    return 2 * stdtr(n - 1, -np.abs(values.mean(axis=2) / (values.std(axis=2, ddof=1) / np.sqrt(n))))
 
 
 def misses(found: Difference, truth: float) -> bool:
@@ -48,34 +59,59 @@ def is_shown(found: Difference) -> bool:
     return found.verdict is Verdict.SHOWN
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [4, 16])
+@pytest.mark.parametrize("name", DESIGNS)
+def test_one_experiment_in_twenty_claims_an_effect_that_does_not_exist(name, seeds):
+    """Over all effects of the experiment; the verdicts of a few experiments are those of the p values compared here."""
+    losses = simulated(int(np.prod([len(levels) for levels in DESIGNS[name].values()])), seeds, generator=seeds)
+    found = effects_of(of_levels(DESIGNS[name], losses[0]))
+    weights = np.array([one.contrast.weights for one in found.effects])
+    level = joint(weights, seeds - 1).level
+    ps = p_values(weights, losses)
+    for number in [0, *np.flatnonzero(ps.min(axis=1) < level)[:2]]:
+        effects = effects_of(of_levels(DESIGNS[name], losses[number])).effects
+        assert [one.difference.p for one in effects] == pytest.approx(ps[number].tolist(), rel=1e-6)
+        assert [is_shown(one.difference) for one in effects] == (ps[number] < level).tolist()
+    assert abs((ps.min(axis=1) < level).mean() - 0.05) <= BOUND
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sd", [(1, 1, 1, 50), (1, 1, 1, 0.02), (1, 2, 4, 8)])
+def test_a_variant_of_another_variance_adds_no_false_claims(sd):
+    """The correlation of the contrasts is then not the assumed one; the intervals of the others stay as narrow."""
+    losses = simulated(4, 8, generator=3, cell_sd=RUN_SD * np.array(sd))
+    effects = effects_of(of_levels(DESIGNS["four levels"], losses[0])).effects
+    weights = np.array([one.contrast.weights for one in effects])
+    level = joint(weights, 7).level
+    assert 0.02 <= (p_values(weights, losses).min(axis=1) < level).mean() <= 0.05 + 1.5 * BOUND
+    if sd == (1, 1, 1, 50):
+        own = next(one.difference for one in effects if one.contrast.label == "optim=lion against adam")
+        assert own.interval is not None
+        assert (own.interval.high - own.interval.low) / 2 == pytest.approx(
+            critical_t(7, level) * np.std(losses[0, 1] - losses[0, 0], ddof=1) / np.sqrt(8)
+        )
+
+
 SEEDS = [pytest.param(seeds, marks=pytest.mark.slow) for seeds in (2, 5, 16, 64)]
 
 
 @pytest.mark.parametrize("seeds", SEEDS)
-def test_intervals_of_contrasts_miss_five_percent_under_the_null(seeds):
-    found = simulated(seeds)
-    shares = {name: np.mean([misses(getattr(one, name), 0) for one in found]) for name in CONTRASTS}
-    assert {name: share for name, share in shares.items() if abs(share - 0.05) > BOUND} == {}
+@pytest.mark.parametrize("effect", [0.0, 0.02])
+def test_intervals_of_differences_miss_five_percent(seeds, effect):
+    pairs = simulated(2, seeds, generator=1)
+    pairs[:, 0] += effect
+    found = [paired(dict(enumerate(a)), dict(enumerate(b))) for a, b in pairs.tolist()]
+    assert abs(np.mean([misses(one, effect) for one in found]) - 0.05) <= BOUND
 
 
 @pytest.mark.slow
-def test_intervals_miss_five_percent_with_an_effect():
-    found = simulated(8, effect_of_a=0.02)
-    assert abs(np.mean([misses(one.a, 0.02) for one in found]) - 0.05) <= BOUND
-    assert abs(np.mean([misses(one.b, 0.0) for one in found]) - 0.05) <= BOUND
-
-
-@pytest.mark.slow
-def test_at_most_one_ablation_in_twenty_shows_a_difference_under_the_null():
-    """Holm over the three contrasts, and over the six pairs."""
-    tables = simulated_cells(8, 0.0, generator=2)
-    contrasts = [factorial(*cells) for cells in tables]
-    alarms = np.mean([any(is_shown(getattr(one, name)) for name in CONTRASTS) for one in contrasts])
-    assert 0.02 <= alarms <= 0.05 + BOUND
-    pairs = [
-        corrected([difference(cells[i], cells[j]) for i in range(4) for j in range(i)])
-        for cells in tables[: COUNT // 2]
+def test_at_most_one_table_in_twenty_shows_a_difference_that_does_not_exist():
+    """Holm's correction over six pairs."""
+    tables = [
+        [dict(enumerate(cell)) for cell in cells] for cells in simulated(4, 8, generator=2)[: COUNT // 2].tolist()
     ]
+    pairs = [corrected([difference(cells[i], cells[j]) for i in range(4) for j in range(i)]) for cells in tables]
     assert 0.01 <= np.mean([any(map(is_shown, one)) for one in pairs]) <= 0.05 + BOUND
 
 

@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 from support.report_rows import Sweep, read
 
 from microgpt.reports.budgets import at_equal_time
-from microgpt.reports.comparisons import comparisons, effects
+from microgpt.reports.comparisons import comparisons
+from microgpt.reports.effects import by_themselves, effects_of
+from microgpt.reports.factors import design_of
 from microgpt.reports.families import Family, families
 from microgpt.reports.markdown import markdown
 from microgpt.reports.report import Plot, Plots, Report, Section
@@ -83,12 +85,13 @@ def test_effects_and_differences_have_their_verdicts(sweep):
     for line in (normed, interaction):
         assert line["verdict"].startswith("no difference shown at 8 seeds (one of 0.00")
     family = only_family(sweep)
-    found = effects(family)
-    assert found is not None
-    assert found.contrasts.b.mean is not None
-    assert normed["difference"] == signed(found.contrasts.b.mean)
-    assert normed["seeds needed"] == str(found.contrasts.b.seeds_needed)
-    assert normed["effect size"] == f"d_z {found.contrasts.b.effect_size:+.2f}"
+    design = design_of(family)
+    assert design is not None
+    found = by_themselves(effects_of(design))[1]
+    assert found.mean is not None
+    assert normed["difference"] == signed(found.mean)
+    assert normed["seeds needed"] == str(found.seeds_needed)
+    assert normed["effect size"] == f"d_z {found.effect_size:+.2f}"
     lines = table(page, "Differences between variants")
     assert [(line["a"], line["b"]) for line in lines] == [(one.a.name, one.b.name) for one in comparisons(family)]
     assert "Intervals are 95 % and not adjusted." in page

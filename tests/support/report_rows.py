@@ -1,14 +1,17 @@
-"""Rows of a sweep, read from records and histories that are written for the purpose."""
+"""Rows of a sweep, read from records and histories that are written for the purpose; designs without records."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from microgpt.config.schema import Config, ModelConfig, StyleConfig
 from microgpt.reports.curves import Curve, read_curve
+from microgpt.reports.factors import Cell, Design, factor_of
+from microgpt.reports.families import Variant
 from microgpt.reports.records import Row, read_row
+from microgpt.reports.settings import label
 
 GPT = ModelConfig(name="gpt", n_embd=16, n_head=4, n_layer=1)
 
@@ -81,3 +84,16 @@ class Sweep:
 
 def read(row: Row) -> Curve:
     return read_curve(row.folder, row.steps_per_sec)
+
+
+def design(
+    keys: Sequence[str], samples: Mapping[tuple[Any, ...], Mapping[int, float]], groups: Sequence[int] = ()
+) -> Design:
+    """Return a design of the values by seed of some combinations of the keys' values; the first is the reference."""
+    settings = [dict(zip(keys, values, strict=True)) for values in samples]
+    factors = tuple(factor_of(key, settings, settings[0], {}) for key in keys)
+    cells = []
+    for number, (own, sample) in enumerate(zip(settings, samples.values(), strict=True)):
+        variant = Variant(label(own), own, {}, 0, 0, groups[number] if groups else 0)
+        cells.append(Cell(tuple(factor.levels.index(own[factor.key]) for factor in factors), variant, sample))
+    return Design(factors, tuple(cells))

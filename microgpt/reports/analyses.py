@@ -1,0 +1,25 @@
+"""The analyses of a family, each of which adds sentences, plots, tables and numbers to the family's section.
+
+An analysis is a function of the family, the plan of its runs, and `read`, which returns the history of a run and is
+None if nothing is drawn. It returns None for a family that it does not apply to.
+"""
+
+from collections.abc import Callable
+
+from microgpt.reports.budgets import Reader
+from microgpt.reports.effect_report import effects_analysis
+from microgpt.reports.families import Family
+from microgpt.reports.plans import Plan, plan_of
+from microgpt.reports.report import Analysis
+
+# name in report.json -> analysis; a section has their sentences, plots and blocks in this order
+ANALYSES: dict[str, Callable[[Family, Plan, Reader | None], Analysis | None]] = {
+    "effects": effects_analysis,
+}
+
+
+def analysed(family: Family, read: Reader | None) -> dict[str, Analysis]:
+    """Return what the analyses that apply to a family add to its section."""
+    plan = plan_of(family.members)
+    found = {name: analyse(family, plan, read) for name, analyse in ANALYSES.items()}
+    return {name: analysis for name, analysis in found.items() if analysis is not None}

@@ -1,0 +1,195 @@
+"""Factors: the keys in which the variants of a family differ, their levels, and the cells that have results.
+
+A key named in `report.nuisance` is no factor: a cell has the runs of one of its values (see `best_of`).
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Literal
+
+from microgpt.reports.families import Family, Samples, Variant, baseline_of
+from microgpt.reports.settings import exact, label, short
+from microgpt.reports.statistics import Sample
+
+VARIANT = "variant"  # the factor of variants that are not the cells of a design: its levels are their names
+FEWEST_SEEDS = 0.5  # a cell with a smaller share of the seeds of the others is left out of a design of several factors
+
+Scale = Literal["", "natural", "log"]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A swept key with its levels: numbers ascending, false before true, others in the order of the sweep."""
+
+    key: str
+    levels: tuple[Any, ...]
+    reference: int = 0  # number of the level with which others are compared: the control, or that of the baseline
+    scale: Scale = ""  # on which a numeric factor of three or more levels has a trend; "" for categories
+    has_control: bool = False  # only comparisons with the reference are of interest (report.control)
+
+    @property
+    def name(self) -> str:
+        return short(self.key)
+
+    @property
+    def is_numeric(self) -> bool:
+        return self.scale != ""
+
+    def label(self, level: int) -> str:
+        """Return `optim=lion`, or the name of a variant."""
+        value = self.levels[level]
+        return str(value) if self.key == VARIANT else label({self.key: value})
+
+    def value(self, level: int) -> str:
+        return self.label(level).removeprefix(f"{self.name}=")
+
+    @property
+    def positions(self) -> list[float]:
+        """The levels of a numeric factor on its scale; log is to base 2, so that a unit is a doubling."""
+        return [math.log2(value) if self.scale == "log" else float(value) for value in self.levels]
+
+
+@dataclass(frozen=True)
+class Cell:
+    levels: tuple[int, ...]  # numbers of the level of each factor
+    variant: Variant
+    sample: Sample  # the metric by seed
+
+    @property
+    def name(self) -> str:
+        return self.variant.name
+
+
+@dataclass(frozen=True)
+class Design:
+    """The factors of a family, and its cells that have results; the seeds are blocks."""
+
+    factors: tuple[Factor, ...]
+    cells: tuple[Cell, ...]
+    remarks: tuple[str, ...] = ()  # sentences: what was left out, and why
+
+    @property
+    def combinations(self) -> int:
+        """How many cells a full factorial of the levels has."""
+        return math.prod(len(factor.levels) for factor in self.factors)
+
+
+def design_of(family: Family, nuisance: Sequence[str] = (), control: Mapping[str, Any] | None = None) -> Design | None:
+    """Return the design of a family; None if fewer than two cells have results.
+
+    `control` has the level of some factors with which their others are compared.
+    """
+    swept = list(family.variants[0].settings) if family.variants else []
+    kept, remarks = measured(family, [key for key in swept if key not in nuisance])
+    if len(kept) < 2:
+        return None
+    settings = [variant.settings for variant, _ in kept]
+    base = baseline_of([variant for variant, _ in kept]).settings
+    candidates = [factor_of(key, settings, base, control or {}) for key in swept if key not in nuisance]
+    factors = tuple(factor for factor in candidates if len(factor.levels) > 1)
+    cells = [
+        Cell(tuple(number_of(factor, variant.settings[factor.key]) for factor in factors), variant, sample)
+        for variant, sample in kept
+    ]
+    design = Design(factors, tuple(cells), tuple(remarks))
+    if not factors or design.combinations == len(cells):
+        return design if factors else None
+    return replace(design, remarks=(*remarks, f"{len(cells)} of the {design.combinations} combinations have results."))
+
+
+def as_variants(design: Design) -> Design:
+    """Return the same cells as the levels of a single factor."""
+    names = tuple(cell.name for cell in design.cells)
+    base = baseline_of(cell.variant for cell in design.cells).name
+    factor = Factor(VARIANT, names, names.index(base))
+    cells = tuple(replace(cell, levels=(number,)) for number, cell in enumerate(design.cells))
+    return Design((factor,), cells, design.remarks)
+
+
+def measured(family: Family, keys: Sequence[str]) -> tuple[list[tuple[Variant, Sample]], list[str]]:
+    """Return a variant and its values for each cell that has enough of them, and sentences on what is left out."""
+    remarks = [
+        f"{variant.name} has no completed run{f' ({variant.failed} failed)' if variant.failed else ''}, so nothing is "
+        "known about it."
+        for variant in family.variants
+        if not variant.rows
+    ]
+    samples = family.samples()
+    groups: dict[tuple[str, ...], list[Variant]] = {}
+    for variant in family.variants:
+        if variant.name in samples:
+            groups.setdefault(tuple(exact(variant.settings, key) for key in keys), []).append(variant)
+    found = []
+    for group in groups.values():
+        chosen, sample = best_of(group, samples) if len(group) > 1 else (group[0], samples[group[0].name])
+        found.append((chosen, sample))
+    if any(len(group) > 1 for group in groups.values()):
+        remarks.append(
+            "A nuisance setting has in each cell the value that was best on other seeds than those compared here."
+        )
+    most = max((len(sample) for _, sample in found), default=0)
+    if len(keys) > 1:
+        few = [(variant, sample) for variant, sample in found if len(sample) < FEWEST_SEEDS * most]
+        remarks += [
+            f"{variant.name} is left out of the effects: it has {len(sample)} of {most} seeds."
+            for variant, sample in few
+        ]
+        found = [pair for pair in found if pair not in few]
+    return found, remarks
+
+
+def best_of(variants: Sequence[Variant], samples: Samples) -> tuple[Variant, Sample]:
+    """Return the best of variants that differ in a nuisance only, and its values on seeds that did not choose it.
+
+    These are the seeds that it alone was run with; if there are none, half of the seeds choose and the others count.
+    """
+    seeds = {one.name: set(samples[one.name]) for one in variants}
+    alone = {
+        name: own.difference(*(other for rival, other in seeds.items() if rival != name)) for name, own in seeds.items()
+    }
+    chosen = max(variants, key=lambda one: len(alone[one.name]))
+    if not alone[chosen.name]:
+        shared = sorted(set.intersection(*seeds.values()))
+        choosing = shared[::2] or shared
+        chosen = min(variants, key=lambda one: sum(samples[one.name][seed] for seed in choosing))
+        alone[chosen.name] = set(shared[1::2]) or seeds[chosen.name]
+    return chosen, {seed: value for seed, value in samples[chosen.name].items() if seed in alone[chosen.name]}
+
+
+def factor_of(
+    key: str, settings: Sequence[Mapping[str, Any]], base: Mapping[str, Any], control: Mapping[str, Any]
+) -> Factor:
+    values = list({exact(one, key): one[key] for one in settings}.values())
+    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    if numeric or all(isinstance(value, bool) for value in values):
+        values.sort()
+    factor = Factor(key, tuple(values), scale=scale_of(values) if numeric and len(values) > 2 else "")
+    toggle = {False, True} == set(map(exact_bool, values))
+    reference = control.get(key, False if toggle else base[key])
+    return replace(factor, reference=number_of(factor, reference), has_control=key in control)
+
+
+def exact_bool(value: Any) -> Any:
+    return value if isinstance(value, bool) else None
+
+
+def scale_of(values: Sequence[float]) -> Scale:
+    """Return the scale on which ascending numbers are more evenly spaced."""
+    if values[0] <= 0:
+        return "natural"
+    return "log" if unevenness([math.log(value) for value in values]) < unevenness(values) else "natural"
+
+
+def unevenness(values: Sequence[float]) -> float:
+    gaps = [b - a for a, b in pairwise(values)]
+    return max(gaps) / min(gaps)
+
+
+def number_of(factor: Factor, value: Any) -> int:
+    """Return the number of a level; the first level for a value that has no results."""
+    texts = [json.dumps(level, sort_keys=True) for level in factor.levels]
+    text = json.dumps(value, sort_keys=True)
+    return texts.index(text) if text in texts else 0
