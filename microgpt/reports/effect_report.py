@@ -55,7 +55,8 @@ def effect_strips(family: Family, found: Effects) -> list[Plot]:
     figure = strips(rows, x_label=f"effect on the {LOSSES[family.metric]} ({UNIT})", zero=True)
     some = f"The {len(chosen)} of {len(known)} effects with the smallest p are drawn." * (len(chosen) < len(known))
     caption = joined("Left of zero, the loss is lower.", dots_caption("seed", rows), "The bars hold together.", some)
-    return [Plot("effects", "Effects", caption, figure)]
+    title = "Main effects and interactions" if len(found.design.factors) > 1 else "Differences between levels"
+    return [Plot("effects", title, caption, figure)]
 
 
 def effects_data(found: Effects) -> dict[str, Any]:
