@@ -55,7 +55,7 @@ def test_help_lists_groups_options_and_keys(microgpt: Program) -> None:
         "task: benchmark, chat, explain, export, info, sample, serve, train",
         "mode: scalar, tensor",
         "backend: auto, native, python, torch",
-        "data: chat, makemore, names, text",
+        "data: alice, chat, makemore, names, text",
         "style: classic, futuristic",
         f"optim: {', '.join(sorted(OPTIMIZERS))}",
         f"schedule: {', '.join(sorted(SCHEDULES))}",

