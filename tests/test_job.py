@@ -285,6 +285,31 @@ def test_nothing_of_hydra_is_left_behind(folder: Path, capsys: pytest.CaptureFix
     assert dict(os.environ) == environment
 
 
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("model=ll", "model=llama"), ("optim.l", "optim.lr="), ("hydra/laun", "hydra/launcher=")]
+)
+def test_a_shell_completes_options_and_keys(
+    typed: str, offered: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COMP_LINE", f"microgpt {typed}")
+    microgpt("-sc", "query=bash")
+    assert capsys.readouterr().out.split() == [offered]
+
+
+def test_hydra_full_error_changes_no_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["microgpt", "model=lstm"])
+    shown = set()
+    for value in (None, "0", "1"):
+        if value is not None:
+            monkeypatch.setenv("HYDRA_FULL_ERROR", value)
+        assert run() == 2
+        shown.add(capsys.readouterr().err)
+    (sentence,) = shown
+    assert sentence.startswith("error: model=lstm is not an option: ")
+
+
 def test_the_configuration_is_a_package_with_its_schema() -> None:
     """In a checkout too: microgpt/conf leads to conf/."""
     assert (ROOT / "microgpt" / "conf").resolve() == ROOT / "conf"

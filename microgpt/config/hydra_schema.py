@@ -25,6 +25,7 @@ def register_schema() -> None:
     for part in (node, *(node[key] for key in node)):  # frozen dataclasses make read-only nodes
         if isinstance(part, DictConfig):
             OmegaConf.set_readonly(part, None)
+    ConfigStore.instance().repo.pop("schema.yaml", None)  # Hydra 1.4 warns of a second one
     ConfigStore.instance().store(name="schema", node=node)
     read_as_written(text_keys(Config))
     check_files(refuse_values_that_are_no_texts)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hydra import initialize_config_dir
@@ -171,6 +171,44 @@ def test_callbacks_are_called_for_each_job_and_know_of_a_failed_one(
     assert [[line.get(key) for key in same] for line in theirs] == [[line.get(key) for key in same] for line in ours]
     again = calls(tmp_path, "vectorized", *arguments)  # completed jobs are not trained again
     assert [line["status"] for line in again[6:] if line["event"] == "end"]
+
+
+class Listing(Callback):
+    """Lists the names of its calls."""
+
+    seen: ClassVar[list[str]] = []
+
+    def on_run_start(self, **kwargs: Any) -> None:
+        self.seen.append("run start")
+
+    def on_run_end(self, **kwargs: Any) -> None:
+        self.seen.append("run end")
+
+    def on_multirun_start(self, **kwargs: Any) -> None:
+        self.seen.append("multirun start")
+
+    def on_multirun_end(self, **kwargs: Any) -> None:
+        self.seen.append("multirun end")
+
+    def on_job_start(self, **kwargs: Any) -> None:
+        self.seen.append("job start")
+
+    def on_job_end(self, **kwargs: Any) -> None:
+        self.seen.append("job end")
+
+
+def test_callbacks_of_a_run_and_of_a_sweep_are_called_around_those_of_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    listing = f"+hydra.callbacks.listing._target_={__name__}.Listing"
+    monkeypatch.setattr(Listing, "seen", [])
+    run(*QUICK, listing)
+    assert Listing.seen == ["run start", "job start", "job end", "run end"]
+    for launcher in ("basic", "vectorized"):
+        Listing.seen.clear()
+        run("-m", *QUICK, listing, f"hydra/launcher={launcher}", f"hydra.sweep.dir={launcher}")
+        assert Listing.seen == ["multirun start", "job start", "job end", "multirun end"]
 
 
 def test_environment_of_a_job_is_set_while_it_reads_and_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
