@@ -1,0 +1,97 @@
+"""The charts of the experiments: a ladder of models, loss against learning rate, loss against size."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from microgpt.reports.charts import LEGEND_ROW
+from microgpt.reports.plot_style import INK, line_style, new_axes, plot_style, shortened
+from microgpt.reports.statistics import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ROW = 0.2  # inches
+
+
+@dataclass(frozen=True)
+class Rung:
+    label: str
+    mean: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points with intervals, and a curve through them if one was fitted."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    curve: tuple[np.ndarray, np.ndarray] | None = None
+    marked: tuple[float, Interval | None] | None = None  # an x of interest, and its interval
+
+
+def ladder_chart(series: Mapping[str, Sequence[Rung]], *, x_label: str) -> "Figure":
+    """Draw a row for each model, the first on top: its mean and interval, joined by a line, in each series."""
+    rows = next(iter(series.values()))
+    legend = LEGEND_ROW * len(series)
+    with plot_style():
+        figure, axes = new_axes(0.7 + ROW * len(rows) + legend, left=1.75, bottom=0.46 + legend)
+        places = np.arange(len(rows))
+        for number, (name, found) in enumerate(series.items()):
+            style = line_style(number)
+            at = places + 0.16 * number
+            axes.plot([one.mean for one in found], at, label=name, alpha=0.9, **style)
+            for place, one in zip(at, found, strict=True):
+                if one.interval is not None:
+                    axes.plot([one.interval.low, one.interval.high], [place, place], color=style["color"], linewidth=1.2)
+        axes.set_yticks(places, [shortened(one.label, 30) for one in rows], fontsize=7.5)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.locator_params(axis="x", nbins=5)
+        axes.set_xlabel(x_label)
+        figure.legend(loc="lower center", bbox_to_anchor=(0.5, 0), borderpad=0.1, labelspacing=0.25, handlelength=3.2)
+    return figure
+
+
+def lines_chart(
+    lines: Mapping[str, Line], *, x_label: str, y_label: str, y_limits: tuple[float, float] | None = None
+) -> "Figure":
+    """Draw points with intervals and their fitted curves over a logarithmic x-axis; marked x have a dashed line."""
+    legend = LEGEND_ROW * ((len(lines) + 1) // 2)
+    with plot_style():
+        figure, axes = new_axes(2.9 + legend, bottom=0.46 + legend)
+        for number, (name, line) in enumerate(lines.items()):
+            style = line_style(number)
+            y, errors = np.array(line.y), np.array([np.subtract(line.y, line.low), np.subtract(line.high, line.y)])
+            points = {"linestyle": "none"} if line.curve is not None else {}
+            axes.errorbar(line.x, y, errors, label=shortened(name, 40), elinewidth=1, **{**style, **points})
+            if line.curve is not None:
+                axes.plot(*line.curve, color=style["color"], linestyle=style["linestyle"], linewidth=1.2)
+            if line.marked is not None:
+                place, interval = line.marked
+                axes.axvline(place, color=style["color"], linewidth=0.9, linestyle=style["linestyle"], zorder=1.4)
+                if interval is not None:
+                    axes.axvspan(interval.low, interval.high, color=style["color"], alpha=0.1, linewidth=0)
+        axes.set_xscale("log")
+        if y_limits is not None:
+            axes.set_ylim(*y_limits)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        figure.legend(
+            loc="lower center", ncols=2, bbox_to_anchor=(0.5, 0), borderpad=0.1, labelspacing=0.25, handlelength=3.2
+        )
+    return figure
+
+
+def residual_chart(residuals: Mapping[str, Line], *, x_label: str, y_label: str) -> "Figure":
+    """Draw the residuals of a fit with the intervals of their means, and a line at zero."""
+    figure = lines_chart(residuals, x_label=x_label, y_label=y_label)
+    with plot_style():
+        figure.axes[0].axhline(0, color=INK, linewidth=1, zorder=1.5)
+    return figure
+
+
