@@ -9,17 +9,25 @@ from collections.abc import Callable
 from microgpt.reports.budgets import Reader
 from microgpt.reports.effect_report import effects_analysis
 from microgpt.reports.families import Family
+from microgpt.reports.ladder import ladder_analysis
 from microgpt.reports.plans import Plan, plan_of
 from microgpt.reports.report import Analysis
 
 # name in report.json -> analysis; a section has their sentences, plots and blocks in this order
 ANALYSES: dict[str, Callable[[Family, Plan, Reader | None], Analysis | None]] = {
+    "ladder": ladder_analysis,
     "effects": effects_analysis,
 }
+REPLACED = {"ladder": "effects"}  # an analysis -> the one that it replaces in the families that it applies to
 
 
 def analysed(family: Family, read: Reader | None) -> dict[str, Analysis]:
     """Return what the analyses that apply to a family add to its section."""
     plan = plan_of(family.members)
-    found = {name: analyse(family, plan, read) for name, analyse in ANALYSES.items()}
-    return {name: analysis for name, analysis in found.items() if analysis is not None}
+    found: dict[str, Analysis] = {}
+    for name, analyse in ANALYSES.items():
+        if all(REPLACED.get(other) != name for other in found):
+            analysis = analyse(family, plan, read)
+            if analysis is not None:
+                found[name] = analysis
+    return found

@@ -48,7 +48,9 @@ def ladder_chart(series: Mapping[str, Sequence[Rung]], *, x_label: str) -> "Figu
             axes.plot([one.mean for one in found], at, label=name, alpha=0.9, **style)
             for place, one in zip(at, found, strict=True):
                 if one.interval is not None:
-                    axes.plot([one.interval.low, one.interval.high], [place, place], color=style["color"], linewidth=1.2)
+                    axes.plot(
+                        [one.interval.low, one.interval.high], [place, place], color=style["color"], linewidth=1.2
+                    )
         axes.set_yticks(places, [shortened(one.label, 30) for one in rows], fontsize=7.5)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.locator_params(axis="x", nbins=5)
@@ -93,5 +95,3 @@ def residual_chart(residuals: Mapping[str, Line], *, x_label: str, y_label: str)
     with plot_style():
         figure.axes[0].axhline(0, color=INK, linewidth=1, zorder=1.5)
     return figure
-
-

@@ -24,8 +24,8 @@ NAME, WIDTH = "model.name", "model.mlp_width"
 MOST_NAMED = 3  # changes in a sentence
 NOTE = (
     "Differences are means over seeds of differences that are taken seed by seed; below zero, the loss is lower. "
-    "Their 95 % intervals hold together for all differences of this table. A star marks those that do not contain zero. "
-    "time is that of a training step, relative to the first model; models were trained side by side."
+    "Their 95 % intervals hold together for all differences of this table; a star marks those without zero. time is "
+    "that of a training step, relative to the first model; models were trained side by side."
 )
 
 
@@ -58,10 +58,6 @@ def ladder_analysis(family: Family, plan: Plan, read: Reader | None) -> Analysis
         blocks=[Table(name.capitalize(), rows_of(steps, family.metric), NOTE) for name, steps in ladders.items()],
         data={name: [data_of(step) for step in steps] for name, steps in ladders.items()},
     )
-
-
-def is_ladder(family: Family) -> bool:
-    return len(rungs_of(family, resized=False)) > 1
 
 
 def rungs_of(family: Family, *, resized: bool) -> dict[int, Variant]:
@@ -106,7 +102,9 @@ def exact_of(row: Row, key: str) -> str:
 
 
 def rows_of(steps: Sequence[Step], metric: str) -> list[Cells]:
-    seconds = [fmean(1 / row.steps_per_sec for row in step.variant.rows.values() if row.steps_per_sec) for step in steps]
+    seconds = [
+        fmean(1 / row.steps_per_sec for row in step.variant.rows.values() if row.steps_per_sec) for step in steps
+    ]
     rows = []
     for number, (step, time) in enumerate(zip(steps, seconds, strict=True)):
         found = summary(list(step.variant.values(metric).values()))
@@ -155,11 +153,11 @@ def sentences(name: str, steps: Sequence[Step], metric: str) -> list[str]:
             found.append(f"In the {name} it is {word} most by {named}.")
     ends = [step for step in steps[1:] if step.change.endswith(")")]
     for step in ends:
-        words = "lower" if mean_of(step.first) < 0 else "higher"
-        verdict = f"is {words}" if is_shown(step.first) else "is not shown to differ"
+        words = "is lower than" if mean_of(step.first) < 0 else "is higher than"
+        verdict = words if is_shown(step.first) else "is not shown to differ from"
         text = told(step.first).rstrip(" *")
         model = first_row(step.variant).model
-        found.append(f"In the {name}, the loss of {model} {verdict} than that of {steps[0].change}: {text}.")
+        found.append(f"In the {name}, the loss of {model} {verdict} that of {steps[0].change}: {text}.")
     return found
 
 
