@@ -10,12 +10,16 @@ from microgpt.reports.budgets import Reader
 from microgpt.reports.effect_report import effects_analysis
 from microgpt.reports.families import Family
 from microgpt.reports.ladder import ladder_analysis
+from microgpt.reports.learning_rates import learning_rate_analysis
 from microgpt.reports.plans import Plan, plan_of
 from microgpt.reports.report import Analysis
+from microgpt.reports.scaling import scaling_analysis
 
 # name in report.json -> analysis; a section has their sentences, plots and blocks in this order
 ANALYSES: dict[str, Callable[[Family, Plan, Reader | None], Analysis | None]] = {
     "ladder": ladder_analysis,
+    "learning_rate": learning_rate_analysis,
+    "scaling": scaling_analysis,
     "effects": effects_analysis,
 }
 REPLACED = {"ladder": "effects"}  # an analysis -> the one that it replaces in the families that it applies to

@@ -32,7 +32,7 @@ class Line:
     low: Sequence[float]
     high: Sequence[float]
     curve: tuple[np.ndarray, np.ndarray] | None = None
-    marked: tuple[float, Interval | None] | None = None  # an x of interest, and its interval
+    marked: tuple[float, float, Interval] | None = None  # a point of interest, and the interval of its x
 
 
 def ladder_chart(series: Mapping[str, Sequence[Rung]], *, x_label: str) -> "Figure":
@@ -60,9 +60,17 @@ def ladder_chart(series: Mapping[str, Sequence[Rung]], *, x_label: str) -> "Figu
 
 
 def lines_chart(
-    lines: Mapping[str, Line], *, x_label: str, y_label: str, y_limits: tuple[float, float] | None = None
+    lines: Mapping[str, Line],
+    *,
+    x_label: str,
+    y_label: str,
+    y_limits: tuple[float, float] | None = None,
+    zero: bool = False,
 ) -> "Figure":
-    """Draw points with intervals and their fitted curves over a logarithmic x-axis; marked x have a dashed line."""
+    """Draw points with intervals and their fitted curves over a logarithmic x-axis; marked points are stars.
+
+    `zero` adds a line at zero.
+    """
     legend = LEGEND_ROW * ((len(lines) + 1) // 2)
     with plot_style():
         figure, axes = new_axes(2.9 + legend, bottom=0.46 + legend)
@@ -74,10 +82,13 @@ def lines_chart(
             if line.curve is not None:
                 axes.plot(*line.curve, color=style["color"], linestyle=style["linestyle"], linewidth=1.2)
             if line.marked is not None:
-                place, interval = line.marked
-                axes.axvline(place, color=style["color"], linewidth=0.9, linestyle=style["linestyle"], zorder=1.4)
-                if interval is not None:
-                    axes.axvspan(interval.low, interval.high, color=style["color"], alpha=0.1, linewidth=0)
+                place, height, interval = line.marked
+                axes.plot([interval.low, interval.high], [height, height], color=INK, linewidth=2, zorder=3)
+                axes.plot(
+                    [place], [height], marker="*", markersize=11, color=style["color"], markeredgecolor=INK, zorder=4
+                )
+        if zero:
+            axes.axhline(0, color=INK, linewidth=1, zorder=1.5)
         axes.set_xscale("log")
         if y_limits is not None:
             axes.set_ylim(*y_limits)
@@ -86,12 +97,4 @@ def lines_chart(
         figure.legend(
             loc="lower center", ncols=2, bbox_to_anchor=(0.5, 0), borderpad=0.1, labelspacing=0.25, handlelength=3.2
         )
-    return figure
-
-
-def residual_chart(residuals: Mapping[str, Line], *, x_label: str, y_label: str) -> "Figure":
-    """Draw the residuals of a fit with the intervals of their means, and a line at zero."""
-    figure = lines_chart(residuals, x_label=x_label, y_label=y_label)
-    with plot_style():
-        figure.axes[0].axhline(0, color=INK, linewidth=1, zorder=1.5)
     return figure

@@ -65,6 +65,7 @@ class Sweep:
                 "mean_loss_last_n": 2.5,
                 "steps_per_sec": steps_per_sec,
                 "vocab_size": vocab_size,
+                "tokens_seen": 7 * config["train"]["steps"],
             },
         }
         folder = self.folder / number

@@ -1,0 +1,213 @@
+"""Loss against the number of parameters and of tokens, for a sweep over the size of a model and its training."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from microgpt.reports.budgets import Reader
+from microgpt.reports.experiment_charts import Line, lines_chart
+from microgpt.reports.families import Family
+from microgpt.reports.plans import Plan
+from microgpt.reports.plot_style import skip_if_failing
+from microgpt.reports.plots import LOSSES, MOST_CURVES, UNIT
+from microgpt.reports.power_laws import RESAMPLES, STEEPEST, Fit, fit
+from microgpt.reports.report import Analysis, Cells, Plot, Table
+from microgpt.reports.settings import fingerprint
+from microgpt.reports.statistics import Interval, t_interval
+
+LR = "optim.lr"
+SIZES = (
+    "model.n_embd", "model.n_head", "model.n_layer", "model.n_kv_head", "model.mlp_width", "train.steps",
+    "train.batch_size",
+)  # fmt: skip
+FEWEST_LEVELS, FEWEST_SEEDS = 4, 3
+TERMS = {"N": "A N^-a", "D": "B D^-b"}
+NOTE = (
+    "N is the number of parameters, D that of target tokens that were trained on, E the loss that remains. Fitted by "
+    f"robust least squares from several starts, with exponents up to {STEEPEST:g}; 95 % intervals are percentiles over "
+    f"{RESAMPLES} resamples of the seeds. residual: root mean square of the residuals; noise: that of the standard "
+    "errors of the means."
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One size: the losses by seed at its best learning rate."""
+
+    parameters: int
+    tokens: float  # mean over seeds
+    losses: Mapping[int, float]
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(list(self.losses.values())))
+
+
+@dataclass(frozen=True)
+class Law:
+    """A fit and the points that it is of."""
+
+    where: str  # "at 50,123 tokens"; empty for all points
+    fit: Fit
+    points: Sequence[Point]
+
+    @property
+    def formula(self) -> str:
+        return " + ".join(["L = E", *(TERMS[name] for name in self.fit.names)])
+
+
+def scaling_analysis(family: Family, plan: Plan, read: Reader | None) -> Analysis | None:
+    """Return the power laws of a sweep over sizes; None for another family, and for too few sizes."""
+    points, tuned = points_of(family)
+    laws = laws_of(points)
+    if not laws:
+        return None
+    plots: list[Plot] = []
+    if read:
+        with skip_if_failing(f"scaling of {family.key}"):
+            plots = plots_of(laws[-1], points, family.metric)
+    table = Table("Power laws", [row_of(law) for law in laws], NOTE)
+    rates = ["For each size, the learning rate with the lowest mean loss counts."] * tuned
+    findings = [*(sentence for law in laws for sentence in sentences(law)), *rates]
+    return Analysis(findings, plots, [table], {"laws": [data_of(law) for law in laws]})
+
+
+def points_of(family: Family) -> tuple[list[Point], bool]:
+    """Return the sizes of a family that has nothing but sizes, and whether a learning rate was chosen for them."""
+    if not family.variants or not set(family.variants[0].settings) <= {*SIZES, LR}:
+        return [], False
+    groups: dict[str, list[Point]] = {}
+    for variant in family.variants:
+        losses = variant.values(family.metric)
+        tokens = [row.tokens_seen for row in variant.rows.values() if row.tokens_seen]
+        if variant.parameters and tokens and len(losses) >= FEWEST_SEEDS:
+            point = Point(variant.parameters, float(np.mean(tokens)), losses)
+            groups.setdefault(fingerprint(variant.settings, without=[LR]), []).append(point)
+    best = [min(points, key=lambda one: one.mean) for points in groups.values()]
+    return best, any(len(points) > 1 for points in groups.values())
+
+
+def laws_of(points: Sequence[Point]) -> list[Law]:
+    """Return the law of N at the most tokens, that of D with the most parameters, and that of both."""
+    steps = group_by(points, lambda one: round(one.tokens, -2))
+    models = group_by(points, lambda one: one.parameters)
+    found = []
+    if steps and len({one.parameters for one in steps[-1]}) >= FEWEST_LEVELS:
+        found.append(law(("N",), f"at {steps[-1][0].tokens:,.0f} tokens", steps[-1]))
+    if models and len(models[-1]) >= FEWEST_LEVELS:
+        found.append(law(("D",), f"with {models[-1][0].parameters:,} parameters", models[-1]))
+    if len(models) >= FEWEST_LEVELS - 1 and len(steps) >= FEWEST_LEVELS - 1 and len(points) > 1 + 2 * len(TERMS):
+        found.append(law(("N", "D"), "", points))
+    return [one for one in found if one is not None]
+
+
+def group_by(points: Sequence[Point], key: Any) -> list[list[Point]]:
+    groups: dict[Any, list[Point]] = {}
+    for point in sorted(points, key=key):
+        groups.setdefault(key(point), []).append(point)
+    return list(groups.values())
+
+
+def law(names: tuple[str, ...], where: str, points: Sequence[Point]) -> Law | None:
+    """Return a fit over the seeds that all points have, or None if they share too few or do not differ."""
+    seeds = sorted(set.intersection(*(set(point.losses) for point in points)))
+    losses = np.array([[point.losses[seed] for seed in seeds] for point in points])
+    if len(seeds) < FEWEST_SEEDS or not losses.std(axis=1).any():
+        return None
+    return Law(where, fit(names, sizes_of(names, points), losses), points)
+
+
+def sizes_of(names: Sequence[str], points: Sequence[Point]) -> list[np.ndarray]:
+    known = {"N": [float(one.parameters) for one in points], "D": [one.tokens for one in points]}
+    return [np.array(known[name]) for name in names]
+
+
+def sentences(law: Law) -> list[str]:
+    """Return the law in numbers, and what makes it unreliable."""
+    found, where = law.fit, f" {law.where}" if law.where else ""
+    exponents = zip(found.names, found.exponents, found.exponent_intervals, strict=True)
+    powers = " and ".join(f"{name}^-{power:.2f} {told(interval, 2)}" for name, power, interval in exponents)
+    remarks = found.remarks()
+    text = f"The loss{where} falls as {powers} towards {found.level:.3f} {told(found.level_interval, 3)}"
+    return [f"{text}." if not remarks else f"{text}; but {'; '.join(remarks)}."]
+
+
+def row_of(law: Law) -> Cells:
+    found = law.fit
+    cells = {"law": law.formula, "of": law.where or "all sizes", "points": str(len(law.points))}
+    cells["E"] = f"{found.level:.3f} {told(found.level_interval, 3)}"
+    for name, letter in (("N", "a"), ("D", "b")):
+        place = found.names.index(name) if name in found.names else None
+        cells[letter.upper()] = "" if place is None else f"{found.factors[place]:.3g}"
+        power = "" if place is None else f"{found.exponents[place]:.3f} {told(found.exponent_intervals[place], 3)}"
+        cells[letter] = power
+    return {**cells, "residual": f"{found.spread:.4f}", "noise": f"{found.noise:.4f}"}
+
+
+def told(found: Interval, digits: int) -> str:
+    return f"[{found.low:.{digits}f}, {found.high:.{digits}f}]"
+
+
+def data_of(law: Law) -> dict[str, Any]:
+    found = law.fit
+    return {
+        "law": law.formula,
+        "of": law.where,
+        "points": [
+            {"N": one.parameters, "D": one.tokens, "loss": one.mean, "seeds": len(one.losses)} for one in law.points
+        ],
+        "E": {"estimate": found.level, "low": found.level_interval.low, "high": found.level_interval.high},
+        "factors": dict(zip(found.names, found.factors, strict=True)),
+        "exponents": {
+            name: {"estimate": power, "low": interval.low, "high": interval.high}
+            for name, power, interval in zip(found.names, found.exponents, found.exponent_intervals, strict=True)
+        },
+        "residual": found.spread,
+        "noise": found.noise,
+        "remarks": found.remarks(),
+    }  # fmt: skip
+
+
+def plots_of(law: Law, points: Sequence[Point], metric: str) -> list[Plot]:
+    """Return the losses with the law's curves against N or, if it has no N, against D, and its residuals."""
+    has_size = "N" in law.fit.names
+    groups = group_by(law.points, lambda one: round(one.tokens, -2)) if has_size else [list(law.points)]
+    shown = groups[:: max(1, -(-len(groups) // MOST_CURVES))]
+    losses, residuals = {}, {}
+    of = {id(point): residual for point, residual in zip(law.points, law.fit.residuals, strict=True)}
+    for group in shown:
+        members = sorted(group, key=lambda one: one.parameters if has_size else one.tokens)
+        name = f"{members[0].tokens:,.0f} tokens" if has_size else f"{members[0].parameters:,} parameters"
+        x = [one.parameters if has_size else one.tokens for one in members]
+        halves = [half_width(one) for one in members]
+        grid = np.geomspace(min(x), max(x), 60)
+        sizes = {"N": grid, "D": np.full(60, members[0].tokens)} if has_size else {"D": grid}
+        curve = (grid, law.fit.at([sizes[one] for one in law.fit.names]))
+        losses[name] = line(x, [one.mean for one in members], halves, curve)
+        residuals[name] = line(x, [of[id(one)] for one in members], halves)
+    x_label = "parameters" if has_size else "target tokens"
+    caption = f"Means over seeds with 95 % intervals; the lines are {law.formula}."
+    found = lines_chart(losses, x_label=x_label, y_label=f"{LOSSES[metric]} ({UNIT})")
+    left = lines_chart(residuals, x_label=x_label, y_label=f"residual ({UNIT})", zero=True)
+    return [
+        Plot("scaling", f"Loss against {x_label}", caption, found),
+        Plot(
+            "residuals",
+            f"Residuals of {law.formula}",
+            "Mean loss minus the fit, with 95 % intervals of the mean.",
+            left,
+        ),
+    ]
+
+
+def line(x: Sequence[float], y: Sequence[float], halves: Sequence[float], curve: Any = None) -> Line:
+    low, high = np.subtract(y, halves), np.add(y, halves)
+    return Line(list(x), list(y), list(low), list(high), curve)
+
+
+def half_width(point: Point) -> float:
+    values = np.array(list(point.losses.values()))
+    found = t_interval(0.0, float(values.std(ddof=1)) / len(values) ** 0.5, len(values) - 1)
+    return 0.0 if found is None else found.high
