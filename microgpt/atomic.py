@@ -1,31 +1,90 @@
 """Atomic writing of files: a reader, or the next run after a crash, finds the old content or the new, never a part."""
 
+import ctypes
+import errno
 import json
 import os
-import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+FEW = 24  # files that are flushed one by one: a call for the whole file system may wait for those of other programs
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Replace a file: write beside it, flush to disk, rename. Makes missing folders. Text is written as UTF-8."""
-    with naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
+    write_all_atomically({path: content})
+
+
+def write_all_atomically(contents: Mapping[Path, bytes | str], durable: bool = True) -> None:
+    """Replace files of one file system, each atomically, and flush them to disk together.
+
+    Not `durable`: nothing is flushed, so that a power cut, but no kill, may leave a file empty.
+    """
+    temporary: dict[Path, Path] = {}
+    try:
+        for path, content in contents.items():
+            with naming(path):
+                beside = path.with_name(f".{path.name}.{os.getpid()}_{threading.get_ident()}")
+                temporary[path] = beside
                 # Names of files that are not UTF-8 contain lone surrogates: written as \uXXXX, which JSON reads back.
-                file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.chmod(0o666 & ~current_umask())  # mkstemp allows only the owner to read
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+                write_file(beside, content.encode(errors="backslashreplace") if isinstance(content, str) else content)
+        if durable and temporary:
+            with naming(next(iter(temporary))):
+                flush_to_disk(list(temporary.values()))
+        for path, beside in temporary.items():
+            with naming(path):
+                beside.replace(path)
+    except BaseException:
+        for beside in temporary.values():
+            beside.unlink(missing_ok=True)
+        raise
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file. Makes missing folders."""
+    try:
+        handle = os.open(path, CREATE, 0o666)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, CREATE, 0o666)
+    try:
+        left = memoryview(content)
+        while left:
+            left = left[os.write(handle, left) :]
+    finally:
+        os.close(handle)
+
+
+def flush_to_disk(paths: Sequence[Path]) -> None:
+    """Flush files and folders of one file system to disk: many by one call, if the system has it."""
+    flush_all = sync_file_system() if len(paths) > FEW else None
+    for path in paths[:1] if flush_all else paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            if flush_all is None:
+                os.fsync(handle)
+            elif flush_all(handle) != 0:
+                error = ctypes.get_errno()
+                raise OSError(error, os.strerror(error))
+        except OSError as error:  # some network and foreign file systems cannot flush a directory
+            if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+        finally:
+            os.close(handle)
+
+
+@cache
+def sync_file_system() -> Callable[[int], int] | None:
+    """Return Linux's function syncfs, which flushes all files of a file system; None on another system."""
+    try:
+        return ctypes.CDLL(None, use_errno=True).syncfs
+    except (OSError, AttributeError, TypeError):
+        return None
 
 
 @contextmanager
@@ -40,10 +99,8 @@ def naming(path: Path) -> Iterator[None]:
 
 def write_json(path: Path, document: Any) -> None:
     """Write a document atomically as indented JSON. Raises ValueError for NaN and infinity, which JSON lacks."""
-    write_atomically(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomically(path, json_text(document))
 
 
-def current_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def json_text(document: Any) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -29,7 +29,7 @@ def test_writing_replaces_the_file_and_leaves_no_other(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("failing", [(os, "fsync"), (Path, "replace"), (Path, "chmod")])
+@pytest.mark.parametrize("failing", [(os, "fsync"), (Path, "replace"), (os, "write")])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_failed_write_keeps_the_old_content_and_leaves_no_other_file(tmp_path, monkeypatch, failing, error):
     write_atomically(tmp_path / "file", "old")

@@ -166,6 +166,10 @@ class TrainConfig:
     checkpoint_every: int | None = key(
         250, "steps between checkpoints; null: only with each evaluation", at_least=1, effect="output"
     )
+    checkpoint_seconds: float | None = key(
+        None, "seconds between checkpoints on disk; null: 5, or 0 if checkpoint_every or keep_checkpoints is changed",
+        at_least=0, effect="output", new=True,
+    )  # fmt: skip
     keep_checkpoints: int = key(2, "newest checkpoints to keep besides the best", at_least=1, effect="output")
     resume: str = key(
         "auto", "auto: resume this run if it was stopped; never; or the folder of a run to train on from",

@@ -53,8 +53,19 @@ class EngineState:
         parts = [{name: a[one] for name, a in part.items()} for part in (self.parameters, self.m, self.v)]
         return EngineState(*parts)
 
-    def is_finite(self) -> bool:
-        return all(np.isfinite(a).all() for part in (self.parameters, self.m, self.v) for a in part.values())
+    def alone(self) -> "EngineState":
+        """Return the state with arrays of its own: those of one of many replicas keep all of them in memory."""
+
+        def own(array: np.ndarray) -> np.ndarray:
+            return array.copy() if array.base is not None and array.base.size > array.size else array
+
+        parts = [{name: own(a) for name, a in part.items()} for part in (self.parameters, self.m, self.v)]
+        return EngineState(*parts)
+
+    def is_finite(self) -> np.ndarray:
+        """Return whether all numbers of each replica are finite: (R,)."""
+        arrays = [a for part in (self.parameters, self.m, self.v) for a in part.values()]
+        return np.logical_and.reduce([np.isfinite(a).all(axis=(1, 2)) for a in arrays])
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ A step's directory is written under a hidden name, flushed to disk and renamed, 
 any instant leaves only complete checkpoints.
 """
 
-import errno
 import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from microgpt.atomic import naming
+from microgpt.atomic import flush_to_disk, naming, write_file
 from microgpt.engines.base import Arrays, EngineState
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
@@ -61,36 +61,91 @@ class Checkpoint:
         return self.meta.origin.step if self.meta.origin else self.progress.first_step + self.progress.step
 
 
-class CheckpointStore:
-    """The checkpoints of one run: writes them, links the latest and the best, removes old ones."""
+@dataclass(frozen=True)
+class Snapshot:
+    """The content of a checkpoint that is not on disk yet. `progress` is a copy."""
 
-    def __init__(self, directory: Path, keep: int):
+    meta: Meta
+    state: EngineState  # R = 1
+    progress: Progress
+
+    @property
+    def name(self) -> str:
+        return step_name(self.progress.step)
+
+
+class CheckpointStore:
+    """The checkpoints of one run: holds the newest and the best, writes them, links them, removes old ones."""
+
+    def __init__(self, directory: Path, keep: int, keep_at_end: int | None = None):
+        """`keep` newest checkpoints stay besides the best, after the last step `keep_at_end`."""
         self.directory = directory
         self.keep = keep
+        self.keep_at_end = keep if keep_at_end is None else keep_at_end
+        self.held: Snapshot | None = None  # the newest, until it is written
+        self.held_best: Snapshot | None = None
 
     def save(self, meta: Meta, state: EngineState, progress: Progress) -> Path:
-        """Write a checkpoint, unless the step has a valid one: a run that was resumed from it passes it again.
-
-        Later ones are damaged, or the run would have been resumed from them; kept, they would count as the newest.
-        """
-        final = self.directory / step_name(progress.step)
-        for path in self.directory.glob("step_*"):
-            if path.name > final.name:
-                discard(path)
-        if not is_valid(final):
-            discard(final)
-            write_checkpoint(final, meta, state, progress)
-        self.link(LATEST, final.name)
-        if progress.best_step is not None and self.lacks_best():
-            best = linked(self.directory, BEST) or self.directory / step_name(progress.best_step)
-            if is_checkpoint(best):
-                self.link(BEST, best.name)
-        self.prune()
-        return final
+        """Write a checkpoint."""
+        self.held = Snapshot(meta, state, progress)
+        write_held([self])
+        return self.directory / step_name(progress.step)
 
     def mark_best(self, step: int) -> None:
-        self.link(BEST, step_name(step))
+        """Make the newest checkpoint the best."""
+        if self.held is not None:
+            self.held_best = replace(self.held, state=self.held.state.alone())
+        else:
+            self.held_best = None
+            self.link(BEST, step_name(step))
+            self.prune()
+
+    def take_held(self) -> list[Snapshot]:
+        """Return what is to be written, the oldest first. Steps that are on disk already are not.
+
+        A run that was resumed from a checkpoint passes its step again. Later ones are damaged, or the run would have
+        been resumed from them; kept, they would count as the newest.
+        """
+        held = {one.name: one for one in (self.held_best, self.held) if one is not None}
+        if not held:
+            return []
+        for path in self.steps():
+            if path.name > max(held) or (path.name in held and not is_valid(path)):
+                discard(path)
+            else:
+                held.pop(path.name, None)
+        return list(held.values())
+
+    def link_held(self) -> None:
+        """Link the checkpoints that were held, which are on disk now, and remove old ones."""
+        newest, best = self.held, self.held_best
+        self.held = self.held_best = None
+        if best is not None:
+            self.link(BEST, best.name)
+        if newest is not None:
+            self.link(LATEST, newest.name)
+            step = newest.progress.best_step
+            if step is not None and best is None and self.lacks_best():
+                found = linked(self.directory, BEST) or self.directory / step_name(step)
+                if is_checkpoint(found):
+                    self.link(BEST, found.name)
+        if newest is not None or best is not None:
+            self.prune()
+
+    def finish(self) -> None:
+        """Remove the checkpoints that are not needed after the last step."""
+        self.keep = self.keep_at_end
         self.prune()
+
+    def steps(self) -> list[Path]:
+        """Return the paths of the checkpoints, damaged ones too, the oldest first."""
+        return [self.directory / name for name in sorted(self.names()) if name.startswith("step_")]
+
+    def names(self) -> list[str]:
+        try:
+            return os.listdir(self.directory)  # noqa: PTH208 (several times as fast as Path.iterdir)
+        except FileNotFoundError:
+            return []
 
     def lacks_best(self) -> bool:
         """Return whether this is a copy of a run, in which `best` is a directory or is missing."""
@@ -115,9 +170,13 @@ class CheckpointStore:
 
     def prune(self) -> None:
         """Keep the newest `keep` checkpoints and the best; remove the others and what a crash left incomplete."""
-        steps = sorted(self.directory.glob("step_*"))
-        kept = {path.name for path in [*steps[-self.keep :], *filter(None, [linked(self.directory, BEST)])]}
-        for path in [*steps, *self.directory.glob(".*")]:
+        names = self.names()
+        steps = sorted(name for name in names if name.startswith("step_"))
+        if len(steps) <= 1 and not any(name.startswith(".") for name in names):
+            return
+        best = linked(self.directory, BEST)
+        kept = {*steps[-self.keep :], *([best.name] if best is not None else [])}
+        for path in (self.directory / name for name in names if name.startswith(("step_", "."))):
             if path.name.startswith((f".{LATEST}.", f".{BEST}.")) and not is_directory(path):
                 path.unlink(missing_ok=True)  # a link that `link` had not yet renamed
             elif path.name not in kept:
@@ -130,7 +189,7 @@ class CheckpointStore:
 
     def newest(self) -> Checkpoint | None:
         """Return the newest checkpoint that is not damaged, or None."""
-        for path in sorted(self.directory.glob("step_*"), reverse=True):
+        for path in reversed(self.steps()):
             try:
                 return load_checkpoint(path)
             except UserError:
@@ -164,52 +223,70 @@ def discard(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
+def write_held(stores: Sequence[CheckpointStore], others: Sequence[Path] = ()) -> None:
+    """Write the checkpoints that stores of one file system hold; the files `others` are flushed to disk with them."""
+    write_directories(
+        {store.directory / one.name: checkpoint_files(one) for store in stores for one in store.take_held()}, others
+    )
+    for store in stores:
+        store.link_held()
+
+
 def write_checkpoint(final: Path, meta: Meta, state: EngineState, progress: Progress) -> None:
     """Write the directory of one model, R = 1."""
+    write_directories({final: checkpoint_files(Snapshot(meta, state, progress))})
+
+
+def checkpoint_files(snapshot: Snapshot) -> dict[str, bytes]:
+    """Return the content of each file of a checkpoint."""
+    state = snapshot.state
     files = {WEIGHTS: tensors(state.parameters)}
     if state.m:
         files[OPTIMIZER_M] = tensors(state.m)
     if state.v:
         files[OPTIMIZER_V] = tensors(state.v)
-    files[META] = document(meta_document(meta))
-    files[TRAIN_STATE] = document(asdict(progress))
-    write_directory(final, files)
+    files[META] = document(meta_document(snapshot.meta))
+    files[TRAIN_STATE] = document(asdict(snapshot.progress))
+    return files
 
 
-def write_directory(final: Path, files: dict[str, bytes]) -> None:
-    """Write files and their checksums to a hidden directory, flush them to disk, then rename the directory.
+def write_directories(directories: Mapping[Path, dict[str, bytes]], others: Sequence[Path] = ()) -> None:
+    """Write directories, each with files and their checksums: under hidden names, then flushed to disk, then renamed.
 
-    Raises OSError, also if `final` exists and is not empty.
+    The files `others` are flushed with them. Raises OSError, also for a directory that exists and is not empty.
     """
-    temporary = hidden(final)
-    shutil.rmtree(temporary, ignore_errors=True)
-    checksums = document({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
-    with naming(final):
-        temporary.mkdir(parents=True)
-        for name, content in [*files.items(), (CHECKSUMS, checksums)]:
-            with (temporary / name).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        sync_directory(temporary)
-        temporary.rename(final)
-        sync_directory(final.parent)
+    written = list(others)
+    for final, files in directories.items():
+        temporary = hidden(final)
+        checksums = document({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
+        with naming(final):
+            make_empty(temporary)
+            for name, content in [*files.items(), (CHECKSUMS, checksums)]:
+                write_file(temporary / name, content)
+                written.append(temporary / name)
+            written.append(temporary)
+    with naming(next(iter(directories), Path())):
+        if written:
+            flush_to_disk(written)
+    for final in directories:
+        with naming(final):
+            hidden(final).rename(final)
+    flush_to_disk(list({final.parent for final in directories}))
+
+
+def make_empty(folder: Path) -> None:
+    try:
+        folder.mkdir()
+    except FileNotFoundError:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        shutil.rmtree(folder)
+        folder.mkdir()
 
 
 def hidden(final: Path) -> Path:
     """Return the path at which this process prepares a directory."""
     return final.parent / f".{final.name}.{os.getpid()}"
-
-
-def sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:  # some network and foreign file systems cannot flush a directory
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(handle)
 
 
 def tensors(arrays: Arrays) -> bytes:

@@ -1,7 +1,7 @@
 """history.jsonl: a JSON line for each logged step, in full precision, appended during the run."""
 
 import json
-import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from microgpt.atomic import naming, write_atomically
@@ -14,25 +14,31 @@ class History:
 
     def __init__(self, path: Path):
         self.path = path
+        self.unwritten: list[HistoryLine] = []
 
     def rewind(self, step: int) -> None:
         """Remove the lines from `step` on, which a resumed run writes again, and an incomplete last line."""
-        kept = [line for line in self.lines() if line["step"] < step]
-        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        if self.path.exists():
+            kept = [line for line in self.lines() if line["step"] < step]
+            write_atomically(self.path, as_text(kept))
 
     def lines(self) -> list[HistoryLine]:
         """Return the lines up to the first that is incomplete; none if there is no file."""
         return parse(self.path.read_text(errors="replace")) if self.path.exists() else []
 
-    def sync(self) -> None:
-        """Flush to disk before a checkpoint is saved: a run resumed from it does not rewrite earlier lines."""
-        if self.path.exists():
-            with self.path.open("rb") as file:
-                os.fsync(file.fileno())
+    def add(self, lines: list[HistoryLine]) -> None:
+        """Append lines in memory, until `write`."""
+        self.unwritten += lines
 
-    def write(self, lines: list[HistoryLine]) -> None:
+    def write(self, lines: Sequence[HistoryLine] = ()) -> None:
+        """Append the lines that were added, and others, to the file."""
         with naming(self.path), self.path.open("a") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
+            file.write(as_text([*self.unwritten, *lines]))
+        self.unwritten = []
+
+
+def as_text(lines: list[HistoryLine]) -> str:
+    return "".join(json.dumps(line) + "\n" for line in lines)
 
 
 def parse(text: str) -> list[HistoryLine]:

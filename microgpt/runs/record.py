@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from microgpt.atomic import write_json
+from microgpt.atomic import json_text, write_atomically
 from microgpt.distributed import this_process
 from microgpt.runs.environment import Environment, GitState, environment, git_state
 from microgpt.runs.invocation import Invocation
@@ -218,7 +218,11 @@ class RunRecord:
             return None
 
     def write(self, folder: Path) -> None:
-        write_json(folder / RECORD, without_non_finite(self.document()))
+        write_atomically(folder / RECORD, self.text())
+
+    def text(self) -> str:
+        """Return the content of run.json."""
+        return json_text(without_non_finite(self.document()))
 
     def document(self) -> dict[str, Any]:
         """Return the record as run.json has it."""

@@ -221,8 +221,7 @@ class SweepRunner:
             self.sweep.forget_failures(job.overrides)
             keep = job.config.train.keep_checkpoints
             run = TrainingRun(inputs, self.sweep.claim(identity, job.folder_name, lock, job.resumes, keep), record)
-            if run.folder.earlier is None:
-                run.record.write(run.folder.path)
+            run.begin_record()
         self.folders[job.number] = run.folder.path
         job.hydra.start(run.folder.path)
         return run

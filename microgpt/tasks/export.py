@@ -30,7 +30,7 @@ from microgpt.runs.checkpoint import (
     hidden,
     load_checkpoint,
     tensors,
-    write_directory,
+    write_directories,
 )
 from microgpt.runs.checkpoint_format import CHECKSUMS, META, ONNX, WEIGHTS, Meta, Origin, meta_document
 from microgpt.runs.checkpoint_paths import resolve_checkpoint
@@ -246,7 +246,7 @@ def write_export(path: Path, files: Files) -> None:
     try:
         final = path.resolve()  # an empty folder may be a link's target
         try:
-            write_directory(final, files)
+            write_directories({final: files})
         except BaseException:
             shutil.rmtree(hidden(final), ignore_errors=True)
             raise

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from microgpt.config.schema import Config, DataConfig, OptimConfig
+from microgpt.config.schema import Config, DataConfig, OptimConfig, TrainConfig
 from microgpt.data.batches import BatchOrder, shuffled
 from microgpt.data.conversations import build_chat_corpus
 from microgpt.data.corpus import Corpus, build_corpus
@@ -17,6 +17,8 @@ from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.model.init import init_parameters
 from microgpt.model.spec import ModelSpec
 from microgpt.training.schedules import Schedule
+
+CHECKPOINT_SECONDS = 5.0  # between checkpoints on disk, unless the configuration states which steps are to be there
 
 
 def read_corpus(
@@ -63,6 +65,19 @@ def make_schedule(config: Config) -> Schedule:
     schedule = config.schedule
     total = config.train.steps if schedule.total_steps is None else schedule.total_steps
     return Schedule(schedule.name, max(total, 1), schedule.warmup_steps, schedule.warmdown_steps)
+
+
+def checkpoint_seconds(train: TrainConfig) -> float:
+    """Return the least number of seconds between writing checkpoints: 0 if every due step is to be on disk."""
+    if train.checkpoint_seconds is not None:
+        return train.checkpoint_seconds
+    return 0.0 if chooses_checkpoints(train) else CHECKPOINT_SECONDS
+
+
+def chooses_checkpoints(train: TrainConfig) -> bool:
+    """Return whether the configuration states which steps are to be on disk."""
+    default = TrainConfig()
+    return (train.checkpoint_every, train.keep_checkpoints) != (default.checkpoint_every, default.keep_checkpoints)
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import math
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Protocol
 
 import numpy as np
 
 from microgpt.data.examples import Examples
-from microgpt.engines.base import Engine, Workload
+from microgpt.engines.base import Engine, EngineState, Workload
 from microgpt.errors import NonFiniteError
-from microgpt.runs.checkpoint import CheckpointStore
+from microgpt.runs.checkpoint import CheckpointStore, Snapshot, write_held
 from microgpt.runs.checkpoint_format import Meta, Progress
 from microgpt.runs.history import History, HistoryLine
 from microgpt.training.guards import MemoryDriftGuard, StopRequest, remedy, resident_memory
@@ -27,7 +26,7 @@ from microgpt.training.schedules import Schedule
 
 EXAMPLES_PER_EVALUATION = 250  # in one call of the engine; fixed, because the order of a sum changes its last bits
 ADVANCE_SECONDS = 0.25  # the longest call of `advance`: progress, signals and checkpoints wait at most this long
-CHECKPOINT_WRITERS = 16  # threads: a disk flushes many files in little more time than one
+HISTORY_SECONDS = 1.0  # lines of history.jsonl wait at most this long
 
 
 @dataclass
@@ -43,6 +42,8 @@ class Training:
     memory: MemoryDriftGuard | None
     step: int = field(init=False)
     seconds: float = field(init=False)  # spent in the engine's `advance`, in earlier processes too
+    written_at: float = field(default_factory=time.perf_counter)  # checkpoints; before the first, when training began
+    logged_at: float = field(default_factory=time.perf_counter)  # history.jsonl was written
 
     def __post_init__(self) -> None:
         self.step = self.replicas[0].progress.step
@@ -50,7 +51,21 @@ class Training:
         self.seconds = sum(replica.progress.train_seconds for replica in self.replicas)
 
     def run(self) -> None:
-        """Train until the last step, a stop request, or the failure of the last replica.
+        """Train until the last step, a stop request, or the failure of the last replica."""
+        try:
+            self.train()
+        except OSError:  # what cannot be written now could not be written below
+            raise
+        except Exception:
+            self.write()
+            raise
+        self.write()
+        if self.step == self.plan.steps:
+            for _, replica in self.active:
+                replica.checkpoints.finish()
+
+    def train(self) -> None:
+        """Save, evaluate, log and advance.
 
         What precedes `advance` depends on the training state alone: a run that resumes from the checkpoint of a step
         repeats what the stopped process may not have finished there.
@@ -77,27 +92,27 @@ class Training:
         return [(index, replica) for index, replica in enumerate(self.replicas) if replica.failure is None]
 
     def save(self) -> None:
-        """Write a checkpoint of every active replica; a replica with non-finite weights is marked failed instead."""
+        """Take a snapshot of every active replica, and write these checkpoints if the last ones are old enough.
+
+        A replica with non-finite weights is marked failed instead.
+        """
         state = self.engine.state()
-        parts = {index: state.replica(index) for index, _ in self.active}
+        is_finite = state.is_finite()
         for index, replica in self.active:
-            if not parts[index].is_finite():
+            if is_finite[index]:
+                replica.checkpoints.held = replica.snapshot(state.replica(index))
+            else:
                 replica.fail(f"after step {self.step} a weight is not finite")
-        active, start = self.active, time.perf_counter()
+        if time.perf_counter() - self.written_at >= self.plan.checkpoint_seconds:
+            self.write()
 
-        def write(indexed: tuple[int, Replica]) -> None:
-            index, replica = indexed
-            replica.history.sync()
-            replica.checkpoints.save(replica.meta, parts[index], replica.progress)
-
-        if len(active) == 1:  # in this thread, where a second signal interrupts it
-            write(active[0])
-        else:
-            with ThreadPoolExecutor(CHECKPOINT_WRITERS) as writers:
-                list(writers.map(write, active))
-        seconds = time.perf_counter() - start
-        for _, replica in active:
-            replica.progress.checkpoint_seconds += seconds / len(active)
+    def write(self) -> None:
+        """Write the history lines and checkpoints that are held in memory."""
+        start = time.perf_counter()
+        write_replicas(self.replicas)
+        self.written_at = self.logged_at = time.perf_counter()
+        for _, replica in self.active:
+            replica.progress.checkpoint_seconds += (self.written_at - start) / len(self.active)
 
     def evaluate(self) -> bool:
         """Measure each replica's mean loss per target token on the validation examples.
@@ -149,6 +164,10 @@ class Training:
             finite = [loss for loss in losses[step - begin - 1].tolist() if math.isfinite(loss)]
             if finite:
                 self.observer.log(step, fmean(finite), None, self.rate())
+        if time.perf_counter() - self.logged_at >= HISTORY_SECONDS:
+            for _, replica in active:
+                replica.history.write()
+            self.logged_at = time.perf_counter()
         if self.active:
             self.observer.update(end, self.mean_loss(), self.rate())
 
@@ -177,6 +196,7 @@ class Plan:
     log_every: int
     eval_every: int | None
     checkpoint_every: int | None
+    checkpoint_seconds: float  # between writing checkpoints; those of steps in between stay in memory
     last_n: int
 
     def logs_at(self, step: int) -> bool:
@@ -192,6 +212,13 @@ class Plan:
     def next_stop(self, step: int) -> int:
         """Return the next step after `step` that is saved or evaluated."""
         return next(s for s in range(step + 1, self.steps + 1) if self.saves_at(s))
+
+
+def write_replicas(replicas: list[Replica]) -> None:
+    """Write history lines, then checkpoints, and flush both: a run resumed from one does not rewrite earlier lines."""
+    for replica in replicas:
+        replica.history.write()
+    write_held([replica.checkpoints for replica in replicas], [replica.history.path for replica in replicas])
 
 
 def is_due(step: int, every: int | None) -> bool:
@@ -269,11 +296,17 @@ class Replica:
         self.write([line])
 
     def write(self, lines: list[HistoryLine]) -> None:
-        self.history.write(lines)
+        self.history.add(lines)
         self.logger.log(lines)
 
+    def snapshot(self, state: EngineState) -> Snapshot:
+        """Return the content of a checkpoint of the current step; `state` is not copied."""
+        progress = replace(self.progress, recent_losses=list(self.progress.recent_losses))
+        return Snapshot(self.meta, state, progress)
+
     def fail(self, reason: str, loss: float | None = None) -> None:
-        """Fail for a `loss` or a weight that is not finite."""
+        """Fail for a `loss` or a weight that is not finite. The last checkpoint is written."""
+        write_replicas([self])
         self.failure = NonFiniteError(f"{reason}; {self.remedy(loss)}; {self.checkpoints.where_newest()}")
 
     def remedy(self, loss: float | None = None) -> str:

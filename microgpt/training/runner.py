@@ -4,10 +4,12 @@ However a run ends, its record says how. A non-finite loss ends only its run; a 
 """
 
 import math
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Protocol
 
-from microgpt.atomic import write_atomically
+from microgpt.atomic import write_all_atomically
 from microgpt.data.display import samples_file
 from microgpt.engines import make_engine
 from microgpt.engines.base import Engine, EngineInfo, EngineState, Workload
@@ -17,8 +19,8 @@ from microgpt.runs.checkpoint_format import Meta, Progress
 from microgpt.runs.folders import HISTORY, SAMPLES, RunFolder
 from microgpt.runs.history import History
 from microgpt.runs.invocation import Invocation
-from microgpt.runs.record import DataSummary, LongDocuments, ModelSummary, RunRecord, Timings, timestamp
-from microgpt.training.assembly import make_schedule, optimizer_spec
+from microgpt.runs.record import RECORD, DataSummary, LongDocuments, ModelSummary, RunRecord, Timings, timestamp
+from microgpt.training.assembly import checkpoint_seconds, chooses_checkpoints, make_schedule, optimizer_spec
 from microgpt.training.evaluation import final_evaluation, style_losses, training_metrics
 from microgpt.training.guards import MemoryDriftGuard, StopRequest
 from microgpt.training.inputs import RunInputs
@@ -38,9 +40,19 @@ class TrainingRun:
     replica: Replica = field(init=False)
     logger: RunLogger = field(default_factory=RunLogger)
     failure: Exception | None = None  # of this run only
+    is_recorded: bool = False  # whether the folder has the record of this attempt
 
     def __post_init__(self) -> None:
-        self.checkpoints = CheckpointStore(self.folder.checkpoints, self.inputs.config.train.keep_checkpoints)
+        continue_record(self.record, self.inputs, self.folder)
+        train = self.inputs.config.train
+        at_end = train.keep_checkpoints if chooses_checkpoints(train) else 1  # the same whatever time training takes
+        self.checkpoints = CheckpointStore(self.folder.checkpoints, train.keep_checkpoints, at_end)
+
+    def begin_record(self) -> None:
+        """Write the record of a run that has begun. A power cut may lose it, and then there is no result either."""
+        if not self.is_recorded:
+            self.is_recorded = True
+            write_all_atomically({self.folder.path / RECORD: self.record.text()}, durable=False)
 
     def fail(self, error: Exception) -> None:
         self.failure = error
@@ -71,8 +83,7 @@ def train_runs(runs: list[TrainingRun], stop: StopRequest, console: Console) -> 
     """
     try:
         for run in runs:
-            continue_record(run.record, run.inputs, run.folder)
-            run.record.write(run.folder.path)
+            run.begin_record()
         resumed = [run.record for run in runs if run.folder.checkpoint is not None]
         if note := provenance_note(resumed, len(runs)):
             console.print(note)
@@ -82,7 +93,6 @@ def train_runs(runs: list[TrainingRun], stop: StopRequest, console: Console) -> 
         if stop:
             raise Interrupted(stop.signal_number or 0)
         for run in active(runs):
-            write_atomically(run.folder.path / SAMPLES, samples_file(run.record.samples))
             run.record.status = "completed"
     except KeyboardInterrupt:
         end_all(runs, "interrupted", f"stopped by signal {stop.signal_number}" if stop else "stopped")
@@ -133,6 +143,7 @@ def train(runs: list[TrainingRun], stop: StopRequest, console: Console) -> Engin
             log_every=config.train.log_every,
             eval_every=config.train.eval_every,
             checkpoint_every=config.train.checkpoint_every,
+            checkpoint_seconds=checkpoint_seconds(config.train),
             last_n=config.train.last_n,
         ),
         workload=workload,
@@ -244,14 +255,24 @@ def record_training(run: TrainingRun, compile_seconds: float) -> None:
 
 
 def write_records(runs: list[TrainingRun]) -> None:
-    """Write every record, even if one cannot be written; then raise that error."""
+    """Write the record of every run and the samples of completed ones, even if a file cannot be written."""
     failure = None
     for run in runs:
         run.record.finished_at = timestamp()
-        try:
-            run.record.write(run.folder.path)
-        except OSError as error:
-            failure = error
+    try:
+        write_all_atomically({path: text for run in runs for path, text in final_files(run).items()})
+    except OSError as error:
+        failure = error
+        for run in runs:
+            with suppress(OSError):
+                write_all_atomically(final_files(run))
+    for run in runs:
         run.logger.finish(run.record)
     if failure is not None:
         raise failure
+
+
+def final_files(run: TrainingRun) -> dict[Path, str]:
+    """Return the content of the files that a run has only at its end."""
+    files = {run.folder.path / SAMPLES: samples_file(run.record.samples)} if run.record.status == "completed" else {}
+    return {**files, run.folder.path / RECORD: run.record.text()}

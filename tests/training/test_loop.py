@@ -65,7 +65,14 @@ def training(
 ) -> Training:
     for model in range(models):
         (folder / str(model)).mkdir(parents=True)
-    chosen = {"log_every": 1, "eval_every": None, "checkpoint_every": None, "last_n": 3, "first_step": 0} | plan
+    chosen = {
+        "log_every": 1,
+        "eval_every": None,
+        "checkpoint_every": None,
+        "checkpoint_seconds": 0,
+        "last_n": 3,
+        "first_step": 0,
+    } | plan
     return Training(
         engine=CountingEngine(models),
         plan=Plan(steps=steps, val_examples=Examples.of(examples), **chosen),  # pyright: ignore[reportArgumentType]
@@ -122,6 +129,47 @@ def test_checkpoints_are_saved_on_schedule_before_evaluations_and_at_the_end(tmp
     trained.run()
     assert saved_steps(trained.replicas[0]) == [0, 3, 4, 6, 8, 9, 10]
     assert [line["step"] for line in trained.replicas[0].history.lines() if "val_loss" in line] == [0, 3, 6, 9, 10]
+
+
+def test_within_checkpoint_seconds_only_the_last_and_the_best_step_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = training(tmp_path, models=2, examples=[[2, 0, 2]], eval_every=2, checkpoint_seconds=1000)
+    losses = iter([[3.0, 3.0], [2.0, 4.0], [1.0, 4.0], [2.0, 4.0], [2.0, 4.0], [2.0, 2.0]])
+    monkeypatch.setattr(trained.engine, "evaluate", lambda examples: np.array(next(losses)))
+    written: list[list[int]] = []
+    advance = trained.engine.advance
+    monkeypatch.setattr(
+        trained.engine,
+        "advance",
+        lambda *given: (written.append(saved_steps(trained.replicas[0])), advance(*given))[1],
+    )
+    trained.run()
+    assert written == [[]] * len(written), "nothing is written before the end"
+    assert [saved_steps(replica) for replica in trained.replicas] == [[4, 10], [10]]
+    best = [replica.checkpoints.directory / "best" for replica in trained.replicas]
+    assert [path.readlink().name for path in best] == ["step_00000004", "step_00000010"]
+    assert [len(replica.history.lines()) for replica in trained.replicas] == [11, 11]
+
+
+def test_a_failing_run_and_an_error_write_what_is_held_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = training(tmp_path, models=2, examples=[[2, 0, 2]], eval_every=2, checkpoint_seconds=1000)
+    assert isinstance(trained.engine, CountingEngine)
+    trained.engine.nan_losses = {1: 3}
+
+    def fail(examples: Sequence[Tokens]) -> np.ndarray:
+        if trained.step == 6:
+            raise RuntimeError("the engine fails")
+        return np.array([1.0, 1.0])
+
+    monkeypatch.setattr(trained.engine, "evaluate", fail)
+    with pytest.raises(RuntimeError, match="the engine fails"):
+        trained.run()
+    assert [saved_steps(replica) for replica in trained.replicas] == [[0, 6], [0, 2]]
+    assert "the last checkpoint is kept in " in str(trained.replicas[1].failure)
+    assert trained.replicas[0].history.lines()[-1]["step"] == 5
 
 
 def test_new_leg_continues_the_batches_and_counts_its_own_steps(tmp_path: Path) -> None:
