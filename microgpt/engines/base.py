@@ -4,6 +4,7 @@ An engine holds R >= 1 replicas, models of one shape (R = 1 for a single run), a
 have a leading axis R. The scalar engine defines what an engine computes; the others are tested against it.
 """
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -225,4 +226,35 @@ class BulkSampler(Protocol):
 
         A text does not depend on which others are sampled with it. Raises NonFiniteError for NaN logits.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class TokenKinds:
+    """For each token id, 1 or 0: int64 (V,)."""
+
+    is_end: np.ndarray  # whether it ends a text
+    has_text: np.ndarray  # whether it is a character
+    is_word: np.ndarray  # whether that is a letter or a digit
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """Texts to sample one after the other, as inference/generation.py does."""
+
+    prompts: Sequence[Tokens]  # of each text: token ids, BOS first
+    max_new_tokens: int | None  # None, or more than fit: until the block is full
+    temperature: float
+    top_k: int | None
+    tokens: TokenKinds
+    phrases: Sequence[Tokens] = ()  # token ids, -1 for a character that the vocabulary lacks
+    bias: float = 0.0  # added to the logit of each token that begins or continues a phrase
+
+
+@runtime_checkable
+class TextSampler(Protocol):
+    """Optional interface of an engine that samples texts with Python's random generator in compiled code."""
+
+    def sample(self, replica: int, request: TextRequest, rng: random.Random) -> list[list[int]]:
+        """Return the token ids of each text, without prompt and end. Raises NonFiniteError for NaN logits."""
         ...

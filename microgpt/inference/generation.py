@@ -2,14 +2,18 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
 
 from microgpt.data.tokenizer import Tokenizer
-from microgpt.engines.base import BulkRequest, BulkSampler, Decoder, Engine
+from microgpt.engines.base import BulkRequest, BulkSampler, Decoder, Engine, TextRequest, TextSampler, TokenKinds
 from microgpt.errors import UserError
 from microgpt.inference.sampling import SamplingPolicy, add_style_bias, probabilities
 
 BULK_SIZE = 50_000  # samples that `generate_many` holds in memory
+TEXTS_PER_CALL = 100  # of an engine that samples texts itself
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,60 @@ def stream(text: Continuation, new_decoder: Callable[[], Decoder]) -> Iterator[i
 def generate(text: Continuation, new_decoder: Callable[[], Decoder]) -> Sample:
     tokens = list(stream(text, new_decoder))
     return Sample(text.tokenizer.decode(tokens), text.stop_reason)
+
+
+def generate_all(
+    engine: Engine,
+    replica: int,
+    tokenizer: Tokenizer,
+    block_size: int,
+    prompts: Sequence[Sequence[int]],
+    policy: SamplingPolicy,
+    rng: random.Random,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Sample]:
+    """Yield a continuation of each prompt, sampled one after the other, until `stop` returns true.
+
+    An engine that samples texts itself samples the same ones, some at a time.
+    """
+    fits = policy.max_new_tokens is None or all(
+        policy.max_new_tokens <= block_size - len(prompt) + 1 for prompt in prompts
+    )
+    if not isinstance(engine, TextSampler) or not fits:
+        for prompt in prompts:
+            if stop():
+                return
+            text = Continuation(tokenizer, block_size, prompt, policy, rng)
+            yield generate(text, lambda: engine.decoder(replica))
+        return
+    favoured = policy.phrases if policy.bias != 0 else ()
+    request = TextRequest(
+        prompts=(),
+        max_new_tokens=policy.max_new_tokens,
+        temperature=policy.temperature,
+        top_k=policy.top_k,
+        tokens=token_kinds(tokenizer),
+        phrases=[[tokenizer.ids.get(char, -1) for char in phrase] for phrase in favoured],
+        bias=policy.bias,
+    )
+    for begin in range(0, len(prompts), TEXTS_PER_CALL):
+        if stop():
+            return
+        part = prompts[begin : begin + TEXTS_PER_CALL]
+        for prompt, tokens in zip(part, engine.sample(replica, replace(request, prompts=part), rng), strict=True):
+            room = policy.max_new_tokens or block_size - len(prompt) + 1
+            full = "block" if policy.max_new_tokens is None else "length"
+            yield Sample(tokenizer.decode(tokens), full if len(tokens) == room else "end")
+
+
+@lru_cache(8)
+def token_kinds(tokenizer: Tokenizer) -> TokenKinds:
+    texts = [tokenizer.texts[token] for token in range(tokenizer.vocab_size)]
+    return TokenKinds(
+        is_end=np.array([token in tokenizer.ends for token in range(tokenizer.vocab_size)], np.int64),
+        has_text=np.array([bool(text) for text in texts], np.int64),
+        is_word=np.array([text.isalnum() for text in texts], np.int64),
+    )
 
 
 def generate_many(

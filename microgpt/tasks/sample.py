@@ -4,7 +4,7 @@ from pathlib import Path
 
 from microgpt.config.schema import Config
 from microgpt.data.display import escaped
-from microgpt.inference.generation import generate, generate_many
+from microgpt.inference.generation import generate_all, generate_many
 from microgpt.inference.loading import load_model, sample_generator
 from microgpt.inference.prompts import sample_prompts
 from microgpt.runs.invocation import Invocation
@@ -20,7 +20,8 @@ def sample(config: Config, invocation: Invocation) -> None:
             model.engine, model.tokenizer, model.block_size, prompt.tokens, model.policy, count, rng
         )
     else:
-        samples = (generate(model.continuation(prompt.tokens, rng), model.new_decoder) for _ in range(count))
+        prompts = [prompt.tokens] * count
+        samples = generate_all(model.engine, 0, model.tokenizer, model.block_size, prompts, model.policy, rng)
     print(f"checkpoint: {relative(model.checkpoint.path)} (step {model.checkpoint.step})")
     info = model.engine.info
     print(f"backend={info.backend} device={info.device} using_gpu={str(info.using_gpu).lower()} dtype={info.dtype}")

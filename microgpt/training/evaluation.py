@@ -4,14 +4,14 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import asdict
-from itertools import cycle
+from itertools import cycle, islice
 
 import numpy as np
 
 from microgpt.data.corpus import Corpus
-from microgpt.engines.base import Decoder, Engine
+from microgpt.engines.base import Engine
 from microgpt.errors import NonFiniteError
-from microgpt.inference.generation import Continuation, generate, phrase_rate
+from microgpt.inference.generation import generate_all, phrase_rate
 from microgpt.inference.loading import sampling_policy
 from microgpt.inference.sampling import SamplingPolicy
 from microgpt.runs.checkpoint_format import Progress
@@ -111,20 +111,16 @@ def sampler(
     """Return a function that draws the run's samples by a policy, each time from the same random state."""
     sample = inputs.config.sample
     start = (inputs.initial.rng if sample.seed is None else random.Random(sample.seed)).getstate()
-
-    def new_decoder() -> Decoder:
-        return engine.decoder(replica)
+    prompts = list(islice(cycle(inputs.prompts), sample.num_samples))
 
     def draw(policy: SamplingPolicy) -> list[str]:
         rng = random.Random()
         rng.setstate(start)
-        samples = []
-        for _, prompt in zip(range(sample.num_samples), cycle(inputs.prompts)):
-            if stop:
-                break
-            text = Continuation(inputs.corpus.tokenizer, inputs.spec.block_size, prompt.tokens, policy, rng)
-            samples.append(prompt.text + generate(text, new_decoder).text)
-        return samples
+        samples = generate_all(
+            engine, replica, inputs.corpus.tokenizer, inputs.spec.block_size, [prompt.tokens for prompt in prompts],
+            policy, rng, lambda: bool(stop),
+        )  # fmt: skip
+        return [prompt.text + made.text for prompt, made in zip(prompts, samples, strict=False)]
 
     return draw
 

@@ -5,6 +5,7 @@ models, or parts of one model's batch, and change no number.
 """
 
 import math
+import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ import numpy as np
 
 from microgpt.data.examples import Examples
 from microgpt.distributed import available_cores
-from microgpt.engines.base import BulkRequest, Draws, EngineInfo, EngineState, Tokens, Workload
+from microgpt.engines.base import BulkRequest, Draws, EngineInfo, EngineState, TextRequest, Tokens, Workload
 from microgpt.engines.native import bulk_sampling, compilation, train_kernels
-from microgpt.engines.native.kv_cache import NativeBatchDecoder, NativeDecoder
+from microgpt.engines.native.kv_cache import DecodingBuffers, NativeBatchDecoder, NativeDecoder
 from microgpt.engines.native.optimizer_settings import bias_corrections, settings_record
+from microgpt.engines.native.text_sampling import TextSampler
 from microgpt.engines.native.weights import Weights, aligned, workspace
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import BACKENDS, EngineOptions
@@ -232,6 +234,14 @@ class NativeEngine:
     def draw(self, replica: int, request: BulkRequest, slots: int = bulk_sampling.SLOTS) -> Draws:
         """See base.BulkSampler; `slots` texts are in progress at once, which changes none of them."""
         return bulk_sampling.draw(self.weights, replica, request, slots)
+
+    @cached_property
+    def text_sampler(self) -> TextSampler:
+        return TextSampler(DecodingBuffers(self.weights, replica=0, rows=1, slots=1))
+
+    def sample(self, replica: int, request: TextRequest, rng: random.Random) -> list[list[int]]:
+        """See base.TextSampler."""
+        return self.text_sampler.sample(replica, request, rng)
 
     # Threads
 

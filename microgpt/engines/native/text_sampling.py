@@ -1,0 +1,201 @@
+"""Sampling as inference/generation.py does it, in compiled code: texts one after the other from Python's generator.
+
+The logits are those of a `Decoder`, the random numbers those of random.Random, and a token is chosen by the same
+operations in the same order, in float64. A text is therefore the same, character for character.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from itertools import accumulate, chain
+
+import numpy as np
+
+from microgpt.engines.base import TextRequest
+from microgpt.engines.native.compilation import (
+    Float64Array,
+    FloatArray,
+    Floats,
+    Int32Array,
+    Int64Array,
+    kernel,
+)
+from microgpt.engines.native.kv_cache import DecodingBuffers, decode
+from microgpt.engines.native.layout import LayoutRecord
+from microgpt.engines.native.simd.vector import get, pointer
+from microgpt.errors import NonFiniteError
+
+SMALLEST_TEMPERATURE = 1e-100  # as in inference/sampling.py
+MOST_WORK = 1e9  # tokens x parameters of a call, after which Python may look at signals
+STATE_WORDS, STATE_MIDDLE = 624, 397  # of MT19937
+STATE_SIZE = STATE_WORDS + 1  # and the number of words that are used
+
+
+@kernel
+def next_word(state: Int64Array) -> int:
+    """The next 32 random bits of MT19937 (Matsumoto and Nishimura, 1998)"""
+    if state[STATE_WORDS] >= STATE_WORDS:
+        for i in range(STATE_WORDS):
+            y = (state[i] & 0x80000000) | (state[(i + 1) % STATE_WORDS] & 0x7FFFFFFF)
+            state[i] = state[(i + STATE_MIDDLE) % STATE_WORDS] ^ (y >> 1) ^ ((y & 1) * 0x9908B0DF)
+        state[STATE_WORDS] = 0
+    y = state[state[STATE_WORDS]]
+    state[STATE_WORDS] += 1
+    y ^= y >> 11
+    y ^= (y << 7) & 0x9D2C5680
+    y ^= (y << 15) & 0xEFC60000
+    return y ^ (y >> 18)
+
+
+@kernel
+def next_uniform(state: Int64Array) -> float:
+    """What random.Random.random returns next"""
+    high = next_word(state) >> 5
+    return (high * 67108864.0 + (next_word(state) >> 6)) * (1.0 / 9007199254740992.0)
+
+
+@kernel
+def favour_phrases(scores: Float64Array, vocab: int, text: Int32Array, length: int, is_word: Int64Array,
+                   phrases: Int64Array, ends: Int64Array, bias: float):  # fmt: skip
+    """Add `bias` once to each token that begins or continues a phrase; see phrase_characters in inference/sampling.py.
+
+    Phrases are token ids one after the other, each up to its end; -1 is a character that the vocabulary lacks. text
+    has the characters so far. scores[2 vocab :] is scratch.
+    """
+    for i in range(vocab):
+        scores[2 * vocab + i] = 0.0
+    begin = 0
+    for number in range(len(ends)):
+        size = ends[number] - begin
+        for matched in range(min(size - 1, length), -1, -1):
+            start = length - matched
+            fits = start == 0 or is_word[text[start - 1]] == 0
+            for i in range(matched):
+                fits = fits and text[start + i] == phrases[begin + i]
+            if fits:
+                token = phrases[begin + matched]
+                if token >= 0 and scores[2 * vocab + token] == 0.0:
+                    scores[2 * vocab + token] = 1.0
+                    scores[token] += bias
+                break
+        begin = ends[number]
+
+
+@kernel
+def choose_token(scores: Float64Array, vocab: int, temperature: float, top_k: int, state: Int64Array) -> int:
+    """Sample a token from the logits scores[:vocab], or return -1 if one is not finite. scores[vocab:] is scratch."""
+    best = 0
+    for i in range(vocab):
+        if not math.isfinite(scores[i]):
+            return -1
+        if scores[i] > scores[best]:
+            best = i
+    u = next_uniform(state)
+    if temperature < SMALLEST_TEMPERATURE:
+        return best
+    scale = 1.0 / temperature
+    for i in range(vocab):
+        scores[i] *= scale
+    largest, total = scores[best], 0.0
+    for i in range(vocab):
+        before = 0
+        if top_k < vocab:
+            for j in range(vocab):
+                if scores[j] > scores[i] or (scores[j] == scores[i] and j < i):
+                    before += 1
+        scores[vocab + i] = math.exp(scores[i] - largest) if before < top_k else 0.0
+        total += scores[vocab + i]
+    norm, cumulative = 1.0 / total, 0.0
+    for i in range(vocab):
+        cumulative += scores[vocab + i] * norm
+        scores[vocab + i] = cumulative
+    threshold, token = u * cumulative, 0
+    while token < vocab - 1 and scores[vocab + token] <= threshold:
+        token += 1
+    return token
+
+
+@kernel
+def sample_texts(P: FloatArray, T: FloatArray, A: FloatArray, cache: FloatArray, model: int, prompts: Int64Array,
+                 prompt_ends: Int64Array, begin: int, end: int, most_tokens: int, temperature: float, top_k: int,
+                 is_end: Int64Array, is_word: Int64Array, has_text: Int64Array, phrases: Int64Array,
+                 phrase_ends: Int64Array, bias: float, state: Int64Array, ids: Int64Array, text: Int32Array,
+                 scores: Float64Array, drawn: Int32Array, lengths: Int64Array, z: LayoutRecord) -> int:  # fmt: skip
+    """Sample the texts number `begin` to end - 1; return 0, or -1 if logits are not finite.
+
+    Text n continues prompts[prompt_ends[n - 1] : prompt_ends[n]] until a token of is_end, `most_tokens` tokens, or the
+    end of the block. drawn (texts, block) receives its tokens, lengths their number. The arrays is_end, is_word and
+    has_text have a number for each token. ids, text and scores are scratch of 3, 2 block and 3 vocab numbers.
+    """
+    a: Floats = pointer(A, 0)
+    for number in range(begin, end):
+        first = prompt_ends[number - 1] if number > 0 else 0
+        length, made, position = 0, 0, 0
+        for i in range(first, prompt_ends[number]):
+            token = prompts[i]
+            if has_text[token] == 1:
+                text[length] = token
+                length += 1
+            ids[0], ids[1], ids[2] = token, position, 0
+            decode(P, T, A, cache, model, ids, 1, 1, z)
+            position += 1
+        while True:
+            for i in range(z.vocab):
+                scores[i] = get(a, z.logits + i)
+            if len(phrase_ends) > 0:
+                favour_phrases(scores, z.vocab, text, length, is_word, phrases, phrase_ends, bias)
+            token = choose_token(scores, z.vocab, temperature, top_k, state)
+            if token < 0:
+                return -1
+            if is_end[token] == 1:
+                break
+            drawn[number * z.block + made] = token
+            made += 1
+            if made == most_tokens or position == z.block:
+                break
+            text[length] = token
+            length += 1
+            ids[0], ids[1], ids[2] = token, position, 0
+            decode(P, T, A, cache, model, ids, 1, 1, z)
+            position += 1
+        lengths[number] = made
+    return 0
+
+
+class TextSampler:
+    """Samples texts of the models of `buffers.weights`."""
+
+    def __init__(self, buffers: DecodingBuffers):
+        self.buffers = buffers
+        block, vocab = buffers.weights.spec.block_size, buffers.weights.spec.vocab_size
+        self.ids, self.text, self.scores = np.zeros(3, np.int64), np.zeros(2 * block, np.int32), np.zeros(3 * vocab)
+
+    def sample(self, replica: int, request: TextRequest, rng: random.Random) -> list[list[int]]:
+        """See base.TextSampler."""
+        buffers, weights, count = self.buffers, self.buffers.weights, len(request.prompts)
+        vocab, block = weights.spec.vocab_size, weights.spec.block_size
+        version, words, gauss_next = rng.getstate()
+        state = np.array(words, np.int64)
+        drawn, lengths = np.zeros(count * block, np.int32), np.zeros(count, np.int64)
+        tokens = request.tokens
+        prompts, prompt_ends = flat(request.prompts)
+        phrases, phrase_ends = flat(request.phrases)
+        at_once = max(1, int(MOST_WORK / (block * weights.layout.size)))
+        for begin in range(0, count, at_once):
+            end = min(begin + at_once, count)
+            done = sample_texts(
+                weights.parameters, weights.transposed, buffers.activations, buffers.cache, replica, prompts,
+                prompt_ends, begin, end, request.max_new_tokens or block, request.temperature, request.top_k or vocab,
+                tokens.is_end, tokens.is_word, tokens.has_text, phrases, phrase_ends, request.bias, state, self.ids,
+                self.text, self.scores, drawn, lengths, buffers.record,
+            )  # fmt: skip
+            if done < 0:
+                raise NonFiniteError("the model's logits contain NaN or infinity: training probably diverged")
+        rng.setstate((version, tuple(state.tolist()), gauss_next))
+        rows = drawn.reshape(count, block).tolist()
+        return [row[:length] for row, length in zip(rows, lengths.tolist(), strict=True)]
+
+
+def flat(sequences: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return numbers one sequence after the other, and where each ends."""
+    return np.array([*chain(*sequences)], np.int64), np.array([*accumulate(map(len, sequences))], np.int64)
