@@ -116,11 +116,11 @@ def generate_all(
             text = Continuation(tokenizer, block_size, prompt, policy, rng)
             yield generate(text, lambda: engine.decoder(replica))
         return
-    favoured = policy.phrases if policy.bias != 0 else ()
+    favoured = policy.phrases if policy.is_biased else ()
     request = TextRequest(
         prompts=(),
         max_new_tokens=policy.max_new_tokens,
-        temperature=policy.temperature,
+        temperature=0.0 if policy.is_greedy else policy.temperature,
         top_k=policy.top_k,
         tokens=token_kinds(tokenizer),
         phrases=[[tokenizer.ids.get(char, -1) for char in phrase] for phrase in favoured],

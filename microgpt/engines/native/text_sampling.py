@@ -1,10 +1,9 @@
 """Sampling as inference/generation.py does it, in compiled code: texts one after the other from Python's generator.
 
 The logits are those of a `Decoder`, the random numbers those of random.Random, and a token is chosen by the same
-operations in the same order, in float64. A text is therefore the same, character for character.
+operations in the same order (token_choice.py). A text is therefore the same, character for character.
 """
 
-import math
 import random
 from collections.abc import Sequence
 from itertools import accumulate, chain
@@ -23,9 +22,9 @@ from microgpt.engines.native.compilation import (
 from microgpt.engines.native.kv_cache import DecodingBuffers, decode
 from microgpt.engines.native.layout import LayoutRecord
 from microgpt.engines.native.simd.vector import get, pointer
+from microgpt.engines.native.token_choice import COMPENSATED_SUM, choose_by, to_probabilities
 from microgpt.errors import NonFiniteError
 
-SMALLEST_TEMPERATURE = 1e-100  # as in inference/sampling.py
 MOST_WORK = 1e9  # tokens x parameters of a call, after which Python may look at signals
 STATE_WORDS, STATE_MIDDLE = 624, 397  # of MT19937
 STATE_SIZE = STATE_WORDS + 1  # and the number of words that are used
@@ -60,10 +59,10 @@ def favour_phrases(scores: Float64Array, vocab: int, text: Int32Array, length: i
     """Add `bias` once to each token that begins or continues a phrase; see phrase_characters in inference/sampling.py.
 
     Phrases are token ids one after the other, each up to its end; -1 is a character that the vocabulary lacks. text
-    has the characters so far. scores[2 vocab :] is scratch.
+    has the characters so far. scores[vocab :] is scratch.
     """
     for i in range(vocab):
-        scores[2 * vocab + i] = 0.0
+        scores[vocab + i] = 0.0
     begin = 0
     for number in range(len(ends)):
         size = ends[number] - begin
@@ -74,45 +73,11 @@ def favour_phrases(scores: Float64Array, vocab: int, text: Int32Array, length: i
                 fits = fits and text[start + i] == phrases[begin + i]
             if fits:
                 token = phrases[begin + matched]
-                if token >= 0 and scores[2 * vocab + token] == 0.0:
-                    scores[2 * vocab + token] = 1.0
+                if token >= 0 and scores[vocab + token] == 0.0:
+                    scores[vocab + token] = 1.0
                     scores[token] += bias
                 break
         begin = ends[number]
-
-
-@kernel
-def choose_token(scores: Float64Array, vocab: int, temperature: float, top_k: int, state: Int64Array) -> int:
-    """Sample a token from the logits scores[:vocab], or return -1 if one is not finite. scores[vocab:] is scratch."""
-    best = 0
-    for i in range(vocab):
-        if not math.isfinite(scores[i]):
-            return -1
-        if scores[i] > scores[best]:
-            best = i
-    u = next_uniform(state)
-    if temperature < SMALLEST_TEMPERATURE:
-        return best
-    scale = 1.0 / temperature
-    for i in range(vocab):
-        scores[i] *= scale
-    largest, total = scores[best], 0.0
-    for i in range(vocab):
-        before = 0
-        if top_k < vocab:
-            for j in range(vocab):
-                if scores[j] > scores[i] or (scores[j] == scores[i] and j < i):
-                    before += 1
-        scores[vocab + i] = math.exp(scores[i] - largest) if before < top_k else 0.0
-        total += scores[vocab + i]
-    norm, cumulative = 1.0 / total, 0.0
-    for i in range(vocab):
-        cumulative += scores[vocab + i] * norm
-        scores[vocab + i] = cumulative
-    threshold, token = u * cumulative, 0
-    while token < vocab - 1 and scores[vocab + token] <= threshold:
-        token += 1
-    return token
 
 
 @kernel
@@ -120,12 +85,13 @@ def sample_texts(P: FloatArray, T: FloatArray, A: FloatArray, cache: FloatArray,
                  prompt_ends: Int64Array, begin: int, end: int, most_tokens: int, temperature: float, top_k: int,
                  is_end: Int64Array, is_word: Int64Array, has_text: Int64Array, phrases: Int64Array,
                  phrase_ends: Int64Array, bias: float, state: Int64Array, ids: Int64Array, text: Int32Array,
-                 scores: Float64Array, drawn: Int32Array, lengths: Int64Array, z: LayoutRecord) -> int:  # fmt: skip
+                 scores: Float64Array, drawn: Int32Array, lengths: Int64Array, minus_one: float, compensated: int,
+                 z: LayoutRecord) -> int:  # fmt: skip
     """Sample the texts number `begin` to end - 1; return 0, or -1 if logits are not finite.
 
     Text n continues prompts[prompt_ends[n - 1] : prompt_ends[n]] until a token of is_end, `most_tokens` tokens, or the
     end of the block. drawn (texts, block) receives its tokens, lengths their number. The arrays is_end, is_word and
-    has_text have a number for each token. ids, text and scores are scratch of 3, 2 block and 3 vocab numbers.
+    has_text have a number for each token. ids, text and scores are scratch of 3, 2 block and 2 vocab numbers.
     """
     a: Floats = pointer(A, 0)
     for number in range(begin, end):
@@ -144,9 +110,9 @@ def sample_texts(P: FloatArray, T: FloatArray, A: FloatArray, cache: FloatArray,
                 scores[i] = get(a, z.logits + i)
             if len(phrase_ends) > 0:
                 favour_phrases(scores, z.vocab, text, length, is_word, phrases, phrase_ends, bias)
-            token = choose_token(scores, z.vocab, temperature, top_k, state)
-            if token < 0:
+            if not to_probabilities(scores, 0, z.vocab, temperature, top_k, minus_one, compensated):
                 return -1
+            token = choose_by(scores, 0, z.vocab, next_uniform(state))
             if is_end[token] == 1:
                 break
             drawn[number * z.block + made] = token
@@ -168,7 +134,7 @@ class TextSampler:
     def __init__(self, buffers: DecodingBuffers):
         self.buffers = buffers
         block, vocab = buffers.weights.spec.block_size, buffers.weights.spec.vocab_size
-        self.ids, self.text, self.scores = np.zeros(3, np.int64), np.zeros(2 * block, np.int32), np.zeros(3 * vocab)
+        self.ids, self.text, self.scores = np.zeros(3, np.int64), np.zeros(2 * block, np.int32), np.zeros(2 * vocab)
 
     def sample(self, replica: int, request: TextRequest, rng: random.Random) -> list[list[int]]:
         """See base.TextSampler."""
@@ -187,7 +153,7 @@ class TextSampler:
                 weights.parameters, weights.transposed, buffers.activations, buffers.cache, replica, prompts,
                 prompt_ends, begin, end, request.max_new_tokens or block, request.temperature, request.top_k or vocab,
                 tokens.is_end, tokens.is_word, tokens.has_text, phrases, phrase_ends, request.bias, state, self.ids,
-                self.text, self.scores, drawn, lengths, buffers.record,
+                self.text, self.scores, drawn, lengths, -1.0, COMPENSATED_SUM, buffers.record,
             )  # fmt: skip
             if done < 0:
                 raise NonFiniteError("the model's logits contain NaN or infinity: training probably diverged")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from microgpt.engines.base import Choices
-from microgpt.engines.native.compilation import Float64Array, FloatArray, Floats, Int64Array, kernel
+from microgpt.engines.native.compilation import Float64Array, FloatArray, Int64Array, kernel
 from microgpt.engines.native.simd.vector import get, pointer
 
 COMPENSATED_SUM = int(sys.version_info >= (3, 12))  # from then on, `sum` of floats is Neumaier's
@@ -30,38 +30,56 @@ def python_sum(values: Float64Array, begin: int, end: int, compensated: int) -> 
 
 
 @kernel
-def is_kept(A: Floats, row: int, vocab: int, scale: float, token: int, k: int) -> int:
-    """1 for a token of the k largest scaled logits, of which the lower token comes first if they are equal"""
-    own, before = get(A, row + token) * scale, 0
-    for i in range(vocab):
-        other = get(A, row + i) * scale
-        before += other > own or (other == own and i < token)
-    return before < k
+def keep_top_k(scores: Float64Array, begin: int, vocab: int, k: int):
+    """Set all scores except the k largest to -inf; of equal ones the lower token is kept."""
+    for token in range(vocab):
+        own, before = scores[begin + token], 0
+        for i in range(vocab):  # those that are -inf already leave k larger ones
+            other = scores[begin + i]
+            before += other > own or (other == own and i < token)
+        if before >= k:
+            scores[begin + token] = -math.inf
 
 
 @kernel
-def row_probabilities(A: Floats, row: int, vocab: int, temperature: float, k: int, minus_one: float, compensated: int,
-                      probs: Float64Array, begin: int) -> int:  # fmt: skip
-    """Write softmax(logits / temperature) to probs[begin : begin + vocab]; return 0 for a logit that is not finite."""
+def to_probabilities(scores: Float64Array, begin: int, vocab: int, temperature: float, k: int, minus_one: float,
+                     compensated: int) -> int:  # fmt: skip
+    """Logits scores[begin : begin + vocab] become softmax(logits / temperature); return 0 if one is not finite."""
     largest = 0
     for i in range(vocab):
-        if not math.isfinite(get(A, row + i)):
+        if not math.isfinite(scores[begin + i]):
             return 0
-        if get(A, row + i) > get(A, row + largest):
+        if scores[begin + i] > scores[begin + largest]:
             largest = i
     if temperature == 0.0:
         for i in range(vocab):
-            probs[begin + i] = i == largest
+            scores[begin + i] = i == largest
         return 1
     scale = math.pow(temperature, minus_one)  # the compiler would replace a constant exponent by a division
-    top = get(A, row + largest) * scale
+    top = scores[begin + largest] * scale
     for i in range(vocab):
-        kept = k >= vocab or is_kept(A, row, vocab, scale, i, k)
-        probs[begin + i] = math.exp(get(A, row + i) * scale - top) if kept else 0.0
-    norm = math.pow(python_sum(probs, begin, begin + vocab, compensated), minus_one)
+        scores[begin + i] *= scale
+    if k < vocab:
+        keep_top_k(scores, begin, vocab, k)
     for i in range(vocab):
-        probs[begin + i] *= norm
+        scores[begin + i] = math.exp(scores[begin + i] - top)
+    norm = math.pow(python_sum(scores, begin, begin + vocab, compensated), minus_one)
+    for i in range(vocab):
+        scores[begin + i] *= norm
     return 1
+
+
+@kernel
+def choose_by(probs: Float64Array, begin: int, vocab: int, uniform: float) -> int:
+    """The token that `random.choices` chooses with this random number"""
+    whole = 0.0
+    for i in range(vocab):
+        whole += probs[begin + i]
+    threshold, token, upto = uniform * whole, 0, probs[begin]
+    while token < vocab - 1 and upto <= threshold:
+        token += 1
+        upto += probs[begin + token]
+    return token
 
 
 @kernel
@@ -75,16 +93,10 @@ def choose_tokens(A: FloatArray, logits: int, stride: int, vocab: int, rows: Int
     a = pointer(A, 0)
     for n in range(len(rows)):
         begin, tokens[n] = n * vocab, -1
-        if row_probabilities(a, logits + rows[n] * stride, vocab, temperatures[n], top_k[n], minus_one, compensated,
-                             probs, begin):  # fmt: skip
-            whole = 0.0
-            for i in range(vocab):
-                whole += probs[begin + i]
-            threshold, token, upto = uniforms[n] * whole, 0, probs[begin]
-            while token < vocab - 1 and upto <= threshold:
-                token += 1
-                upto += probs[begin + token]
-            tokens[n] = token
+        for i in range(vocab):
+            probs[begin + i] = get(a, logits + rows[n] * stride + i)
+        if to_probabilities(probs, begin, vocab, temperatures[n], top_k[n], minus_one, compensated):
+            tokens[n] = choose_by(probs, begin, vocab, uniforms[n])
 
 
 def choose(
