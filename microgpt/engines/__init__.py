@@ -9,7 +9,10 @@ from microgpt.engines.options import BACKENDS
 from microgpt.errors import UserError
 
 if TYPE_CHECKING:  # numpy stays unimported: the scalar model is read and run with the standard library alone
+    import random
     from collections.abc import Callable
+
+    import numpy as np
 
     from microgpt.engines.base import Engine, EngineState, Workload
     from microgpt.engines.optimizer import OptimizerSpec
@@ -21,6 +24,18 @@ ENGINES = {  # backend -> module and class, imported when an engine is made
     "native": ("microgpt.engines.native.engine", "NativeEngine"),
     "torch": ("microgpt.engines.torch.engine", "TorchEngine"),
 }
+
+SHUFFLES = {"native": ("microgpt.engines.native.engine", "shuffled")}  # backends that shuffle in compiled code
+
+
+def shuffled(options: EngineOptions, count: int, rng: random.Random) -> np.ndarray:
+    """Return 0 .. count - 1, int32, permuted as `rng.shuffle` permutes a list of that length."""
+    if options.backend in SHUFFLES:
+        module, name = SHUFFLES[options.backend]
+        return getattr(import_module(module), name)(count, rng, options.dtype)
+    from microgpt.data.batches import shuffled as shuffled_by_python
+
+    return shuffled_by_python(count, rng)
 
 
 def make_engine(

@@ -8,17 +8,20 @@ from typing import Any
 import numpy as np
 
 from microgpt.config.schema import Config, DataConfig, OptimConfig, TrainConfig
-from microgpt.data.batches import BatchOrder, shuffled
+from microgpt.data.batches import BatchOrder
 from microgpt.data.conversations import build_chat_corpus
 from microgpt.data.corpus import Corpus, build_corpus
 from microgpt.data.sources import read_source
+from microgpt.engines import shuffled
 from microgpt.engines.base import EngineState
 from microgpt.engines.optimizer import OptimizerSpec
+from microgpt.engines.options import EngineOptions
 from microgpt.model.init import init_parameters
 from microgpt.model.spec import ModelSpec
 from microgpt.training.schedules import Schedule
 
 CHECKPOINT_SECONDS = 5.0  # between checkpoints on disk, unless the configuration states which steps are to be there
+PYTHON = EngineOptions("python")
 
 
 def read_corpus(
@@ -89,10 +92,10 @@ class InitialState:
     rng: random.Random  # after the last draw; sampling continues from here
 
 
-def example_order(seed: int, count: int) -> tuple[np.ndarray, tuple[Any, ...]]:
+def example_order(seed: int, count: int, options: EngineOptions = PYTHON) -> tuple[np.ndarray, tuple[Any, ...]]:
     """Return the order of a seed's examples, and the state of its generator after that."""
     rng = random.Random(seed)
-    return shuffled(count, rng), rng.getstate()
+    return shuffled(options, count, rng), rng.getstate()
 
 
 def initial_state(
@@ -101,14 +104,15 @@ def initial_state(
     spec: ModelSpec,
     batch_size: int,
     style_share: float,
-    example_order: Callable[[int, int], tuple[np.ndarray, tuple[Any, ...]]] = example_order,
+    options: EngineOptions = PYTHON,
+    example_order: Callable[[int, int, EngineOptions], tuple[np.ndarray, tuple[Any, ...]]] = example_order,
 ) -> InitialState:
     """Shuffle the examples, then draw the initial weights. Training itself draws nothing.
 
     The style's examples follow the corpus's in `corpus.examples` and are not shuffled.
     """
     count = len(corpus.train.examples)
-    corpus_order, rng_state = example_order(seed, count)
+    corpus_order, rng_state = example_order(seed, count, options)
     rng = random.Random()
     rng.setstate(rng_state)
     order = BatchOrder(

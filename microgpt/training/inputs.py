@@ -77,9 +77,8 @@ class InputReader:
         """Return everything that a run needs. Raises UserError."""
         corpus, spec, prompts, leg_from, other_data = self.start_of(config)
         options = self.options(config)
-        initial = initial_state(
-            config.seed, corpus, spec, config.train.batch_size, config.style.share, self.cached_order
-        )
+        share, batch_size = config.style.share, config.train.batch_size
+        initial = initial_state(config.seed, corpus, spec, batch_size, share, options, self.cached_order)
         baselines = self.cached_baselines(config.train.eval_documents, *corpus_key(config))
         return RunInputs(config, options, corpus, spec, initial, prompts, leg_from, other_data, baselines)
 

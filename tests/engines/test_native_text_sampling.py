@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from microgpt.data.tokenizer import CHAT_SPECIAL, Tokenizer
+from microgpt.engines import shuffled
 from microgpt.engines.base import EngineState, TextSampler
 from microgpt.engines.native.engine import NativeEngine
 from microgpt.engines.optimizer import OptimizerSpec
@@ -71,3 +72,12 @@ def test_non_finite_logits_are_an_error_and_a_stop_ends_sampling() -> None:
         list(generate_all(infinite, 0, TOKENIZER, 12, PROMPTS, SamplingPolicy(), random.Random(1)))
     stopped = generate_all(engine_of(), 0, TOKENIZER, 12, PROMPTS, SamplingPolicy(), random.Random(1), lambda: True)
     assert list(stopped) == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 100, 5000])
+def test_shuffle_and_generator_are_those_of_python(count: int) -> None:
+    compiled, python = random.Random(count), random.Random(count)
+    order = shuffled(EngineOptions("native"), count, compiled)
+    assert order.dtype == np.int32
+    assert order.tolist() == shuffled(EngineOptions("python"), count, python).tolist()
+    assert compiled.getstate() == python.getstate()

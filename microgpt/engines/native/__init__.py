@@ -15,6 +15,7 @@ muon.py             Muon's update of a matrix
 train_kernels.py    what Python calls: k training steps of several models, the loss of a part of a batch
 kv_cache.py         decoding with a KV cache
 token_choice.py     sampling a token as inference/sampling.py does, bit for bit
+python_random.py    Python's random generator and its shuffle
 text_sampling.py    texts one after the other, with Python's random generator
 bulk_sampling.py    bulk sampling, many texts at once
 weights.py          weights and moments of R models, from and to tensors

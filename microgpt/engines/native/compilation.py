@@ -63,7 +63,7 @@ def declare(function: Callable, inline: bool) -> Any:
 
 def is_entry(function: Callable) -> bool:
     """Return whether Python calls a kernel: only these are kept on disk, each with the kernels that it calls."""
-    return FloatArray in function.__annotations__.values()
+    return any(array in function.__annotations__.values() for array in (FloatArray, Int32Array))
 
 
 def signature(dispatcher: Any, dtype: str) -> Any:
@@ -146,6 +146,7 @@ def damaged_file(folder: Path, dtype: str) -> Path | None:
 # Compilation
 
 READY: set[str] = set()  # the float types whose kernels this process has
+UNREPORTED: dict[str, float] = {}  # seconds of compiling for a float type that `compile_kernels` has not returned
 IN_THIS_PROCESS = threading.Lock()
 
 
@@ -153,10 +154,17 @@ def compile_kernels(dtype: str, say: Callable[[str], None]) -> float:
     """Load all kernels for `dtype` (float32 or float64) from disk, or compile them; return the seconds of compiling."""
     if config.DISABLE_JIT:  # pyright: ignore[reportAttributeAccessIssue]
         raise UserError("backend=native compiles its kernels with numba, and NUMBA_DISABLE_JIT switches it off")
+    prepare_kernels(dtype, say)
     with IN_THIS_PROCESS:
-        seconds = 0.0 if dtype in READY else load_or_compile(dtype, say)
-        READY.add(dtype)
-    return seconds
+        return UNREPORTED.pop(dtype, 0.0)
+
+
+def prepare_kernels(dtype: str, say: Callable[[str], None]) -> None:
+    """Do what `compile_kernels` does, which returns the seconds later."""
+    with IN_THIS_PROCESS:
+        if dtype not in READY:
+            UNREPORTED[dtype] = load_or_compile(dtype, say)
+            READY.add(dtype)
 
 
 def load_or_compile(dtype: str, say: Callable[[str], None]) -> float:

@@ -20,6 +20,7 @@ from microgpt.engines.base import BulkRequest, Draws, EngineInfo, EngineState, T
 from microgpt.engines.native import bulk_sampling, compilation, train_kernels
 from microgpt.engines.native.kv_cache import DecodingBuffers, NativeBatchDecoder, NativeDecoder
 from microgpt.engines.native.optimizer_settings import bias_corrections, settings_record
+from microgpt.engines.native.python_random import State, shuffle
 from microgpt.engines.native.text_sampling import TextSampler
 from microgpt.engines.native.weights import Weights, aligned, workspace
 from microgpt.engines.optimizer import OptimizerSpec
@@ -262,6 +263,15 @@ class NativeEngine:
             gradient=aligned(layout.size, self.dtype, 4),
             part_gradient=aligned(layout.size, self.dtype, 6),
         )
+
+
+def shuffled(count: int, rng: random.Random, dtype: str | None) -> np.ndarray:
+    """Return what the function of this name in data/batches.py does; `dtype` is that of the engine's options."""
+    compilation.prepare_kernels(dtype or BACKENDS["native"].dtypes[0], print)
+    state, order = State(rng), np.arange(count, dtype=np.int32)
+    shuffle(order, state.words)
+    state.store(rng)
+    return order
 
 
 def part_size(batch_size: int) -> int:

@@ -21,36 +21,12 @@ from microgpt.engines.native.compilation import (
 )
 from microgpt.engines.native.kv_cache import DecodingBuffers, decode
 from microgpt.engines.native.layout import LayoutRecord
+from microgpt.engines.native.python_random import State, next_uniform
 from microgpt.engines.native.simd.vector import get, pointer
 from microgpt.engines.native.token_choice import COMPENSATED_SUM, choose_by, to_probabilities
 from microgpt.errors import NonFiniteError
 
 MOST_WORK = 1e9  # tokens x parameters of a call, after which Python may look at signals
-STATE_WORDS, STATE_MIDDLE = 624, 397  # of MT19937
-STATE_SIZE = STATE_WORDS + 1  # and the number of words that are used
-
-
-@kernel
-def next_word(state: Int64Array) -> int:
-    """The next 32 random bits of MT19937 (Matsumoto and Nishimura, 1998)"""
-    if state[STATE_WORDS] >= STATE_WORDS:
-        for i in range(STATE_WORDS):
-            y = (state[i] & 0x80000000) | (state[(i + 1) % STATE_WORDS] & 0x7FFFFFFF)
-            state[i] = state[(i + STATE_MIDDLE) % STATE_WORDS] ^ (y >> 1) ^ ((y & 1) * 0x9908B0DF)
-        state[STATE_WORDS] = 0
-    y = state[state[STATE_WORDS]]
-    state[STATE_WORDS] += 1
-    y ^= y >> 11
-    y ^= (y << 7) & 0x9D2C5680
-    y ^= (y << 15) & 0xEFC60000
-    return y ^ (y >> 18)
-
-
-@kernel
-def next_uniform(state: Int64Array) -> float:
-    """What random.Random.random returns next"""
-    high = next_word(state) >> 5
-    return (high * 67108864.0 + (next_word(state) >> 6)) * (1.0 / 9007199254740992.0)
 
 
 @kernel
@@ -140,8 +116,7 @@ class TextSampler:
         """See base.TextSampler."""
         buffers, weights, count = self.buffers, self.buffers.weights, len(request.prompts)
         vocab, block = weights.spec.vocab_size, weights.spec.block_size
-        version, words, gauss_next = rng.getstate()
-        state = np.array(words, np.int64)
+        state = State(rng)
         drawn, lengths = np.zeros(count * block, np.int32), np.zeros(count, np.int64)
         tokens = request.tokens
         prompts, prompt_ends = flat(request.prompts)
@@ -152,12 +127,12 @@ class TextSampler:
             done = sample_texts(
                 weights.parameters, weights.transposed, buffers.activations, buffers.cache, replica, prompts,
                 prompt_ends, begin, end, request.max_new_tokens or block, request.temperature, request.top_k or vocab,
-                tokens.is_end, tokens.is_word, tokens.has_text, phrases, phrase_ends, request.bias, state, self.ids,
-                self.text, self.scores, drawn, lengths, -1.0, COMPENSATED_SUM, buffers.record,
+                tokens.is_end, tokens.is_word, tokens.has_text, phrases, phrase_ends, request.bias, state.words,
+                self.ids, self.text, self.scores, drawn, lengths, -1.0, COMPENSATED_SUM, buffers.record,
             )  # fmt: skip
             if done < 0:
                 raise NonFiniteError("the model's logits contain NaN or infinity: training probably diverged")
-        rng.setstate((version, tuple(state.tolist()), gauss_next))
+        state.store(rng)
         rows = drawn.reshape(count, block).tolist()
         return [row[:length] for row, length in zip(rows, lengths.tolist(), strict=True)]
 
