@@ -111,7 +111,7 @@ def bare() -> None:
 
     from microgpt.config.schema import ServeConfig
     from microgpt.serve.microgpt_schemas import GenerateAnswer, GenerateRequest
-    from microgpt.serve.server import TimeoutProtocol, listen
+    from microgpt.serve.server import LimitedProtocol, listen
 
     app = FastAPI()
 
@@ -125,7 +125,7 @@ def bare() -> None:
 
     with listen(ServeConfig(port=0)) as listener:
         print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-        config = uvicorn.Config(app, http=TimeoutProtocol, ws="none", loop="asyncio", access_log=False, log_config=None)
+        config = uvicorn.Config(app, http=LimitedProtocol, ws="none", loop="uvloop", access_log=False, log_config=None)
         uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -9,14 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from microgpt.errors import NonFiniteError, UserError
-from microgpt.serve.generation_queue import ClosedError, QueueFullError
-from microgpt.serve.model import AttentionQueueFullError
 
 MAX_SHOWN_VALUE = 60  # characters of a value that an error repeats
 RETRY_AFTER = "1"  # seconds
@@ -30,15 +27,29 @@ OPENAI_ERROR_TYPES = {
 }
 
 
+class QueueFullError(Exception):
+    """Too many requests are waiting."""
+
+
+class ClosedError(Exception):
+    """The server is shutting down."""
+
+
 class RequestTimeoutError(Exception):
     """A request has reached its time limit."""
 
 
-class AsciiJSON(JSONResponse):
-    """JSON in ASCII, which can represent any string, even half a surrogate pair from a request."""
+class ClientDisconnectedError(Exception):
+    """The client has closed the connection."""
 
+
+# JSON in ASCII, which can represent any string, even half a surrogate pair from a request.
+to_json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
+
+class AsciiJSON(JSONResponse):
     def render(self, content: Any) -> bytes:
-        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+        return to_json(content).encode()
 
 
 class RequestError(UserError):
@@ -82,17 +93,19 @@ def error_response(path: str, error: Exception) -> ErrorResponse:
     invalid, retry = 400 if is_openai(path) else 422, {"Retry-After": RETRY_AFTER}
     if isinstance(error, HTTPException):
         return ErrorResponse(error.status_code, str(error.detail), dict(error.headers or {}))
-    if isinstance(error, RequestValidationError):
+    if isinstance(error, ValidationError):
         message, param = validation_message(error)
         return ErrorResponse(invalid, message, param=param)
     if isinstance(error, UserError):
         return ErrorResponse(invalid, str(error), param=getattr(error, "param", None))
-    if isinstance(error, QueueFullError | AttentionQueueFullError):
+    if isinstance(error, QueueFullError):
         return ErrorResponse(429, "the server is busy: the queue is full; try again later", retry)
     if isinstance(error, RequestTimeoutError):
         return ErrorResponse(503, "the time limit of this request has passed", retry)
     if isinstance(error, ClosedError):
         return ErrorResponse(503, "the server is shutting down", retry)
+    if isinstance(error, ClientDisconnectedError):
+        return ErrorResponse(499, "the client has left")
     if isinstance(error, NonFiniteError):
         return ErrorResponse(500, str(error))
     return ErrorResponse(500, "an internal error occurred")
@@ -100,43 +113,44 @@ def error_response(path: str, error: Exception) -> ErrorResponse:
 
 HANDLED_ERRORS = (
     HTTPException,
-    RequestValidationError,
+    ValidationError,
     UserError,
     QueueFullError,
-    AttentionQueueFullError,
     RequestTimeoutError,
     ClosedError,
+    ClientDisconnectedError,
     NonFiniteError,
 )
 
 
 def register_errors(app: FastAPI) -> None:
-    async def handle(request: Request, error: Exception) -> Response:
-        found = error_response(request.url.path, error)
-        if found.status == 429:
-            await asyncio.sleep(random.uniform(*DELAY_429))
-        return AsciiJSON(found.body(request.url.path), status_code=found.status, headers=found.headers)
-
     for kind in (*HANDLED_ERRORS, Exception):
-        app.add_exception_handler(kind, handle)
+        app.add_exception_handler(kind, respond_with_error)
 
 
-def validation_message(error: RequestValidationError) -> tuple[str, str | None]:
+async def respond_with_error(request: Request, error: Exception) -> Response:
+    found = error_response(request.url.path, error)
+    if found.status == 429:
+        await asyncio.sleep(random.uniform(*DELAY_429))
+    return AsciiJSON(found.body(request.url.path), status_code=found.status, headers=found.headers)
+
+
+def validation_message(error: ValidationError) -> tuple[str, str | None]:
     """Return a sentence about the first error (key, value, what is allowed), and the key; None for the whole body."""
-    first = error.errors()[0]
+    first = error.errors(include_url=False)[0]
     key = ""
-    for part in first["loc"][1:]:
+    for part in first["loc"]:
         key += f"[{part}]" if isinstance(part, int) else f"{'.' * bool(key)}{part}"
     param = shorten_to_ascii(key) if key else None
     name = param or "the body"
     if first["type"] in ("missing", "extra_forbidden"):
         return f"{name} {'is missing' if first['type'] == 'missing' else 'is not a key of this request'}", param
-    rule = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
+    rule = str(first.get("ctx", {}).get("error")) if first["type"] == "value_error" else first["msg"]
     rule = rule[0].lower() + rule[1:]
-    return f"{name}={shorten_to_ascii(to_json(first.get('input')))} is not allowed: {rule}", param
+    return f"{name}={shorten_to_ascii(shown_json(first.get('input')))} is not allowed: {rule}", param
 
 
-def to_json(value: Any) -> str:
+def shown_json(value: Any) -> str:
     try:
         return json.dumps(value)
     except (ValueError, TypeError, RecursionError):

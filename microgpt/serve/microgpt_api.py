@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -83,11 +84,12 @@ async def stream(request: Request, body: microgpt_schemas.StreamRequest) -> Resp
     async def events(generation: Generation) -> AsyncIterator[str]:
         yield event({"type": "start", "tokens_dropped": dropped, "prompt_tokens": len(prompt)})
         count = 0
-        async for token in generation.tokens():
-            yield event(token_event(model, token, body.candidates))
-            count += token.stop_reason != "end"
-            if token.stop_reason is not None:
-                yield event({"type": "end", "stop_reason": token.stop_reason, "completion_tokens": count})
+        async for tokens in generation.tokens():
+            count += sum(token.stop_reason != "end" for token in tokens)
+            pieces = [event(token_event(model, token, body.candidates)) for token in tokens]
+            if (reason := tokens[-1].stop_reason) is not None:
+                pieces.append(event({"type": "end", "stop_reason": reason, "completion_tokens": count}))
+            yield "".join(pieces)
 
     def error_event(error: Exception) -> str:
         return event({"type": "error", "error": error_response(PREFIX, error).message})
@@ -116,8 +118,8 @@ def turns(messages: Sequence[microgpt_schemas.Message]) -> list[Turn]:
 
 def token_event(model: ServedModel, token: GeneratedToken, candidates: int) -> dict[str, Any]:
     assert token.probs is not None
-    probs = token.probs
-    likeliest = sorted(range(len(probs)), key=lambda id: -probs[id])[:candidates]
+    likeliest = np.argsort(-token.probs, kind="stable")[:candidates].tolist()
+    probs = token.probs.tolist()
     return {
         "type": "token",
         **with_probability(model, token.token, probs),
@@ -126,4 +128,4 @@ def token_event(model: ServedModel, token: GeneratedToken, candidates: int) -> d
 
 
 def with_probability(model: ServedModel, token: int, probs: Sequence[float]) -> dict[str, Any]:
-    return {**model.token(token), "probability": round(probs[token], 9)}
+    return {**model.tokens[token], "probability": round(probs[token], 9)}

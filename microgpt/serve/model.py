@@ -17,13 +17,10 @@ from microgpt.inference.loading import TrainedModel
 from microgpt.inference.prompts import encode_prompt
 from microgpt.inference.sampling import SamplingPolicy
 from microgpt.serve.card import model_card, packed_weights, why_not_trainable
+from microgpt.serve.errors import QueueFullError
 
 DECIMALS = 4  # of attention weights and losses
 MAX_ATTENTION_QUEUE = 4  # attention requests that may wait for the current one
-
-
-class AttentionQueueFullError(Exception):
-    """Too many attention requests are waiting."""
 
 
 class ServedModel:
@@ -42,6 +39,10 @@ class ServedModel:
         self.names = {
             id: name for name, id in {**self.tokenizer.special_ids, "bos": self.tokenizer.bos}.items()
         }  # names of tokens without text
+        self.tokens = [
+            {"id": id, "text": self.tokenizer.decode([id]), "special": self.names.get(id)}
+            for id in range(self.tokenizer.vocab_size)
+        ]
         self.attention_lock = threading.Lock()
         self.attention_requests = 0
 
@@ -78,13 +79,10 @@ class ServedModel:
             max_tokens = self.max_new_tokens
         return replace(self.trained.policy, temperature=temperature, top_k=top_k, max_new_tokens=max_tokens)
 
-    def token(self, id: int) -> dict[str, Any]:
-        return {"id": id, "text": self.tokenizer.decode([id]), "special": self.names.get(id)}
-
     async def attention(self, tokens: list[int]) -> bytes:
-        """Return the attention of every head as JSON. Raises AttentionQueueFullError."""
+        """Return the attention of every head as JSON. Raises QueueFullError."""
         if self.attention_requests > MAX_ATTENTION_QUEUE:
-            raise AttentionQueueFullError
+            raise QueueFullError
         self.attention_requests += 1
         try:
             return await asyncio.to_thread(self.compute_attention, tokens)
@@ -95,7 +93,7 @@ class ServedModel:
         with self.attention_lock:
             found = forward(self.trained.checkpoint.meta.spec, self.trained.checkpoint.state.parameters, tokens)
         content = {
-            "tokens": [self.token(token) for token in tokens],
+            "tokens": [self.tokens[token] for token in tokens],
             "losses": [None, *np.round(found.losses[1:], DECIMALS).tolist()],
         }
         return f'{json.dumps(content)[:-1]},"attention":{as_json(found.attention)}}}'.encode()

@@ -4,6 +4,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -12,11 +13,11 @@ from starlette.responses import Response, StreamingResponse
 
 from microgpt.data.conversations import Turn
 from microgpt.serve import openai_schemas as schemas
-from microgpt.serve.errors import AsciiJSON, error_response, error_responses, naming
-from microgpt.serve.generation_queue import Generation, GenerationRequest
+from microgpt.serve.errors import AsciiJSON, error_response, error_responses, naming, to_json
+from microgpt.serve.generation_queue import GeneratedText, Generation, GenerationRequest
 from microgpt.serve.middleware import CheckedRoute
 from microgpt.serve.model import ServedModel
-from microgpt.serve.service import GeneratedText, Service, service_of
+from microgpt.serve.service import Service, service_of
 from microgpt.serve.streaming import event
 
 PREFIX = "/v1"
@@ -128,21 +129,32 @@ class Chunks:
     shape: Completions | ChatCompletions
     prompt_tokens: int | None
 
-    def chunk(self, *choices: Choice) -> str:
-        return event({**self.head, "choices": choices, **({} if self.prompt_tokens is None else {"usage": None})})
+    @cached_property
+    def around_choice(self) -> tuple[str, str]:
+        """The JSON before and after the choice of a chunk, which is the same in all of them."""
+        chunk = {**self.head, "choices": [0], **({} if self.prompt_tokens is None else {"usage": None})}
+        before, _, after = to_json(chunk).rpartition("[0]")
+        return f"data: {before}[", f"]{after}\n\n"
+
+    def chunk(self, choice: Choice) -> str:
+        before, after = self.around_choice
+        return before + to_json(choice) + after
 
     async def of_generation(self, generation: Generation) -> AsyncIterator[str]:
-        index, tokens = -1, 0
-        async for token in generation.tokens():
-            if token.number > index:
-                index = token.number
-                yield self.chunk(self.shape.begin(index))
-            tokens += token.stop_reason != "end"
-            if token.text:
-                yield self.chunk(self.shape.piece(index, token.text))
-            if token.stop_reason is not None:
-                yield self.chunk(self.shape.end(index, FINISH[token.stop_reason]))
-        for each in self.closing(tokens):
+        index, count = -1, 0
+        async for tokens in generation.tokens():
+            pieces: list[str] = []
+            for token in tokens:
+                if token.number > index:
+                    index = token.number
+                    pieces.append(self.chunk(self.shape.begin(index)))
+                count += token.stop_reason != "end"
+                if token.text:
+                    pieces.append(self.chunk(self.shape.piece(index, token.text)))
+                if token.stop_reason is not None:
+                    pieces.append(self.chunk(self.shape.end(index, FINISH[token.stop_reason])))
+            yield "".join(pieces)
+        for each in self.closing(count):
             yield each
 
     async def of_empty(self, texts: int) -> AsyncIterator[str]:

@@ -2,27 +2,27 @@
 
 import asyncio
 import gc
-import json
 import logging
 import signal
 import socket
 from typing import Any
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from microgpt.config.schema import ServeConfig
 from microgpt.errors import UserError
 from microgpt.inference.loading import TrainedModel
 from microgpt.serve.app import build_app
+from microgpt.serve.errors import to_json
 from microgpt.serve.service import Service
 
 SHUTDOWN_GRACE = 5.0  # seconds after serve.drain to answer the remaining requests with an error
 KEEP_ALIVE = 20  # seconds that a connection may be idle between requests
 BACKLOG = 1024  # connections that wait to be accepted
-HEAD_SECONDS = 15.0  # from opening a connection to the end of its first request's head
+HEAD_SECONDS = 15.0  # for the head of a request, the first one from the opening of its connection
 UNREAD_SECONDS = 15.0  # that a client may leave what was written unread
+MAX_EXCESS = 65536  # bytes of a request besides its body: head, framing of chunks, trailers
 
 
 class DrainingServer(uvicorn.Server):
@@ -37,8 +37,8 @@ class DrainingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-class TimeoutProtocol(H11Protocol):
-    """Close connections, which uvicorn keeps, of clients that do not send a whole head or do not read in time.
+class LimitedProtocol(HttpToolsProtocol):
+    """Close connections, which uvicorn keeps, of clients that send a head too slowly, too much, or do not read in time.
 
     A request that is not valid HTTP is answered in JSON.
     """
@@ -46,17 +46,37 @@ class TimeoutProtocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # so that writing pauses whenever something is unread
-        self.head_timer = asyncio.get_running_loop().call_later(HEAD_SECONDS, self.close_idle)
+        self.excess = 0  # bytes of the current request besides its body
+        self.head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
         self.unread_timer: asyncio.TimerHandle | None = None
 
-    def close_idle(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()
+    def data_received(self, data: bytes) -> None:
+        self.excess += len(data)
+        super().data_received(data)
+        if self.excess > MAX_EXCESS:
+            self.send_400_response("The head of the request is too large.")
+
+    def on_message_begin(self) -> None:
+        self.head_timer.cancel()
+        self.head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self.head_timer.cancel()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self.excess -= len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self.excess = 0
+        super().on_message_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()
         # `close` would wait until everything is read.
-        self.unread_timer = asyncio.get_running_loop().call_later(UNREAD_SECONDS, self.transport.abort)
+        self.unread_timer = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -73,15 +93,10 @@ class TimeoutProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        body = json.dumps({"error": msg.rstrip(".")}).encode()
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-        ]
-        for part in (h11.Response(status_code=400, headers=headers, reason=b"Bad Request"), h11.Data(data=body)):
-            self.transport.write(self.conn.send(event=part) or b"")
-        self.transport.write(self.conn.send(event=h11.EndOfMessage()) or b"")
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            body = to_json({"error": msg.rstrip(".")}).encode()
+            head = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         self.transport.close()
 
 
@@ -97,7 +112,7 @@ def run(trained: TrainedModel, config: ServeConfig, api_key: str | None) -> None
     print("a key is needed" if api_key else "no key is needed", "- Ctrl-C stops", flush=True)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     uvicorn_config = uvicorn.Config(
-        build_app(service), http=TimeoutProtocol, ws="none", loop="asyncio", lifespan="on", access_log=False,
+        build_app(service), http=LimitedProtocol, ws="none", loop="uvloop", lifespan="on", access_log=False,
         log_config=None, server_header=False, timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=round(config.drain + SHUTDOWN_GRACE),
     )  # fmt: skip

@@ -1,24 +1,16 @@
 """What the routes share: the model, the generation queue, the limits and the metrics."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
 
 from starlette.requests import Request
 
 from microgpt.config.schema import ServeConfig
 from microgpt.inference.loading import TrainedModel
-from microgpt.serve.generation_queue import GeneratedToken, Generation, GenerationQueue, GenerationRequest
+from microgpt.serve.generation_queue import GeneratedText, Generation, GenerationQueue, GenerationRequest
 from microgpt.serve.metrics import Metrics
 from microgpt.serve.middleware import RequestLimits
 from microgpt.serve.model import ServedModel
-from microgpt.serve.streaming import EventStream, collect_tokens
-
-
-@dataclass(frozen=True)
-class GeneratedText:
-    text: str
-    stop_reason: str
-    tokens: int  # without the one that ended it
+from microgpt.serve.streaming import EventStream, collect_texts
 
 
 class Service:
@@ -37,12 +29,8 @@ class Service:
         )
 
     async def generate(self, request: Request, wanted: GenerationRequest) -> list[GeneratedText]:
-        """Return all texts of a request. Raises QueueFullError and what collect_tokens raises."""
-        generation = self.queue.submit(wanted, self.config.timeout)
-        texts: list[list[GeneratedToken]] = [[] for _ in wanted.prompts]
-        for token in await collect_tokens(request, self.queue, generation):
-            texts[token.number].append(token)
-        return [join_tokens(tokens) for tokens in texts]
+        """Return all texts of a request. Raises QueueFullError and what collect_texts raises."""
+        return await collect_texts(request.receive, self.queue, self.queue.submit(wanted, self.config.timeout))
 
     def stream(
         self,
@@ -53,12 +41,6 @@ class Service:
         """Return the server-sent events that `events` makes of a generation. Raises QueueFullError and ClosedError."""
         generation = self.queue.submit(wanted, self.config.timeout)
         return EventStream(self.queue, generation, events(generation), error_event)
-
-
-def join_tokens(tokens: Sequence[GeneratedToken]) -> GeneratedText:
-    reason = tokens[-1].stop_reason
-    assert reason is not None
-    return GeneratedText("".join(token.text for token in tokens), reason, len(tokens) - (reason == "end"))
 
 
 def service_of(request: Request) -> Service:

@@ -2,64 +2,64 @@
 
 import asyncio
 import contextlib
-import json
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import StreamingResponse
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from microgpt.errors import NonFiniteError
-from microgpt.serve.errors import RequestTimeoutError
-from microgpt.serve.generation_queue import ClosedError, GeneratedToken, Generation, GenerationQueue
+from microgpt.serve.errors import ClientDisconnectedError, ClosedError, RequestTimeoutError, to_json
+from microgpt.serve.generation_queue import GeneratedText, Generation, GenerationQueue
 
 READING_SECONDS = 10.0  # that a slow client has after the deadline of the generation
+WATCH_AFTER = 0.05  # seconds; a task that waits for the client to leave costs more than what most requests need
 
 
-class ClientDisconnectedError(Exception):
-    """The client has closed the connection."""
+@contextmanager
+def watched(receive: Receive, generation: Generation) -> Iterator[None]:
+    """Fail a generation with ClientDisconnectedError when its client leaves."""
 
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        generation.fail(ClientDisconnectedError())
 
-async def collect_tokens(request: Request, queue: GenerationQueue, generation: Generation) -> list[GeneratedToken]:
-    """Return all tokens of all texts; the slot is freed in any case.
-
-    Raises ClosedError, RequestTimeoutError, ClientDisconnectedError.
-    """
-
-    async def collect() -> list[GeneratedToken]:
-        return [token async for token in generation.tokens()]
-
-    collecting = asyncio.ensure_future(collect())
-    leaving = asyncio.ensure_future(disconnected(request))
+    tasks: list[asyncio.Task] = []
+    timer = generation.loop.call_later(WATCH_AFTER, lambda: tasks.append(generation.loop.create_task(watch())))
     try:
-        await asyncio.wait({collecting, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not collecting.done():
-            raise ClientDisconnectedError
-        return collecting.result()
-    except TimeoutError:
-        raise RequestTimeoutError from None
+        yield
     finally:
+        timer.cancel()
+        for task in tasks:
+            task.cancel()
+
+
+async def collect_texts(receive: Receive, queue: GenerationQueue, generation: Generation) -> list[GeneratedText]:
+    """Return all texts; the slot is freed in any case.
+
+    Raises ClosedError, RequestTimeoutError, ClientDisconnectedError, NonFiniteError.
+    """
+    try:
+        with watched(receive, generation):
+            return await generation.texts()
+    except BaseException:
         queue.cancel(generation)
-        for waiting in (collecting, leaving):
-            waiting.cancel()
-
-
-async def disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        raise
 
 
 def event(content: Any) -> str:
     """Return a server-sent event."""
-    return f"data: {json.dumps(content, allow_nan=False, separators=(',', ':'))}\n\n"
+    return f"data: {to_json(content)}\n\n"
 
 
-class EventStream(StreamingResponse):
+class EventStream(Response):
     """Server-sent events of a generation, while the client reads them in time; then its slot is freed.
 
-    The status of a started stream cannot change, so an error becomes its last event.
+    Each string of `events` is sent at once. The status of a started stream cannot change, so an error becomes its last
+    event.
     """
 
     media_type = "text/event-stream"
@@ -71,27 +71,33 @@ class EventStream(StreamingResponse):
         events: AsyncIterator[str],
         error_event: Callable[[Exception], str],
     ):
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(with_error_event(events, error_event), headers=headers)
-        self.queue, self.generation = queue, generation
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self.queue, self.generation, self.events, self.error_event = queue, generation, events, error_event
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_body(content: str, more: bool) -> None:
+            await send({"type": "http.response.body", "body": content.encode(), "more_body": more})
+
         try:
-            with contextlib.suppress(TimeoutError):  # a client that does not read; uvicorn closes the connection
+            with contextlib.suppress(TimeoutError), watched(receive, self.generation):
+                # The limit is for a client that does not read; uvicorn closes the connection.
                 async with asyncio.timeout_at(self.generation.deadline + READING_SECONDS):
-                    await super().__call__(scope, receive, send)
+                    await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                    async for content in self.with_error():
+                        await send_body(content, True)
+                    await send_body("", False)
         finally:
             self.queue.cancel(self.generation)
 
-
-async def with_error_event(events: AsyncIterator[str], error_event: Callable[[Exception], str]) -> AsyncIterator[str]:
-    try:
-        async for each in events:
-            yield each
-    except TimeoutError:
-        yield error_event(RequestTimeoutError())
-    except (ClosedError, NonFiniteError) as error:
-        yield error_event(error)
-    except Exception as error:
-        traceback.print_exc()
-        yield error_event(error)
+    async def with_error(self) -> AsyncIterator[str]:
+        try:
+            async for each in self.events:
+                yield each
+        except ClientDisconnectedError:
+            return
+        except (ClosedError, NonFiniteError, RequestTimeoutError) as error:
+            yield self.error_event(error)
+        except Exception as error:
+            traceback.print_exc()
+            yield self.error_event(error)

@@ -17,8 +17,10 @@ def serve(config: Config, invocation: Invocation) -> None:
     try:
         import fastapi  # noqa: F401
         import fastapi_offline  # noqa: F401
+        import httptools  # noqa: F401
         import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
+        import uvloop  # noqa: F401
     except ImportError as error:
         raise UserError(f"task=serve needs {error.name}: {install_command('serve')}") from None
     from microgpt.serve.server import run

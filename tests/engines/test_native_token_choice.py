@@ -32,7 +32,7 @@ def test_tokens_and_probabilities_are_those_of_python(dtype: str, vocab: int) ->
     logits = logits.astype(dtype)
     uniforms = [rng.choice([0.0, rng.random(), 1 - 2**-53]) for _ in range(rows)]
     policies = [
-        SamplingPolicy(rng.choice([0.0, 1e-60, 0.5, 1.0, rng.uniform(0.01, 3)]), rng.choice([None, 1, 5, 200]))
+        SamplingPolicy(rng.choice([0.0, 1e-60, 0.5, 1.0, rng.uniform(0.01, 3)]), rng.choice([None, 1, 5, 2**64]))
         for _ in range(rows)
     ]
     temperatures = [0.0 if policy.is_greedy else policy.temperature for policy in policies]
@@ -48,7 +48,7 @@ def test_tokens_and_probabilities_are_those_of_python(dtype: str, vocab: int) ->
 def test_a_row_with_a_logit_that_is_not_finite_has_no_token() -> None:
     compile_kernels("float64", print)
     logits = np.array([0.5, np.nan, 1.0, 2.0, 0.0, np.inf])
-    found = choose(logits, 0, 2, 2, [0, 1, 2], [0.0] * 3, [0.0] * 3, [None] * 3)
+    found = choose(logits, 0, 2, 2, [0, 1, 2], [0.9] * 3, [1] * 3, [None] * 3)
     assert found.tokens == [-1, 1, -1]
     with pytest.raises(NonFiniteError):
         probabilities(logits[:2].tolist(), SamplingPolicy())

@@ -169,7 +169,9 @@ def test_weights_that_are_no_numbers_are_not_served(names: Program, tmp_path: Pa
     assert "has weights that are not finite" in validation_message(done.stderr)
 
 
-@pytest.mark.parametrize("library", ["fastapi", "uvicorn", "prometheus_client", "fastapi_offline"])
+@pytest.mark.parametrize(
+    "library", ["fastapi", "uvicorn", "httptools", "uvloop", "prometheus_client", "fastapi_offline"]
+)
 def test_a_missing_extra_is_named_with_its_cure(
     microgpt: Program, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

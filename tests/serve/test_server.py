@@ -32,8 +32,9 @@ from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import Checkpoint
 from microgpt.runs.checkpoint_format import Meta, Progress
 from microgpt.serve.app import build_app
-from microgpt.serve.generation_queue import GeneratedToken, GenerationQueue, GenerationRequest, QueueFullError
-from microgpt.serve.service import Service, join_tokens
+from microgpt.serve.errors import QueueFullError
+from microgpt.serve.generation_queue import GenerationQueue, GenerationRequest
+from microgpt.serve.service import Service
 from microgpt.serve.stop_sequences import StopSequences
 
 CHARS = list(" abcdefgh")
@@ -121,10 +122,14 @@ def generated_by(queue: GenerationQueue, several: Sequence[GenerationRequest]) -
     """The texts of requests that are generated at the same time."""
 
     async def one(body: GenerationRequest) -> list[str]:
-        found: list[list[GeneratedToken]] = [[] for _ in body.prompts]
-        async for token in queue.submit(body, 60).tokens():
-            found[token.number].append(token)
-        return [join_tokens(tokens).text for tokens in found]
+        generation = queue.submit(body, 60)
+        if not body.streaming:
+            return [text.text for text in await generation.texts()]
+        found = [""] * len(body.prompts)
+        async for tokens in generation.tokens():
+            for token in tokens:
+                found[token.number] += token.text
+        return found
 
     async def together() -> list[list[str]]:
         queue.start()
@@ -217,8 +222,8 @@ def test_a_text_whose_logits_are_no_numbers_fails_alone_and_the_thread_goes_on(t
         bad = queue.submit(GenerationRequest([[9, 1]], SamplingPolicy(), 1), 30)
         good = queue.submit(GenerationRequest([[9, 2]], SamplingPolicy(temperature=0.0, max_new_tokens=1), 1), 30)
         with pytest.raises(Exception, match="NaN or infinity"):
-            await anext(bad.tokens())
-        assert (await anext(good.tokens())).stop_reason is not None
+            await bad.texts()
+        assert len(await good.texts()) == 1
         queue.close()
 
     asyncio.run(scenario())
@@ -239,8 +244,8 @@ def test_an_engine_that_fails_fails_its_requests_and_the_next_ones_are_served(tm
         queue.decoder.feed = sometimes
         queue.start()
         with pytest.raises(RuntimeError, match="a bug"):
-            await anext(queue.submit(GenerationRequest([[9]], SamplingPolicy(), 1), 30).tokens())
-        assert await anext(queue.submit(GenerationRequest([[9]], SamplingPolicy(), 1), 30).tokens())
+            await queue.submit(GenerationRequest([[9]], SamplingPolicy(), 1), 30).texts()
+        assert await queue.submit(GenerationRequest([[9]], SamplingPolicy(), 1), 30).texts()
         assert len(queue.free) + len(queue.active) == 2
         queue.close()
 

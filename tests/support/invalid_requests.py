@@ -21,7 +21,8 @@ ELSEWHERE = (
     "/%00", "/%ff%fe", "//health", "/health?x=%00", "/v1/models/" + "%F0%9F%98%80" * 50, "/" + "a" * 5000, "*",
     "http://[::1/health", "/v1/models/%ED%A0%80",
 )  # fmt: skip
-METHODS = ("GET", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "CONNECT", "BREW", "post", "P" * 300)
+METHODS = ("GET", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "CONNECT")
+NO_METHODS = ("BREW", "post", "P" * 300)  # of which no HTTP parser knows what follows
 # Values as they stand in JSON, or would if it had them.
 VALUES = (
     "null", "true", "false", "0", "-1", "1", "-0.0", "0.1", "1e-400", "1e308", "1e999", "-1e999", "1" + "0" * 4000,
@@ -121,8 +122,13 @@ def wrong_head(rng: random.Random, path: str) -> Wrong:
         case 0:
             return Wrong("type", path, [head(path, type=rng.choice(TYPES), more=[length]), body])
         case 1:
-            method = rng.choice(METHODS)
-            return Wrong("method", path, [head(path, method=method, more=[length]), body], method)
+            method = rng.choice(METHODS + NO_METHODS)
+            return Wrong(
+                "method" if method in METHODS else "no method",
+                path,
+                [head(path, method=method, more=[length]), body],
+                method,
+            )
         case 2:
             path = rng.choice(ELSEWHERE)
             return Wrong("path", path, [head(path, more=[length]), body])

@@ -112,7 +112,7 @@ def choose(
     """See base.ChoosesTokens; row r's logits begin at activations[logits + r * stride]."""
     probs, tokens = np.empty(len(rows) * vocab), np.empty(len(rows), np.int64)
     choose_tokens(
-        activations, logits, stride, vocab, np.array(rows), np.array(uniforms), np.array(temperatures),
-        np.array([k or vocab for k in top_k]), -1.0, COMPENSATED_SUM, probs, tokens,
+        activations, logits, stride, vocab, np.array(rows), np.array(uniforms), np.array(temperatures, np.float64),
+        np.array([min(k or vocab, vocab) for k in top_k]), -1.0, COMPENSATED_SUM, probs, tokens,
     )  # fmt: skip
     return Choices(tokens.tolist(), probs.reshape(len(rows), vocab))
