@@ -35,6 +35,7 @@ from support.server_process import (
 from microgpt.installation import install_command
 
 pytestmark = pytest.mark.slow
+LIBRARIES = ["fastapi", "fastapi_offline", "httptools", "prometheus_client", "uvicorn", "uvloop"]
 
 
 @pytest.fixture(scope="module")
