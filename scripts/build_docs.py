@@ -15,7 +15,8 @@ A block of output stands below the block whose command printed it:
 `numbers=vary` compares no number, for a table of times; `cut=100` ends longer lines with `...`.
 The commands of a page run in one folder, in their order; the packages `python` blocks and `sh` blocks alike. A page is
 out of date if a word of its output has changed, or a number by more than 2 %; times, rates and dates are not compared.
-Training commands below a page's last output run 50 steps only. A block marked `<!-- not run -->` is not run.
+Training commands on which no output depends run 50 steps only: those without an output of their own, below the last
+output that reads earlier runs. A block marked `<!-- not run -->` is not run.
 
 A block below `<!-- code: FILE NAME -->` becomes the source of a function or class.
 """
@@ -50,8 +51,9 @@ PROGRAM = re.compile(
 # Commands that take minutes, or need names.txt and the network; tests/engines/test_golden.py runs them.
 RUN_ELSEWHERE = tuple(f"python -m microgpt experiment={name}" for name in ("karpathy", "karpathy_first", "chat"))
 NEEDS_NAMES = ("experiment=karpathy", "data=makemore")
-# Commands that train as many steps as the configuration says.
-DEFAULT_STEPS = re.compile(r"(?!.*( task=|train\.(steps|resume)|--help|--cfg))(python -m microgpt|torchrun)")
+TRAINS_ANEW = re.compile(r"(?!.*( task=|train\.resume|--help|--cfg))(python -m microgpt|torchrun)")
+SHORT = 50  # steps of a command on which no output depends
+READS_RUNS = re.compile(r"latest|collect|outputs|runs\(")  # in a command whose output depends on earlier ones
 VARYING = re.compile(
     r"\d{4}-\d\d-\d\d(?:[/ T]\d\d[-:]\d\d[-:]\d\d)?|\b\d\d-\d\d-\d\d_[0-9a-f]{8}\b|_[0-9a-f]{8}\b|"  # dates, folders
     r"~?\d+:\d\d(?::\d\d)?|\d[\d.,]* ?(?:k |M )?(?:[a-z]+/s|ms|s|seconds|minutes)\b|"  # times and rates
@@ -152,8 +154,8 @@ class Commands:
         for command in block.commands:
             if command in RUN_ELSEWHERE or (is_without_names() and any(name in command for name in NEEDS_NAMES)):
                 continue
-            short = shorten and block.language == "sh" and DEFAULT_STEPS.match(command)
-            printed = self.run_command(f"{command} train.steps=50" if short else command, block.language)
+            short = shortened(command) if shorten and block.language == "sh" else command
+            printed = self.run_command(short, block.language)
             self.ran.append(command)
         return printed
 
@@ -196,6 +198,16 @@ class Commands:
             return 0
         self.server.send_signal(signal.SIGTERM)
         return self.server.wait(60)
+
+
+def shortened(command: str) -> str:
+    """Return a command that trains a new model with SHORT steps at most; any other command as it is."""
+    if not TRAINS_ANEW.match(command):
+        return command
+    stated = re.search(r" train\.steps=(\d+)", command)
+    if stated is None:
+        return f"{command} train.steps={SHORT}"
+    return command.replace(stated[0], f" train.steps={min(int(stated[1]), SHORT)}")
 
 
 def environment() -> dict[str, str]:
@@ -259,12 +271,13 @@ def decimals(number: str) -> int:
 def build(page: Page, folder: Path) -> tuple[str, list[str], list[str]]:
     """Run a page's commands; return its new text, what has changed in it, and the commands that were run."""
     commands, changed = Commands(folder), []
-    last_shown = max((n for n, block in enumerate(page.blocks) if block.output), default=-1)
+    shown = [n for n, block in enumerate(page.blocks) if block.output and READS_RUNS.search(block.body)]
+    last_needed = max(shown, default=-1)
     new_texts = {span: source_of(place) for span, place in page.sources}
     changed = [f"{page.path.name}: {p}" for span, p in page.sources if page.text[slice(*span)] != new_texts[span]]
     try:
         for number, block in enumerate(page.blocks):
-            printed = commands.run(block, shorten=number > last_shown)
+            printed = commands.run(block, shorten=number > last_needed and block.output is None)
             if block.output is None or printed is None:
                 continue
             new = block.output.excerpt(printed)

@@ -261,9 +261,7 @@ def test_a_non_finite_loss_ends_all_processes_with_one_sentence(microgpt: Progra
     ("arguments", "sentence"),
     [
         (("mode=tensor", "backend=native"), "backend=native is not allowed: 2 processes of torchrun"),
-        (("-m", *TENSOR, "seed=1,2"), "a sweep is not allowed with 2 processes of torchrun"),
         (("experiment=ablation", "mode=tensor"), "a sweep is not allowed with 2 processes of torchrun"),
-        (("mode=tensor", "model.nope=1"), "model.nope is not a key"),
     ],
 )
 def test_an_error_is_printed_once_and_ends_all_processes(

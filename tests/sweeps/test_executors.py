@@ -244,8 +244,8 @@ def uninterrupted(shared_program: Program) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("executor", "number"),
     [
-        *((executor, signal.SIGKILL) for executor in COMMANDS),
-        ("joblib", signal.SIGINT), ("submitit", signal.SIGTERM), ("ray", signal.SIGINT), ("ray", signal.SIGTERM),
+        ("joblib", signal.SIGKILL), ("submitit", signal.SIGTERM),
+        ("ray", signal.SIGKILL), ("ray", signal.SIGINT), ("ray", signal.SIGTERM),
     ],
 )  # fmt: skip
 def test_workers_of_a_stopped_sweep_stop_and_the_same_command_completes_it(
