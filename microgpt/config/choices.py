@@ -76,6 +76,7 @@ TASKS = {
             "sweep",
             "ladder",
             "screening",
+            "precision",
             "seed",
             "tags",
             "notes",

@@ -40,4 +40,12 @@ class ScreeningConfig:
     tuning: bool = key(False, "set by the sweeper: the run is one of those that choose the learning rate")
 
 
-DESIGNS = ("ladder", "screening")  # nodes, each read by hydra/sweeper=<node> only
+@dataclass(frozen=True)
+class PrecisionConfig:
+    """hydra/sweeper=precision: what the report needs to know of the sweeper's options."""
+
+    half_width: float | None = key(None, "set by the sweeper: stated half-width of the intervals")
+    first_seeds: int | None = key(None, "set by the sweeper: number of seeds of the first stage")
+
+
+DESIGNS = ("ladder", "screening", "precision")  # nodes, each read by hydra/sweeper=<node> only

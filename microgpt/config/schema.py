@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from microgpt.config.choices import EXPLAIN_FORMATS, EXPORT_FORMATS, LOGGERS, MODES, SCHEDULES, STYLE_NAME, TASKS
-from microgpt.config.designs import LadderConfig, ScreeningConfig
+from microgpt.config.designs import LadderConfig, PrecisionConfig, ScreeningConfig
 from microgpt.config.keys import group, key
 from microgpt.data.conversations import LOSS_ON
 from microgpt.data.corpus import FORMATS, LONG_DOCUMENTS
@@ -285,6 +285,7 @@ class Config:
     sweep: SweepConfig = group(SweepConfig, effect="none")
     ladder: LadderConfig = group(LadderConfig, effect="none")
     screening: ScreeningConfig = group(ScreeningConfig, effect="none")
+    precision: PrecisionConfig = group(PrecisionConfig, effect="none")
     seed: int = key(42, "seed of the order of examples, the initial weights and the samples", at_least=0)
     checkpoint: str | None = key(
         None,

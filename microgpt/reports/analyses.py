@@ -12,6 +12,7 @@ from microgpt.reports.families import Family
 from microgpt.reports.ladder import ladder_analysis
 from microgpt.reports.learning_rates import learning_rate_analysis
 from microgpt.reports.plans import Plan, plan_of
+from microgpt.reports.precision import precision_analysis
 from microgpt.reports.report import Analysis
 from microgpt.reports.scaling import scaling_analysis
 
@@ -21,6 +22,7 @@ ANALYSES: dict[str, Callable[[Family, Plan, Reader | None], Analysis | None]] = 
     "learning_rate": learning_rate_analysis,
     "scaling": scaling_analysis,
     "effects": effects_analysis,
+    "precision": precision_analysis,
 }
 REPLACED = {"ladder": "effects"}  # an analysis -> the one that it replaces in the families that it applies to
 

@@ -100,7 +100,7 @@ class Sweep:
 
 
 # Keys of hydra.sweeper that add jobs to a sweep instead of making it another one
-EXTENDING = ("n_trials", "n_jobs")
+EXTENDING = ("n_trials", "n_jobs", "half_width", "max_seeds")
 CURRENT: ContextVar[Sweep] = ContextVar("sweep")  # Hydra constructs the launcher, which needs it
 
 

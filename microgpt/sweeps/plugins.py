@@ -2,7 +2,8 @@
 
 from microgpt.sweeps.ladder import LadderSweeper
 from microgpt.sweeps.launcher import VectorizedLauncher
+from microgpt.sweeps.precision import PrecisionSweeper
 from microgpt.sweeps.screening import ScreeningSweeper
 from microgpt.sweeps.sweepers import GridSweeper, OptunaSweeper
 
-PLUGINS = (VectorizedLauncher, GridSweeper, OptunaSweeper, LadderSweeper, ScreeningSweeper)
+PLUGINS = (VectorizedLauncher, GridSweeper, OptunaSweeper, LadderSweeper, ScreeningSweeper, PrecisionSweeper)

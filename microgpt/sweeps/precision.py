@@ -1,0 +1,172 @@
+"""hydra/sweeper=precision: all combinations of the swept keys, each with as many seeds as the answer needs."""
+
+import time
+from collections.abc import Sequence
+from itertools import product
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobReturn, JobStatus
+
+from microgpt.config.schema import Config
+from microgpt.errors import UserError
+from microgpt.runs.record import RunRecord, timestamp
+from microgpt.sweeps.sweepers import PlannedSweeper, Stage, Stages, values_of, what_is_trained
+
+if TYPE_CHECKING:
+    from microgpt.reports.precision import Precise
+
+FIRST_SEEDS = 32
+MOST_PRINTED = 12  # intervals
+
+
+class PrecisionSweeper(PlannedSweeper):
+    """Runs a first stage of seeds, then as many more as Stein's procedure gives (reports/two_stage.py)."""
+
+    node = "precision"
+
+    def __init__(self, half_width: Any, max_seeds: Any, first_seeds: Any = None, **options: Any):
+        super().__init__(**options)
+        self.half_width = half_width
+        self.max_seeds = max_seeds
+        self.first_seeds = first_seeds
+
+    def stages(self, overrides: list[Override]) -> Stages:
+        self.check_options()
+        values = values_of(overrides)
+        seeds = self.seeds(values.pop("seed", []))
+        variants = self.variants(values)
+        stated = f"precision.half_width={self.half_width}", f"precision.first_seeds={len(seeds)}"
+        began, clock = timestamp(), time.perf_counter()
+        results = yield Stage(
+            [[*variant, *stated, f"seed={seed}"] for variant, seed in product(variants, seeds)],
+            [
+                f"first stage: {len(variants)} variants, {len(seeds)} seeds each: {len(variants) * len(seeds):,} runs; "
+                f"then as many as a half-width of {self.half_width} needs, at most {self.max_seeds} seeds each: "
+                f"{len(variants) * self.max_seeds:,} runs"
+            ],
+        )
+        seconds = self.seconds_of_a_run(began, time.perf_counter() - clock)
+        found = self.found()
+        if found is None:
+            print("no contrast can be estimated: fewer than two variants have all seeds of the first stage", flush=True)
+            return
+        whole = [variant for n, variant in enumerate(variants) if is_whole(results[n * len(seeds) :][: len(seeds)])]
+        more = min(found.seeds_needed, self.max_seeds) - len(seeds)
+        lines = self.after_first_stage(found, more, len(whole) * more, seconds)
+        if more > 0:
+            start = max(seeds) + 1
+            added = range(start, start + more)
+            yield Stage([[*variant, *stated, f"seed={seed}"] for variant, seed in product(whole, added)], lines)
+            found = self.found() or found
+            lines = found.sentences()
+        print("\n".join([*lines, *printed(found)]), flush=True)
+
+    def check_options(self) -> None:
+        """Raise UserError for an option that is not allowed."""
+        number = isinstance(self.half_width, int | float) and isfinite(self.half_width) and self.half_width > 0
+        first = self.first_seeds is None or is_count(self.first_seeds)
+        for name, holds, allowed in (
+            ("half_width", number, "a number above 0, for example 0.003"),
+            ("max_seeds", is_count(self.max_seeds), "a whole number of at least 2"),
+            ("first_seeds", first, "a whole number of at least 2, or null"),
+        ):
+            if not holds:
+                value = "null" if getattr(self, name) is None else getattr(self, name)
+                raise UserError(f"hydra.sweeper.{name}={value} is not allowed: it is {allowed}")
+
+    def seeds(self, given: Sequence[str]) -> list[int]:
+        """Return the seeds of the first stage: those of a list, or as many as are stated from a single one.
+
+        Raises UserError.
+        """
+        try:
+            found = [int(one.partition("=")[2]) for one in given] or [int(self.master.seed)]
+        except ValueError:
+            raise UserError(f"{given[0]} is not allowed: seed is a whole number") from None
+        if len(found) == 1:
+            found = list(range(found[0], found[0] + (self.first_seeds or FIRST_SEEDS)))
+        elif self.first_seeds not in (None, len(found)):
+            raise UserError(
+                f"hydra.sweeper.first_seeds={self.first_seeds} is not allowed: seed names the first {len(found)} seeds"
+            )
+        if self.max_seeds < len(found):
+            raise UserError(
+                f"hydra.sweeper.max_seeds={self.max_seeds} is not allowed: the first stage has {len(found)} seeds"
+            )
+        return list(dict.fromkeys(found))
+
+    def variants(self, values: dict[str, list[str]]) -> list[list[str]]:
+        """Return the overrides of each variant. Raises UserError if there are not two of them."""
+        for key, given in values.items():
+            if key.startswith(f"{self.node}."):
+                name = key.partition(".")[2]
+                raise UserError(f"{given[0]} is not allowed: the sweeper sets it; say hydra.sweeper.{name}")
+        if self.master.task.name != "train":
+            raise UserError(f"hydra/sweeper={self.node} is not allowed with task={self.master.task.name}: it trains")
+        found = [list(one) for one in product(*values.values())]
+        trained = {what_is_trained(one) for one in self.probe(found) if isinstance(one, Config)}
+        if len(found) < 2 or len(trained) == 1:
+            raise UserError(
+                f"hydra/sweeper={self.node} needs two or more variants that train differently: give a key several "
+                "values, for example optim.lr=0.01,0.02"
+            )
+        return found
+
+    def found(self) -> "Precise | None":
+        """Return the contrasts as the records in the sweep's folder have them."""
+        from microgpt.reports.families import sweep_family
+        from microgpt.reports.plans import plan_of
+        from microgpt.reports.precision import precise
+        from microgpt.reports.records import read_rows
+
+        rows = [row for row in read_rows([self.folder]).rows if row.job]
+        if not rows:
+            return None
+        plan = plan_of(sorted(rows, key=lambda row: row.started_at))
+        return precise(sweep_family(rows), plan, self.half_width)
+
+    def seconds_of_a_run(self, began: str, seconds: float) -> float | None:
+        """Return the time of one of the runs that have ended since then, without compilation; None if none has."""
+        from microgpt.runs.folders import run_folders
+
+        records = [record for path in run_folders(self.folder) if (record := RunRecord.read(path))]
+        ended = [record for record in records if str(record.finished_at) >= began]
+        compiled = max((record.timings.compile for record in ended if record.timings), default=0.0)
+        return max(0.0, seconds - compiled) / len(ended) if ended else None
+
+    def after_first_stage(self, found: "Precise", more: int, runs: int, seconds: float | None) -> list[str]:
+        """Say what the first stage has found, and how many runs follow."""
+        first, needed, count = found.stage.seeds, found.seeds_needed, len(found.labels)
+        together = f", the widest of {count} intervals together" if count > 1 else ""
+        width = found.stage.half_widths(first).max()
+        lines = [
+            f"the first {first} seeds give a half-width of {width:.3g} (95 %{together}); "
+            f"{self.half_width} needs {needed} seeds"
+        ]
+        if needed > self.max_seeds:
+            width = float(found.stage.half_widths(self.max_seeds).max())
+            lines[0] += f", more than hydra.sweeper.max_seeds={self.max_seeds}, which gives {width:.3g}"
+        if more > 0:
+            about = "" if seconds is None else f", about {duration(runs * seconds)}"
+            lines.append(f"second stage: {more} more seeds of each variant: {runs:,} runs{about}")
+        return [*lines, *found.remarks]
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 2
+
+
+def is_whole(results: Sequence[JobReturn]) -> bool:
+    return all(one.status == JobStatus.COMPLETED for one in results)
+
+
+def printed(found: "Precise") -> list[str]:
+    lines = [f"  {label}: {mean:+.5f} +- {half:.5f}" for label, mean, half in found.intervals()]
+    more = len(lines) - MOST_PRINTED
+    return [*lines[:MOST_PRINTED], *([f"  {more} more are in the report"] if more > 0 else [])]
+
+
+def duration(seconds: float) -> str:
+    return f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} minutes"
