@@ -1,15 +1,19 @@
 """Measure task=serve: requests and tokens a second by the number of clients, and the latency of /health under load.
 
-A bare route of the same framework, under the same uvicorn settings, shows the upper limit. The load comes from wrk
-on the same machine (apt-get install wrk, brew install wrk), with one connection per client, which
-sends its next request as soon as the last is answered. Every figure is a median of rounds.
+The upper limit is a bare route of the same framework that checks the same body, on the same HTTP parser and event loop;
+a second one runs on those that uvicorn has without extras (h11, asyncio). --earlier CHECKOUT measures the server of
+another checkout beside them. All servers are up at once and measured in turn, in rounds; figures are medians over the
+rounds, ratios are medians of the rounds' ratios. The load comes from wrk on the same machine (apt-get install wrk, brew
+install wrk): one connection per client, which sends its next request as soon as the last is answered. The processor
+time of the server's process is that of its work alone, whatever else runs.
 
-python scripts/benchmark_serve.py --seconds 5 --rounds 3
+python scripts/benchmark_serve.py --seconds 3 --rounds 5 --earlier path/to/checkout
 """
 
 import argparse
 import http.client
 import json
+import os
 import re
 import shutil
 import signal
@@ -18,9 +22,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +37,8 @@ NAMES = ["data=names", "style=classic", "train.steps=300"]
 CHAT = ["data=chat", "model=gpt_chat", "style=classic", "train.steps=20"]  # 128 features, 4 layers, block 256
 QUICK = ["mode=tensor", "train.eval_documents=20", "sample.num_samples=0"]
 HELLO = '{"messages": [{"role": "user", "content": "hello"}], "max_tokens": 32, "temperature": 1.0, "seed": %d}'
+CHAT_STREAM = '{"model": "gpt_chat", "stream": true, ' + HELLO[1:]
+NAME = '{"seed": %d}'
 SATURATING = '{"num_samples": 50, "seed": %d}'
 PROBE_SECONDS = 0.01  # between two requests to /health
 LUA = """
@@ -51,22 +58,24 @@ end
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The server and the request of a row; `%d` in the body is replaced by a new number in each request."""
+    """The request of some rows; `%d` in the body is replaced by a new number in each request."""
 
     name: str
-    server: str
+    model: str
     path: str
     body: str
+    clients: tuple[int, ...]
 
 
-CASES = [
-    Endpoint("bare route, constant JSON", "bare", "/constant", '{"seed": %d}'),
-    Endpoint("bare route, the body checked", "bare", "/checked", '{"seed": %d}'),
-    Endpoint("names: one name", "names", "/microgpt/v1/generate", '{"seed": %d}'),
-    Endpoint("names: ten names", "names", "/microgpt/v1/generate", '{"num_samples": 10, "seed": %d}'),
-    Endpoint("names: one name, streamed", "names", "/microgpt/v1/stream", '{"prompt": "", "seed": %d}'),
-    Endpoint("chat: an answer", "chat", "/microgpt/v1/chat", HELLO),
-]  # fmt: skip
+ONE_NAME = Endpoint("one name", "names", "/microgpt/v1/generate", NAME, (1, 16, 64))
+ENDPOINTS = [
+    ONE_NAME,
+    Endpoint("ten names", "names", "/microgpt/v1/generate", '{"num_samples": 10, "seed": %d}', (64,)),
+    Endpoint("one name, streamed", "names", "/microgpt/v1/stream", '{"prompt": "", "seed": %d}', (64,)),
+    Endpoint("chat: an answer", "chat", "/microgpt/v1/chat", HELLO, (16,)),
+    Endpoint("chat: an answer, streamed", "chat", "/v1/chat/completions", CHAT_STREAM, (16,)),
+]
+BARE = {"bare route": ("httptools", "uvloop"), "bare route on h11, asyncio": ("h11", "asyncio")}  # parser, event loop
 SATURATED = [
     ("names", "", "", 0),
     ("names", "/microgpt/v1/generate", SATURATING, 64),
@@ -89,12 +98,12 @@ class Server:
 
 
 @contextmanager
-def serving(name: str, folder: Path) -> Iterator[Server]:
-    """Run a server; yield it once it has printed its address."""
-    program = [str(Path(__file__).resolve()), "--bare"]
-    if name != "bare":
-        program = ["-m", "microgpt", "task=serve", f"outputs_dir={name}", "checkpoint=latest", "serve.port=0"]
-    process = subprocess.Popen([sys.executable, *program], cwd=folder, stdout=subprocess.PIPE, text=True)
+def serving(program: Sequence[str], folder: Path, checkout: Path | None = None) -> Iterator[Server]:
+    """Run a server, of another checkout if given; yield it once it has printed its address."""
+    variables = {"PYTHONPATH": str(checkout)} if checkout else {}
+    process = subprocess.Popen(
+        [sys.executable, *program], cwd=folder, stdout=subprocess.PIPE, text=True, env={**os.environ, **variables}
+    )
     assert process.stdout is not None
     try:
         url = next(found[0] for line in process.stdout if (found := re.search(r"http://127[^\s]+", line)))
@@ -104,29 +113,29 @@ def serving(name: str, folder: Path) -> Iterator[Server]:
         process.wait(60)
 
 
-def bare() -> None:
-    """Serve with the framework alone, started as serve/server.py starts it."""
+def task_serve(model: str) -> list[str]:
+    return ["-m", "microgpt", "task=serve", f"outputs_dir={model}", "checkpoint=latest", "serve.port=0"]
+
+
+def bare(parser: str, loop: str) -> None:
+    """Serve with the framework alone."""
     import uvicorn
     from fastapi import FastAPI
 
     from microgpt.config.schema import ServeConfig
     from microgpt.serve.microgpt_schemas import GenerateAnswer, GenerateRequest
-    from microgpt.serve.server import LimitedProtocol, listen
+    from microgpt.serve.server import listen
 
     app = FastAPI()
 
-    @app.post("/constant")
-    async def constant() -> dict[str, list[str]]:
-        return {"samples": ["anna"]}
-
-    @app.post("/checked")
+    @app.post(ONE_NAME.path)
     async def checked(request: GenerateRequest) -> GenerateAnswer:
         return GenerateAnswer(samples=["anna"])
 
     with listen(ServeConfig(port=0)) as listener:
         print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-        config = uvicorn.Config(app, http=LimitedProtocol, ws="none", loop="uvloop", access_log=False, log_config=None)
-        uvicorn.Server(config).run(sockets=[listener])
+        options: dict[str, Any] = {"http": parser, "loop": loop, "ws": "none", "access_log": False, "log_config": None}
+        uvicorn.Server(uvicorn.Config(app, **options)).run(sockets=[listener])
 
 
 def start_load(url: str, path: str, body: str, clients: int, seconds: float, folder: Path) -> subprocess.Popen[str]:
@@ -144,18 +153,20 @@ def figures(load: subprocess.Popen[str]) -> dict[str, float]:
 
 
 def drawn_tokens(url: str) -> float:
-    with urllib.request.urlopen(f"{url}/metrics") as page:
-        found = re.search(r'^microgpt_tokens_total{kind="drawn"} (\S+)', page.read().decode(), re.MULTILINE)
+    """Return the number of tokens generated so far; 0 for a bare route."""
+    try:
+        with urllib.request.urlopen(f"{url}/metrics") as page:
+            found = re.search(r'^microgpt_tokens_total{kind="drawn"} (\S+)', page.read().decode(), re.MULTILINE)
+    except urllib.error.HTTPError:
+        found = None
     return float(found[1]) if found else 0.0
 
 
-def measure(server: Server, case: Endpoint, clients: int, seconds: float, folder: Path) -> dict[str, float]:
-    before = 0.0 if case.server == "bare" else drawn_tokens(server.url)
-    start, cpu = time.perf_counter(), server.cpu()
-    found = figures(start_load(server.url, case.path, case.body, clients, seconds, folder))
+def measure(server: Server, endpoint: Endpoint, clients: int, seconds: float, folder: Path) -> dict[str, float]:
+    before, start, cpu = drawn_tokens(server.url), time.perf_counter(), server.cpu()
+    found = figures(start_load(server.url, endpoint.path, endpoint.body, clients, seconds, folder))
     found["cpu"] = (server.cpu() - cpu) / found["requests"] * 1000
-    if case.server != "bare":
-        found["tokens"] = (drawn_tokens(server.url) - before) / (time.perf_counter() - start)
+    found["tokens"] = (drawn_tokens(server.url) - before) / (time.perf_counter() - start)
     return found
 
 
@@ -181,31 +192,57 @@ def median(found: Sequence[dict[str, float]], key: str) -> float:
     return statistics.median(each[key] for each in found)
 
 
-def throughput(cases: Sequence[Endpoint], clients: Sequence[int], seconds: float, rounds: int, folder: Path) -> None:
-    heading = "endpoint | clients | requests/s | tokens/s | p50 ms | p90 ms | p99 ms | CPU ms/request | refused, lost"
+def throughput(endpoints: Sequence[Endpoint], seconds: float, rounds: int, folder: Path, earlier: Path | None) -> None:
+    heading = (
+        "endpoint | clients | server | requests/s | tokens/s | p50 ms | p99 ms | CPU ms/request | refused, lost | "
+        "requests/s of the bare route's | CPU of the bare route's"
+    )
     print(harness.table(heading.split(" | "), []))
-    for case in cases:
-        with serving(case.server, folder) as server:
-            measure(server, case, 4, 1, folder)  # warm-up
-            for number in clients:
-                found = [measure(server, case, number, seconds, folder) for _ in range(rounds)]
-                tokens = f"{median(found, 'tokens'):,.0f}" if "tokens" in found[0] else ""
-                times = [f"{median(found, key):.2f}" for key in ("p50", "p90", "p99", "cpu")]
-                lost = ", ".join(f"{sum(each[key] for each in found):.0f}" for key in ("refused", "lost"))
-                row = [case.name, number, f"{median(found, 'rate'):,.0f}", tokens, *times, lost]
-                print(harness.line(row), flush=True)
+    for endpoint in endpoints:
+        with ExitStack() as stack:
+            programs: dict[str, tuple[list[str], Path | None]] = {"microgpt": (task_serve(endpoint.model), None)}
+            if earlier:
+                programs["earlier microgpt"] = task_serve(endpoint.model), earlier
+            if endpoint is ONE_NAME:
+                me = str(Path(__file__).resolve())
+                programs |= {name: ([me, "--bare", *stack_of], None) for name, stack_of in BARE.items()}
+            servers = {
+                name: stack.enter_context(serving(program, folder, checkout))
+                for name, (program, checkout) in programs.items()
+            }
+            for server in servers.values():
+                measure(server, endpoint, 4, 1, folder)  # warm-up
+            for clients in endpoint.clients:
+                found: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
+                for number in range(rounds):
+                    for name in harness.in_turn(list(servers), number):
+                        found[name].append(measure(servers[name], endpoint, clients, seconds, folder))
+                for name in servers:
+                    print(harness.line(row_of(endpoint.name, clients, name, found)), flush=True)
 
 
-def health(servers: Sequence[str], seconds: float, rounds: int, folder: Path) -> None:
+def row_of(endpoint: str, clients: int, name: str, found: dict[str, list[dict[str, float]]]) -> list[object]:
+    own, bare = found[name], found.get(next(iter(BARE)))
+    tokens = f"{median(own, 'tokens'):,.0f}" if name not in BARE else ""
+    times = [f"{median(own, key):.2f}" for key in ("p50", "p99", "cpu")]
+    lost = ", ".join(f"{sum(each[key] for each in own):.0f}" for key in ("refused", "lost"))
+    ratios = [
+        f"{statistics.median(one[key] / other[key] for one, other in zip(own, bare, strict=True)):.2f}" if bare else ""
+        for key in ("rate", "cpu")
+    ]
+    return [endpoint, clients, name, f"{median(own, 'rate'):,.0f}", tokens, *times, lost, *ratios]
+
+
+def health(models: Sequence[str], seconds: float, rounds: int, folder: Path) -> None:
     """Measure the latency of /health over the requests of all rounds, under load and, for comparison, without."""
     heading = "load | clients | /health p50 ms | p99 ms | most ms | questions | answers/s | of them 429"
     print("\n" + harness.table(heading.split(" | "), []))
     for name, path, body, clients in SATURATED:
-        if name not in servers:
+        if name not in models:
             continue
         times: list[float] = []
         loaded: list[dict[str, float]] = []
-        with serving(name, folder) as server:
+        with serving(task_serve(name), folder) as server:
             for _ in range(rounds):
                 load = start_load(server.url, path, body, clients, seconds + 1, folder) if clients else None
                 time.sleep(0.5)
@@ -223,30 +260,29 @@ def refused_share(loaded: Sequence[dict[str, float]]) -> float:
 
 def main() -> int:
     parser = harness.parser(__doc__)
-    parser.add_argument("--seconds", type=float, default=5)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
-    parser.add_argument("--servers", nargs="+", default=["bare", "names", "chat"], choices=["bare", "names", "chat"])
+    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--models", nargs="+", default=["names", "chat"], choices=["names", "chat"])
     parser.add_argument("--parts", nargs="+", default=["throughput", "health"], choices=["throughput", "health"])
-    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--earlier", type=Path, metavar="CHECKOUT", help="another checkout of this project")
+    parser.add_argument("--bare", nargs=2, help=argparse.SUPPRESS)
     chosen: Any = parser.parse_args()
     if chosen.bare:
-        bare()
+        bare(*chosen.bare)
         return 0
     if shutil.which("wrk") is None:
         print("error: wrk is not installed: apt-get install wrk, or brew install wrk", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for server, arguments in (("names", NAMES), ("chat", CHAT)):
-            if server in chosen.servers:
-                train = [sys.executable, "-m", "microgpt", *arguments, *QUICK, f"outputs_dir={server}"]
-                subprocess.run(train, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-        cases = [case for case in CASES if case.server in chosen.servers]
+        for model, arguments in (("names", NAMES), ("chat", CHAT)):
+            if model in chosen.models:
+                harness.train(folder, *arguments, *QUICK, f"outputs_dir={model}")
         if "throughput" in chosen.parts:
-            throughput(cases, chosen.clients, chosen.seconds, chosen.rounds, folder)
+            endpoints = [each for each in ENDPOINTS if each.model in chosen.models]
+            throughput(endpoints, chosen.seconds, chosen.rounds, folder, chosen.earlier and chosen.earlier.resolve())
         if "health" in chosen.parts:
-            health(chosen.servers, chosen.seconds, chosen.rounds, folder)
+            health(chosen.models, chosen.seconds, chosen.rounds, folder)
     return 0
 
 

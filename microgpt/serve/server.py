@@ -37,6 +37,31 @@ class DrainingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+class GatheredWrites:
+    """A transport that writes in one call what was written to it in one turn of the event loop: head and body."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop):
+        self.transport, self.loop = transport, loop
+        self.pieces: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self.pieces:
+            self.loop.call_soon(self.flush)
+        self.pieces.append(data)
+
+    def flush(self) -> None:
+        pieces, self.pieces = self.pieces, []
+        if pieces and not self.transport.is_closing():
+            self.transport.write(b"".join(pieces))
+
+    def close(self) -> None:
+        self.flush()
+        self.transport.close()
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """Close connections, which uvicorn keeps, of clients that send a head too slowly, too much, or do not read in time.
 
@@ -45,6 +70,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.transport: Any = GatheredWrites(transport, self.loop)
         transport.set_write_buffer_limits(high=0)  # so that writing pauses whenever something is unread
         self.excess = 0  # bytes of the current request besides its body
         self.head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
@@ -113,7 +139,7 @@ def run(trained: TrainedModel, config: ServeConfig, api_key: str | None) -> None
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     uvicorn_config = uvicorn.Config(
         build_app(service), http=LimitedProtocol, ws="none", loop="uvloop", lifespan="on", access_log=False,
-        log_config=None, server_header=False, timeout_keep_alive=KEEP_ALIVE,
+        log_config=None, server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=round(config.drain + SHUTDOWN_GRACE),
     )  # fmt: skip
     server = DrainingServer(uvicorn_config, service, config.drain)
