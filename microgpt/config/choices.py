@@ -74,6 +74,7 @@ TASKS = {
             "sample",
             "logger",
             "sweep",
+            "report",
             "ladder",
             "screening",
             "precision",

@@ -264,6 +264,27 @@ class SweepConfig:
 
 
 @dataclass(frozen=True)
+class ReportConfig:
+    """What an experiment is to answer, named before it begins; run.json keeps it, and nothing else depends on it."""
+
+    question: str | None = key(
+        None, "what the runs are to answer, for the report", holds=bool, allowed="it is a text or null", new=True
+    )
+    contrasts: list[str] = key(
+        [], "comparisons to report first: 'optim=adam - optim=lion', a swept key, or key x key",
+        holds=are_texts, allowed="each is a text that is not empty", new=True,
+    )  # fmt: skip
+    control: str | None = key(
+        None, "settings with which the others are compared: 'optim=adam'", holds=bool,
+        allowed="it is key=value or null", new=True,
+    )  # fmt: skip
+    nuisance: list[str] = key(
+        [], "swept keys that are no factors, such as a learning rate that is tuned", holds=are_texts,
+        allowed="each is a swept key", new=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole configuration. Most fields are config groups: choose with `model=gpt`, change with `model.n_embd=8`."""
 
@@ -286,6 +307,7 @@ class Config:
     ladder: LadderConfig = group(LadderConfig, effect="none")
     screening: ScreeningConfig = group(ScreeningConfig, effect="none")
     precision: PrecisionConfig = group(PrecisionConfig, effect="none")
+    report: ReportConfig = group(ReportConfig, effect="none")
     seed: int = key(42, "seed of the order of examples, the initial weights and the samples", at_least=0)
     checkpoint: str | None = key(
         None,

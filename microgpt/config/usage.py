@@ -68,7 +68,7 @@ def refuse_unused_keys(config: Config, invocation: Invocation) -> None:
     """Raise UserError for a key of the command line without effect. Jobs of a sweep are judged together."""
     refuse_keys_of_other_tasks(config.task.name, invocation)
     if invocation.job is None:
-        for node in ("sweep", *DESIGNS):
+        for node in ("sweep", "report.contrasts", "report.control", "report.nuisance", *DESIGNS):
             if invocation.touches(node):
                 raise UserError(f"{override_of(node, invocation)} is not allowed without -m: it is for sweeps")
         for sentence in unused(config, invocation).values():

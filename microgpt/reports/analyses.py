@@ -29,7 +29,7 @@ REPLACED = {"ladder": "effects"}  # an analysis -> the one that it replaces in t
 
 def analysed(family: Family, read: Reader | None) -> dict[str, Analysis]:
     """Return what the analyses that apply to a family add to its section."""
-    plan = plan_of(family.members)
+    plan = plan_of_family(family)
     found: dict[str, Analysis] = {}
     for name, analyse in ANALYSES.items():
         if all(REPLACED.get(other) != name for other in found):
@@ -37,3 +37,7 @@ def analysed(family: Family, read: Reader | None) -> dict[str, Analysis]:
             if analysis is not None:
                 found[name] = analysis
     return found
+
+
+def plan_of_family(family: Family) -> Plan:
+    return plan_of([row.config for row in sorted(family.members, key=lambda row: row.started_at)])

@@ -16,6 +16,7 @@ from typing import Any
 
 from microgpt.atomic import write_atomically
 from microgpt.errors import MicrogptError, UserError
+from microgpt.reports.document import json_text
 from microgpt.reports.families import Family
 from microgpt.reports.html import html
 from microgpt.reports.markdown import image_name, markdown
@@ -26,7 +27,7 @@ from microgpt.reports.sections import family_reports, page_report
 from microgpt.reports.settings import comparison_key
 from microgpt.reports.terminal import ablations_text, runs_text, settings_text, sweep_family, terminal_width
 
-PAGE = "report.html"
+RENDERERS = {"report.html": html, "report.md": markdown, "report.json": json_text}  # of the same report
 
 
 @dataclass
@@ -60,8 +61,10 @@ def collect(folders: Sequence[Path], results_dir: Path) -> Results:
             results.ablations += [section for _, section in ablations]
             results.written += write_ablations(ablations, results_dir / f"ablation_style-{style}")
         if collected.rows:
-            write_atomically(results_dir / PAGE, html(page_report(collected, reports)))
-            results.written.append(results_dir / PAGE)
+            report = page_report(collected, reports)
+            for name, render in RENDERERS.items():
+                write_atomically(results_dir / name, render(report))
+                results.written.append(results_dir / name)
     except OSError as error:
         raise UserError(f"results_dir={results_dir} cannot be written: {error.strerror}") from error
     return results

@@ -1,94 +1,127 @@
-"""The effects of the swept keys as a part of a family's section: sentences, a table, plots, and their numbers."""
+"""The effects of the swept keys as a part of a family's section: sentences, tables, plots, and their numbers."""
 
+from statistics import median
 from typing import Any
 
 from microgpt.reports.budgets import Reader
-from microgpt.reports.charts import strips
+from microgpt.reports.effect_plots import plots_of_effects
 from microgpt.reports.effects import Effect, Effects, against_best, effects_of
-from microgpt.reports.factors import design_of
+from microgpt.reports.factors import Design
 from microgpt.reports.families import Family
+from microgpt.reports.planned import answers_of, design_and_levels, planned_blocks
 from microgpt.reports.plans import Plan
 from microgpt.reports.plot_style import skip_if_failing
-from microgpt.reports.plots import LOSSES, MOST_STRIPS, UNIT, difference_strips, dots_caption, joined
+from microgpt.reports.plots import joined
 from microgpt.reports.report import Analysis, Plot, Table
-from microgpt.reports.statistics import Difference
+from microgpt.reports.statistics import Difference, number_of_seeds, summary
 from microgpt.reports.tables import effect_rows
 from microgpt.reports.wording import best_sentence, effect_sentences
 
 MOST_ROWS = 60
 MOST_REMARKS = 8
+FEW_SEEDS = 4
+WIDE = 5.0  # ratio of a variant's standard deviation to the median of all, from which it is named
 NOTE = (
-    "Below zero, the loss is lower. Means of differences that are taken seed by seed. The 95 % intervals hold together "
-    "for all rows of this table, and p (adjusted) is for all rows."
+    "Below zero, the loss is lower. A row is a mean of differences taken seed by seed, with an error of its own. The "
+    "95 % intervals hold together for all rows of this table, and p (adjusted) is for all rows."
 )
+INDEPENDENT = (
+    "Some variants share too few seeds to be compared seed by seed; as independent samples they need many more seeds."
+)
+SURVIVORS = "If their runs failed, the settings that fail look better than they are."
 ON_AVERAGE = "The effect of a factor is its mean over the levels of the others."
 
 
 def effects_analysis(family: Family, plan: Plan, read: Reader | None) -> Analysis | None:
-    """Return the effects of the swept keys; None for a family without two variants that have results."""
-    design = design_of(family, plan.nuisance)
+    """Return the planned contrasts and the effects of the swept keys; None if no two variants have results."""
+    design, levels = design_and_levels(family, plan)
     if design is None:
         return None
     found = effects_of(design)
-    findings = [
-        *best_sentence(*against_best(design), family.metric),
-        *effect_sentences(found, family.metric),
-        *[*design.remarks, *found.remarks][:MOST_REMARKS],
-    ]
+    answers, missing = answers_of(plan, levels, found)
     shown = found.effects[:MOST_ROWS]
-    more = f"{len(found.effects) - MOST_ROWS} more rows are in report.json." if len(found.effects) > MOST_ROWS else ""
-    note = joined(NOTE, ON_AVERAGE if len(found.design.factors) > 1 else "", more)
-    table = Table("Effects", effect_rows(shown), note)
-    plots = []
+    rest = f"{len(found.effects) - MOST_ROWS} more rows are in report.json." if len(found.effects) > MOST_ROWS else ""
+    note = joined(NOTE, ON_AVERAGE if len(found.design.factors) > 1 else "", rest)
+    plots: list[Plot] = []
     if read:
         with skip_if_failing(f"effects of {family.key}"):
-            plots = effect_strips(family, found)
-    return Analysis(findings, plots, [table] if shown else [], effects_data(found))
+            plots = plots_of_effects(family, found)
+    return Analysis(
+        first=planned_blocks(plan, answers, missing, family.metric),
+        findings=[
+            *best_sentence(*against_best(design), family.metric),
+            *effect_sentences(found, family.metric),
+            *[*design.remarks, *found.remarks, *caveats(found)][:MOST_REMARKS],
+        ],
+        plots=plots,
+        blocks=[Table("Effects", effect_rows(shown), note)] if shown else [],
+        data={**effects_data(found), "planned": [effect_data(one) for one in answers.effects]},
+    )
 
 
-def effect_strips(family: Family, found: Effects) -> list[Plot]:
-    known = [one for one in found.effects if one.difference.mean is not None]
-    chosen = sorted(known, key=lambda one: (one.difference.p is None, one.difference.p or 0))[:MOST_STRIPS]
-    rows = difference_strips({one.contrast.label: one.difference for one in known if one in chosen})
-    if not rows:
+def caveats(found: Effects) -> list[str]:
+    """Return sentences about few or unequal seeds, and about variants whose losses vary much more than the others'."""
+    samples = [cell.sample for cell in found.design.cells]
+    every, shared = set().union(*samples), set(samples[0]).intersection(*samples[1:])
+    sentences = []
+    paired = all(one.difference.paired for one in found.effects)
+    if not paired:
+        sentences.append(INDEPENDENT)
+    elif shared != every and len(found.design.factors) > 1:
+        left_out = number_of_seeds(len(every) - len(shared))
+        sentences.append(f"{left_out} that not every combination has: left out of the effects. {SURVIVORS}")
+    if 1 < len(shared) <= FEW_SEEDS and paired:
+        sentences.append(f"{len(shared)} seeds are few: the intervals are several times as wide as with 16.")
+    return [*sentences, *wide_variants(found.design)]
+
+
+def wide_variants(design: Design) -> list[str]:
+    spreads = {cell.name: summary(list(cell.sample.values())).sd for cell in design.cells}
+    known = {name: sd for name, sd in spreads.items() if sd is not None}
+    if len(known) < 3 or len(known) < len(spreads):
         return []
-    figure = strips(rows, x_label=f"effect on the {LOSSES[family.metric]} ({UNIT})", zero=True)
-    some = f"The {len(chosen)} of {len(known)} effects with the smallest p are drawn." * (len(chosen) < len(known))
-    caption = joined("Left of zero, the loss is lower.", dots_caption("seed", rows), "The bars hold together.", some)
-    title = "Main effects and interactions" if len(found.design.factors) > 1 else "Differences between levels"
-    return [Plot("effects", title, caption, figure)]
+    typical = median(known.values())
+    wide = {name: sd / typical for name, sd in known.items() if typical > 0 and sd > WIDE * typical}
+    consequence = (
+        "comparisons with it have wide intervals, the others are not affected"
+        if len(design.factors) == 1
+        else "effects that average over it are as uncertain, interactions with its levels may be due to it"
+    )
+    times = "times as much over seeds as is typical here"
+    return [f"{name} varies {ratio:.0f} {times}: {consequence}." for name, ratio in wide.items()]
 
 
 def effects_data(found: Effects) -> dict[str, Any]:
     """Return the factors, the cells and the effects for report.json."""
+    factors = found.design.factors
     return {
         "factors": [
             {
                 "key": one.key,
                 "levels": list(one.levels),
                 "reference": one.levels[one.reference],
-                "scale": one.scale or None,
+                "scale": one.scale or "categories",
             }
-            for one in found.design.factors
+            for one in factors
         ],
         "cells": len(found.design.cells),
         "combinations": found.design.combinations,
         "effects": [effect_data(one) for one in found.effects],
-        "remarks": [*found.design.remarks, *found.remarks],
     }
 
 
 def effect_data(one: Effect) -> dict[str, Any]:
     return {
+        "label": one.contrast.label,
         "kind": one.contrast.kind,
         "factors": [factor.key for factor in one.contrast.factors],
-        "label": one.contrast.label,
         "confounded_with": list(one.contrast.aliases),
         **difference_data(one.difference),
     }
 
 
 def difference_data(found: Difference) -> dict[str, Any]:
+    """Return the numbers of a difference; `low` and `high` are the interval that the report shows."""
     return {
         "estimate": found.mean,
         "low": found.interval.low if found.interval else None,

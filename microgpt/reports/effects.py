@@ -24,6 +24,7 @@ TOLERANCE = 1e-8  # relative, below which a part of a design matrix is zero
 
 # difference: two levels; trend: change along a numeric factor; departure: of a level from its straight line
 Kind = Literal["difference", "trend", "departure", "interaction"]
+Pair = tuple[int, int]  # number of a level, and of the one that it is compared with
 Columns = np.ndarray  # (cells, degrees of freedom of an effect)
 
 
@@ -35,7 +36,7 @@ class Contrast:
     factors: tuple[Factor, ...]
     label: str  # `optim=lion against adam`
     weights: np.ndarray  # (cells,), their sum is zero
-    levels: tuple[int, int] | None = None  # difference: number of the level, and of the one it is compared with
+    pairs: tuple["Pair | None", ...] = ()  # for each factor the levels that are compared; None along a trend
     aliases: tuple[str, ...] = ()  # effects that the design cannot tell from this one
 
 
@@ -173,15 +174,15 @@ def contrasts_of(design: Design, model: Model) -> Iterator[Contrast]:
         aliases = tuple(names[other] for other in model.aliases.get(term, ()))
         alone = len(design.factors) == 1
         parts = main_contrasts(factors[0], alone) if len(term) == 1 else interaction_contrasts(*factors)
-        for kind, label, over_levels, levels in parts:
+        for kind, label, over_levels, pairs in parts:
             codes = [coding(len(factor.levels)) for factor in factors]
             code = codes[0] if len(term) == 1 else np.kron(codes[0], codes[1])
             weights = over_levels @ code @ own
             weights[np.abs(weights) < TOLERANCE] = 0
-            yield Contrast(kind, factors, label, weights, levels, aliases)
+            yield Contrast(kind, factors, label, weights, pairs, aliases)
 
 
-Part = tuple[Kind, str, np.ndarray, tuple[int, int] | None]  # kind, label, weights of the levels, levels compared
+Part = tuple[Kind, str, np.ndarray, tuple[Pair | None, ...]]  # kind, label, weights of the levels, levels compared
 
 
 def main_contrasts(factor: Factor, alone: bool) -> Iterator[Part]:
@@ -190,9 +191,8 @@ def main_contrasts(factor: Factor, alone: bool) -> Iterator[Part]:
         yield from trend_contrasts(factor)
         if not alone:
             return
-    unit = np.eye(len(factor.levels))
     for a, b in compared_levels(factor):
-        yield "difference", f"{factor.label(a)} against {factor.value(b)}", unit[a] - unit[b], (a, b)
+        yield "difference", f"{factor.label(a)} against {factor.value(b)}", level_weights(factor, (a, b)), ((a, b),)
 
 
 def compared_levels(factor: Factor) -> list[tuple[int, int]]:
@@ -205,13 +205,13 @@ def compared_levels(factor: Factor) -> list[tuple[int, int]]:
 
 def trend_contrasts(factor: Factor) -> Iterator[Part]:
     """Yield the change along the fitted line from the first level to the last, and how far levels are off the line."""
-    line = slope(factor) * (factor.positions[-1] - factor.positions[0])
-    yield "trend", f"{factor.name} from {factor.value(0)} to {factor.value(-1)}", line, None
+    label = f"{factor.name} from {factor.value(0)} to {factor.value(-1)}"
+    yield "trend", label, level_weights(factor, None), (None,)
     x = np.array(factor.positions)
     fit = np.column_stack([np.ones(len(x)), x])
     residual = np.eye(len(x)) - fit @ np.linalg.pinv(fit)
     for level in range(len(x)) if len(x) > 3 else [1]:  # the residuals of three levels are multiples of each other
-        yield "departure", f"{factor.label(level)} off the line", residual[level], None
+        yield "departure", f"{factor.label(level)} off the line", residual[level], (None,)
 
 
 def slope(factor: Factor) -> np.ndarray:
@@ -224,19 +224,27 @@ def interaction_contrasts(a: Factor, b: Factor) -> Iterator[Part]:
     """Yield differences of differences: the effect of a level of `a` at one of `b`, minus at the reference of `b`."""
     parts = [list(simple_contrasts(factor)) for factor in (a, b)]
     single = all(len(found) == 1 for found in parts)
-    for (name_a, over_a), (name_b, over_b) in itertools.product(*parts):
+    for (name_a, over_a, pair_a), (name_b, over_b, pair_b) in itertools.product(*parts):
         label = f"{a.name} × {b.name}" if single else f"{name_a} × {name_b}"
-        yield "interaction", label, np.kron(over_a, over_b), None
+        yield "interaction", label, np.kron(over_a, over_b), (pair_a, pair_b)
 
 
-def simple_contrasts(factor: Factor) -> Iterator[tuple[str, np.ndarray]]:
+def simple_contrasts(factor: Factor) -> Iterator[tuple[str, np.ndarray, Pair | None]]:
     if factor.is_numeric:
-        yield f"{factor.name} (trend)", slope(factor) * (factor.positions[-1] - factor.positions[0])
+        yield f"{factor.name} (trend)", level_weights(factor, None), None
         return
-    unit = np.eye(len(factor.levels))
     for level in range(len(factor.levels)):
         if level != factor.reference:
-            yield factor.label(level), unit[level] - unit[factor.reference]
+            pair = (level, factor.reference)
+            yield factor.label(level), level_weights(factor, pair), pair
+
+
+def level_weights(factor: Factor, pair: Pair | None) -> np.ndarray:
+    """Return the weights of the levels in their difference, or in the change along the fitted line."""
+    if pair is None:
+        return slope(factor) * (factor.positions[-1] - factor.positions[0])
+    unit = np.eye(len(factor.levels))
+    return unit[pair[0]] - unit[pair[1]]
 
 
 def all_terms(design: Design) -> list[tuple[int, ...]]:

@@ -138,7 +138,21 @@ def measured(family: Family, keys: Sequence[str]) -> tuple[list[tuple[Variant, S
             for variant, sample in few
         ]
         found = [pair for pair in found if pair not in few]
+        worse = [above_uniform(variant, sample) for variant, sample in found]
+        remarks += [
+            f"{variant.name} is left out of the effects: it diverged ({above})."
+            for (variant, _), above in zip(found, worse, strict=True)
+            if above
+        ]
+        found = [pair for pair, above in zip(found, worse, strict=True) if not above]
     return found, remarks
+
+
+def above_uniform(variant: Variant, sample: Sample) -> str:
+    """Return a comparison of the mean loss with that of guessing uniformly, if it is higher; else an empty string."""
+    uniform = next((row.baselines.get("uniform") for row in variant.rows.values()), None)
+    mean = math.fsum(sample.values()) / len(sample)
+    return "" if uniform is None or mean <= uniform else f"mean loss {mean:.3g}, uniform guessing {uniform:.3g}"
 
 
 def best_of(variants: Sequence[Variant], samples: Samples) -> tuple[Variant, Sample]:

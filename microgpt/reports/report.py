@@ -76,6 +76,7 @@ Block = Heading | Paragraph | Bullets | Table | Plots | Drawing | Samples
 class Analysis:
     """What an analysis of a family adds to its section (analyses.py)."""
 
+    first: Sequence[Block] = ()  # above all findings
     findings: Sequence[str] = ()  # sentences for "What the data show"
     plots: Sequence[Plot] = ()  # beside the other plots of the family
     blocks: Sequence[Block] = ()  # below the plots

@@ -1,22 +1,24 @@
 """The contents of the reports: a section for each family of runs, and one for the runs of no family."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
+from typing import Any
 
 from microgpt.data.display import escaped
 from microgpt.reports import provenance, tables
-from microgpt.reports.analyses import analysed
+from microgpt.reports.analyses import analysed, plan_of_family
 from microgpt.reports.budgets import Reader, at_equal_parameters, at_equal_steps, at_equal_time
 from microgpt.reports.comparisons import Comparison, comparisons
 from microgpt.reports.curves import Curve, read_curve
 from microgpt.reports.effects import effects_of
 from microgpt.reports.factors import design_of
-from microgpt.reports.families import Family, families
+from microgpt.reports.families import Family, Variant, families
 from microgpt.reports.plots import MOST_CURVES, plots_of, select
 from microgpt.reports.records import Collected, Row
-from microgpt.reports.report import Block, Bullets, Heading, Paragraph, Plots, Report, Samples, Section, Table
-from microgpt.reports.tables import cell, counted
+from microgpt.reports.report import Analysis, Block, Bullets, Heading, Paragraph, Plots, Report, Samples, Section, Table
+from microgpt.reports.statistics import Summary
+from microgpt.reports.tables import counted, value_cell
 
 MOST_DRAWN = 8  # families, the newest, whose histories are read and drawn
 MOST_SINGLES = 200
@@ -39,6 +41,7 @@ UNEQUAL_SEEDS = (
     "and says how many."
 )
 LOWER = "Below zero, the first has the lower loss."
+EXPLORATORY = "What else the data show (exploratory: not named before the runs began)"
 NOTHING = "No two variants can be compared."
 NOT_DRAWN = "Only the newest families have plots; collect this folder by itself to see its plots."
 
@@ -100,7 +103,7 @@ def single_runs(rows: Sequence[Row]) -> Section:
     cells = [
         {
             "run": row.path,
-            **{column: cell(getattr(row, column)) for column in columns},
+            **{column: value_cell(column, getattr(row, column)) for column in columns},
             "status": " ".join(filter(None, [row.status, provenance.reason(row)])),
             **{column: getattr(row, column) for column in remarks},
         }
@@ -135,7 +138,8 @@ def page_section(family: Family, compared: Sequence[Comparison], read: Reader | 
         *(Paragraph(warning, "strong") for warning in warnings),
         *([Paragraph("Settings of all these runs that differ from the defaults:", code=settings)] if settings else []),
         *provenance.failures(family.missing),
-        Heading("What the data show"),
+        *(block for one in found for block in one.first),
+        Heading(EXPLORATORY if any(one.first for one in found) else "What the data show"),
         Bullets(sentences or [NOTHING]),
         variants_table(family, references),
         plots,
@@ -147,8 +151,40 @@ def page_section(family: Family, compared: Sequence[Comparison], read: Reader | 
         *provenance.code_and_environment(known),
     ]
     title = family.key if family.kind == "sweep" else f"Ablation tie_lm_head × input_rmsnorm ({family.key})"
-    data = {name: one.data for name, one in analyses.items()}
-    return Section(title, blocks, summary="; ".join(filter(None, [runs, best_of(family)])), data=data)
+    return Section(
+        title, blocks, summary="; ".join(filter(None, [runs, best_of(family)])), data=data_of(family, analyses)
+    )
+
+
+def data_of(family: Family, analyses: Mapping[str, Analysis]) -> dict[str, Any]:
+    """Return the numbers of a family for report.json."""
+    summaries = {variant.name: found for variant, found in family.ranked}
+    return {
+        "family": family.key,
+        "kind": family.kind,
+        "metric": family.metric,
+        "runs": {"completed": len(family.rows), "not_completed": len(family.missing)},
+        "plan": asdict(plan_of_family(family)),
+        "variants": [variant_object(one, summaries.get(one.name)) for one in family.variants],
+        "analyses": {name: one.data for name, one in analyses.items()},
+    }
+
+
+def variant_object(variant: Variant, found: Summary | None) -> dict[str, Any]:
+    interval = found.interval if found else None
+    return {
+        "name": variant.name,
+        "settings": variant.settings,
+        "parameters": variant.parameters,
+        "seeds": list(variant.rows),
+        "failed": variant.failed,
+        "unfinished": variant.unfinished,
+        "mean": found.mean if found else None,
+        "sd": found.sd if found else None,
+        "median": found.median if found else None,
+        "low": interval.low if interval else None,
+        "high": interval.high if interval else None,
+    }
 
 
 def subject(family: Family) -> str:
@@ -194,7 +230,7 @@ def variants_table(family: Family, references: Mapping[str, float]) -> Table:
     note = f"Losses in nats per target token. Ranked by {family.metric}, best first."
     if family.metric != "val_loss" or not references:
         return Table("", rows, note)
-    known = [{"variant": f"reference: {name}", "val_loss mean": cell(loss)} for name, loss in references.items()]
+    known = [{"variant": f"reference: {name}", "val_loss mean": f"{loss:.4f}"} for name, loss in references.items()]
     return Table(
         "", rows, f"{note} {REFERENCES}", [{column: one.get(column, "") for column in rows[0]} for one in known]
     )

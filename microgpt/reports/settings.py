@@ -48,7 +48,7 @@ def comparison_key(settings: Settings) -> str:
     return hashlib.sha256(fingerprint(settings, without=TOGGLES).encode()).hexdigest()[:8]
 
 
-def differing_keys(variants: Sequence[Settings]) -> list[str]:
+def differing_keys(variants: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the keys in which variants differ, in the order of the configuration, without redundant ones.
 
     An optimizer's own keys are redundant beside optim.name, and the text's hash beside the keys that choose the text.
@@ -67,7 +67,7 @@ def differing_keys(variants: Sequence[Settings]) -> list[str]:
     return [key for key in differing if not is_redundant(key)]
 
 
-def determines(by: Sequence[str], key: str, variants: Sequence[Settings]) -> bool:
+def determines(by: Sequence[str], key: str, variants: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether variants with equal values of the keys `by` have equal values of `key`."""
     values: dict[tuple[str, ...], set[str]] = {}
     for settings in variants:

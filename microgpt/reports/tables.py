@@ -1,5 +1,6 @@
 """The statistics of a family as the cells of tables."""
 
+import math
 from collections.abc import Sequence
 
 from microgpt.reports.budgets import Budget
@@ -9,6 +10,8 @@ from microgpt.reports.families import Family
 from microgpt.reports.report import Cells
 from microgpt.reports.statistics import Difference, Interval, summary
 
+MOST_DECIMALS = 6
+RATES = ("steps_per_sec", "tokens_per_sec")
 EXPLANATION = (
     "Intervals are 95 % and not adjusted. p (Holm) is adjusted for all comparisons of the table and decides the "
     "verdict at 0.05. Seeds needed: to detect a difference of this size with 80 % power in a single test at 0.05."
@@ -25,17 +28,20 @@ def variant_rows(family: Family) -> list[Cells]:
     others = [column for column in ("mean_loss_last_n", "steps_per_sec") if column != family.metric]
     rows = []
     for variant, found in family.ranked:
+        digits = max(4, decimals(found.interval))
+        number = f"{{:.{digits}f}}".format
         row = {
             "variant": variant.name,
             "parameters": cell(variant.parameters),
             "seeds": str(found.n),
             "failed": str(variant.failed),
-            f"{family.metric} mean": cell(found.mean),
-            "sd": cell(found.sd),
-            "median": cell(found.median),
-            "95 % interval": interval_cell(found.interval, "{:.4f}"),
+            f"{family.metric} mean": number(found.mean),
+            "sd": "-" if found.sd is None else number(found.sd),
+            "median": number(found.median),
+            "95 % interval": interval_cell(found.interval, f"{{:.{digits}f}}"),
         }
-        rows.append(row | {column: cell(summary(list(variant.values(column).values())).mean) for column in others})
+        means = {column: summary(list(variant.values(column).values())).mean for column in others}
+        rows.append(row | {column: value_cell(column, mean) for column, mean in means.items()})
     for variant in family.variants:
         if not variant.rows:
             known = {"variant": variant.name, "seeds": "0", "failed": str(variant.failed)}
@@ -45,7 +51,13 @@ def variant_rows(family: Family) -> list[Cells]:
 
 def effect_rows(effects: Sequence[Effect]) -> list[Cells]:
     """Return a row for each effect, with simultaneous intervals."""
-    return [{"effect": one.contrast.label, **difference_cells(one.difference, "p (adjusted)")} for one in effects]
+    return [
+        {
+            "effect": one.contrast.label,
+            **difference_cells(one.difference, "p (adjusted)", decimals(one.difference.interval)),
+        }
+        for one in effects
+    ]
 
 
 def effect_rows_of_ablation(effects: Effects) -> list[Cells]:
@@ -81,11 +93,11 @@ def budget_rows(budget: Budget) -> list[Cells]:
     return rows
 
 
-def difference_cells(found: Difference, adjusted: str = "p (Holm)") -> Cells:
+def difference_cells(found: Difference, adjusted: str = "p (Holm)", digits: int = 4) -> Cells:
     needed = ">1000000" if found.seeds_needed is None else str(found.seeds_needed)
     return {
-        "difference": signed(found.mean),
-        "95 % interval": interval_cell(found.interval, "{:+.4f}"),
+        "difference": signed(found.mean) if digits == 4 or found.mean is None else f"{found.mean:+.{digits}f}",
+        "95 % interval": interval_cell(found.interval, f"{{:+.{digits}f}}"),
         "p": p_cell(found.p),
         adjusted: p_cell(found.p_adjusted),
         "effect size": "-" if found.effect_size is None else f"{found.effect_name} {found.effect_size:+.2f}",
@@ -105,6 +117,19 @@ def cell(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def value_cell(column: str, value: object) -> str:
+    """Return the value of a column: a rate with four digits, other numbers with four decimals."""
+    if column in RATES and isinstance(value, int | float):
+        return f"{float(f'{value:.4g}'):.10g}"
+    return cell(value)
+
+
+def decimals(interval: Interval | None) -> int:
+    """Return the decimals that an interval justifies, two digits of its half width; four without an interval."""
+    half = 0.0 if interval is None else (interval.high - interval.low) / 2
+    return min(MOST_DECIMALS, max(0, 1 - math.floor(math.log10(half)))) if half > 0 else 4
 
 
 def shortened(text: str, longest: int) -> str:

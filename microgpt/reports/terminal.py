@@ -17,6 +17,7 @@ from microgpt.reports.report import Cells, Section, Table
 from microgpt.reports.settings import abbreviated, setting, short, written
 from microgpt.reports.statistics import Difference, Interval, Verdict
 from microgpt.reports.tables import cell, counted, interval_cell, shortened, signed
+from microgpt.reports.tables import value_cell as column_cell
 
 RUN_COLUMNS = ("variant", "model", "style", "steps", "seed", "val_loss", "mean_loss_last_n", "steps_per_sec", "status")
 OF_EACH_RUN = ("seed", "val_loss", "mean_loss_last_n", "steps_per_sec")
@@ -45,7 +46,7 @@ def runs_text(rows: Sequence[Row], width: int | None) -> str:
     newest = rows[-MOST_LINES:]
     keys = [key for key in swept_keys(newest) if key != "train.steps"]  # `steps` is a column
     columns = [*RUN_COLUMNS, *(["tags"] if any(row.tags for row in newest) else [])]
-    table = [{column: escaped(cell(getattr(row, column))) for column in columns} for row in newest]
+    table = [{column: escaped(column_cell(column, getattr(row, column))) for column in columns} for row in newest]
     same = [name for name in columns if name not in OF_EACH_RUN and len({row[name] for row in table}) == 1]
     same = same if len(newest) > 1 else []
     common = ", ".join(f"{name} {table[0][name]}" for name in same if table[0][name] != "-")

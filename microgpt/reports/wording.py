@@ -3,24 +3,14 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from microgpt.reports.effects import Effect, Effects
+from microgpt.reports.effects import Effect, Effects, level_weights
 from microgpt.reports.factors import Cell, Factor
 from microgpt.reports.statistics import Difference, Interval, Verdict
+from microgpt.reports.tables import MOST_DECIMALS, decimals
 
-MOST_DECIMALS = 6
-MOST_NAMED = 4  # pairs of levels in a sentence
-
-
-def effect_sentences(found: Effects, metric: str) -> list[str]:
-    """Return sentences about each factor, the surest first, then about interactions, and about what is left out."""
-    if not found.effects:
-        return []
-    tested = [effect for effect in found.effects if effect.difference.p is not None]
-    if not tested and all(effect.difference.verdict is Verdict.UNTESTED for effect in found.effects):
-        return ["One seed of each: no effect can be told from chance. Add seeds, for example `seed=range(8)`."]
-    factors = sorted(found.design.factors, key=lambda factor: smallest_p(found.of(factor)))
-    sentences = [sentence for factor in factors for sentence in factor_sentences(factor, found, metric)]
-    return [*sentences, *no_interactions(found)]
+MOST_NAMED = 4  # pairs of levels, or variants, in a sentence
+MOST_INTERACTIONS = 6  # sentences about interactions
+ONE_SEED = "One seed of each: no effect can be told from chance. Add seeds, for example `seed=range(8)`."
 
 
 def best_sentence(best: Cell, others: Sequence[tuple[Cell, Difference]], metric: str) -> list[str]:
@@ -29,14 +19,24 @@ def best_sentence(best: Cell, others: Sequence[tuple[Cell, Difference]], metric:
     if not tested:
         return []
     close = [cell.name for cell, found in tested if found.verdict in (Verdict.NOT_SHOWN, Verdict.ZERO)]
-    mean = math.fsum(best.sample.values()) / len(best.sample)
-    first = f"Lowest mean {metric}: {best.name}, {mean:.4f}"
+    first = f"Lowest mean {metric}: {best.name}, {math.fsum(best.sample.values()) / len(best.sample):.4f}"
     if not close:
         return [f"{first}; every other variant is shown to be worse."]
     if len(close) == len(tested):
         return [f"{first}; no other variant is shown to be worse."]
-    named = ", ".join(close[:MOST_NAMED]) + (f" and {len(close) - MOST_NAMED} more" if len(close) > MOST_NAMED else "")
-    return [f"{first}. Not shown to be worse: {named}."]
+    more = f" and {len(close) - MOST_NAMED} more" if len(close) > MOST_NAMED else ""
+    return [f"{first}. Not shown to be worse: {', '.join(close[:MOST_NAMED])}{more}."]
+
+
+def effect_sentences(found: Effects, metric: str) -> list[str]:
+    """Return sentences about each factor, the surest first, then about interactions."""
+    if not found.effects:
+        return []
+    if all(effect.difference.verdict is Verdict.UNTESTED for effect in found.effects):
+        return [ONE_SEED]
+    factors = sorted(found.design.factors, key=lambda factor: smallest_p(found.of(factor)))
+    main = [sentence for factor in factors for sentence in factor_sentences(factor, found, metric)]
+    return [*main, *interaction_sentences(found)]
 
 
 def smallest_p(effects: Sequence[Effect]) -> float:
@@ -49,93 +49,121 @@ def factor_sentences(factor: Factor, found: Effects, metric: str) -> Iterator[st
     if by_kind["trend"]:
         yield trend_sentence(factor, by_kind["trend"][0], by_kind["departure"], metric)
     if by_kind["difference"]:
-        yield from difference_sentences(factor, by_kind["difference"], metric)
-    for other in found.design.factors:
-        pair = (factor, other)
-        shown = [one for one in found.of(*pair) if one.is_shown]
-        if shown:
-            yield interaction_sentence(found, pair, max(shown, key=lambda one: abs(one.difference.mean or 0)), metric)
+        shown = [one for one in found.effects if one.contrast.kind == "interaction" and one.is_shown]
+        others = dict.fromkeys(
+            other.name for one in shown for other in one.contrast.factors if factor in one.contrast.factors
+        )
+        others.pop(factor.name, None)
+        yield from difference_sentences(factor, by_kind["difference"], metric, list(others))
 
 
-def difference_sentences(factor: Factor, effects: Sequence[Effect], metric: str) -> Iterator[str]:
+def difference_sentences(
+    factor: Factor, effects: Sequence[Effect], metric: str, others: Sequence[str]
+) -> Iterator[str]:
+    """`others` are the factors that this one is shown to interact with."""
+    average = f" on average; it depends on {' and '.join(others)}, see below" if others else ""
     if len(effects) == 1:
-        yield f"{effects[0].contrast.label}: {what_it_does(effects[0].difference, metric)}."
+        yield f"{effects[0].contrast.label} {what_it_does(effects[0].difference, metric)}{average}."
         return
-    shown = [one for one in effects if one.is_shown]
-    for one in sorted(shown, key=lambda one: -abs(one.difference.mean or 0))[:MOST_NAMED]:
-        yield f"{one.contrast.label}: {what_it_does(one.difference, metric)}."
-    more = len(shown) - MOST_NAMED
-    if more > 0:
-        yield f"{more} more differences between levels of {factor.name} are shown: see the table."
+    shown = sorted((one for one in effects if one.is_shown), key=lambda one: -abs(one.difference.mean or 0))
+    for one in shown[:MOST_NAMED]:
+        yield f"{one.contrast.label} {what_it_does(one.difference, metric)}{average}."
+    if len(shown) > MOST_NAMED:
+        yield f"{len(shown) - MOST_NAMED} more differences between levels of {factor.name} are shown: see the table."
     rest = [one for one in effects if not one.is_shown]
     bounds = [bound for one in rest if (bound := largest(one.difference)) is not None]
-    if bounds:
-        subject = f"Any two of {', '.join(map(factor.value, range(len(factor.levels))))}" if not shown else (
-            ", ".join(one.contrast.label for one in rest) if len(rest) <= MOST_NAMED
-            else f"The other {len(rest)} pairs of {factor.name}"
-        )  # fmt: skip
-        yield f"{subject}: no difference shown, and none larger than {rounded_up(max(bounds))}."
+    if not bounds:
+        return
+    which = f"Between the other {len(rest)} pairs of levels of {factor.name}"
+    if not shown:
+        which = f"Between any two of {factor.name}={','.join(map(factor.value, range(len(factor.levels))))}"
+    elif len(rest) <= MOST_NAMED:
+        which = f"For {', '.join(one.contrast.label for one in rest)}"
+    yield f"{which} no difference is shown; if there is one, it is at most {rounded_up(max(bounds))}."
 
 
 def what_it_does(found: Difference, metric: str) -> str:
-    """Return `helps: val_loss lower by 0.031 [0.028, 0.034]`, or how large an effect can at most be."""
+    """Return `helps: val_loss is lower by 0.031 [0.028, 0.034]`, or how large an effect can at most be."""
     if found.mean is None or found.verdict is Verdict.UNTESTED:
-        return found.sentence
+        return f"is not tested: {found.sentence}"
     if found.verdict is Verdict.ZERO:
         return "changes nothing: all differences are zero"
-    direction = "helps: {} lower" if found.mean < 0 else "hurts: {} higher"
+    direction = f"helps: {metric} is lower" if found.mean < 0 else f"hurts: {metric} is higher"
     if found.verdict is Verdict.EQUAL:
-        return f"{direction.format(metric)} by {abs(found.mean):.4g} with every seed"
+        return f"{direction} by {abs(found.mean):.4g} with every seed"
     if found.verdict is Verdict.SHOWN and found.interval is not None:
-        return f"{direction.format(metric)} by {size(found.mean, found.interval)}"
+        return f"{direction} by {size(found.mean, found.interval)}"
     bound = largest(found)
-    return f"no effect shown, and none larger than {rounded_up(bound)}" if bound is not None else found.sentence
+    return (
+        "shows no effect" if bound is None else f"shows no effect; if there is one, it is at most {rounded_up(bound)}"
+    )
 
 
 def trend_sentence(factor: Factor, trend: Effect, departures: Sequence[Effect], metric: str) -> str:
     found = trend.difference
     ends = f"from {factor.label(0)} to {factor.value(len(factor.levels) - 1)}"
     if found.mean is None or found.interval is None:
-        return f"{factor.name}: {found.sentence} {ends}."
+        return f"{factor.name} {what_it_does(found, metric)}."
+    first = f"{metric} shows no trend {ends}; if there is one, it is at most {rounded_up(largest(found) or 0)}"
     if found.verdict is Verdict.SHOWN:
-        steps = factor.positions[-1] - factor.positions[0]
-        each = f", {abs(found.mean) / steps:.2g} for each doubling" if factor.scale == "log" else ""
+        doublings = factor.positions[-1] - factor.positions[0]
+        each = f" ({abs(found.mean) / doublings:.2g} for each doubling)" if factor.scale == "log" else ""
         verb = "falls" if found.mean < 0 else "rises"
-        first = f"{metric} {verb} by {size(found.mean, found.interval)} {ends} along a straight line{each}"
-    else:
-        first = f"{metric} has no trend {ends}, and none larger than {rounded_up(largest(found) or 0)}"
-    line = "a straight line in log2" if factor.scale == "log" else "a straight line"
+        first = f"{metric} {verb} by {size(found.mean, found.interval)} {ends}, by a straight line{each}"
+    line = f"a straight line in {'the logarithm of ' * (factor.scale == 'log')}{factor.name}"
     off = [one for one in departures if one.is_shown]
     if off:
-        most = max(off, key=lambda one: abs(one.difference.mean or 0))
-        assert most.difference.mean is not None
-        assert most.difference.interval is not None
-        by = signed_size(most.difference.mean, most.difference.interval)
-        return (
-            f"{first}. It is not {line}: {most.contrast.label} by {by}, so the line describes the direction and not "
-            "the course."
-        )
+        most = max(off, key=lambda one: abs(one.difference.mean or 0)).difference
+        label = next(one.contrast.label for one in off if one.difference is most)
+        return f"{first}. The course is not {line}: {label} by {signed_size(most)}."
     bounds = [bound for one in departures if (bound := largest(one.difference)) is not None]
-    fit = f"; no departure from {line} is shown, and none larger than {rounded_up(max(bounds))}" if bounds else ""
+    fit = f"; no departure from {line} is shown, and none can be above {rounded_up(max(bounds))}" if bounds else ""
     return f"{first}{fit}."
 
 
-def interaction_sentence(found: Effects, pair: tuple[Factor, Factor], largest: Effect, metric: str) -> str:
-    """Say how the effect of the first factor depends on the second, by the means of the cells."""
-    a, b = pair
+def interaction_sentences(found: Effects) -> Iterator[str]:
+    """Say which interactions are shown, the surest first, and how large the others can be."""
+    interactions = [one for one in found.effects if one.contrast.kind == "interaction"]
+    shown = sorted((one for one in interactions if one.is_shown), key=lambda one: one.difference.p or 0)
+    pairs = list(dict.fromkeys(one.contrast.factors for one in shown))
+    for factors in pairs[:MOST_INTERACTIONS]:
+        own = [one for one in shown if one.contrast.factors == factors]
+        yield interaction_sentence(found, max(own, key=lambda one: abs(one.difference.mean or 0)))
+    if len(pairs) > MOST_INTERACTIONS:
+        yield f"{len(pairs) - MOST_INTERACTIONS} more pairs of factors interact: see the table."
+    bounds = [bound for one in interactions if not one.is_shown and (bound := largest(one.difference)) is not None]
+    if not bounds:
+        return
+    bound = f"at most {rounded_up(max(bounds))}"
+    if shown:
+        number = len(bounds)
+        which, each = (f"{number} other interactions are", "each") if number > 1 else ("The other interaction is", "it")
+        yield f"{which} not shown; {each} is {bound}."
+    elif len(bounds) > 1:
+        yield f"None of the {len(bounds)} interactions is shown; each is {bound}."
+    else:
+        yield f"No interaction is shown; if there is one, it is {bound}."
+
+
+def interaction_sentence(found: Effects, most: Effect) -> str:
+    """Say how the effect of one factor differs between two levels of the other, by the means of the cells."""
+    (a, pair_a), (b, pair_b) = zip(most.contrast.factors, most.contrast.pairs, strict=True)
+    if pair_b is None:  # what is said along a trend is said for two levels of the other
+        (a, pair_a), (b, pair_b) = (b, pair_b), (a, pair_a)
+    by = signed_size(most.difference)
     means = marginal_means(found, a, b)
-    difference = largest.difference
-    by = f" ({signed_size(difference.mean, difference.interval)})" if difference.mean and difference.interval else ""
-    if a.is_numeric or len(a.levels) > 2 or len(b.levels) > MOST_NAMED or means is None:
-        return f"The effect of {a.name} depends on {b.name}: {largest.contrast.label}{by}."
-    on = 1 - a.reference
-    simple = [means[on, level] - means[a.reference, level] for level in range(len(b.levels))]
-    parts = ", ".join(
-        f"{simple[level]:+.{decimals(difference.interval)}f} with {b.label(level)}" for level in range(len(simple))
+    if pair_b is None or means is None:
+        return f"The effect of {a.name} depends on {b.name}: {most.contrast.label} is {by}."
+    weights, effect = (
+        level_weights(a, pair_a),
+        f"{a.label(len(a.levels) - 1)} against {a.value(0)}, by a straight line,",
     )
-    turned = min(simple) < 0 < max(simple)
-    how = "and changes its direction" if turned else "in size, not in direction"
-    return f"The effect of {a.label(on)} against {a.value(a.reference)} depends on {b.name} {how}: {parts}{by}."
+    if pair_a is not None:
+        effect = f"{a.label(pair_a[0])} against {a.value(pair_a[1])}"
+    digits = decimals(most.difference.interval)
+    at = {level: sum(weight * means[i, level] for i, weight in enumerate(weights)) for level in sorted(pair_b)}
+    parts = " and ".join(f"{value:+.{digits}f} with {b.label(level)}" for level, value in at.items())
+    return f"The effect of {effect} depends on {b.name}: it is {parts}. The difference between the two is {by}."
 
 
 def marginal_means(found: Effects, a: Factor, b: Factor) -> dict[tuple[int, int], float] | None:
@@ -149,29 +177,9 @@ def marginal_means(found: Effects, a: Factor, b: Factor) -> dict[tuple[int, int]
     return {at: math.fsum(means) / len(means) for at, means in groups.items()} if full else None
 
 
-def no_interactions(found: Effects) -> list[str]:
-    """Say how large the interactions can be that are not shown."""
-    hidden = [one for one in found.effects if one.contrast.kind == "interaction" and not one.is_shown]
-    bounds = [bound for one in hidden if (bound := largest(one.difference)) is not None]
-    if not bounds:
-        return []
-    number = len(hidden)
-    which = "The interaction is" if number == 1 else f"The other {number} interactions are"
-    if number == sum(one.contrast.kind == "interaction" for one in found.effects) and number > 1:
-        which = f"None of the {number} interactions is"
-        return [f"{which} shown, and none is larger than {rounded_up(max(bounds))}."]
-    return [f"{which} not shown, and {'not' if number == 1 else 'none is'} larger than {rounded_up(max(bounds))}."]
-
-
 def largest(found: Difference) -> float | None:
     """Return the largest effect, in either direction, that the interval allows."""
     return None if found.interval is None else max(abs(found.interval.low), abs(found.interval.high))
-
-
-def decimals(interval: Interval | None) -> int:
-    """Return the decimals that an interval justifies: two digits of its half width."""
-    half = 0.0 if interval is None else (interval.high - interval.low) / 2
-    return min(MOST_DECIMALS, max(0, 1 - math.floor(math.log10(half)))) if half > 0 else 4
 
 
 def size(mean: float, interval: Interval) -> str:
@@ -181,9 +189,12 @@ def size(mean: float, interval: Interval) -> str:
     return f"{abs(mean):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def signed_size(mean: float, interval: Interval) -> str:
-    digits = decimals(interval)
-    return f"{mean:+.{digits}f} [{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]"
+def signed_size(found: Difference) -> str:
+    """Return `+0.031 [+0.028, +0.034]`, of a difference without an interval the mean alone."""
+    if found.mean is None or found.interval is None:
+        return "-" if found.mean is None else f"{found.mean:+.4g}"
+    digits = decimals(found.interval)
+    return f"{found.mean:+.{digits}f} [{found.interval.low:+.{digits}f}, {found.interval.high:+.{digits}f}]"
 
 
 def rounded_up(bound: float) -> str:

@@ -31,6 +31,6 @@ class Invocation:
         """Return the overridden keys: `style` for style=classic, `style.bias` for style.bias=2."""
         return [override.lstrip("+~").split("=")[0].split("@")[0] for override in self.overrides]
 
-    def touches(self, group: str) -> bool:
-        """Return whether an override selects or changes something in a configuration group."""
-        return any(key.split(".")[0] == group for key in self.keys())
+    def touches(self, name: str) -> bool:
+        """Return whether an override changes a key, or selects or changes something in a configuration group."""
+        return any(key == name or key.startswith(f"{name}.") for key in self.keys())

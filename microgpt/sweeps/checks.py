@@ -1,7 +1,7 @@
 """Compose and check the jobs of a sweep before the first one runs; nothing is written."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,8 @@ from hydra.types import TaskFunction
 from microgpt.config.choices import TASKS
 from microgpt.config.hydra_errors import explain
 from microgpt.config.hydra_settings import check_removals, checked_by_rules
-from microgpt.config.schema import Config
+from microgpt.config.identity import training_settings
+from microgpt.config.schema import Config, ReportConfig
 from microgpt.config.usage import refuse_keys_unused_by_all, refuse_unused_keys
 from microgpt.errors import MicrogptError, UserError
 from microgpt.runs.invocation import Invocation, SweepJob
@@ -39,6 +40,7 @@ class CheckedJobs:
     def require_runnable(self) -> None:
         """Raise the error that all jobs share, or that of jobs that cannot be composed; others fail by themselves."""
         refuse_keys_unused_by_all([(job.config, Invocation(job.overrides)) for job in self.jobs.values()])
+        check_plans([job.config for job in self.jobs.values()])
         uncomposed = [number for number, failed in self.failed.items() if failed.config is None]
         refused = self.errors(uncomposed or list(self.failed))
         if not refused or (self.jobs and not uncomposed):
@@ -51,6 +53,18 @@ class CheckedJobs:
                 several.add_note(str(refused[numbers[0]]))
             raise several
         raise next(iter(refused.values()))
+
+
+def check_plans(configs: Sequence[Config]) -> None:
+    """Raise UserError for a plan of the report (report.contrasts, control, nuisance) that is not about these jobs."""
+    planned = {id(config.report): config for config in configs if config.report != ReportConfig(config.report.question)}
+    if planned:
+        from microgpt.reports.plans import check_plan, levels_of, recorded
+
+        settings = [training_settings(asdict(config)) for config in configs]
+        levels = levels_of([{key: value for key, value in one.items() if key != "seed"} for one in settings])
+        for plan in {recorded(asdict(config.report)) for config in planned.values()}:
+            check_plan(plan, levels)
 
 
 class JobChecker:

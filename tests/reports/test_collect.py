@@ -116,7 +116,11 @@ class Tree:
 
     def files(self) -> dict[str, bytes]:
         """Return the tables; other tests cover the page and the plots."""
-        return {name: content for name, content in self.everything().items() if name.endswith(TABLES)}
+        return {
+            name: content
+            for name, content in self.everything().items()
+            if name.endswith(TABLES) and not name.startswith("report.")
+        }
 
     def everything(self) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in sorted(self.results.iterdir())}
@@ -722,7 +726,7 @@ def test_a_plot_that_fails_costs_that_plot_and_one_sentence(plotted, monkeypatch
     def broken(*_: Any, **__: Any) -> None:
         raise ValueError("no font\nat all")
 
-    monkeypatch.setattr("microgpt.reports.effect_report.effect_strips", broken)
+    monkeypatch.setattr("microgpt.reports.effect_plots.effect_strips", broken)
     plotted.collect()
     assert re.fullmatch(r"left out the plot effects of .*: ValueError: no font\n", capsys.readouterr().err)
     images = [name for name in plotted.everything() if name.endswith(".png")]

@@ -118,7 +118,7 @@ def test_experiment_ablation_is_a_sweep_without_m(microgpt: Program) -> None:
     written = {path.name for path in (microgpt.folder / "results").iterdir() if path.suffix != ".png"}
     assert written == {
         f"{table}_style-classic.{kind}" for table in ("runs", "ablation") for kind in ("csv", "jsonl")
-    } | {"ablation_style-classic.md", "report.html"}
+    } | {"ablation_style-classic.md", "report.html", "report.md", "report.json"}
     records = [read_record(job) for job in microgpt.jobs()]
     assert len(records) == 8
     assert {record["mode"] for record in records} == {"tensor"}

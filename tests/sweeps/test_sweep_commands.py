@@ -92,7 +92,7 @@ def test_a_sweep_killed_while_it_collects_has_the_whole_table_the_next_time(micr
     assert ": 8 jobs, 8 completed before, " in program(*COMMAND, "seed=range(8)").stdout
     assert len(tables(program)) == 8
     written = {path.name for path in (program.folder / "results").iterdir() if not path.name.startswith(".")}
-    assert written == {"runs_style-classic.csv", "runs_style-classic.jsonl", "report.html"}
+    assert written == {"runs_style-classic.csv", "runs_style-classic.jsonl", "report.html", "report.md", "report.json"}
 
 
 def test_commands_started_at_once_share_the_jobs_of_one_that_is_killed(microgpt: Program) -> None:

@@ -1,0 +1,176 @@
+"""Plots of the effects of factors: each with its seeds, sorted by size, against chance, and interactions."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from microgpt.reports.charts import ON_PAPER, STRIP_HEIGHT, strips
+from microgpt.reports.effects import Effect, Effects
+from microgpt.reports.factors import Factor
+from microgpt.reports.families import Family
+from microgpt.reports.plot_style import COLOURS, FAINT, INK, line_style, new_axes, plot_style, shortened
+from microgpt.reports.plots import LOSSES, MOST_STRIPS, UNIT, difference_strips, dots_caption, joined
+from microgpt.reports.report import Plot
+from microgpt.reports.statistics import Summary, summary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_BARS = 20
+FEWEST_RANKED = 5  # effects, from which they are drawn by size and against chance
+MOST_INTERACTIONS = 3
+LARGEST_DRAWN = 12  # levels of a factor in the plot of an interaction
+SIZES = ("trend", "difference", "interaction")  # kinds of effects that are ranked; a departure belongs to its trend
+
+
+def plots_of_effects(family: Family, found: Effects) -> list[Plot]:
+    known = [one for one in found.effects if one.difference.mean is not None]
+    ranked = [one for one in known if one.contrast.kind in SIZES]
+    plots = effect_strips(family, known, len(found.design.factors) > 1)
+    if len(found.design.factors) > 1 and len(ranked) >= FEWEST_RANKED:
+        plots += [pareto(family, ranked), half_normal(ranked)]
+    return plots + interactions(family, found)
+
+
+def effect_strips(family: Family, known: Sequence[Effect], several: bool) -> list[Plot]:
+    """Return the plot of the effects seed by seed, of many those with the smallest p."""
+    chosen = sorted(known, key=lambda one: (one.difference.p is None, one.difference.p or 0))[:MOST_STRIPS]
+    rows = difference_strips({one.contrast.label: one.difference for one in known if one in chosen})
+    if not rows:
+        return []
+    figure = strips(rows, x_label=f"effect on the {LOSSES[family.metric]} ({UNIT})", zero=True)
+    some = f"The {len(chosen)} of {len(known)} effects with the smallest p are drawn." * (len(chosen) < len(known))
+    caption = joined("Left of zero, the loss is lower.", dots_caption("seed", rows), "The bars hold together.", some)
+    return [
+        Plot("effects", "Main effects and interactions" if several else "Differences between levels", caption, figure)
+    ]
+
+
+def pareto(family: Family, ranked: Sequence[Effect]) -> Plot:
+    """Return bars of the sizes of the effects, the largest on top, with the ends of their intervals."""
+    rows = sorted(ranked, key=lambda one: -abs(one.difference.mean or 0))[:MOST_BARS]
+    with plot_style():
+        figure, axes = new_axes(0.6 + STRIP_HEIGHT * 0.8 * len(rows), left=0.22, bottom=0.5)
+        axes.set_ylim(len(rows) - 0.4, -0.75)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        for place, one in enumerate(rows):
+            size, interval = abs(one.difference.mean or 0), one.difference.interval
+            axes.barh(
+                place, size, 0.34, color=COLOURS[0] if one.is_shown else FAINT, alpha=0.85 if one.is_shown else 0.5
+            )
+            if interval is not None:
+                half = (interval.high - interval.low) / 2
+                axes.plot([max(0, size - half), size + half], [place, place], color=INK, linewidth=1.4)
+            sign = "lower" if (one.difference.mean or 0) < 0 else "higher"
+            axes.annotate(
+                shortened(f"{one.contrast.label} ({sign})", 62), (0, place - 0.22), xycoords=("axes fraction", "data"),
+                va="bottom", fontsize=8.5, bbox=ON_PAPER,
+            )  # fmt: skip
+        axes.set_xlim(left=0)
+        axes.set_xlabel(f"size of the effect on the {LOSSES[family.metric]} ({UNIT})")
+    some = f"The {len(rows)} largest of {len(ranked)}." * (len(rows) < len(ranked))
+    caption = joined(
+        "Coloured: shown. Grey: not shown. The line is the 95 % interval; the intervals hold together.", some
+    )
+    return Plot("pareto", "Effects by size", caption, figure)
+
+
+def half_normal(ranked: Sequence[Effect]) -> Plot:
+    """Return the effects in their standard errors against the quantiles that chance alone would give."""
+    from scipy.special import ndtri
+
+    tested = all(one.difference.t is not None for one in ranked)
+    rows = sorted(ranked, key=lambda one: size_of(one, tested))
+    places = ndtri(0.5 + (np.arange(len(rows)) + 0.5) / (2 * len(rows)))
+    sizes = np.array([size_of(one, tested) for one in rows])
+    with plot_style():
+        figure, axes = new_axes(3.0)
+        shown = np.array([one.is_shown for one in rows])
+        if tested:
+            end = float(places[-1]) * 1.08
+            axes.plot([0, end], [0, end], color=FAINT, linewidth=1, linestyle=(0, (4, 2)))
+        for is_shown, colour in ((False, FAINT), (True, COLOURS[0])):
+            axes.scatter(places[shown == is_shown], sizes[shown == is_shown], s=22, color=colour, linewidth=0)
+        for number in np.flatnonzero(shown)[-6:]:
+            left = places[number] > 0.5 * places[-1]  # where the label has room
+            axes.annotate(
+                shortened(rows[number].contrast.label, 34), (places[number], sizes[number]),
+                xytext=(-6 if left else 6, 0), textcoords="offset points", ha="right" if left else "left",
+                va="center", fontsize=8, bbox={**ON_PAPER, "alpha": 0.7},
+            )  # fmt: skip
+        axes.set_xlim(0, float(places[-1]) * 1.1)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("half-normal quantile")
+        axes.set_ylabel("|effect| / standard error" if tested else f"|effect| ({UNIT})")
+    line = (
+        "Effects of chance alone lie near the dashed line; "
+        if tested
+        else "Effects of chance alone lie on a line from zero; "
+    )
+    return Plot("halfnormal", "Effects against chance", f"{line}those far above it stand out. Coloured: shown.", figure)
+
+
+def size_of(one: Effect, in_errors: bool) -> float:
+    return abs((one.difference.t if in_errors else one.difference.mean) or 0)
+
+
+def interactions(family: Family, found: Effects) -> list[Plot]:
+    """Return a plot of the means of each pair of factors that is shown to interact, the surest first."""
+    shown = sorted(
+        (one for one in found.effects if one.is_shown and one.contrast.kind == "interaction"),
+        key=lambda one: one.difference.p or 0,
+    )
+    plots = []
+    for factors in list(dict.fromkeys(one.contrast.factors for one in shown))[:MOST_INTERACTIONS]:
+        figure = interaction(family, found, *factors)
+        if figure is not None:
+            names = " and ".join(factor.name for factor in factors)
+            caption = (
+                "Mean over seeds and the other factors; the bar is its 95 % interval. Parallel lines: no interaction."
+            )
+            name = f"interaction{'abc'[len(plots)]}" if plots else "interaction"
+            plots.append(Plot(name, f"Interaction of {names}", caption, figure))
+    return plots
+
+
+def interaction(family: Family, found: Effects, a: Factor, b: Factor) -> "Figure | None":
+    """Draw the means over the levels of the factor with more of them, a line for each level of the other."""
+    along, lines = sorted((a, b), key=lambda factor: (factor.is_numeric, len(factor.levels)), reverse=True)
+    if len(along.levels) > LARGEST_DRAWN or len(lines.levels) > len(COLOURS):
+        return None
+    numbers = [found.design.factors.index(factor) for factor in (along, lines)]
+    with plot_style():
+        rows = math.ceil(len(lines.levels) / 2)
+        figure, axes = new_axes(2.6 + 0.19 * rows, bottom=0.46 + 0.19 * rows)
+        places = np.array(along.positions) if along.is_numeric else np.arange(len(along.levels), dtype=float)
+        step = float(places[-1] - places[0]) / 60
+        for line, _ in enumerate(lines.levels):
+            shift = (line - (len(lines.levels) - 1) / 2) * step
+            points = [mean_at(found, numbers, (level, line)) for level in range(len(along.levels))]
+            known = {number: point for number, point in enumerate(points) if point is not None}
+            at = places[list(known)] + shift
+            axes.plot(
+                at, [one.mean for one in known.values()], label=shortened(lines.label(line), 40), **line_style(line)
+            )
+            for x, one in zip(at, known.values(), strict=True):
+                if one.interval is not None:
+                    ends = [one.interval.low, one.interval.high]
+                    axes.plot([x, x], ends, color=COLOURS[line % len(COLOURS)], linewidth=1.6, alpha=0.7)
+        axes.set_xticks(places, [shortened(along.value(level), 14) for level in range(len(along.levels))])
+        axes.margins(x=0.12)
+        axes.set_xlabel(along.name)
+        axes.set_ylabel(f"{LOSSES[family.metric]} ({UNIT})")
+        figure.legend(
+            loc="lower center", ncols=2, bbox_to_anchor=(0.5, 0), borderpad=0.1, labelspacing=0.25, handlelength=3.2
+        )
+    return figure
+
+
+def mean_at(found: Effects, numbers: Sequence[int], at: tuple[int, int]) -> Summary | None:
+    """Summarize over seeds the means over the cells at two levels."""
+    samples = [cell.sample for cell in found.design.cells if (cell.levels[numbers[0]], cell.levels[numbers[1]]) == at]
+    seeds = sorted(set(samples[0]).intersection(*samples[1:])) if samples else []
+    return summary([math.fsum(sample[seed] for sample in samples) / len(samples) for seed in seeds]) if seeds else None

@@ -1,0 +1,76 @@
+"""The contrasts that were named before the runs began: their answers, which a section has first."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from microgpt.errors import UserError
+from microgpt.reports.effects import Contrast, Effects, estimated
+from microgpt.reports.factors import Design, design_of
+from microgpt.reports.families import Family
+from microgpt.reports.plans import Levels, Plan, Side, control_of, levels_of, nuisance_of, parsed
+from microgpt.reports.report import Block, Bullets, Heading, Paragraph, Table
+from microgpt.reports.settings import exact
+from microgpt.reports.tables import effect_rows
+from microgpt.reports.wording import what_it_does
+
+NOTE = "Named before the runs began. The 95 % intervals hold together for the rows of this table alone."
+NO_CONTRASTS = "No contrast was named before the runs began: what follows is exploratory."
+
+
+def design_and_levels(family: Family, plan: Plan) -> tuple[Design | None, Levels]:
+    """Return the design of a family with the plan's control and nuisances, and the levels of its factors."""
+    levels = levels_of([variant.settings for variant in family.variants])
+    nuisance = nuisance_of(plan, levels)
+    factors = {key: values for key, values in levels.items() if key not in nuisance}
+    try:
+        control = control_of(plan, factors)
+    except UserError:  # its level is in none of the runs that were collected
+        control = {}
+    return design_of(family, nuisance, control), factors
+
+
+def answers_of(plan: Plan, levels: Levels, found: Effects) -> tuple[Effects, list[str]]:
+    """Return the planned contrasts with intervals of their own, and sentences about those that cannot be estimated."""
+    contrasts: list[Contrast] = []
+    missing = []
+    for text in plan.contrasts:
+        own = list(contrasts_of(text, levels, found))
+        contrasts += own
+        missing += [] if own else [f"{text}: there are no results for it."]
+    return estimated(found.design, contrasts), missing
+
+
+def contrasts_of(text: str, levels: Levels, found: Effects) -> Iterator[Contrast]:
+    try:
+        planned = parsed(text, levels)
+    except UserError:
+        return
+    if planned.sides is None:
+        wanted = set(planned.factors)
+        yield from (one.contrast for one in found.effects if {factor.key for factor in one.contrast.factors} == wanted)
+        return
+    first, second = (cells_with(side, found.design) for side in planned.sides)
+    if first.any() and second.any():
+        yield Contrast("difference", (), text, first / first.sum() - second / second.sum())
+
+
+def cells_with(side: Side, design: Design) -> np.ndarray:
+    """Return 1 for each cell with the given values, 0 for the others."""
+    texts = {key: exact(side, key) for key in side}
+    settings = [cell.variant.settings for cell in design.cells]
+    return np.array([float(all(exact(one, key) == text for key, text in texts.items())) for one in settings])
+
+
+def planned_blocks(plan: Plan, answers: Effects, missing: Sequence[str], metric: str) -> list[Block]:
+    """Return the question and the answers to the planned contrasts; nothing for a plan without either."""
+    if plan.question is None and not plan.contrasts:
+        return []
+    question = [Paragraph(plan.question)] if plan.question else []
+    remark = [Paragraph(plan.remark, "strong")] if plan.remark else []
+    if not plan.contrasts:
+        return [Heading("The question"), *question, *remark, Paragraph(NO_CONTRASTS, "caption")]
+    sentences = [f"{one.contrast.label} {what_it_does(one.difference, metric)}." for one in answers.effects]
+    table = [Table("", effect_rows(answers.effects), NOTE)] if answers.effects else []
+    heading = Heading("The question, and its answer" if plan.question else "Planned comparisons")
+    return [heading, *question, *remark, Bullets([*sentences, *missing]), *table]
