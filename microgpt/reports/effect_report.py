@@ -3,13 +3,13 @@
 from statistics import median
 from typing import Any
 
+from microgpt.errors import UserError
 from microgpt.reports.budgets import Reader
 from microgpt.reports.effect_plots import plots_of_effects
 from microgpt.reports.effects import Effect, Effects, against_best, effects_of
-from microgpt.reports.factors import Design
+from microgpt.reports.factors import Design, design_of
 from microgpt.reports.families import Family
-from microgpt.reports.planned import answers_of, design_and_levels, planned_blocks
-from microgpt.reports.plans import Plan
+from microgpt.reports.plans import Levels, Plan, control_of, levels_of, nuisance_of
 from microgpt.reports.plot_style import skip_if_failing
 from microgpt.reports.plots import joined
 from microgpt.reports.report import Analysis, Plot, Table
@@ -33,12 +33,11 @@ ON_AVERAGE = "The effect of a factor is its mean over the levels of the others."
 
 
 def effects_analysis(family: Family, plan: Plan, read: Reader | None) -> Analysis | None:
-    """Return the planned contrasts and the effects of the swept keys; None if no two variants have results."""
-    design, levels = design_and_levels(family, plan)
+    """Return the effects of the swept keys; None if no two variants have results."""
+    design, _ = design_and_levels(family, plan)
     if design is None:
         return None
     found = effects_of(design)
-    answers, missing = answers_of(plan, levels, found)
     shown = found.effects[:MOST_ROWS]
     rest = f"{len(found.effects) - MOST_ROWS} more rows are in report.json." if len(found.effects) > MOST_ROWS else ""
     note = joined(NOTE, ON_AVERAGE if len(found.design.factors) > 1 else "", rest)
@@ -47,7 +46,6 @@ def effects_analysis(family: Family, plan: Plan, read: Reader | None) -> Analysi
         with skip_if_failing(f"effects of {family.key}"):
             plots = plots_of_effects(family, found)
     return Analysis(
-        first=planned_blocks(plan, answers, missing, family.metric),
         findings=[
             *best_sentence(*against_best(design), family.metric),
             *effect_sentences(found, family.metric),
@@ -55,8 +53,20 @@ def effects_analysis(family: Family, plan: Plan, read: Reader | None) -> Analysi
         ],
         plots=plots,
         blocks=[Table("Effects", effect_rows(shown), note)] if shown else [],
-        data={**effects_data(found), "planned": [effect_data(one) for one in answers.effects]},
+        data=effects_data(found),
     )
+
+
+def design_and_levels(family: Family, plan: Plan) -> tuple[Design | None, Levels]:
+    """Return the design of a family with the plan's control and nuisances, and the levels of its factors."""
+    levels = levels_of([variant.settings for variant in family.variants])
+    nuisance = nuisance_of(plan, levels)
+    factors = {key: values for key, values in levels.items() if key not in nuisance}
+    try:
+        control = control_of(plan, factors)
+    except UserError:  # its level is in none of the runs that were collected
+        control = {}
+    return design_of(family, nuisance, control), factors
 
 
 def caveats(found: Effects) -> list[str]:

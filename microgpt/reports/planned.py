@@ -5,11 +5,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from microgpt.errors import UserError
-from microgpt.reports.effects import Contrast, Effects, estimated
-from microgpt.reports.factors import Design, design_of
+from microgpt.reports.budgets import Reader
+from microgpt.reports.effect_report import design_and_levels, effect_data
+from microgpt.reports.effects import Contrast, Effect, Effects, effects_of, estimated
+from microgpt.reports.factors import Design
 from microgpt.reports.families import Family
-from microgpt.reports.plans import Levels, Plan, Side, control_of, levels_of, nuisance_of, parsed
-from microgpt.reports.report import Block, Bullets, Heading, Paragraph, Table
+from microgpt.reports.plans import Levels, Plan, Side, parsed
+from microgpt.reports.report import Analysis, Block, Bullets, Heading, Paragraph, Table
 from microgpt.reports.settings import exact
 from microgpt.reports.tables import effect_rows
 from microgpt.reports.wording import what_it_does
@@ -18,26 +20,25 @@ NOTE = "Named before the runs began. The 95 % intervals hold together for the ro
 NO_CONTRASTS = "No contrast was named before the runs began: what follows is exploratory."
 
 
-def design_and_levels(family: Family, plan: Plan) -> tuple[Design | None, Levels]:
-    """Return the design of a family with the plan's control and nuisances, and the levels of its factors."""
-    levels = levels_of([variant.settings for variant in family.variants])
-    nuisance = nuisance_of(plan, levels)
-    factors = {key: values for key, values in levels.items() if key not in nuisance}
-    try:
-        control = control_of(plan, factors)
-    except UserError:  # its level is in none of the runs that were collected
-        control = {}
-    return design_of(family, nuisance, control), factors
+def planned_analysis(family: Family, plan: Plan, read: Reader | None) -> Analysis | None:
+    """Return the question and the answers to the planned contrasts; None for a plan without either."""
+    if plan.question is None and not plan.contrasts:
+        return None
+    design, levels = design_and_levels(family, plan)
+    answers, missing = answers_of(plan, levels, effects_of(design)) if design else (None, plan.contrasts)
+    found = answers.effects if answers else ()
+    blocks = planned_blocks(plan, found, [f"{text}: there are no results for it." for text in missing], family.metric)
+    return Analysis(first=blocks, data={"contrasts": [effect_data(one) for one in found], "without_results": missing})
 
 
 def answers_of(plan: Plan, levels: Levels, found: Effects) -> tuple[Effects, list[str]]:
-    """Return the planned contrasts with intervals of their own, and sentences about those that cannot be estimated."""
+    """Return the planned contrasts with intervals of their own, and those that cannot be estimated."""
     contrasts: list[Contrast] = []
     missing = []
     for text in plan.contrasts:
         own = list(contrasts_of(text, levels, found))
         contrasts += own
-        missing += [] if own else [f"{text}: there are no results for it."]
+        missing += [] if own else [text]
     return estimated(found.design, contrasts), missing
 
 
@@ -62,15 +63,12 @@ def cells_with(side: Side, design: Design) -> np.ndarray:
     return np.array([float(all(exact(one, key) == text for key, text in texts.items())) for one in settings])
 
 
-def planned_blocks(plan: Plan, answers: Effects, missing: Sequence[str], metric: str) -> list[Block]:
-    """Return the question and the answers to the planned contrasts; nothing for a plan without either."""
-    if plan.question is None and not plan.contrasts:
-        return []
+def planned_blocks(plan: Plan, answers: Sequence[Effect], missing: Sequence[str], metric: str) -> list[Block]:
     question = [Paragraph(plan.question)] if plan.question else []
     remark = [Paragraph(plan.remark, "strong")] if plan.remark else []
     if not plan.contrasts:
         return [Heading("The question"), *question, *remark, Paragraph(NO_CONTRASTS, "caption")]
-    sentences = [f"{one.contrast.label} {what_it_does(one.difference, metric)}." for one in answers.effects]
-    table = [Table("", effect_rows(answers.effects), NOTE)] if answers.effects else []
+    sentences = [f"{one.contrast.label} {what_it_does(one.difference, metric)}." for one in answers]
+    table = [Table("", effect_rows(answers), NOTE)] if answers else []
     heading = Heading("The question, and its answer" if plan.question else "Planned comparisons")
     return [heading, *question, *remark, Bullets([*sentences, *missing]), *table]

@@ -76,11 +76,11 @@ Block = Heading | Paragraph | Bullets | Table | Plots | Drawing | Samples
 class Analysis:
     """What an analysis of a family adds to its section (analyses.py)."""
 
-    first: Sequence[Block] = ()  # above all findings
     findings: Sequence[str] = ()  # sentences for "What the data show"
     plots: Sequence[Plot] = ()  # beside the other plots of the family
     blocks: Sequence[Block] = ()  # below the plots
     data: Mapping[str, Any] = field(default_factory=dict)  # the numbers, of plain types, for report.json
+    first: Sequence[Block] = ()  # above all findings
 
 
 @dataclass(frozen=True)

@@ -78,12 +78,12 @@ def test_planned_contrasts_are_first_and_all_else_is_exploratory(tmp_path):
     text = markdown(page)
     question, else_ = text.index(QUESTION), text.index("What else the data show (exploratory")
     assert question < text.index("hurts: val_loss is higher by 0.0") < else_ < text.index("### Effects")
-    analysis = json.loads(json_text(page))["sections"][0]["data"]["analyses"]["effects"]
-    planned = analysis["planned"]
+    analyses = json.loads(json_text(page))["sections"][0]["data"]["analyses"]
+    planned = analyses["planned"]["contrasts"]
     assert [one["label"] for one in planned][:1] == [PLAN["contrasts"][0]]
     assert [one["verdict"] for one in planned] == ["shown", "shown", "not_shown"]
     # the same interaction has a narrower interval among three contrasts than among all effects
-    by_label = {one["label"]: one for one in analysis["effects"]}
+    by_label = {one["label"]: one for one in analyses["effects"]["effects"]}
     for one in planned[1:]:
         other = by_label[one["label"]]
         assert one["estimate"] == pytest.approx(other["estimate"])
