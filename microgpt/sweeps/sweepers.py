@@ -26,6 +26,7 @@ from microgpt.runs.invocation import Invocation
 from microgpt.sweeps.checks import CheckedJobs, JobChecker
 from microgpt.sweeps.composition import Composer
 from microgpt.sweeps.failures import FailedJob
+from microgpt.sweeps.groups import Job
 from microgpt.sweeps.launcher import VectorizedLauncher
 
 
@@ -96,6 +97,8 @@ class PlannedSweeper(Sweeper):
                 OmegaConf.save(self.master, self.folder / "multirun.yaml")
             for line in stage.plan:
                 print(line, flush=True)
+            if stage.plan:
+                self.print_duration([job for number, job in checked.jobs.items() if number >= first])
             results = self.launch(stage.jobs, first)
             batches += results
             first += len(stage.jobs)
@@ -111,6 +114,18 @@ class PlannedSweeper(Sweeper):
             return self.job_launcher.check(numbered)
         setup_globals()
         return self.checker.check(numbered)
+
+    def print_duration(self, jobs: Sequence[Job]) -> None:
+        """Print about how long the jobs take that are not completed, if they are trained on this machine."""
+        from microgpt.sweeps.duration import about, in_words
+        from microgpt.sweeps.folder import SweepFolder, own
+
+        done = {one.overrides for one in SweepFolder(self.folder).attempts.values() if one.status == "completed"}
+        left = [job for job in jobs if own(job.overrides) not in done]
+        if left and self.checker.reader is not None and self.checker.trains_here:
+            print(
+                f"training {len(left):,} of them takes about {in_words(about(left, self.checker.reader))}", flush=True
+            )
 
     def probe(self, jobs: Sequence[Sequence[str]]) -> list[Config | FailedJob]:
         """Return the configuration of each job, which need not be one of the sweep, or why it cannot be composed."""
