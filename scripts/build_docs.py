@@ -40,7 +40,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_GUIDES = ("adding", "log")  # their commands are examples, or those of scripts/repeat_figures.py
+NOT_GUIDES = ("adding", "log", "performance")  # their commands are examples, or those of scripts/repeat_figures.py
 FENCE = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*) -->\n+)?^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
 )

@@ -1,61 +1,204 @@
-"""Measure the figures of docs/performance.md and docs/log.md again: run every command of the two pages.
+"""Measure all figures of docs/performance.md, in under 40 minutes on two cores, and write the page.
 
-    python scripts/repeat_figures.py --dry-run
+    python scripts/repeat_figures.py --list
     python scripts/repeat_figures.py --with microgpt.py=a/microgpt.py --with nanoGPT=a/nanoGPT
-    python scripts/repeat_figures.py --only benchmark_sweep
+    python scripts/repeat_figures.py --only serve,start
+    python scripts/repeat_figures.py --write
 
-The commands are read from the pages; one that occurs several times is run once.
---with NAME=VALUE replaces path/to/NAME; a command that lacks a replacement is skipped, a --peer that lacks one is
-dropped. Output goes to standard output and to results/figures_<UTC>/, with the machine's load before and after each
-command. The commands run in the subfolder work/, so that no earlier run is resumed.
+The parts of the page are in scripts/figure_parts.py. Each leaves <results-dir>/<part>.json when it ends, so that the
+same command goes on after an interruption: parts that the same commit has measured with the same commands are not
+measured again, except with --fresh. --with NAME=VALUE replaces path/to/NAME in a command.
 
-Exit codes: 0 all that could be run completed; 1 one of them failed; 2 a mistake in the command.
+After each part the page is rendered to <results-dir>/performance.md: parts measured now, and of the others what
+docs/performance.json has. --write replaces docs/performance.json and docs/performance.md as well; with --only none it
+does so without measuring.
+
+Exit codes: 0 all that could be run completed; 1 one of the commands failed; 2 a mistake in the command.
 """
 
 import argparse
+import json
 import os
+import platform
 import re
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
+import tempfile
+import time
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import harness
+from figure_parts import OPTIONAL, PARTS, Goal, Part
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMAND = re.compile(r"^ {4}(python .+)$", re.MULTILINE)
-PAGES = ("performance.md", "log.md")
 PLACE = re.compile(r"path/to/([\w.-]+)")
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+LIBRARIES = ("numpy", "numba", "torch")
+BUSY = 1.0  # load average from which the page says that the machine was not idle
+Result = dict[str, Any]  # of a part, as in its JSON file
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A command of a page, and the replacements that it lacks."""
-
-    shown: str
-    argv: list[str]
-    lacks: list[str]
+# Commands
 
 
-def figures(pages: list[str], values: dict[str, str]) -> list[Figure]:
-    """Return the commands of the pages, with path/to/NAME replaced by `values`."""
-    lines = [line for page in pages for line in COMMAND.findall(page)]
-    return [figure(line, values) for line in dict.fromkeys(lines)]
-
-
-def figure(line: str, values: dict[str, str]) -> Figure:
+def argv_of(command: str, values: dict[str, str]) -> tuple[list[str], list[str]]:
+    """Return the words of a command with path/to/NAME replaced, and the names that it lacks."""
     argv: list[str] = []
     lacks: list[str] = []
-    for word in shlex.split(line)[1:]:
+    for word in shlex.split(command)[1:]:
         missing = [name for name in PLACE.findall(word) if name not in values]
-        if missing and argv[-1] == "--peer":
-            argv.pop()  # ours is measured without it
+        if missing and argv[-1] in OPTIONAL:
+            argv.pop()
             continue
         lacks += missing
         argv.append(PLACE.sub(lambda found: values.get(found[1], found[0]), word))
     if argv[0].endswith(".py"):
         argv[0] = str(ROOT / argv[0])
-    return Figure(line, [sys.executable, *argv], lacks)
+    return [sys.executable, *argv], lacks
+
+
+def run(argv: list[str], command: str, kept: str) -> Result:
+    """Run a command in an empty folder; return the lines of its standard output that are kept, and its duration."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        done = subprocess.run(argv, cwd=folder, stdout=subprocess.PIPE, text=True, check=False)
+        seconds = time.perf_counter() - start
+        size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file() and not path.is_symlink())
+    lines = done.stdout.strip("\n").splitlines()
+    if argv[1] == "-m":
+        lines += [f"wall time {seconds:.1f} s", f"files written: {size / 1e6:.1f} MB"]
+    output = "\n".join(line for line in lines if re.search(kept, line))
+    return {"command": command, "seconds": round(seconds, 1), "exit_code": done.returncode, "output": output}
+
+
+def measure(part: Part, values: dict[str, str]) -> Result:
+    result: Result = {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": commit(), "machine": machine(),
+        "load_before": round(os.getloadavg()[0], 1), "commands": list(part.commands), "runs": [],
+    }  # fmt: skip
+    for command in part.commands:
+        argv, lacks = argv_of(command, values)
+        if lacks:
+            harness.say(f"skipped: {command}\n    it lacks --with {lacks[0]}=...")
+            continue
+        harness.say(f"--- {part.name}: {shlex.join(argv)}")
+        result["runs"].append(run(argv, command, part.kept))
+        print(result["runs"][-1]["output"], flush=True)
+    return result
+
+
+def machine() -> str:
+    """Return the processor, the cores that may be used, Python and the libraries."""
+    names = re.findall(r"^model name\s*: (.+)$", read("/proc/cpuinfo"), re.MULTILINE) or [platform.processor()]
+    libraries = ", ".join(f"{name} {found}" for name in LIBRARIES if (found := version_of(name)))
+    cores = len(harness.available_cores()) or os.cpu_count()
+    return f"{names[0]}, {cores} cores, {platform.system()}, Python {platform.python_version()}, {libraries}"
+
+
+def version_of(name: str) -> str:
+    try:
+        return version(name)
+    except ImportError:
+        return ""
+
+
+def read(file: str) -> str:
+    return Path(file).read_text() if Path(file).exists() else ""
+
+
+def commit() -> str:
+    """Return the checkout's commit; empty outside a checkout."""
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip()
+
+
+# The page
+
+
+def figure_of(goal: Goal, output: str) -> str:
+    found = re.search(goal.pattern, output, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def verdict(goal: Goal, figure: str) -> str:
+    if not figure:
+        return "not measured"
+    value = float(figure.replace(",", ""))
+    return "met" if (value >= goal.limit if goal.at_least else value <= goal.limit) else "**missed**"
+
+
+def output_of(result: Result) -> str:
+    return "\n".join(run["output"] for run in result["runs"])
+
+
+def goals_table(results: dict[str, Result]) -> str:
+    rows = [
+        [part.title, goal.about, figure, verdict(goal, figure)]
+        for part in PARTS
+        for goal in part.goals
+        for figure in [figure_of(goal, output_of(results[part.name])) if part.name in results else ""]
+    ]
+    return harness.table(["part", "goal", "measured", ""], rows)
+
+
+def blocks(output: str) -> str:
+    """Return an output as Markdown: its tables as they are, other lines as blocks of text."""
+    parts = [part.strip("\n") for part in re.split(r"((?:^\|.*\n?)+)", output, flags=re.MULTILINE)]
+    return "\n\n".join(part if part.startswith("|") else f"```text\n{part}\n```" for part in parts if part.strip())
+
+
+def section(part: Part, result: Result | None) -> str:
+    commands = "\n".join(f"    {command}" for command in part.commands)
+    head = f"## {part.title}\n\n{part.about}\n\n{commands}"
+    if result is None or not result["runs"]:
+        return f"{head}\n\nNot measured yet on this page's machine."
+    shown = []
+    for run in result["runs"]:
+        shown.append(blocks(run["output"]))
+        if run["exit_code"]:
+            shown.append(f"`{run['command']}` failed with exit code {run['exit_code']}.")
+    took = sum(run["seconds"] for run in result["runs"])
+    measured = f"Measured on {result['date']} at commit {result['commit']} in {took:.0f} s"
+    load = result["load_before"]
+    busy = f" Other programs ran beside it (load average {load}): the times are too long." if load >= BUSY else ""
+    return "\n\n".join([head, *shown, f"{measured} on {result['machine']}.{busy}"])
+
+
+def render(results: dict[str, Result]) -> str:
+    """Return the generated part of the page."""
+    parts = [section(part, results.get(part.name)) for part in PARTS]
+    return "\n\n".join([BEGIN, "## Goals", goals_table(results), *parts, END])
+
+
+def page_with(results: dict[str, Result], page: str) -> str:
+    """Return docs/performance.md with its generated part replaced."""
+    before, _, rest = page.partition(BEGIN)
+    return before + render(results) + rest.partition(END)[2]
+
+
+# The command line
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    names = [part.name for part in PARTS]
+    parser = harness.parser(__doc__)
+    parser.add_argument("--with", dest="given", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--only", type=harness.one_of([*names, "none"]), default=names, metavar="PARTS")
+    parser.add_argument("--list", action="store_true", help="print the parts, their last duration, their commands")
+    parser.add_argument("--fresh", action="store_true", help="measure parts again that this commit has measured")
+    parser.add_argument("--write", action="store_true", help="replace docs/performance.json and docs/performance.md")
+    parser.add_argument("--results-dir", type=Path, default=Path("results/figures"))
+    parsed = parser.parse_args(arguments)
+    for pair in parsed.given:
+        if "=" not in pair:
+            parser.error(f"--with {pair} is not allowed: it is NAME=VALUE")
+    return parsed
 
 
 def absolute(value: str) -> str:
@@ -63,56 +206,45 @@ def absolute(value: str) -> str:
     return str(Path(value).resolve()) if Path(value).exists() else value
 
 
-def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, dict[str, str]]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--with", dest="given", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--only", default="", metavar="TEXT", help="run only commands that contain TEXT")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands")
-    parser.add_argument("--results-dir", type=Path, default=Path("results"))
-    parsed = parser.parse_args(arguments)
-    for pair in parsed.given:
-        if "=" not in pair:
-            parser.error(f"--with {pair} is not allowed: it is NAME=VALUE")
-    return parsed, {name: absolute(value) for name, _, value in (pair.partition("=") for pair in parsed.given)}
-
-
-def run(argv: list[str], folder: Path, log: Path) -> int:
-    """Run a command in a folder; print its output and write it to the log; return the exit code."""
-    with log.open("w") as kept:
-        kept.write(f"{shlex.join(argv)}\nload before: {os.getloadavg()}\n\n")
-        with subprocess.Popen(argv, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                print(line, end="", flush=True)
-                kept.write(line)
-        kept.write(f"\nexit code {process.returncode}, load after: {os.getloadavg()}\n")
-    return process.returncode
+def is_current(result: Result, part: Part) -> bool:
+    return result["commit"] == commit() and result["commands"] == list(part.commands) and bool(result["runs"])
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parsed, values = parse(arguments)
-    pages = [(ROOT / "docs" / name).read_text() for name in PAGES]
-    chosen = [each for each in figures(pages, values) if parsed.only in each.shown]
-    if not chosen:
-        print(
-            f"error: --only {parsed.only} is in none of the commands of docs/{' and docs/'.join(PAGES)}",
-            file=sys.stderr,
-        )
-        return 2
-    folder = parsed.results_dir.resolve() / f"figures_{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    failed = 0
-    for number, each in enumerate(chosen, 1):
-        if each.lacks:
-            print(f"--- skipped: {each.shown}\n    it lacks --with {each.lacks[0]}=...", flush=True)
+    parsed = parse(arguments)
+    values = {name: absolute(value) for name, _, value in (pair.partition("=") for pair in parsed.given)}
+    kept, page = ROOT / "docs" / "performance.json", ROOT / "docs" / "performance.md"
+    results: dict[str, Result] = json.loads(kept.read_text()) if kept.exists() else {}
+    for part in PARTS:
+        if (file := parsed.results_dir / f"{part.name}.json").exists():
+            results[part.name] = json.loads(file.read_text())
+    if parsed.list:
+        for part in PARTS:
+            took = sum(run["seconds"] for run in results[part.name]["runs"]) if part.name in results else 0
+            print(f"{part.name:16}{took or '':>8} {'s' if took else ' '}  {part.title}")
+            print("".join(f"    {command}\n" for command in part.commands), end="")
+        return 0
+    parsed.results_dir.mkdir(parents=True, exist_ok=True)
+    for part in PARTS:
+        file = parsed.results_dir / f"{part.name}.json"
+        if part.name not in parsed.only:
             continue
-        print(f"--- {shlex.join(each.argv)}", flush=True)
-        if parsed.dry_run:
+        if file.exists() and is_current(results[part.name], part) and not parsed.fresh:
+            harness.say(f"{part.name}: measured already; --fresh measures it again")
             continue
-        (folder / "work").mkdir(parents=True, exist_ok=True)
-        name = each.argv[2] if each.argv[1] == "-m" else Path(each.argv[1]).stem
-        failed += run(each.argv, folder / "work", folder / f"{number:02d}_{name}.log") != 0
-    if folder.is_dir():
-        print(f"files: {folder}" + f"; {failed} of the commands failed" * bool(failed))
+        found = measure(part, values)
+        if found["runs"]:
+            results[part.name] = found
+            file.write_text(json.dumps(found, indent=1))
+            (parsed.results_dir / "performance.md").write_text(page_with(results, page.read_text()))
+    if parsed.write:
+        ordered = {part.name: results[part.name] for part in PARTS if part.name in results}
+        kept.write_text(json.dumps(ordered, indent=1) + "\n")
+        page.write_text(page_with(results, page.read_text()))
+    runs = [run for part in PARTS if part.name in {*parsed.only} & {*results} for run in results[part.name]["runs"]]
+    failed = [run["command"] for run in runs if run["exit_code"]]
+    for command in failed:
+        harness.say(f"failed: {command}")
     return 1 if failed else 0
 
 

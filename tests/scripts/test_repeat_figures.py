@@ -1,5 +1,6 @@
-"""scripts/repeat_figures.py: the commands of docs/performance.md and docs/log.md."""
+"""scripts/repeat_figures.py: the parts of docs/performance.md, their results, and the page."""
 
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -7,104 +8,109 @@ import pytest
 from support.program import load_script
 
 ROOT = Path(__file__).parents[2]
-PERFORMANCE = """
-Text.
-
-    python {good} --reference path/to/ref.py
-    python {good} --peer d16=path/to/one --peer d64="path/to/two 100"
-    python {bad}
-"""
-
-
-LOG = """
-Text, and a command that the other page has too:
-
-    python {good} --reference path/to/ref.py
-
-    python {good} --here
-    no command
-    python -m this
-"""
+PAGE = "# Performance\n\nText.\n\n<!-- figures: begin -->\nold\n<!-- figures: end -->\n\nThe end.\n"
+TABLE = "1 thing\\n| a | b |\\n|---|---|\\n| one | 0.50 |\\nnoise"
 
 
 @pytest.fixture
-def script() -> ModuleType:
-    return load_script("repeat_figures")
-
-
-@pytest.fixture
-def stage(tmp_path: Path, script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Write pages with two programs: one prints its arguments, the other fails."""
-    good, bad = tmp_path / "good.py", tmp_path / "bad.py"
-    good.write_text("import sys; print('said', sys.argv[1:]); open('left', 'w')")
-    bad.write_text("print('before the failure'); raise SystemExit(3)")
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Return the script with two parts, whose programs append to the file `ran`: the second one fails."""
+    script = load_script("repeat_figures")
+    part, goal = script.Part, script.Goal
+    for name, last in (("good", f"print('{TABLE}', sys.argv[1:])"), ("bad", "print('before'); raise SystemExit(3)")):
+        (tmp_path / f"{name}.py").write_text(f"import sys; open('{tmp_path}/ran', 'a').write('{name} '); {last}")
+    goals = (goal("at most 0.4", r"\| one \| ([\d.]+)", 0.4), goal("at least 1", r"^(\d) thing", 1, at_least=True))
+    parts = (
+        part("one", "First", "About it.", ("python good.py --peer a=path/to/a --x path/to/x",), goals, "thing|^\\|"),
+        part("two", "Second", "About that.", ("python bad.py",), (goal("never", "(nothing)", 1),)),
+    )
     (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "performance.md").write_text(PERFORMANCE.format(good="good.py", bad="bad.py"))
-    (tmp_path / "docs" / "log.md").write_text(LOG.format(good="good.py"))
+    (tmp_path / "docs" / "performance.md").write_text(PAGE)
+    monkeypatch.setattr(script, "PARTS", parts)
     monkeypatch.setattr(script, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return script
 
 
-def logs(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in folder.glob("results/figures_*/*.log")}
+def ran(folder: Path) -> list[str]:
+    return (folder / "ran").read_text().split() if (folder / "ran").exists() else []
 
 
-def test_replacements_are_inserted_and_a_failure_is_reported(
-    stage: Path, script: ModuleType, capfd: pytest.CaptureFixture[str]
+def test_replacements_are_inserted_and_an_optional_one_may_be_missing(script: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    command = 'python good.py --peer a="path/to/a 10" --peer b=path/to/b --x path/to/x'
+    argv, lacks = script.argv_of(command, {"a": "/bin/a", "x": script.absolute("mine")})
+    assert argv[1:] == [str(tmp_path / "good.py"), "--peer", "a=/bin/a 10", "--x", str(tmp_path / "mine")]
+    assert lacks == []
+    assert script.argv_of(command, {})[1] == ["x"]
+
+
+def test_parts_are_measured_once_for_a_commit_and_the_page_is_written_from_them(
+    script: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert script.main(["--with", "ref.py=/a/ref.py", "--with", "two=/bin/two"]) == 1
-    shown = capfd.readouterr().out
-    assert "said ['--reference', '/a/ref.py']" in shown
-    assert "said ['--peer', 'd64=/bin/two 100']" in shown  # the peer that was not given is left out
-    assert "1 of the commands failed" in shown
-    found = logs(stage)
-    assert sorted(found) == ["01_good.log", "02_good.log", "03_bad.log", "04_good.log", "05_this.log"]
-    assert "Beautiful is better than ugly" in found["05_this.log"]
-    assert len(list(stage.rglob("left"))) == 1  # in the folder that they share
-    assert not (stage / "left").exists()
-    assert "before the failure" in found["03_bad.log"]
-    assert "exit code 3" in found["03_bad.log"]
+    assert script.main(["--with", "x=1"]) == 1
+    assert "failed: python bad.py" in capfd.readouterr().err
+    assert ran(tmp_path) == ["good", "bad"]
+    kept = json.loads((tmp_path / "results/figures/one.json").read_text())
+    assert kept["runs"][0]["output"].splitlines() == ["1 thing", "| a | b |", "|---|---|", "| one | 0.50 |"]
+    page = (tmp_path / "results/figures/performance.md").read_text()
+    assert page.startswith("# Performance\n\nText.\n")
+    assert page.endswith("<!-- figures: end -->\n\nThe end.\n")
+    assert "| First | at most 0.4 | 0.50 | **missed** |\n| First | at least 1 | 1 | met |" in page
+    assert "| Second | never |  | not measured |" in page
+    assert "```text\n1 thing\n```\n\n| a | b |" in page
+    assert "`python bad.py` failed with exit code 3." in page
+    assert "old" not in page
+    assert (tmp_path / "docs/performance.md").read_text() == PAGE, "only --write changes it"
+
+    assert script.main(["--only", "one", "--with", "x=1"]) == 0
+    assert ran(tmp_path) == ["good", "bad"], "measured already"
+    assert script.main(["--only", "one", "--fresh", "--write", "--with", "x=1"]) == 0
+    assert ran(tmp_path) == ["good", "bad", "good"]
+    assert (tmp_path / "docs/performance.md").read_text().count("<!-- figures: begin -->") == 1
+    assert list(json.loads((tmp_path / "docs/performance.json").read_text())) == ["one", "two"]
 
 
-def test_a_command_without_its_replacement_is_skipped_with_a_message(
-    stage: Path, script: ModuleType, capfd: pytest.CaptureFixture[str]
+def test_a_command_without_its_replacement_is_skipped_and_keeps_the_earlier_result(
+    script: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert script.main(["--only=--reference"]) == 0
-    assert "it lacks --with ref.py=..." in capfd.readouterr().out
-    assert logs(stage) == {}
+    assert script.main(["--only", "one"]) == 0
+    assert "it lacks --with x=..." in capfd.readouterr().err
+    assert ran(tmp_path) == []
+    assert not (tmp_path / "results/figures/one.json").exists()
 
 
-def test_a_replacement_may_be_a_relative_path(
-    stage: Path, script: ModuleType, capfd: pytest.CaptureFixture[str]
+def test_the_list_measures_nothing_and_mistakes_are_one_sentence(
+    script: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (stage / "mine.py").touch()
-    assert script.main(["--only=--reference", "--with", "ref.py=mine.py"]) == 0
-    assert f"said ['--reference', '{stage / 'mine.py'}']" in capfd.readouterr().out
+    assert script.main(["--list"]) == 0
+    assert "python bad.py" in capfd.readouterr().out
+    assert ran(tmp_path) == []
+    for wrong, sentence in ((["--only", "three"], "'three' is not allowed"), (["--with", "x"], "it is NAME=VALUE")):
+        with pytest.raises(SystemExit, match="2"):
+            script.main(wrong)
+        assert sentence in capfd.readouterr().err
 
 
-def test_a_dry_run_runs_and_writes_nothing(stage: Path, script: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
-    assert script.main(["--dry-run", "--with", "ref.py=x"]) == 0
-    shown = capfd.readouterr().out
-    assert "bad.py" in shown
-    assert "said" not in shown
-    assert not (stage / "results").exists()
+def test_the_page_is_what_the_results_give_and_every_script_exists() -> None:
+    script = load_script("repeat_figures")
+    results = json.loads((ROOT / "docs/performance.json").read_text())
+    page = (ROOT / "docs/performance.md").read_text()
+    assert script.page_with(results, page) == page, "python scripts/repeat_figures.py --only none --write"
+    for part in script.PARTS:
+        for command in part.commands:
+            program = script.argv_of(command, {})[0][1]
+            assert program == "-m" or Path(program).is_file(), command
 
 
-def test_mistakes_are_one_sentence(stage: Path, script: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
-    assert script.main(["--only", "nothing like it"]) == 2
-    with pytest.raises(SystemExit, match="2"):
-        script.main(["--with", "ref.py"])
-    assert "it is NAME=VALUE" in capfd.readouterr().err
-
-
-def test_every_command_is_found_and_names_a_script_that_exists(script: ModuleType) -> None:
-    found = script.figures([(ROOT / "docs" / name).read_text() for name in script.PAGES], {})
-    scripts = {Path(each.argv[1]) for each in found if each.argv[1] != "-m"}
-    assert all(script.is_file() for script in scripts)
-    assert {script.name for script in scripts} >= {
-        "benchmark_scalar.py", "benchmark_native.py", "benchmark_sweep.py", "benchmark_torch_replicas.py",
-        "benchmark_serve.py", "benchmark_karpathy.py",
-    }  # fmt: skip
-    assert {each.argv[2] for each in found if each.argv[1] == "-m"} == {"microgpt"}
-    assert not [each.shown for each in found if "..." in each.shown]
+def test_goals_find_their_figures_in_what_the_commands_print() -> None:
+    script = load_script("repeat_figures")
+    results = json.loads((ROOT / "docs/performance.json").read_text())
+    known = {
+        "native": "d16_b16: microseconds\n  2.5  2.4  2.6  microgpt\n  5.9  5.8  6.0  0.425  (0.41-0.44)  eemicrogpt 9",
+        "scalar": "microgpt.py       216.2   201.4   234.8        27.2   2.902735487815",
+    }
+    for part in script.PARTS:
+        output = known.get(part.name) or (script.output_of(results[part.name]) if part.name in results else "")
+        for goal in part.goals[: 1 if part.name in known else None]:
+            assert not output or script.figure_of(goal, output), f"{part.name}: {goal.about}"

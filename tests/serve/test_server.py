@@ -362,6 +362,16 @@ def test_other_errors_are_json_too(text_client: TestClient) -> None:
         assert isinstance(answer.json()["error"], str)
 
 
+def test_a_bug_is_500_without_details_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = service(tmp_path)
+    monkeypatch.setattr(broken.queue, "submit", lambda *_: 1 / 0)
+    with TestClient(build_app(broken), base_url="http://localhost", raise_server_exceptions=False) as client:
+        for path in ("generate", "stream"):
+            answer = client.post(f"/microgpt/v1/{path}", json={"prompt": "a"})
+            assert (answer.status_code, answer.json()) == (500, {"error": "an internal error occurred"})
+        assert 'route="/microgpt/v1/stream",status="500"} 1.0' in client.get("/metrics").text
+
+
 def test_a_body_without_a_length_is_counted_as_it_comes(text_client: TestClient) -> None:
     pieces = (b" " * 100_000 for _ in range(20))
     assert text_client.post("/microgpt/v1/generate", content=pieces, headers=JSON_TYPE).status_code == 413

@@ -1,0 +1,171 @@
+"""The parts of docs/performance.md: what each measures, its commands, the other programs, and the goals.
+
+scripts/repeat_figures.py runs them. In a command, path/to/NAME stands for something outside the project, which
+--with NAME=... names; an option of OPTIONAL is left out without it, any other command is skipped.
+"""
+
+from dataclasses import dataclass
+
+OPTIONAL = ("--peer", "--earlier")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A number in the output of a part, and its limit."""
+
+    about: str
+    pattern: str  # of the output, with the number as its group; ^ and $ match at lines
+    limit: float
+    at_least: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    name: str
+    title: str
+    about: str  # what is compared, with the sources of other programs
+    commands: tuple[str, ...]
+    goals: tuple[Goal, ...] = ()
+    kept: str = ""  # pattern of the lines of the output that are kept; all without it
+
+
+def peer_ratio(case: str, peer: str, limit: float, at_least: bool = False) -> Goal:
+    """Return the goal for the ratio that benchmark_native.py prints beside a peer."""
+    word = "at least" if at_least else "at most"
+    pattern = rf"^{case}: .*\n(?:.+\n)*?.*?([\d.]+)  \([\d.]+-[\d.]+\) .*{peer}"
+    return Goal(f"{case}: ours / {peer}, {word} {limit}", pattern, limit, at_least)
+
+
+def serve_row(clients: int, column: int) -> str:
+    """Return the pattern of a cell of benchmark_serve.py: one name, microgpt."""
+    return rf"^\| one name \| {clients} \| microgpt " + r"\| [^|]* " * (column - 4) + r"\| ([\d.]+) "
+
+
+PEERS = """The other programs are public: eemicrogpt, realies/microgpt.c, talos, and enjector/microgpt-c, whose gradient
+of keys and values is cut short, so that it does less work; each was changed to print a line of JSON with its time."""
+PARTS = (
+    Part(
+        "scalar",
+        "The scalar engine",
+        "CPU time of a training step of microgpt.py's model (n_embd 16, one name a step) in `mode=scalar` and in "
+        "microgpt.py as published, in turn on one core.",
+        ("python scripts/benchmark_scalar.py --reference path/to/microgpt.py --steps 60 --repeats 5",),
+        (Goal("microgpt.py takes at least 20 times as long", r"^microgpt\.py .* ([\d.]+)   -?[\d.]+$", 20, True),),
+    ),
+    Part(
+        "native",
+        "The native engine",
+        f"`backend=native` in float32 on one core, each program in a process of its own, in turn. {PEERS}",
+        (
+            "python scripts/benchmark_native.py --rounds 7 --seconds 0.5 "
+            '--peer d16_b16="path/to/eemicrogpt 10000" --peer d16_b1="path/to/realies 50000" '
+            '--peer d64_b16="path/to/microgpt-c-64 1000" --peer seeds16="path/to/realies 50000" '
+            '--peer seeds64="path/to/realies 50000" --peer sample_one="path/to/talos 3000000"',
+        ),
+        (
+            peer_ratio("d16_b16", "eemicrogpt", 0.30),
+            peer_ratio("d16_b1", "realies", 0.48),
+            peer_ratio("seeds16", "realies", 0.45),
+            peer_ratio("seeds64", "realies", 0.45),
+            peer_ratio("d64_b16", "microgpt-c", 0.40),
+            peer_ratio("sample_one", "talos", 1.25, at_least=True),
+        ),
+    ),
+    Part(
+        "engines",
+        "Training and sampling with each engine",
+        "`task=benchmark` on this machine: steps, names and tokens a second of each engine, as JSON.",
+        ("python -m microgpt task=benchmark benchmark.seconds=0.2",),
+    ),
+    Part(
+        "torch_replicas",
+        "Replicas in the torch engine",
+        "One torch engine with 64 replicas beside 64 engines with one replica each.",
+        ("python scripts/benchmark_torch_replicas.py",),
+    ),
+    Part(
+        "start",
+        "Start",
+        "Wall time of whole commands in an empty folder, and of compiling the native kernels for the first time.",
+        ("python scripts/benchmark_startup.py",),
+        (
+            Goal("mode=tensor, one step: at most 0.9 s", r"^\| .*mode=tensor.*train\.steps=1` \| ([\d.]+)", 0.9),
+            Goal("compiling for float32: at most 15 s", r"^\| float32 \| ([\d.]+)", 15),
+        ),
+    ),
+    Part(
+        "ablation",
+        "A sweep: 256 runs of 1000 steps",
+        "`experiment=ablation`, report included, with this project's launcher and with Hydra's `basic`; both leave the "
+        "same histories byte for byte.",
+        ("python scripts/benchmark_sweep.py --seeds 64", "python scripts/benchmark_sweep.py --compose 1000"),
+        (
+            Goal("256 runs with the report: at most 6 s", r"launcher=vectorized +([\d.]+) s", 6),
+            Goal("composition: at most 1 ms a job", r"^\d+ jobs: ([\d.]+) ms each", 1),
+        ),
+        r"jobs|launcher|ratio|on disk|same command",
+    ),
+    Part(
+        "many_runs",
+        "A sweep: 4096 runs of 100 steps",
+        "Wall time of the whole command, and what it leaves on disk.",
+        ('python -m microgpt -m mode=tensor "seed=range(4096)" train.steps=100',),
+        (
+            Goal("at most 8 ms a run: 32.8 s", r"^wall time ([\d.]+) s", 32.8),
+            Goal("at most 40 KB a run: 164 MB", r"^files written: ([\d.]+) MB", 164),
+        ),
+        r"^wall time|^files written",
+    ),
+    Part(
+        "collect",
+        "Reports",
+        "Collecting synthetic runs of the four variants of an ablation: tables, statistics, plots, page.",
+        ("python scripts/benchmark_collect.py --runs 256", "python scripts/benchmark_collect.py --runs 10000"),
+        (
+            Goal("256 runs: at most 2 s", r"^256 runs in ([\d.]+) s", 2),
+            Goal("10,000 runs: at most 10 s", r"^10000 runs in ([\d.]+) s", 10),
+        ),
+    ),
+    Part(
+        "memory",
+        "Memory",
+        "Resident memory above that of the bare interpreter, each number from a fresh process.",
+        ("python scripts/benchmark_memory.py --models 256 --steps 100,2000 --large-steps 3",),
+    ),
+    Part(
+        "chat",
+        "The chat model",
+        "`experiment=chat` (n_embd 128, 4 layers, block 256) for 60 of its 2400 steps; all of them should take at most "
+        "five minutes on two cores, which is 8 steps a second.",
+        ("python -m microgpt experiment=chat train.steps=60 train.eval_documents=20 sample.num_samples=0",),
+        (Goal("at least 8 steps a second", r"steps_per_sec=([\d.]+)", 8, True),),
+        r"^mode=|^wall time",
+    ),
+    Part(
+        "serve",
+        "Serving",
+        "`task=serve` with wrk beside it on the same cores. A bare route of FastAPI that checks the same body is the "
+        "upper limit, on the same parser and event loop (httptools, uvloop), and on a plain uvicorn's (h11, asyncio).",
+        ("python scripts/benchmark_serve.py --seconds 2 --rounds 5 --earlier path/to/earlier",),
+        (
+            Goal(
+                "one name, 64 clients: at least 0.7 of the bare route's requests a second", serve_row(64, 9), 0.7, True
+            ),
+        ),
+    ),
+    Part(
+        "page",
+        "The exported page",
+        "The page of `export.format=html` in headless Chromium: size, training steps and tokens a second.",
+        ("python scripts/benchmark_page.py",),
+    ),
+    Part(
+        "karpathy",
+        "nanoGPT and nanochat",
+        "The same characters, shape, batch, precision and steps as in Karpathy's programs, one thread each.",
+        (
+            "python scripts/benchmark_karpathy.py --baseline all --profile quick --threads 1 --install-deps "
+            "--nanogpt-dir path/to/nanoGPT --nanochat-dir path/to/nanochat --microgpt-file path/to/microgpt.py",
+        ),
+    ),
+)
