@@ -65,9 +65,9 @@ def measure_composition(jobs: int) -> None:
     from omegaconf import OmegaConf
 
     from microgpt.app import config_directory
-    from microgpt.config.hydra_schema import from_omegaconf, register_schema
+    from microgpt.config.hydra_schema import register_schema
+    from microgpt.config.hydra_settings import checked_by_rules
     from microgpt.config.identity import config_hash
-    from microgpt.config.validation import check
     from microgpt.sweeps.composition import Composer
 
     register_schema()
@@ -78,9 +78,7 @@ def measure_composition(jobs: int) -> None:
 
         def ours(composer: Composer, overrides: list[str]) -> str:
             composed = composer.compose(overrides)
-            config = from_omegaconf(composed.config, composed.choices)
-            check(config)
-            return config_hash(config)
+            return config_hash(checked_by_rules(composed.values, composed.choices))
 
         several = [
             ["mode=tensor", f"seed={n // 4}", f"model.tie_lm_head={n % 2 == 0}", f"model.input_rmsnorm={n % 4 < 2}"]

@@ -66,14 +66,20 @@ def apply_overrides(overrides: Sequence[Override], config: DictConfig) -> None:
     ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
 
 
-def overrides_dirname(overrides: Sequence[Override], config: DictConfig) -> str:
+def dirname_style(config: DictConfig) -> dict[str, Any]:
+    """Return how hydra.job.override_dirname is made, for `overrides_dirname`."""
+    style: Any = OmegaConf.to_container(config.hydra.job.config.override_dirname) if HAS_VERSION_BASE else {}
+    return style
+
+
+def overrides_dirname(overrides: Sequence[Override], style: dict[str, Any]) -> str:
     """Return hydra.job.override_dirname of a job with these overrides."""
     if not HAS_VERSION_BASE:
         return OVERRIDE_DIRNAME
-    style = config.hydra.job.config.override_dirname
     return config_loader_impl.get_overrides_dirname(
-        overrides=list(overrides), exclude_keys=style.exclude_keys, item_sep=style.item_sep, kv_sep=style.kv_sep
-    )
+        overrides=list(overrides), exclude_keys=style["exclude_keys"], item_sep=style["item_sep"],
+        kv_sep=style["kv_sep"],
+    )  # fmt: skip
 
 
 def is_group(loader: ConfigLoader, key: str) -> bool:

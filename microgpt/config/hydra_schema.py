@@ -14,6 +14,7 @@ from microgpt.config.schema import Config
 from microgpt.errors import UserError
 
 Node = TypeVar("Node")
+MADE: dict[str, tuple[dict[Any, Any], Any]] = {}  # the last dictionary of each group, and what was made of it
 
 
 def register_schema() -> None:
@@ -84,10 +85,13 @@ def from_values(plain: Any, choices: dict[str, Any]) -> Config:
             raise UserError(f"~{key} is not allowed: {key} is part of every run and cannot be removed")
     refuse_names_of_options(plain, choices)
     config = from_plain(Config, plain)
-    names = {
-        group: replace(getattr(config, group), name=name_of(group, plain, choices)) for group in ("model", "style")
+    names = {group: name_of(group, plain, choices) for group in ("model", "style")}
+    changed = {
+        group: replace(getattr(config, group), name=name)
+        for group, name in names.items()
+        if getattr(config, group).name != name
     }
-    return replace(config, **names)
+    return replace(config, **changed) if changed else config
 
 
 def name_of(group: str, plain: Any, choices: dict[str, Any]) -> str:
@@ -123,8 +127,17 @@ def explained_by_option(error: UserError, config: Config, choices: dict[str, Any
 
 def from_plain(node: type[Node], plain: dict[Any, Any]) -> Node:
     """Return a dataclass of the schema with the values of a dictionary, which OmegaConf has checked."""
-    nodes = {name: stated.node for name, stated in keys_of(node).items() if stated.node is not None}
-    return node(**plain | {name: from_plain(inner, plain[name]) for name, inner in nodes.items()})
+    groups = {name: stated.node for name, stated in keys_of(node).items() if stated.node is not None}
+    return node(**plain | {name: group_from_plain(name, inner, plain[name]) for name, inner in groups.items()})
+
+
+def group_from_plain(name: str, node: type, plain: dict[Any, Any]) -> Any:
+    """Return a group of the configuration. Jobs of a sweep that have a dictionary in common get the same object."""
+    last, made = MADE.get(name, (None, None))
+    if last is not plain:
+        made = from_plain(node, plain)
+        MADE[name] = plain, made
+    return made
 
 
 def refuse_unknown_keys(plain: dict[Any, Any], node: type = Config, path: str = "") -> None:
@@ -133,7 +146,7 @@ def refuse_unknown_keys(plain: dict[Any, Any], node: type = Config, path: str = 
         if key not in known:
             raise UserError(unknown_key(f"{path}{key}"))
         inner = known[key].node
-        if inner is not None and isinstance(value, dict):
+        if inner is not None and isinstance(value, dict) and MADE.get(key, (None,))[0] is not value:
             refuse_unknown_keys(value, inner, f"{path}{key}.")
 
 

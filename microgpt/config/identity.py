@@ -6,10 +6,9 @@ The schema states the effect of each key.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
-from microgpt.config.keys import Effect, keys_of
+from microgpt.config.keys import Effect, as_plain, keys_of
 from microgpt.config.schema import Config
 
 
@@ -20,7 +19,7 @@ def config_hash(config: Config) -> str:
 
 def identity(config: Config) -> dict[str, Any]:
     """Return what `config_hash` covers, as nested dictionaries."""
-    return with_effect(asdict(config), type(config), ("training", "output"))
+    return with_effect(as_plain(config), type(config), ("training", "output"))
 
 
 def settings_with(effects: tuple[Effect, ...], config: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, get_type_hints
 
 from microgpt.errors import UserError
 
+CHECKED: dict[str, Any] = {}  # the last group of each name that kept its constraints: jobs of a sweep share groups
 Default = TypeVar("Default")
 # What a key affects: weights and losses (training), only other output of a run such as its samples, or neither.
 Effect = Literal["training", "output", "none"]
@@ -69,6 +70,12 @@ def keys_of(node: type) -> dict[str, Key]:
     return {f.name: f.metadata["key"] for f in fields(node)}
 
 
+def as_plain(node: Any) -> dict[str, Any]:
+    """Return a configuration, or a group of it, as nested dictionaries. Lists are those of the node, not copies."""
+    groups = {name for name, stated in keys_of(type(node)).items() if stated.node is not None}
+    return {name: as_plain(value) if name in groups else value for name, value in vars(node).items()}
+
+
 def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any, Key]]:
     """Yield (dotted name, value, Key) of every key of a configuration."""
     for name, stated in keys_of(type(node)).items():
@@ -108,16 +115,24 @@ def check_keys(node: Any, path: str = "") -> None:
 
     Raises UserError at the first constraint that is broken.
     """
-    for name, value, stated in walk(node, path):
-        if value is None:
-            continue
-        for item in value if isinstance(value, list) else [value]:
-            if stated.one_of:
-                one_of(name, item, stated.one_of)
-            if isinstance(item, int | float):
-                check_number(name, item, stated)
-        if stated.holds is not None:
-            require(stated.holds(value), name, "***" if stated.secret else value, stated.allowed)
+    for name, stated in keys_of(type(node)).items():
+        value = getattr(node, name)
+        if stated.node is not None:
+            if CHECKED.get(f"{path}{name}") is not value:
+                check_keys(value, f"{path}{name}.")
+                CHECKED[f"{path}{name}"] = value
+        elif value is not None:
+            check_key(f"{path}{name}", value, stated)
+
+
+def check_key(name: str, value: Any, stated: Key) -> None:
+    for item in value if isinstance(value, list) else [value]:
+        if stated.one_of:
+            one_of(name, item, stated.one_of)
+        if isinstance(item, int | float):
+            check_number(name, item, stated)
+    if stated.holds is not None:
+        require(stated.holds(value), name, "***" if stated.secret else value, stated.allowed)
 
 
 def check_number(name: str, value: float, stated: Key) -> None:

@@ -123,7 +123,7 @@ class JobChecker:
             composed = self.composer.compose(overrides, number)
             invocation, plain = Invocation(composed.overrides, place), composed.plain
             hydra_job = composed.hydra_job(self.callbacks, self.task_function)
-            place = replace(place, name=job_name(composed.hydra.sweep.subdir))
+            place = replace(place, name=job_name(composed.place.subdir))
             invocation = Invocation(composed.overrides, place)
             self.composer.check_folder(composed)
             with hydra_job.in_environment():

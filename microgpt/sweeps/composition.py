@@ -6,75 +6,84 @@ keys that are added or deleted, are still composed like that; Hydra applies a pl
 
 import copy
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-from hydra.conf import HydraConf
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from microgpt.config.hydra_compat import apply_overrides, is_group, overrides_dirname
+from microgpt.config.hydra_compat import apply_overrides, dirname_style, is_group, overrides_dirname
 from microgpt.errors import UserError
 from microgpt.sweeps.hydra_job import HydraFiles, HydraJob, JobCallbacks, JobSettings, calls_jobs, template_of
 
 DEFAULT_SWEEP = "${outputs_dir}/sweeps/${sweep_id:}"  # the default of hydra.sweep.dir (conf/config.yaml)
+INTEGER = re.compile("0|[1-9][0-9]*")
 CACHED_BASES = 64  # compositions that are kept
 
 
 @dataclass(frozen=True)
-class Composed:
-    """A job's configuration before it is checked. `config` is valid until the next composition."""
+class Place:
+    """What a job's node `hydra` states about its folder and its process."""
 
-    config: DictConfig
+    sweep_dir: str
+    subdir: str
+    output_subdir: str | None
+    environment: tuple[tuple[str, str], ...]  # the variables of hydra.job.env_set
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A job's configuration before it is checked."""
+
+    plain: dict[str, Any]  # with interpolations as they are written; its values may be invalid
     choices: dict[str, Any]  # the selected option of each group
     overrides: tuple[str, ...]  # without those of Hydra's own keys
-    hydra: HydraConf
+    place: Place
     base: "Base"
     settings: JobSettings
+    config: DictConfig | None = None  # None: `plain` has no interpolations; else it is valid until the next composition
 
     @cached_property
     def values(self) -> dict[str, Any]:
         """The configuration as dictionaries. Raises OmegaConf's errors about interpolations."""
-        if "${" not in json.dumps(self.plain):
-            return self.plain
-        resolved = OmegaConf.to_container(self.config, resolve=True)
-        assert isinstance(resolved, dict)
-        return {str(key): value for key, value in resolved.items()}
-
-    @cached_property
-    def plain(self) -> dict[str, Any]:
-        """The configuration as dictionaries, with interpolations as they are written. Its values may be invalid."""
-        plain = OmegaConf.to_container(self.config)
-        assert isinstance(plain, dict)
-        return {str(key): value for key, value in plain.items()}
+        return self.plain if self.config is None else as_dictionary(self.config, resolve=True)
 
     def hydra_job(self, callbacks: Any = None, task_function: TaskFunction | None = None) -> HydraJob:
         """Return what Hydra gives the job besides its configuration. `callbacks` are those of a HydraContext."""
         files = calls = None
-        if self.hydra.output_subdir is not None:
+        if self.place.output_subdir is not None:
             number = self.settings.number
             values = (self.overrides, self.settings.dirname, str(number), number)
-            config = tuple(section_as_yaml(key, json.dumps(value)) for key, value in self.plain.items())
-            files = HydraFiles(self.hydra.output_subdir, config, self.base.template, values)
+            files = HydraFiles(self.place.output_subdir, self.base.texts(self.plain), self.base.template, values)
         if callbacks is not None and task_function is not None and calls_jobs(callbacks):
             calls = JobCallbacks(callbacks, task_function, self.base.full, self.settings)
-        return HydraJob(files, calls, self.environment)
+        return HydraJob(files, calls, self.place.environment)
 
-    @property
-    def environment(self) -> tuple[tuple[str, str], ...]:
-        """The variables of hydra.job.env_set."""
-        return tuple((str(key), str(value)) for key, value in self.hydra.job.env_set.items())
+
+@dataclass(frozen=True)
+class Parsed:
+    """An override of a job."""
+
+    override: Override
+    portable: Override  # without the loader, which cannot be sent to another process
+    is_own: bool  # not one of Hydra's own keys
+    is_plain: bool  # it sets a key to a value and does nothing else
 
 
 class Base:
-    """What jobs share: a configuration that Hydra has composed, with and without the node `hydra`."""
+    """What jobs share: a configuration that Hydra has composed, with and without the node `hydra`.
 
-    def __init__(self, full: DictConfig):
+    After the first of these jobs, one whose values have the same types is a copy with its own values: OmegaConf has
+    kept such values as they are, and nothing refers to them.
+    """
+
+    def __init__(self, full: DictConfig, sweep_dir: str | None):
         OmegaConf.set_readonly(full.hydra, False)
         OmegaConf.set_struct(full.hydra, False)
         self.full = full
@@ -82,10 +91,62 @@ class Base:
         self.config = copy.deepcopy(full)
         with read_write(self.config), open_dict(self.config):
             del self.config["hydra"]
+        self.dirname_style = dirname_style(full)
+        self.first: dict[str, Any] | None = None  # the values of one job, if they have no interpolations
+        self.known_texts: dict[str, tuple[Any, str]] = {}  # of the last job's values
+        self.unchanged: set[tuple[str, type]] = set()  # keys, and types of values that they keep as they are
+        hydra = as_dictionary(full.hydra)
+        named = (hydra["job"]["env_set"], hydra["output_subdir"])
+        is_numbered = hydra["sweep"]["subdir"] == "${hydra.job.num}" and "${" not in json.dumps(named)
+        self.place = self.place_of(sweep_dir, "0") if is_numbered and sweep_dir is not None else None
+
+    def place_of(self, sweep_dir: str | None = None, subdir: str = "") -> Place:
+        hydra = self.full.hydra
+        environment = tuple((str(key), str(value)) for key, value in hydra.job.env_set.items())
+        return Place(sweep_dir or hydra.sweep.dir, subdir or hydra.sweep.subdir, hydra.output_subdir, environment)
 
     @cached_property
     def template(self) -> tuple[str, ...]:
         return template_of(self.full)
+
+    def apply(self, overrides: list[Override]) -> dict[str, Any]:
+        """Set the values of a job in `config` and return it as dictionaries. Raises Hydra's errors."""
+        apply_overrides(overrides, self.config)
+        plain = as_dictionary(self.config)
+        if "${" not in json.dumps(plain):
+            self.first = plain
+            for override in overrides:
+                value = override._value
+                if is_unchanged(plain, override.key_or_group, value):
+                    self.unchanged.add((override.key_or_group, type(value)))
+        return plain
+
+    def copy_with(self, overrides: list[Override]) -> dict[str, Any] | None:
+        """Return what `apply` returns, without OmegaConf; None if that is not certain to be the same."""
+        if self.first is None:
+            return None
+        plain = dict(self.first)
+        for override in overrides:
+            key, value = override.key_or_group, override._value
+            if (key, type(value)) not in self.unchanged or (isinstance(value, str) and "${" in value):
+                return None
+            *groups, name = key.split(".")
+            node = plain
+            for group in groups:
+                node[group] = node = dict(node[group])
+            node[name] = value
+        return plain
+
+    def texts(self, plain: dict[str, Any]) -> tuple[str, ...]:
+        """Return the keys of a job's configuration and their values as YAML."""
+        texts = []
+        for key, value in plain.items():
+            known, text = self.known_texts.get(key, (None, ""))
+            if value is not known or known is None:
+                text = section_as_yaml(key, json.dumps(value))
+                self.known_texts[key] = value, text
+            texts.append(text)
+        return tuple(texts)
 
 
 class Composer:
@@ -93,7 +154,8 @@ class Composer:
         self.loader = loader
         self.master = master
         self.parser = OverridesParser.create(config_loader=loader)
-        self.parse = lru_cache(100_000)(self.parser.parse_override)
+        self.integers: dict[str, Parsed] = {}  # one override of each key with a number as its value: parsing takes long
+        self.parse = lru_cache(100_000)(self.parse_one)
         self.base = lru_cache(CACHED_BASES)(self.compose_base)
         as_written: Any = OmegaConf.to_container(master, resolve=False)
         self.outputs_dir = as_written["outputs_dir"]
@@ -101,27 +163,35 @@ class Composer:
         self.sweep_dir = master.hydra.sweep.dir if is_default else None  # None: each job may name another one
 
     def compose(self, overrides: Sequence[str], number: int = 0) -> Composed:
-        """Compose the job of this number, whose node `hydra` is the current one of HydraConfig from then on.
+        """Compose the job of this number. Raises the errors that Hydra raises when it composes all overrides.
 
-        Raises the errors that Hydra raises when it composes all overrides.
+        If its values or its place depend on others, its node `hydra` is the current one of HydraConfig from then on.
         """
         parsed = [self.parse(override) for override in overrides]
-        plain = [override for override in parsed if self.is_plain(override)]
-        others = tuple(line for line, override in zip(overrides, parsed, strict=True) if not self.is_plain(override))
+        plain = [one.override for one in parsed if one.is_plain]
+        others = tuple(line for line, one in zip(overrides, parsed, strict=True) if not one.is_plain)
         base = self.base(others, tuple(override.key_or_group for override in plain))
-        apply_overrides(plain, base.config)
-        own = [override for override in parsed if not is_hydra_key(override)]
+        values = base.copy_with(plain) if base.place is not None else None
+        is_copy = values is not None
+        if values is None:
+            values = base.apply(plain)
+        own = [one.override for one in parsed if one.is_own]
         lines = tuple(str(override.input_line) for override in own)
-        values = tuple(replace(override, config_loader=None) for override in plain)
-        settings = JobSettings(number, lines, overrides_dirname(own, base.full), self.sweep_dir, values)
-        settings.apply(base.full)
-        return Composed(base.config, base.choices, lines, base.full.hydra, base, settings)
+        portable = tuple(one.portable for one in parsed if one.is_plain)
+        dirname = overrides_dirname(own, base.dirname_style)
+        settings = JobSettings(number, lines, dirname, self.sweep_dir, portable)
+        if is_copy and base.place is not None:
+            place, config = replace(base.place, subdir=str(number)), None
+        else:
+            settings.apply(base.full)
+            place, config = base.place_of(), base.config
+        return Composed(values, base.choices, lines, place, base, settings, config)
 
     def check_folder(self, composed: Composed) -> None:
         """Raise UserError if a job would not lie in the folder of the sweep."""
-        if self.sweep_dir is None and composed.hydra.sweep.dir != self.master.hydra.sweep.dir:
+        if self.sweep_dir is None and composed.place.sweep_dir != self.master.hydra.sweep.dir:
             raise UserError(
-                f"hydra.sweep.dir={composed.hydra.sweep.dir} is not allowed: all jobs of a sweep have one folder; say "
+                f"hydra.sweep.dir={composed.place.sweep_dir} is not allowed: all jobs of a sweep have one folder; say "
                 "what differs between them in hydra.sweep.subdir"
             )
         if composed.plain["outputs_dir"] != self.outputs_dir:
@@ -129,24 +199,50 @@ class Composer:
                 f"outputs_dir={composed.plain['outputs_dir']} is not allowed: it is the same for all jobs of a sweep"
             )
 
-    def is_plain(self, override: Override) -> bool:
-        """Return whether an override sets a key to a value and does nothing else."""
-        return (
+    def parse_one(self, line: str) -> Parsed:
+        key, is_assigned, value = line.partition("=")
+        similar = self.integers.get(key)
+        if similar is not None and is_assigned and INTEGER.fullmatch(value):
+            override = replace(similar.override, _value=int(value), input_line=line)
+            return replace(similar, override=override, portable=replace(override, config_loader=None))
+        override = self.parser.parse_override(line)
+        is_own = not is_hydra_key(override)
+        is_plain = (
             override.type == OverrideType.CHANGE
             and override.package is None
-            and not is_hydra_key(override)
+            and is_own
             and not is_group(self.loader, override.key_or_group)
             and not isinstance(override.value(), dict)
         )
+        parsed = Parsed(override, replace(override, config_loader=None), is_own, is_plain)
+        if is_plain and INTEGER.fullmatch(value) and type(override._value) is int and key == override.key_or_group:
+            self.integers[key] = parsed
+        return parsed
 
     def compose_base(self, overrides: tuple[str, ...], keys: tuple[str, ...]) -> Base:
         """Compose what jobs share. Jobs that set other `keys` get a base of their own, without each other's values."""
-        return Base(self.loader.load_sweep_config(self.master, list(overrides)))
+        return Base(self.loader.load_sweep_config(self.master, list(overrides)), self.sweep_dir)
+
+
+def is_unchanged(plain: dict[str, Any], key: str, value: Any) -> bool:
+    """Return whether a key has a value, a number, a truth value or a text, exactly as an override states it."""
+    found: Any = plain
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return type(found) is type(value) and type(value) in (int, float, bool, str) and found == value
+
+
+def as_dictionary(config: DictConfig, resolve: bool = False) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=resolve)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 @lru_cache(100_000)
 def section_as_yaml(key: str, value: str) -> str:
     """Return a top-level key and its value, which is given as JSON, as YAML."""
+    if value.isdecimal():  # a seed; OmegaConf is slow
+        return f"{key}: {value}\n"
     return OmegaConf.to_yaml(OmegaConf.create({key: json.loads(value)}))
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from microgpt.app import config_directory
-from microgpt.config.hydra_schema import from_omegaconf, register_schema
+from microgpt.config.hydra_schema import from_omegaconf, from_values, register_schema
 from microgpt.config.schema import Config
 from microgpt.sweeps.composition import Composer
 
@@ -38,7 +38,7 @@ def as_hydra_does(composer: Composer, overrides: list[str]) -> Config:
 
 def quickly(composer: Composer, overrides: list[str]) -> Config:
     composed = composer.compose(overrides)
-    return from_omegaconf(composed.config, composed.choices)
+    return from_values(composed.values, composed.choices)
 
 
 VALUES = {

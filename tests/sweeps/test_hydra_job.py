@@ -94,7 +94,7 @@ def test_files_of_a_job_are_those_that_hydra_writes(application: Path) -> None:
     ours = composer(overrides)
     for number, job in enumerate(jobs(overrides)):
         composed = ours.compose(job, number)
-        folder = application / "out" / composed.hydra.sweep.subdir
+        folder = application / "out" / composed.place.subdir
         theirs = {path.name: path.read_text() for path in (folder / ".hydra").iterdir()}
         assert sorted(theirs) == ["config.yaml", "hydra.yaml", "overrides.yaml"]
         files = composed.hydra_job().files
