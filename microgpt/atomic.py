@@ -7,11 +7,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+SHARED_DEPTH = 2  # of dictionaries that documents have in common, such as the groups of a configuration
 FEW = 24  # files that are flushed one by one: a call for the whole file system may wait for those of other programs
 
 
@@ -103,4 +105,23 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def json_text(document: Any) -> str:
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """Return what json.dumps with indent=2 returns, in a fraction of its time. Keys are texts."""
+    return f"{indented(document, chr(10))}\n"
+
+
+def indented(value: Any, line: str, depth: int = 0) -> str:
+    """Return a JSON value; `line` is a line break and the indentation of the line on which the value begins."""
+    if not value or not isinstance(value, dict | list | tuple):
+        return ENCODE(value)
+    if depth == SHARED_DEPTH and isinstance(value, dict):
+        return indented_text(ENCODE(value), line)
+    inner = f"{line}  "
+    if isinstance(value, dict):
+        items = [f"{ENCODE(key)}: {indented(item, inner, depth + 1)}" for key, item in value.items()]
+        return f"{{{inner}{f',{inner}'.join(items)}{line}}}"
+    return f"[{inner}{f',{inner}'.join([indented(item, inner, depth + 1) for item in value])}{line}]"
+
+
+@lru_cache(1000)
+def indented_text(text: str, line: str) -> str:
+    return indented(json.loads(text), line, SHARED_DEPTH + 1)

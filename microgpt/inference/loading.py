@@ -60,7 +60,7 @@ def load_model(config: Config, invocation: Invocation) -> TrainedModel:
 
 def engine_options(config: Config, spec: ModelSpec, tokens: float) -> EngineOptions:
     """Return where and how to compute; `tokens` are the targets of a step. Raises UserError if that is unavailable."""
-    backend = asdict(config.backend)
+    backend = dict(vars(config.backend))
     given = EngineOptions(backend=backend.pop("name"), world_size=this_process().world_size, **backend)
     options = choose(given, spec, tokens)
     check_available(options)

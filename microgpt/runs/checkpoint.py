@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +246,7 @@ def checkpoint_files(snapshot: Snapshot) -> dict[str, bytes]:
     if state.v:
         files[OPTIMIZER_V] = tensors(state.v)
     files[META] = document(meta_document(snapshot.meta))
-    files[TRAIN_STATE] = document(asdict(snapshot.progress))
+    files[TRAIN_STATE] = document(vars(snapshot.progress))
     return files
 
 

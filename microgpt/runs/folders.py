@@ -9,7 +9,7 @@ sweep's jobs are in sweeps/folder.py.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -135,17 +135,20 @@ def run_id_of(path: Path, outputs: Path) -> str:
     return (path.relative_to(outputs) if path.is_relative_to(outputs) else path).as_posix()
 
 
-def run_folders(parent: Path) -> Iterator[Path]:
-    """Yield the folders of runs below `parent`, at any depth; a run's own folder is not searched."""
+def run_folders(parent: Path, known: Collection[Path] = ()) -> Iterator[Path]:
+    """Yield the folders of runs below `parent`, at any depth; a run's own folder is not searched.
+
+    Those that are `known` are not looked at again.
+    """
     with suppress(FileNotFoundError, NotADirectoryError):
         for entry in sorted(os.scandir(parent), key=lambda entry: entry.name):
             if entry.name.startswith(".") or not entry.is_dir():
                 continue
             path = Path(entry.path)
-            if (path / RECORD).exists():
+            if path in known or (path / RECORD).exists():
                 yield path
             else:
-                yield from run_folders(path)
+                yield from run_folders(path, known)
 
 
 def attempt_order(path: Path) -> tuple[str, str, int]:

@@ -222,7 +222,11 @@ class RunRecord:
 
     def text(self) -> str:
         """Return the content of run.json."""
-        return json_text(without_non_finite(self.document()))
+        document = self.document()
+        try:
+            return json_text(document)
+        except ValueError:
+            return json_text(without_non_finite(document))
 
     def document(self) -> dict[str, Any]:
         """Return the record as run.json has it."""

@@ -9,6 +9,7 @@ overrides in another order are the same sweep. Only the holder of a job's lock c
 """
 
 import contextlib
+import json
 import resource
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from microgpt.runs.folders import (
     remove_temporary_files,
     run_folders,
 )
-from microgpt.runs.record import RECORD, STOPPED, Metrics, RunIdentity, RunRecord
+from microgpt.runs.record import RECORD, STOPPED, Metrics, RunIdentity, RunRecord, parse
 
 OTHER_FILES = 200  # that a process may have open beside its locks
 HOW_TO_BEGIN = ("train.resume=", "sweep.fresh=")  # overrides that do not make it another job
@@ -57,19 +58,23 @@ class SweepFolder:
     def __init__(self, path: Path):
         self.path = path
         self.locks = path / ".locks"
+        self.has_locks = False  # whether their folder has been made
         self.attempts: dict[Path, Attempt] = {}
         self.by_identity: dict[RunIdentity, list[Attempt]] = {}
         self.failed_before_start: dict[Overrides, list[Path]] = {}
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the records that are new or have changed."""
+        """Read the records that are new or have changed; that of a completed job does not change."""
         found = {}
-        for path in run_folders(self.path):
+        for path in run_folders(self.path, self.attempts):
+            known = self.attempts.get(path)
+            if known is not None and known.status == "completed":
+                found[path] = known
+                continue
             with contextlib.suppress(FileNotFoundError):
                 status = (path / RECORD).stat()
                 stamp = status.st_mtime_ns, status.st_ino
-                known = self.attempts.get(path)
                 found[path] = known if known and known.stamp == stamp else read_attempt(path, stamp)
         self.attempts, self.by_identity, self.failed_before_start = found, {}, {}
         for one in sorted(found.values(), key=lambda one: attempt_order(one.path)):
@@ -84,10 +89,6 @@ class SweepFolder:
 
     def completed(self, identity: RunIdentity) -> Attempt | None:
         return next((one for one in self.attempts_at(identity) if one.status == "completed"), None)
-
-    def failed_since(self, time: str) -> list[Path]:
-        """Return the folders of the jobs that have failed since a time, in whatever process they ran."""
-        return [path for path, one in self.attempts.items() if one.status == "failed" and one.finished_at >= time]
 
     def state(self, identity: RunIdentity, overrides: Sequence[str] = ()) -> str:
         """Return completed, running (in another process), interrupted, failed or new."""
@@ -110,7 +111,9 @@ class SweepFolder:
     def acquire(self, name: str, wait: bool) -> FileLock | None:
         lock = FileLock(self.locks / name)
         try:
-            self.locks.mkdir(parents=True, exist_ok=True)
+            if not self.has_locks:
+                self.locks.mkdir(parents=True, exist_ok=True)
+                self.has_locks = True
             lock.acquire(timeout=-1 if wait else 0)
         except Timeout:
             return None
@@ -136,7 +139,14 @@ class SweepFolder:
 
     def held(self) -> contextlib.AbstractContextManager[None]:
         """Show other processes in the block, also between two jobs, that this one works on the sweep."""
-        return released(next(lock for n in count() if (lock := self.acquire(f"process_{n}.lock", wait=False))))
+        return released(next(lock for n in count() if (lock := self.acquire(process_lock(n), wait=False))))
+
+    def is_shared(self) -> bool:
+        """Return whether another process may have worked on this sweep since this one holds it.
+
+        It would have found the first lock taken, and made the second.
+        """
+        return (self.locks / process_lock(1)).exists()
 
     def creating_folders(self) -> contextlib.AbstractContextManager[None]:
         """Keep other processes from creating folders of the sweep in the block.
@@ -173,6 +183,8 @@ class SweepFolder:
 
     def free_folder(self, name: str) -> Path:
         """Return a folder <name> or, if a run has it, <name>-2, ...; to be called in `creating_folders`."""
+        if make_new(self.path / name):
+            return self.path / name
         path = next(path for path in attempt_paths(self.path, name) if is_claimable(path))
         path.mkdir(parents=True, exist_ok=True)
         (path / RECORD).unlink(missing_ok=True)
@@ -205,6 +217,21 @@ def is_claimable(path: Path) -> bool:
     return is_free(path) or has_failed_before_start(path)
 
 
+def process_lock(number: int) -> str:
+    return f"process_{number}.lock"
+
+
+def make_new(path: Path) -> bool:
+    """Make a folder; returns whether it is new."""
+    try:
+        path.mkdir()
+    except FileNotFoundError:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    return True
+
+
 def lock_name(identity: RunIdentity) -> str:
     return f"{identity.config_hash[:24]}_{(identity.data_sha256 or '')[:8]}.lock"
 
@@ -215,18 +242,35 @@ def own(overrides: Sequence[str]) -> Overrides:
 
 
 def read_attempt(path: Path, stamp: tuple[int, int]) -> Attempt:
-    record = RunRecord.read(path)
-    if record is None:
+    try:
+        found = json.loads((path / RECORD).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
         return Attempt(path, stamp)
+    data, overrides, hash_ = found.get("data"), found.get("overrides"), found.get("config_hash")
+    sha256 = data.get("sha256") if isinstance(data, dict) else None
     return Attempt(
         path=path,
         stamp=stamp,
-        identity=record.identity,
-        overrides=own(list(map(str, record.overrides))),
-        status=record.status,
-        finished_at=str(record.finished_at),
-        metrics=record.metrics,
+        identity=RunIdentity(hash_, sha256) if isinstance(hash_, str) else None,
+        overrides=own(list(map(str, overrides if isinstance(overrides, list) else ()))),
+        status=found.get("status"),
+        finished_at=str(found.get("finished_at")),
+        metrics=parse(Metrics, found.get("metrics")),
     )
+
+
+def failed_since(sweep: Path, time: str) -> list[Path]:
+    """Return the folders of the jobs of a sweep that have failed since a time, in whatever process they ran."""
+    failed = []
+    for path in run_folders(sweep):
+        with contextlib.suppress(FileNotFoundError):
+            if b'"failed"' in (path / RECORD).read_bytes():  # most have not, and need not be parsed
+                attempt = read_attempt(path, (0, 0))
+                if attempt.status == "failed" and attempt.finished_at >= time:
+                    failed.append(path)
+    return failed
 
 
 def lockable(wanted: int) -> int:

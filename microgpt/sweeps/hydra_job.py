@@ -7,6 +7,7 @@ together.
 import contextlib
 import copy
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,10 +21,13 @@ from hydra.experimental.callback import Callback
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from microgpt.atomic import write_file
 from microgpt.config.hydra_compat import apply_overrides
 from microgpt.errors import UserError
 
 CACHED_TEXTS = 10_000
+# Texts that YAML has without quotes: an override with a simple value, a path. OmegaConf is slow
+PLAIN = re.compile(r"[A-Za-z/][\w./=,-]*[/=][\w./=,-]*", re.ASCII)
 # Values in the text of hydra.yaml that differ between jobs: (node, key, a value that stands for the job's).
 MARKED: tuple[tuple[str, str, Any], ...] = (
     ("overrides", "task", ["@task@"]),
@@ -47,11 +51,13 @@ class HydraFiles:
         values = (*self.values, str(job_folder.absolute()))
         parts = [as_yaml(key, value) for (_, key, _), value in zip(MARKED, values, strict=True)]
         between = [text for pair in zip(self.template, parts, strict=False) for text in pair]
-        folder = job_folder / self.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text("".join(self.config), encoding="utf-8")
-        (folder / "overrides.yaml").write_text(list_as_yaml(self.values[0]), encoding="utf-8")
-        (folder / "hydra.yaml").write_text("".join([*between, self.template[-1]]), encoding="utf-8")
+        texts = {
+            "config.yaml": "".join(self.config),
+            "overrides.yaml": list_as_yaml(self.values[0]),
+            "hydra.yaml": "".join([*between, self.template[-1]]),
+        }
+        for name, text in texts.items():
+            write_file(job_folder / self.folder / name, text.encode())
 
 
 @dataclass(frozen=True)
@@ -216,6 +222,8 @@ def calls_jobs(callbacks: Any) -> bool:
 
 @lru_cache(CACHED_TEXTS)
 def line_as_yaml(text: str) -> str:
+    if PLAIN.fullmatch(text):
+        return f"- {text}\n"
     return OmegaConf.to_yaml(OmegaConf.create([text]))
 
 
@@ -227,6 +235,8 @@ def as_yaml(key: str, value: Any) -> str:
     """Return a key in a node of the node `hydra` as a line of YAML, or several."""
     if isinstance(value, int) or (isinstance(value, str) and value.isdecimal()):  # most often; OmegaConf is slow
         lines = f"{key}: {value!r}"
+    elif isinstance(value, str) and PLAIN.fullmatch(value):
+        lines = f"{key}: {value}"
     elif isinstance(value, list | tuple) and value:
         lines = f"{key}:\n{list_as_yaml(value)}"
     else:

@@ -62,9 +62,9 @@ class Sweep:
         if self.folder is None:
             return
         from microgpt.runs.folders import run_folders  # numpy, which --help starts without
-        from microgpt.sweeps.folder import SweepFolder
+        from microgpt.sweeps.folder import failed_since
 
-        failed = SweepFolder(self.folder).failed_since(self.started)
+        failed = failed_since(self.folder, self.started)
         if failed and not self.errors:  # in the processes of another Hydra launcher
             self.errors.append(MicrogptError("a job failed"))
         if self.errors:

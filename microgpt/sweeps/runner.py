@@ -6,7 +6,7 @@ Several processes may work on one sweep: each trains the jobs that no other hold
 import time
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from filelock import FileLock
 
 from microgpt.config.hydra_errors import report
 from microgpt.config.identity import config_hash
+from microgpt.config.keys import as_plain
 from microgpt.engines.choice import is_on_gpu
 from microgpt.errors import Interrupted, MicrogptError, UserError, is_recorded, place_of
 from microgpt.runs.invocation import Invocation, SweepJob
-from microgpt.runs.record import RunIdentity, timestamp
+from microgpt.runs.record import RunIdentity, RunRecord, timestamp
 from microgpt.sweeps.failures import FailedJob, record_failures, report_by_cause
 from microgpt.sweeps.folder import SweepFolder, lockable
 from microgpt.sweeps.groups import Job, group, most_together, shape_of
@@ -26,7 +27,7 @@ from microgpt.training.assembly import model_spec
 from microgpt.training.console import RunConsole, SweepConsole
 from microgpt.training.evaluation import objective
 from microgpt.training.guards import StopRequest
-from microgpt.training.inputs import InputReader
+from microgpt.training.inputs import InputReader, RunInputs
 from microgpt.training.runner import DiskError, TrainingRun, new_record, train_runs
 
 POLL_SECONDS = 0.2  # between looks at jobs that another process holds
@@ -71,6 +72,7 @@ class SweepRunner:
             jobs = self.read_jobs()
             if jobs:
                 with self.sweep.held():
+                    self.sweep.refresh()
                     self.train_all(jobs, stop)
             for job in self.jobs:
                 if (first := self.duplicates.get(job.number)) in self.folders:
@@ -177,12 +179,15 @@ class SweepRunner:
             held = {job.number: lock for job in jobs if (lock := self.sweep.lock(self.identities[job.number]))}
             for lock in held.values():
                 locks.callback(lock.release)
-            self.sweep.refresh()
-            runs = []
-            for job in jobs:
-                if job.number in held and not self.has_ended_elsewhere(job):
-                    run = self.prepare(job, held[job.number])
-                    runs += [] if run is None else [(job, run)]
+            if self.sweep.is_shared():
+                self.sweep.refresh()
+            own = [job for job in jobs if job.number in held and not self.has_ended_elsewhere(job)]
+            ready = [(job, *found) for job in own if (found := self.read(job)) is not None]
+            with self.sweep.creating_folders():
+                runs = [(job, self.prepare(job, inputs, record, held[job.number])) for job, inputs, record in ready]
+            for job, run in runs:
+                self.folders[job.number] = run.folder.path
+                job.hydra.start(run.folder.path)
             for together in group(runs, lambda pair: step_of(pair[1]), lambda pair: len(jobs)):
                 self.train_together(together, console, stop)
         return [job for job in jobs if job.number not in held]
@@ -208,22 +213,21 @@ class SweepRunner:
             with self.sweep.creating_folders():
                 self.sweep.forget_failures(job.overrides)
 
-    def prepare(self, job: Job, lock: FileLock) -> TrainingRun | None:
-        """Return the run of a job whose lock is held, or None if it cannot start, which is reported."""
-        identity = self.identities[job.number]
+    def read(self, job: Job) -> tuple[RunInputs, RunRecord] | None:
+        """Return what a job works on and its record, or None if it cannot start, which is reported."""
         try:
             inputs = self.reader.inputs(job.config)
-            record = new_record(inputs, identity.config_hash, self.invocation(job))
+            return inputs, new_record(inputs, self.identities[job.number].config_hash, self.invocation(job))
         except Exception as error:
             self.fail(job, error)
             return None
-        with self.sweep.creating_folders():
-            self.sweep.forget_failures(job.overrides)
-            keep = job.config.train.keep_checkpoints
-            run = TrainingRun(inputs, self.sweep.claim(identity, job.folder_name, lock, job.resumes, keep), record)
-            run.begin_record()
-        self.folders[job.number] = run.folder.path
-        job.hydra.start(run.folder.path)
+
+    def prepare(self, job: Job, inputs: RunInputs, record: RunRecord, lock: FileLock) -> TrainingRun:
+        """Return the run of a job whose lock is held, in its folder. To be called within `creating_folders`."""
+        self.sweep.forget_failures(job.overrides)
+        identity, keep = self.identities[job.number], job.config.train.keep_checkpoints
+        run = TrainingRun(inputs, self.sweep.claim(identity, job.folder_name, lock, job.resumes, keep), record)
+        run.begin_record()
         return run
 
     def train_together(self, runs: list[tuple[Job, TrainingRun]], console: SweepConsole, stop: StopRequest) -> None:
@@ -261,7 +265,7 @@ class SweepRunner:
         self.ended[job.number] = Outcome(error=error)
 
     def failed(self, job: Job, error: Exception) -> FailedJob:
-        return FailedJob(error, self.invocation(job), asdict(job.config), job.hydra)
+        return FailedJob(error, self.invocation(job), as_plain(job.config), job.hydra)
 
     def invocation(self, job: Job) -> Invocation:
         trial = job.number if job.is_trial else None

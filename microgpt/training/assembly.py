@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ def read_corpus(
 
 def model_spec(config: Config, vocab_size: int) -> ModelSpec:
     """Return the model of the keys of `model`; those that a kind of model lacks are at its defaults."""
-    model: dict[str, Any] = asdict(config.model)
+    model: dict[str, Any] = vars(config.model)
     given: dict[str, Any] = {f.name: model[f.name] for f in fields(ModelSpec) if model.get(f.name) is not None}
     given = {"vocab_size": vocab_size, "n_embd": vocab_size, "n_head": 1, "n_layer": 0, **given}
     if config.model.zero_init_residual:
@@ -60,7 +60,7 @@ def model_spec(config: Config, vocab_size: int) -> ModelSpec:
 
 
 def optimizer_spec(optim: OptimConfig) -> OptimizerSpec:
-    chosen = {key: value for key, value in asdict(optim).items() if key != "lr" and value is not None}
+    chosen = {key: value for key, value in vars(optim).items() if key != "lr" and value is not None}
     return OptimizerSpec(**chosen)
 
 

@@ -3,7 +3,6 @@
 import math
 import random
 from collections.abc import Callable
-from dataclasses import asdict
 from itertools import cycle, islice
 
 import numpy as np
@@ -79,7 +78,7 @@ def final_evaluation(
         loss = finite_loss(engine.evaluate(first_batch), replica)
         record.metrics.final_loss = record.metrics.mean_loss_last_n = loss
     style = inputs.config.style
-    policy = sampling_policy(inputs.config.sample, asdict(style))
+    policy = sampling_policy(inputs.config.sample, vars(style))
     draw = sampler(inputs, engine, replica, stop)
     record.samples = draw(policy)
     if style.documents or style.phrases:

@@ -5,11 +5,12 @@ However a run ends, its record says how. A non-finite loss ends only its run; a 
 
 import math
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from microgpt.atomic import write_all_atomically
+from microgpt.config.keys import as_plain
 from microgpt.data.display import samples_file
 from microgpt.engines import make_engine
 from microgpt.engines.base import Engine, EngineInfo, EngineState, Workload
@@ -178,7 +179,7 @@ def new_replica(run: TrainingRun, progress: Progress, engine: EngineInfo) -> Rep
             chars=inputs.corpus.tokenizer.chars,
             dtype="float32" if engine.dtype == "bfloat16" else engine.dtype,  # bfloat16 concerns products alone
             model=config.model.name,
-            style=asdict(config.style),
+            style=vars(config.style),
             special=inputs.corpus.tokenizer.special,
         ),
         checkpoints=run.checkpoints,
@@ -213,7 +214,7 @@ def end_all(runs: list[TrainingRun], status: str, reason: str) -> None:
 def new_record(inputs: RunInputs, config_hash: str, invocation: Invocation) -> RunRecord:
     """Return the record of a run that has not started."""
     config, corpus, spec = inputs.config, inputs.corpus, inputs.spec
-    record = RunRecord.new(asdict(config), config_hash, invocation)
+    record = RunRecord.new(as_plain(config), config_hash, invocation)
     record.data = DataSummary(
         name=corpus.source.name,
         sha256=corpus.source.sha256,

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 
 from microgpt.app import config_directory
 from microgpt.config.hydra_errors import report
-from microgpt.config.hydra_schema import from_omegaconf, register_schema
+from microgpt.config.hydra_schema import from_values, register_schema
 from microgpt.config.schema import Config
 from microgpt.config.validation import check
 from microgpt.errors import Interrupted
@@ -79,7 +79,7 @@ def jobs_of(*overrides: str) -> list[Job]:
 
 def composed(overrides: Iterable[str]) -> Config:
     found = composer().compose(list(overrides))
-    config = from_omegaconf(found.config, found.choices)
+    config = from_values(found.values, found.choices)
     check(config)
     return config
 

@@ -14,7 +14,7 @@ from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import CheckpointStore
 from microgpt.runs.checkpoint_format import Meta, Progress
 from microgpt.runs.record import RunIdentity
-from microgpt.sweeps.folder import SweepFolder, lock_name
+from microgpt.sweeps.folder import SweepFolder, failed_since, lock_name
 
 HASH, OTHER = "0123456789abcdef", "0123456799999999"
 DATA = "d" * 64
@@ -181,4 +181,4 @@ def test_jobs_that_failed_in_other_processes_are_found(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         record = {"status": status, "finished_at": f"2026-01-0{day}T00:00:00.000+00:00"}
         (tmp_path / name / "run.json").write_text(json.dumps(record))
-    assert SweepFolder(tmp_path).failed_since("2026-01-02T00:00:00.000+00:00") == [tmp_path / "0"]
+    assert failed_since(tmp_path, "2026-01-02T00:00:00.000+00:00") == [tmp_path / "0"]

@@ -5,6 +5,7 @@
 """
 
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -226,12 +228,29 @@ def keep(dtype: str, folder: Path) -> OSError | None:
     return None
 
 
+def without_scipy() -> None:
+    """Import the module of numba that would import scipy.linalg, to see whether it is there, for a third of a second.
+
+    No kernel uses it. numba looks again when it compiles a function that does.
+    """
+    import numba.np.linalg
+
+    if find_spec("scipy") is None:
+        return
+    before, numba.np.linalg.ensure_blas = numba.np.linalg.ensure_blas, lambda: None
+    try:
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        numba.np.linalg.ensure_blas = before
+
+
 def build(dtype: str, kept: Path | None, entries_only: bool) -> OSError | None:
     """Compile each kernel for `dtype`, entries with numba's cache in the folder `kept`.
 
     Returns the last error of writing there: the kernels are compiled all the same.
     """
     refused = None
+    without_scipy()
     config.reload_config()  # now: numba does it while it compiles if one of its variables has changed
     before, config.CACHE_DIR = config.CACHE_DIR, str(kept or "")  # pyright: ignore[reportAttributeAccessIssue]
     try:
