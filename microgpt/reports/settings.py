@@ -16,7 +16,8 @@ from microgpt.config.schema import Config
 
 TOGGLES = ("model.tie_lm_head", "model.input_rmsnorm")
 DATA = "data.sha256"  # of the text: a setting like the keys, although it is measured and not configured
-SAME_WITH_ANY_THREADS = ("python", "native")  # torch sums in an order that depends on the number of threads
+# torch sums in an order that depends on the number of threads; auto: the run was stopped before it began
+SAME_WITH_ANY_THREADS = ("python", "native", "auto")
 LONGEST_VALUE = 40  # characters of a value in a label
 
 Settings = dict[str, Any]  # {"model.n_embd": 16, ...}

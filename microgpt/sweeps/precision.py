@@ -85,6 +85,7 @@ class PrecisionSweeper(PlannedSweeper):
             found = [int(one.partition("=")[2]) for one in given] or [int(self.master.seed)]
         except ValueError:
             raise UserError(f"{given[0]} is not allowed: seed is a whole number") from None
+        found = list(dict.fromkeys(found))
         if len(found) == 1:
             found = list(range(found[0], found[0] + (self.first_seeds or FIRST_SEEDS)))
         elif self.first_seeds not in (None, len(found)):
@@ -95,7 +96,7 @@ class PrecisionSweeper(PlannedSweeper):
             raise UserError(
                 f"hydra.sweeper.max_seeds={self.max_seeds} is not allowed: the first stage has {len(found)} seeds"
             )
-        return list(dict.fromkeys(found))
+        return found
 
     def variants(self, values: dict[str, list[str]]) -> list[list[str]]:
         """Return the overrides of each variant. Raises UserError if there are not two of them."""
@@ -116,7 +117,7 @@ class PrecisionSweeper(PlannedSweeper):
 
     def found(self) -> "Precise | None":
         """Return the contrasts as the records in the sweep's folder have them."""
-        from microgpt.reports.families import sweep_family
+        from microgpt.reports.families import sweep_family, with_data
         from microgpt.reports.plans import plan_of
         from microgpt.reports.precision import precise
         from microgpt.reports.records import read_rows
@@ -125,7 +126,7 @@ class PrecisionSweeper(PlannedSweeper):
         if not rows:
             return None
         plan = plan_of(sorted(rows, key=lambda row: row.started_at))
-        return precise(sweep_family(rows), plan, self.half_width)
+        return precise(sweep_family(with_data(rows)), plan, self.half_width)
 
     def seconds_of_a_run(self, began: str, seconds: float) -> float | None:
         """Return the time of one of the runs that have ended since then, without compilation; None if none has."""

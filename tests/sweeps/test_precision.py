@@ -1,5 +1,6 @@
 """hydra/sweeper=precision: its stages, what it prints and refuses, and the intervals that the report makes of them."""
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -141,6 +142,22 @@ def test_nothing_follows_if_no_two_variants_are_left(tmp_path: Path, capsys: pyt
     sweeper.sweep([])
     assert launcher.stages == [64]
     assert "no contrast can be estimated" in capsys.readouterr().out
+
+
+def test_killed_runs_of_the_second_stage_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweeper = PrecisionSweeper(half_width=0.005, max_seeds=256, params={"optim.lr": "0.1,0.2"})
+    launcher = prepared(sweeper, tmp_path)
+    sweeper.sweep([])
+    printed = capsys.readouterr().out
+    rows = launcher.sweep.rows
+    for row in rows[64:]:  # as a process leaves them that is killed before it has chosen the engine and read the data
+        path = row.folder / "run.json"
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "status": "running", "backend": "auto", "data": None, "metrics": None}))
+    found = sweeper.found()
+    assert found is not None
+    assert (found.seeds, found.seeds_needed) == (32, len(rows) // 2)
+    assert f"0.005 needs {found.seeds_needed} seeds" in printed
 
 
 @pytest.mark.parametrize(
