@@ -11,11 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from microgpt.reports.budgets import Reader
-from microgpt.reports.effects import Contrast
-from microgpt.reports.factors import Cell, Design, design_of
+from microgpt.reports.effect_report import design_and_levels
+from microgpt.reports.effects import Contrast, effects_of
+from microgpt.reports.factors import Cell, Design
 from microgpt.reports.families import Family
-from microgpt.reports.plans import Plan
+from microgpt.reports.planned import answers_of
+from microgpt.reports.plans import Levels, Plan, control_of
 from microgpt.reports.report import Analysis, Cells, Table
+from microgpt.reports.settings import fingerprint
 from microgpt.reports.statistics import number_of_seeds
 from microgpt.reports.two_stage import FirstStage, first_stage
 
@@ -72,16 +75,17 @@ class Precise:
 def precise(family: Family, plan: Plan, half_width: float | None = None) -> Precise | None:
     """Return the contrasts of the runs of the precision sweeper; None if there are none to estimate.
 
-    `half_width` is the stated one; None: that of the newest run. The contrasts are all pairs of variants.
+    `half_width` is the stated one; None: that of the newest run. The contrasts are those of `report.contrasts` or, if
+    there are none, comparisons with `report.control`, or all pairs of variants.
     """
     rows = [row for row in family.members if (row.config.get("precision") or {}).get("first_seeds")]
-    design = design_of(family, plan.nuisance)
+    design, levels = design_and_levels(family, plan)
     if not rows or design is None:
         return None
     newest = max(rows, key=lambda row: row.started_at).config["precision"]
     first = sorted({row.seed for row in rows})[: newest["first_seeds"]]
     is_whole = np.array([set(first) <= set(cell.sample) and not cell.variant.failed for cell in design.cells])
-    contrasts = [one for one in pairs_of(design) if not one.weights[~is_whole].any()]
+    contrasts = [one for one in contrasts_of(design, plan, levels) if not one.weights[~is_whole].any()]
     used = np.flatnonzero(np.any([one.weights for one in contrasts], axis=0)) if contrasts else ()
     cells = [design.cells[number] for number in used]
     failed = tuple(variant.name for variant in family.variants if variant.failed)
@@ -100,10 +104,18 @@ def losses(cells: Sequence[Cell], seeds: Sequence[int]) -> np.ndarray:
     return np.array([[cell.sample[seed] for seed in seeds] for cell in cells])
 
 
-def pairs_of(design: Design) -> list[Contrast]:
-    """Return the comparisons of all pairs of cells."""
+def contrasts_of(design: Design, plan: Plan, levels: Levels) -> list[Contrast]:
+    """Return the planned contrasts or, if there are none, comparisons with the control, or of all pairs of cells."""
+    if plan.contrasts:
+        answers, _ = answers_of(plan, levels, effects_of(design))
+        return [one.contrast for one in answers.effects]
     unit, names = np.eye(len(design.cells)), [cell.name for cell in design.cells]
-    pairs = itertools.combinations(range(len(design.cells)), 2)
+    pairs = list(itertools.combinations(range(len(design.cells)), 2))
+    if plan.control:
+        control = control_of(plan, levels)
+        places = {fingerprint(cell.variant.settings): number for number, cell in enumerate(design.cells)}
+        bases = (places.get(fingerprint({**cell.variant.settings, **control})) for cell in design.cells)
+        pairs = [(base, number) for number, base in enumerate(bases) if base is not None and base != number]
     return [Contrast("difference", (), f"{names[b]} against {names[a]}", unit[b] - unit[a]) for a, b in pairs]
 
 

@@ -106,6 +106,11 @@ class PrecisionSweeper(PlannedSweeper):
                 raise UserError(f"{given[0]} is not allowed: the sweeper sets it; say hydra.sweeper.{name}")
         if self.master.task.name != "train":
             raise UserError(f"hydra/sweeper={self.node} is not allowed with task={self.master.task.name}: it trains")
+        if self.master.report.nuisance:
+            raise UserError(
+                f"report.nuisance is not allowed with hydra/sweeper={self.node}: the seeds that choose a value are not "
+                "those of the estimate"
+            )
         found = [list(one) for one in product(*values.values())]
         trained = {what_is_trained(one) for one in self.probe(found) if isinstance(one, Config)}
         if len(found) < 2 or len(trained) == 1:
@@ -117,16 +122,16 @@ class PrecisionSweeper(PlannedSweeper):
 
     def found(self) -> "Precise | None":
         """Return the contrasts as the records in the sweep's folder have them."""
+        from microgpt.reports.analyses import plan_of_family
         from microgpt.reports.families import sweep_family, with_data
-        from microgpt.reports.plans import plan_of
         from microgpt.reports.precision import precise
         from microgpt.reports.records import read_rows
 
         rows = [row for row in read_rows([self.folder]).rows if row.job]
         if not rows:
             return None
-        plan = plan_of(sorted(rows, key=lambda row: row.started_at))
-        return precise(sweep_family(with_data(rows)), plan, self.half_width)
+        family = sweep_family(with_data(rows))
+        return precise(family, plan_of_family(family), self.half_width)
 
     def seconds_of_a_run(self, began: str, seconds: float) -> float | None:
         """Return the time of one of the runs that have ended since then, without compilation; None if none has."""

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,8 +32,9 @@ def planted(rate: str, seed: int) -> float | None:
 class Launcher:
     """Writes the records of the jobs without training; a job that has a record is not run again."""
 
-    def __init__(self, outputs: Path, loss_of: Callable[[str, int], float | None]):
+    def __init__(self, outputs: Path, loss_of: Callable[[str, int], float | None], **keys: Any):
         self.loss_of = loss_of
+        self.keys = keys
         self.sweep = Sweep(outputs)
         self.ran: list[str] = []
         self.stages: list[int] = []
@@ -48,7 +50,7 @@ class Launcher:
                 self.sweep.add(
                     seed=int(given["seed"]), val_loss=loss, status="failed" if loss is None else "completed",
                     optim__lr=float(given["optim.lr"]), precision__half_width=float(given["precision.half_width"]),
-                    precision__first_seeds=int(given["precision.first_seeds"]),
+                    precision__first_seeds=int(given["precision.first_seeds"]), **self.keys,
                 )  # fmt: skip
             status = JobStatus.FAILED if loss is None else JobStatus.COMPLETED
             returns.append(JobReturn(status=status, _return_value=RuntimeError("nan") if loss is None else loss))
@@ -59,8 +61,9 @@ def prepared(
     sweeper: PrecisionSweeper,
     folder: Path,
     loss_of: Callable[[str, int], float | None] = planted,
+    **keys: Any,
 ) -> Launcher:
-    launcher = Launcher(folder, loss_of)
+    launcher = Launcher(folder, loss_of, **keys)
     sweeper.loader, sweeper.folder = composer().loader, launcher.sweep.folder
     sweeper.master = sweeper.loader.load_configuration("config", [], RunMode.MULTIRUN)
     sweeper.job_launcher = launcher  # pyright: ignore[reportAttributeAccessIssue]
@@ -119,6 +122,23 @@ def test_reaching_max_seeds_is_said(tmp_path: Path, capsys: pytest.CaptureFixtur
     width = stage.half_widths(40).max()
     assert f"0.002 needs {needed} seeds, more than hydra.sweeper.max_seeds=40, which gives {width:.3g}" in printed
     assert f"half-width above {width:.3g}; 0.002 was stated and needs {needed} seeds." in printed
+
+
+CONTRASTS = {
+    "report__control": ("optim.lr=0.2", [[1.0, -1, 0], [0, -1, 1]]),
+    "report__contrasts": (["optim.lr=0.3 - optim.lr=0.1"], [[-1.0, 0, 1]]),
+}
+
+
+@pytest.mark.parametrize("key", CONTRASTS)
+def test_only_the_contrasts_of_the_plan_count(key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    value, weights = CONTRASTS[key]
+    sweeper = PrecisionSweeper(half_width=0.003, max_seeds=256, params={"optim.lr": ",".join(RATES)})
+    launcher = prepared(sweeper, tmp_path, **{key: value})
+    sweeper.sweep([])
+    needed = first_stage(losses(RATES, range(42, 74)), np.array(weights)).seeds_needed(0.003)
+    assert launcher.stages == [96, 3 * (needed - 32)]
+    assert capsys.readouterr().out.count(" +- ") == len(weights)
 
 
 def test_a_variant_with_a_failed_run_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
