@@ -21,6 +21,11 @@ from microgpt.sweeps.screening import ScreeningSweeper
 from microgpt.sweeps.sweepers import GridSweeper, PlannedSweeper, Stage, Stages
 
 
+@pytest.fixture(autouse=True)
+def _does_not_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("microgpt.sweeps.duration.about", lambda jobs, reader: 150.0)
+
+
 class BestOfThree(PlannedSweeper):
     """Tries three learning rates, then the best one with two other seeds."""
 
@@ -61,7 +66,10 @@ def test_a_stage_may_depend_on_the_results_before_it(tmp_path: Path, capsys: pyt
         (3, [["optim.lr=0.2", "seed=7"], ["optim.lr=0.2", "seed=8"]]),
     ]
     assert [len(batch) for batch in returned] == [2, 1, 2]
-    assert capsys.readouterr().out == "3 learning rates\nthe best of them is 0.2\n"
+    assert capsys.readouterr().out == (
+        "3 learning rates\ntraining 3 of them takes about 2 minutes\n"
+        "the best of them is 0.2\ntraining 2 of them takes about 2 minutes\n"
+    )
     assert (tmp_path / "sweep" / "multirun.yaml").exists()
 
 
@@ -125,7 +133,7 @@ def test_a_ladder_adds_a_change_to_those_before_it(tmp_path: Path, capsys: pytes
                        "seed=0"]  # fmt: skip
     assert capsys.readouterr().out == (
         "ladder of 2 changes: 3 models, 2 of them again with about 4,256 parameters (model.mlp_width); "
-        "2 seeds each: 10 runs\n"
+        "2 seeds each: 10 runs\ntraining 10 of them takes about 2 minutes\n"
     )
 
 
@@ -163,8 +171,9 @@ def test_learning_rates_are_chosen_on_other_seeds(tmp_path: Path, capsys: pytest
     assert [learning_rate(job) for job in jobs[::2]] == [0.1, 0.3, 0.1, 0.3]
     assert capsys.readouterr().out == (
         "screening of 2 factors: all 4 combinations, 2 seeds each: 8 runs\n"
-        "before it, 3 learning rates, 2 other seeds each: 24 runs\n"
+        "before it, 3 learning rates, 2 other seeds each: 24 runs\ntraining 24 of them takes about 2 minutes\n"
         "learning rates chosen: 0.1 for 2, 0.2 for 0, 0.3 for 2 of 4 combinations\n"
+        "training 8 of them takes about 2 minutes\n"
     )
 
 
