@@ -33,11 +33,10 @@ class ScreeningConfig:
     resolution: int = key(4, "least resolution of a fraction", at_least=3, at_most=5)
     tune_lr: bool = key(False, "choose optim.lr for each combination, on other seeds than those of the results")
     lr: list[float] = key(
-        [0.003, 0.01, 0.03], "tune_lr: learning rates to choose from", holds=lambda rates: min(rates, default=0) > 0,
-        allowed="name one or more rates above 0",
+        [0.003, 0.01, 0.03], "tune_lr: learning rates to choose from", allowed="name two or more rates above 0",
+        holds=lambda rates: len(set(rates)) > 1 and min(rates) > 0,
     )  # fmt: skip
     tuning_seeds: int = key(3, "tune_lr: seeds of each rate", at_least=1)
-    tuning: bool = key(False, "set by the sweeper: the run is one of those that choose the learning rate")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from microgpt.sweeps.failures import FailedJob
 from microgpt.sweeps.fractions import Design, choose
 from microgpt.sweeps.sweepers import PlannedSweeper, Stage, Stages, values_of, what_is_trained
 
+LR = "optim.lr"
 NUMERALS = {3: "III", 4: "IV", 5: "V"}
 MOST_NAMED = 5  # combinations of levels that an error names
 
@@ -35,9 +36,11 @@ class ScreeningSweeper(PlannedSweeper):
         self.check_cells(factors, design, cells, fixed)
         plan = plan_of(list(factors), design, len(seeds))
         if settings.tune_lr:
-            rates = [f"optim.lr={rate}" for rate in settings.lr]
+            nuisance = dict.fromkeys([*self.master.report.nuisance, LR])
+            cells = [[*cell, f"report.nuisance=[{','.join(nuisance)}]"] for cell in cells]
+            rates = [f"{LR}={rate}" for rate in settings.lr]
             tuning = list(islice(others(seeds), settings.tuning_seeds))
-            jobs = [[*cell, *tried, "screening.tuning=true"] for cell in cells for tried in product(rates, tuning)]
+            jobs = [[*cell, *tried] for cell in cells for tried in product(rates, tuning)]
             lines = [f"before it, {len(rates)} learning rates, {len(tuning)} other seeds each: {len(jobs):,} runs"]
             results = yield Stage(jobs, [*plan, *lines])
             of_cell = len(rates) * len(tuning)
@@ -58,8 +61,8 @@ class ScreeningSweeper(PlannedSweeper):
         found = {key: choices for key, choices in values.items() if len(choices) == 2 and (not named or key in named)}
         if len(found) < 2:
             raise UserError(f"a screening needs two or more keys with two values, and has {len(found)}")
-        if self.master.screening.tune_lr and "optim.lr" in found:
-            raise UserError("screening.tune_lr=true is not allowed: optim.lr is a factor")
+        if self.master.screening.tune_lr and LR in found:
+            raise UserError(f"screening.tune_lr=true is not allowed: {LR} is a factor")
         return found
 
     def design(self, factors: dict[str, list[str]], seeds: int) -> Design:

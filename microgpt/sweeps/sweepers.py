@@ -97,7 +97,7 @@ class PlannedSweeper(Sweeper):
                 OmegaConf.save(self.master, self.folder / "multirun.yaml")
             for line in stage.plan:
                 print(line, flush=True)
-            if stage.plan:
+            if stage.plan and isinstance(self.job_launcher, VectorizedLauncher):
                 self.print_duration([job for number, job in checked.jobs.items() if number >= first])
             results = self.launch(stage.jobs, first)
             batches += results

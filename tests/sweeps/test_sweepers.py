@@ -10,20 +10,17 @@ import pytest
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
-from support.sweep_runs import composer
+from support.sweep_runs import composer, jobs_of
 
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
+from microgpt.sweeps import duration
 from microgpt.sweeps.checks import JobChecker
 from microgpt.sweeps.ladder import LadderSweeper, nearest_width
 from microgpt.sweeps.lifecycle import proposes_jobs
 from microgpt.sweeps.screening import ScreeningSweeper
 from microgpt.sweeps.sweepers import GridSweeper, PlannedSweeper, Stage, Stages
-
-
-@pytest.fixture(autouse=True)
-def _does_not_measure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("microgpt.sweeps.duration.about", lambda jobs, reader: 150.0)
+from microgpt.training.inputs import InputReader
 
 
 class BestOfThree(PlannedSweeper):
@@ -66,10 +63,7 @@ def test_a_stage_may_depend_on_the_results_before_it(tmp_path: Path, capsys: pyt
         (3, [["optim.lr=0.2", "seed=7"], ["optim.lr=0.2", "seed=8"]]),
     ]
     assert [len(batch) for batch in returned] == [2, 1, 2]
-    assert capsys.readouterr().out == (
-        "3 learning rates\ntraining 3 of them takes about 2 minutes\n"
-        "the best of them is 0.2\ntraining 2 of them takes about 2 minutes\n"
-    )
+    assert capsys.readouterr().out == "3 learning rates\nthe best of them is 0.2\n"
     assert (tmp_path / "sweep" / "multirun.yaml").exists()
 
 
@@ -133,7 +127,7 @@ def test_a_ladder_adds_a_change_to_those_before_it(tmp_path: Path, capsys: pytes
                        "seed=0"]  # fmt: skip
     assert capsys.readouterr().out == (
         "ladder of 2 changes: 3 models, 2 of them again with about 4,256 parameters (model.mlp_width); "
-        "2 seeds each: 10 runs\ntraining 10 of them takes about 2 minutes\n"
+        "2 seeds each: 10 runs\n"
     )
 
 
@@ -166,14 +160,14 @@ def test_learning_rates_are_chosen_on_other_seeds(tmp_path: Path, capsys: pytest
     sweeper.sweep([])
     (_, tuning), (start, jobs) = launcher.launched
     assert (len(tuning), start, len(jobs)) == (4 * 3 * 2, 24, 8)
-    assert {job[-2] for job in tuning} == {"seed=6", "seed=7"}
-    assert jobs[0] == ["model.qk_norm=False", "model.bias=False", "model.norm=rmsnorm", "optim.lr=0.1", "seed=3"]
+    assert {job[-1] for job in tuning} == {"seed=6", "seed=7"}
+    factors = ["model.qk_norm=False", "model.bias=False", "model.norm=rmsnorm"]
+    assert jobs[0] == [*factors, "report.nuisance=[optim.lr]", "optim.lr=0.1", "seed=3"]
     assert [learning_rate(job) for job in jobs[::2]] == [0.1, 0.3, 0.1, 0.3]
     assert capsys.readouterr().out == (
         "screening of 2 factors: all 4 combinations, 2 seeds each: 8 runs\n"
-        "before it, 3 learning rates, 2 other seeds each: 24 runs\ntraining 24 of them takes about 2 minutes\n"
+        "before it, 3 learning rates, 2 other seeds each: 24 runs\n"
         "learning rates chosen: 0.1 for 2, 0.2 for 0, 0.3 for 2 of 4 combinations\n"
-        "training 8 of them takes about 2 minutes\n"
     )
 
 
@@ -197,3 +191,15 @@ def test_a_screening_that_is_not_possible_is_refused(given: list[str], sentence:
     with pytest.raises(UserError, match=re.escape(sentence)):
         sweeper.sweep(given)
     assert launcher.launched == []
+
+
+def test_the_duration_of_jobs_grows_with_their_steps_and_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duration, "seconds_per_example", lambda jobs, reader: 1e-6)
+    common = "mode=tensor", "style=classic", "data.val_fraction=0"
+    (short, long), (wide,) = (
+        jobs_of(*common, "train.steps=1000|3000"),
+        jobs_of(*common, "train.steps=1000", "model.n_embd=32"),
+    )
+    seconds = [duration.about([job], InputReader()) - duration.PER_JOB for job in (short, long, wide)]
+    assert seconds == pytest.approx([1000 * 4192e-6, 3000 * 4192e-6, 1000 * 14528e-6])
+    assert [duration.in_words(one) for one in (0.2, 89, 200)] == ["1 seconds", "89 seconds", "3 minutes"]
