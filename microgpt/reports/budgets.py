@@ -17,6 +17,7 @@ from microgpt.reports.settings import fingerprint, label
 
 SIZES = ("model.n_embd", "model.n_head", "model.n_layer", "model.block_size")
 ONLY_ENDS = 2  # evaluations of a run that was evaluated only before the first step and after the last
+MOST_NAMED = 12  # variants whose parameter counts a sentence compares
 
 Reader = Callable[[Row], Curve]
 Evaluations = tuple[np.ndarray, np.ndarray]  # places on an axis, ascending, and val_loss there
@@ -116,6 +117,9 @@ def at_equal_parameters(family: Family) -> Budget:
     high = min((max(kind.sizes) for kind in kinds), default=0)
     if len(kinds) > 1 and low <= high and not family.obstacle:
         return between_sizes(family, kinds, math.sqrt(low * high))
+    if len(variants) > MOST_NAMED:
+        counts = f"{len(by_count)} parameter counts from {min(by_count):,} to {max(by_count):,}"
+        return Budget("parameters", family, f"The variants have {counts}, which are in their table.")
     equal = [f"{' and '.join(names)} ({count})" for count, names in by_count.items() if len(names) > 1]
     if equal:
         return Budget("parameters", family, f"Equal parameter counts: {'; '.join(equal)}.")

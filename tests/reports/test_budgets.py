@@ -12,7 +12,7 @@ from support.report_rows import Sweep, read
 from microgpt.reports.budgets import at_equal_parameters, at_equal_steps, at_equal_time, evaluations, on_axis
 from microgpt.reports.comparisons import comparisons
 from microgpt.reports.curves import Curve
-from microgpt.reports.families import Family, families
+from microgpt.reports.families import Family, families, family_of
 from microgpt.reports.statistics import Verdict
 from microgpt.reports.tables import budget_rows
 
@@ -191,3 +191,11 @@ def test_histories_are_read_only_if_needed_and_once_per_run(sweep):
     assert asked == []
     on_axis(family, "seconds", made_up)
     assert sorted(asked) == sorted(row.path for row in sweep.rows)
+
+
+def test_many_parameter_counts_are_not_listed(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    for number in range(14):
+        sweep.add(1, 2.0 + number, parameters=4000 + 10 * (number // 2), optim__lr=0.001 * (1 + number))
+    sentence = at_equal_parameters(family_of(sweep.rows)).sentence
+    assert sentence == "The variants have 7 parameter counts from 4,000 to 4,060, which are in their table."
