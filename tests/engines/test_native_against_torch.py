@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.models import OPTIONS, gpt
 from test_compliance import QUICK_WORK, Case, case_of, each_dtype, options_of, results
 
 from microgpt.data.batches import BatchOrder
 from microgpt.engines import make_engine
 from microgpt.engines.base import EngineState, Workload
+from microgpt.engines.native import engine as native
+from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 
 
@@ -66,3 +69,41 @@ def test_decoding_beyond_the_block_raises(engine: str) -> None:
         decoder.feed(0)
     with pytest.raises(IndexError):
         decoder.feed(0)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options"),
+    [
+        ((144, 3, 1, 150), "default"),  # products of 4, 4 and 1 vectors, of more than 128 rows; heads of 3 vectors
+        ((40, 1, 2, 70), "everything"),  # a head of 20 + 20 features in 2 vectors of 32 lanes
+        ((33, 3, 1, 50), "default"),  # heads of 11 features in a vector; attention weights are kept
+        ((48, 2, 1, 20), "default"),  # heads of 24 features, with padding
+    ],
+    ids=str,
+)
+def test_heads_of_whole_vectors_and_products_of_odd_sizes_equal_pytorch(
+    sizes: tuple[int, int, int, int], options: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps on documents of 1 to block_size positions, in float64; threads share the batch and the update."""
+    monkeypatch.setattr(native, "SPLIT_WORK", 0.0)
+    monkeypatch.setattr(native, "SHARED_WORK", 0.0)
+    n_embd, n_head, n_layer, block_size = sizes
+    chosen = OPTIONS.get(options, {}) | ({"n_kv_head": n_head} if options == "everything" else {})
+    spec = gpt(vocab_size=21, n_embd=n_embd, n_head=n_head, n_layer=n_layer, block_size=block_size, **chosen)
+    rng = np.random.default_rng(3)
+    lengths = [block_size, 1, 17, block_size - 1, 2, block_size // 2]
+    examples = [rng.integers(0, 21, min(length, block_size) + 1).tolist() for length in lengths]
+    work = Workload(examples, [BatchOrder(rng.permutation(len(lengths)), (), 0.0, 5)])
+    state = EngineState({name: rng.normal(0, 0.1, (1, *shape)) for name, shape in spec.shapes().items()})
+    found = []
+    for backend, threads in (("native", 1), ("native", 2), ("torch", 1)):
+        made = EngineOptions(backend, device="cpu", dtype="float64", threads=threads)
+        engine = make_engine(made, spec, OptimizerSpec("sgd", grad_clip=0.5), work, state, say=lambda text: None)
+        losses = engine.advance(0, np.full((2, 1), 0.1))
+        found.append((losses, engine.state().parameters))
+    (losses, parameters), (threaded, same), (expected, right) = found
+    assert losses.tobytes() == threaded.tobytes()
+    np.testing.assert_allclose(losses, expected, rtol=1e-11)
+    for name, array in right.items():
+        assert parameters[name].tobytes() == same[name].tobytes()
+        np.testing.assert_allclose(parameters[name], array, rtol=1e-9, atol=1e-12, err_msg=name)

@@ -17,6 +17,7 @@ from support.program import Program, make_program, mostly_slow
 
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.engines.base import BulkRequest, BulkSampler, EngineState
+from microgpt.engines.native import bulk_sampling
 from microgpt.engines.native.engine import NativeEngine
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
@@ -464,3 +465,11 @@ def test_a_batch_decoder_raises_for_too_many_rows_and_positions() -> None:
         decoder.feed([0], [GPT.block_size], [0])
     with pytest.raises(IndexError, match="at most"):
         decoder.feed([0] * (decoder.rows + 1), [0] * (decoder.rows + 1), [0] * (decoder.rows + 1))
+
+
+@pytest.mark.parametrize("spec", [GPT, OPTIONAL], ids=["gpt", "everything"])
+def test_a_table_of_the_first_layer_changes_no_text(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_table = [texts(native(spec), 300, slots=slots) for slots in (1, 64)]
+    monkeypatch.setattr(bulk_sampling, "LARGEST_TABLE", 0)
+    assert [texts(native(spec), 300, slots=slots) for slots in (1, 64)] == with_table
+    assert with_table[0] == with_table[1]

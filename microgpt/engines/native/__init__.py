@@ -2,7 +2,8 @@
 
 engine.py           NativeEngine, the contract of engines/base.py: training steps, evaluation, threads
 forward_backward.py forward and backward pass; opens with the legend of the kernels' arguments
-attention.py        causal attention and its gradient
+attention.py        causal attention and its gradient, of heads that share a vector
+head_attention.py   the same of larger heads, by matrix products
 matmul.py           linear layers: one matrix product for forward pass and gradients
 pointwise.py        embedding, biases, soft cap, cross-entropy, and their gradients
 norms.py            RMSNorm and LayerNorm, and their gradients

@@ -28,6 +28,7 @@ ACTIVATIONS = {
 }
 
 
+@register_jitable
 def is_in_place(activation: int, gated: bool) -> bool:
     """Return whether `act` is computed in place of `pre`."""
     return activation == RELU and not gated

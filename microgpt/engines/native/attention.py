@@ -1,9 +1,9 @@
-"""Causal attention, softmax(scale q k^T) v with scale = 1 / sqrt(head_dim), head by head, and its gradient.
+"""Causal attention, softmax(scale q k^T) v with scale = 1 / sqrt(head_dim), of heads that share a vector.
 
-The queries, keys and values of a position are rows of slots, one for each head (layout.py). Heads that share a vector
-are computed at once: the horizontal sum over a slot leaves the head's score in all lanes of the slot. `group` stands
-for the slots that are computed together: one vector, or the `vectors` vectors of one larger head. Lanes without a
-feature are zero and stay zero.
+The queries, keys and values of a position are rows of slots, one for each head (layout.py). The heads of a vector are
+computed at once: the horizontal sum over a slot leaves the head's score in all lanes of the slot. `group` stands for
+the slots that are computed together: one vector, or in decoding the `vectors` vectors of one larger head, which
+head_attention.py trains. Lanes without a feature are zero and stay zero.
 
 Queries come in tiles of 16, and a tile is computed in phases, each a loop of short independent steps: otherwise the
 processor would wait for the horizontal sums of one query at a time.
@@ -74,26 +74,25 @@ def mix(A: Floats, o: int, V: Floats, v: int, v_row: int, s: int, count: int, ve
 @inlined
 def place_of_weights(layer: int, p: int, f: int, scratch: int, z: LayoutRecord) -> int:
     """Offset of the attention weights of the query in row p and the group at lane f: in the layer, or in scratch."""
-    kept = layer + z.attention + (p * z.head_lanes + f) // (z.slot_vectors * LANES) * z.block * LANES
+    kept = layer + z.attention + (p * z.head_lanes + f) * z.block
     return kept if z.keeps_attention else scratch
 
 
 @inlined
 def distance_of_weights(z: LayoutRecord) -> int:
     """Distance between the attention weights of consecutive queries"""
-    groups = z.head_lanes // (z.slot_vectors * LANES)
-    return (groups if z.keeps_attention else 1) * z.block * LANES
+    return (z.head_lanes if z.keeps_attention else LANES) * z.block
 
 
 @kernel
 def attention_weights(A: Floats, q: int, k: int, row: int, s: int, s_row: int, scratch: int, first: int, queries: int,
-                      vectors: int, width: int, scale: float):  # fmt: skip
+                      width: int, scale: float):  # fmt: skip
     """s[t, j] = softmax_j(scale q_t k_j) over keys j <= first + t, for the queries t of a tile that begins at `first`.
 
     Rows of q and k are `row` apart, rows of s `s_row`; `scratch` has a vector for each query.
     """
     for t in range(queries):
-        score(A, q + t * row, A, k, row, s + t * s_row, scratch + t * LANES, first + t + 1, vectors, width, scale)
+        score(A, q + t * row, A, k, row, s + t * s_row, scratch + t * LANES, first + t + 1, 1, width, scale)
     for t in range(queries):
         exponentiate(A, s + t * s_row, scratch + t * LANES, first + t + 1)
     for t in range(queries):
@@ -107,80 +106,73 @@ def attention(A: Floats, layer: int, begins: Int64s, documents: int, z: LayoutRe
     `layer` is the offset of the layer in A. The attention weights are kept there for the backward pass if the layout
     has space for them; otherwise they go to scratch, and the backward pass computes them again.
     """
-    features, vectors, width = z.head_lanes, z.slot_vectors, z.slot_width
+    features, width = z.head_lanes, z.slot_width
     qkv, out, scale = layer + z.qkv_rows, layer + z.attended, 1.0 / math.sqrt(z.embd / z.heads)
-    row, group, s_row = 3 * features, vectors * LANES, distance_of_weights(z)
+    row, s_row = 3 * features, distance_of_weights(z)
     weights = z.scratch + 2 * QUERY_TILE * LANES
     for d in range(documents):
         begin, end = get(begins, d), get(begins, d + 1)
-        for f in range(0, features, group):
+        for f in range(0, features, LANES):
             keys = qkv + begin * row + features + f
             for p in range(begin, end, QUERY_TILE):
                 queries = min(QUERY_TILE, end - p)
                 s = place_of_weights(layer, p, f, weights, z)
                 attention_weights(
-                    A, qkv + p * row + f, keys, row, s, s_row, z.scratch, p - begin, queries, vectors, width, scale
+                    A, qkv + p * row + f, keys, row, s, s_row, z.scratch, p - begin, queries, width, scale
                 )
                 for t in range(queries):
                     o = out + (p + t) * features + f
-                    mix(A, o, A, keys + features, row, s + t * s_row, p - begin + t + 1, vectors)
+                    mix(A, o, A, keys + features, row, s + t * s_row, p - begin + t + 1, 1)
 
 
 @kernel
 def tile_backward(A: Floats, q: int, dq: int, k: int, dk: int, v: int, row: int, o: int, do: int, o_row: int, s: int,
-                  s_row: int, ds: int, ds_row: int, first: int, queries: int, vectors: int, width: int,
-                  scale: float):  # fmt: skip
+                  s_row: int, ds: int, ds_row: int, first: int, queries: int, width: int, scale: float):  # fmt: skip
     """dq of the queries of a tile, and what they add to dk and dv, where dv = dk + v - k.
 
     ds = s (do v - do o) scale; dq_t = sum_j ds_tj k_j; dk_j += sum_t ds_tj q_t; dv_j += sum_t s_tj do_t.
     """
     for t in range(queries):
-        products = splat(A, 0.0)
-        for i in range(0, vectors * LANES, LANES):
-            products = fma(load(A, do + t * o_row + i), load(A, o + t * o_row + i), products)
-        mean = slot_sum(products, width)
+        gradient = load(A, do + t * o_row)
+        mean = slot_sum(gradient * load(A, o + t * o_row), width)
         for j in range(first + t + 1):
-            gains = splat(A, 0.0)
-            for i in range(0, vectors * LANES, LANES):
-                gains = fma(load(A, do + t * o_row + i), load(A, v + j * row + i), gains)
-            weight = load(A, s + t * s_row + j * LANES)
-            store(A, ds + t * ds_row + j * LANES, weight * (slot_sum(gains, width) - mean) * scale)
-    for i in range(0, vectors * LANES, LANES):
-        for t in range(queries):
-            total = splat(A, 0.0)
-            for j in range(first + t + 1):
-                total = fma(load(A, ds + t * ds_row + j * LANES), load(A, k + j * row + i), total)
-            store(A, dq + t * row + i, total)
-        for j in range(first + queries):
-            key, value = load(A, dk + j * row + i), load(A, dk + v - k + j * row + i)
-            for t in range(max(0, j - first), queries):
-                key = fma(load(A, ds + t * ds_row + j * LANES), load(A, q + t * row + i), key)
-                value = fma(load(A, s + t * s_row + j * LANES), load(A, do + t * o_row + i), value)
-            store(A, dk + j * row + i, key)
-            store(A, dk + v - k + j * row + i, value)
+            gain = slot_sum(gradient * load(A, v + j * row), width)
+            store(A, ds + t * ds_row + j * LANES, load(A, s + t * s_row + j * LANES) * (gain - mean) * scale)
+    for t in range(queries):
+        total = splat(A, 0.0)
+        for j in range(first + t + 1):
+            total = fma(load(A, ds + t * ds_row + j * LANES), load(A, k + j * row), total)
+        store(A, dq + t * row, total)
+    for j in range(first + queries):
+        key, value = load(A, dk + j * row), load(A, dk + v - k + j * row)
+        for t in range(max(0, j - first), queries):
+            key = fma(load(A, ds + t * ds_row + j * LANES), load(A, q + t * row), key)
+            value = fma(load(A, s + t * s_row + j * LANES), load(A, do + t * o_row), value)
+        store(A, dk + j * row, key)
+        store(A, dk + v - k + j * row, value)
 
 
 @kernel
 def attention_backward(A: Floats, layer: int, begins: Int64s, documents: int, z: LayoutRecord):
     """dqkv[p, :] from dattended[p, :], for every position of every document; arguments as in `attention`."""
-    features, vectors, width = z.head_lanes, z.slot_vectors, z.slot_width
+    features, width = z.head_lanes, z.slot_width
     qkv, out, scale = layer + z.qkv_rows, layer + z.attended, 1.0 / math.sqrt(z.embd / z.heads)
     dqkv, dout = z.dqkv, z.dattended
-    row, group, s_row, ds_row = 3 * features, vectors * LANES, distance_of_weights(z), z.block * LANES
+    row, s_row, ds_row = 3 * features, distance_of_weights(z), z.block * LANES
     ds = z.scratch + 2 * QUERY_TILE * LANES
     weights = ds + QUERY_TILE * ds_row
     for p in range(get(begins, 0) * row, get(begins, documents) * row, LANES):
         store(A, dqkv + p, splat(A, 0.0))
     for d in range(documents):
         begin, end = get(begins, d), get(begins, d + 1)
-        for f in range(0, features, group):
+        for f in range(0, features, LANES):
             k, dk = qkv + begin * row + features + f, dqkv + begin * row + features + f
             for p in range(begin, end, QUERY_TILE):
                 queries, first = min(QUERY_TILE, end - p), p - begin
                 q = qkv + p * row + f
                 s = place_of_weights(layer, p, f, weights, z)
                 if not z.keeps_attention:
-                    attention_weights(A, q, k, row, s, s_row, z.scratch, first, queries, vectors, width, scale)
+                    attention_weights(A, q, k, row, s, s_row, z.scratch, first, queries, width, scale)
                 tile_backward(A, q, dqkv + p * row + f, k, dk, k + features, row, out + p * features + f,
-                              dout + p * features + f, features, s, s_row, ds, ds_row, first, queries, vectors,
-                              width, scale)  # fmt: skip
+                              dout + p * features + f, features, s, s_row, ds, ds_row, first, queries, width,
+                              scale)  # fmt: skip

@@ -6,7 +6,7 @@ import numpy as np
 
 from microgpt.engines.base import BulkRequest, Draws
 from microgpt.engines.native.compilation import FloatArray, Floats, Int32Array, Int64Array, Int64s, UInt64, kernel
-from microgpt.engines.native.kv_cache import DecodingBuffers, decode
+from microgpt.engines.native.kv_cache import DecodingBuffers, decode, table_size
 from microgpt.engines.native.layout import LayoutRecord
 from microgpt.engines.native.pointwise import mask_and_max
 from microgpt.engines.native.simd.exp import LOG2_E, exp2
@@ -16,6 +16,7 @@ from microgpt.engines.native.weights import Weights
 from microgpt.errors import NonFiniteError
 
 SLOTS = 64  # texts in progress at once
+LARGEST_TABLE = 1 << 18  # numbers: it fits the caches next to the core
 SMALLEST_TEMPERATURE = 1e-30  # below, only the most likely token has a chance
 BELOW_ONE = 1 - 2.0**-22  # keeps u times the total, rounded to float32, below the total
 UINT = np.uint64
@@ -154,7 +155,9 @@ def draw(weights: Weights, replica: int, request: BulkRequest, slots: int) -> Dr
     count, room = request.count, request.room
     assert len(request.prompt) - 1 + room <= weights.spec.block_size, "prompt and room must fit the block"
     slots, vocab = max(1, min(slots, count)), weights.spec.vocab_size
-    buffers = DecodingBuffers(weights, replica, slots, slots)
+    layout = weights.layout
+    pays = layout.n_layer > 0 and table_size(layout) <= LARGEST_TABLE and count * room > layout.vocab * layout.block
+    buffers = DecodingBuffers(weights, replica, slots, slots, tabulates=pays)
     ids = np.zeros(5 * slots, np.int64)
     drawn, lengths = np.zeros(count * room, np.int32), np.zeros(count, np.int64)
     inverse_temperature, k = 1.0 / max(request.temperature, SMALLEST_TEMPERATURE), min(request.top_k or vocab, vocab)

@@ -31,6 +31,8 @@ from microgpt.model.spec import ModelSpec
 CHUNK_ROWS = 64  # positions computed together: their activations fit the caches next to the core at the usual sizes
 PART_EXAMPLES = 16  # smallest part of a batch
 MAX_PARTS = 8  # of a batch; their gradients are added in this order, whichever thread computed them
+SPLIT_WORK = 2e8  # positions x parameters of a batch from which it is divided into more parts
+SPLIT_POSITIONS = 1024  # of such a part, but a batch has at least two
 SHARED_WORK = 2e7  # tokens x parameters of a step from which it pays to use several threads for one model
 LISTED_INDICES = 1 << 22  # example indices in memory at once
 EVALUATION_PART = 64  # examples whose losses are added before their sum is added to the total
@@ -146,9 +148,17 @@ class NativeEngine:
 
     def is_shared(self, batch_size: int) -> bool:
         """Return whether threads share the batches of one model, which changes the time but no number."""
-        parts = -(-batch_size // part_size(batch_size))
+        parts = -(-batch_size // self.part_size(batch_size))
         tokens = batch_size * self.examples.positions.mean()
         return self.pool is not None and parts > 1 and tokens * self.weights.layout.size > SHARED_WORK
+
+    def part_size(self, batch_size: int) -> int:
+        """Return the number of examples in a part of a batch, which depends on sizes alone, not on threads."""
+        positions = batch_size * self.spec.block_size
+        parts = -(-batch_size // PART_EXAMPLES)
+        if positions * self.weights.layout.size >= SPLIT_WORK:
+            parts = max(parts, 2, positions // SPLIT_POSITIONS)
+        return -(-batch_size // min(parts, batch_size, MAX_PARTS))
 
     def train_models(self, begin: int, end: int, steps: Steps, w: Workspace) -> None:
         """Train the models from `begin` to before `end` in one thread."""
@@ -156,13 +166,13 @@ class NativeEngine:
         train_kernels.train(
             weights.parameters, weights.transposed, self.m, self.v, w.gradient, w.part_gradient, w.activations,
             x.tokens, x.starts, x.ends, self.targets, steps.batches, steps.first, steps.count, steps.batch_size,
-            part_size(steps.batch_size), steps.rates.ravel(), *steps.corrections, steps.losses.ravel(), w.ids,
+            self.part_size(steps.batch_size), steps.rates.ravel(), *steps.corrections, steps.losses.ravel(), w.ids,
             weights.mask, begin, end, weights.record, self.settings,
         )  # fmt: skip
 
     def train_with_all_threads(self, model: int, steps: Steps) -> None:
         """Train one model: threads compute gradients of parts of a batch, which are then added in their order."""
-        weights, batch_size, part = self.weights, steps.batch_size, part_size(steps.batch_size)
+        weights, batch_size, part = self.weights, steps.batch_size, self.part_size(steps.batch_size)
         size, parts = weights.layout.size, -(-batch_size // part)
         gradients = aligned(parts * size, self.dtype)
 
@@ -188,11 +198,35 @@ class NativeEngine:
             steps.losses[model, s] = loss
             if not math.isfinite(loss):
                 return
-            train_kernels.finish_step(
+            finish = partial(self.finish_step, model, steps, s, parts, gradients)
+            finish(train_kernels.ADD)
+            norm = finish(train_kernels.NORM, shares=1) if self.settings.largest_norm < math.inf else 0.0
+            finish(train_kernels.UPDATE, norm)
+            finish(train_kernels.TRANSPOSE)
+
+    def finish_step(
+        self,
+        model: int,
+        steps: Steps,
+        s: int,
+        parts: int,
+        gradients: np.ndarray,
+        phase: int,
+        norm: float = 0.0,
+        shares: int | None = None,
+    ) -> float:
+        """Do a phase of the update after step number s of `steps` (train_kernels.finish_step) in `shares` threads."""
+        weights, size, shares = self.weights, self.weights.layout.size, shares or self.threads
+
+        def compute(share: int, w: Workspace) -> float:
+            return train_kernels.finish_step(
                 weights.parameters, weights.transposed, self.m, self.v, gradients[:size], gradients[size:],
-                self.workspaces[0].activations, parts, steps.first + s, steps.rates[model, s],
-                *(correction[s] for correction in steps.corrections), model, weights.record, self.settings,
+                w.activations, parts, steps.first + s, steps.rates[model, s],
+                *(correction[s] for correction in steps.corrections), model, phase, norm, share, shares,
+                weights.record, self.settings,
             )  # fmt: skip
+
+        return self.run_in_threads([partial(compute, share) for share in range(shares)])[0]
 
     def loss(
         self,
@@ -272,12 +306,6 @@ def shuffled(count: int, rng: random.Random, dtype: str | None) -> np.ndarray:
     shuffle(order, state.words)
     state.store(rng)
     return order
-
-
-def part_size(batch_size: int) -> int:
-    """Return the number of examples in a part of a batch, which depends on nothing else, such as threads."""
-    parts = min(MAX_PARTS, -(-batch_size // PART_EXAMPLES))
-    return -(-batch_size // parts)
 
 
 def contiguous_ranges(numbers: np.ndarray, pieces: int) -> Iterator[tuple[int, int]]:

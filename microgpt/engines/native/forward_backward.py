@@ -21,12 +21,13 @@ Arguments of the kernels; the layout (layout.py) has the offsets and shapes of e
     w, t, s    offsets of a layer in P and G, in T, and in A
 """
 
-from microgpt.engines.native.activations import activate, activate_backward
+from microgpt.engines.native.activations import activate, activate_backward, is_in_place
 from microgpt.engines.native.attention import attention, attention_backward
 from microgpt.engines.native.compilation import Floats, Int64s, kernel
+from microgpt.engines.native.head_attention import head_attention, head_attention_backward
 from microgpt.engines.native.heads import add_up_shared, encode_heads, encode_heads_backward, transpose_shared
 from microgpt.engines.native.layout import LayoutRecord
-from microgpt.engines.native.matmul import linear, linear_backward, transpose
+from microgpt.engines.native.matmul import add_row_of_few, linear, linear_backward, transpose
 from microgpt.engines.native.norms import norm, norm_backward, rmsnorm, rmsnorm_backward
 from microgpt.engines.native.pointwise import (
     add_column_sums,
@@ -42,11 +43,15 @@ from microgpt.engines.native.simd.vector import LANES, splat, store
 
 
 @kernel
-def transpose_weights(P: Floats, T: Floats, z: LayoutRecord):
-    """Write the transposed copies of all matrices that the forward pass multiplies with."""
+def transpose_weights(P: Floats, T: Floats, share: int, shares: int, z: LayoutRecord):
+    """Write the transposed copies of the matrices that the forward pass multiplies with.
+
+    A share has every `shares`-th layer, the last one lm_head too.
+    """
     e, f, ff, v, a = z.embd_lanes, z.hidden_lanes, z.fc1_lanes, z.vocab_lanes, z.head_lanes
-    transpose(P, z.lm_head, e, T, z.t_lm_head, v, v, e)
-    for layer in range(z.n_layer):
+    if share == shares - 1:
+        transpose(P, z.lm_head, e, T, z.t_lm_head, v, v, e)
+    for layer in range(share, z.n_layer, shares):
         w, t = z.layers + layer * z.layer, z.t_layers + layer * z.t_layer
         if z.kv_heads == z.heads:
             transpose(P, w + z.qkv, e, T, t + z.t_qkv, 3 * a, 3 * a, e)
@@ -111,7 +116,10 @@ def project_out_and_mlp(P: Floats, T: Floats, A: Floats, layer: int, rows: int, 
     linear(A, s + z.pre, ff, s + z.norm2, e, z.embd, T, t + z.t_fc1, rows, z.bias)
     activate(A, s + z.act, s + z.pre, f, rows, z.gated, z.activation)
     residual(P, A, following, s + z.mid, vectors + z.fc2_bias, rows, z)
-    linear(A, following, e, s + z.act, f, z.hidden, T, t + z.t_fc2, rows, 1)
+    if rows == 1 and is_in_place(z.activation, z.gated):
+        add_row_of_few(A, following, s + z.act, T, t + z.t_fc2, f, e)
+    else:
+        linear(A, following, e, s + z.act, f, z.hidden, T, t + z.t_fc2, rows, 1)
 
 
 @kernel
@@ -133,7 +141,10 @@ def forward(P: Floats, T: Floats, A: Floats, tokens: Int64s, positions: Int64s, 
     embed_tokens(P, A, tokens, positions, rows, z)
     for layer in range(z.n_layer):
         project_qkv(P, T, A, positions, layer, rows, z)
-        attention(A, layer * z.a_layer, begins, documents, z)
+        if z.slot_width == LANES:
+            head_attention(A, layer * z.a_layer, begins, documents, z)
+        else:
+            attention(A, layer * z.a_layer, begins, documents, z)
         project_out_and_mlp(P, T, A, layer, rows, z)
     output_logits(P, T, A, rows, z)
 
@@ -167,7 +178,10 @@ def backward(P: Floats, G: Floats, A: Floats, tokens: Int64s, positions: Int64s,
         if z.bias:
             add_column_sums(A, z.dx, e, G, vectors + z.wo_bias, e, rows)
         linear_backward(A, z.dattended, s + z.attended, a, z.dx, e, z.embd, P, G, w + z.wo, rows, accumulate)
-        attention_backward(A, s, begins, documents, z)
+        if z.slot_width == LANES:
+            head_attention_backward(A, s, begins, documents, z)
+        else:
+            attention_backward(A, s, begins, documents, z)
         if z.rotations >= 0 or z.qk_norm:
             encode_heads_backward(A, z.dqkv, s + z.qkv_rows, s + z.qk_scale, positions, rows, z)
         if z.kv_heads < z.heads:

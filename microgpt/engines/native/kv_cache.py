@@ -14,7 +14,7 @@ from microgpt.engines.base import Choices
 from microgpt.engines.native.attention import exponentiate, mix, normalize, score
 from microgpt.engines.native.compilation import FloatArray, Floats, Int64Array, Int64s, kernel
 from microgpt.engines.native.forward_backward import embed_tokens, output_logits, project_out_and_mlp, project_qkv
-from microgpt.engines.native.layout import QUERY_TILE, LayoutRecord, layout_of, layout_record
+from microgpt.engines.native.layout import QUERY_TILE, Layout, LayoutRecord, layout_of, layout_record
 from microgpt.engines.native.simd.vector import LANES, get, load, offset, pointer, store
 from microgpt.engines.native.token_choice import choose
 from microgpt.engines.native.weights import Weights, aligned, workspace
@@ -57,15 +57,31 @@ def cached_attention(A: Floats, cache: Floats, layer: int, positions: Int64s, sl
 
 
 @kernel
+def read_table(A: Floats, cache: Floats, tokens: Int64s, positions: Int64s, rows: int, z: LayoutRecord):
+    """x, q, k and v of the first layer, from a table of tokens and positions: they depend on nothing else."""
+    e, qkv = z.embd_lanes, 3 * z.head_lanes
+    for r in range(rows):
+        row = z.table + (get(tokens, r) * z.block + get(positions, r)) * (e + qkv)
+        for i in range(0, e, LANES):
+            store(A, z.x + r * e + i, load(cache, row + i))
+        for i in range(0, qkv, LANES):
+            store(A, z.qkv_rows + r * qkv + i, load(cache, row + e + i))
+
+
+@kernel
 def decode(P: FloatArray, T: FloatArray, A: FloatArray, cache: FloatArray, model: int, ids: Int64Array, stride: int,
            rows: int, z: LayoutRecord):  # fmt: skip
     """Logits of every row, after its token is read. ids are tokens, positions and slots, `stride` apart."""
     p, t, a, kept = pointer(P, model * z.size), pointer(T, model * z.t_size), pointer(A, 0), pointer(cache, 0)
     tokens = pointer(ids, 0)
     positions, slots = offset(tokens, stride), offset(tokens, 2 * stride)
-    embed_tokens(p, a, tokens, positions, rows, z)
+    if z.table >= 0:
+        read_table(a, kept, tokens, positions, rows, z)
+    else:
+        embed_tokens(p, a, tokens, positions, rows, z)
     for layer in range(z.n_layer):
-        project_qkv(p, t, a, positions, layer, rows, z)
+        if layer > 0 or z.table < 0:
+            project_qkv(p, t, a, positions, layer, rows, z)
         store_keys_and_values(a, kept, layer, positions, slots, rows, z)
         cached_attention(a, kept, layer, positions, slots, rows, z)
         project_out_and_mlp(p, t, a, layer, rows, z)
@@ -73,16 +89,24 @@ def decode(P: FloatArray, T: FloatArray, A: FloatArray, cache: FloatArray, model
 
 
 class DecodingBuffers:
-    """A cache of `slots` slots, and the workspace of passes of up to `rows` rows, for one model."""
+    """A cache of `slots` slots, and the workspace of passes of up to `rows` rows, for one model.
 
-    def __init__(self, weights: Weights, replica: int, rows: int, slots: int):
-        layout = layout_of(weights.spec, rows)
-        self.weights, self.replica, self.record = weights, replica, layout_record(layout)
+    With `tabulates`, a table behind the cache holds what the first layer computes from each token and position, with
+    the weights as they are now.
+    """
+
+    def __init__(self, weights: Weights, replica: int, rows: int, slots: int, tabulates: bool = False):
+        self.weights, self.replica, self.layout = weights, replica, layout_of(weights.spec, rows)
+        layout = self.layout
+        size = slots * layout.n_layer * layout.block * 2 * layout.head_lanes
         self.activations = workspace(weights.spec, layout, weights.dtype)
-        self.cache = aligned(slots * layout.n_layer * layout.block * 2 * layout.head_lanes, weights.dtype)
+        self.cache = aligned(size + (table_size(layout) if tabulates else 0), weights.dtype)
+        self.record = layout_record(layout._replace(table=size) if tabulates else layout)
         self.first_logit, self.logit_stride = layout.logits, layout.vocab_lanes
         logits = self.activations[layout.logits : layout.logits + rows * layout.vocab_lanes]
         self.logits = logits.reshape(rows, layout.vocab_lanes)[:, : layout.vocab]
+        if tabulates:
+            self.cache[size:] = first_layer(weights, replica).ravel()
 
     def decode(self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int]) -> np.ndarray:
         """Read a token in each row with the weights as they are now; return logits (rows, V)."""
@@ -90,6 +114,24 @@ class DecodingBuffers:
         w = self.weights
         decode(w.parameters, w.transposed, self.activations, self.cache, self.replica, ids, rows, rows, self.record)
         return self.logits[:rows]
+
+
+def table_size(layout: Layout) -> int:
+    """Return the size of the table of the first layer."""
+    return layout.vocab * layout.block * (layout.embd_lanes + 3 * layout.head_lanes)
+
+
+def first_layer(weights: Weights, replica: int) -> np.ndarray:
+    """Return x, q, k and v of the first layer for each token and position: (vocab * block, lanes of a row)."""
+    buffers = DecodingBuffers(weights, replica, MIN_ROWS, MIN_ROWS)
+    layout, a = buffers.layout, buffers.activations
+    e, qkv, pairs, found = layout.embd_lanes, 3 * layout.head_lanes, np.arange(layout.vocab * layout.block), []
+    for some in np.split(pairs, range(MIN_ROWS, len(pairs), MIN_ROWS)):
+        tokens, positions = np.divmod(some, layout.block)
+        buffers.decode(tokens.tolist(), positions.tolist(), range(len(some)))
+        x, rows = a[layout.x :][: len(some) * e], a[layout.qkv_rows :][: len(some) * qkv]
+        found.append(np.hstack([x.reshape(-1, e), rows.reshape(-1, qkv)]))
+    return np.concatenate(found)
 
 
 class NativeDecoder:

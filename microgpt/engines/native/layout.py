@@ -23,7 +23,7 @@ KINDS = ("gpt", "bigram")  # the kinds of model that forward_backward.py compute
 POSITIONS = {"learned": False, "rope": True, "none": False}  # whether queries and keys are rotated
 NORMS = {"rmsnorm": False, "layernorm": True}  # whether the mean is subtracted
 QUERY_TILE = 16  # queries that attention computes together
-SPARE_ROWS = 4  # behind the rows of a workspace: a matrix product computes up to 3 rows too many (matmul.py)
+SPARE_ROWS = LANES  # behind the rows of a workspace, which products and transposed copies read, or write, too
 KEPT_BLOCK_SIZE = 64  # up to it attention weights, which need memory of its square, are kept for the backward pass
 
 
@@ -38,6 +38,7 @@ class Layout(NamedTuple):
     kv_heads: int  # key/value heads; each serves heads / kv_heads consecutive query heads
     vocab: int
     block: int
+    block_lanes: int
     embd_lanes: int  # the same with padding: a row of the residual stream,
     hidden_lanes: int  # of the MLP,
     vocab_lanes: int  # of the logits,
@@ -98,7 +99,8 @@ class Layout(NamedTuple):
     scale1: int  # (rows,): 1 / rms(x), of the norm before attention
     norm1: int  # (rows, embd_lanes): its output
     qkv_rows: int  # (rows, 3 head_lanes): q, k, v
-    attention: int  # attention weights if they are kept: `block` vectors for each row and group of slots
+    attention: int  # attention weights if they are kept, for each row: `block` vectors for each group of slots, or
+    # block_lanes for each head of whole vectors
     attended: int  # (rows, head_lanes): output of attention before wo
     mid: int  # (rows, embd_lanes): residual stream between attention and MLP
     scale2: int
@@ -120,6 +122,9 @@ class Layout(NamedTuple):
     dattended: int
     sums: int  # (rows,): a number for each row, of the loss or of a sampler
     scratch: int  # of attention, see there
+    turned: int  # of head_attention, see there: (lanes of a head, block_lanes)
+    scores: int  # (block_lanes + SPARE_ROWS, block_lanes)
+    dscores: int
     scale3: int  # of the final norm
     final: int  # (rows, embd_lanes): its output; `last` without one
     unit3: int
@@ -129,6 +134,7 @@ class Layout(NamedTuple):
     rotations: int  # (block, 2, lanes of a slot's vectors): cos and +-sin of rope (heads.py); -1: none
     muon: int  # scratch of muon.py, for three copies of a layer's largest matrix and two squares
     a_size: int
+    table: int = -1  # of the first layer, in the cache of keys and values (kv_cache.py); -1: none
 
 
 # Kernels take a layout as a record: one pointer, with fields by name.
@@ -187,8 +193,9 @@ def layout_of(spec: ModelSpec, rows: int) -> Layout:
     w, has_gain, has_shift = Widths.of(spec, rotates), spec.norm_gain, spec.norm_has_bias
     return Layout(
         n_layer=spec.n_layer, embd=spec.n_embd, hidden=spec.mlp_features, heads=spec.n_head, kv_heads=spec.kv_heads,
-        vocab=spec.vocab_size, block=spec.block_size, embd_lanes=w.embd, hidden_lanes=w.hidden, vocab_lanes=w.vocab,
-        head_lanes=w.heads, kv_lanes=w.kv, fc1_lanes=w.fc1, slot_vectors=w.slot_vectors, slot_width=w.slot_width,
+        vocab=spec.vocab_size, block=spec.block_size, block_lanes=whole(spec.block_size), embd_lanes=w.embd,
+        hidden_lanes=w.hidden, vocab_lanes=w.vocab, head_lanes=w.heads, kv_lanes=w.kv, fc1_lanes=w.fc1,
+        slot_vectors=w.slot_vectors, slot_width=w.slot_width,
         activation=activation, gated=int(spec.gated_mlp), input_rmsnorm=int(spec.input_rmsnorm),
         centered=int(centered), final_norm=int(spec.final_norm), qk_norm=int(spec.qk_norm), bias=int(spec.bias),
         keeps_attention=int(keeps_attention(spec)), norm_eps=spec.norm_eps, logit_softcap=spec.logit_softcap or 0.0,
@@ -238,10 +245,12 @@ def transposed_offsets(spec: ModelSpec, w: Widths) -> dict[str, int]:
 def workspace_offsets(spec: ModelSpec, w: Widths, n: int, in_place: bool, rotates: bool) -> dict[str, int]:
     """Return where the activations and gradients of `n` rows are, and the sizes of all and of a layer's."""
     e, a, block = w.embd, w.heads, spec.block_size
-    units = n * e if w.norm else 0
+    units, has_whole_heads, columns = n * e if w.norm else 0, w.slot_width == LANES, whole(block)
+    kept_weights = a // (w.slot_vectors * LANES) * columns if has_whole_heads else a * block  # of a row
+    square = (columns + SPARE_ROWS) * columns if has_whole_heads else 0
     of_layer, layer = section(
         x=n * e, scale1=n, norm1=n * e, qkv_rows=n * 3 * a,
-        attention=n * (a // w.slot_vectors) * block if keeps_attention(spec) else 0, attended=n * a, mid=n * e,
+        attention=n * kept_weights if keeps_attention(spec) else 0, attended=n * a, mid=n * e,
         scale2=n, norm2=n * e, pre=n * w.fc1, act=0 if in_place else n * w.hidden, unit1=units, unit2=units,
         qk_scale=n * 2 * a // w.slot_vectors if spec.qk_norm else 0,
     )  # fmt: skip
@@ -252,7 +261,8 @@ def workspace_offsets(spec: ModelSpec, w: Widths, n: int, in_place: bool, rotate
     shared, size = section(
         all_layers=spec.n_layer * layer, embedded=n * e, scale0=n, last=n * e, logits=n * w.vocab, dx=n * e,
         dnorm=n * e, dhidden=n * w.fc1, dqkv=n * 3 * a, dattended=n * a, sums=n,
-        scratch=2 * (block + 1) * QUERY_TILE * LANES, scale3=n, final=n * e if spec.final_norm else 0,
+        scratch=2 * (block + 1) * QUERY_TILE * LANES, turned=w.slot_vectors * LANES * columns, scores=square,
+        dscores=square, scale3=n, final=n * e if spec.final_norm else 0,
         unit3=units if spec.final_norm else 0, capped=n * w.vocab if spec.logit_softcap else 0,
         dact=n * w.hidden if spec.gated_mlp else 0, ones=e,
         rotations=block * 2 * w.slot_vectors * LANES if rotates else 0,

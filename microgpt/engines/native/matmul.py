@@ -7,12 +7,24 @@ Rows of Y and W are vectors; X is read number by number with any two strides, so
     gradient of weights   dW[o, :] = sum_p  dy[p, o] x[p, :]       for every output o
 
 without an operation between lanes. The forward product reads a transposed copy of W. A tile keeps rows x vectors of Y
-in registers while k runs.
+in registers while k runs. The order in which an element of Y adds up does not depend on tiles and pieces.
 """
 
 from microgpt.engines.native.compilation import Floats, inlined, kernel
-from microgpt.engines.native.simd.lanes import transpose_block
-from microgpt.engines.native.simd.vector import LANES, fma, load, load_splat, read, registers, splat, store, write
+from microgpt.engines.native.simd.lanes import lowest_bit, nonzero_lanes, transpose_block
+from microgpt.engines.native.simd.vector import (
+    LANES,
+    fma,
+    load,
+    load_splat,
+    on_stack,
+    prefetch,
+    read,
+    registers,
+    splat,
+    store,
+    write,
+)
 
 
 def tile(rows, vectors):
@@ -45,15 +57,19 @@ def panel(vectors, size_1, size_2, size_3, size_4):
     """Make a kernel that computes all rows of `vectors` vectors of Y, in tiles of four heights, the largest first.
 
     The remaining rows take the smallest tile that holds them. size_4 is the smallest that pays: a tile with fewer sums
-    takes as long, since each sum waits for its previous addition.
+    takes as long, since each sum waits for its previous addition. With `ahead` the next tile's part of Y is prefetched.
     """
     tile_1, tile_2, tile_3, tile_4 = (tile(size, vectors) for size in (size_1, size_2, size_3, size_4))
 
     @inlined
     def compute(Y: Floats, y: int, y_row: int, X: Floats, x: int, x_row: int, x_k: int, W: Floats, w: int, w_k: int,
-                rows: int, inner: int, accumulate: int):  # fmt: skip
+                rows: int, inner: int, accumulate: int, ahead: int):  # fmt: skip
         i = 0
         while rows - i > size_2:
+            if ahead:
+                for r in range(i + size_1, min(i + 2 * size_1, rows)):
+                    for j in range(vectors):
+                        prefetch(Y, y + r * y_row + j * LANES)
             tile_1(Y, y + i * y_row, y_row, X, x + i * x_row, x_row, x_k, W, w, w_k, inner, accumulate)
             i += size_1
         y, x = y + i * y_row, x + i * x_row
@@ -67,7 +83,18 @@ def panel(vectors, size_1, size_2, size_3, size_4):
     return compute
 
 
-panel_4, panel_2, panel_1 = panel(4, 4, 3, 2, 1), panel(2, 8, 6, 4, 2), panel(1, 8, 7, 6, 4)
+panel_4, panel_2, panel_1 = panel(4, 6, 4, 3, 2), panel(2, 8, 6, 4, 2), panel(1, 8, 7, 6, 4)
+
+PACKED_ROWS = 32  # from which it pays to copy W, in pieces of PACKED_INNER rows and 4 vectors that stay in the L1 cache
+PACKED_INNER = 128
+
+
+@inlined
+def pack(copied: Floats, W: Floats, w: int, w_k: int, inner: int):
+    """Copy rows of 4 vectors of W, `w_k` apart, one after the other."""
+    for k in range(inner):
+        for j in range(0, 4 * LANES, LANES):
+            store(copied, k * 4 * LANES + j, load(W, w + k * w_k + j))
 
 
 @kernel
@@ -78,15 +105,40 @@ def multiply(Y: Floats, y: int, y_row: int, X: Floats, x: int, x_row: int, x_k: 
     Y begins at y with rows y_row apart; X[i, k] is at x + i * x_row + k * x_k; W begins at w with rows w_k apart. Up to
     3 rows more are computed: behind the last row of X and Y there must be space, with any content.
     """
-    j = 0
+    copied, packs = on_stack(W, 8192), rows >= PACKED_ROWS  # 8192: PACKED_INNER x 4 vectors
+    j, size = 0, PACKED_INNER if packs else inner
     while vectors - j >= 4:
-        panel_4(Y, y + j * LANES, y_row, X, x, x_row, x_k, W, w + j * LANES, w_k, rows, inner, accumulate)
+        for k in range(0, inner, size):
+            some = min(size, inner - k)
+            source, begin, distance = W, w + k * w_k + j * LANES, w_k
+            if packs:
+                pack(copied, W, begin, w_k, some)
+                source, begin, distance = copied, 0, 4 * LANES
+            panel_4(Y, y + j * LANES, y_row, X, x + k * x_k, x_row, x_k, source, begin, distance, rows, some,
+                    accumulate or k > 0, packs)  # fmt: skip
         j += 4
     if vectors - j >= 2:
-        panel_2(Y, y + j * LANES, y_row, X, x, x_row, x_k, W, w + j * LANES, w_k, rows, inner, accumulate)
+        panel_2(Y, y + j * LANES, y_row, X, x, x_row, x_k, W, w + j * LANES, w_k, rows, inner, accumulate, 0)
         j += 2
     if vectors - j >= 1:
-        panel_1(Y, y + j * LANES, y_row, X, x, x_row, x_k, W, w + j * LANES, w_k, rows, inner, accumulate)
+        panel_1(Y, y + j * LANES, y_row, X, x, x_row, x_k, W, w + j * LANES, w_k, rows, inner, accumulate, 0)
+
+
+@kernel
+def add_row_of_few(A: Floats, y: int, x: int, T: Floats, w: int, inner: int, outputs: int):
+    """y[:] += sum_k x[k] W^T[k, :] for one row x with many zeros, such as relu leaves, which are left out.
+
+    Each addition waits for the previous one. The sums are those of `linear`.
+    """
+    for j in range(0, outputs, LANES):
+        total = load(A, y + j)
+        for begin in range(0, inner, LANES):
+            bits = nonzero_lanes(load(A, x + begin))
+            while bits != 0:
+                k = begin + lowest_bit(bits)
+                total = fma(load_splat(A, x + k), load(T, w + k * outputs + j), total)
+                bits &= bits - 1
+        store(A, y + j, total)
 
 
 @kernel

@@ -11,7 +11,7 @@ without a gain and a bias), and `scale`, a number 1 / sqrt(...) for each row. It
 from microgpt.engines.native.compilation import Floats, kernel
 from microgpt.engines.native.layout import LayoutRecord
 from microgpt.engines.native.simd.lanes import horizontal_sum, slot_sum
-from microgpt.engines.native.simd.vector import LANES, fma, load, load_splat, put, splat, sqrt, store
+from microgpt.engines.native.simd.vector import LANES, fma, get, inverse_root, load, load_splat, put, splat, sqrt, store
 
 
 @kernel
@@ -23,7 +23,9 @@ def rmsnorm(A: Floats, y: int, scale: int, x: int, lanes: int, rows: int, featur
         for i in range(p * lanes, (p + 1) * lanes, LANES):
             squares = fma(load(A, x + i), load(A, x + i), squares)
         put(A, scale + p, horizontal_sum(squares))
-    for p in range(0, rows, LANES):  # 16 positions share a division and a square root
+    if rows == 1:  # a single number is quicker than 16
+        put(A, scale, inverse_root(get(A, scale), 1.0 / features, epsilon))
+    for p in range(0, rows if rows > 1 else 0, LANES):  # 16 positions share a division and a square root
         store(A, scale + p, splat(A, 1.0) / sqrt(load(A, scale + p) * (1.0 / features) + epsilon))
     for p in range(rows):
         factor = load_splat(A, scale + p)

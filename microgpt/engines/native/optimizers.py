@@ -11,6 +11,8 @@ and zero moments move nothing.
 Moments whose gradient stays zero, such as those of a unit that never fires, decay until they are subnormal, on which
 processors are several times slower. Every 32 steps such moments become zero: checking all in every step took 4 % of the
 time at batch size 1.
+
+Threads share the update of a large model: each does its share of every stretch of the arrays.
 """
 
 import math
@@ -21,6 +23,7 @@ from microgpt.engines.native.compilation import Floats, kernel
 from microgpt.engines.native.layout import LayoutRecord
 from microgpt.engines.native.muon import muon
 from microgpt.engines.native.optimizer_settings import ADAM, LION, MUON, SGD, SettingsRecord
+from microgpt.engines.native.simd.estimates import has_estimates, reciprocal, square_root
 from microgpt.engines.native.simd.lanes import horizontal_sum
 from microgpt.engines.native.simd.vector import LANES, flush_subnormals, fma, load, splat, sqrt, store, where_positive
 
@@ -33,11 +36,20 @@ def adam(P: Floats, G: Floats, M: Floats, V: Floats, begin: int, end: int, lr: f
          correction2: float, o: SettingsRecord):  # fmt: skip
     """m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2, p -= lr m' / (sqrt(v') + eps)
 
-    with m' = m / correction1 and v' = v / correction2. Two vectors share one division, the slowest instruction of all:
-    a / b = a d / (b d), c / d = c b / (b d).
+    with m' = m / correction1 and v' = v / correction2. In float32 the processor's estimates and a Newton step replace
+    the square root and the division, the slowest instructions of all (simd/estimates.py). Without them two vectors
+    share one division: a / b = a d / (b d), c / d = c b / (b d).
     """
     old1, new1, old2, new2 = splat(P, o.beta1), splat(P, 1 - o.beta1), splat(P, o.beta2), splat(P, 1 - o.beta2)
     rate, inverse2, epsilon = splat(P, lr / correction1), splat(P, 1 / correction2), splat(P, o.eps)
+    if o.eps >= SMALLEST_SHARING and has_estimates(P):
+        for i in range(begin, end, LANES):
+            g = load(G, i)
+            m, v = fma(old1, load(M, i), new1 * g), fma(old2, load(V, i), new2 * (g * g))
+            store(M, i, m)
+            store(V, i, v)
+            store(P, i, load(P, i) - m * rate * reciprocal(square_root(v * inverse2) + epsilon))
+        return
     i = begin
     while o.eps >= SMALLEST_SHARING and i + 2 * LANES <= end:
         j = i + LANES
@@ -89,6 +101,13 @@ def lion(P: Floats, G: Floats, M: Floats, begin: int, end: int, lr: float, o: Se
 
 
 @kernel
+def multiply_by(X: Floats, begin: int, end: int, factor: float):
+    """X *= factor"""
+    for i in range(begin, end, LANES):
+        store(X, i, load(X, i) * factor)
+
+
+@kernel
 def apply(P: Floats, G: Floats, M: Floats, V: Floats, begin: int, end: int, lr: float, correction1: float,
           correction2: float, code: int, o: SettingsRecord):  # fmt: skip
     """Update the parameters from `begin` to before `end` with the optimizer of this code."""
@@ -99,25 +118,21 @@ def apply(P: Floats, G: Floats, M: Floats, V: Floats, begin: int, end: int, lr: 
     elif code == LION:
         lion(P, G, M, begin, end, lr, o)
     else:  # a code without a branch: the next loss is NaN, which ends the run
-        for i in range(begin, end, LANES):
-            store(P, i, load(P, i) * math.nan)
+        multiply_by(P, begin, end, math.nan)
 
 
 @kernel
-def clip(G: Floats, size: int, largest_norm: float):
-    """Scale all gradients together so that their Euclidean norm is at most `largest_norm` (Pascanu et al., 2013)."""
+def gradient_norm(G: Floats, size: int) -> float:
+    """Euclidean norm of all gradients together"""
     squares = splat(G, 0.0)
     for i in range(0, size, LANES):
         squares = fma(load(G, i), load(G, i), squares)
-    norm = math.sqrt(horizontal_sum(squares))
-    if norm > largest_norm:
-        for i in range(0, size, LANES):
-            store(G, i, load(G, i) * (largest_norm / norm))
+    return math.sqrt(horizontal_sum(squares))
 
 
 @kernel
-def flush(M: Floats, size: int):
-    for i in range(0, size, LANES):
+def flush(M: Floats, begin: int, end: int):
+    for i in range(begin, end, LANES):
         store(M, i, flush_subnormals(load(M, i)))
 
 
@@ -127,33 +142,49 @@ def whole_pairs(count):
     return -(-count // (2 * LANES)) * (2 * LANES)
 
 
+@register_jitable
+def share_of(begin, end, share, shares):
+    """Return where share number `share` of a stretch of the arrays begins and ends, in whole pairs of vectors."""
+    pairs = (end - begin) // (2 * LANES)
+    first, last = begin + pairs * share // shares * 2 * LANES, begin + pairs * (share + 1) // shares * 2 * LANES
+    return first, end if share == shares - 1 else last
+
+
 @kernel
 def update(P: Floats, G: Floats, M: Floats, V: Floats, A: Floats, step: int, lr: float, correction1: float,
-           correction2: float, o: SettingsRecord, z: LayoutRecord):  # fmt: skip
-    """Clip, decay and update all parameters of a model in step number `step`, counted from 0; A is scratch."""
-    if o.largest_norm < math.inf:
-        clip(G, z.size, o.largest_norm)
-    if o.decay > 0:
-        keep = splat(P, 1 - lr * o.decay)
-        for i in range(z.decayed, z.size, LANES):
-            store(P, i, load(P, i) * keep)
-    code, rate = o.code, lr
+           correction2: float, norm: float, share: int, shares: int, o: SettingsRecord, z: LayoutRecord):  # fmt: skip
+    """Clip, decay and update a share of a model's parameters in step number `step`, counted from 0; A is scratch.
+
+    Clipping scales all gradients together so that their norm, which is `norm`, is at most o.largest_norm (Pascanu et
+    al., 2013).
+    """
+    code, rate, e, flushes = o.code, lr, z.embd_lanes, step % FLUSHING_INTERVAL == FLUSHING_INTERVAL - 1
     if o.code == MUON:  # of what is not a matrix of the blocks
         code, rate = ADAM, lr * o.adam_lr_ratio
-    # Without the rows of zeros behind the vocabulary: with 27 characters they would be 4 % of the parameters.
-    table, positions = whole_pairs(z.vocab * z.embd_lanes), whole_pairs(z.block * z.embd_lanes)
-    apply(P, G, M, V, z.wte, z.wte + table, rate, correction1, correction2, code, o)
-    if z.wpe >= 0:
-        apply(P, G, M, V, z.wpe, z.wpe + positions, rate, correction1, correction2, code, o)
-    if z.layer_vectors < z.decayed:
-        apply(P, G, M, V, z.layer_vectors, z.decayed, rate, correction1, correction2, code, o)
-    if z.lm_head != z.wte:
-        apply(P, G, M, V, z.lm_head, z.lm_head + table, rate, correction1, correction2, code, o)
-    if o.code == MUON:
-        muon(P, G, M, A, lr, o, z)
-    else:
-        apply(P, G, M, V, z.layers, z.size, lr, correction1, correction2, code, o)
-    if step % FLUSHING_INTERVAL == FLUSHING_INTERVAL - 1:
-        flush(M, z.size)
-        if o.moments == 2:
-            flush(V, z.size)
+    for stretch in range(5):
+        # Without the rows of zeros behind the vocabulary: with 27 characters they would be 4 % of the parameters.
+        begin, end = z.wte, z.wte + whole_pairs(z.vocab * e)
+        if stretch == 1:
+            begin, end = z.wpe, z.wpe + whole_pairs(z.block * e) if z.wpe >= 0 else z.wpe
+        elif stretch == 2:
+            begin, end = z.layer_vectors, z.decayed
+        elif stretch == 3:
+            begin, end = z.lm_head, z.lm_head + whole_pairs(z.vocab * e) if z.lm_head != z.wte else z.lm_head
+        elif stretch == 4:
+            begin, end = z.layers, z.size
+        if stretch < 4 or o.code != MUON:
+            begin, end = share_of(begin, end, share, shares)
+        elif share > 0:  # the first share has all matrices
+            break
+        if norm > o.largest_norm:
+            multiply_by(G, begin, end, o.largest_norm / norm)
+        if o.decay > 0 and stretch >= 3:
+            multiply_by(P, begin, end, 1 - lr * o.decay)
+        if stretch < 4 or o.code != MUON:
+            apply(P, G, M, V, begin, end, rate, correction1, correction2, code, o)
+        else:
+            muon(P, G, M, A, lr, o, z)
+        if flushes:
+            flush(M, begin, end)
+            if o.moments == 2:
+                flush(V, begin, end)

@@ -29,9 +29,11 @@ from microgpt.engines.native.compilation import (
 from microgpt.engines.native.forward_backward import backward, forward, transpose_weights
 from microgpt.engines.native.layout import LayoutRecord
 from microgpt.engines.native.optimizer_settings import SettingsRecord
-from microgpt.engines.native.optimizers import update
+from microgpt.engines.native.optimizers import gradient_norm, share_of, update
 from microgpt.engines.native.pointwise import cross_entropy
 from microgpt.engines.native.simd.vector import LANES, get, load, offset, pointer, prefetch, put, store
+
+ADD, NORM, UPDATE, TRANSPOSE = range(4)  # the phases of `finish_step`
 
 
 @kernel
@@ -82,9 +84,9 @@ def part_loss(P: Floats, T: Floats, G: Floats, A: Floats, tokens: Int32s, starts
 
 
 @kernel
-def add(G: Floats, H: Floats, size: int):
-    """G += H"""
-    for i in range(0, size, LANES):
+def add(G: Floats, H: Floats, begin: int, end: int):
+    """G += H, from `begin` to before `end`"""
+    for i in range(begin, end, LANES):
         store(G, i, load(G, i) + load(H, i))
 
 
@@ -144,21 +146,22 @@ def train(P: FloatArray, T: FloatArray, M: FloatArray, V: FloatArray, G: FloatAr
                 loss += part_loss(p, t, g if begin == first else h, a, tokens, starts, ends, batches, begin, end,
                                   1.0 / count, ids, mask, z)  # fmt: skip
                 if begin > first:
-                    add(g, h, z.size)
+                    add(g, h, 0, z.size)
             loss /= count
             losses[model * steps + step] = loss
             if not math.isfinite(loss):
                 break
             lr = rates[model * steps + step]
-            update(p, g, m, v, a, first_step + step, lr, corrections1[step], corrections2[step], o, z)
-            transpose_weights(p, t, z)
+            norm = gradient_norm(g, z.size) if o.largest_norm < math.inf else 0.0
+            update(p, g, m, v, a, first_step + step, lr, corrections1[step], corrections2[step], norm, 0, 1, o, z)
+            transpose_weights(p, t, 0, 1, z)
 
 
 @kernel
 def prepare(P: FloatArray, T: FloatArray, begin_model: int, end_model: int, z: LayoutRecord):
     """Write the transposed copies of the models from begin_model to before end_model."""
     for model in range(begin_model, end_model):
-        transpose_weights(pointer(P, model * z.size), pointer(T, model * z.t_size), z)
+        transpose_weights(pointer(P, model * z.size), pointer(T, model * z.t_size), 0, 1, z)
 
 
 @kernel
@@ -176,11 +179,23 @@ def loss(P: FloatArray, T: FloatArray, G: FloatArray, A: FloatArray, tokens: Int
 @kernel
 def finish_step(P: FloatArray, T: FloatArray, M: FloatArray, V: FloatArray, G: FloatArray, H: FloatArray,
                 A: FloatArray, parts: int, step: int, lr: float, correction1: float, correction2: float, model: int,
-                z: LayoutRecord, o: SettingsRecord):  # fmt: skip
-    """Add the gradients of the other parts of a batch (H, one after the other) to G, and update one model."""
-    for part in range(parts - 1):
-        add(pointer(G, 0), pointer(H, part * z.size), z.size)
-    p, t = pointer(P, model * z.size), pointer(T, model * z.t_size)
-    m, v = pointer(M, model * z.size), pointer(V, model * z.size)
-    update(p, pointer(G, 0), m, v, pointer(A, 0), step, lr, correction1, correction2, o, z)
-    transpose_weights(p, t, z)
+                phase: int, norm: float, share: int, shares: int, z: LayoutRecord,
+                o: SettingsRecord) -> float:  # fmt: skip
+    """Do a share of what follows the gradients of a batch's parts, in one of four phases.
+
+    ADD the gradients of the other parts (H, one after the other) to G; return their NORM, in one share; UPDATE the
+    parameters; TRANSPOSE the matrices. All shares of a phase end before the next begins.
+    """
+    g, p, t = pointer(G, 0), pointer(P, model * z.size), pointer(T, model * z.t_size)
+    if phase == ADD:
+        begin, end = share_of(0, z.size, share, shares)
+        for part in range(parts - 1):
+            add(g, pointer(H, part * z.size), begin, end)
+    elif phase == NORM:
+        return gradient_norm(g, z.size)
+    elif phase == UPDATE:
+        m, v = pointer(M, model * z.size), pointer(V, model * z.size)
+        update(p, g, m, v, pointer(A, 0), step, lr, correction1, correction2, norm, share, shares, o, z)
+    else:
+        transpose_weights(p, t, share, shares, z)
+    return 0.0

@@ -13,12 +13,12 @@ EXP2_COEFFICIENTS = (
     0.6931472057372168, 1.0,
 )  # fmt: skip
 ROUNDING = 1.5 * 2**23  # x + ROUNDING in float32 has the nearest integer of x in its low bits
-SMALLEST_EXPONENT = -125.0  # 2^x below it is not a normal float32
+SMALLEST_EXPONENT = -100.0  # 2^x below it counts as 0: products with it could be subnormal, which takes 100 cycles each
 
 
 @instruction(same)
 def exp2(builder, argument_types, x):
-    """2^x for x <= 0; at most 2^-125 below -125; NaN propagates.
+    """2^x for x <= 0; in float32 0 below -100; NaN propagates.
 
     float32: x = n + r with an integer n; 2^x is the polynomial of r with n added to its exponent, with an error of less
     than one unit in the last place (relative 8e-8). float64: the C library's exp2, lane by lane.
@@ -27,11 +27,13 @@ def exp2(builder, argument_types, x):
     if vector.dtype == types.float64:
         return call(builder, "exp2", vector, x)
     least = constant(vector, SMALLEST_EXPONENT)
-    x = builder.select(builder.fcmp_ordered("<", x, least), least, x)
+    vanishes = builder.fcmp_ordered("<", x, least)
+    x = builder.select(vanishes, least, x)
     rounded = builder.fadd(x, constant(vector, ROUNDING))
     r = builder.fsub(x, builder.fsub(rounded, constant(vector, ROUNDING)))
     p = constant(vector, EXP2_COEFFICIENTS[0])
     for coefficient in EXP2_COEFFICIENTS[1:]:
         p = call(builder, "fmuladd", vector, p, r, constant(vector, coefficient))
     n = builder.shl(builder.bitcast(rounded, INT32_VECTOR), ir.Constant(INT32_VECTOR, [23] * LANES))
-    return builder.bitcast(builder.add(builder.bitcast(p, INT32_VECTOR), n), vector.llvm)
+    power = builder.bitcast(builder.add(builder.bitcast(p, INT32_VECTOR), n), vector.llvm)
+    return builder.select(vanishes, constant(vector, 0.0), power)

@@ -10,7 +10,9 @@ from microgpt.engines.native.simd.vector import (
     INT64,
     LANES,
     MASK,
+    broadcast,
     constant,
+    convert,
     instruction,
     maximum,
     nothing,
@@ -36,6 +38,15 @@ def shift(builder, argument_types, x, distance):
 def lane(builder, argument_types, x, number):
     """One lane (a literal number) as a scalar"""
     return builder.extract_element(x, INT32(number))
+
+
+@instruction(same)
+def keep_first(builder, argument_types, x, count, other):
+    """The first `count` lanes of x, and `other`, a scalar, in the following ones"""
+    (vector, _, number), integers = argument_types, ir.VectorType(INT64, LANES)
+    counts = broadcast(builder, integers, count)
+    is_kept = builder.icmp_signed("<", ir.Constant(integers, list(range(LANES))), counts)
+    return builder.select(is_kept, x, broadcast(builder, vector.llvm, convert(builder, other, number, vector.dtype)))
 
 
 @register_jitable
@@ -75,6 +86,18 @@ def prefix_sum(x):
 def count_at_most(builder, argument_types, x, y):
     """Number of lanes with x <= y"""
     return builder.zext(builder.ctpop(builder.bitcast(builder.fcmp_ordered("<=", x, y), MASK)), INT64)
+
+
+@instruction(lambda x: types.int64)
+def nonzero_lanes(builder, argument_types, x):
+    """A bit for each lane, 1 where x is not 0"""
+    return builder.zext(builder.bitcast(builder.fcmp_unordered("!=", x, constant(argument_types[0], 0.0)), MASK), INT64)
+
+
+@instruction(lambda bits: types.int64)
+def lowest_bit(builder, argument_types, bits):
+    """Number of the lowest bit that is 1"""
+    return builder.cttz(bits, ir.Constant(ir.IntType(1), 1))
 
 
 @instruction(nothing)

@@ -110,8 +110,8 @@ def constant(vector, number):
 
 
 def broadcast(builder, vector, number):
-    """Return a vector with a scalar of its element type in all lanes."""
-    undefined = ir.Constant(vector.llvm, ir.Undefined)
+    """Return a vector of an LLVM type with a scalar of its element type in all lanes."""
+    undefined = ir.Constant(vector, ir.Undefined)
     lane_0 = builder.insert_element(undefined, number, INT32(0))
     return builder.shuffle_vector(lane_0, undefined, ir.Constant(INT32_VECTOR, [0] * LANES))
 
@@ -207,13 +207,13 @@ def prefetch(builder, argument_types, pointer, index):
 def splat(builder, argument_types, like, number):
     """`number` in all lanes; `like` is a pointer or a vector with the element type."""
     dtype = argument_types[0].dtype
-    return broadcast(builder, VectorType(dtype), convert(builder, number, argument_types[1], dtype))
+    return broadcast(builder, VectorType(dtype).llvm, convert(builder, number, argument_types[1], dtype))
 
 
 @instruction(vector_of)
 def load_splat(builder, argument_types, pointer, index):
     """pointer[index] in all lanes"""
-    return broadcast(builder, vector_of(*argument_types), builder.load(element(builder, pointer, index)))
+    return broadcast(builder, vector_of(*argument_types).llvm, builder.load(element(builder, pointer, index)))
 
 
 @instruction(lambda pointer, count: RegistersType(VectorType(pointer.dtype)), literal=True)
@@ -234,6 +234,16 @@ def read(builder, argument_types, block, index):
 def write(builder, argument_types, block, index, value):
     """registers[index] = value"""
     builder.store(value, element(builder, block, index))
+
+
+@instruction(lambda like, count: types.CPointer(like.dtype), literal=True)
+def on_stack(builder, argument_types, like, count):
+    """Pointer to `count` (a literal) numbers of the pointer's element type, with undefined content"""
+    number = FLOATS[argument_types[0].dtype.name]
+    with builder.goto_entry_block():
+        block = builder.alloca(ir.ArrayType(number, count))  # cgutils.alloca_once would write zeros
+    block.align = 64  # bytes: a cache line
+    return builder.bitcast(block, number.as_pointer())
 
 
 # Arithmetic
@@ -294,3 +304,15 @@ def flush_subnormals(builder, argument_types, x):
 @instruction(same)
 def sqrt(builder, argument_types, x):
     return call(builder, "sqrt", argument_types[0], x)
+
+
+@instruction(same)
+def inverse_root(builder, argument_types, x, factor, addend):
+    """1 / sqrt(x factor + addend) of a scalar, rounded as in the lanes of a vector of its type"""
+    dtype, factor_type, addend_type = argument_types
+    factor, addend = convert(builder, factor, factor_type, dtype), convert(builder, addend, addend_type, dtype)
+    number = FLOATS[dtype.name]
+    name = f"llvm.sqrt.f{dtype.bitwidth}"
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(number, [number]), name)
+    root = builder.call(function, [builder.fadd(builder.fmul(x, factor), addend)])
+    return builder.fdiv(ir.Constant(number, 1.0), root)
