@@ -39,6 +39,7 @@ PLACE = re.compile(r"path/to/([\w.-]+)")
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 LIBRARIES = ("numpy", "numba", "torch")
 BUSY = 1.0  # load average from which the page says that the machine was not idle
+DURATIONS = ("seconds", "cpu_seconds")
 Result = dict[str, Any]  # of a part, as in its JSON file
 
 
@@ -64,7 +65,7 @@ def argv_of(command: str, values: dict[str, str]) -> tuple[list[str], list[str]]
 def run(argv: list[str], command: str, kept: str) -> Result:
     """Run a command in an empty folder; return the lines of its standard output that are kept, and its duration."""
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), cpu_of_children()
         done = subprocess.run(argv, cwd=folder, stdout=subprocess.PIPE, text=True, check=False)
         seconds = time.perf_counter() - start
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file() and not path.is_symlink())
@@ -72,7 +73,15 @@ def run(argv: list[str], command: str, kept: str) -> Result:
     if argv[1] == "-m":
         lines += [f"wall time {seconds:.1f} s", f"files written: {size / 1e6:.1f} MB"]
     output = "\n".join(line for line in lines if re.search(kept, line))
-    return {"command": command, "seconds": round(seconds, 1), "exit_code": done.returncode, "output": output}
+    return {
+        "command": command, "seconds": round(seconds, 1), "cpu_seconds": round(cpu_of_children() - cpu, 1),
+        "exit_code": done.returncode, "output": output,
+    }  # fmt: skip
+
+
+def cpu_of_children() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def measure(part: Part, values: dict[str, str]) -> Result:
@@ -126,11 +135,16 @@ def figure_of(goal: Goal, output: str) -> str:
     return found[1] if found else ""
 
 
-def verdict(goal: Goal, figure: str) -> str:
+def verdict(goal: Goal, figure: str, load: float) -> str:
     if not figure:
         return "not measured"
     value = float(figure.replace(",", ""))
-    return "met" if (value >= goal.limit if goal.at_least else value <= goal.limit) else "**missed**"
+    is_met = value >= goal.limit if goal.at_least else value <= goal.limit
+    return ("met" if is_met else "**missed**") + (", beside other programs" if load >= BUSY else "")
+
+
+def total(result: Result, duration: str) -> float:
+    return sum(run.get(duration, 0) for run in result["runs"])
 
 
 def output_of(result: Result) -> str:
@@ -138,12 +152,12 @@ def output_of(result: Result) -> str:
 
 
 def goals_table(results: dict[str, Result]) -> str:
-    rows = [
-        [part.title, goal.about, figure, verdict(goal, figure)]
-        for part in PARTS
-        for goal in part.goals
-        for figure in [figure_of(goal, output_of(results[part.name])) if part.name in results else ""]
-    ]
+    rows = []
+    for part in PARTS:
+        result = results.get(part.name, {"runs": [], "load_before": 0.0})
+        for goal in part.goals:
+            figure = figure_of(goal, output_of(result))
+            rows.append([part.title, goal.about, figure, verdict(goal, figure, result["load_before"])])
     return harness.table(["part", "goal", "measured", ""], rows)
 
 
@@ -163,8 +177,7 @@ def section(part: Part, result: Result | None) -> str:
         shown.append(blocks(run["output"]))
         if run["exit_code"]:
             shown.append(f"`{run['command']}` failed with exit code {run['exit_code']}.")
-    took = sum(run["seconds"] for run in result["runs"])
-    measured = f"Measured on {result['date']} at commit {result['commit']} in {took:.0f} s"
+    measured = f"Measured on {result['date']} at commit {result['commit']} in {total(result, 'seconds'):.0f} s"
     load = result["load_before"]
     busy = f" Other programs ran beside it (load average {load}): the times are too long." if load >= BUSY else ""
     return "\n\n".join([head, *shown, f"{measured} on {result['machine']}.{busy}"])
@@ -190,7 +203,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = harness.parser(__doc__)
     parser.add_argument("--with", dest="given", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--only", type=harness.one_of([*names, "none"]), default=names, metavar="PARTS")
-    parser.add_argument("--list", action="store_true", help="print the parts, their last duration, their commands")
+    parser.add_argument("--list", action="store_true", help="print the parts, how long each took, and their commands")
     parser.add_argument("--fresh", action="store_true", help="measure parts again that this commit has measured")
     parser.add_argument("--write", action="store_true", help="replace docs/performance.json and docs/performance.md")
     parser.add_argument("--results-dir", type=Path, default=Path("results/figures"))
@@ -219,9 +232,10 @@ def main(arguments: list[str] | None = None) -> int:
         if (file := parsed.results_dir / f"{part.name}.json").exists():
             results[part.name] = json.loads(file.read_text())
     if parsed.list:
+        print(f"{'':16}{'seconds':>8}{'CPU':>8}")
         for part in PARTS:
-            took = sum(run["seconds"] for run in results[part.name]["runs"]) if part.name in results else 0
-            print(f"{part.name:16}{took or '':>8} {'s' if took else ' '}  {part.title}")
+            took = [f"{total(results[part.name], key):.0f}" for key in DURATIONS] if part.name in results else ["", ""]
+            print(f"{part.name:16}{took[0]:>8}{took[1]:>8}  {part.title}")
             print("".join(f"    {command}\n" for command in part.commands), end="")
         return 0
     parsed.results_dir.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "performance.md").write_text(PAGE)
     monkeypatch.setattr(script, "PARTS", parts)
+    monkeypatch.setattr(script.os, "getloadavg", lambda: (0.0, 0.0, 0.0))
     monkeypatch.setattr(script, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
     return script
