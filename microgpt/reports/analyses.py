@@ -5,12 +5,13 @@ None if nothing is drawn. It returns None for a family that it does not apply to
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from microgpt.reports.budgets import Reader
 from microgpt.reports.effect_report import effects_analysis
 from microgpt.reports.families import Family
 from microgpt.reports.ladder import ladder_analysis
-from microgpt.reports.learning_rates import learning_rate_analysis
+from microgpt.reports.learning_rates import LR, learning_rate_analysis
 from microgpt.reports.planned import planned_analysis
 from microgpt.reports.plans import Plan, plan_of
 from microgpt.reports.precision import precision_analysis
@@ -26,6 +27,7 @@ ANALYSES: dict[str, Callable[[Family, Plan, Reader | None], Analysis | None]] = 
     "effects": effects_analysis,
     "precision": precision_analysis,
 }
+SETTLED = {"learning_rate": (LR,)}  # an analysis -> keys of which the best values count in those after it
 REPLACED = {"ladder": "effects"}  # an analysis -> the one that it replaces in the families that it applies to
 
 
@@ -38,6 +40,7 @@ def analysed(family: Family, read: Reader | None) -> dict[str, Analysis]:
             analysis = analyse(family, plan, read)
             if analysis is not None:
                 found[name] = analysis
+                plan = replace(plan, nuisance=(*plan.nuisance, *SETTLED.get(name, ())))
     return found
 
 

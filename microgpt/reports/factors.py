@@ -159,16 +159,19 @@ def best_of(variants: Sequence[Variant], samples: Samples) -> tuple[Variant, Sam
     """Return the best of variants that differ in a nuisance only, and its values on seeds that did not choose it.
 
     These are the seeds that it alone was run with; if there are none, half of the seeds choose and the others count.
+    A variant with fewer completed runs than another is not the best then.
     """
     seeds = {one.name: set(samples[one.name]) for one in variants}
     alone = {
         name: own.difference(*(other for rival, other in seeds.items() if rival != name)) for name, own in seeds.items()
     }
     chosen = max(variants, key=lambda one: len(alone[one.name]))
-    if not alone[chosen.name]:
-        shared = sorted(set.intersection(*seeds.values()))
+    if len(alone[chosen.name]) <= max(one.failed + one.unfinished for one in variants if one is not chosen):
+        most = max(map(len, seeds.values()))
+        candidates = [one for one in variants if len(seeds[one.name]) == most]
+        shared = sorted(set.intersection(*(seeds[one.name] for one in candidates)))
         choosing = shared[::2] or shared
-        chosen = min(variants, key=lambda one: sum(samples[one.name][seed] for seed in choosing))
+        chosen = min(candidates, key=lambda one: sum(samples[one.name][seed] for seed in choosing))
         alone[chosen.name] = set(shared[1::2]) or seeds[chosen.name]
     return chosen, {seed: value for seed, value in samples[chosen.name].items() if seed in alone[chosen.name]}
 

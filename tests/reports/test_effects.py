@@ -245,3 +245,18 @@ def test_a_nuisance_is_no_factor_and_is_chosen_on_other_seeds(tmp_path: Path):
         assert [list(cell.sample) for cell in found.cells] == [seeds] * 2
         assert {cell.variant.settings["optim.lr"] for cell in found.cells} == {0.01, 0.001}
         assert any("best on other seeds" in remark for remark in found.remarks)
+
+
+def test_a_nuisance_with_failed_runs_is_not_chosen(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    for bias in (False, True):
+        for rate, loss in ((0.01, 2.0), (0.02, 2.1), (0.04, 1.9)):
+            for seed in range(8):
+                failed = rate == 0.04 and seed > 1
+                status = "failed" if failed else "completed"
+                value = None if failed else loss + 0.01 * seed
+                sweep.add(seed, value, status=status, model__bias=bias, optim__lr=rate)
+    found = design_of(family_of(sweep.rows), nuisance=["optim.lr"])
+    assert found is not None
+    assert [cell.variant.settings["optim.lr"] for cell in found.cells] == [0.01, 0.01]
+    assert [sorted(cell.sample) for cell in found.cells] == [[1, 3, 5, 7]] * 2
