@@ -24,7 +24,6 @@ from microgpt.reports.plot_style import png, skip_if_failing
 from microgpt.reports.records import Collected, read_rows, swept_keys
 from microgpt.reports.report import Report, Section
 from microgpt.reports.sections import family_reports, page_report
-from microgpt.reports.settings import comparison_key
 from microgpt.reports.terminal import ablations_text, runs_text, settings_text, sweep_family, terminal_width
 
 RENDERERS = {"report.html": html, "report.md": markdown, "report.json": json_text}  # of the same report
@@ -88,9 +87,9 @@ def write_ablations(ablations: Sequence[tuple[Family, Section]], stem: Path) -> 
 def write_rows(rows: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
     """Write rows of equal keys as CSV, with lists and the configuration as JSON, and as JSON Lines."""
     table = io.StringIO()
-    writer = csv.DictWriter(table, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(rows[0])
+    writer.writerows(map(csv_cell, row.values()) for row in rows)
     csv_file, jsonl_file = Path(f"{stem}.csv"), Path(f"{stem}.jsonl")
     write_atomically(csv_file, table.getvalue())
     write_atomically(jsonl_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -130,7 +129,7 @@ def collect_and_print(folders: Sequence[Path], results_dir: Path, sweep: Path | 
     if sweep and jobs:
         variants: dict[str, set[str]] = {}  # of each comparison
         for row in jobs:
-            variants.setdefault(comparison_key(row.settings), set()).add(row.variant)
+            variants.setdefault(row.shared.comparison_key, set()).add(row.variant)
         ablations = [section for section in ablations if len(variants.get(section.comparison, ())) > 1]
         if len(variants) > 1 or not ablations:  # the table of an ablation has a line for each setting too
             print(settings_text(sweep_family(jobs, sweep.name), width))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from microgpt.reports.statistics import summary
+from microgpt.reports.power import critical_t
 from microgpt.runs.folders import HISTORY
 from microgpt.runs.history import History
 
@@ -52,10 +52,12 @@ def read_curve(folder: Path, steps_per_sec: float | None = None) -> Curve:
         lines = History(folder / HISTORY).lines()
     except OSError:
         lines = []
-    table = np.array([[number(line.get(name)) for name in COLUMNS] for line in lines]).reshape(-1, len(COLUMNS))
-    table = table[np.isfinite(table[:, 0])]
-    table = table[np.argsort(table[:, 0], kind="stable")]
-    return Curve(*table.T, steps_per_sec=steps_per_sec)
+    table = np.array([number(line.get(name)) for name in COLUMNS for line in lines]).reshape(len(COLUMNS), -1)
+    steps = table[0]
+    if not np.all(np.diff(steps) > 0):  # also if one is not a number
+        table = table[:, np.isfinite(steps)]
+        table = table[:, np.argsort(table[0], kind="stable")]
+    return Curve(*table, steps_per_sec=steps_per_sec)
 
 
 def number(value: Any) -> float:
@@ -71,7 +73,8 @@ def over_runs(curves: Sequence[Curve], loss: Loss, x: str = "step") -> Band | No
     steps = [curve.step[rows] for curve, rows in zip(curves, known, strict=True)]
     if not steps:
         return None
-    common = reduce(np.intersect1d, steps[1:], np.unique(steps[0]))
+    different = list({one.tobytes(): one for one in steps}.values())
+    common = reduce(np.intersect1d, different[1:], np.unique(different[0]))
     if not len(common):
         return None
     if len(common) > MOST_POINTS:
@@ -83,7 +86,8 @@ def over_runs(curves: Sequence[Curve], loss: Loss, x: str = "step") -> Band | No
             for curve, rows, own in zip(curves, known, steps, strict=True)
         ])  # fmt: skip
 
-    means = [summary(losses) for losses in at_common(loss).T.tolist()]
-    ends = [(one.interval.low, one.interval.high) if one.interval else (np.nan, np.nan) for one in means]
-    low, high = np.array(ends).T
-    return Band(at_common(x).mean(axis=0), np.array([one.mean for one in means]), low, high, len(curves))
+    losses = at_common(loss)
+    mean, half = losses.mean(axis=0), np.full(len(common), np.nan)
+    if len(curves) > 1:
+        half = critical_t(len(curves) - 1) * losses.std(axis=0, ddof=1) / np.sqrt(len(curves))
+    return Band(at_common(x).mean(axis=0), mean, mean - half, mean + half, len(curves))

@@ -15,7 +15,6 @@ from microgpt.reports.comparability import comparable_groups
 from microgpt.reports.records import Row, is_finite, variant_name
 from microgpt.reports.settings import (
     TOGGLES,
-    comparison_key,
     defaults_among,
     differing_keys,
     label,
@@ -136,7 +135,7 @@ def ablation_groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Return by comparison key the groups in which all four variants have completed runs, completed runs first."""
     groups: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: not row.is_completed):
-        groups.setdefault(comparison_key(row.settings), []).append(row)
+        groups.setdefault(row.shared.comparison_key, []).append(row)
     completed = {key: {row.variant for row in members if row.is_completed} for key, members in groups.items()}
     return {key: members for key, members in groups.items() if completed[key] == set(ABLATION)}
 

@@ -45,9 +45,12 @@ class Plan:
         return self == Plan()
 
 
+NONE = Plan()
+
+
 def plan_of(configs: Sequence[Mapping[str, Any]]) -> Plan:
     """Return the plan of a family's runs, oldest first: the newest one, with a remark if other runs have another."""
-    plans = [recorded(config.get("report")) for config in configs]
+    plans = [recorded(config.get("report")) if config.get("report") else NONE for config in configs]
     if not plans:
         return Plan()
     newest = plans[-1]

@@ -149,5 +149,8 @@ def png(figure: "Figure") -> bytes:
     """Return the figure as a PNG on white: the same bytes for the same figure."""
     file = io.BytesIO()
     with plot_style():
-        figure.savefig(file, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
+        figure.savefig(
+            file, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None},
+            pil_kwargs={"compress_level": 3},
+        )  # fmt: skip
     return file.getvalue()

@@ -6,8 +6,8 @@ Configurations are plain dictionaries, as run.json has them.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from functools import cache
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 from microgpt.config.identity import settings_with, training_settings
@@ -23,20 +23,42 @@ LONGEST_VALUE = 40  # characters of a value in a label
 Settings = dict[str, Any]  # {"model.n_embd": 16, ...}
 
 
-def settings_of(config: Mapping[str, Any], backend: str | None, data_sha256: str | None) -> Settings:
-    """Return everything that affects training, except the seed."""
-    found = training_settings(config)
-    found.pop("seed", None)
-    if backend in SAME_WITH_ANY_THREADS:
-        found.pop("backend.threads", None)
-    return {**found, DATA: data_sha256}
+@dataclass(frozen=True)
+class SharedSettings:
+    """The settings of all runs that differ in the seed only; one object for all of them, which nobody changes."""
+
+    config_text: str  # the configuration without the seed, as JSON
+    backend: str | None
+    data_sha256: str | None
+
+    @cached_property
+    def training(self) -> Settings:
+        """Everything that affects training, except the seed."""
+        found = training_settings(json.loads(self.config_text))
+        if self.backend in SAME_WITH_ANY_THREADS:
+            found.pop("backend.threads", None)
+        return {**found, DATA: self.data_sha256}
+
+    @cached_property
+    def recorded(self) -> Settings:
+        """Everything that affects training or another output of a run, except the seed."""
+        return settings_with(("training", "output"), json.loads(self.config_text))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.training)
+
+    @cached_property
+    def comparison_key(self) -> str:
+        return comparison_key(self.training)
 
 
-def recorded_settings(config: Mapping[str, Any]) -> Settings:
-    """Return everything that affects training or another output of a run, except the seed."""
-    found = settings_with(("training", "output"), config)
-    found.pop("seed", None)
-    return found
+shared_settings = lru_cache(maxsize=1 << 16)(SharedSettings)
+
+
+def settings_of(config: Mapping[str, Any], backend: str | None, data_sha256: str | None) -> SharedSettings:
+    text = json.dumps({key: value for key, value in config.items() if key != "seed"})
+    return shared_settings(text, backend, data_sha256)
 
 
 def fingerprint(settings: Mapping[str, Any], without: Sequence[str] = ()) -> str:
@@ -54,6 +76,7 @@ def differing_keys(variants: Sequence[Mapping[str, Any]]) -> list[str]:
 
     An optimizer's own keys are redundant beside optim.name, and the text's hash beside the keys that choose the text.
     """
+    variants = list({id(settings): settings for settings in variants}.values())
     order = dict.fromkeys(key for settings in variants for key in settings)
     differing = [key for key in order if len({exact(settings, key) for settings in variants}) > 1]
 

@@ -23,7 +23,7 @@ import numpy as np
 from microgpt.reports.power import ALPHA, detectable
 from microgpt.reports.statistics import Difference, Verdict, t_interval
 
-DRAWS = 100_000
+DRAWS = 50_000
 FEW_DRAWS = 200  # below which a probability is not taken from the simulation but from the bound
 MOST_DIMENSIONS = 24  # rank of the contrasts up to which the distribution is simulated
 ORTHOGONAL = 0.05  # largest correlation that is treated as none
@@ -74,8 +74,8 @@ def smallest_p(factor_bytes: bytes, rank: int, df: int) -> np.ndarray:
 
     factor = np.frombuffer(factor_bytes).reshape(-1, rank)
     rng, largest = np.random.default_rng(0), []
-    draws = DRAWS if rank <= 8 else DRAWS // 5
-    chunk = max(1, min(draws, 4_000_000 // (rank * max(rank, len(factor)))))
+    draws = DRAWS if rank <= 8 else DRAWS // 2
+    chunk = max(1, min(draws, 2_000_000 // (rank * max(rank, len(factor)))))
     for start in range(0, draws, chunk):
         size = min(chunk, draws - start)
         means = rng.standard_normal((size, rank)) @ factor.T

@@ -24,7 +24,6 @@ STOPPED = ("running", "interrupted")  # statuses that a run may be resumed from;
 OMIT_IF_EMPTY = {"omit_if_empty": True}  # metadata of a field that run.json has in some records only
 
 Part = TypeVar("Part")
-type_hints = cache(get_type_hints)
 
 
 @dataclass(frozen=True)
@@ -250,23 +249,41 @@ def parse(kind: type[Part], found: Any) -> Part | None:
     if not isinstance(found, dict):
         return None
     values = {}
-    for one in fields(kind):  # pyright: ignore[reportArgumentType]
-        value = found.get(one.name.rstrip("_"), None if one.default is MISSING else one.default)
-        values[one.name] = value_of(type_hints(kind)[one.name], value)
+    for one in readers(kind):
+        value = found.get(one.key, one.default)
+        if one.container is not None and not isinstance(value, one.container):
+            value = one.container()
+        elif one.part is None:
+            pass
+        elif one.container is list:
+            value = [part for item in value if (part := parse(one.part, item)) is not None]
+        else:
+            value = parse(one.part, value)
+        values[one.name] = value
     return kind(**values)
 
 
-def value_of(hint: Any, value: Any) -> Any:
-    """Return a JSON value as a field's type; None, [] or {} if it does not fit."""
-    container = get_origin(hint)
-    if container in (list, dict) and not isinstance(value, container):
-        return container()
-    part: Any = next(filter(is_dataclass, [hint, *get_args(hint)]), None)
-    if part is None:
-        return value
-    if container is list:
-        return [one for item in value if (one := parse(part, item)) is not None]
-    return parse(part, value)
+@dataclass(frozen=True)
+class Reader:
+    """How a field is read from JSON: a value that does not fit its type becomes None, [] or {}."""
+
+    name: str
+    key: str
+    default: Any
+    container: type[list[Any]] | type[dict[Any, Any]] | None
+    part: Any  # the dataclass of the value, or of a list's items
+
+
+@cache
+def readers(kind: Any) -> list[Reader]:
+    hints, found = get_type_hints(kind), []
+    for one in fields(kind):
+        hint = hints[one.name]
+        container = get_origin(hint) if get_origin(hint) in (list, dict) else None
+        part = next(filter(is_dataclass, [hint, *get_args(hint)]), None)
+        default = None if one.default is MISSING else one.default
+        found.append(Reader(one.name, one.name.rstrip("_"), default, container, part))
+    return found
 
 
 def plain(value: Any) -> Any:
