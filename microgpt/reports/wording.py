@@ -9,6 +9,7 @@ from microgpt.reports.statistics import Difference, Interval, Verdict
 from microgpt.reports.tables import MOST_DECIMALS, decimals
 
 MOST_NAMED = 4  # pairs of levels, or variants, in a sentence
+MOST_LISTED = 6  # levels in a sentence
 MOST_INTERACTIONS = 6  # sentences about interactions
 ONE_SEED = "One seed of each: no effect can be told from chance. Add seeds, for example `seed=range(8)`."
 
@@ -127,8 +128,7 @@ def interaction_sentences(found: Effects) -> Iterator[str]:
     shown = sorted((one for one in interactions if one.is_shown), key=lambda one: one.difference.p or 0)
     pairs = list(dict.fromkeys(one.contrast.factors for one in shown))
     for factors in pairs[:MOST_INTERACTIONS]:
-        own = [one for one in shown if one.contrast.factors == factors]
-        yield interaction_sentence(found, max(own, key=lambda one: abs(one.difference.mean or 0)))
+        yield interaction_sentence(found, [one for one in shown if one.contrast.factors == factors])
     if len(pairs) > MOST_INTERACTIONS:
         yield f"{len(pairs) - MOST_INTERACTIONS} more pairs of factors interact: see the table."
     bounds = [bound for one in interactions if not one.is_shown and (bound := largest(one.difference)) is not None]
@@ -145,25 +145,43 @@ def interaction_sentences(found: Effects) -> Iterator[str]:
         yield f"No interaction is shown; if there is one, it is {bound}."
 
 
-def interaction_sentence(found: Effects, most: Effect) -> str:
-    """Say how the effect of one factor differs between two levels of the other, by the means of the cells."""
-    (a, pair_a), (b, pair_b) = zip(most.contrast.factors, most.contrast.pairs, strict=True)
-    if pair_b is None:  # what is said along a trend is said for two levels of the other
-        (a, pair_a), (b, pair_b) = (b, pair_b), (a, pair_a)
-    by = signed_size(most.difference)
+def interaction_sentence(found: Effects, shown: Sequence[Effect]) -> str:
+    """Say how the effect of one factor differs between the levels of another, by the means of the cells.
+
+    `shown` are contrasts of one pair of factors. The factor whose effect is told is one with a single effect, if any.
+    """
+    most = max(shown, key=lambda one: abs(one.difference.mean or 0))
+    order = sorted((0, 1), key=lambda i: not has_one_effect(most.contrast.factors[i]))
+    a, b = (most.contrast.factors[i] for i in order)
+    pair_a, pair_b = (most.contrast.pairs[i] for i in order)
     means = marginal_means(found, a, b)
-    if pair_b is None or means is None:
-        return f"The effect of {a.name} depends on {b.name}: {most.contrast.label} is {by}."
-    weights, effect = (
-        level_weights(a, pair_a),
-        f"{a.label(len(a.levels) - 1)} against {a.value(0)}, by a straight line,",
-    )
+    if means is None or len(b.levels) > MOST_LISTED:
+        return f"The effect of {a.name} depends on {b.name}: {most.contrast.label} is {signed_size(most.difference)}."
+    effect = f"{a.label(len(a.levels) - 1)} against {a.value(0)}, by a straight line,"
     if pair_a is not None:
         effect = f"{a.label(pair_a[0])} against {a.value(pair_a[1])}"
     digits = decimals(most.difference.interval)
-    at = {level: sum(weight * means[i, level] for i, weight in enumerate(weights)) for level in sorted(pair_b)}
-    parts = " and ".join(f"{value:+.{digits}f} with {b.label(level)}" for level, value in at.items())
-    return f"The effect of {effect} depends on {b.name}: it is {parts}. The difference between the two is {by}."
+    weights = level_weights(a, pair_a)
+    at = [sum(weight * means[i, level] for i, weight in enumerate(weights)) for level in range(len(b.levels))]
+    values = [f"{value:+.{digits}f} with {b.label(level)}" for level, value in enumerate(at)]
+    told = sorted(shown, key=lambda one: -abs(one.difference.mean or 0)) if has_one_effect(a) else [most]
+    compared = [(one.contrast.pairs[order[1]], signed_size(one.difference)) for one in told[:MOST_NAMED]]
+    if pair_b is None:
+        differences = [f"along a straight line in {b.name} it changes by {size}" for _, size in compared]
+    elif len(b.levels) == 2:
+        differences = [f"{size} between the two" for _, size in compared]
+    else:
+        differences = [f"{b.value(pair[0])} against {b.value(pair[1])} {size}" for pair, size in compared if pair]
+    return f"The effect of {effect} depends on {b.name}: it is {listed(values)}. Differences: {'; '.join(differences)}."
+
+
+def has_one_effect(factor: Factor) -> bool:
+    return factor.is_numeric or len(factor.levels) == 2
+
+
+def listed(texts: Sequence[str]) -> str:
+    """Return `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
 
 
 def marginal_means(found: Effects, a: Factor, b: Factor) -> dict[tuple[int, int], float] | None:
