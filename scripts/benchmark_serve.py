@@ -260,7 +260,7 @@ def refused_share(loaded: Sequence[dict[str, float]]) -> float:
 
 def main() -> int:
     parser = harness.parser(__doc__)
-    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--seconds", type=harness.at_least(1), default=3)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--models", nargs="+", default=["names", "chat"], choices=["names", "chat"])
     parser.add_argument("--parts", nargs="+", default=["throughput", "health"], choices=["throughput", "health"])
