@@ -68,7 +68,7 @@ def run(argv: list[str], command: str, kept: str) -> Result:
         start, cpu = time.perf_counter(), cpu_of_children()
         done = subprocess.run(argv, cwd=folder, stdout=subprocess.PIPE, text=True, check=False)
         seconds = time.perf_counter() - start
-        size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file() and not path.is_symlink())
+        size = sum((Path(where) / name).lstat().st_size for where, _, names in os.walk(folder) for name in names)
     lines = done.stdout.strip("\n").splitlines()
     if argv[1] == "-m":
         lines += [f"wall time {seconds:.1f} s", f"files written: {size / 1e6:.1f} MB"]
