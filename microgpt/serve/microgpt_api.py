@@ -11,7 +11,7 @@ from microgpt.data.conversations import Turn
 from microgpt.errors import UserError
 from microgpt.serve import microgpt_schemas
 from microgpt.serve.errors import AsciiJSON, error_response, error_responses
-from microgpt.serve.generation_queue import GeneratedToken, Generation, GenerationRequest
+from microgpt.serve.generation import GeneratedToken, Generation, GenerationRequest
 from microgpt.serve.middleware import CheckedRoute
 from microgpt.serve.model import ServedModel
 from microgpt.serve.service import service_of

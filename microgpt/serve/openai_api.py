@@ -14,7 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from microgpt.data.conversations import Turn
 from microgpt.serve import openai_schemas as schemas
 from microgpt.serve.errors import AsciiJSON, error_response, error_responses, naming, to_json
-from microgpt.serve.generation_queue import GeneratedText, Generation, GenerationRequest
+from microgpt.serve.generation import GeneratedText, Generation, GenerationRequest
 from microgpt.serve.middleware import CheckedRoute
 from microgpt.serve.model import ServedModel
 from microgpt.serve.service import Service, service_of

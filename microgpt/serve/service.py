@@ -6,7 +6,8 @@ from starlette.requests import Request
 
 from microgpt.config.schema import ServeConfig
 from microgpt.inference.loading import TrainedModel
-from microgpt.serve.generation_queue import GeneratedText, Generation, GenerationQueue, GenerationRequest
+from microgpt.serve.generation import GeneratedText, Generation, GenerationRequest
+from microgpt.serve.generation_queue import GenerationQueue
 from microgpt.serve.metrics import Metrics
 from microgpt.serve.middleware import RequestLimits
 from microgpt.serve.model import ServedModel

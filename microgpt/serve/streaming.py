@@ -12,7 +12,8 @@ from starlette.types import Receive, Scope, Send
 
 from microgpt.errors import NonFiniteError
 from microgpt.serve.errors import ClientDisconnectedError, ClosedError, RequestTimeoutError, to_json
-from microgpt.serve.generation_queue import GeneratedText, Generation, GenerationQueue
+from microgpt.serve.generation import GeneratedText, Generation
+from microgpt.serve.generation_queue import GenerationQueue
 
 READING_SECONDS = 10.0  # that a slow client has after the deadline of the generation
 WATCH_AFTER = 0.05  # seconds; a task that waits for the client to leave costs more than what most requests need

@@ -33,7 +33,8 @@ from microgpt.runs.checkpoint import Checkpoint
 from microgpt.runs.checkpoint_format import Meta, Progress
 from microgpt.serve.app import build_app
 from microgpt.serve.errors import QueueFullError
-from microgpt.serve.generation_queue import GenerationQueue, GenerationRequest
+from microgpt.serve.generation import GenerationRequest
+from microgpt.serve.generation_queue import GenerationQueue
 from microgpt.serve.service import Service
 from microgpt.serve.stop_sequences import StopSequences
 
