@@ -47,7 +47,7 @@ def effects_analysis(family: Family, plan: Plan, read: Reader | None) -> Analysi
             plots = plots_of_effects(family, found)
     return Analysis(
         findings=[
-            *best_sentence(*against_best(design), family.metric),
+            *([] if family.obstacle else best_sentence(*against_best(design), family.metric)),
             *effect_sentences(found, family.metric),
             *[*design.remarks, *found.remarks, *caveats(found)][:MOST_REMARKS],
         ],
@@ -79,7 +79,7 @@ def caveats(found: Effects) -> list[str]:
         sentences.append(INDEPENDENT)
     elif shared != every and len(found.design.factors) > 1:
         left_out = number_of_seeds(len(every) - len(shared))
-        sentences.append(f"{left_out} that not every combination has: left out of the effects. {SURVIVORS}")
+        sentences.append(f"The effects are without {left_out}, which not every combination has. {SURVIVORS}")
     if 1 < len(shared) <= FEW_SEEDS and paired:
         sentences.append(f"{len(shared)} seeds are few: the intervals are several times as wide as with 16.")
     return [*sentences, *wide_variants(found.design)]

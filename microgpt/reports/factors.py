@@ -111,12 +111,9 @@ def as_variants(design: Design) -> Design:
 
 def measured(family: Family, keys: Sequence[str]) -> tuple[list[tuple[Variant, Sample]], list[str]]:
     """Return a variant and its values for each cell that has enough of them, and sentences on what is left out."""
-    remarks = [
-        f"{variant.name} has no completed run{f' ({variant.failed} failed)' if variant.failed else ''}, so nothing is "
-        "known about it."
-        for variant in family.variants
-        if not variant.rows
-    ]
+    empty = [variant for variant in family.variants if not variant.rows]
+    failed = {one.name: f" ({one.failed} failed)" if one.failed else "" for one in empty}
+    remarks = [f"{name} has no completed run{number}: there is no loss to compare." for name, number in failed.items()]
     samples = family.samples()
     groups: dict[tuple[str, ...], list[Variant]] = {}
     for variant in family.variants:

@@ -25,8 +25,8 @@ def best_sentence(best: Cell, others: Sequence[tuple[Cell, Difference]], metric:
         return [f"{first}; every other variant is shown to be worse."]
     if len(close) == len(tested):
         return [f"{first}; no other variant is shown to be worse."]
-    more = f" and {len(close) - MOST_NAMED} more" if len(close) > MOST_NAMED else ""
-    return [f"{first}. Not shown to be worse: {', '.join(close[:MOST_NAMED])}{more}."]
+    named = ", ".join(close) if len(close) <= MOST_NAMED else f"{len(close)} of the {len(tested)} others"
+    return [f"{first}. Not shown to be worse: {named}."]
 
 
 def effect_sentences(found: Effects, metric: str) -> list[str]:
