@@ -1,10 +1,25 @@
 """Reports as JSON: everything that the page says, and the numbers of each section (docs/reports.md has the schema)."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
-from microgpt.reports.report import Bullets, Drawing, Heading, Paragraph, Plots, Report, Samples, Section, Table
+from microgpt.reports.families import Family, Variant
+from microgpt.reports.plans import Plan
+from microgpt.reports.report import (
+    Analysis,
+    Bullets,
+    Drawing,
+    Heading,
+    Paragraph,
+    Plots,
+    Report,
+    Samples,
+    Section,
+    Table,
+)
+from microgpt.reports.statistics import Summary
 from microgpt.runs.record import without_non_finite
 
 SCHEMA_VERSION = 1  # a higher one if a key changes its meaning or is removed
@@ -25,6 +40,37 @@ def json_text(report: Report) -> str:
 def section_object(section: Section) -> dict[str, Any]:
     blocks = [{"type": type(block).__name__.lower(), **CONTENTS[type(block)](block)} for block in section.blocks]
     return {"title": section.title, "summary": section.summary, "data": section.data, "blocks": blocks}
+
+
+def family_object(family: Family, plan: Plan, analyses: Mapping[str, Analysis]) -> dict[str, Any]:
+    """Return the numbers of a family for report.json."""
+    summaries = {variant.name: found for variant, found in family.ranked}
+    return {
+        "family": family.key,
+        "kind": family.kind,
+        "metric": family.metric,
+        "runs": {"completed": len(family.rows), "not_completed": len(family.missing)},
+        "plan": asdict(plan),
+        "variants": [variant_object(one, summaries.get(one.name)) for one in family.variants],
+        "analyses": {name: one.data for name, one in analyses.items()},
+    }
+
+
+def variant_object(variant: Variant, found: Summary | None) -> dict[str, Any]:
+    interval = found.interval if found else None
+    return {
+        "name": variant.name,
+        "settings": variant.settings,
+        "parameters": variant.parameters,
+        "seeds": list(variant.rows),
+        "failed": variant.failed,
+        "unfinished": variant.unfinished,
+        "mean": found.mean if found else None,
+        "sd": found.sd if found else None,
+        "median": found.median if found else None,
+        "low": interval.low if interval else None,
+        "high": interval.high if interval else None,
+    }
 
 
 def of_table(block: Table) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """The contents of the reports: a section for each family of runs, and one for the runs of no family."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
 from microgpt.data.display import escaped
 from microgpt.reports import provenance, tables
@@ -11,13 +10,13 @@ from microgpt.reports.analyses import analysed, plan_of_family
 from microgpt.reports.budgets import Reader, at_equal_parameters, at_equal_steps, at_equal_time
 from microgpt.reports.comparisons import Comparison, comparisons
 from microgpt.reports.curves import Curve, read_curve
+from microgpt.reports.document import family_object
 from microgpt.reports.effects import effects_of
 from microgpt.reports.factors import design_of
-from microgpt.reports.families import Family, Variant, families
+from microgpt.reports.families import Family, families
 from microgpt.reports.plots import MOST_CURVES, plots_of, select
 from microgpt.reports.records import Collected, Row
-from microgpt.reports.report import Analysis, Block, Bullets, Heading, Paragraph, Plots, Report, Samples, Section, Table
-from microgpt.reports.statistics import Summary
+from microgpt.reports.report import Block, Bullets, Heading, Paragraph, Plots, Report, Samples, Section, Table
 from microgpt.reports.tables import counted, value_cell
 
 MOST_DRAWN = 8  # families, the newest, whose histories are read and drawn
@@ -152,39 +151,11 @@ def page_section(family: Family, compared: Sequence[Comparison], read: Reader | 
     ]
     title = family.key if family.kind == "sweep" else f"Ablation tie_lm_head × input_rmsnorm ({family.key})"
     return Section(
-        title, blocks, summary="; ".join(filter(None, [runs, best_of(family)])), data=data_of(family, analyses)
+        title,
+        blocks,
+        summary="; ".join(filter(None, [runs, best_of(family)])),
+        data=family_object(family, plan_of_family(family), analyses),
     )
-
-
-def data_of(family: Family, analyses: Mapping[str, Analysis]) -> dict[str, Any]:
-    """Return the numbers of a family for report.json."""
-    summaries = {variant.name: found for variant, found in family.ranked}
-    return {
-        "family": family.key,
-        "kind": family.kind,
-        "metric": family.metric,
-        "runs": {"completed": len(family.rows), "not_completed": len(family.missing)},
-        "plan": asdict(plan_of_family(family)),
-        "variants": [variant_object(one, summaries.get(one.name)) for one in family.variants],
-        "analyses": {name: one.data for name, one in analyses.items()},
-    }
-
-
-def variant_object(variant: Variant, found: Summary | None) -> dict[str, Any]:
-    interval = found.interval if found else None
-    return {
-        "name": variant.name,
-        "settings": variant.settings,
-        "parameters": variant.parameters,
-        "seeds": list(variant.rows),
-        "failed": variant.failed,
-        "unfinished": variant.unfinished,
-        "mean": found.mean if found else None,
-        "sd": found.sd if found else None,
-        "median": found.median if found else None,
-        "low": interval.low if interval else None,
-        "high": interval.high if interval else None,
-    }
 
 
 def subject(family: Family) -> str:
