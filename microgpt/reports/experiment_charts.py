@@ -73,12 +73,14 @@ def lines_chart(
     """
     legend = LEGEND_ROW * ((len(lines) + 1) // 2)
     with plot_style():
+        from matplotlib.ticker import LogLocator, NullFormatter
+
         figure, axes = new_axes(2.9 + legend, bottom=0.46 + legend)
         for number, (name, line) in enumerate(lines.items()):
             style = line_style(number)
             y, errors = np.array(line.y), np.array([np.subtract(line.y, line.low), np.subtract(line.high, line.y)])
             points = {"linestyle": "none"} if line.curve is not None else {}
-            axes.errorbar(line.x, y, errors, label=shortened(name, 40), elinewidth=1, **{**style, **points})
+            axes.errorbar(line.x, y, errors, label=shortened(name, 32), elinewidth=1, **{**style, **points})
             if line.curve is not None:
                 axes.plot(*line.curve, color=style["color"], linestyle=style["linestyle"], linewidth=1.2)
             if line.marked is not None:
@@ -90,6 +92,9 @@ def lines_chart(
         if zero:
             axes.axhline(0, color=INK, linewidth=1, zorder=1.5)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         if y_limits is not None:
             axes.set_ylim(*y_limits)
         axes.set_xlabel(x_label)

@@ -64,7 +64,7 @@ def learning_rate_analysis(family: Family, plan: Plan, read: Reader | None) -> A
     plots: list[Plot] = []
     if read:
         with skip_if_failing(f"learning rates of {family.key}"):
-            plots = [plot_of(optima, family.metric)]
+            plots = plots_of(optima, family.metric)
     table = Table("Learning rates", [row_of(one) for one in optima], NOTE)
     findings = [*map(sentence, optima), *(line for _, line, _ in trends(optima))]
     data = {
@@ -190,11 +190,20 @@ def interval_text(found: Interval) -> str:
     return f"[{told(found.low)}, {told(found.high)}]"
 
 
-def plot_of(optima: Sequence[Optimum], metric: str) -> Plot:
+def plots_of(optima: Sequence[Optimum], metric: str) -> list[Plot]:
+    """Return a plot for each setting apart from the sizes, such as each optimizer, with a line for each size."""
+    groups: dict[str, list[Optimum]] = {}
+    for one in optima:
+        groups.setdefault(label({k: v for k, v in one.curve.settings.items() if not is_size(v)}), []).append(one)
+    return [plot_of(name, members, metric, number) for number, (name, members) in enumerate(groups.items())]
+
+
+def plot_of(name: str, optima: Sequence[Optimum], metric: str, number: int) -> Plot:
     lines = {}
     for one in optima[:MOST_CURVES]:
+        sizes = label({key: value for key, value in one.curve.settings.items() if is_size(value)})
         known = [summary(list(row)) for row in one.curve.losses]
-        lines[one.curve.name] = Line(
+        lines[sizes or name or ONLY] = Line(
             list(one.curve.rates),
             [found.mean for found in known],
             [found.interval.low if found.interval else found.mean for found in known],
@@ -207,4 +216,5 @@ def plot_of(optima: Sequence[Optimum], metric: str) -> Plot:
     figure = lines_chart(lines, x_label="learning rate", y_label=f"{LOSSES[metric]} ({UNIT})", y_limits=limits)
     some = f" The first {len(lines)} of {len(optima)} settings are drawn." * (len(lines) < len(optima))
     caption = f"Means over seeds with 95 % intervals; a star marks the optimum, with its interval.{some}"
-    return Plot("learning-rates", "Loss against learning rate", caption, figure)
+    title = f"Loss against learning rate{f' of {name}' if name else ''}"
+    return Plot(f"learning-rates{f'-{number + 1}' if number else ''}", title, caption, figure)
