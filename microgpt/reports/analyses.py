@@ -27,7 +27,10 @@ ANALYSES: dict[str, Callable[[Family, Plan, Reader | None], Analysis | None]] = 
     "effects": effects_analysis,
     "precision": precision_analysis,
 }
-SETTLED = {"learning_rate": (LR,)}  # an analysis -> keys of which the best values count in those after it
+SETTLED = {
+    "learning_rate": (LR,),
+    "scaling": (LR,),
+}  # an analysis -> keys of which the best values count in those after it
 REPLACED = {"ladder": "effects"}  # an analysis -> the one that it replaces in the families that it applies to
 
 

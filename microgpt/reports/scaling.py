@@ -39,6 +39,7 @@ class Point:
     parameters: int
     tokens: float  # mean over seeds
     losses: Mapping[int, float]
+    rate: float = 0.0  # optim.lr, if it was swept
 
     @property
     def mean(self) -> float:
@@ -60,7 +61,7 @@ class Law:
 
 def scaling_analysis(family: Family, plan: Plan, read: Reader | None) -> Analysis | None:
     """Return the power laws of a sweep over sizes; None for another family, and for too few sizes."""
-    points, tuned = points_of(family)
+    points, tuned, at_edge = points_of(family)
     laws = laws_of(points)
     if not laws:
         return None
@@ -70,23 +71,30 @@ def scaling_analysis(family: Family, plan: Plan, read: Reader | None) -> Analysi
             plots = plots_of(laws[-1], points, family.metric)
     table = Table("Power laws", [row_of(law) for law in laws], NOTE)
     rates = ["For each size, the learning rate with the lowest mean loss counts."] * tuned
+    if at_edge:
+        rates[0] += f" For {at_edge} of {len(points)} sizes it is the lowest or the highest rate that was run."
     findings = [*(sentence for law in laws for sentence in sentences(law)), *rates]
     return Analysis(findings, plots, [table], {"laws": [data_of(law) for law in laws]})
 
 
-def points_of(family: Family) -> tuple[list[Point], bool]:
-    """Return the sizes of a family that has nothing but sizes, and whether a learning rate was chosen for them."""
+def points_of(family: Family) -> tuple[list[Point], bool, int]:
+    """Return the sizes of a family that has nothing but sizes.
+
+    Also whether a learning rate was chosen for them, and for how many of them at the edge of those that were run.
+    """
     if not family.variants or not set(family.variants[0].settings) <= {*SIZES, LR}:
-        return [], False
+        return [], False, 0
     groups: dict[str, list[Point]] = {}
     for variant in family.variants:
         losses = variant.values(family.metric)
         tokens = [row.tokens_seen for row in variant.rows.values() if row.tokens_seen]
         if variant.parameters and tokens and len(losses) >= FEWEST_SEEDS:
-            point = Point(variant.parameters, float(np.mean(tokens)), losses)
+            point = Point(variant.parameters, float(np.mean(tokens)), losses, variant.settings.get(LR, 0.0))
             groups.setdefault(fingerprint(variant.settings, without=[LR]), []).append(point)
     best = [min(points, key=lambda one: one.mean) for points in groups.values()]
-    return best, any(len(points) > 1 for points in groups.values())
+    tuned = any(len(points) > 1 for points in groups.values())
+    rates = sorted({point.rate for points in groups.values() for point in points})
+    return best, tuned, sum(point.rate in (rates[0], rates[-1]) for point in best) if tuned else 0
 
 
 def laws_of(points: Sequence[Point]) -> list[Law]:

@@ -151,10 +151,13 @@ def what_is_trained(config: Config) -> str:
 
 
 class GridSweeper(PlannedSweeper):
-    """All combinations, like Hydra's own sweeper."""
+    """All combinations, like Hydra's own sweeper. An experiment with a question (report.question) has a plan."""
 
     def stages(self, overrides: list[Override]) -> Stages:
-        yield Stage(combinations(overrides))
+        jobs = combinations(overrides)
+        values = {key: len(choices) for key, choices in values_of(overrides).items() if len(choices) > 1}
+        plan = [f"{len(jobs):,} runs: {' x '.join(f'{count} {key}' for key, count in values.items())}"]
+        yield Stage(jobs, plan if self.master.report.question else ())
 
 
 class OptunaSweeper(Sweeper):

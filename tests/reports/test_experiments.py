@@ -154,7 +154,10 @@ def test_power_laws_are_found(tmp_path: Path) -> None:
     assert len(both["points"]) == 16
     assert both["remarks"] == []
     assert [law["of"] for law in found.data["laws"]] == ["at 5,600 tokens", "with 49,152 parameters", ""]
-    assert found.findings[-1] == "For each size, the learning rate with the lowest mean loss counts."
+    assert found.findings[-1] == (
+        "For each size, the learning rate with the lowest mean loss counts. For 16 of 16 sizes it is the lowest or the "
+        "highest rate that was run."
+    )
     assert [plot.name for plot in found.plots] == ["scaling", "residuals"]
 
 

@@ -203,3 +203,11 @@ def test_the_duration_of_jobs_grows_with_their_steps_and_parameters(monkeypatch:
     seconds = [duration.about([job], InputReader()) - duration.PER_JOB for job in (short, long, wide)]
     assert seconds == pytest.approx([1000 * 4192e-6, 3000 * 4192e-6, 1000 * 14528e-6])
     assert [duration.in_words(one) for one in (0.2, 89, 200)] == ["1 seconds", "89 seconds", "3 minutes"]
+
+
+def test_a_grid_has_a_plan_if_it_has_a_question(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweeper = GridSweeper(params={"optim.lr": "0.1,0.2", "seed": "range(3)", "train.steps": "5"})
+    launcher = experiment(sweeper, tmp_path, "mode=tensor", "report.question='Which?'")
+    sweeper.sweep([])
+    assert len(launcher.launched[0][1]) == 6
+    assert capsys.readouterr().out == "6 runs: 2 optim.lr x 3 seed\n"
