@@ -16,7 +16,7 @@ from microgpt.reports.plot_style import skip_if_failing
 from microgpt.reports.plots import LOSSES, UNIT
 from microgpt.reports.records import Row
 from microgpt.reports.report import Analysis, Cells, Plot, Table
-from microgpt.reports.settings import exact, label, setting
+from microgpt.reports.settings import differing_keys, label, setting
 from microgpt.reports.simultaneous import together
 from microgpt.reports.statistics import Difference, Interval, Verdict, difference, summary
 
@@ -91,14 +91,9 @@ def steps_of(rungs: Mapping[int, Variant], metric: str) -> list[Step]:
 
 def change(before: Row, after: Row) -> str:
     """Return what differs between two models, with the name of the second if it is another one."""
-    keys = [key for key in dict.fromkeys([*before.settings, *after.settings]) if key not in (NAME, WIDTH)]
-    changed = {key: setting(after.settings, key) for key in keys if exact_of(before, key) != exact_of(after, key)}
-    text = label({key.removeprefix("model."): value for key, value in changed.items()})
+    own = [{key: value for key, value in row.settings.items() if key not in (NAME, WIDTH)} for row in (before, after)]
+    text = label({key.removeprefix("model."): setting(own[1], key) for key in differing_keys(own)})
     return text if before.model == after.model else f"{text} ({after.model})"
-
-
-def exact_of(row: Row, key: str) -> str:
-    return exact({key: setting(row.settings, key)}, key)
 
 
 def rows_of(steps: Sequence[Step], metric: str) -> list[Cells]:

@@ -10,7 +10,7 @@ import pytest
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
-from support.sweep_runs import composer, jobs_of
+from support.sweep_runs import composed, composer, jobs_of
 
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
@@ -211,3 +211,16 @@ def test_a_grid_has_a_plan_if_it_has_a_question(tmp_path: Path, capsys: pytest.C
     sweeper.sweep([])
     assert len(launcher.launched[0][1]) == 6
     assert capsys.readouterr().out == "6 runs: 2 optim.lr x 3 seed\n"
+
+
+@pytest.mark.parametrize("preset", ["gpt2", "llama", "nanochat"])
+def test_the_ladder_of_the_architectures_passes_through_the_presets(preset: str, tmp_path: Path) -> None:
+    """After the rung that names a preset, the changes before it are all that it differs in from model=gpt."""
+    sweeper = LadderSweeper()
+    experiment(sweeper, tmp_path, "experiment=architecture")
+    names = list(sweeper.master.ladder.rungs)
+    (place,) = [number for number, name in enumerate(names) if f"model={preset} " in name]
+    overrides = sweeper.rungs({})[place]
+    by_hand = ["model=gpt", *overrides[1:], f"model.name={preset}"]
+    assert composed(by_hand).model == composed([f"model={preset}"]).model
+    assert composed(overrides).model == composed([f"model={preset}"]).model
