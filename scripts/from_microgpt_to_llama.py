@@ -25,17 +25,16 @@ from microgpt.reports.statistics import paired, summary
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "from-microgpt-to-llama.md"
 TABLE = re.compile(r"(<!-- table -->\n\n).*?(?=\n\n)", re.DOTALL)
-Change = dict[str, Any]
-CHANGES: dict[str, Change] = {  # in the order of the page; after the last but one the model is model=llama
-    "no norm of the embeddings": {"model.input_rmsnorm": False},
-    "a norm before the output": {"model.final_norm": True},
-    "gains": {"model.norm_gain": True},
-    "RoPE": {"model.position": "rope"},
-    "SiLU": {"model.activation": "silu"},
-    "a gate, at equal size": {"model.gated_mlp": True, "model.mlp_width": 43},
-    "the gated MLP 64 wide": {"model.gated_mlp": True, "model.mlp_width": None},
-    "init_std 0.02": {"model.init_std": 0.02},
-    "two heads of keys and values": {"model.n_kv_head": 2},
+CHANGES = {  # in the order of the page; after the last but one the model is model=llama
+    "no norm of the embeddings": "model.input_rmsnorm=false",
+    "a norm before the output": "model.final_norm=true",
+    "gains": "model.norm_gain=true",
+    "RoPE": "model.position=rope",
+    "SiLU": "model.activation=silu",
+    "a gate, at equal size": "model.gated_mlp=true model.mlp_width=43",
+    "the gated MLP 64 wide": "model.gated_mlp=true model.mlp_width=null",
+    "init_std 0.02": "model.init_std=0.02",
+    "two heads of keys and values": "model.n_kv_head=2",
 }
 IS_LLAMA = "init_std 0.02"
 
@@ -46,53 +45,49 @@ class Trained:
     losses: Mapping[int, float]  # val_loss by seed
 
 
-class Trainer:
-    """Trains each model over all seeds, once."""
-
-    def __init__(self, backend: str, seeds: int, steps: int):
-        self.common = ("mode=tensor", f"backend={backend}", "style=classic", "sample.num_samples=0",
-                       {"seed": range(seeds), "train.steps": steps, "train.eval_every": None})  # fmt: skip
-        self.trained: dict[str, Trained] = {}
-
-    def train(self, *changes: Change) -> Trained:
-        """Return the models with all changes. Raises MicrogptError if one did not end with a val_loss."""
-        overrides = {key: value for change in changes for key, value in change.items()}
-        name = str(sorted(overrides.items(), key=str))
-        if name not in self.trained:
-            harness.say(f"training {overrides or 'microgpt'}")
-            with contextlib.redirect_stdout(sys.stderr):
-                runs = microgpt.sweep(*self.common, overrides)
-            losses: dict[int, float] = {}
-            for run in runs:
-                if run.record.seed is None or run.metrics.val_loss is None:
-                    raise MicrogptError(f"the run in {run.folder} has no val_loss")
-                losses[run.record.seed] = run.metrics.val_loss
-            self.trained[name] = Trained(runs[0].metrics.parameter_count, losses)
-        return self.trained[name]
-
-
 def measure(backend: str, seeds: int, steps: int, write: bool) -> None:
+    common = ("mode=tensor", f"backend={backend}", "style=classic", "sample.num_samples=0",
+              {"seed": range(seeds), "train.steps": steps, "train.eval_every": None})  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        table = results(Trainer(backend, seeds, steps))
+        table = results(common)
     print(f"{seeds} seeds, {steps} steps, backend={backend}\n\n{table}")
     if write:
         PAGE.write_text(TABLE.sub(lambda found: found[1] + table, PAGE.read_text(), count=1))
 
 
-def results(trainer: Trainer) -> str:
+def results(common: Sequence[Any]) -> str:
     """Return a Markdown table with a row for each model."""
-    reference = before = trainer.train()
-    rows = [["microgpt", f"{before.parameters:,}", mean(before), "", ""]]
-    done: list[Change] = []
-    for name, change in CHANGES.items():
-        after, alone = trainer.train(*done, change), trainer.train(change)
+    rungs = ",".join(f"'{change}'" for change in ("model=gpt", *CHANGES.values()))
+    ladder = train(*common, "hydra/sweeper=ladder", "ladder.equal_size=false", f"ladder.rungs=[{rungs}]")
+    rows = [["microgpt", f"{ladder[0].parameters:,}", mean(ladder[0]), "", ""]]
+    for name, before, after in zip(CHANGES, ladder, ladder[1:], strict=False):
+        (alone,) = train(*common, *CHANGES[name].split())
         rows.append(
-            [f"+ {name}", f"{after.parameters:,}", mean(after), effect(after, before), effect(alone, reference)]
+            [f"+ {name}", f"{after.parameters:,}", mean(after), effect(after, before), effect(alone, ladder[0])]
         )
-        done, before = [*done, change], after
-        if name == IS_LLAMA and trainer.train({"model": "llama"}) != after:
+        if name == IS_LLAMA and train(*common, "model=llama") != [after]:
             raise MicrogptError("model=llama is another model than microgpt with these changes")
     return harness.table(["model", "parameters", "val_loss", "change", "change alone"], rows)
+
+
+def train(*overrides: Any) -> list[Trained]:
+    """Train the models of a ladder or a single one. Raises MicrogptError if a run did not end with a val_loss."""
+    harness.say(f"training {overrides[-1]}")
+    with contextlib.redirect_stdout(sys.stderr):
+        runs = microgpt.sweep(*overrides)
+    models: dict[int, list[microgpt.Run]] = {}
+    for run in runs:
+        models.setdefault(run.record.config["ladder"]["rung"] or 0, []).append(run)
+    return [trained(models[rung]) for rung in sorted(models)]
+
+
+def trained(runs: Sequence[microgpt.Run]) -> Trained:
+    losses: dict[int, float] = {}
+    for run in runs:
+        if run.record.seed is None or run.metrics.val_loss is None:
+            raise MicrogptError(f"the run in {run.folder} has no val_loss")
+        losses[run.record.seed] = run.metrics.val_loss
+    return Trained(runs[0].metrics.parameter_count, losses)
 
 
 def mean(trained: Trained) -> str:

@@ -14,7 +14,8 @@ def test_all_changes_together_are_llama(
     script = load_script("from_microgpt_to_llama")
     changes = list(script.CHANGES.items())
     end = [name for name, _ in changes].index(script.IS_LLAMA)
-    together = {key: value for _, change in changes[: end + 1] for key, value in change.items()}
+    overrides = [override for _, change in changes[: end + 1] for override in change.split()]
+    together = " ".join({override.partition("=")[0]: override for override in overrides}.values())
     page = tmp_path / "page.md"
     page.write_text("before\n\n<!-- table -->\n\n| old |\n|---|\n\nafter\n")
     monkeypatch.setattr(script, "PAGE", page)
@@ -27,7 +28,7 @@ def test_all_changes_together_are_llama(
     assert second.startswith("| + init_std 0.02 | 5,008 | ")
     assert page.read_text() == "before\n\n<!-- table -->\n\n" + "\n".join(out.splitlines()[2:]) + "\n\nafter\n"
 
-    monkeypatch.setattr(script, "CHANGES", {script.IS_LLAMA: {**together, "model.bias": True}})
+    monkeypatch.setattr(script, "CHANGES", {script.IS_LLAMA: f"{together} model.bias=true"})
     assert script.main(["--backend", "torch", "--seeds", "2", "--steps", "1"]) == 1
     assert "model=llama is another model than microgpt with these changes" in capsys.readouterr().err
 
