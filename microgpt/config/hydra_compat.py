@@ -231,6 +231,7 @@ def run_hydra(
     version.setbase("1.3" if HAS_VERSION_BASE else version._UNSPECIFIED_)
     args, parser = parse_arguments(arguments)
     with (
+        composed_once(args),
         replaced(application, "run_job", run_job),
         replaced(basic_launcher, "run_job", run_job),
         replaced(internal, "run_and_report", lambda function: function()),
@@ -243,6 +244,39 @@ def run_hydra(
             internal._run_hydra(
                 args=args, args_parser=parser, task_function=task_function, config_path=conf, config_name="config"
             )
+
+
+@contextlib.contextmanager
+def composed_once(args: argparse.Namespace) -> Iterator[None]:
+    """Let Hydra run what it composes to learn whether the command is a sweep, instead of composing it again.
+
+    The second composition checks two things more: the overrides of a single run, as here, and that a choice is made
+    for each `???` of a defaults list, which only files of the user may have.
+    """
+    composed: dict[Any, DictConfig] = {}
+    load = ConfigLoaderImpl.load_configuration
+
+    def load_once(
+        self: ConfigLoaderImpl,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        key = config_name, tuple(overrides)
+        if not validate_sweep_overrides:
+            composed[key] = load(self, config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+            return composed[key]
+        if key not in composed:
+            return load(self, config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        parsed = overrides_parser.OverridesParser.create(config_loader=self).parse_overrides(overrides)
+        self.validate_sweep_overrides_legal(parsed, run_mode, from_shell)
+        return composed.pop(key)
+
+    has_files_of_user = args.config_dir or args.config_path or args.config_name or "searchpath" in str(args.overrides)
+    with contextlib.nullcontext() if has_files_of_user else replaced(ConfigLoaderImpl, "load_configuration", load_once):
+        yield
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser]:

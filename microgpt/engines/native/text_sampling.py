@@ -30,7 +30,7 @@ MOST_WORK = 1e9  # tokens x parameters of a call, after which Python may look at
 
 
 @kernel
-def favour_phrases(scores: Float64Array, vocab: int, text: Int32Array, length: int, is_word: Int64Array,
+def favour_phrases(scores: Float64Array, vocab: int, text: Int64Array, length: int, is_word: Int64Array,
                    phrases: Int64Array, ends: Int64Array, bias: float):  # fmt: skip
     """Add `bias` once to each token that begins or continues a phrase; see phrase_characters in inference/sampling.py.
 
@@ -60,7 +60,7 @@ def favour_phrases(scores: Float64Array, vocab: int, text: Int32Array, length: i
 def sample_texts(P: FloatArray, T: FloatArray, A: FloatArray, cache: FloatArray, model: int, prompts: Int64Array,
                  prompt_ends: Int64Array, begin: int, end: int, most_tokens: int, temperature: float, top_k: int,
                  is_end: Int64Array, is_word: Int64Array, has_text: Int64Array, phrases: Int64Array,
-                 phrase_ends: Int64Array, bias: float, state: Int64Array, ids: Int64Array, text: Int32Array,
+                 phrase_ends: Int64Array, bias: float, state: Int64Array, ids: Int64Array, text: Int64Array,
                  scores: Float64Array, drawn: Int32Array, lengths: Int64Array, minus_one: float, compensated: int,
                  z: LayoutRecord) -> int:  # fmt: skip
     """Sample the texts number `begin` to end - 1; return 0, or -1 if logits are not finite.
@@ -110,7 +110,7 @@ class TextSampler:
     def __init__(self, buffers: DecodingBuffers):
         self.buffers = buffers
         block, vocab = buffers.weights.spec.block_size, buffers.weights.spec.vocab_size
-        self.ids, self.text, self.scores = np.zeros(3, np.int64), np.zeros(2 * block, np.int32), np.zeros(2 * vocab)
+        self.ids, self.text, self.scores = np.zeros(3, np.int64), np.zeros(2 * block, np.int64), np.zeros(2 * vocab)
 
     def sample(self, replica: int, request: TextRequest, rng: random.Random) -> list[list[int]]:
         """See base.TextSampler."""
