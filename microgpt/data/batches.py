@@ -4,10 +4,12 @@ A resumed run therefore needs no data state, and every engine trains on the same
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+Shuffle = Callable[[int, random.Random], np.ndarray]
 
 
 @dataclass(frozen=True)

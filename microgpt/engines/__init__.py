@@ -9,14 +9,13 @@ from microgpt.engines.options import BACKENDS
 from microgpt.errors import UserError
 
 if TYPE_CHECKING:  # numpy stays unimported: the scalar model is read and run with the standard library alone
-    import random
     from collections.abc import Callable
 
-    import numpy as np
-
+    from microgpt.data.batches import Shuffle
     from microgpt.engines.base import Engine, EngineState, Workload
     from microgpt.engines.optimizer import OptimizerSpec
     from microgpt.engines.options import EngineOptions
+    from microgpt.model.init import Normals
     from microgpt.model.spec import ModelSpec
 
 ENGINES = {  # backend -> module and class, imported when an engine is made
@@ -25,17 +24,19 @@ ENGINES = {  # backend -> module and class, imported when an engine is made
     "torch": ("microgpt.engines.torch.engine", "TorchEngine"),
 }
 
-SHUFFLES = {"native": ("microgpt.engines.native.engine", "shuffled")}  # backends that shuffle in compiled code
+# Backends that shuffle and draw in compiled code, with the results of Python's random generator
+RANDOM = {"native": ("microgpt.engines.native.engine", "random_functions")}
 
 
-def shuffled(options: EngineOptions, count: int, rng: random.Random) -> np.ndarray:
-    """Return 0 .. count - 1, int32, permuted as `rng.shuffle` permutes a list of that length."""
-    if options.backend in SHUFFLES:
-        module, name = SHUFFLES[options.backend]
-        return getattr(import_module(module), name)(count, rng, options.dtype)
-    from microgpt.data.batches import shuffled as shuffled_by_python
+def random_functions(options: EngineOptions) -> tuple[Shuffle, Normals]:
+    """Return the functions `shuffled` and `standard_normals` of a run with these options."""
+    if options.backend in RANDOM:
+        module, name = RANDOM[options.backend]
+        return getattr(import_module(module), name)(options.dtype)
+    from microgpt.data.batches import shuffled
+    from microgpt.model.init import standard_normals
 
-    return shuffled_by_python(count, rng)
+    return shuffled, standard_normals
 
 
 def make_engine(

@@ -12,7 +12,7 @@ from microgpt.data.batches import BatchOrder
 from microgpt.data.conversations import build_chat_corpus
 from microgpt.data.corpus import Corpus, build_corpus
 from microgpt.data.sources import read_source
-from microgpt.engines import shuffled
+from microgpt.engines import random_functions
 from microgpt.engines.base import EngineState
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
@@ -95,7 +95,8 @@ class InitialState:
 def example_order(seed: int, count: int, options: EngineOptions = PYTHON) -> tuple[np.ndarray, tuple[Any, ...]]:
     """Return the order of a seed's examples, and the state of its generator after that."""
     rng = random.Random(seed)
-    return shuffled(options, count, rng), rng.getstate()
+    shuffled, _ = random_functions(options)
+    return shuffled(count, rng), rng.getstate()
 
 
 def initial_state(
@@ -121,5 +122,6 @@ def initial_state(
         style_share=style_share if corpus.style_train.examples else 0.0,
         batch_size=batch_size,
     )
-    weights = {name: np.array([matrix]) for name, matrix in init_parameters(spec, rng).items()}
+    _, normals = random_functions(options)
+    weights = {name: np.array([matrix]) for name, matrix in init_parameters(spec, rng, normals).items()}
     return InitialState(order, EngineState(weights), rng)

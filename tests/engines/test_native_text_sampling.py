@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from microgpt.data.tokenizer import CHAT_SPECIAL, Tokenizer
-from microgpt.engines import shuffled
+from microgpt.engines import random_functions
 from microgpt.engines.base import EngineState, TextSampler
 from microgpt.engines.native.engine import NativeEngine
 from microgpt.engines.optimizer import OptimizerSpec
@@ -75,9 +75,15 @@ def test_non_finite_logits_are_an_error_and_a_stop_ends_sampling() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 100, 5000])
-def test_shuffle_and_generator_are_those_of_python(count: int) -> None:
-    compiled, python = random.Random(count), random.Random(count)
-    order = shuffled(EngineOptions("native"), count, compiled)
-    assert order.dtype == np.int32
-    assert order.tolist() == shuffled(EngineOptions("python"), count, python).tolist()
+def test_shuffle_and_normals_are_those_of_python(count: int) -> None:
+    rngs = compiled, python = random.Random(count), random.Random(count)
+    shuffles, normals = zip(*map(random_functions, (EngineOptions("native"), EngineOptions("python"))), strict=True)
+    orders = [shuffle(count, rng) for shuffle, rng in zip(shuffles, rngs, strict=True)]
+    assert orders[0].dtype == np.int32
+    assert orders[0].tolist() == orders[1].tolist()
+    for _ in range(2):  # an odd count leaves a number for the next call
+        expected = [python.gauss(0, 1) for _ in range(count)]
+        assert normals[0](compiled, count) == expected
+        assert compiled.getstate() == python.getstate()
+    assert normals[1](compiled, count) == [python.gauss(0, 1) for _ in range(count)]
     assert compiled.getstate() == python.getstate()

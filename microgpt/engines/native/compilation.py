@@ -49,6 +49,12 @@ def kernel(function: Callable) -> Any:
     return declare(function, inline=False)
 
 
+def entry(function: Callable) -> Any:
+    """Decorate a kernel that Python calls although it has no FloatArray."""
+    function.is_entry = True  # pyright: ignore[reportFunctionMemberAccess]
+    return kernel(function)
+
+
 def inlined(function: Callable) -> Any:
     """Decorate a kernel that becomes part of the machine code of each kernel that calls it."""
     return declare(function, inline=True)
@@ -65,7 +71,7 @@ def declare(function: Callable, inline: bool) -> Any:
 
 def is_entry(function: Callable) -> bool:
     """Return whether Python calls a kernel: only these are kept on disk, each with the kernels that it calls."""
-    return any(array in function.__annotations__.values() for array in (FloatArray, Int32Array))
+    return FloatArray in function.__annotations__.values() or getattr(function, "is_entry", False)
 
 
 def signature(dispatcher: Any, dtype: str) -> Any:

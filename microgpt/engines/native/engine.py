@@ -10,22 +10,22 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import chain
 
 import numpy as np
 
+from microgpt.data.batches import Shuffle
 from microgpt.data.examples import Examples
 from microgpt.distributed import available_cores
 from microgpt.engines.base import BulkRequest, Draws, EngineInfo, EngineState, TextRequest, Tokens, Workload
-from microgpt.engines.native import bulk_sampling, compilation, train_kernels
+from microgpt.engines.native import bulk_sampling, compilation, python_random, train_kernels
 from microgpt.engines.native.kv_cache import DecodingBuffers, NativeBatchDecoder, NativeDecoder
 from microgpt.engines.native.optimizer_settings import bias_corrections, settings_record
-from microgpt.engines.native.python_random import State, shuffle
 from microgpt.engines.native.text_sampling import TextSampler
 from microgpt.engines.native.weights import Weights, aligned, workspace
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import BACKENDS, EngineOptions
 from microgpt.errors import UserError
+from microgpt.model.init import Normals
 from microgpt.model.spec import ModelSpec
 
 CHUNK_ROWS = 64  # positions computed together: their activations fit the caches next to the core at the usual sizes
@@ -176,23 +176,16 @@ class NativeEngine:
         size, parts = weights.layout.size, -(-batch_size // part)
         gradients = aligned(parts * size, self.dtype)
 
-        def compute(batch: np.ndarray, weight: float, numbers: range, w: Workspace) -> list[float]:
-            return [
-                self.loss(
-                    model, self.examples, batch, n * part, min((n + 1) * part, batch_size), weight,
-                    gradients[n * size : (n + 1) * size], w,
-                )
-                for n in numbers
-            ]  # fmt: skip
-
-        shares = [range(begin, end) for begin, end in contiguous_ranges(np.arange(parts), self.threads)]
+        losses = np.zeros(parts)
+        shares = list(contiguous_ranges(np.arange(parts), self.threads))
         for s in range(steps.count):
             begin = (model * steps.count + s) * batch_size
             batch = steps.batches[begin : begin + batch_size]
             targets = int(self.targets[batch].sum())
-            losses = self.run_in_threads([partial(compute, batch, 1.0 / targets, share) for share in shares])
+            compute = partial(self.losses, model, self.examples, batch, part, 1.0 / targets, gradients, size, losses)
+            self.run_in_threads([partial(compute, *share) for share in shares])
             loss = 0.0
-            for part_loss in chain.from_iterable(losses):
+            for part_loss in losses.tolist():
                 loss += part_loss
             loss /= targets
             steps.losses[model, s] = loss
@@ -228,37 +221,36 @@ class NativeEngine:
 
         return self.run_in_threads([partial(compute, share) for share in range(shares)])[0]
 
-    def loss(
+    def losses(
         self,
         model: int,
         x: Examples,
         batch: np.ndarray,
-        begin: int,
-        end: int,
+        part: int,
         weight: float,
-        gradient: np.ndarray,
+        gradients: np.ndarray | None,
+        stride: int,
+        sums: np.ndarray,
+        first: int,
+        last: int,
         w: Workspace,
-    ) -> float:
-        """Return the sum of the losses of examples batch[begin : end]; see train_kernels.part_loss."""
-        return train_kernels.loss(
-            self.weights.parameters, self.weights.transposed, gradient, w.activations, x.tokens, x.starts, x.ends,
-            batch, begin, end, weight, w.ids, self.weights.mask, model, self.weights.record,
+    ) -> None:
+        """Write the sum of the losses of each part of the examples x[batch]; see train_kernels.losses."""
+        train_kernels.losses(
+            self.weights.parameters, self.weights.transposed, w.gradient if gradients is None else gradients,
+            w.activations, x.tokens, x.starts, x.ends, batch, len(batch), part, -(-len(batch) // part), first, last,
+            weight, stride, w.ids, self.weights.mask, model, sums, self.weights.record,
         )  # fmt: skip
 
     # Evaluation and sampling
 
     def evaluate(self, examples: Sequence[Tokens]) -> np.ndarray:
         x, replicas = Examples.of(examples), self.weights.replicas
-        order = np.arange(len(x))
-        slices = [(begin, min(begin + EVALUATION_PART, len(x))) for begin in range(0, len(x), EVALUATION_PART)]
-        work = [(model, *each) for model in range(replicas) for each in slices]
-
-        def compute(share: list[tuple[int, int, int]], w: Workspace) -> list[float]:
-            return [self.loss(model, x, order, begin, end, 0.0, w.gradient, w) for model, begin, end in share]
-
-        shares = [work[begin:end] for begin, end in contiguous_ranges(np.arange(len(work)), self.threads)]
-        losses = list(chain.from_iterable(self.run_in_threads([partial(compute, share) for share in shares])))
-        return np.array(losses).reshape(replicas, len(slices)).sum(axis=1) / x.targets.sum()
+        sums = np.zeros((replicas, -(-len(x) // EVALUATION_PART)))
+        compute = partial(self.losses, 0, x, np.arange(len(x)), EVALUATION_PART, 0.0, None, 0, sums.ravel())
+        shares = contiguous_ranges(np.arange(sums.size), self.threads)
+        self.run_in_threads([partial(compute, begin, end) for begin, end in shares])
+        return sums.sum(axis=1) / x.targets.sum()
 
     def decoder(self, replica: int) -> NativeDecoder:
         return NativeDecoder(self.weights, replica)
@@ -299,13 +291,10 @@ class NativeEngine:
         )
 
 
-def shuffled(count: int, rng: random.Random, dtype: str | None) -> np.ndarray:
-    """Return what the function of this name in data/batches.py does; `dtype` is that of the engine's options."""
+def random_functions(dtype: str | None) -> tuple[Shuffle, Normals]:
+    """See engines/__init__.py; `dtype` is that of the engine's options."""
     compilation.prepare_kernels(dtype or BACKENDS["native"].dtypes[0], print)
-    state, order = State(rng), np.arange(count, dtype=np.int32)
-    shuffle(order, state.words)
-    state.store(rng)
-    return order
+    return python_random.shuffled, python_random.standard_normals
 
 
 def contiguous_ranges(numbers: np.ndarray, pieces: int) -> Iterator[tuple[int, int]]:

@@ -1,10 +1,11 @@
 """Python's random generator in compiled code: the numbers of random.Random, and its shuffle."""
 
+import math
 import random
 
 import numpy as np
 
-from microgpt.engines.native.compilation import Int32Array, Int64Array, kernel
+from microgpt.engines.native.compilation import Float64Array, Int32Array, Int64Array, entry, kernel
 
 STATE_WORDS, STATE_MIDDLE = 624, 397  # of MT19937; a state has one more number: how many of the words are used
 
@@ -32,7 +33,7 @@ def next_uniform(state: Int64Array) -> float:
     return (high * 67108864.0 + (next_word(state) >> 6)) * (1.0 / 9007199254740992.0)
 
 
-@kernel
+@entry
 def shuffle(order: Int32Array, state: Int64Array):
     """Permute an array as random.Random.shuffle permutes a list."""
     for i in range(len(order) - 1, 0, -1):
@@ -45,6 +46,15 @@ def shuffle(order: Int32Array, state: Int64Array):
         order[i], order[j] = order[j], order[i]
 
 
+@entry
+def fill_normals(values: Float64Array, state: Int64Array):
+    """An even count of what random.Random.gauss(0, 1) returns, if it keeps no number of an earlier call"""
+    for i in range(0, len(values), 2):
+        angle = next_uniform(state) * (2.0 * math.pi)
+        radius = math.sqrt(-2.0 * math.log(1.0 - next_uniform(state)))
+        values[i], values[i + 1] = math.cos(angle) * radius, math.sin(angle) * radius
+
+
 class State:
     """The state of a generator as kernels take it."""
 
@@ -55,3 +65,23 @@ class State:
     def store(self, rng: random.Random) -> None:
         """Set the generator to where kernels have brought the state."""
         rng.setstate((self.version, tuple(self.words.tolist()), self.gauss_next))
+
+
+def shuffled(count: int, rng: random.Random) -> np.ndarray:
+    """Return what the function of this name in data/batches.py does."""
+    state, order = State(rng), np.arange(count, dtype=np.int32)
+    shuffle(order, state.words)
+    state.store(rng)
+    return order
+
+
+def standard_normals(rng: random.Random, count: int) -> list[float]:
+    """Return what the function of this name in model/init.py does."""
+    state, kept = State(rng), rng.getstate()[2]
+    first = [] if kept is None else [kept]
+    values = np.zeros((count - len(first) + 1) // 2 * 2)
+    fill_normals(values, state.words)
+    found = [*first, *values.tolist()]
+    state.gauss_next = found[count] if len(found) > count else None
+    state.store(rng)
+    return found[:count]

@@ -165,15 +165,22 @@ def prepare(P: FloatArray, T: FloatArray, begin_model: int, end_model: int, z: L
 
 
 @kernel
-def loss(P: FloatArray, T: FloatArray, G: FloatArray, A: FloatArray, tokens: Int32Array, starts: Int64Array,
-         ends: Int64Array, batch: Int64Array, begin: int, end: int, weight: float, ids: Int64Array, mask: FloatArray,
-         model: int, z: LayoutRecord) -> float:  # fmt: skip
-    """`part_loss` of one model."""
-    return part_loss(
-        pointer(P, model * z.size), pointer(T, model * z.t_size), pointer(G, 0), pointer(A, 0), pointer(tokens, 0),
-        pointer(starts, 0), pointer(ends, 0), pointer(batch, 0), begin, end, weight, pointer(ids, 0), pointer(mask, 0),
-        z,
-    )  # fmt: skip
+def losses(P: FloatArray, T: FloatArray, G: FloatArray, A: FloatArray, tokens: Int32Array, starts: Int64Array,
+           ends: Int64Array, batch: Int64Array, count: int, part: int, parts: int, first: int, last: int, weight: float,
+           stride: int, ids: Int64Array, mask: FloatArray, model: int, sums: Float64Array,
+           z: LayoutRecord):  # fmt: skip
+    """Write `part_loss` of the parts number `first` to last - 1 to sums.
+
+    The `count` examples of the batch are divided into `parts` parts of `part` examples for each model from `model` on.
+    The gradient of part n is at G[n stride].
+    """
+    for n in range(first, last):
+        m, begin = model + n // parts, n % parts * part
+        sums[n] = part_loss(
+            pointer(P, m * z.size), pointer(T, m * z.t_size), pointer(G, n * stride), pointer(A, 0),
+            pointer(tokens, 0), pointer(starts, 0), pointer(ends, 0), pointer(batch, 0), begin,
+            min(begin + part, count), weight, pointer(ids, 0), pointer(mask, 0), z,
+        )  # fmt: skip
 
 
 @kernel
