@@ -109,8 +109,9 @@ class CheckpointStore:
         held = {one.name: one for one in (self.held_best, self.held) if one is not None}
         if not held:
             return []
+        newest = max(held)
         for path in self.steps():
-            if path.name > max(held) or (path.name in held and not is_valid(path)):
+            if path.name > newest or (path.name in held and not is_valid(path)):
                 discard(path)
             else:
                 held.pop(path.name, None)

@@ -112,6 +112,8 @@ def test_a_damaged_later_checkpoint_is_removed_by_an_earlier_step(tmp_path):
     saved(store, 1)
     shutil.copytree(tmp_path / "step_00000001", tmp_path / "step_00000009")
     (tmp_path / "step_00000009" / "weights.safetensors").write_bytes(b"torn")
+    saved(store, 1)  # the run is resumed from it, and passes it again
+    assert steps_of(store) == [1]
     saved(store, 2)
     assert steps_of(store) == [2]
     assert load_checkpoint(tmp_path / "latest").progress.step == 2
