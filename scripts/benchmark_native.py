@@ -13,9 +13,12 @@ data and, before sampling, training. For two_cores it is wall time. Other progra
 
 The figures are medians with the smallest and the largest value of the rounds, and the ratio microgpt / peer: the median
 of the ratios within a round, so that noise that lasts longer than a round cancels. For times a ratio below 1 means that
-microgpt is faster, for tokens per second a ratio above 1.For presets_*
+microgpt is faster, for tokens per second a ratio above 1. For presets_*
 the ratio is that of the default model to the preset, and for two_cores the speed-up, threads=1 / threads=2, also given
 for the rounds alone in which all threads were on a CPU nearly all the time.
+
+d128, d256 and d384 are wide models on random tokens (wide_models.py), beside the torch engine and, if
+MICROGPT_NANOGPT names a folder with nanoGPT's model.py, nanoGPT. For *_cores the figure is of wall time.
 
 The names are the reference names.txt if MICROGPT_DATA_DIR is set, else the embedded ones; the output says which.
 """
@@ -23,6 +26,7 @@ The names are the reference names.txt if MICROGPT_DATA_DIR is set, else the embe
 import argparse
 import json
 import math
+import os
 import shlex
 import sys
 import time
@@ -32,6 +36,7 @@ from typing import Any
 
 import harness
 import numpy as np
+from wide_models import Shape, tokens_per_second
 
 from microgpt.api.program import compose
 from microgpt.benchmarks.reference import BLOCK_SIZE, SEED, names_corpus, reference_engine
@@ -62,25 +67,39 @@ class Case:
     threads: tuple[int, ...] = (1,)  # several: microgpt is compared with itself
     models: tuple[str, ...] = ("",)  # overrides that choose a model; several: compared with the first
     slots: int | None = None  # sampling: texts at once
+    wide: Shape | None = None  # a wide model instead of one of names
+    goal: float | None = None  # for the ratio ours/peer of every peer, or for the speed-up
 
     @property
     def figure(self) -> str:
-        return SPEED if self.slots else TIME
+        return SPEED if self.slots or self.wide else TIME
 
 
 PRESETS = ("model=gpt", "model=gpt2", "model=llama model.mlp_width=43", "model=nanochat")  # of nearly equal parameters
+D128, D256, D384 = Shape(128, 4, 4, 64, 12), Shape(256, 4, 4, 128, 8), Shape(384, 6, 6, 256, 4)
 CASES = {
-    "d16_b16": Case("n_embd 16, batch 16, one model"),
-    "d16_b1": Case("n_embd 16, batch 1, one model", batch_size=1),
-    "d64_b16": Case("n_embd 64, batch 16, one model", n_embd=64),
-    "seeds16": Case("16 seeds in one engine, n_embd 16, batch 1; a name and model", batch_size=1, replicas=16),
-    "seeds64": Case("64 seeds in one engine, n_embd 16, batch 1; a name and model", batch_size=1, replicas=64),
+    "d16_b16": Case("n_embd 16, batch 16, one model", goal=0.30),
+    "d16_b1": Case("n_embd 16, batch 1, one model", batch_size=1, goal=0.48),
+    "d64_b16": Case("n_embd 64, batch 16, one model", n_embd=64, goal=0.40),
+    "d64_b1": Case("n_embd 64, batch 1, one model", n_embd=64, batch_size=1, goal=0.65),
+    "seeds16": Case(
+        "16 seeds in one engine, n_embd 16, batch 1; a name and model", batch_size=1, replicas=16, goal=0.45
+    ),
+    "seeds64": Case(
+        "64 seeds in one engine, n_embd 16, batch 1; a name and model", batch_size=1, replicas=64, goal=0.45
+    ),
     "two_cores": Case("as seeds64, wall time, one thread and two", batch_size=1, replicas=64, threads=(1, 2)),
     "presets_b16": Case("models of 16/4/1/16, batch 16", models=PRESETS),
     "presets_b1": Case("models of 16/4/1/16, batch 1", batch_size=1, models=PRESETS),
     "sample_many": Case("n_embd 16, temperature 0.5, 64 texts at once", slots=64),
-    "sample_one": Case("n_embd 16, temperature 0.5, one text at a time", slots=1),
+    "sample_one": Case("n_embd 16, temperature 0.5, one text at a time", slots=1, goal=1.25),
+    "d128": Case("128 / 4 layers / block 64 / batch 12", wide=D128, goal=1.6),
+    "d256": Case("256 / 4 layers / block 128 / batch 8", wide=D256, goal=1.15),
+    "d384": Case("384 / 6 layers / block 256 / batch 4", wide=D384, goal=1.0),
+    "d128_cores": Case("as d128, wall time, one thread and two", wide=D128, threads=(1, 2), goal=1.8),
+    "d256_cores": Case("as d256, wall time, one thread and two", wide=D256, threads=(1, 2), goal=1.8),
 }
+WIDE_PEERS = ("torch", *filter(None, [os.environ.get("MICROGPT_NANOGPT")]))
 
 
 # In a process of its own: one measurement of the native engine
@@ -88,6 +107,8 @@ CASES = {
 
 def measure_native(case: Case, threads: int, model: str, seconds: float) -> dict[str, Any]:
     """Return what another program prints, and a note."""
+    if case.wide:
+        return time_wide(case, "native", threads, seconds)
     corpus = names_corpus(harness.names_source())
     seeds = range(SEED, SEED + case.replicas)
     options = EngineOptions("native", dtype="float32", threads=threads)
@@ -126,6 +147,15 @@ def time_training(case: Case, engine: Engine, threads: int, seconds: float) -> d
         "note": f"loss {loss:.3f} after {step} steps, {parameters} parameters",
     }
     return figures | ({"on_cpu": cpu / spent / threads} if len(case.threads) > 1 else {})
+
+
+def time_wide(case: Case, program: str, threads: int, seconds: float) -> dict[str, Any]:
+    """Return the tokens per second of training steps of a wide model."""
+    assert case.wide
+    cpu, start = time.process_time(), time.perf_counter()
+    clock = time.perf_counter if len(case.threads) > 1 else time.process_time
+    rate = tokens_per_second(case.wide, program, threads, seconds, clock)
+    return {SPEED: rate, "on_cpu": (time.process_time() - cpu) / (time.perf_counter() - start) / threads}
 
 
 def time_sampling(case: Case, engine: Engine, seconds: float, corpus: Corpus) -> dict[str, Any]:
@@ -189,6 +219,9 @@ def programs_of(name: str, seconds: float, peers: list[tuple[str, list[str]]]) -
         for threads in CASES[name].threads
         for model in CASES[name].models
     ]
+    if CASES[name].wide and len(CASES[name].threads) == 1:
+        wide = [Program(Path(peer).name, [*worker, "1", "--peer-program", peer], is_peer=True) for peer in WIDE_PEERS]
+        native += wide
     return native + [Program(shlex.join(command), command, is_peer=True) for case, command in peers if case == name]
 
 
@@ -205,15 +238,16 @@ def measure_all(programs: dict[str, list[Program]], rounds: int) -> None:
                     raise MicrogptError(f"{name}: {'the peer ' if program.is_peer else ''}{error}") from error
 
 
-def summary(programs: list[Program]) -> list[dict[str, Any]]:
+def summary(case: Case, programs: list[Program]) -> list[dict[str, Any]]:
     """Return a row per program; ratios are those to the first program, round by round."""
     rows = []
     for program in programs:
         row: dict[str, Any] = {"program": program.label, "is_peer": program.is_peer, "note": program.note}
         row["figure"] = harness.spread(program.figures)
         if program is not programs[0]:
-            pairs = zip(programs[0].figures, program.figures, strict=True)
-            row["ratio"] = harness.spread([first / other for first, other in pairs])
+            pairs = list(zip(programs[0].figures, program.figures, strict=True))
+            inverse = case.figure == SPEED and len(case.threads) > 1  # a speed-up is a ratio of times
+            row["ratio"] = harness.spread([b / a if inverse else a / b for a, b in pairs])
         rows.append(row | ({"on_cpu": program.on_cpu} if program.on_cpu else {}))
     return rows
 
@@ -227,6 +261,10 @@ def show(name: str, rows: list[dict[str, Any]]) -> None:
         numbers = "".join(f"{each:>11}" for each in harness.cells(row["figure"]["rounds"], FORMS[case.figure]))
         ratio = with_range(row["ratio"]["rounds"], 11) if "ratio" in row else " " * 26
         print(f"{numbers}{ratio}  {row['program']}" + (f"  [{row['note']}]" if row["note"] else ""))
+        if "ratio" in row and case.goal is not None:
+            middle, at_least = row["ratio"]["median"], case.goal >= 1
+            met = middle >= case.goal if at_least else middle <= case.goal
+            print(f"{'':>33}{'at least' if at_least else 'at most':>11}  {case.goal}: {'met' if met else 'missed'}")
     if len(case.threads) > 1:
         shares = list(zip(*[row["on_cpu"] for row in rows], strict=True))
         ratios = zip(rows[-1]["ratio"]["rounds"], shares, strict=True)
@@ -251,7 +289,7 @@ def compare(chosen: argparse.Namespace) -> None:
         f"data: {corpus.source.origin}, {len(corpus.train.examples)} names; native engine in float32; rounds: "
         f"{chosen.rounds}, of {chosen.seconds:g} s; Python {sys.version.split()[0]}"
     )
-    results = {name: summary(each) for name, each in programs.items()}
+    results = {name: summary(CASES[name], each) for name, each in programs.items()}
     for name, rows in results.items():
         show(name, rows)
     if chosen.json:
@@ -288,7 +326,7 @@ Ignored if its case is not among --cases. If it gives no figure, the exit code i
 
 def main() -> int:
     listed = "\n".join(f"  {name:12} {UNITS[case.figure]}: {case.about}" for name, case in CASES.items())
-    about = f"cases (all with 4 heads, 1 layer, block {BLOCK_SIZE}, Adam; one thread except two_cores):\n{listed}"
+    about = f"cases (if not wide, 4 heads, 1 layer, block {BLOCK_SIZE}; Adam; one thread except *_cores):\n{listed}"
     parser = harness.parser(__doc__, epilog=about)
     parser.add_argument("--rounds", type=harness.at_least(1), default=5, help="(5)")
     parser.add_argument("--seconds", type=harness.above_0, default=1.0, help="least duration of a measurement (1.0)")
@@ -300,9 +338,14 @@ def main() -> int:
     parser.add_argument("--worker", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--model", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--peer-program", default="", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.worker:
-        print(json.dumps(measure_native(CASES[chosen.worker], chosen.threads, chosen.model, chosen.seconds)))
+        case, threads = CASES[chosen.worker], chosen.threads
+        if chosen.peer_program:
+            print(json.dumps(time_wide(case, chosen.peer_program, threads, chosen.seconds)))
+        else:
+            print(json.dumps(measure_native(case, threads, chosen.model, chosen.seconds)))
         return 0
     if chosen.json and not chosen.json.absolute().parent.is_dir():
         parser.error(f"--json={chosen.json} cannot be written: its folder does not exist")
