@@ -84,6 +84,7 @@ class NativeEngine:
         self.compile_seconds = compilation.compile_kernels(self.dtype, say)
         self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="native") if self.threads > 1 else None
         self.workspaces: list[Workspace] = []
+        self.part_gradients = np.empty(0)  # of `train_with_all_threads`
         self.load(state)
 
     # Training state
@@ -174,7 +175,9 @@ class NativeEngine:
         """Train one model: threads compute gradients of parts of a batch, which are then added in their order."""
         weights, batch_size, part = self.weights, steps.batch_size, self.part_size(steps.batch_size)
         size, parts = weights.layout.size, -(-batch_size // part)
-        gradients = aligned(parts * size, self.dtype)
+        if len(self.part_gradients) != parts * size:
+            self.part_gradients = aligned(parts * size, self.dtype)
+        gradients = self.part_gradients
 
         losses = np.zeros(parts)
         shares = list(contiguous_ranges(np.arange(parts), self.threads))
