@@ -158,7 +158,8 @@ class NativeEngine:
         positions = batch_size * self.spec.block_size
         parts = -(-batch_size // PART_EXAMPLES)
         if positions * self.weights.layout.size >= SPLIT_WORK:
-            parts = max(parts, 2, positions // SPLIT_POSITIONS)
+            wanted = max(2, positions // SPLIT_POSITIONS)
+            parts = max(parts, 1 << (wanted.bit_length() - 1))  # a power of two: equal shares for two or four threads
         return -(-batch_size // min(parts, batch_size, MAX_PARTS))
 
     def train_models(self, begin: int, end: int, steps: Steps, w: Workspace) -> None:
