@@ -424,3 +424,15 @@ def test_the_padding_of_weights_and_moments_stays_zero(sizes: tuple[int, int, in
             models[:, indices] = 0
         assert not models[:, engine.weights.layout.layer_vectors : engine.weights.layout.lm_head].any()
         assert not models[:, engine.weights.layout.layers :].any()
+
+
+@pytest.mark.parametrize(
+    ("n_embd", "block_size", "batch_size", "part"),
+    [(16, 16, 16, 16), (16, 16, 40, 14), (128, 64, 12, 6), (128, 64, 1, 1), (128, 256, 20, 5), (128, 256, 3, 2)],
+)
+def test_the_parts_of_a_batch_depend_on_sizes_alone(n_embd: int, block_size: int, batch_size: int, part: int) -> None:
+    spec = gpt(n_embd=n_embd, n_layer=4, block_size=block_size)
+    for threads in (1, 2, 5):
+        engine = engine_of(spec, random_state(spec, 1), batch_size, threads=threads)
+        assert isinstance(engine, native.NativeEngine)
+        assert engine.part_size(batch_size) == part
