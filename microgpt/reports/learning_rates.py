@@ -22,6 +22,7 @@ FEWEST_RATES, FEWEST_SEEDS = 4, 3
 NEAR = 3.0  # the parabola is fitted to the rates within this factor of the best one
 RESAMPLES = 1000
 CLOSE = 0.01  # nats per token
+MOST_TOLD = 12  # settings, and trends, that have a sentence
 HEIGHT = 0.5  # nats per token above the lowest loss that the plot shows
 NOTE = (
     "The optimum is that of a parabola through the mean losses over log(lr), fitted to the rates within a factor of "
@@ -66,7 +67,11 @@ def learning_rate_analysis(family: Family, plan: Plan, read: Reader | None) -> A
         with skip_if_failing(f"learning rates of {family.key}"):
             plots = plots_of(optima, family.metric)
     table = Table("Learning rates", [row_of(one) for one in optima], NOTE)
-    findings = [*map(sentence, optima), *(line for _, line, _ in trends(optima))]
+    sentences = [sentence(one) for one in optima[:MOST_TOLD]]
+    if len(optima) > MOST_TOLD:
+        edges = sum(one.is_at_edge for one in optima)
+        sentences = [f"The best learning rates of {len(optima)} settings are in their table; {edges} are at an edge."]
+    findings = [*sentences, *(line for _, line, _ in trends(optima)[:MOST_TOLD])]
     data = {
         "optima": [
             {"setting": one.curve.name, "lr": one.rate, "low": one.interval.low, "high": one.interval.high,

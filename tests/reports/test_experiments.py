@@ -114,6 +114,13 @@ def test_the_best_learning_rate_is_found_with_its_change_with_width(tmp_path: Pa
     assert [plot.name for plot in found.plots] == ["learning-rates"]
 
 
+def test_many_settings_have_a_table_instead_of_sentences(tmp_path: Path) -> None:
+    best = {width: 0.1 if width > 60 else 0.004 for width in range(16, 68, 4)}
+    found = analysis(of_rates(tmp_path, best, [0.001, 0.002, 0.004, 0.008]), "learning_rate")
+    assert found.findings[0] == "The best learning rates of 13 settings are in their table; 1 are at an edge."
+    assert len(tables(found)["Learning rates"]) == 13
+
+
 def test_an_optimum_at_the_edge_is_said_to_be_there(tmp_path: Path) -> None:
     found = analysis(of_rates(tmp_path, {16: 0.1}, [0.001, 0.002, 0.004, 0.008]), "learning_rate")
     assert found.findings == [
