@@ -17,7 +17,7 @@ from microgpt.reports.tables import effect_rows
 from microgpt.reports.wording import what_it_does
 
 NOTE = "Named before the runs began. The 95 % intervals hold together for the rows of this table alone."
-NO_CONTRASTS = "No contrast was named before the runs began: what follows is exploratory."
+NO_CONTRASTS = "No single contrast was named before the runs began: the intervals of a table hold for all of its rows."
 
 
 def planned_analysis(family: Family, plan: Plan, read: Reader | None) -> Analysis | None:

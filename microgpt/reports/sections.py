@@ -115,7 +115,8 @@ def single_runs(rows: Sequence[Row]) -> Section:
 
 def page_section(family: Family, compared: Sequence[Comparison], read: Reader | None) -> Section:
     """Return a family's section of the page; without `read`, leave out what needs histories."""
-    analyses = analysed(family, read)
+    plan = plan_of_family(family)
+    analyses = analysed(family, plan, read)
     found = list(analyses.values())
     known = [*family.rows, *family.missing]
     references = common_references(family.rows)
@@ -138,7 +139,7 @@ def page_section(family: Family, compared: Sequence[Comparison], read: Reader | 
         *([Paragraph("Settings of all these runs that differ from the defaults:", code=settings)] if settings else []),
         *provenance.failures(family.missing),
         *(block for one in found for block in one.first),
-        Heading(EXPLORATORY if any(one.first for one in found) else "What the data show"),
+        Heading(EXPLORATORY if plan.contrasts else "What the data show"),
         Bullets(sentences or [NOTHING]),
         variants_table(family, references),
         plots,
@@ -154,7 +155,7 @@ def page_section(family: Family, compared: Sequence[Comparison], read: Reader | 
         title,
         blocks,
         summary="; ".join(filter(None, [runs, best_of(family)])),
-        data=family_object(family, plan_of_family(family), analyses),
+        data=family_object(family, plan, analyses),
     )
 
 

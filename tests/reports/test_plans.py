@@ -94,6 +94,8 @@ def test_without_a_plan_nothing_is_called_exploratory(tmp_path):
     text = markdown(page_of(planned_sweep(tmp_path, {})))
     assert "### What the data show" in text
     assert "exploratory" not in text
+    text = markdown(page_of(planned_sweep(tmp_path / "question", {"question": QUESTION})))
+    assert text.index(QUESTION) < text.index("### What the data show")
 
 
 def test_a_control_leaves_only_the_comparisons_with_it(tmp_path):
