@@ -54,7 +54,7 @@ def compare_launchers(seeds: int, steps: int) -> None:
     print(f"  ratio {seconds['basic'] / seconds['vectorized']:.1f}")
     print(f"  the same command once more, when all jobs are completed: {once_more:.1f} s")
     print(f"  jobs whose history.jsonl is the same byte for byte: {same} of {4 * seeds}")
-    print(f"  on disk, with the last two checkpoints of each job: {size / 1e6:.0f} MB\n\n{shown}")
+    print(f"  on disk, with the last and the best checkpoint of each job: {size / 1e6:.0f} MB\n\n{shown}")
 
 
 def measure_composition(jobs: int) -> None:

@@ -71,6 +71,31 @@ def test_a_quick_composition_equals_hydra_s(composer: Composer, chosen: list[dic
         assert quickly(composer, overrides) == as_hydra_does(composer, overrides)
 
 
+@pytest.mark.parametrize(
+    ("values", "copied"),
+    [
+        (["seed=7"], True),
+        (["seed=0", "seed=10"], True),
+        (["seed=8", "optim.lr=0.5", "sample.prompt=ab"], True),
+        (["seed=8", "optim.lr=1", "sample.prompt=ab"], False),  # becomes 1.0
+        (["seed=8", "optim.lr=0.5", "sample.prompt='a b'"], False),  # in quotes
+        (["seed=8", "optim.lr=0.5", "sample.prompt=${style.name}"], False),
+        (["seed=8", "optim.lr=0.5", "sample.prompt=1e3"], False),  # spelled like a number
+    ],
+    ids=str,
+)
+def test_a_job_is_a_copy_of_another_only_if_that_gives_hydra_s_values(
+    composer: Composer, values: list[str], copied: bool
+) -> None:
+    first = [f"{value.split('=')[0]}={other}" for value, other in zip(values, ("3", "0.25", "x"), strict=False)]
+    if len(values) == 2:
+        first[1] = "seed=4"
+    composer.compose(first)
+    assert quickly(composer, values) == as_hydra_does(composer, values)
+    assert (composer.compose(values).config is None) == copied
+    assert quickly(composer, first) == as_hydra_does(composer, first), "the values of one are not in the next"
+
+
 @pytest.mark.parametrize("override", ["seed=abc", "train.step=3", "model=lstm", "optim.lr=[1]", "model.n_embd={a:1}"])
 def test_an_invalid_override_raises_hydra_s_error(composer: Composer, override: str) -> None:
     with pytest.raises(HydraException) as theirs:
