@@ -34,8 +34,9 @@ SETTLED = {
 REPLACED = {"ladder": "effects"}  # an analysis -> the one that it replaces in the families that it applies to
 
 
-def analysed(family: Family, plan: Plan, read: Reader | None) -> dict[str, Analysis]:
+def analysed(family: Family, read: Reader | None) -> dict[str, Analysis]:
     """Return what the analyses that apply to a family add to its section."""
+    plan = plan_of_family(family)
     found: dict[str, Analysis] = {}
     for name, analyse in ANALYSES.items():
         if all(REPLACED.get(other) != name for other in found):

@@ -116,7 +116,7 @@ def single_runs(rows: Sequence[Row]) -> Section:
 def page_section(family: Family, compared: Sequence[Comparison], read: Reader | None) -> Section:
     """Return a family's section of the page; without `read`, leave out what needs histories."""
     plan = plan_of_family(family)
-    analyses = analysed(family, plan, read)
+    analyses = analysed(family, read)
     found = list(analyses.values())
     known = [*family.rows, *family.missing]
     references = common_references(family.rows)
