@@ -71,14 +71,15 @@ def learning_rate_analysis(family: Family, plan: Plan, read: Reader | None) -> A
     if len(optima) > MOST_TOLD:
         edges = sum(one.is_at_edge for one in optima)
         sentences = [f"The best learning rates of {len(optima)} settings are in their table; {edges} are at an edge."]
-    findings = [*sentences, *(line for _, line, _ in trends(optima)[:MOST_TOLD])]
+    changes = trends(optima)
+    findings = [*sentences, *(line for _, line, _ in changes if len(changes) <= MOST_TOLD)]
     data = {
         "optima": [
             {"setting": one.curve.name, "lr": one.rate, "low": one.interval.low, "high": one.interval.high,
              "loss": one.loss, "at_edge": one.is_at_edge, "seeds": one.curve.losses.shape[1]}
             for one in optima
         ],
-        "trends": [trend for _, _, trend in trends(optima)],
+        "trends": [trend for _, _, trend in changes],
     }  # fmt: skip
     return Analysis(findings, plots, [table], data)
 

@@ -48,4 +48,6 @@ def seconds_per_example(jobs: Sequence[Job], reader: InputReader) -> float:
 
 
 def in_words(seconds: float) -> str:
-    return f"{max(1, round(seconds))} seconds" if seconds < 90 else f"{round(seconds / 60)} minutes"
+    if seconds < 1.5:
+        return "a second"
+    return f"{round(seconds)} seconds" if seconds < 90 else f"{round(seconds / 60)} minutes"

@@ -36,7 +36,7 @@ class LadderSweeper(PlannedSweeper):
             if width is not None:
                 resized.append([*jobs[rung], f"{WIDTH}={width}", "ladder.resized=true"])
         every = [[*job, seed] for job, seed in product([*jobs, *resized], seeds)]
-        plan = f"ladder of {len(jobs) - 1} changes: {len(jobs)} models"
+        plan = f"ladder of {len(jobs) - 1} change{'s' if len(jobs) > 2 else ''}: {len(jobs)} models"
         if resized:
             plan += f", {len(resized)} of them again with about {specs[0].parameter_count():,} parameters ({WIDTH})"
         yield Stage(every, [f"{plan}; {len(seeds)} seeds each: {len(every):,} runs"])

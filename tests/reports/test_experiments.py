@@ -5,14 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.report_rows import Sweep, read
+from support.report_rows import Sweep, design, read
 
 from microgpt.reports import learning_rates, power_laws
 from microgpt.reports.analyses import analysed
+from microgpt.reports.effects import effects_of
 from microgpt.reports.families import Family, family_of
 from microgpt.reports.learning_rates import lowest
 from microgpt.reports.power_laws import fit
 from microgpt.reports.report import Analysis, Cells, Table
+from microgpt.sweeps.fractions import choose
 
 SEEDS = 6
 
@@ -190,3 +192,27 @@ def test_a_sweep_over_other_keys_has_no_power_law(tmp_path: Path) -> None:
             for seed in range(3):
                 sweep.add(seed, 2.0 + noise(seed), parameters=width, model__n_embd=width, model__bias=bias)
     assert "scaling" not in analysed(family_of(sweep.rows), None)
+
+
+def test_a_screening_by_a_fraction_names_exactly_what_was_planted() -> None:
+    """Two main effects and an interaction of 8 factors in 64 of 256 combinations: 36 effects, 3 of which are there."""
+    rng, fraction = np.random.default_rng(3), choose(8, 64, 5)
+    assert fraction is not None
+    seeds = rng.normal(0, 0.05, 12)
+    samples = {
+        levels: {
+            seed: 2.4 + 0.02 * levels[0] - 0.03 * levels[7] + 0.02 * (levels[2] == levels[5]) + shared
+            + float(rng.normal(0, 0.01))
+            for seed, shared in enumerate(seeds)
+        }
+        for levels in fraction.rows
+    }  # fmt: skip
+    found = effects_of(design([f"factor{number}" for number in range(8)], samples))
+    named = {tuple(factor.key for factor in one.contrast.factors): one for one in found.effects}
+    assert len(named) == 36
+    shown = {keys: one.difference.mean for keys, one in named.items() if one.is_shown}
+    assert shown == {
+        ("factor0",): pytest.approx(0.02, abs=0.003),
+        ("factor7",): pytest.approx(-0.03, abs=0.003),
+        ("factor2", "factor5"): pytest.approx(0.04, abs=0.006),
+    }

@@ -202,7 +202,7 @@ def test_the_duration_of_jobs_grows_with_their_steps_and_parameters(monkeypatch:
     )
     seconds = [duration.about([job], InputReader()) - duration.PER_JOB for job in (short, long, wide)]
     assert seconds == pytest.approx([1000 * 4192e-6, 3000 * 4192e-6, 1000 * 14528e-6])
-    assert [duration.in_words(one) for one in (0.2, 89, 200)] == ["1 seconds", "89 seconds", "3 minutes"]
+    assert [duration.in_words(one) for one in (0.2, 89, 200)] == ["a second", "89 seconds", "3 minutes"]
 
 
 def test_a_grid_has_a_plan_if_it_has_a_question(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
