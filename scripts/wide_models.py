@@ -7,6 +7,7 @@ Adam, in float32 on the CPU. nanoGPT's model.py is imported from a folder; its e
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,11 @@ def nanogpt_step(shape: Shape, folder: Path, threads: int) -> Callable[[], Any]:
     import torch
 
     sys.path.insert(0, str(folder))
-    from model import GPT, GPTConfig  # pyright: ignore[reportMissingImports]
-
+    nanogpt = import_module("model")
     torch.set_num_threads(threads)
     sizes = {"n_layer": shape.n_layer, "n_head": shape.n_head, "n_embd": shape.n_embd}
-    model = GPT(GPTConfig(block_size=shape.block_size, vocab_size=VOCAB, dropout=0.0, bias=False, **sizes))
+    sizes |= {"block_size": shape.block_size, "vocab_size": VOCAB}
+    model = nanogpt.GPT(nanogpt.GPTConfig(dropout=0.0, bias=False, **sizes))
     optimizer = model.configure_optimizers(0.1, RATE, (0.9, 0.99), "cpu")
 
     def step() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -118,7 +118,7 @@ class Model:
         policy = self._policy(asked)
         (one,) = sample_prompts(asked, self.tokenizer, self.config.block_size, questions=())
         rng = sample_generator(self._trained.checkpoint, seed)
-        return [one.text + self._continue(one.tokens, policy, rng).text for _ in range(n)]
+        return [one.text + made.text for made in self._continue([one.tokens] * n, policy, rng)]
 
     def chat(
         self,
@@ -137,7 +137,8 @@ class Model:
 
         policy = self._policy(SampleConfig("", temperature, top_k, max_new_tokens=max_new_tokens, seed=seed))
         prompt, _ = encode_prompt_turns(self._turns(messages), self.tokenizer, self.config.block_size)
-        return self._continue(prompt, policy, random.Random(Config.seed if seed is None else seed)).text
+        (made,) = self._continue([prompt], policy, random.Random(Config.seed if seed is None else seed))
+        return made.text
 
     def logits(self, text: Text = "") -> np.ndarray:
         """Return logits (T, V), float64; row t predicts the token after position t."""
@@ -176,11 +177,12 @@ class Model:
             max_new_tokens=asked.max_new_tokens,
         )
 
-    def _continue(self, prompt: Sequence[int], policy: SamplingPolicy, rng: random.Random) -> Sample:
-        from microgpt.inference.generation import generate
+    def _continue(
+        self, prompts: Sequence[Sequence[int]], policy: SamplingPolicy, rng: random.Random
+    ) -> Iterator[Sample]:
+        from microgpt.inference.generation import generate_all
 
-        trained = replace(self._trained, policy=policy)
-        return generate(trained.continuation(prompt, rng), trained.new_decoder)
+        return generate_all(self._trained.engine, 0, self.tokenizer, self.config.block_size, prompts, policy, rng)
 
     def _turns(self, messages: Text) -> Sequence[Turn]:
         from microgpt.data.conversations import USER, Turn, turns_of
