@@ -31,6 +31,7 @@ import shlex
 import sys
 import time
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ CASES = {
     "d128_cores": Case("as d128, wall time, one thread and two", wide=D128, threads=(1, 2), goal=1.8),
     "d256_cores": Case("as d256, wall time, one thread and two", wide=D256, threads=(1, 2), goal=1.8),
 }
-WIDE_PEERS = ("torch", *filter(None, [os.environ.get("MICROGPT_NANOGPT")]))
+HAS_TORCH = find_spec("torch") is not None
+WIDE_PEERS = [peer for peer in ("torch", os.environ.get("MICROGPT_NANOGPT", "")) if peer and HAS_TORCH]
 
 
 # In a process of its own: one measurement of the native engine
