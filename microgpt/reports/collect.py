@@ -23,15 +23,24 @@ from microgpt.reports.markdown import image_name, markdown
 from microgpt.reports.plot_style import png, skip_if_failing
 from microgpt.reports.records import Collected, read_rows, swept_keys
 from microgpt.reports.report import Report, Section
-from microgpt.reports.sections import family_reports, page_report
-from microgpt.reports.terminal import ablations_text, runs_text, settings_text, sweep_family, terminal_width
+from microgpt.reports.sections import FamilyReport, family_reports, page_report
+from microgpt.reports.terminal import (
+    ablations_text,
+    findings_text,
+    runs_text,
+    settings_text,
+    sweep_family,
+    terminal_width,
+)
 
+FEW_SETTINGS = 4  # of a sweep whose table says enough on the terminal
 RENDERERS = {"report.html": html, "report.md": markdown, "report.json": json_text}  # of the same report
 
 
 @dataclass
 class Results:
     collected: Collected
+    reports: Sequence[FamilyReport]
     ablations: list[Section]
     written: list[Path]
 
@@ -42,7 +51,7 @@ def collect(folders: Sequence[Path], results_dir: Path) -> Results:
     Raises UserError if a folder is missing or the results cannot be written.
     """
     collected = read_rows(folders)
-    results = Results(collected, [], [])
+    results = Results(collected, [], [], [])
     styles = sorted({row.style for row in collected.rows})
     try:
         results_dir.mkdir(parents=True, exist_ok=True)
@@ -50,7 +59,7 @@ def collect(folders: Sequence[Path], results_dir: Path) -> Results:
             rows = [row for row in collected.rows if row.style == style]
             keys = swept_keys(rows)
             results.written += write_rows([row.columns(keys) for row in rows], results_dir / f"runs_style-{style}")
-        reports = family_reports(collected.rows)
+        results.reports = reports = family_reports(collected.rows)
         for style in styles:
             ablations = [
                 (one.family, one.ablation)
@@ -132,7 +141,12 @@ def collect_and_print(folders: Sequence[Path], results_dir: Path, sweep: Path | 
             variants.setdefault(row.shared.comparison_key, set()).add(row.variant)
         ablations = [section for section in ablations if len(variants.get(section.comparison, ())) > 1]
         if len(variants) > 1 or not ablations:  # the table of an ablation has a line for each setting too
-            print(settings_text(sweep_family(jobs, sweep.name), width))
+            family = sweep_family(jobs, sweep.name)
+            print(settings_text(family, width))
+            sweeps = [one for one in results.reports if one.family.kind == "sweep"]
+            page = next((one.page for one in sweeps if jobs[0] in one.family.members), None)
+            if page is not None and len(family.variants) > FEW_SETTINGS:
+                print(findings_text(page, width))
     elif rows:
         print(runs_text(rows, width))
     if ablations:

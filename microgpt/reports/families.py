@@ -5,6 +5,7 @@ only in the two toggles and the seed. A variant is a configuration without the s
 results.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +24,7 @@ from microgpt.reports.settings import (
 from microgpt.reports.statistics import Summary, summary
 
 ABLATION = tuple(variant_name(tied, normed) for tied in (True, False) for normed in (False, True))
+MOST_ABLATIONS = 4  # of one sweep
 ONLY = "all runs"  # the name of the only variant of a family
 
 Samples = Mapping[str, Mapping[int, float]]  # of a metric: name of variant -> seed -> value
@@ -132,12 +134,19 @@ def with_data(rows: Sequence[Row]) -> list[Row]:
 
 
 def ablation_groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Return by comparison key the groups in which all four variants have completed runs, completed runs first."""
+    """Return by comparison key the groups in which all four variants have completed runs, completed runs first.
+
+    A sweep of many more settings, such as a screening, is told by the effects of its factors, not as ablations.
+    """
     groups: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: not row.is_completed):
         groups.setdefault(row.shared.comparison_key, []).append(row)
     completed = {key: {row.variant for row in members if row.is_completed} for key, members in groups.items()}
-    return {key: members for key, members in groups.items() if completed[key] == set(ABLATION)}
+    found = {key: members for key, members in groups.items() if completed[key] == set(ABLATION)}
+    sweeps = {key: {row.job and row.folder.parent for row in members} for key, members in found.items()}
+    of_sweep = Counter(next(iter(own)) for own in sweeps.values() if len(own) == 1 and None not in own)
+    many = {sweep for sweep, number in of_sweep.items() if number > MOST_ABLATIONS}
+    return {key: members for key, members in found.items() if not (len(sweeps[key]) == 1 and sweeps[key] <= many)}
 
 
 def ablation_family(key: str, rows: Sequence[Row]) -> Family:

@@ -13,7 +13,7 @@ from microgpt.reports.families import Family, Variant, new_family, with_data
 from microgpt.reports.markdown import text_table
 from microgpt.reports.provenance import remarks
 from microgpt.reports.records import Row, swept_keys
-from microgpt.reports.report import Cells, Section, Table
+from microgpt.reports.report import Bullets, Cells, Section, Table
 from microgpt.reports.settings import abbreviated, setting, short, written
 from microgpt.reports.statistics import Difference, Interval, Verdict
 from microgpt.reports.tables import cell, counted, interval_cell, shortened, signed
@@ -27,6 +27,9 @@ LEFT_OUT_OF_ABLATIONS = (
 )  # fmt: skip
 SHORTEST = 12  # characters of a text that is cut
 MOST_LINES = 40
+MOST_SETTINGS = 12  # lines of a sweep over more than two keys
+MOST_FINDINGS = 12
+MOST_COLUMNS, PAGE_WIDTH = 5, 160  # of settings, side by side; of a table with more of them that is not on a terminal
 SHOWN = {
     Verdict.SHOWN: "yes",
     Verdict.NOT_SHOWN: "no",
@@ -66,7 +69,9 @@ def sweep_family(jobs: Sequence[Row], name: str) -> Family:
 
 def settings_text(family: Family, width: int | None) -> str:
     """Return a line for each setting of a sweep, the best first, and how it compares with the best."""
-    ranked = family.ranked[:MOST_LINES]
+    names = column_names(list(family.variants[0].settings))
+    most = MOST_LINES if len(names) <= 2 else MOST_SETTINGS
+    ranked = family.ranked[:most]
     runs, number = counted(len(family.rows), "completed run"), len(family.variants)
     heading = f"{family.key}: {runs} of {counted(number, 'setting')}; {family.metric}, best first"
     if not ranked:
@@ -74,8 +79,7 @@ def settings_text(family: Family, width: int | None) -> str:
     best, summaries = ranked[0][0], {variant.name: found for variant, found in ranked}
     lines = [variant for variant, _ in ranked]
     against = with_best(family, best, lines)
-    lines = [*lines, *(variant for variant in family.variants if not variant.rows)][:MOST_LINES]
-    names = column_names(list(best.settings))
+    lines = [*lines, *(variant for variant in family.variants if not variant.rows)][:most]
     trials = {variant.name: trial_of(variant) for variant in lines}
     counts = [name for name in ("failed", "unfinished") if any(getattr(variant, name) for variant in lines)]
 
@@ -94,11 +98,20 @@ def settings_text(family: Family, width: int | None) -> str:
 
     parts = [heading + (f", the first {len(lines)} of which are listed" if len(lines) < number else "")]
     whole = with_settings(table(False), [variant.settings for variant in lines], names, None)
+    width = PAGE_WIDTH if width is None and len(names) > MOST_COLUMNS else width
     if width is not None and table_width(whole) > width:
         parts.append(f"best: {words(best.settings, names)}; the others by what differs from it")
         whole = with_settings(table(True), [differences(variant, best) for variant in lines], names, width)
     parts += [text_table(whole), explanation(family, against), *map(escaped, remarks(family.members))]
     return "\n".join(part if "\n" in part else filled(part, width) for part in parts if part)
+
+
+def findings_text(section: Section, width: int | None) -> str:
+    """Return what the data show, in the sentences of the report's section."""
+    found = [item for block in section.blocks if isinstance(block, Bullets) for item in block.items]
+    more = len(found) - MOST_FINDINGS
+    rest = [f"- {more} more in the report"] if more > 0 else []
+    return "\n".join(filled(escaped(line), width) for line in [*(f"- {item}" for item in found[:MOST_FINDINGS]), *rest])
 
 
 def with_settings(

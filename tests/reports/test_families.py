@@ -214,6 +214,14 @@ def test_a_sweep_over_more_than_the_toggles_is_a_family_beside_its_ablations(swe
     assert {len(family.variants) for family in found} == {4, 8}
 
 
+def test_the_ablations_of_a_screening_are_left_to_the_effects_of_its_factors(sweep):
+    for lr in (0.01, 0.02, 0.03, 0.04):
+        add_ablation(sweep, optim__lr=lr)
+    assert sorted(family.kind for family in families(sweep.rows)) == [*["ablation"] * 4, "sweep"]
+    add_ablation(sweep, optim__lr=0.05)
+    assert [family.kind for family in families(sweep.rows)] == ["sweep"]
+
+
 def test_without_one_of_its_variants_an_ablation_is_a_sweep(sweep):
     add_ablation(sweep)
     for row in list(sweep.rows):

@@ -133,6 +133,7 @@ def test_a_sweep_ends_with_its_own_settings(sweep: Sweep, tmp_path: Path, capsys
     assert printed.splitlines()[2].split()[:4] == ["adam", "0.01", "7", "6"]
     assert "\nNotes: mi\\x1bne\n" in printed
     assert "n_layer" not in printed
+    assert printed.index("\n- Lowest mean val_loss: ") < printed.index("\n- optim=sgd against adam hurts: val_loss is ")
     assert "collected 39 runs (2 not completed)" in printed
 
 
