@@ -46,7 +46,7 @@ from microgpt.engines.base import BulkRequest, Engine
 from microgpt.engines.native.engine import NativeEngine
 from microgpt.engines.options import EngineOptions
 from microgpt.errors import MicrogptError
-from microgpt.training.assembly import model_spec
+from microgpt.training.from_config import model_spec
 
 RATE = 0.01
 STEADY_RATE = 0.001  # for as many steps as a second has: at 0.01 and batch 1 a loss is infinite after 273,000

@@ -10,7 +10,7 @@ from microgpt.engines.base import Engine, EngineState, Workload
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.model.spec import ModelSpec
-from microgpt.training.assembly import initial_state, read_corpus
+from microgpt.training.from_config import initial_state, read_corpus
 
 ADAM = OptimizerSpec("adam", beta1=0.85, beta2=0.99, eps=1e-8)
 BLOCK_SIZE = 16

@@ -8,7 +8,7 @@ import numpy as np
 from microgpt.engines import make_engine
 from microgpt.engines.base import EngineState, Workload
 from microgpt.sweeps.groups import Job, most_together, shape_of
-from microgpt.training.assembly import model_spec, optimizer_spec
+from microgpt.training.from_config import model_spec, optimizer_spec
 from microgpt.training.inputs import InputReader
 
 SECONDS = 0.1  # of training that is measured

@@ -23,9 +23,9 @@ from microgpt.sweeps.failures import FailedJob, record_failures, report_by_cause
 from microgpt.sweeps.folder import SweepFolder, lockable
 from microgpt.sweeps.groups import Job, group, most_together, shape_of
 from microgpt.sweeps.lifecycle import current_sweep
-from microgpt.training.assembly import model_spec
 from microgpt.training.console import RunConsole, SweepConsole
 from microgpt.training.evaluation import objective
+from microgpt.training.from_config import model_spec
 from microgpt.training.guards import StopRequest
 from microgpt.training.inputs import InputReader, RunInputs
 from microgpt.training.runner import DiskError, TrainingRun, new_record, train_runs

@@ -12,7 +12,7 @@ from microgpt.explain.formats import FORMATS
 from microgpt.explain.graph import tiny_graph
 from microgpt.explain.step import training_step
 from microgpt.runs.invocation import Invocation
-from microgpt.training.assembly import make_schedule, optimizer_spec
+from microgpt.training.from_config import make_schedule, optimizer_spec
 from microgpt.training.inputs import InputReader, RunInputs
 
 

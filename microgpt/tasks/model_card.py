@@ -12,7 +12,7 @@ from microgpt.errors import UserError
 from microgpt.inference.attention_maps import forward
 from microgpt.runs.checkpoint import Checkpoint
 from microgpt.runs.record import RunRecord
-from microgpt.training.assembly import read_corpus
+from microgpt.training.from_config import read_corpus
 
 MOST_EXAMPLES = 5000  # that the validation loss of a card is measured on
 NORMAL_95 = 1.96  # standard errors of a 95 % interval

@@ -17,7 +17,7 @@ from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import Checkpoint, load_checkpoint
 from microgpt.runs.checkpoint_paths import resolve_checkpoint
 from microgpt.runs.record import RunRecord
-from microgpt.training.assembly import (
+from microgpt.training.from_config import (
     InitialState,
     example_order,
     initial_state,

@@ -4,7 +4,7 @@ from microgpt.engines.base import EngineState
 from microgpt.runs.checkpoint_format import Progress
 from microgpt.runs.folders import RunFolder
 from microgpt.runs.record import Failure, Leg, Resumption, RunRecord, timestamp
-from microgpt.training.assembly import make_schedule
+from microgpt.training.from_config import make_schedule
 from microgpt.training.inputs import RunInputs
 
 

@@ -21,8 +21,8 @@ from microgpt.runs.folders import HISTORY, SAMPLES, RunFolder
 from microgpt.runs.history import History
 from microgpt.runs.invocation import Invocation
 from microgpt.runs.record import RECORD, DataSummary, LongDocuments, ModelSummary, RunRecord, Timings, timestamp
-from microgpt.training.assembly import checkpoint_seconds, chooses_checkpoints, make_schedule, optimizer_spec
 from microgpt.training.evaluation import final_evaluation, style_losses, training_metrics
+from microgpt.training.from_config import checkpoint_seconds, chooses_checkpoints, make_schedule, optimizer_spec
 from microgpt.training.guards import MemoryDriftGuard, StopRequest
 from microgpt.training.inputs import RunInputs
 from microgpt.training.loggers import LoggedRun, RunLogger, make_logger

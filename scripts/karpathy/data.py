@@ -13,7 +13,7 @@ import numpy as np
 from microgpt.data.corpus import Corpus, build_corpus
 from microgpt.data.sources import Source, decode_source, read_source
 from microgpt.errors import UserError
-from microgpt.training.assembly import example_order
+from microgpt.training.from_config import example_order
 
 VAL_FRACTION, SPLIT_SEED = 0.1, 0  # the defaults of data.val_fraction and data.split_seed
 

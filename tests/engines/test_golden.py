@@ -18,7 +18,7 @@ from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.engines.scalar.engine import ScalarEngine
 from microgpt.model.spec import ModelSpec
-from microgpt.training.assembly import initial_state
+from microgpt.training.from_config import initial_state
 from microgpt.training.schedules import Schedule
 
 LARGEST_DEVIATION = 1e-12

@@ -29,7 +29,7 @@ from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.transformers_families import FAMILIES, Family, config_of, family_of, spec_of
-from microgpt.training.assembly import model_spec
+from microgpt.training.from_config import model_spec
 
 TOLERANCE = 1e-9
 NANOGPT = "MICROGPT_NANOGPT"

@@ -10,7 +10,7 @@ from microgpt.data.corpus import build_corpus
 from microgpt.data.sources import Source
 from microgpt.model.init import init_parameters
 from microgpt.model.spec import MODEL_KINDS, ModelSpec
-from microgpt.training.assembly import initial_state
+from microgpt.training.from_config import initial_state
 
 K2 = ModelSpec("gpt", vocab_size=27, n_embd=16, n_head=4, n_layer=1, block_size=16)
 K1 = ModelSpec(

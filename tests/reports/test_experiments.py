@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from support.report_rows import Sweep, design, read
 
-from microgpt.reports import learning_rates, power_laws
 from microgpt.reports.analyses import analysed
 from microgpt.reports.effects import effects_of
+from microgpt.reports.experiments import learning_rates, power_laws
+from microgpt.reports.experiments.learning_rates import lowest
+from microgpt.reports.experiments.power_laws import fit
 from microgpt.reports.families import Family, family_of
-from microgpt.reports.learning_rates import lowest
-from microgpt.reports.power_laws import fit
 from microgpt.reports.report import Analysis, Cells, Table
 from microgpt.sweeps.fractions import choose
 

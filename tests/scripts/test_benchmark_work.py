@@ -28,7 +28,7 @@ from support.fake_programs import MICROGPT, write
 from microgpt.engines import base
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
-from microgpt.training.assembly import initial_state
+from microgpt.training.from_config import initial_state
 
 # The same work for both
 

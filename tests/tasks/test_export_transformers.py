@@ -27,7 +27,7 @@ from microgpt.runs.invocation import Invocation
 from microgpt.serve.model import ServedModel
 from microgpt.tasks.export import transformers_export, write_export
 from microgpt.tasks.model_card import ratio_of, token_losses
-from microgpt.training.assembly import read_corpus
+from microgpt.training.from_config import read_corpus
 
 CHARS = list("\n !aé語🎉")
 PLAIN = ModelSpec(

@@ -1,5 +1,5 @@
 // Training microgpt on lines of text: what a seed determines, the steps, and what can be watched meanwhile. As
-// training/assembly.py does it: shuffle the documents, draw the weights, then train one batch after the other.
+// training/from_config.py does it: shuffle the documents, draw the weights, then train one batch after the other.
 
 import { drawText } from "./generation.js";
 import { readText } from "./model.js";

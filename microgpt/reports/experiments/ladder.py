@@ -9,7 +9,7 @@ import numpy as np
 
 from microgpt.reports.budgets import Reader
 from microgpt.reports.effect_report import difference_data
-from microgpt.reports.experiment_charts import Rung, ladder_chart
+from microgpt.reports.experiments.charts import Rung, ladder_chart
 from microgpt.reports.families import Family, Variant
 from microgpt.reports.plans import Plan
 from microgpt.reports.plot_style import skip_if_failing

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from microgpt.reports.budgets import Reader
-from microgpt.reports.experiment_charts import Line, lines_chart
+from microgpt.reports.experiments.charts import Line, lines_chart
+from microgpt.reports.experiments.power_laws import RESAMPLES, STEEPEST, Fit, fit
 from microgpt.reports.families import Family
 from microgpt.reports.plans import Plan
 from microgpt.reports.plot_style import skip_if_failing
 from microgpt.reports.plots import LOSSES, MOST_CURVES, UNIT
-from microgpt.reports.power_laws import RESAMPLES, STEEPEST, Fit, fit
 from microgpt.reports.report import Analysis, Cells, Plot, Table
 from microgpt.reports.settings import fingerprint
 from microgpt.reports.statistics import Interval, t_interval

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from microgpt.reports.budgets import Reader
-from microgpt.reports.experiment_charts import Line, lines_chart
+from microgpt.reports.experiments.charts import Line, lines_chart
 from microgpt.reports.families import ONLY, Family, Variant
 from microgpt.reports.plans import Plan
 from microgpt.reports.plot_style import skip_if_failing
