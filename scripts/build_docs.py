@@ -40,7 +40,8 @@ from itertools import zip_longest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_GUIDES = ("adding", "log", "performance")  # their commands are examples, or those of scripts/repeat_figures.py
+# Their commands are examples, or those of scripts/repeat_figures.py and scripts/build_findings.py.
+NOT_GUIDES = ("adding", "log", "performance", "findings")
 FENCE = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*) -->\n+)?^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -48,8 +49,10 @@ PROGRAM = re.compile(
     r"(?:.*&& )?((?:python (?:-m microgpt|-c |scripts/)|bash scripts/gpu_check.sh --device cpu |torchrun |curl |echo |"
     r"cat ).*)"
 )
-# Commands that take minutes, or need names.txt and the network; tests/engines/test_golden.py runs them.
-RUN_ELSEWHERE = tuple(f"python -m microgpt experiment={name}" for name in ("karpathy", "karpathy_first", "chat"))
+# Commands that take minutes, or need names.txt and the network; tests of their own run them.
+RUN_ELSEWHERE = tuple(
+    f"python -m microgpt experiment={name}" for name in ("karpathy", "karpathy_first", "chat", "screening")
+)
 NEEDS_NAMES = ("experiment=karpathy", "data=makemore")
 TRAINS_ANEW = re.compile(r"(?!.*( task=|train\.resume|--help|--cfg))(python -m microgpt|torchrun)")
 SHORT = 50  # steps of a command on which no output depends
@@ -106,7 +109,7 @@ class Block:
     def commands(self) -> list[str]:
         if self.language == "python":
             return [self.body]
-        lines = [re.sub(r"\s+# .*", "", line) for line in self.body.splitlines()]
+        lines = [re.sub(r"\s+# .*", "", line) for line in re.sub(r"\\\n\s*", "", self.body).splitlines()]
         return [found[1] for line in lines if (found := PROGRAM.fullmatch(line))]
 
 

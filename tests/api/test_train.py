@@ -71,7 +71,7 @@ def test_calls_leave_nothing_behind(tmp_path: Path, run: microgpt.Run) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_fails_raises_its_error_and_is_recorded(tmp_path: Path) -> None:
-    with quietly(tmp_path), pytest.raises(NonFiniteError, match="the loss of step 2 is "):
+    with quietly(tmp_path), pytest.raises(NonFiniteError, match=r"the loss of step \d is "):
         microgpt.train(SMALL, {"optim.lr": 1e30})
     assert [one.record.status for one in microgpt.Runs(tmp_path / "outputs")] == ["failed"]
 
@@ -104,7 +104,7 @@ def test_runs_and_sweeps_are_those_of_the_command_line(tmp_path: Path, run: micr
     with quietly(tmp_path):
         some = microgpt.sweep(SMALL, {"optim.lr": [0.01, 1e30]})
         assert [one.record.status for one in some.not_completed] == ["failed"]
-        with pytest.raises(MicrogptError, match="the loss of step 2 is"):
+        with pytest.raises(MicrogptError, match=r"the loss of step \d is"):
             microgpt.sweep(SMALL, {"optim.lr": [1e29, 1e30]})
 
 

@@ -77,7 +77,7 @@ REFUSED = [  # the last override, and why
     ("task=explain train.log_every=5", "task=explain does not use it; it is for task=train"),
     # By the tables of the options, in validation.py
     ("data.path=a.txt", "it is a key of data=text and chat only"),
-    ("data.format=stream", "it is a key of data=text only"),
+    ("data.format=stream", "it is a key of data=text and alice only"),
     ("data.loss_on=all", "it is a key of data=chat only"),
     ("optim.momentum=0.5", "it is a key of optim=sgd and muon only"),
     ("schedule.warmdown_steps=5", "it is a key of schedule=warmdown and sqrt only"),

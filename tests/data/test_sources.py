@@ -247,7 +247,7 @@ def test_an_address_that_nobody_answers_is_one_sentence(cache, monkeypatch):
 def test_a_cache_that_cannot_be_written_is_a_sentence(cache, server):
     cache.parent.mkdir(parents=True)
     cache.write_text("a file where the folder should be")
-    with pytest.raises(UserError, match=r"data=makemore cannot be cached in .*: File exists"):
+    with pytest.raises(UserError, match=r"data=makemore cannot be cached in .*: Not a directory"):
         makemore_file()
 
 

@@ -10,7 +10,6 @@ import pytest
 from support.models import OPTIONS, gpt
 
 from microgpt.engines.native.layout import layout_of
-from microgpt.engines.native.simd.estimates import reciprocal, square_root
 from microgpt.engines.native.simd.tanh_erf import normal_cdf, sigmoid, tanh
 from microgpt.engines.native.simd.vector import LANES, load, pointer, store
 from microgpt.engines.native.weights import rope_tables
@@ -80,26 +79,3 @@ def test_rope_turns_the_pairs_of_a_head_by_the_angle_of_their_position(n_embd: i
                 cos, sin = tables[position, :, place : place + half]
                 np.testing.assert_allclose(cos, np.cos(angles))
                 np.testing.assert_allclose(sin, sign * np.sin(angles))
-
-
-@numba.njit(error_model="numpy")
-def estimated(x: Any, y: Any) -> None:
-    """y = square_root(x), then reciprocal(x)"""
-    for i in range(0, len(x), LANES):
-        store(pointer(y, 0), i, square_root(load(pointer(x, 0), i)))
-        store(pointer(y, 0), len(x) + i, reciprocal(load(pointer(x, 0), i)))
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-15), ("float32", 4e-7)])
-def test_estimated_square_roots_and_reciprocals(dtype: str, tolerance: float) -> None:
-    x = np.resize(2.0 ** np.linspace(-120, 120, 4003), 4000).astype(dtype)
-    y = np.full(2 * len(x), np.nan, dtype)
-    estimated(x, y)
-    for found, expected in zip(
-        np.split(y.astype(float), 2), (np.sqrt(x.astype(float)), 1 / x.astype(float)), strict=True
-    ):
-        assert np.abs(found / expected - 1).max() <= tolerance
-    x[:3] = 0, 1e-45 if dtype == "float32" else 0, np.nan
-    estimated(x, y)
-    assert np.abs(y[:2]).max() <= 2.0**-62
-    assert np.isnan(y[[2, len(x) + 2]]).all()

@@ -217,6 +217,7 @@ LONG = (
     *(each for each in SMALL if not each.startswith("train.")), *TINY, "data=text", "data.path=names.txt",
     "train.steps=100000", "train.log_every=100", "train.eval_every=null", "train.checkpoint_every=10000",
     "backend.threads=1", "seed=range(4)", "hydra.launcher.max_group=1", "hydra.launcher.workers=2",
+    "optim.lr=0.001",  # with 0.01, Adam's loss has peaks that may be infinite in float32
 )  # fmt: skip
 COMMANDS = {
     "joblib": ["hydra/launcher=vectorized_joblib"],

@@ -23,7 +23,6 @@ from microgpt.engines.native.compilation import Floats, kernel
 from microgpt.engines.native.layout import LayoutRecord
 from microgpt.engines.native.muon import muon
 from microgpt.engines.native.optimizer_settings import ADAM, LION, MUON, SGD, SettingsRecord
-from microgpt.engines.native.simd.estimates import has_estimates, reciprocal, square_root
 from microgpt.engines.native.simd.lanes import horizontal_sum
 from microgpt.engines.native.simd.vector import LANES, flush_subnormals, fma, load, splat, sqrt, store, where_positive
 
@@ -36,20 +35,11 @@ def adam(P: Floats, G: Floats, M: Floats, V: Floats, begin: int, end: int, lr: f
          correction2: float, o: SettingsRecord):  # fmt: skip
     """m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2, p -= lr m' / (sqrt(v') + eps)
 
-    with m' = m / correction1 and v' = v / correction2. In float32 the processor's estimates and a Newton step replace
-    the square root and the division, the slowest instructions of all (simd/estimates.py). Without them two vectors
-    share one division: a / b = a d / (b d), c / d = c b / (b d).
+    with m' = m / correction1 and v' = v / correction2. Two vectors share one division, the slowest instruction of all:
+    a / b = a d / (b d), c / d = c b / (b d).
     """
     old1, new1, old2, new2 = splat(P, o.beta1), splat(P, 1 - o.beta1), splat(P, o.beta2), splat(P, 1 - o.beta2)
     rate, inverse2, epsilon = splat(P, lr / correction1), splat(P, 1 / correction2), splat(P, o.eps)
-    if o.eps >= SMALLEST_SHARING and has_estimates(P):
-        for i in range(begin, end, LANES):
-            g = load(G, i)
-            m, v = fma(old1, load(M, i), new1 * g), fma(old2, load(V, i), new2 * (g * g))
-            store(M, i, m)
-            store(V, i, v)
-            store(P, i, load(P, i) - m * rate * reciprocal(square_root(v * inverse2) + epsilon))
-        return
     i = begin
     while o.eps >= SMALLEST_SHARING and i + 2 * LANES <= end:
         j = i + LANES

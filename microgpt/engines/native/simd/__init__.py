@@ -2,8 +2,6 @@
 
 vector.py   the vector type (16 lanes), loads and stores, arithmetic lane by lane
 lanes.py    operations between lanes: horizontal sum and maximum, prefix sum, transposition of a block
-estimates.py
-            square root and reciprocal by the processor's estimates
 exp.py      vector exp
 tanh_erf.py vector sigmoid, tanh and normal distribution
 """
