@@ -178,22 +178,22 @@ class Listing(Callback):
 
     seen: ClassVar[list[str]] = []
 
-    def on_run_start(self, **kwargs: Any) -> None:
+    def on_run_start(self, config: Any, **kwargs: Any) -> None:
         self.seen.append("run start")
 
-    def on_run_end(self, **kwargs: Any) -> None:
+    def on_run_end(self, config: Any, **kwargs: Any) -> None:
         self.seen.append("run end")
 
-    def on_multirun_start(self, **kwargs: Any) -> None:
+    def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         self.seen.append("multirun start")
 
-    def on_multirun_end(self, **kwargs: Any) -> None:
+    def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
         self.seen.append("multirun end")
 
-    def on_job_start(self, **kwargs: Any) -> None:
+    def on_job_start(self, config: Any, **kwargs: Any) -> None:
         self.seen.append("job start")
 
-    def on_job_end(self, **kwargs: Any) -> None:
+    def on_job_end(self, config: Any, job_return: Any, **kwargs: Any) -> None:
         self.seen.append("job end")
 
 
