@@ -125,3 +125,14 @@ def indented(value: Any, line: str, depth: int = 0) -> str:
 @lru_cache(1000)
 def indented_text(text: str, line: str) -> str:
     return indented(json.loads(text), line, SHARED_DEPTH + 1)
+
+
+def make_new(path: Path) -> bool:
+    """Make a folder; returns whether it is new."""
+    try:
+        path.mkdir()
+    except FileNotFoundError:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    return True

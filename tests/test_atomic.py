@@ -11,7 +11,7 @@ from support.checkpoints import saved
 
 from microgpt.atomic import write_atomically, write_json
 from microgpt.config.hydra_errors import explain
-from microgpt.runs.checkpoint import CheckpointStore
+from microgpt.runs.checkpoint_store import CheckpointStore
 from microgpt.runs.history import History
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from microgpt.errors import UserError
 from microgpt.reports.comparisons import comparisons_in
 from microgpt.reports.families import Family, family_of
-from microgpt.reports.records import Row
+from microgpt.reports.rows import Row
 from microgpt.reports.settings import abbreviated, label, written
 
 if TYPE_CHECKING:

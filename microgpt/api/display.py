@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from microgpt.api.model import Model
-    from microgpt.reports.records import Row
+    from microgpt.reports.rows import Row
 
 MOST_SAMPLES, LONGEST_SAMPLE = 10, 200
 MOST_ROWS = 20

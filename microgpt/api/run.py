@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from microgpt.api.model import Model
-    from microgpt.reports.records import Row
+    from microgpt.reports.rows import Row
 
 HISTORY_COLUMNS = ("step", "loss", "lr", "tokens", "val_loss")
 

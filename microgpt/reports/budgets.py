@@ -12,7 +12,7 @@ import numpy as np
 
 from microgpt.reports.curves import Curve
 from microgpt.reports.families import Family, Variant
-from microgpt.reports.records import Row
+from microgpt.reports.rows import Row
 from microgpt.reports.settings import fingerprint, label
 
 SIZES = ("model.n_embd", "model.n_head", "model.n_layer", "model.block_size")

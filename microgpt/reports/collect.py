@@ -21,8 +21,9 @@ from microgpt.reports.families import Family
 from microgpt.reports.html import html
 from microgpt.reports.markdown import image_name, markdown
 from microgpt.reports.plot_style import png, skip_if_failing
-from microgpt.reports.records import Collected, read_rows, swept_keys
+from microgpt.reports.records import Collected, read_rows
 from microgpt.reports.report import Report, Section
+from microgpt.reports.rows import swept_keys
 from microgpt.reports.sections import FamilyReport, family_reports, page_report
 from microgpt.reports.terminal import (
     ablations_text,

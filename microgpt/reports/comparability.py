@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from microgpt.reports.records import Row
+from microgpt.reports.rows import Row
 
 
 def comparable_groups(rows: Sequence[Row], metric: str) -> tuple[list[int], str | None]:

@@ -20,7 +20,7 @@ from microgpt.reports.report import (
     Table,
 )
 from microgpt.reports.statistics import Summary
-from microgpt.runs.record import without_non_finite
+from microgpt.runs.record_json import without_non_finite
 
 SCHEMA_VERSION = 1  # a higher one if a key changes its meaning or is removed
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from microgpt.reports.comparability import comparable_groups
-from microgpt.reports.records import Row, is_finite, variant_name
+from microgpt.reports.rows import Row, is_finite, variant_name
 from microgpt.reports.settings import (
     TOGGLES,
     defaults_among,
@@ -136,7 +136,7 @@ def with_data(rows: Sequence[Row]) -> list[Row]:
 def ablation_groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Return by comparison key the groups in which all four variants have completed runs, completed runs first.
 
-    A sweep of many more settings, such as a screening, is told by the effects of its factors, not as ablations.
+    A sweep of many more settings, such as a screening, is left out: the effects of its factors contain them.
     """
     groups: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: not row.is_completed):

@@ -8,8 +8,8 @@ from microgpt.reports.comparisons import Comparison
 from microgpt.reports.curves import Band, Curve, Loss, over_runs
 from microgpt.reports.families import Family, Variant
 from microgpt.reports.plot_style import skip_if_failing
-from microgpt.reports.records import Row
 from microgpt.reports.report import Plot
+from microgpt.reports.rows import Row
 from microgpt.reports.statistics import Difference, summary
 
 MOST_CURVES = 8  # variants that colours, dashes and markers distinguish

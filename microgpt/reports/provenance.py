@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from microgpt.reports.families import Family
-from microgpt.reports.records import Row
 from microgpt.reports.report import Block, Heading, Paragraph, Table
+from microgpt.reports.rows import Row
 from microgpt.reports.settings import DATA, exact, is_default, short, written
 from microgpt.reports.tables import counted, shortened
 

@@ -15,8 +15,9 @@ from microgpt.reports.effects import effects_of
 from microgpt.reports.factors import design_of
 from microgpt.reports.families import Family, families
 from microgpt.reports.plots import MOST_CURVES, plots_of, select
-from microgpt.reports.records import Collected, Row
+from microgpt.reports.records import Collected
 from microgpt.reports.report import Block, Bullets, Heading, Paragraph, Plots, Report, Samples, Section, Table
+from microgpt.reports.rows import Row
 from microgpt.reports.tables import counted, value_cell
 
 MOST_DRAWN = 8  # families, the newest, whose histories are read and drawn

@@ -12,8 +12,8 @@ from microgpt.reports.comparisons import comparisons
 from microgpt.reports.families import Family, Variant, new_family, with_data
 from microgpt.reports.markdown import text_table
 from microgpt.reports.provenance import remarks
-from microgpt.reports.records import Row, swept_keys
 from microgpt.reports.report import Bullets, Cells, Section, Table
+from microgpt.reports.rows import Row, swept_keys
 from microgpt.reports.settings import abbreviated, setting, short, written
 from microgpt.reports.statistics import Difference, Interval, Verdict
 from microgpt.reports.tables import cell, counted, interval_cell, shortened, signed

@@ -148,7 +148,7 @@ def interaction_sentences(found: Effects) -> Iterator[str]:
 def interaction_sentence(found: Effects, shown: Sequence[Effect]) -> str:
     """Say how the effect of one factor differs between the levels of another, by the means of the cells.
 
-    `shown` are contrasts of one pair of factors. The factor whose effect is told is one with a single effect, if any.
+    `shown` are contrasts of one pair of factors. The sentence is about a factor with a single effect, if there is one.
     """
     most = max(shown, key=lambda one: abs(one.difference.mean or 0))
     order = sorted((0, 1), key=lambda i: not has_one_effect(most.contrast.factors[i]))

@@ -20,7 +20,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from microgpt.errors import UserError
-from microgpt.runs.checkpoint import Checkpoint, CheckpointStore, discard
+from microgpt.runs.checkpoint import Checkpoint
+from microgpt.runs.checkpoint_store import CheckpointStore, discard
 from microgpt.runs.invocation import Invocation
 from microgpt.runs.record import RECORD, STOPPED, RunIdentity, RunRecord, timestamp
 

@@ -1,4 +1,4 @@
-"""The generation of one request: what is asked for, what arrives on the event loop, and its texts in progress."""
+"""The generation of one request: its parameters, what arrives on the event loop, and its texts in progress."""
 
 import asyncio
 import random

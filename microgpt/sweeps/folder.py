@@ -18,6 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from microgpt.atomic import make_new
 from microgpt.errors import UserError
 from microgpt.runs.folders import (
     RunFolder,
@@ -31,7 +32,8 @@ from microgpt.runs.folders import (
     remove_temporary_files,
     run_folders,
 )
-from microgpt.runs.record import RECORD, STOPPED, Metrics, RunIdentity, RunRecord, parse
+from microgpt.runs.record import RECORD, STOPPED, Metrics, RunIdentity, RunRecord
+from microgpt.runs.record_json import parse
 
 OTHER_FILES = 200  # that a process may have open beside its locks
 HOW_TO_BEGIN = ("train.resume=", "sweep.fresh=")  # overrides that do not make it another job
@@ -219,17 +221,6 @@ def is_claimable(path: Path) -> bool:
 
 def process_lock(number: int) -> str:
     return f"process_{number}.lock"
-
-
-def make_new(path: Path) -> bool:
-    """Make a folder; returns whether it is new."""
-    try:
-        path.mkdir()
-    except FileNotFoundError:
-        path.mkdir(parents=True)
-    except FileExistsError:
-        return False
-    return True
 
 
 def lock_name(identity: RunIdentity) -> str:

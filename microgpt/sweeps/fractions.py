@@ -7,7 +7,7 @@ their integers are equal (Box and Hunter, The 2^(k-p) Fractional Factorial Desig
 
 Resolution III: main effects are aliased with two-factor interactions. IV: not with these, but these with each other.
 V: main effects and two-factor interactions are not aliased with each other. Generators are searched for here because
-those of pyDOE3 1.6.2 need not have the resolution asked for: fracfact_by_res(8, 5) returns one of resolution IV.
+those of pyDOE3 1.6.2 need not have the requested resolution: fracfact_by_res(8, 5) returns one of resolution IV.
 """
 
 import random

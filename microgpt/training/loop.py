@@ -8,21 +8,15 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Protocol
 
 import numpy as np
 
-from microgpt.data.examples import Examples
-from microgpt.engines.base import Engine, EngineState, Workload
-from microgpt.errors import NonFiniteError
-from microgpt.runs.checkpoint import CheckpointStore, Snapshot, write_held
-from microgpt.runs.checkpoint_format import Meta, Progress
-from microgpt.runs.history import History, HistoryLine
-from microgpt.training.guards import MemoryDriftGuard, StopRequest, remedy, resident_memory
-from microgpt.training.loggers import RunLogger
-from microgpt.training.schedules import Schedule
+from microgpt.engines.base import Engine, Workload
+from microgpt.training.guards import MemoryDriftGuard, StopRequest, resident_memory
+from microgpt.training.replica import Plan, Replica, write_replicas
 
 EXAMPLES_PER_EVALUATION = 250  # in one call of the engine; fixed, because the order of a sum changes its last bits
 ADVANCE_SECONDS = 0.25  # the longest call of `advance`: progress, signals and checkpoints wait at most this long
@@ -186,135 +180,9 @@ class Training:
         return fmean(losses) if losses else None
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How long to train, and at which steps to log, evaluate and save."""
-
-    steps: int
-    first_step: int  # steps done in earlier legs; batches and the optimizer count from there
-    val_examples: Examples
-    log_every: int
-    eval_every: int | None
-    checkpoint_every: int | None
-    checkpoint_seconds: float  # between writing checkpoints; those of steps in between stay in memory
-    last_n: int
-
-    def logs_at(self, step: int) -> bool:
-        return step > 0 and (step % self.log_every == 0 or step in (1, self.steps))
-
-    def evaluates_at(self, step: int) -> bool:
-        return bool(self.val_examples) and (step in (0, self.steps) or is_due(step, self.eval_every))
-
-    def saves_at(self, step: int) -> bool:
-        """Return whether the step is saved; every evaluated step is, because it may turn out to be the best."""
-        return step == self.steps or is_due(step, self.checkpoint_every) or self.evaluates_at(step)
-
-    def next_stop(self, step: int) -> int:
-        """Return the next step after `step` that is saved or evaluated."""
-        return next(s for s in range(step + 1, self.steps + 1) if self.saves_at(s))
-
-
-def write_replicas(replicas: list[Replica]) -> None:
-    """Write history lines, then checkpoints, and flush both: a run resumed from one does not rewrite earlier lines."""
-    for replica in replicas:
-        replica.history.write()
-    write_held([replica.checkpoints for replica in replicas], [replica.history.path for replica in replicas])
-
-
-def is_due(step: int, every: int | None) -> bool:
-    return every is not None and step > 0 and step % every == 0
-
-
 class Observer(Protocol):
     """Receives the progress of a training. Losses are means over its replicas; rates are those of `Training.rate`."""
 
     def update(self, step: int, loss: float | None, rate: float) -> None: ...
     def evaluating(self, done: int, total: int, seconds: float) -> None: ...
     def log(self, step: int, loss: float | None, val_loss: float | None, rate: float) -> None: ...
-
-
-@dataclass
-class Replica:
-    """One of the models that train side by side: its progress, and where its run writes."""
-
-    lr: float
-    schedule: Schedule
-    progress: Progress
-    meta: Meta
-    checkpoints: CheckpointStore
-    history: History
-    logger: RunLogger = field(default_factory=RunLogger)
-    failure: NonFiniteError | None = None
-
-    def learning_rate(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0 in this leg."""
-        return self.lr * self.schedule.factor(step)
-
-    def add_steps(self, begin: int, losses: list[float], targets: list[int], plan: Plan, seconds: float) -> None:
-        """Add the steps after `begin` to the progress, given each one's loss and number of target tokens.
-
-        Fails at the first non-finite loss.
-        """
-        progress, lines = self.progress, []
-        progress.train_seconds += seconds
-        for step, (loss, tokens) in enumerate(zip(losses, targets, strict=True), begin + 1):
-            if not math.isfinite(loss):
-                self.fail(f"the loss of step {step} is {loss} (lr {self.learning_rate(step - 1):.6g})", loss)
-                break
-            progress.step = step
-            progress.tokens += tokens
-            progress.recent_losses.append(loss)
-            if plan.logs_at(step) and step < begin + len(losses):  # the last line waits for its evaluation
-                lr = self.learning_rate(step - 1)
-                lines.append({"step": step, "loss": loss, "lr": lr, "tokens": progress.tokens})
-        del progress.recent_losses[: -plan.last_n]
-        self.write(lines)
-
-    def add_evaluation(self, val_loss: float, seconds: float) -> None:
-        """Add the validation loss of the current step to the progress. Fails if it is not finite."""
-        progress = self.progress
-        if not math.isfinite(val_loss):
-            self.fail(f"the validation loss after step {progress.step} is {val_loss}", val_loss)
-            return
-        progress.evaluate_seconds += seconds
-        progress.val_loss = val_loss
-        if progress.step == 0:
-            progress.first_val_loss = val_loss
-        if progress.best_val_loss is None or val_loss < progress.best_val_loss:
-            progress.best_val_loss, progress.best_step = val_loss, progress.step
-            self.checkpoints.mark_best(progress.step)
-
-    def log(self, evaluated: bool) -> None:
-        """Write the history line of the current step."""
-        progress = self.progress
-        line: HistoryLine = {"step": progress.step}
-        if progress.recent_losses:
-            line |= {"loss": progress.recent_losses[-1], "lr": self.learning_rate(progress.step - 1)}
-        line["tokens"] = progress.tokens
-        if evaluated and progress.val_loss is not None:
-            line["val_loss"] = progress.val_loss
-        self.write([line])
-
-    def write(self, lines: list[HistoryLine]) -> None:
-        self.history.add(lines)
-        self.logger.log(lines)
-
-    def snapshot(self, state: EngineState) -> Snapshot:
-        """Return the content of a checkpoint of the current step; `state` is not copied."""
-        progress = replace(self.progress, recent_losses=list(self.progress.recent_losses))
-        return Snapshot(self.meta, state, progress)
-
-    def fail(self, reason: str, loss: float | None = None) -> None:
-        """Fail for a `loss` or a weight that is not finite. The last checkpoint is written."""
-        write_replicas([self])
-        self.failure = NonFiniteError(f"{reason}; {self.remedy(loss)}; {self.checkpoints.where_newest()}")
-
-    def remedy(self, loss: float | None = None) -> str:
-        """Return which keys to change. Before the first update, `loss` is that of the initial weights."""
-        progress = self.progress
-        untrained = progress.first_val_loss
-        if untrained is None and progress.step == len(progress.recent_losses):
-            untrained = next(iter(progress.recent_losses), loss)
-        if progress.first_step > 0:  # a leg starts from trained weights
-            untrained = None
-        return remedy(self.meta.spec, self.lr, self.schedule, untrained, progress.step)

@@ -15,8 +15,8 @@ from microgpt.data.display import samples_file
 from microgpt.engines import make_engine
 from microgpt.engines.base import Engine, EngineInfo, EngineState, Workload
 from microgpt.errors import RECORDED_IN, Interrupted, MicrogptError, NonFiniteError, describe, place_of
-from microgpt.runs.checkpoint import CheckpointStore
 from microgpt.runs.checkpoint_format import Meta, Progress
+from microgpt.runs.checkpoint_store import CheckpointStore
 from microgpt.runs.folders import HISTORY, SAMPLES, RunFolder
 from microgpt.runs.history import History
 from microgpt.runs.invocation import Invocation
@@ -26,7 +26,8 @@ from microgpt.training.from_config import checkpoint_seconds, chooses_checkpoint
 from microgpt.training.guards import MemoryDriftGuard, StopRequest
 from microgpt.training.inputs import RunInputs
 from microgpt.training.loggers import LoggedRun, RunLogger, make_logger
-from microgpt.training.loop import Observer, Plan, Replica, Training
+from microgpt.training.loop import Observer, Training
+from microgpt.training.replica import Plan, Replica
 from microgpt.training.resumption import continue_record, provenance_note, starting_state
 
 

@@ -9,7 +9,8 @@ import harness
 
 from microgpt.atomic import write_atomically, write_json
 from microgpt.errors import MicrogptError
-from microgpt.runs.record import timestamp, without_non_finite
+from microgpt.runs.record import timestamp
+from microgpt.runs.record_json import without_non_finite
 
 SCHEMA_VERSION = 1
 COMPLETED, FAILED, TIMED_OUT, NOT_RUN = "completed", "failed", "timed out", "not run"

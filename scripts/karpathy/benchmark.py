@@ -34,7 +34,8 @@ from microgpt.atomic import write_atomically, write_json
 from microgpt.data.sources import Source
 from microgpt.errors import UserError
 from microgpt.runs.environment import load_average
-from microgpt.runs.record import timestamp, without_non_finite
+from microgpt.runs.record import timestamp
+from microgpt.runs.record_json import without_non_finite
 
 PACKAGES = {"microgpt": {}, "nanogpt": NANOGPT_PACKAGES, "nanochat": NANOCHAT_PACKAGES}
 SCHEMA_VERSION = 2

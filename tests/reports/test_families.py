@@ -10,7 +10,7 @@ from support.report_rows import Sweep
 
 from microgpt.reports.comparisons import MOST_PAIRED, comparisons
 from microgpt.reports.families import ONLY, Family, families
-from microgpt.reports.records import Row
+from microgpt.reports.rows import Row
 from microgpt.reports.settings import differing_keys, label
 from microgpt.reports.statistics import Verdict
 

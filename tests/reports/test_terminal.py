@@ -12,7 +12,7 @@ from microgpt.config.identity import config_hash
 from microgpt.config.schema import Config
 from microgpt.reports.collect import collect, collect_and_print
 from microgpt.reports.comparisons import comparisons
-from microgpt.reports.records import swept_keys
+from microgpt.reports.rows import swept_keys
 from microgpt.reports.statistics import Verdict
 from microgpt.reports.terminal import column_names, runs_text, settings_text, sweep_family
 

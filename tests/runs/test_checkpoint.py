@@ -32,8 +32,9 @@ from support.checkpoints import (
 from microgpt.engines.base import EngineState
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
-from microgpt.runs.checkpoint import CheckpointStore, load_checkpoint, write_checkpoint
+from microgpt.runs.checkpoint import load_checkpoint, write_checkpoint
 from microgpt.runs.checkpoint_paths import resolve_checkpoint
+from microgpt.runs.checkpoint_store import CheckpointStore
 from microgpt.runs.invocation import Invocation
 from microgpt.runs.record import Provenance, Resumption, RunRecord
 

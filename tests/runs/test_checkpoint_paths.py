@@ -11,8 +11,9 @@ import pytest
 from support.checkpoints import saved
 from support.program import Program, read_record, results_of
 
-from microgpt.runs.checkpoint import CheckpointStore, load_checkpoint
+from microgpt.runs.checkpoint import load_checkpoint
 from microgpt.runs.checkpoint_paths import BEST, LATEST, linked, resolve_checkpoint
+from microgpt.runs.checkpoint_store import CheckpointStore
 
 # progress_at in tests/support/checkpoints.py: the best step is 5
 

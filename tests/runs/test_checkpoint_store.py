@@ -19,7 +19,8 @@ from support.checkpoints import (
 )
 
 from microgpt.runs import checkpoint
-from microgpt.runs.checkpoint import CheckpointStore, Snapshot, load_checkpoint, write_held
+from microgpt.runs.checkpoint import Snapshot, load_checkpoint
+from microgpt.runs.checkpoint_store import CheckpointStore, write_held
 
 # Which checkpoints are kept
 

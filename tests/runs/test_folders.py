@@ -17,8 +17,8 @@ from filelock import FileLock
 from microgpt.engines.base import EngineState
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
-from microgpt.runs.checkpoint import CheckpointStore
 from microgpt.runs.checkpoint_format import Meta, Progress
+from microgpt.runs.checkpoint_store import CheckpointStore
 from microgpt.runs.folders import (
     RunFolder,
     claim,

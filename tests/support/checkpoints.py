@@ -10,8 +10,9 @@ import safetensors.numpy
 
 from microgpt.engines.base import Arrays, EngineState
 from microgpt.model.spec import ModelSpec
-from microgpt.runs.checkpoint import CheckpointStore, write_checkpoint
+from microgpt.runs.checkpoint import write_checkpoint
 from microgpt.runs.checkpoint_format import Meta, Progress
+from microgpt.runs.checkpoint_store import CheckpointStore
 
 SPEC = ModelSpec("gpt", vocab_size=4, n_embd=6, n_head=2, n_layer=2, block_size=5)
 CHARS = ["a", "b", "é"]

@@ -60,7 +60,7 @@ def test_a_screening_killed_in_either_stage_has_the_same_tables(microgpt: Progra
 
 
 def kill_at(program: Program, runs: int) -> None:
-    """Send SIGKILL to the command once there are so many runs."""
+    """Send SIGKILL to the command once that number of runs exists."""
     process = program.start(*TUNED)
     end = time.monotonic() + TIMEOUT
     while process.poll() is None and len(list(program.folder.glob("outputs/sweeps/*/*/run.json"))) < runs:

@@ -11,8 +11,8 @@ import pytest
 from microgpt.engines.base import EngineState
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
-from microgpt.runs.checkpoint import CheckpointStore
 from microgpt.runs.checkpoint_format import Meta, Progress
+from microgpt.runs.checkpoint_store import CheckpointStore
 from microgpt.runs.record import RunIdentity
 from microgpt.sweeps.folder import SweepFolder, failed_since, lock_name
 

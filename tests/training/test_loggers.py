@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from microgpt.errors import UserError
 from microgpt.installation import install_command
 from microgpt.runs.history import HistoryLine
-from microgpt.runs.record import RunRecord, parse
+from microgpt.runs.record import RunRecord
+from microgpt.runs.record_json import parse
 from microgpt.training.loggers import (
     LOGGERS,
     LoggedRun,

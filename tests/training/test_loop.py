@@ -10,13 +10,14 @@ from microgpt.data.batches import BatchOrder
 from microgpt.data.examples import Examples
 from microgpt.engines.base import Decoder, EngineInfo, EngineState, Tokens, Workload
 from microgpt.model.spec import ModelSpec
-from microgpt.runs.checkpoint import CheckpointStore
 from microgpt.runs.checkpoint_format import Meta, Progress
+from microgpt.runs.checkpoint_store import CheckpointStore
 from microgpt.runs.history import History
 from microgpt.training import loop
 from microgpt.training.guards import StopRequest
-from microgpt.training.loop import Plan, Replica, Training
+from microgpt.training.loop import Training
 from microgpt.training.progress import RunProgressDisplay
+from microgpt.training.replica import Plan, Replica
 from microgpt.training.schedules import Schedule
 
 SPEC = ModelSpec("bigram", vocab_size=3, n_embd=3, n_head=1, n_layer=0, block_size=4)

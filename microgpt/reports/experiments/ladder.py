@@ -14,8 +14,8 @@ from microgpt.reports.families import Family, Variant
 from microgpt.reports.plans import Plan
 from microgpt.reports.plot_style import skip_if_failing
 from microgpt.reports.plots import LOSSES, UNIT
-from microgpt.reports.records import Row
 from microgpt.reports.report import Analysis, Cells, Plot, Table
+from microgpt.reports.rows import Row
 from microgpt.reports.settings import differing_keys, label, setting
 from microgpt.reports.simultaneous import together
 from microgpt.reports.statistics import Difference, Interval, Verdict, difference, summary
