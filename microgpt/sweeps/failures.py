@@ -1,5 +1,6 @@
 """Jobs that cannot run: each cause is reported once, with the jobs that it concerns, and each job is recorded."""
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -10,6 +11,7 @@ from microgpt.errors import RECORDED_IN, describe
 from microgpt.runs.invocation import Invocation
 from microgpt.sweeps.hydra_job import HydraJob
 
+MOST_REPORTED = 3  # failures of a group of jobs that train side by side
 MOST_RANGES = 8  # of numbers of jobs in a line
 
 
@@ -36,6 +38,17 @@ def report_by_cause(errors: Mapping[int, Exception]) -> None:
     for numbers in by_cause(errors):
         several = f"{len(numbers)} jobs ({ranges(numbers)})"
         report(errors[numbers[0]], prefix=f"{several if len(numbers) > 1 else f'job {numbers[0]}'}: ")
+
+
+def report_first(errors: Mapping[int, Exception]) -> None:
+    """Print the errors of the first jobs of a group that failed by themselves, and how many more there are."""
+    numbers = sorted(errors)
+    for number in numbers[:MOST_REPORTED]:
+        report(errors[number], prefix=f"job {number}: ")
+    more = numbers[MOST_REPORTED:]
+    if more:
+        which = f"{len(more)} more jobs of its group" if len(more) > 1 else "another job of its group"
+        print(f"{which} failed ({ranges(more)}): run.json in the job's folder says why", file=sys.stderr)
 
 
 def ranges(numbers: Iterable[int]) -> str:

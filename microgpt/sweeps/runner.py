@@ -19,7 +19,7 @@ from microgpt.engines.choice import is_on_gpu
 from microgpt.errors import Interrupted, MicrogptError, UserError, is_recorded, place_of
 from microgpt.runs.invocation import Invocation, SweepJob
 from microgpt.runs.record import RunIdentity, RunRecord, timestamp
-from microgpt.sweeps.failures import FailedJob, record_failures, report_by_cause
+from microgpt.sweeps.failures import FailedJob, record_failures, report_by_cause, report_first
 from microgpt.sweeps.folder import SweepFolder, lockable
 from microgpt.sweeps.groups import Job, group, most_together, shape_of
 from microgpt.sweeps.lifecycle import current_sweep
@@ -243,25 +243,31 @@ class SweepRunner:
             raise
         except Exception as error:  # recorded in the runs that had not failed alone
             failure = error
-        others = []
+        others, diverged = [], {}
         for job, run in runs:
             if run.failure is not None:
-                self.fail(job, run.failure)
+                diverged[job.number] = run.failure
+                self.take_failure(job, run.failure)
             elif failure is None:
                 self.ended[job.number] = Outcome(objective(run.record.metrics))
             else:
                 self.ended[job.number] = Outcome(error=failure)
                 others.append(str(job.number))
             job.hydra.end(self.ended[job.number].result)
+        report_first(diverged)
         if failure is not None:
             report(failure, prefix=f"job{'' if len(others) == 1 else 's'} {', '.join(others)}: ")
 
     def fail(self, job: Job, error: Exception) -> None:
         """Report a failed job, and record it unless its run did."""
+        self.take_failure(job, error)
+        report(error, prefix=f"job {job.number}: ")
+
+    def take_failure(self, job: Job, error: Exception) -> None:
+        """Take the outcome of a failed job, and record it unless its run did."""
         if not is_recorded(error):
             with self.sweep.creating_folders():
                 record_failures([self.failed(job, error)])
-        report(error, prefix=f"job {job.number}: ")
         self.ended[job.number] = Outcome(error=error)
 
     def failed(self, job: Job, error: Exception) -> FailedJob:

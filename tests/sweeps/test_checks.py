@@ -8,7 +8,7 @@ from support.sweep_runs import FOLDER, SMALL, TINY, composer, folders, jobs_of, 
 
 from microgpt.errors import MicrogptError, UserError
 from microgpt.sweeps.checks import CheckedJobs, JobChecker
-from microgpt.sweeps.failures import ranges, record_failures, report_by_cause
+from microgpt.sweeps.failures import ranges, record_failures, report_by_cause, report_first
 from microgpt.sweeps.folder import SweepFolder
 
 # A mistake -> the sentence about it, from its beginning. {here} is the test's folder.
@@ -105,6 +105,17 @@ def test_failed_jobs_are_recorded_with_their_own_configuration(
     assert {record["status"] for record in records.values()} == {"failed"}
     report_by_cause(checked.errors([1, 2, 3]))
     assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_of_a_group_the_first_failures_are_printed_and_the_others_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    errors = {number: UserError(f"it is {number}") for number in (9, 1, 2, 5, 10)}
+    report_first(errors)
+    assert capsys.readouterr().err.splitlines() == [
+        "job 1: error: it is 1", "job 2: error: it is 2", "job 5: error: it is 5",
+        "2 more jobs of its group failed (9-10): run.json in the job's folder says why",
+    ]  # fmt: skip
+    report_first({1: errors[1]})
+    assert capsys.readouterr().err == "job 1: error: it is 1\n"
 
 
 def test_numbers_of_jobs_are_written_as_ranges() -> None:
