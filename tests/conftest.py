@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +26,12 @@ LONGEST = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Kernels are compiled once for all processes of a session, into a folder that goes when it ends."""
+    """Kernels are compiled once for all processes of a session, into a folder that goes when it ends.
+
+    A shell that starts the tests in the background has them ignore Ctrl-C, which some of them send.
+    """
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput") and KERNELS not in os.environ:
         os.environ[KERNELS] = tempfile.mkdtemp(prefix="microgpt-tests-")
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(KERNELS), ignore_errors=True))

@@ -50,7 +50,8 @@ def at_equal_steps(family: Family, read: Reader) -> Budget:
     steps = {row.steps for row in family.rows}
     if len(steps) == 1:
         count = steps.pop()
-        return Budget("steps", family, f"Every run has {count} steps.", count, family.samples())
+        which = "Every completed run" if family.missing else "Every run"
+        return Budget("steps", family, f"{which} has {count} steps.", count, family.samples())
     budget = on_axis(family, "step", read)
     schedule = " At that step the learning rate of a longer run may not have decayed as far."
     return replace(budget, sentence=budget.sentence + (schedule if budget.samples else ""))
@@ -111,7 +112,8 @@ def at_equal_parameters(family: Family) -> Budget:
         by_count.setdefault(variant.parameters or 0, []).append(variant.name)
     if len(by_count) == 1:
         count = next(iter(by_count))
-        return Budget("parameters", family, f"All variants have {count} parameters.", count, samples)
+        which = "All variants" if len(variants) == len(family.variants) else "All variants with results"
+        return Budget("parameters", family, f"{which} have {count} parameters.", count, samples)
     kinds = [kind for kind in kinds_of(variants, family.metric) if len(kind.sizes) > 1]
     low = max((min(kind.sizes) for kind in kinds), default=0)
     high = min((max(kind.sizes) for kind in kinds), default=0)

@@ -17,6 +17,7 @@ from microgpt.reports.statistics import Difference, number_of_seeds, summary
 from microgpt.reports.tables import effect_rows
 from microgpt.reports.wording import best_sentence, effect_sentences
 
+OPTIMIZER, LEARNING_RATE = "optim.name", "optim.lr"
 MOST_ROWS = 60
 MOST_REMARKS = 8
 FEW_SEEDS = 4
@@ -41,15 +42,16 @@ def effects_analysis(family: Family, plan: Plan, read: Reader | None) -> Analysi
     shown = found.effects[:MOST_ROWS]
     rest = f"{len(found.effects) - MOST_ROWS} more rows are in report.json." if len(found.effects) > MOST_ROWS else ""
     note = joined(NOTE, ON_AVERAGE if len(found.design.factors) > 1 else "", rest)
+    without_results = sum(not variant.rows for variant in family.variants)
     plots: list[Plot] = []
     if read:
         with skip_if_failing(f"effects of {family.key}"):
             plots = plots_of_effects(family, found)
     return Analysis(
         findings=[
-            *([] if family.obstacle else best_sentence(*against_best(design), family.metric)),
+            *([] if family.obstacle else best_sentence(*against_best(design), family.metric, without_results)),
             *effect_sentences(found, family.metric),
-            *[*design.remarks, *found.remarks, *caveats(found)][:MOST_REMARKS],
+            *[*own_rates(family, found), *design.remarks, *found.remarks, *caveats(found)][:MOST_REMARKS],
         ],
         plots=plots,
         blocks=[Table("Effects", effect_rows(shown), note)] if shown else [],
@@ -83,6 +85,16 @@ def caveats(found: Effects) -> list[str]:
     if 1 < len(shared) <= FEW_SEEDS and paired:
         sentences.append(f"{len(shared)} seeds are few: the intervals are several times as wide as with 16.")
     return [*sentences, *wide_variants(found.design)]
+
+
+def own_rates(family: Family, found: Effects) -> list[str]:
+    """Say that optimizers were compared at one learning rate each, if they were."""
+    keys = {factor.key for factor in found.design.factors}
+    if OPTIMIZER not in keys or LEARNING_RATE in family.variants[0].settings:
+        return []
+    rates = {str(row.setting("optim", "name")): row.setting("optim", "lr") for row in family.rows}
+    stated = ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
+    return [f"Each optimizer has one learning rate ({stated}): at others, their order may be another."]
 
 
 def wide_variants(design: Design) -> list[str]:

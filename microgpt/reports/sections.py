@@ -166,8 +166,20 @@ def subject(family: Family) -> str:
     forms |= {"data.name": "data {}", "style.name": "style {}", "train.steps": "{} steps"}
     forms |= {"train.batch_size": "batch {}", "optim.name": "optimizer {}", "optim.lr": "lr {}"}
     forms |= {"schedule.name": "schedule {}", "mode.name": "mode {}"}
-    values = {key: family.rows[0].setting(*key.split(".")) for key in forms if key not in family.variants[0].settings}
+    values = {key: text_of(key, family) for key in forms if key not in family.variants[0].settings}
     return f"Trained: {', '.join(forms[key].format(value) for key, value in values.items() if value is not None)}."
+
+
+def text_of(key: str, family: Family) -> str | None:
+    """Return the value of a key; `0.01 (adam) or 0.1 (sgd)` if the options of its group have their own; None: null."""
+    group, name = key.split(".")
+    found: dict[str, str] = {}
+    for row in family.rows:
+        if (value := row.setting(group, name)) is not None:
+            found.setdefault(str(value), str(row.setting(group, "name")))
+    if len(found) > 1:
+        return " or ".join(f"{value} ({option})" for value, option in found.items())
+    return next(iter(found), None)
 
 
 def runs_sentence(family: Family) -> str:

@@ -14,17 +14,20 @@ MOST_INTERACTIONS = 6  # sentences about interactions
 ONE_SEED = "One seed of each: no effect can be told from chance. Add seeds, for example `seed=range(8)`."
 
 
-def best_sentence(best: Cell, others: Sequence[tuple[Cell, Difference]], metric: str) -> list[str]:
+def best_sentence(
+    best: Cell, others: Sequence[tuple[Cell, Difference]], metric: str, without_results: int = 0
+) -> list[str]:
     """Say which variant has the lowest mean, and which others are not shown to be worse."""
     tested = [(cell, found) for cell, found in others if found.verdict is not Verdict.UNTESTED]
     if not tested:
         return []
     close = [cell.name for cell, found in tested if found.verdict in (Verdict.NOT_SHOWN, Verdict.ZERO)]
     first = f"Lowest mean {metric}: {best.name}, {math.fsum(best.sample.values()) / len(best.sample):.4f}"
+    which = " with results" if without_results else ""
     if not close:
-        return [f"{first}; every other variant is shown to be worse."]
+        return [f"{first}; every other variant{which} is shown to be worse."]
     if len(close) == len(tested):
-        return [f"{first}; no other variant is shown to be worse."]
+        return [f"{first}; no other variant{which} is shown to be worse."]
     named = ", ".join(close) if len(close) <= MOST_NAMED else f"{len(close)} of the {len(tested)} others"
     return [f"{first}. Not shown to be worse: {named}."]
 
@@ -50,25 +53,25 @@ def factor_sentences(factor: Factor, found: Effects, metric: str) -> Iterator[st
     if by_kind["trend"]:
         yield trend_sentence(factor, by_kind["trend"][0], by_kind["departure"], metric)
     if by_kind["difference"]:
-        shown = [one for one in found.effects if one.contrast.kind == "interaction" and one.is_shown]
-        others = dict.fromkeys(
-            other.name for one in shown for other in one.contrast.factors if factor in one.contrast.factors
-        )
-        others.pop(factor.name, None)
-        yield from difference_sentences(factor, by_kind["difference"], metric, list(others))
+        shown = [one.contrast for one in found.effects if one.contrast.kind == "interaction" and one.is_shown]
+        others = dict.fromkeys(other for one in shown if factor in one.factors for other in one.factors)
+        others.pop(factor, None)
+        yield from difference_sentences(factor, by_kind["difference"], found, metric, list(others))
 
 
 def difference_sentences(
-    factor: Factor, effects: Sequence[Effect], metric: str, others: Sequence[str]
+    factor: Factor, effects: Sequence[Effect], found: Effects, metric: str, others: Sequence[Factor]
 ) -> Iterator[str]:
     """`others` are the factors that this one is shown to interact with."""
-    average = f" on average; it depends on {' and '.join(others)}, see below" if others else ""
+
+    def sentence(one: Effect) -> str:
+        return f"{one.contrast.label} {what_it_does(one.difference, metric)}{on_average(one, found, others)}."
+
     if len(effects) == 1:
-        yield f"{effects[0].contrast.label} {what_it_does(effects[0].difference, metric)}{average}."
+        yield sentence(effects[0])
         return
     shown = sorted((one for one in effects if one.is_shown), key=lambda one: -abs(one.difference.mean or 0))
-    for one in shown[:MOST_NAMED]:
-        yield f"{one.contrast.label} {what_it_does(one.difference, metric)}{average}."
+    yield from map(sentence, shown[:MOST_NAMED])
     if len(shown) > MOST_NAMED:
         yield f"{len(shown) - MOST_NAMED} more differences between levels of {factor.name} are shown: see the table."
     rest = [one for one in effects if not one.is_shown]
@@ -81,6 +84,23 @@ def difference_sentences(
     elif len(rest) <= MOST_NAMED:
         which = f"For {', '.join(one.contrast.label for one in rest)}"
     yield f"{which} no difference is shown; if there is one, it is at most {rounded_up(max(bounds))}."
+
+
+def on_average(one: Effect, found: Effects, others: Sequence[Factor]) -> str:
+    """Return a clause about a difference that depends on other factors: where its direction is the opposite."""
+    if not others:
+        return ""
+    (factor,), (pair,) = one.contrast.factors, one.contrast.pairs
+    weights, opposite = level_weights(factor, pair), []
+    for other in others:
+        means = marginal_means(found, factor, other) or {}
+        for level in range(len(other.levels) if means else 0):
+            value = sum(weight * means[i, level] for i, weight in enumerate(weights))
+            if value * (one.difference.mean or 0) < 0:
+                opposite.append(f"{value:+.{decimals(one.difference.interval)}f} with {other.label(level)}")
+    names = listed([other.name for other in others])
+    depends = f" on average over {names}, on which it depends (see below)"
+    return f"{depends}; the direction is the opposite at some levels: {listed(opposite)}" if opposite else depends
 
 
 def what_it_does(found: Difference, metric: str) -> str:
@@ -116,7 +136,8 @@ def trend_sentence(factor: Factor, trend: Effect, departures: Sequence[Effect], 
     if off:
         most = max(off, key=lambda one: abs(one.difference.mean or 0)).difference
         label = next(one.contrast.label for one in off if one.difference is most)
-        return f"{first}. The course is not {line}: {label} by {signed_size(most)}."
+        course = f"{metric} does not follow {line}: {label} by {signed_size(most)}"
+        return f"{course}. A line fitted to it all the same: {first}."
     bounds = [bound for one in departures if (bound := largest(one.difference)) is not None]
     fit = f"; no departure from {line} is shown, and none can be above {rounded_up(max(bounds))}" if bounds else ""
     return f"{first}{fit}."

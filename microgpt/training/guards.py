@@ -78,15 +78,15 @@ def remedy(spec: ModelSpec, lr: float, schedule: Schedule, untrained_loss: float
     equal = math.log(spec.vocab_size)
     was_normal = untrained_loss is not None and untrained_loss < 1.5 * equal
     if untrained_loss is not None and not was_normal and spec.init == "normal":
+        keys = f"lower model.init_std (now {spec.init_std:g}) and, if need be, optim.lr (now {lr:g})"
         return (
-            f"lower model.init_std={spec.init_std:g} and, if need be, optim.lr={lr:g}: the loss before the first "
-            f"update was {untrained_loss:.3g}, that of equal probabilities is {equal:.3g}, so the initial weights are "
-            f"too large for model.n_embd={spec.n_embd}"
+            f"{keys}: the loss before the first update was {untrained_loss:.3g}, that of equal probabilities is "
+            f"{equal:.3g}, so the initial weights are too large for model.n_embd={spec.n_embd}"
         )
     if step > max(EARLY_STEPS, schedule.warmup_steps):
-        return f"lower optim.lr={lr:g}"
+        return f"lower optim.lr (now {lr:g})"
     why = "" if not was_normal else f": the loss before the first update was normal ({untrained_loss:.3g})"
-    return f"lower optim.lr={lr:g} or raise schedule.warmup_steps={schedule.warmup_steps}{why}"
+    return f"lower optim.lr (now {lr:g}) or raise schedule.warmup_steps (now {schedule.warmup_steps}){why}"
 
 
 def resident_memory() -> int:

@@ -164,8 +164,8 @@ def test_power_laws_are_found(tmp_path: Path) -> None:
     assert both["remarks"] == []
     assert [law["of"] for law in found.data["laws"]] == ["at 5,600 tokens", "with 49,152 parameters", ""]
     assert found.findings[-1] == (
-        "For each size, the learning rate with the lowest mean loss counts. For 16 of 16 sizes it is the lowest or the "
-        "highest rate that was run."
+        "For each combination of sizes, the learning rate with the lowest mean loss counts. For 16 of 16 combinations "
+        "it is the lowest or the highest rate that was run."
     )
     assert [plot.name for plot in found.plots] == ["scaling", "residuals"]
 
@@ -173,7 +173,7 @@ def test_power_laws_are_found(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_size_without_effect_has_no_exponent(tmp_path: Path) -> None:
     found = analysis(of_sizes(tmp_path, (1.8, 0.0, 1.0, 20.0, 0.6)), "scaling")
-    assert "exponent of N" in found.findings[0]  # of N alone, at the most tokens
+    assert "the fit ends at a bound (exponent 0." in found.findings[0]  # of N alone, at the most tokens
     assert not any("exponent of D" in remark for remark in found.data["laws"][1]["remarks"])
 
 

@@ -149,8 +149,8 @@ def test_new_request_is_false():
 
 WIDE = ModelSpec("gpt", vocab_size=28, n_embd=384, n_head=4, n_layer=1, block_size=16)
 INIT = (
-    "lower model.init_std=0.08 and, if need be, optim.lr=0.1: the loss before the first update was {}, that of equal "
-    "probabilities is 3.33, so the initial weights are too large for model.n_embd=384"
+    "lower model.init_std (now 0.08) and, if need be, optim.lr (now 0.1): the loss before the first update was {}, "
+    "that of equal probabilities is 3.33, so the initial weights are too large for model.n_embd=384"
 )
 
 
@@ -160,13 +160,15 @@ INIT = (
     ({"untrained_loss": math.nan, "step": 0}, INIT.format("nan")),
     ({"untrained_loss": 12.8, "step": 5000}, INIT.format("12.8")),
     ({"untrained_loss": 3.4, "step": 1},
-     "lower optim.lr=0.1 or raise schedule.warmup_steps=0: the loss before the first update was normal (3.4)"),
-    ({"untrained_loss": None, "step": 1}, "lower optim.lr=0.1 or raise schedule.warmup_steps=0"),
-    ({"untrained_loss": 3.4, "step": 101}, "lower optim.lr=0.1"),
+     "lower optim.lr (now 0.1) or raise schedule.warmup_steps (now 0): "
+     "the loss before the first update was normal (3.4)"),
+    ({"untrained_loss": None, "step": 1}, "lower optim.lr (now 0.1) or raise schedule.warmup_steps (now 0)"),
+    ({"untrained_loss": 3.4, "step": 101}, "lower optim.lr (now 0.1)"),
     ({"untrained_loss": 3.4, "step": 101, "schedule": Schedule("constant", 1000, 200)},
-     "lower optim.lr=0.1 or raise schedule.warmup_steps=200: the loss before the first update was normal (3.4)"),
+     "lower optim.lr (now 0.1) or raise schedule.warmup_steps (now 200): "
+     "the loss before the first update was normal (3.4)"),
     ({"untrained_loss": 12.8, "step": 1, "spec": replace(WIDE, init="fan_in")},
-     "lower optim.lr=0.1 or raise schedule.warmup_steps=0"),
+     "lower optim.lr (now 0.1) or raise schedule.warmup_steps (now 0)"),
 ])  # fmt: skip
 def test_remedy_names_the_keys_that_are_to_blame(changes, said):
     known = {"spec": WIDE, "lr": 0.1, "schedule": Schedule("linear", 1000)}
@@ -177,4 +179,7 @@ def test_remedy_names_the_keys_that_are_to_blame(changes, said):
 def test_wide_model_that_diverges_is_told_which_key_to_change(microgpt):
     wide = "mode=tensor", "backend=torch", "style=classic", "model.n_embd=384", "optim.lr=0.1", "data.val_fraction=0"
     done = microgpt(*wide, "train.steps=3", expect=1)
-    assert "(lr 0.0666667); lower model.init_std=0.08 and, if need be, optim.lr=0.1: the loss before" in done.stderr
+    assert (
+        "(lr 0.0666667); lower model.init_std (now 0.08) and, if need be, optim.lr (now 0.1): the loss before"
+        in done.stderr
+    )

@@ -246,7 +246,7 @@ def test_replica_with_a_non_finite_loss_fails_alone(tmp_path: Path, log_every: i
     failed = together.replicas[1]
     said = str(failed.failure)
     assert said.startswith(
-        "the loss of step 7 is nan (lr 0.2); lower model.init_std=0.08 and, if need be, optim.lr=0.2: "
+        "the loss of step 7 is nan (lr 0.2); lower model.init_std (now 0.08) and, if need be, optim.lr (now 0.2): "
     )
     assert "; the last checkpoint is kept in " in said
     assert failed.progress.step == 6

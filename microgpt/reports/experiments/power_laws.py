@@ -40,6 +40,12 @@ class Fit:
         free = len(self.residuals) - 1 - 2 * len(self.names)
         return float(np.sqrt((self.residuals**2).sum() / max(free, 1)))
 
+    @property
+    def is_at_bound(self) -> bool:
+        """Whether E is 0, or an exponent is 0 or as large as it may be: the fit says nothing."""
+        at_end = any(power < EDGE * STEEPEST or power > (1 - EDGE) * STEEPEST for power in self.exponents)
+        return at_end or self.level < EDGE * self.lowest
+
     def at(self, sizes: Sequence[np.ndarray]) -> np.ndarray:
         """Return the fitted loss at sizes."""
         terms = zip(self.factors, sizes, self.exponents, strict=True)

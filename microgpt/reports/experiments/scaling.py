@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,13 @@ SIZES = (
     "train.batch_size",
 )  # fmt: skip
 FEWEST_LEVELS, FEWEST_SEEDS = 4, 3
+NOTABLE = 3.0  # standard errors of the means
 TERMS = {"N": "A N^-a", "D": "B D^-b"}
 NOTE = (
     "N is the number of parameters, D that of target tokens that were trained on, E the loss that remains. Fitted by "
     f"robust least squares from several starts, with exponents up to {STEEPEST:g}; 95 % intervals are percentiles over "
-    f"{RESAMPLES} resamples of the seeds. residual: root mean square of the residuals; noise: that of the standard "
-    "errors of the means."
+    f"{RESAMPLES} resamples of the seeds. residual: root of the residuals' sum of squares over the points that "
+    "the law leaves free; noise: root mean square of the standard errors of the means."
 )
 
 
@@ -55,6 +57,18 @@ class Law:
     points: Sequence[Point]
 
     @property
+    def rise(self) -> tuple[float, float] | None:
+        """The sizes between which the loss rises by more than its noise, which no power law does."""
+        if len(self.fit.names) > 1:
+            return None
+        sizes = [one.parameters if self.fit.names == ("N",) else one.tokens for one in self.points]
+        order = sorted(range(len(sizes)), key=sizes.__getitem__)
+        for a, b in pairwise(order):
+            if self.points[b].mean - self.points[a].mean > NOTABLE * self.fit.noise:
+                return sizes[a], sizes[b]
+        return None
+
+    @property
     def formula(self) -> str:
         return " + ".join(["L = E", *(TERMS[name] for name in self.fit.names)])
 
@@ -70,9 +84,9 @@ def scaling_analysis(family: Family, plan: Plan, read: Reader | None) -> Analysi
         with skip_if_failing(f"scaling of {family.key}"):
             plots = plots_of(laws[-1], points, family.metric)
     table = Table("Power laws", [row_of(law) for law in laws], NOTE)
-    rates = ["For each size, the learning rate with the lowest mean loss counts."] * tuned
+    rates = ["For each combination of sizes, the learning rate with the lowest mean loss counts."] * tuned
     if at_edge:
-        rates[0] += f" For {at_edge} of {len(points)} sizes it is the lowest or the highest rate that was run."
+        rates[0] += f" For {at_edge} of {len(points)} combinations it is the lowest or the highest rate that was run."
     findings = [*(sentence for law in laws for sentence in sentences(law)), *rates]
     return Analysis(findings, plots, [table], {"laws": [data_of(law) for law in laws]})
 
@@ -135,6 +149,12 @@ def sizes_of(names: Sequence[str], points: Sequence[Point]) -> list[np.ndarray]:
 def sentences(law: Law) -> list[str]:
     """Return the law in numbers, and what makes it unreliable."""
     found, where = law.fit, f" {law.where}" if law.where else ""
+    if found.is_at_bound:
+        exponents = " and ".join(f"{power:.2f}" for power in found.exponents)
+        reason = f"the fit ends at a bound (exponent {exponents}, E {found.level:.2f})"
+        return [f"No power law describes the loss{where}: {reason}."]
+    if law.rise is not None:
+        return [f"No power law describes the loss{where}: it rises from {law.rise[0]:,.0f} to {law.rise[1]:,.0f}."]
     exponents = zip(found.names, found.exponents, found.exponent_intervals, strict=True)
     powers = " and ".join(f"{name}^-{power:.2f} {told(interval, 2)}" for name, power, interval in exponents)
     remarks = found.remarks()

@@ -1,0 +1,72 @@
+"""The sentences of a report: about failed runs, effects of both signs, and keys that belong to an option."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.report_rows import Sweep
+
+from microgpt.reports.analyses import analysed
+from microgpt.reports.budgets import at_equal_parameters, at_equal_steps
+from microgpt.reports.families import Family, family_of
+from microgpt.reports.sections import subject
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    return Sweep(tmp_path)
+
+
+def add(sweep: Sweep, mean: float, *, failed: bool = False, **keys: object) -> None:
+    """Add eight runs of a setting, whose losses have a standard deviation of 0.01."""
+    noise = np.random.default_rng(len(sweep.rows)).normal(0, 0.01, 8)
+    for seed in range(8):
+        sweep.add(seed, None if failed else mean + noise[seed], status="failed" if failed else "completed", **keys)
+
+
+def findings(family: Family) -> str:
+    return "\n".join(sentence for one in analysed(family, None).values() for sentence in one.findings)
+
+
+def test_a_setting_without_results_is_not_said_to_be_worse(sweep: Sweep) -> None:
+    add(sweep, 2.3, optim__lr=0.01)
+    add(sweep, 2.5, optim__lr=0.02)
+    family = family_of(sweep.rows)
+    assert "; every other variant is shown to be worse." in findings(family)
+    assert at_equal_steps(family, lambda row: pytest.fail(row.path)).sentence == "Every run has 1000 steps."
+    assert at_equal_parameters(family).sentence == "All variants have 4192 parameters."
+    add(sweep, 0.0, failed=True, optim__lr=9.0)
+    family = family_of(sweep.rows)
+    assert "; every other variant with results is shown to be worse." in findings(family)
+    assert at_equal_steps(family, lambda row: pytest.fail(row.path)).sentence == "Every completed run has 1000 steps."
+    assert at_equal_parameters(family).sentence == "All variants with results have 4192 parameters."
+
+
+def test_an_average_over_effects_of_both_signs_names_the_opposite_ones(sweep: Sweep) -> None:
+    for lr, means in ((0.01, (2.3, 2.5)), (0.03, (2.4, 2.35))):
+        for beta1, mean in zip((0.8, 0.9), means, strict=True):
+            add(sweep, mean, optim__lr=lr, optim__beta1=beta1)
+    found = findings(family_of(sweep.rows))
+    assert "optim.beta1=0.9 against 0.8 hurts: val_loss is higher by 0.0" in found
+    assert "on average over optim.lr, on which it depends (see below); the direction is the opposite at" in found
+    assert "the direction is the opposite at some levels: -0.0" in found
+
+
+def test_learning_rates_that_belong_to_optimizers_are_all_stated(sweep: Sweep) -> None:
+    add(sweep, 2.3, optim__name="adam", optim__lr=0.01)
+    add(sweep, 2.5, optim__name="sgd", optim__lr=0.1)
+    family = family_of(sweep.rows)
+    assert "lr 0.01 (adam) or 0.1 (sgd), " in subject(family)
+    assert "Each optimizer has one learning rate (adam 0.01, sgd 0.1): " in findings(family)
+    for name, lr in (("adam", 0.02), ("sgd", 0.2)):
+        add(sweep, 2.6, optim__name=name, optim__lr=lr)
+    assert "Each optimizer has one learning rate" not in findings(family_of(sweep.rows))
+
+
+def test_a_course_with_a_turn_is_neither_a_line_nor_a_power_law(sweep: Sweep) -> None:
+    for width, mean, parameters in ((8, 2.48, 1328), (16, 2.44, 4192), (32, 2.40, 14528), (64, 2.46, 53632)):
+        add(sweep, mean, model__n_embd=width, parameters=parameters)
+    found = findings(family_of(sweep.rows))
+    assert "No power law describes the loss at 7,000 tokens: it rises from 14,528 to 53,632." in found
+    assert "val_loss does not follow a straight line in the logarithm of model.n_embd: " in found
+    assert "falls as N^" not in found
