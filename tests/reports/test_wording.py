@@ -1,6 +1,7 @@
 """The sentences of a report: about failed runs, effects of both signs, and keys that belong to an option."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ def sweep(tmp_path: Path) -> Sweep:
     return Sweep(tmp_path)
 
 
-def add(sweep: Sweep, mean: float, *, failed: bool = False, **keys: object) -> None:
+def add(sweep: Sweep, mean: float, *, failed: bool = False, **keys: Any) -> None:
     """Add eight runs of a setting, whose losses have a standard deviation of 0.01."""
     noise = np.random.default_rng(len(sweep.rows)).normal(0, 0.01, 8)
     for seed in range(8):
