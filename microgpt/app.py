@@ -23,8 +23,8 @@ from microgpt.config.hydra_schema import keys_with_help, register_schema
 from microgpt.distributed import this_process
 from microgpt.errors import Interrupted, UserError
 from microgpt.job import Application
+from microgpt.sweeps.checked_job import RUN_NAME, run_job
 from microgpt.sweeps.lifecycle import Sweep, new_sweep, start_sweep, sweep_id
-from microgpt.sweeps.started import RUN_NAME, run_job
 
 
 def main() -> int:

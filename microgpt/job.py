@@ -19,9 +19,9 @@ from microgpt.config.validation import check_processes
 from microgpt.distributed import this_process
 from microgpt.errors import UserError, is_recorded
 from microgpt.runs.invocation import Invocation, SweepJob
+from microgpt.sweeps.checked_job import StartedJob
 from microgpt.sweeps.hydra_job import job_name
 from microgpt.sweeps.lifecycle import current_sweep
-from microgpt.sweeps.started import StartedJob
 
 
 class Application:

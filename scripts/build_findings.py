@@ -25,11 +25,11 @@ import harness
 from microgpt.errors import MicrogptError
 from microgpt.reports.analyses import analysed
 from microgpt.reports.curves import read_curve
-from microgpt.reports.families import sweep_family
+from microgpt.reports.paired_statistics import Interval
 from microgpt.reports.plot_style import INK, line_style, new_axes, plot_style
 from microgpt.reports.records import read_rows
 from microgpt.reports.report import Analysis
-from microgpt.reports.statistics import Interval
+from microgpt.reports.run_families import sweep_family
 from microgpt.reports.tables import decimals
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

@@ -21,7 +21,7 @@ import harness
 
 import microgpt
 from microgpt.errors import MicrogptError
-from microgpt.reports.statistics import paired, summary
+from microgpt.reports.paired_statistics import paired, summary
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "from-microgpt-to-llama.md"
 TABLE = re.compile(r"(<!-- table -->\n\n).*?(?=\n\n)", re.DOTALL)

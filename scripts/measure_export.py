@@ -37,7 +37,7 @@ from microgpt.errors import UserError
 from microgpt.runs.checkpoint import Checkpoint, load_checkpoint
 from microgpt.runs.checkpoint_paths import resolve_checkpoint
 from microgpt.tasks.export import onnx_files, weight_files, write_export
-from microgpt.training.inputs import InputReader
+from microgpt.training.run_inputs import InputReader
 
 TRAINED = {
     "microgpt.py's model, 1,000 steps": ["train.steps=1000"],

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from microgpt.errors import UserError
-from microgpt.reports.comparisons import comparisons_in
-from microgpt.reports.families import Family, family_of
 from microgpt.reports.rows import Row
+from microgpt.reports.run_families import Family, family_of
 from microgpt.reports.settings import abbreviated, label, written
+from microgpt.reports.variant_comparisons import comparisons_in
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -114,8 +114,8 @@ def mean_curves(rows: Sequence[Row]) -> str:
     """Return the validation losses of the variants as a plot, means over their seeds with 95 % intervals."""
     from microgpt.reports.charts import curves
     from microgpt.reports.curves import read_curve
-    from microgpt.reports.families import family_of
     from microgpt.reports.plots import MOST_CURVES, bands_of, select
+    from microgpt.reports.run_families import family_of
 
     variants = select(family_of(rows), MOST_CURVES).variants
     histories = {one.name: [read_curve(row.folder) for row in one.rows.values()] for one in variants}

@@ -12,8 +12,8 @@ from microgpt.distributed import this_process
 from microgpt.errors import MicrogptError, UserError
 from microgpt.job import Application
 from microgpt.runs.invocation import Invocation
+from microgpt.sweeps.checked_job import StartedJob
 from microgpt.sweeps.lifecycle import Sweep, new_sweep
-from microgpt.sweeps.started import StartedJob
 
 LOCK = threading.RLock()  # Hydra keeps the state of one application: calls of several threads run one after the other
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from microgpt.config.choices import EXPLAIN_FORMATS, EXPORT_FORMATS, LOGGERS, MODES, SCHEDULES, STYLE_NAME, TASKS
-from microgpt.config.designs import LadderConfig, PrecisionConfig, ScreeningConfig
 from microgpt.config.keys import group, key
+from microgpt.config.sweeper_keys import LadderConfig, PrecisionConfig, ScreeningConfig
 from microgpt.data.conversations import LOSS_ON
 from microgpt.data.corpus import FORMATS, LONG_DOCUMENTS
 from microgpt.data.sources import SOURCES

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from microgpt.config.choices import LOGGERS, TASKS, WITHOUT_HORIZON
-from microgpt.config.designs import DESIGNS
 from microgpt.config.schema import Config
+from microgpt.config.sweeper_keys import DESIGNS
 from microgpt.data.corpus import FORMATS
 from microgpt.errors import UserError
 from microgpt.runs.invocation import Invocation

@@ -9,8 +9,8 @@ from microgpt.config.schema import Config, SampleConfig
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.distributed import this_process
 from microgpt.engines import make_engine
+from microgpt.engines.auto_backend import check_available, choose
 from microgpt.engines.base import Decoder, Engine
-from microgpt.engines.choice import check_available, choose
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import EngineOptions
 from microgpt.inference.generation import Continuation

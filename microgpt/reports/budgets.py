@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from microgpt.reports.curves import Curve
-from microgpt.reports.families import Family, Variant
 from microgpt.reports.rows import Row
+from microgpt.reports.run_families import Family, Variant
 from microgpt.reports.settings import fingerprint, label
 
 SIZES = ("model.n_embd", "model.n_head", "model.n_layer", "model.block_size")

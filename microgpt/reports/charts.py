@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from microgpt.reports.curves import Band
+from microgpt.reports.paired_statistics import Interval
 from microgpt.reports.plot_style import COLOURS, FAINT, INK, PAPER, line_style, new_axes, plot_style, shortened
-from microgpt.reports.statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

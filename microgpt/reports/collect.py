@@ -17,13 +17,13 @@ from typing import Any
 from microgpt.atomic import write_atomically
 from microgpt.errors import MicrogptError, UserError
 from microgpt.reports.document import json_text
-from microgpt.reports.families import Family
 from microgpt.reports.html import html
 from microgpt.reports.markdown import image_name, markdown
 from microgpt.reports.plot_style import png, skip_if_failing
 from microgpt.reports.records import Collected, read_rows
 from microgpt.reports.report import Report, Section
 from microgpt.reports.rows import swept_keys
+from microgpt.reports.run_families import Family
 from microgpt.reports.sections import FamilyReport, family_reports, page_report
 from microgpt.reports.terminal import (
     ablations_text,

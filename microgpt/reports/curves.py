@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from microgpt.reports.power import critical_t
+from microgpt.reports.statistical_power import critical_t
 from microgpt.runs.folders import HISTORY
 from microgpt.runs.history import History
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from microgpt.reports.families import Family, Variant
-from microgpt.reports.plans import Plan
+from microgpt.reports.experiment_plan import Plan
+from microgpt.reports.paired_statistics import Summary
 from microgpt.reports.report import (
     Analysis,
     Bullets,
@@ -19,7 +19,7 @@ from microgpt.reports.report import (
     Section,
     Table,
 )
-from microgpt.reports.statistics import Summary
+from microgpt.reports.run_families import Family, Variant
 from microgpt.runs.record_json import without_non_finite
 
 SCHEMA_VERSION = 1  # a higher one if a key changes its meaning or is removed

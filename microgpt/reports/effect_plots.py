@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from microgpt.reports.charts import ON_PAPER, STRIP_HEIGHT, strips
-from microgpt.reports.effects import Effect, Effects
+from microgpt.reports.factor_effects import Effect, Effects
 from microgpt.reports.factors import Factor
-from microgpt.reports.families import Family
+from microgpt.reports.paired_statistics import Summary, summary
 from microgpt.reports.plot_style import COLOURS, FAINT, INK, line_style, new_axes, plot_style, shortened
 from microgpt.reports.plots import LOSSES, MOST_STRIPS, UNIT, difference_strips, dots_caption, joined
 from microgpt.reports.report import Plot
-from microgpt.reports.statistics import Summary, summary
+from microgpt.reports.run_families import Family
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,14 +6,14 @@ from typing import Any
 from microgpt.errors import UserError
 from microgpt.reports.budgets import Reader
 from microgpt.reports.effect_plots import plots_of_effects
-from microgpt.reports.effects import Effect, Effects, against_best, effects_of
+from microgpt.reports.experiment_plan import Levels, Plan, control_of, levels_of, nuisance_of
+from microgpt.reports.factor_effects import Effect, Effects, against_best, effects_of
 from microgpt.reports.factors import Design, design_of
-from microgpt.reports.families import Family
-from microgpt.reports.plans import Levels, Plan, control_of, levels_of, nuisance_of
+from microgpt.reports.paired_statistics import Difference, number_of_seeds, summary
 from microgpt.reports.plot_style import skip_if_failing
 from microgpt.reports.plots import joined
 from microgpt.reports.report import Analysis, Plot, Table
-from microgpt.reports.statistics import Difference, number_of_seeds, summary
+from microgpt.reports.run_families import Family
 from microgpt.reports.tables import effect_rows
 from microgpt.reports.wording import best_sentence, effect_sentences
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
-from microgpt.reports.families import Family, Samples, Variant, baseline_of
+from microgpt.reports.paired_statistics import Sample
+from microgpt.reports.run_families import Family, Samples, Variant, baseline_of
 from microgpt.reports.settings import exact, label, short
-from microgpt.reports.statistics import Sample
 
 VARIANT = "variant"  # the factor of variants that are not the cells of a design: its levels are their names
 FEWEST_SEEDS = 0.5  # a cell with a smaller share of the seeds of the others is left out of a design of several factors

@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from microgpt.reports.charts import MOST_DOTS, Strip, curves, strips
-from microgpt.reports.comparisons import Comparison
 from microgpt.reports.curves import Band, Curve, Loss, over_runs
-from microgpt.reports.families import Family, Variant
+from microgpt.reports.paired_statistics import Difference, summary
 from microgpt.reports.plot_style import skip_if_failing
 from microgpt.reports.report import Plot
 from microgpt.reports.rows import Row
-from microgpt.reports.statistics import Difference, summary
+from microgpt.reports.run_families import Family, Variant
+from microgpt.reports.variant_comparisons import Comparison
 
 MOST_CURVES = 8  # variants that colours, dashes and markers distinguish
 MOST_STRIPS = 16

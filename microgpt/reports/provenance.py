@@ -6,9 +6,9 @@ Each fact is stated once, with the number of runs that it holds for.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from microgpt.reports.families import Family
 from microgpt.reports.report import Block, Heading, Paragraph, Table
 from microgpt.reports.rows import Row
+from microgpt.reports.run_families import Family
 from microgpt.reports.settings import DATA, exact, is_default, short, written
 from microgpt.reports.tables import counted, shortened
 

@@ -8,17 +8,17 @@ from microgpt.data.display import escaped
 from microgpt.reports import provenance, tables
 from microgpt.reports.analyses import analysed, plan_of_family
 from microgpt.reports.budgets import Reader, at_equal_parameters, at_equal_steps, at_equal_time
-from microgpt.reports.comparisons import Comparison, comparisons
 from microgpt.reports.curves import Curve, read_curve
 from microgpt.reports.document import family_object
-from microgpt.reports.effects import effects_of
+from microgpt.reports.factor_effects import effects_of
 from microgpt.reports.factors import design_of
-from microgpt.reports.families import Family, families
 from microgpt.reports.plots import MOST_CURVES, plots_of, select
 from microgpt.reports.records import Collected
 from microgpt.reports.report import Block, Bullets, Heading, Paragraph, Plots, Report, Samples, Section, Table
 from microgpt.reports.rows import Row
+from microgpt.reports.run_families import Family, families
 from microgpt.reports.tables import counted, value_cell
+from microgpt.reports.variant_comparisons import Comparison, comparisons
 
 MOST_DRAWN = 8  # families, the newest, whose histories are read and drawn
 MOST_SINGLES = 200

@@ -20,8 +20,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from microgpt.reports.power import ALPHA, detectable
-from microgpt.reports.statistics import Difference, Verdict, t_interval
+from microgpt.reports.paired_statistics import Difference, Verdict, t_interval
+from microgpt.reports.statistical_power import ALPHA, detectable
 
 DRAWS = 50_000
 FEW_DRAWS = 200  # below which a probability is not taken from the simulation but from the bound

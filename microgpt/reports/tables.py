@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 
 from microgpt.reports.budgets import Budget
-from microgpt.reports.comparisons import Comparison, comparisons
-from microgpt.reports.effects import Effect, Effects, by_themselves
-from microgpt.reports.families import Family
+from microgpt.reports.factor_effects import Effect, Effects, by_themselves
+from microgpt.reports.paired_statistics import Difference, Interval, summary
 from microgpt.reports.report import Cells
-from microgpt.reports.statistics import Difference, Interval, summary
+from microgpt.reports.run_families import Family
+from microgpt.reports.variant_comparisons import Comparison, comparisons
 
 MOST_DECIMALS = 6
 RATES = ("steps_per_sec", "tokens_per_sec")

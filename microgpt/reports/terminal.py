@@ -8,16 +8,16 @@ from textwrap import fill
 from typing import Any
 
 from microgpt.data.display import escaped
-from microgpt.reports.comparisons import comparisons
-from microgpt.reports.families import Family, Variant, new_family, with_data
 from microgpt.reports.markdown import text_table
+from microgpt.reports.paired_statistics import Difference, Interval, Verdict
 from microgpt.reports.provenance import remarks
 from microgpt.reports.report import Bullets, Cells, Section, Table
 from microgpt.reports.rows import Row, swept_keys
+from microgpt.reports.run_families import Family, Variant, new_family, with_data
 from microgpt.reports.settings import abbreviated, setting, short, written
-from microgpt.reports.statistics import Difference, Interval, Verdict
 from microgpt.reports.tables import cell, counted, interval_cell, shortened, signed
 from microgpt.reports.tables import value_cell as column_cell
+from microgpt.reports.variant_comparisons import comparisons
 
 RUN_COLUMNS = ("variant", "model", "style", "steps", "seed", "val_loss", "mean_loss_last_n", "steps_per_sec", "status")
 OF_EACH_RUN = ("seed", "val_loss", "mean_loss_last_n", "steps_per_sec")

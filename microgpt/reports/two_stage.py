@@ -26,9 +26,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from microgpt.reports.power import critical_t
+from microgpt.reports.paired_statistics import ROUNDING
 from microgpt.reports.simultaneous import joint
-from microgpt.reports.statistics import ROUNDING
+from microgpt.reports.statistical_power import critical_t
 
 FEWEST_DF = 2
 

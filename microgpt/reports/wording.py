@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from microgpt.reports.effects import Effect, Effects, level_weights
+from microgpt.reports.factor_effects import Effect, Effects, level_weights
 from microgpt.reports.factors import Cell, Factor
-from microgpt.reports.statistics import Difference, Interval, Verdict
+from microgpt.reports.paired_statistics import Difference, Interval, Verdict
 from microgpt.reports.tables import MOST_DECIMALS, decimals
 
 MOST_NAMED = 4  # pairs of levels, or variants, in a sentence

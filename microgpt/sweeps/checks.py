@@ -21,7 +21,7 @@ from microgpt.sweeps.groups import Job
 from microgpt.sweeps.hydra_job import HydraJob, job_name
 
 if TYPE_CHECKING:
-    from microgpt.training.inputs import InputReader
+    from microgpt.training.run_inputs import InputReader
 
 
 @dataclass
@@ -59,7 +59,7 @@ def check_plans(configs: Sequence[Config]) -> None:
     """Raise UserError for a plan of the report (report.contrasts, control, nuisance) that is not about these jobs."""
     planned = {id(config.report): config for config in configs if config.report != ReportConfig(config.report.question)}
     if planned:
-        from microgpt.reports.plans import check_plan, levels_of, recorded
+        from microgpt.reports.experiment_plan import check_plan, levels_of, recorded
 
         settings = [training_settings(asdict(config)) for config in configs]
         levels = levels_of([{key: value for key, value in one.items() if key != "seed"} for one in settings])

@@ -9,7 +9,7 @@ from microgpt.engines import make_engine
 from microgpt.engines.base import EngineState, Workload
 from microgpt.sweeps.groups import Job, most_together, shape_of
 from microgpt.training.from_config import model_spec, optimizer_spec
-from microgpt.training.inputs import InputReader
+from microgpt.training.run_inputs import InputReader
 
 SECONDS = 0.1  # of training that is measured
 RATE = 1e-4  # constant, as only time is measured

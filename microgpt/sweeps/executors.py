@@ -24,7 +24,7 @@ from microgpt.sweeps.lifecycle import current_sweep
 from microgpt.sweeps.runner import Outcome, SweepRunner
 from microgpt.sweeps.workers import LostWorkerError, Share, ShareResult, supervised, workers_folder
 from microgpt.training.guards import StopRequest, stop_on_signals
-from microgpt.training.inputs import InputReader
+from microgpt.training.run_inputs import InputReader
 
 OPTIONS = "hydra.launcher.options"
 RAY_STORE_BYTES = 100_000_000  # of Ray's object store, which holds the shares' configurations alone

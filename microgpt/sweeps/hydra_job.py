@@ -1,6 +1,6 @@
 """What Hydra gives a job besides its configuration: files in its folder, environment variables, calls of callbacks.
 
-Hydra's function run_job does this for a job that runs alone (started.py), this module for jobs that are trained
+Hydra's function run_job does this for a job that runs alone (checked_job.py), this module for jobs that are trained
 together.
 """
 

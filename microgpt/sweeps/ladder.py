@@ -60,7 +60,7 @@ class LadderSweeper(PlannedSweeper):
     def specs(self, models: Sequence[Sequence[str]]) -> list[ModelSpec]:
         """Return the model of each rung. Raises UserError for one that is not possible, or equal to another."""
         from microgpt.training.from_config import model_spec
-        from microgpt.training.inputs import InputReader
+        from microgpt.training.run_inputs import InputReader
 
         reader = self.checker.reader = self.checker.reader or InputReader()
         specs: list[ModelSpec] = []

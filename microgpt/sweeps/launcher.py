@@ -14,12 +14,12 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from microgpt.config.hydra_settings import check_shared_process
+from microgpt.sweeps.checked_job import JobResult, run_job
 from microgpt.sweeps.checks import CheckedJobs, JobChecker
 from microgpt.sweeps.composition import Composer
 from microgpt.sweeps.failures import FailedJob, record_failures, report_by_cause
 from microgpt.sweeps.groups import Job
 from microgpt.sweeps.lifecycle import current_sweep
-from microgpt.sweeps.started import JobResult, run_job
 
 if TYPE_CHECKING:
     from microgpt.sweeps.runner import Outcome

@@ -15,7 +15,7 @@ from microgpt.runs.record import RunRecord, timestamp
 from microgpt.sweeps.sweepers import PlannedSweeper, Stage, Stages, values_of, what_is_trained
 
 if TYPE_CHECKING:
-    from microgpt.reports.precision import Precise
+    from microgpt.reports.precision_intervals import Precise
 
 FIRST_SEEDS = 32
 MOST_PRINTED = 12  # intervals
@@ -123,9 +123,9 @@ class PrecisionSweeper(PlannedSweeper):
     def found(self) -> "Precise | None":
         """Return the contrasts as the records in the sweep's folder have them."""
         from microgpt.reports.analyses import plan_of_family
-        from microgpt.reports.families import sweep_family, with_data
-        from microgpt.reports.precision import precise
+        from microgpt.reports.precision_intervals import precise
         from microgpt.reports.records import read_rows
+        from microgpt.reports.run_families import sweep_family, with_data
 
         rows = [row for row in read_rows([self.folder]).rows if row.job]
         if not rows:

@@ -15,7 +15,7 @@ from filelock import FileLock
 from microgpt.config.hydra_errors import report
 from microgpt.config.identity import config_hash
 from microgpt.config.keys import as_plain
-from microgpt.engines.choice import is_on_gpu
+from microgpt.engines.auto_backend import is_on_gpu
 from microgpt.errors import Interrupted, MicrogptError, UserError, is_recorded, place_of
 from microgpt.runs.invocation import Invocation, SweepJob
 from microgpt.runs.record import RunIdentity, RunRecord, timestamp
@@ -27,7 +27,7 @@ from microgpt.training.console import RunConsole, SweepConsole
 from microgpt.training.evaluation import objective
 from microgpt.training.from_config import model_spec
 from microgpt.training.guards import StopRequest
-from microgpt.training.inputs import InputReader, RunInputs
+from microgpt.training.run_inputs import InputReader, RunInputs
 from microgpt.training.runner import DiskError, TrainingRun, new_record, train_runs
 
 POLL_SECONDS = 0.2  # between looks at jobs that another process holds

@@ -10,8 +10,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from microgpt.config.schema import Config
 from microgpt.errors import UserError
 from microgpt.sweeps.failures import FailedJob
-from microgpt.sweeps.fractions import Design, choose
 from microgpt.sweeps.sweepers import PlannedSweeper, Stage, Stages, values_of, what_is_trained
+from microgpt.sweeps.two_level_designs import Design, choose
 
 LR = "optim.lr"
 NUMERALS = {3: "III", 4: "IV", 5: "V"}

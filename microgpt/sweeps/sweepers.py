@@ -16,11 +16,11 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from microgpt.config.designs import DESIGNS
 from microgpt.config.hydra_compat import combinations
 from microgpt.config.hydra_optuna import new_optuna_sweeper, propose_again, study_exists
 from microgpt.config.identity import training_settings
 from microgpt.config.schema import Config
+from microgpt.config.sweeper_keys import DESIGNS
 from microgpt.errors import UserError
 from microgpt.runs.invocation import Invocation
 from microgpt.sweeps.checks import CheckedJobs, JobChecker

@@ -25,7 +25,7 @@ from microgpt.errors import Interrupted, MicrogptError, UserError
 from microgpt.sweeps.groups import Job
 from microgpt.sweeps.runner import Outcome, SweepRunner
 from microgpt.training.guards import StopRequest, stop_on_signals
-from microgpt.training.inputs import InputReader
+from microgpt.training.run_inputs import InputReader
 
 PRINT_SECONDS = 0.1  # between looks at the workers' output
 LOCK_SECONDS = 0.5  # between looks at the starter's lock

@@ -9,7 +9,7 @@ from microgpt.config.choices import TASKS
 from microgpt.config.keys import with_absolute_paths
 from microgpt.config.schema import Config
 from microgpt.runs.invocation import Invocation
-from microgpt.sweeps.started import StartedJob
+from microgpt.sweeps.checked_job import StartedJob
 
 Task = Callable[[Config, Invocation], float | None]
 

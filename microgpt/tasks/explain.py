@@ -13,7 +13,7 @@ from microgpt.explain.graph import tiny_graph
 from microgpt.explain.step import training_step
 from microgpt.runs.invocation import Invocation
 from microgpt.training.from_config import make_schedule, optimizer_spec
-from microgpt.training.inputs import InputReader, RunInputs
+from microgpt.training.run_inputs import InputReader, RunInputs
 
 
 def explain(config: Config, invocation: Invocation) -> None:

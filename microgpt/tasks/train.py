@@ -9,13 +9,13 @@ from microgpt.config.schema import Config
 from microgpt.runs.folders import claim, claim_named
 from microgpt.runs.invocation import Invocation
 from microgpt.runs.record import RunIdentity
+from microgpt.sweeps.checked_job import StartedJob
 from microgpt.sweeps.groups import Job
 from microgpt.sweeps.runner import SweepRunner
-from microgpt.sweeps.started import StartedJob
 from microgpt.training.console import RunConsole
 from microgpt.training.evaluation import objective
 from microgpt.training.guards import stop_on_signals
-from microgpt.training.inputs import InputReader
+from microgpt.training.run_inputs import InputReader
 from microgpt.training.runner import TrainingRun, new_record, train_runs
 
 

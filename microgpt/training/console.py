@@ -7,8 +7,8 @@ from typing import Any
 from microgpt.data.display import escaped
 from microgpt.runs.record import RunRecord
 from microgpt.training.from_config import make_schedule
-from microgpt.training.inputs import RunInputs
 from microgpt.training.progress import RunProgressDisplay, SweepProgressDisplay
+from microgpt.training.run_inputs import RunInputs
 from microgpt.training.runner import TrainingRun
 
 

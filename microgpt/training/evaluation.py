@@ -16,7 +16,7 @@ from microgpt.inference.sampling import SamplingPolicy
 from microgpt.runs.checkpoint_format import Progress
 from microgpt.runs.record import Metrics, RunRecord, StyleEffect
 from microgpt.training.guards import StopRequest
-from microgpt.training.inputs import RunInputs
+from microgpt.training.run_inputs import RunInputs
 
 
 def training_metrics(inputs: RunInputs, progress: Progress) -> Metrics:

@@ -5,7 +5,7 @@ from microgpt.runs.checkpoint_format import Progress
 from microgpt.runs.folders import RunFolder
 from microgpt.runs.record import Failure, Leg, Resumption, RunRecord, timestamp
 from microgpt.training.from_config import make_schedule
-from microgpt.training.inputs import RunInputs
+from microgpt.training.run_inputs import RunInputs
 
 
 def starting_state(inputs: RunInputs, folder: RunFolder, record: RunRecord) -> tuple[EngineState, Progress]:

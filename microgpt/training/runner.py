@@ -24,11 +24,11 @@ from microgpt.runs.record import RECORD, DataSummary, LongDocuments, ModelSummar
 from microgpt.training.evaluation import final_evaluation, style_losses, training_metrics
 from microgpt.training.from_config import checkpoint_seconds, chooses_checkpoints, make_schedule, optimizer_spec
 from microgpt.training.guards import MemoryDriftGuard, StopRequest
-from microgpt.training.inputs import RunInputs
 from microgpt.training.loggers import LoggedRun, RunLogger, make_logger
 from microgpt.training.loop import Observer, Training
 from microgpt.training.replica import Plan, Replica
 from microgpt.training.resumption import continue_record, provenance_note, starting_state
+from microgpt.training.run_inputs import RunInputs
 
 
 @dataclass

@@ -11,8 +11,8 @@ from support.report_rows import Sweep
 
 import microgpt
 from microgpt.api.comparison import comparison_table
-from microgpt.reports.comparisons import comparisons
-from microgpt.reports.families import families
+from microgpt.reports.run_families import families
+from microgpt.reports.variant_comparisons import comparisons
 
 
 def changed(run: microgpt.Run, folder: Path, **values: object) -> microgpt.Run:

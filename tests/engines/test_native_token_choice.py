@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from microgpt.engines.native.compilation import compile_kernels
-from microgpt.engines.native.token_choice import choose
+from microgpt.engines.native.sampling_kernels import choose
 from microgpt.errors import NonFiniteError
 from microgpt.inference.sampling import SamplingPolicy, probabilities
 

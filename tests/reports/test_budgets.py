@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from support.report_rows import Sweep, read
 
 from microgpt.reports.budgets import at_equal_parameters, at_equal_steps, at_equal_time, evaluations, on_axis
-from microgpt.reports.comparisons import comparisons
 from microgpt.reports.curves import Curve
-from microgpt.reports.families import Family, families, family_of
-from microgpt.reports.statistics import Verdict
+from microgpt.reports.paired_statistics import Verdict
+from microgpt.reports.run_families import Family, families, family_of
 from microgpt.reports.tables import budget_rows
+from microgpt.reports.variant_comparisons import comparisons
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from matplotlib.collections import FillBetweenPolyCollection, PathCollection
 from microgpt.reports import plot_style
 from microgpt.reports.charts import MOST_DOTS, Strip, curves, strips, thinned
 from microgpt.reports.curves import Band
+from microgpt.reports.paired_statistics import Interval, summary
 from microgpt.reports.plot_style import COLOURS, DASHES, MARKERS, png, shortened, svg
-from microgpt.reports.statistics import Interval, summary
 
 X = np.array([0.0, 50.0, 100.0, 150.0])
 

@@ -12,11 +12,11 @@ import pytest
 from scipy.special import stdtr
 from support.report_rows import design
 
-from microgpt.reports.effects import effects_of
+from microgpt.reports.factor_effects import effects_of
 from microgpt.reports.factors import Design
-from microgpt.reports.power import critical_t, seeds_needed
+from microgpt.reports.paired_statistics import Difference, Verdict, corrected, difference, paired, unpaired
 from microgpt.reports.simultaneous import joint
-from microgpt.reports.statistics import Difference, Verdict, corrected, difference, paired, unpaired
+from microgpt.reports.statistical_power import critical_t, seeds_needed
 
 COUNT = 2000
 BOUND = 0.01  # of a share of misses

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from microgpt.reports.curves import MOST_POINTS, Curve, over_runs, read_curve
-from microgpt.reports.statistics import summary
+from microgpt.reports.paired_statistics import summary
 
 
 def curve(step: list[float], val_loss: list[float], steps_per_sec: float | None = 10.0, tokens: int = 7) -> Curve:

@@ -8,13 +8,13 @@ import pytest
 from support.report_rows import Sweep, design, read
 
 from microgpt.reports.analyses import analysed
-from microgpt.reports.effects import effects_of
 from microgpt.reports.experiments import learning_rates, power_laws
 from microgpt.reports.experiments.learning_rates import lowest
 from microgpt.reports.experiments.power_laws import fit
-from microgpt.reports.families import Family, family_of
+from microgpt.reports.factor_effects import effects_of
 from microgpt.reports.report import Analysis, Cells, Table
-from microgpt.sweeps.fractions import choose
+from microgpt.reports.run_families import Family, family_of
+from microgpt.sweeps.two_level_designs import choose
 
 SEEDS = 6
 

@@ -19,10 +19,10 @@ from support.program import ROOT, Program, make_program, read_history
 
 from microgpt.reports.collect import collect, collect_and_print
 from microgpt.reports.html import html
+from microgpt.reports.paired_statistics import paired, summary
 from microgpt.reports.records import read_rows
 from microgpt.reports.report import Block, Samples, Section, Table
 from microgpt.reports.sections import family_reports, page_report
-from microgpt.reports.statistics import paired, summary
 
 SEEDS = 3
 SWEEP = (

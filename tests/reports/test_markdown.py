@@ -9,15 +9,15 @@ from matplotlib.figure import Figure
 from support.report_rows import Sweep, read
 
 from microgpt.reports.budgets import at_equal_time
-from microgpt.reports.comparisons import comparisons
-from microgpt.reports.effects import by_themselves, effects_of
+from microgpt.reports.factor_effects import by_themselves, effects_of
 from microgpt.reports.factors import design_of
-from microgpt.reports.families import Family, families
 from microgpt.reports.markdown import markdown
 from microgpt.reports.report import Plot, Plots, Report, Section
+from microgpt.reports.run_families import Family, families
 from microgpt.reports.sections import family_reports
 from microgpt.reports.tables import budget_rows, p_cell, signed, variant_rows
 from microgpt.reports.terminal import ablations_text
+from microgpt.reports.variant_comparisons import comparisons
 
 TOGGLES = [(True, False), (True, True), (False, False), (False, True)]
 NOISE = [0.003, -0.001, 0.002, -0.004, 0.0, 0.001, -0.002]

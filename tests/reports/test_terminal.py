@@ -11,10 +11,10 @@ from support.report_rows import Sweep
 from microgpt.config.identity import config_hash
 from microgpt.config.schema import Config
 from microgpt.reports.collect import collect, collect_and_print
-from microgpt.reports.comparisons import comparisons
+from microgpt.reports.paired_statistics import Verdict
 from microgpt.reports.rows import swept_keys
-from microgpt.reports.statistics import Verdict
 from microgpt.reports.terminal import column_names, runs_text, settings_text, sweep_family
+from microgpt.reports.variant_comparisons import comparisons
 
 RATES = {0.01: 0.0, 0.02: 0.2, 0.03: 0.0001}  # learning rate: how much higher its loss is, with noise of 0.01
 

@@ -9,7 +9,7 @@ from support.report_rows import Sweep
 
 from microgpt.reports.analyses import analysed
 from microgpt.reports.budgets import at_equal_parameters, at_equal_steps
-from microgpt.reports.families import Family, family_of
+from microgpt.reports.run_families import Family, family_of
 from microgpt.reports.sections import subject
 
 

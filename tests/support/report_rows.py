@@ -9,9 +9,9 @@ from typing import Any
 from microgpt.config.schema import Config, ModelConfig, StyleConfig
 from microgpt.reports.curves import Curve, read_curve
 from microgpt.reports.factors import Cell, Design, factor_of
-from microgpt.reports.families import Variant
 from microgpt.reports.records import read_row
 from microgpt.reports.rows import Row
+from microgpt.reports.run_families import Variant
 from microgpt.reports.settings import label
 
 GPT = ModelConfig(name="gpt", n_embd=16, n_head=4, n_layer=1)

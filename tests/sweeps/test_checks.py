@@ -37,7 +37,7 @@ MISTAKES = {
 @pytest.fixture
 def bare_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without PyTorch and wandb."""
-    monkeypatch.setattr("microgpt.engines.choice.find_spec", lambda name: None)
+    monkeypatch.setattr("microgpt.engines.auto_backend.find_spec", lambda name: None)
     monkeypatch.setattr("microgpt.training.loggers.is_installed", lambda name: False)
 
 

@@ -9,8 +9,8 @@ import pytest
 from support.program import TIMEOUT, Program
 
 from microgpt.reports.analyses import analysed
-from microgpt.reports.families import families
 from microgpt.reports.records import read_rows
+from microgpt.reports.run_families import families
 
 pytestmark = pytest.mark.slow
 

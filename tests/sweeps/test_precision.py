@@ -16,7 +16,7 @@ from support.sweep_runs import SMALL, TINY, composer, names
 
 from microgpt.errors import UserError
 from microgpt.reports.analyses import analysed
-from microgpt.reports.families import sweep_family
+from microgpt.reports.run_families import sweep_family
 from microgpt.reports.two_stage import first_stage
 from microgpt.sweeps.checks import JobChecker
 from microgpt.sweeps.precision import PrecisionSweeper

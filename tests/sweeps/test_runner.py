@@ -149,7 +149,7 @@ def test_a_sweep_s_memory_does_not_grow_with_its_groups(tmp_path: Path, monkeypa
         return train(self, *arguments)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(SweepRunner, "train_group", measured)
-    monkeypatch.setattr("microgpt.training.inputs.MAX_ORDERS", 1)
+    monkeypatch.setattr("microgpt.training.run_inputs.MAX_ORDERS", 1)
     jobs = jobs_of(*SMALL, *TINY, "seed=" + "|".join(map(str, range(300))), "train.eval_documents=20")
     run_all(tmp_path, jobs, most=5)
     assert len(sizes) == 60

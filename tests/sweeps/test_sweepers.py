@@ -20,7 +20,7 @@ from microgpt.sweeps.ladder import LadderSweeper, nearest_width
 from microgpt.sweeps.lifecycle import proposes_jobs
 from microgpt.sweeps.screening import ScreeningSweeper
 from microgpt.sweeps.sweepers import GridSweeper, PlannedSweeper, Stage, Stages
-from microgpt.training.inputs import InputReader
+from microgpt.training.run_inputs import InputReader
 
 
 class BestOfThree(PlannedSweeper):

@@ -10,7 +10,7 @@ from support.program import Program, make_program
 from microgpt.engines.optimizer import OPTIMIZERS
 from microgpt.reports.provenance import leg_warnings
 from microgpt.reports.records import read_rows
-from microgpt.training.inputs import share_moments
+from microgpt.training.run_inputs import share_moments
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

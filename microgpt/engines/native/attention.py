@@ -3,7 +3,7 @@
 The queries, keys and values of a position are rows of slots, one for each head (layout.py). The heads of a vector are
 computed at once: the horizontal sum over a slot leaves the head's score in all lanes of the slot. `group` stands for
 the slots that are computed together: one vector, or in decoding the `vectors` vectors of one larger head, which
-head_attention.py trains. Lanes without a feature are zero and stay zero.
+wide_head_attention.py trains. Lanes without a feature are zero and stay zero.
 
 Queries come in tiles of 16, and a tile is computed in phases, each a loop of short independent steps: otherwise the
 processor would wait for the horizontal sums of one query at a time.

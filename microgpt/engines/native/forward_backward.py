@@ -24,8 +24,7 @@ Arguments of the kernels; the layout (layout.py) has the offsets and shapes of e
 from microgpt.engines.native.activations import activate, activate_backward, is_in_place
 from microgpt.engines.native.attention import attention, attention_backward
 from microgpt.engines.native.compilation import Floats, Int64s, kernel
-from microgpt.engines.native.head_attention import head_attention, head_attention_backward
-from microgpt.engines.native.heads import add_up_shared, encode_heads, encode_heads_backward, transpose_shared
+from microgpt.engines.native.head_options import add_up_shared, encode_heads, encode_heads_backward, transpose_shared
 from microgpt.engines.native.layout import LayoutRecord
 from microgpt.engines.native.matmul import add_row_of_few, linear, linear_backward, transpose
 from microgpt.engines.native.norms import norm, norm_backward, rmsnorm, rmsnorm_backward
@@ -40,6 +39,7 @@ from microgpt.engines.native.pointwise import (
     softcap,
 )
 from microgpt.engines.native.simd.vector import LANES, splat, store
+from microgpt.engines.native.wide_head_attention import head_attention, head_attention_backward
 
 
 @kernel

@@ -3,7 +3,7 @@
 Every row is padded with zeros to whole vectors of 16 lanes, so that kernels need no code for incomplete vectors. The
 queries, keys and values of a position consist of slots, one for each head: up to 16 features lie in a slot of the next
 power of two lanes, and several slots share a vector; a larger head has a slot of several vectors (attention.py). With
-rope the two halves of a head's features, which it pairs, lie in the two halves of the slot (heads.py).
+rope the two halves of a head's features, which it pairs, lie in the two halves of the slot (head_options.py).
 
 Sizes and offsets count array elements.
 """
@@ -131,7 +131,7 @@ class Layout(NamedTuple):
     capped: int  # (rows, vocab_lanes): d(logit) / d(logit before the softcap)
     dact: int  # (rows, hidden_lanes): gradient of act; dhidden without a gate
     ones: int  # constants: (embd_lanes,) 1 for features, 0 for padding
-    rotations: int  # (block, 2, lanes of a slot's vectors): cos and +-sin of rope (heads.py); -1: none
+    rotations: int  # (block, 2, lanes of a slot's vectors): cos and +-sin of rope (head_options.py); -1: none
     muon: int  # scratch of muon.py, for three copies of a layer's largest matrix and two squares
     a_size: int
     table: int = -1  # of the first layer, in the cache of keys and values (kv_cache.py); -1: none

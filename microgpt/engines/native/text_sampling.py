@@ -1,7 +1,7 @@
 """Sampling as inference/generation.py does it, in compiled code: texts one after the other from Python's generator.
 
 The logits are those of a `Decoder`, the random numbers those of random.Random, and a token is chosen by the same
-operations in the same order (token_choice.py). A text is therefore the same, character for character.
+operations in the same order (sampling_kernels.py). A text is therefore the same, character for character.
 """
 
 import random
@@ -22,8 +22,8 @@ from microgpt.engines.native.compilation import (
 from microgpt.engines.native.kv_cache import DecodingBuffers, decode
 from microgpt.engines.native.layout import LayoutRecord
 from microgpt.engines.native.python_random import State, next_uniform
+from microgpt.engines.native.sampling_kernels import COMPENSATED_SUM, choose_by, to_probabilities
 from microgpt.engines.native.simd.vector import get, pointer
-from microgpt.engines.native.token_choice import COMPENSATED_SUM, choose_by, to_probabilities
 from microgpt.errors import NonFiniteError
 
 MOST_WORK = 1e9  # tokens x parameters of a call, after which Python may look at signals

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from microgpt.reports.charts import LEGEND_ROW
+from microgpt.reports.paired_statistics import Interval
 from microgpt.reports.plot_style import INK, line_style, new_axes, plot_style, shortened
-from microgpt.reports.statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,16 +9,16 @@ import numpy as np
 
 from microgpt.reports.budgets import Reader
 from microgpt.reports.effect_report import difference_data
+from microgpt.reports.experiment_plan import Plan
 from microgpt.reports.experiments.charts import Rung, ladder_chart
-from microgpt.reports.families import Family, Variant
-from microgpt.reports.plans import Plan
+from microgpt.reports.paired_statistics import Difference, Interval, Verdict, difference, summary
 from microgpt.reports.plot_style import skip_if_failing
 from microgpt.reports.plots import LOSSES, UNIT
 from microgpt.reports.report import Analysis, Cells, Plot, Table
 from microgpt.reports.rows import Row
+from microgpt.reports.run_families import Family, Variant
 from microgpt.reports.settings import differing_keys, label, setting
 from microgpt.reports.simultaneous import together
-from microgpt.reports.statistics import Difference, Interval, Verdict, difference, summary
 
 NAME, WIDTH = "model.name", "model.mlp_width"
 MOST_NAMED = 3  # changes in a sentence

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from microgpt.reports.budgets import Reader
+from microgpt.reports.experiment_plan import Plan
 from microgpt.reports.experiments.charts import Line, lines_chart
-from microgpt.reports.families import ONLY, Family, Variant
-from microgpt.reports.plans import Plan
+from microgpt.reports.paired_statistics import Interval, summary
 from microgpt.reports.plot_style import skip_if_failing
 from microgpt.reports.plots import LOSSES, MOST_CURVES, UNIT
 from microgpt.reports.report import Analysis, Cells, Plot, Table
+from microgpt.reports.run_families import ONLY, Family, Variant
 from microgpt.reports.settings import exact, fingerprint, label, short
-from microgpt.reports.statistics import Interval, summary
 
 LR = "optim.lr"
 FEWEST_RATES, FEWEST_SEEDS = 4, 3

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from microgpt.reports.statistics import Interval
+from microgpt.reports.paired_statistics import Interval
 
 RESAMPLES = 200
 STEEPEST = 3.0  # largest exponent that is tried

@@ -4,7 +4,7 @@ A sample maps seeds to values. Runs of one seed share data order and initial wei
 seed if possible.
 
 Intervals are two-sided, 95 %, and not adjusted for other comparisons; verdicts follow Holm's adjusted p once a set of
-comparisons has been `corrected`. All tests use Student's t, powers the noncentral t (power.py).
+comparisons has been `corrected`. All tests use Student's t, powers the noncentral t (statistical_power.py).
 """
 
 import math
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from microgpt.reports.power import ALPHA, critical_t, detectable, p_value, seeds_needed
+from microgpt.reports.statistical_power import ALPHA, critical_t, detectable, p_value, seeds_needed
 
 ROUNDING = 8 * float(np.finfo(float).eps)  # relative error of a difference of up to four values
 

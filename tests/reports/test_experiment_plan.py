@@ -11,9 +11,9 @@ from support.report_rows import Sweep
 
 from microgpt.errors import UserError
 from microgpt.reports.document import json_text
+from microgpt.reports.experiment_plan import Plan, check_plan, parsed, plan_of
 from microgpt.reports.html import html
 from microgpt.reports.markdown import markdown
-from microgpt.reports.plans import Plan, check_plan, parsed, plan_of
 from microgpt.reports.records import Collected
 from microgpt.reports.sections import family_reports, page_report
 

@@ -4,7 +4,7 @@ A seed's values are described by the least squares fit of main effects and two-f
 interactions are assumed to be zero), so each contrast is a weighted sum of the cells. The weights are computed from the
 design matrix, whatever cells are missing; an effect whose columns are combinations of those of earlier effects is
 confounded with them and named beside them. The error of a contrast is that of its own values over the seeds
-(statistics.py), and the intervals hold together (simultaneous.py).
+(paired_statistics.py), and the intervals hold together (simultaneous.py).
 """
 
 import itertools
@@ -16,8 +16,8 @@ from typing import Literal
 import numpy as np
 
 from microgpt.reports.factors import Cell, Design, Factor, as_variants
+from microgpt.reports.paired_statistics import Difference, Verdict, contrast, corrected, difference
 from microgpt.reports.simultaneous import Joint, adjusted, together
-from microgpt.reports.statistics import Difference, Verdict, contrast, corrected, difference
 
 MOST_PAIRED = 6  # levels of which all pairs are compared; more are compared with the reference only
 TOLERANCE = 1e-8  # relative, below which a part of a design matrix is zero

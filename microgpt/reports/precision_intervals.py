@@ -12,14 +12,14 @@ import numpy as np
 
 from microgpt.reports.budgets import Reader
 from microgpt.reports.effect_report import design_and_levels
-from microgpt.reports.effects import Contrast, effects_of
+from microgpt.reports.experiment_plan import Levels, Plan, control_of
+from microgpt.reports.factor_effects import Contrast, effects_of
 from microgpt.reports.factors import Cell, Design
-from microgpt.reports.families import Family
-from microgpt.reports.planned import answers_of
-from microgpt.reports.plans import Levels, Plan, control_of
+from microgpt.reports.paired_statistics import number_of_seeds
+from microgpt.reports.planned_contrasts import answers_of
 from microgpt.reports.report import Analysis, Cells, Table
+from microgpt.reports.run_families import Family
 from microgpt.reports.settings import fingerprint
-from microgpt.reports.statistics import number_of_seeds
 from microgpt.reports.two_stage import FirstStage, first_stage
 
 NOTE = (

@@ -12,11 +12,11 @@ from statsmodels.formula.api import ols
 from statsmodels.stats.anova import AnovaRM
 from support.report_rows import Sweep, design
 
-from microgpt.reports.effects import Effects, against_best, by_themselves, effects_of
+from microgpt.reports.factor_effects import Effects, against_best, by_themselves, effects_of
 from microgpt.reports.factors import design_of
-from microgpt.reports.families import family_of
+from microgpt.reports.paired_statistics import Verdict
+from microgpt.reports.run_families import family_of
 from microgpt.reports.simultaneous import joint
-from microgpt.reports.statistics import Verdict
 
 # Yates's split-plot experiment (The design and analysis of factorial experiments, 1937; `oats` of R's package MASS):
 # yields of three varieties with 0, 0.2, 0.4 and 0.6 cwt of nitrogen in six blocks.

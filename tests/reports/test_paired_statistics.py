@@ -13,8 +13,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestIndPower, TTestPower
 
-from microgpt.reports import power
-from microgpt.reports.statistics import (
+from microgpt.reports import statistical_power
+from microgpt.reports.paired_statistics import (
     Difference,
     Verdict,
     corrected,
@@ -224,8 +224,8 @@ def test_losses_too_large_to_square_are_compared():
 @pytest.mark.parametrize("size", [0.05, 0.2, 0.5, 0.8, 1.3, 2.5])
 def test_the_needed_seeds_are_those_of_statsmodels(size):
     expected = TTestPower().solve_power(effect_size=size, alpha=0.05, power=0.8, alternative="two-sided")
-    assert power.seeds_needed(size, lambda n: (math.sqrt(n), n - 1)) == math.ceil(expected)
-    assert power.seeds_needed(-size, lambda n: (math.sqrt(n), n - 1)) == math.ceil(expected)
+    assert statistical_power.seeds_needed(size, lambda n: (math.sqrt(n), n - 1)) == math.ceil(expected)
+    assert statistical_power.seeds_needed(-size, lambda n: (math.sqrt(n), n - 1)) == math.ceil(expected)
 
 
 @pytest.mark.parametrize("size", [0.2, 0.5, 1.3])
@@ -251,7 +251,7 @@ def test_the_detectable_difference_has_the_stated_power(n):
 
 @given(st.floats(0, 2000), st.integers(1, 10_000))
 def test_power_is_that_of_the_noncentral_t(noncentrality, df):
-    found = power.power(noncentrality, df)
+    found = statistical_power.power(noncentrality, df)
     assert 0.05 - 1e-9 <= found <= 1 + 1e-12
     if noncentrality < 8:
         critical = stats.t.ppf(0.975, df)
@@ -271,11 +271,11 @@ def test_one_seed_fewer_than_needed_is_not_enough(size):
     def paired_design(n: int) -> tuple[float, float]:
         return math.sqrt(n), n - 1
 
-    needed = power.seeds_needed(size, paired_design)
+    needed = statistical_power.seeds_needed(size, paired_design)
     assert needed is not None
-    assert power.power(size * math.sqrt(needed), needed - 1) >= 0.8
+    assert statistical_power.power(size * math.sqrt(needed), needed - 1) >= 0.8
     if needed > 2:
-        assert power.power(size * math.sqrt(needed - 1), needed - 2) < 0.8
+        assert statistical_power.power(size * math.sqrt(needed - 1), needed - 2) < 0.8
 
 
 # Holm

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.report_rows import Sweep
 
-from microgpt.reports.comparisons import MOST_PAIRED, comparisons
-from microgpt.reports.families import ONLY, Family, families
+from microgpt.reports.paired_statistics import Verdict
 from microgpt.reports.rows import Row
+from microgpt.reports.run_families import ONLY, Family, families
 from microgpt.reports.settings import differing_keys, label
-from microgpt.reports.statistics import Verdict
+from microgpt.reports.variant_comparisons import MOST_PAIRED, comparisons
 
 TOGGLES = [(True, False), (True, True), (False, False), (False, True)]
 

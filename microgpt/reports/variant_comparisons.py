@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from microgpt.reports.families import Family, Samples, Variant, baseline_of
+from microgpt.reports.paired_statistics import Difference, corrected, difference
+from microgpt.reports.run_families import Family, Samples, Variant, baseline_of
 from microgpt.reports.settings import exact
-from microgpt.reports.statistics import Difference, corrected, difference
 
 MOST_PAIRED = 6  # variants of which all pairs are compared; more are compared only with the baseline
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from microgpt.reports.comparability import comparable_groups
+from microgpt.reports.paired_statistics import Summary, summary
 from microgpt.reports.rows import Row, is_finite, variant_name
 from microgpt.reports.settings import (
     TOGGLES,
@@ -21,7 +22,6 @@ from microgpt.reports.settings import (
     label,
     setting,
 )
-from microgpt.reports.statistics import Summary, summary
 
 ABLATION = tuple(variant_name(tied, normed) for tied in (True, False) for normed in (False, True))
 MOST_ABLATIONS = 4  # of one sweep

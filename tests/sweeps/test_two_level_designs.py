@@ -5,7 +5,7 @@ from math import prod
 
 import pytest
 
-from microgpt.sweeps.fractions import Design, choose
+from microgpt.sweeps.two_level_designs import Design, choose
 
 
 def resolution(design: Design) -> int:

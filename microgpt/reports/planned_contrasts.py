@@ -7,11 +7,11 @@ import numpy as np
 from microgpt.errors import UserError
 from microgpt.reports.budgets import Reader
 from microgpt.reports.effect_report import design_and_levels, effect_data
-from microgpt.reports.effects import Contrast, Effect, Effects, effects_of, estimated
+from microgpt.reports.experiment_plan import Levels, Plan, Side, parsed
+from microgpt.reports.factor_effects import Contrast, Effect, Effects, effects_of, estimated
 from microgpt.reports.factors import Design
-from microgpt.reports.families import Family
-from microgpt.reports.plans import Levels, Plan, Side, parsed
 from microgpt.reports.report import Analysis, Block, Bullets, Heading, Paragraph, Table
+from microgpt.reports.run_families import Family
 from microgpt.reports.settings import exact
 from microgpt.reports.tables import effect_rows
 from microgpt.reports.wording import what_it_does

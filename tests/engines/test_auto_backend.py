@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from microgpt.engines import ENGINES, choice
-from microgpt.engines.choice import check_available, choose
+from microgpt.engines import ENGINES, auto_backend
+from microgpt.engines.auto_backend import check_available, choose
 from microgpt.engines.options import EngineOptions
 from microgpt.engines.torch import device as torch_device
 from microgpt.errors import UserError
@@ -17,7 +17,7 @@ from microgpt.installation import install_command
 from microgpt.model.spec import ModelSpec
 
 SPEC = ModelSpec("gpt", vocab_size=65, n_embd=384, n_head=6, n_layer=6, block_size=256)
-ENOUGH = choice.LARGE_STEP / (6 * SPEC.parameter_count())  # targets of a step that is just large enough for a GPU
+ENOUGH = auto_backend.LARGE_STEP / (6 * SPEC.parameter_count())  # targets of a step that is just large enough for a GPU
 NO_GPU = "PyTorch finds no GPU for"
 AVAILABLE = "is available and a step has 2.0e+09 operations"
 Machine = Callable[..., None]
@@ -29,7 +29,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
     def become(*devices: str) -> None:
         found = ModuleSpec("torch", None) if devices else None
-        monkeypatch.setattr(choice, "find_spec", lambda name: found if name == "torch" else ModuleSpec(name, None))
+        monkeypatch.setattr(
+            auto_backend, "find_spec", lambda name: found if name == "torch" else ModuleSpec(name, None)
+        )
         monkeypatch.setattr(torch_device, "available_devices", lambda: list(devices))
 
     return become
@@ -77,7 +79,7 @@ def test_a_small_step_does_not_import_pytorch(monkeypatch: pytest.MonkeyPatch) -
     def imported(*name: str) -> None:
         raise AssertionError("looked for PyTorch")
 
-    monkeypatch.setattr(choice, "find_spec", imported)
+    monkeypatch.setattr(auto_backend, "find_spec", imported)
     monkeypatch.setattr(torch_device, "available_devices", imported)
     assert choose(auto(), SPEC, 1).reason == "a step of 6.5e+07 operations is too small for a GPU"
     assert choose(auto(device="cpu"), SPEC, 2 * ENOUGH).backend == "native"
