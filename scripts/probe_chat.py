@@ -17,7 +17,7 @@ from random import Random
 
 import harness
 from chat_generator import sentences
-from chat_probes import TALKS_SEED, Asker, Probe, singles
+from chat_questions import TALKS_SEED, Asker, Probe, singles
 
 from microgpt.config.schema import BackendConfig, Config, SampleConfig
 from microgpt.data.conversations import ASSISTANT, USER, Turn, encode_prompt_turns
