@@ -1,1 +1,1 @@
-"""Measurements of the engines: the reference work, and what task=benchmark measures with it."""
+"""Benchmarks of the engines: the reference workload, and the measurements of task=benchmark."""

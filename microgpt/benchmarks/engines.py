@@ -1,6 +1,6 @@
-"""The speed of each engine with microgpt.py's model: one token, one step, names trained and tokens sampled.
+"""The speed of each engine with microgpt.py's model: time per token and per step, training and sampling rates.
 
-All engines sample from the same weights, which the native one trained, so that texts have their usual length.
+All engines sample from the same weights, trained with the native engine, so that the samples have the usual length.
 """
 
 import random
@@ -24,8 +24,8 @@ from microgpt.inference.sampling import SamplingPolicy
 
 BATCHES = (1, 16)
 FIRST_WIDTH = 16  # microgpt.py's n_embd
-RATE = 1e-3  # constant, as only time is measured
-TRAINED_STEPS = 1000  # of 16 names
+RATE = 1e-3  # constant, because only time is measured
+TRAINED_STEPS = 1000  # with batches of 16 names
 TEMPERATURE = 0.5
 TEXTS_IN_BULK = 2000
 
@@ -37,7 +37,7 @@ def names() -> Corpus:
 
 @dataclass(frozen=True)
 class EngineBenchmark:
-    """The conditions that hold for all engines."""
+    """The conditions that are the same for all engines."""
 
     repeats: Repeats
     say: Callable[[str], None]
@@ -45,18 +45,18 @@ class EngineBenchmark:
     def engine(self, backend: str, width: int, batch_size: int, state: EngineState | None = None) -> Engine:
         """Return an engine with the default options of its backend.
 
-        Raises UserError if a package it needs is not installed.
+        Raises UserError if a package that the engine needs is not installed.
         """
         return reference_engine(EngineOptions(backend), names(), batch_size, state=state, say=self.say, n_embd=width)
 
     def trained(self, width: int) -> EngineState:
-        """Return weights that spell names."""
+        """Return weights trained on names."""
         engine = self.engine("native", width, 16)
         engine.advance(0, np.full((TRAINED_STEPS, 1), 5 * RATE))
         return engine.state()
 
     def report(self, backend: str, widths: list[int]) -> dict[str, Any]:
-        """Return one engine's section of the document, or the reason for its absence."""
+        """Return one engine's section of the result, or the reason why the engine is not available."""
         if backend == "torch" and find_spec("torch") is None:
             return {"engine": backend, "available": False, "reason": "PyTorch is not installed"}
         self.say(f"{backend}: gpt_forward_10, training_step_1")
@@ -86,21 +86,21 @@ class EngineBenchmark:
         forward = seconds_of(read, lambda: engine.decoder(0), self.repeats)
         step = seconds_of(Steps(engine).advance, lambda: 1, self.repeats)
         return [
-            row("gpt_forward_10", "tokens that the model reads one after the other, keys and values kept", 10, forward),
-            row("training_step_1", "a training step of one name, by itself", 1, step),
+            row("gpt_forward_10", "tokens read one after the other, with cached keys and values", 10, forward),
+            row("training_step_1", "a single training step on one name", 1, step),
         ]
 
     def training(self, backend: str, width: int, batch_size: int) -> dict[str, Any]:
-        """Measure the microseconds a name of steps in one call of `advance`."""
+        """Measure the microseconds per name when one call of `advance` runs many steps."""
         steps = Steps(self.engine(backend, width, batch_size))
         seconds = measure(lambda count: (timed(lambda: steps.advance(count)), count * batch_size), self.repeats)
         figures = spread("microseconds_per_name", [1e6 * s for s in seconds])
         return {"n_embd": width, "batch_size": batch_size, "threads": steps.engine.info.threads, **figures}
 
     def sampling(self, backend: str, width: int) -> list[dict[str, Any]]:
-        """Measure generated tokens per second, counting end-of-text tokens.
+        """Measure generated tokens per second, including end-of-text tokens.
 
-        One text at a time, and many at once if the engine supports it.
+        Texts are generated one at a time and, if the engine supports it, many at once.
         """
         engine, tokenizer = self.engine(backend, width, 1, self.trained(width)), names().tokenizer
         policy, rng, prompt = SamplingPolicy(TEMPERATURE, None, None, (), 0.0), random.Random(SEED), [tokenizer.bos]
@@ -137,7 +137,7 @@ def timed(call: Callable[[], None]) -> float:
 
 
 class Steps:
-    """A training that each call of `advance` continues."""
+    """A training run that each call of `advance` continues."""
 
     def __init__(self, engine: Engine):
         self.engine, self.next = engine, 0

@@ -1,7 +1,7 @@
-"""Micro-benchmarks with the names and the order of earlier implementations, as rows of one JSON document.
+"""Micro-benchmarks with the names and the order used by earlier implementations, as rows of one JSON document.
 
-The time is that of a call, without the time to make its argument. A repeat consists of as many calls as take the
-requested number of seconds.
+The measured time is that of the calls, without the creation of their arguments. In each repeat, the calls together take
+at least about the requested number of seconds.
 """
 
 import random
@@ -22,16 +22,16 @@ SEED = 42
 
 @dataclass(frozen=True)
 class Repeats:
-    """How often something is measured, and how long at least."""
+    """The number of repeats of a measurement, and the minimum duration of each."""
 
     count: int
-    seconds: float  # least duration of a repeat
+    seconds: float  # minimum duration of a repeat
 
 
 def measure(run: Callable[[int], tuple[float, int]], repeats: Repeats) -> list[float]:
-    """Return the seconds a unit of each repeat. `run(count)` returns the seconds and the number of units.
+    """Return the seconds per unit of each repeat. `run(count)` returns the seconds and the number of units.
 
-    The first runs, which find the count that fills a repeat, are the warm-up.
+    The first runs determine the count for the duration of a repeat; they also serve as the warm-up.
     """
     count = 1
     while (spent := run(count)[0]) < repeats.seconds:
@@ -41,7 +41,7 @@ def measure(run: Callable[[int], tuple[float, int]], repeats: Repeats) -> list[f
 
 
 def seconds_of(call: Callable[[Made], object], make: Callable[[], Made], repeats: Repeats) -> list[float]:
-    """Return the seconds of a call of each repeat, without those of `make`, which makes its argument."""
+    """Return the seconds per call in each repeat, without the time of `make`, which creates the call's argument."""
 
     def run(count: int) -> tuple[float, int]:
         total = 0.0
@@ -56,7 +56,7 @@ def seconds_of(call: Callable[[Made], object], make: Callable[[], Made], repeats
 
 
 def row(name: str, description: str, iterations: int, seconds: list[float]) -> Row:
-    """Return the keys of earlier implementations, with the median, followed by the range of the repeats."""
+    """Return a row with the keys used by earlier implementations (the median), followed by the range of the repeats."""
     middle = median(seconds)
     return {
         "name": name,
@@ -71,7 +71,7 @@ def row(name: str, description: str, iterations: int, seconds: list[float]) -> R
 
 
 def language_rows(repeats: Repeats) -> list[Row]:
-    """Measure random numbers, and `Value`s forward and backward."""
+    """Measure random number generation, and forward and backward passes of `Value`."""
     rng = random.Random(SEED)
 
     def draw(made: None) -> None:
@@ -96,15 +96,15 @@ def language_rows(repeats: Repeats) -> list[Row]:
     with no_cycle_collection():  # as in the scalar engine
         return [
             *rows,
-            row("value_forward_10k", "multiplications and additions of Values, in turn, that make a graph", 10_000,
+            row("value_forward_10k", "alternating multiplications and additions of Values, which build a graph", 10_000,
                 seconds_of(lambda _: chain(10_000), nothing, repeats)),
-            row("value_backward_1k", "gradients through a graph of that many such operations", 1_000,
+            row("value_backward_1k", "backpropagation through a graph of this number of such operations", 1_000,
                 seconds_of(Value.backward, lambda: chain(1_000), repeats)),
         ]  # fmt: skip
 
 
 def chain(operations: int) -> Value:
-    """Return the result of this number of operations: x = x * a, x = x + b, ..."""
+    """Return the result of `operations` alternating operations: x = x * a, x = x + b, ..."""
     x, a, b = Value(0.5), Value(0.999), Value(0.001)
     for _ in range(operations // 2):
         x = x * a + b

@@ -1,4 +1,4 @@
-"""The work that benchmarks time: microgpt.py's model on names, trained with its Adam."""
+"""The workload of the benchmarks: microgpt.py's model on names, trained with microgpt.py's Adam."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ SEED = 42
 def names_corpus(
     name: str = "names", path: str | None = None, text_format: str = "lines", block_size: int = BLOCK_SIZE
 ) -> Corpus:
-    """Return a data set without a validation split, as the options of `data` name it."""
+    """Return a data set without a validation split; the arguments are the options of `data`."""
     return read_corpus(DataConfig(name, path, text_format, val_fraction=0.0), block_size, (), "truncate")
 
 
@@ -35,7 +35,7 @@ def reference_engine(
 ) -> Engine:
     """Return an engine with one replica per seed.
 
-    `changes` replace options of microgpt.py's model; `state` replaces the initial weights.
+    `changes` override options of microgpt.py's model; `state` replaces the initial weights.
     """
     chosen: dict[str, Any] = {"n_embd": 16, "n_head": 4, "n_layer": 1, "block_size": BLOCK_SIZE, **changes}
     spec = ModelSpec("gpt", corpus.tokenizer.vocab_size, **chosen)

@@ -1,4 +1,4 @@
-"""Losses of models that only count, as a reference for the losses of trained models."""
+"""Losses of models based on token counts, as references for the losses of trained models."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -13,12 +13,12 @@ def count_baselines(
 ) -> dict[str, float | None]:
     """Return cross-entropies in nats per target token: `uniform`, `unigram` and `bigram`.
 
-    Counts c are over the training examples, with one added to each (Laplace); losses are over the targets of the
-    validation examples. With V tokens and n targets:
+    Counts c are taken from the training examples, with one added to each count (Laplace smoothing); losses are averaged
+    over the targets of the validation examples. With V tokens and n training targets:
 
         uniform   ln V
-        unigram   -ln (c(t) + 1) / (n + V)        t the target
-        bigram    -ln (c(s, t) + 1) / (c(s) + V)  s the token before it
+        unigram   -ln (c(t) + 1) / (n + V)        t: the target
+        bigram    -ln (c(s, t) + 1) / (c(s) + V)  s: the token before the target
 
     unigram and bigram are None without validation examples.
     """
@@ -37,10 +37,10 @@ def count_baselines(
 
 
 def pairs(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
-    """Return every unmasked target's previous token, and the target: two int64 arrays (number of targets,)."""
+    """Return the preceding token of every unmasked target, and the targets: two int64 arrays (number of targets,)."""
     counts = examples.positions
     total = int(counts.sum())
-    first = np.cumsum(counts) - counts  # index of an example's first target among all
+    first = np.cumsum(counts) - counts  # index of each example's first target among all targets
     places = np.arange(total) + np.repeat(examples.starts - first, counts)
     sources, targets = examples.tokens[places].astype(np.int64), examples.tokens[places + 1].astype(np.int64)
     unmasked = targets >= 0
@@ -48,7 +48,7 @@ def pairs(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
 
 
 def occurrences(wanted: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Count each of `wanted` in `among`, without the V x V table that a large vocabulary would need."""
+    """Count how often each element of `wanted` occurs in `among`, without a V x V table of all pairs."""
     found, counts = np.unique(among, return_counts=True)
     if not len(found):
         return np.zeros(len(wanted), np.int64)

@@ -1,6 +1,6 @@
-"""The examples of each training step: a pure function of the order, the step and the batch size.
+"""The examples of each training step, computed from the order, the step and the batch size alone.
 
-A resumed run therefore needs no data state, and every engine trains on the same examples.
+A resumed run therefore needs no saved data position, and every engine trains on the same examples.
 """
 
 import random
@@ -16,8 +16,8 @@ Shuffle = Callable[[int, random.Random], np.ndarray]
 class BatchOrder:
     """The order in which one replica reads its examples.
 
-    Examples are counted from 0 over the whole training; step s has the batch_size examples from s * batch_size on.
-    A share of them comes from a style's documents, spread as evenly as whole numbers allow.
+    Examples are counted from 0 over the whole training run; step s uses the batch_size examples that start at
+    s * batch_size. A share of the examples comes from a style's documents, spread as evenly as integers allow.
     """
 
     corpus: Sequence[int] | np.ndarray  # example indices of the corpus, shuffled; repeated cyclically
@@ -28,7 +28,7 @@ class BatchOrder:
     def indices(self, begin: int, end: int) -> np.ndarray:
         """Return the example indices of steps begin .. end - 1: int64 (end - begin, batch_size)."""
         counts = np.arange(begin * self.batch_size, end * self.batch_size)
-        styled = (counts * self.style_share).astype(np.int64)  # how many earlier examples were the style's
+        styled = (counts * self.style_share).astype(np.int64)  # number of earlier examples from the style
         corpus = np.asarray(self.corpus)
         found = corpus[(counts - styled) % len(corpus)].astype(np.int64)
         if self.style_share > 0:
@@ -45,7 +45,7 @@ class BatchOrder:
 def indices_of_orders(orders: Sequence[BatchOrder], begin: int, end: int) -> np.ndarray:
     """Return the example indices of steps begin .. end - 1 in several orders: int64 (orders, end - begin, batch_size).
 
-    Orders without a style read the same places of their arrays, so that these are computed once for all.
+    Orders without a style read the same positions of their arrays; the positions are therefore computed only once.
     """
     length, batch_size = len(orders[0].corpus), orders[0].batch_size
     if any(o.style_share > 0 or len(o.corpus) != length or o.batch_size != batch_size for o in orders):

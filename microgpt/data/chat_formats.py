@@ -1,6 +1,6 @@
-"""Formats of chat files: one conversation a line, or one JSON array of conversations.
+"""Formats of chat files: one conversation per line, or one JSON array of conversations.
 
-A conversation is one of
+A conversation has one of these forms:
 
     [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]          turns
     {"messages": [{"role": ..., "content": ...}, ...]}                                      OpenAI
@@ -25,13 +25,16 @@ EXPECTED = (
 
 
 def read_messages(text: str, origin: str) -> Iterator[tuple[str, object]]:
-    """Yield each conversation's place, for messages, and its list of messages. Raises UserError for invalid JSON."""
+    """Yield the location (for error messages) and the list of messages of each conversation.
+
+    Raises UserError for invalid JSON.
+    """
     lines = [
         (number, line)
         for number, line in enumerate(io.StringIO(text.removeprefix("\ufeff"), newline=None), 1)
         if line.strip()
     ]
-    # A JSON document over several lines starts with a line that is not JSON by itself.
+    # The first line of a JSON document that spans several lines is not valid JSON by itself.
     if len(lines) > 1 and lines[0][1].strip() in ("[", "{", "[{"):
         whole = parse_json(text.removeprefix("\ufeff"), origin)
         yield from conversations_of(whole, origin)
@@ -41,7 +44,7 @@ def read_messages(text: str, origin: str) -> Iterator[tuple[str, object]]:
 
 
 def conversations_of(value: object, where: str) -> Iterator[tuple[str, object]]:
-    """Yield the conversations of a parsed line or file: one, or those of an array of conversations."""
+    """Yield the conversations in a parsed line or file, which contains one conversation or an array of them."""
     if isinstance(value, list) and value and all(is_conversation(item) for item in value):
         for number, item in enumerate(value, 1):
             yield f"{where}: conversation {number}", messages_of(item, f"{where}: conversation {number}")
@@ -59,7 +62,7 @@ def format_of(conversation: dict[str, Any]) -> str | None:
 
 
 def messages_of(conversation: object, where: str) -> object:
-    """Return the messages of a conversation in any of the formats. Raises UserError for an unknown one."""
+    """Return the messages of a conversation in any of the formats. Raises UserError for an unknown format."""
     if isinstance(conversation, list):
         return conversation
     kind = format_of(conversation) if isinstance(conversation, dict) else None
@@ -71,7 +74,7 @@ def messages_of(conversation: object, where: str) -> object:
 
 
 def from_sharegpt(turns: object, where: str) -> object:
-    """Rename "from" and "value" to "role" and "content"; anything else passes, for the message check to report."""
+    """Rename "from" and "value" to "role" and "content". Anything else is kept, and the message check reports it."""
     if not isinstance(turns, list):
         raise UserError(f'{where}: "conversations" must be an array of turns, found {json_type(turns)}')
     return [
@@ -83,7 +86,7 @@ def from_sharegpt(turns: object, where: str) -> object:
 
 
 def from_alpaca(record: dict[str, Any]) -> object:
-    """Return the instruction, followed by the input if there is one, as the user's turn, and the output."""
+    """Return a user turn with the instruction (and the input, if any), and an assistant turn with the output."""
     question, given = record["instruction"], record.get("input")
     if isinstance(question, str) and isinstance(given, str) and given:
         question = f"{question}\n{given}"
@@ -91,14 +94,14 @@ def from_alpaca(record: dict[str, Any]) -> object:
 
 
 def parse_json(text: str, origin: str, line: int | None = None) -> object:
-    """Parse a line, or a whole file if `line` is None. Raises a UserError naming the place."""
+    """Parse a line, or a whole file if `line` is None. Raises a UserError that gives the line and column."""
 
     def refuse(constant: str) -> object:
         raise ValueError(f"{constant} is not a JSON value")
 
     place = "" if line is None else f" on line {line}"
     try:
-        # Numbers occur in ignored keys only. As floats, since Python refuses integers of thousands of digits.
+        # Numbers occur only in ignored keys; float, because Python's int rejects numbers of thousands of digits.
         return json.loads(text, parse_constant=refuse, parse_int=float)
     except json.JSONDecodeError as error:
         place = f" on line {error.lineno if line is None else line}"

@@ -1,6 +1,6 @@
-"""Conversations: read from a chat file, encoded as training examples or as a prompt, and a corpus of them.
+"""Read conversations from a chat file, encode them as training examples or as a prompt, and build a corpus of them.
 
-The tokens of a turn are [role] + characters + [end_turn], those of a conversation [BOS] + turns + [BOS].
+A turn is encoded as [role] + characters + [end_turn], and a conversation as [BOS] + turns + [BOS].
 """
 
 import json
@@ -23,17 +23,17 @@ MIN_PROMPT = 5  # tokens: BOS, user, one character, end_turn, assistant
 
 @dataclass(frozen=True)
 class Turn:
-    role: str  # of ROLES
+    role: str  # one of ROLES
     content: str
 
     @property
     def tokens(self) -> int:
-        """The number of tokens: characters, role and end."""
+        """Number of tokens: the characters, the role and end_turn."""
         return len(self.content) + 2
 
     @property
     def has_targets(self) -> bool:
-        """Whether it is an answer to learn from: an empty one is not."""
+        """Whether the turn is a non-empty answer."""
         return self.role == ASSISTANT and bool(self.content.strip())
 
 
@@ -42,20 +42,21 @@ Conversation = tuple[Turn, ...]
 
 @dataclass(frozen=True)
 class Conversations:
-    """The usable conversations of a file, each ending with an answer, and how many others it has."""
+    """The usable conversations of a file, each ending with an answer, and counts of what was left out."""
 
     conversations: list[Conversation]
     skipped: int  # conversations without an answer: no assistant turn with text
     trimmed: int  # conversations whose turns after the last answer were dropped
-    system_turns: int  # turns of the role system, which were dropped
+    system_turns: int  # turns with the role system, which were dropped
 
 
 def parse_conversations(text: str, origin: str) -> Conversations:
     """Parse a chat file in one of the formats of chat_formats.py.
 
-    Contents are kept unchanged, including white space and empty ones; roles need not alternate, and the assistant may
-    begin; other keys are ignored; system turns are dropped and counted. Any kind of line end and a byte order mark are
-    accepted. Raises UserError with `origin` and the place for anything else, and if no conversation has an answer.
+    Contents are kept unchanged, including white space and empty contents. Roles need not alternate, and the assistant
+    may begin. Other keys are ignored; system turns are dropped and counted. Any kind of line ending and a byte order
+    mark are accepted. Raises UserError with `origin` and the line for anything else, and if no conversation has an
+    answer.
     """
     found: list[Conversation] = []
     skipped = trimmed = system_turns = 0
@@ -116,26 +117,27 @@ def turn_of(message: object, number: int, where: str) -> Turn:
 
 
 def without_trailing_turns(turns: Conversation) -> Conversation:
-    """Return the turns up to the last answer; none if there is no answer."""
+    """Return the turns up to the last answer, or an empty tuple if there is no answer."""
     last = max((i for i, turn in enumerate(turns) if turn.has_targets), default=-1)
     return turns[: last + 1]
 
 
 def is_long_conversation(conversation: Conversation, block_size: int) -> bool:
-    """Whether turns, or parts of their text, are cut from its example to fit block_size."""
+    """Return whether the conversation has to be cut to fit block_size."""
     return sum(turn.tokens for turn in conversation) > block_size
 
 
 def encode_conversation(
     conversation: Conversation, tokenizer: Tokenizer, block_size: int, loss_on: str = "assistant"
 ) -> list[int] | None:
-    """Return an example of at most block_size + 1 tokens; None if it has no target.
+    """Return an example of at most block_size + 1 tokens, or None if it has no target.
 
-    loss_on="assistant": the targets are the characters and the end_turn of answers, all others are masked.
+    loss_on="assistant": the targets are the characters and the end_turn of answers; all other tokens are masked.
     loss_on="all": every token is a target. Turns after the last answer are dropped.
 
-    A conversation that is too long loses whole oldest turns, up to the question of the last answer; then the beginning
-    of that question, as a prompt would; then the end of the answer. The closing BOS is dropped if it does not fit.
+    If a conversation is too long, whole turns are dropped first, from the oldest up to the question of the last answer;
+    then the beginning of that question, as in a prompt; then the end of the answer. The closing BOS is dropped if it
+    does not fit.
     """
     turns = without_trailing_turns(conversation)
     if not turns:
@@ -143,9 +145,9 @@ def encode_conversation(
     all_targets = loss_on == "all"
     pieces = [encode_turn(turn, tokenizer, all_targets) for turn in turns]
     question = max((i for i, turn in enumerate(turns) if turn.role == USER), default=None)
-    # An answer without a question is the last turn, and keeps its beginning.
+    # Without a question, only the answer (the last turn) is kept, from its beginning.
     keep_from = len(turns) - 1 if question is None else question
-    # A question keeps what it would keep in a prompt, besides BOS, its role and end, and the answer's role.
+    # The question keeps as many characters as in a prompt, which also holds BOS, two role tokens and end_turn.
     min_characters = max(1, prompt_room(block_size) - MIN_PROMPT + 1)
     kept = drop_oldest_turns(pieces, block_size, keep_from, min_characters if question is not None else None)
     # With loss_on="assistant" the closing BOS is masked: generation stops at end_turn.
@@ -155,7 +157,7 @@ def encode_conversation(
 
 
 def encode_turn(turn: Turn, tokenizer: Tokenizer, all_targets: bool) -> list[int]:
-    """Return [role] + characters + [end_turn]. The role is masked even in an answer, as the prompt contains it."""
+    """Return [role] + characters + [end_turn]. The role is masked even in an answer, because prompts contain it."""
     role, end = tokenizer.special_ids[turn.role], tokenizer.special_ids["end_turn"]
     tokens = [*tokenizer.encode(turn.content, turn.role), end]
     if all_targets:
@@ -164,17 +166,17 @@ def encode_turn(turn: Turn, tokenizer: Tokenizer, all_targets: bool) -> list[int
 
 
 def encode_prompt_turns(turns: Sequence[Turn], tokenizer: Tokenizer, block_size: int) -> tuple[list[int], int]:
-    """Return the prompt [BOS] + turns + [assistant], and how many tokens were dropped so that it fits.
+    """Return the prompt [BOS] + turns + [assistant], and the number of tokens dropped to make it fit.
 
-    A quarter of the block is reserved for the answer. Whole oldest turns are dropped first, then the beginning of the
-    last turn, of which at least one character is kept. Raises UserError if the block is too small for any prompt, if
-    the last turn is not the user's or empty, and for unknown characters.
+    A quarter of the block is reserved for the answer. Whole turns are dropped first, from the oldest on, then the
+    beginning of the last turn, of which at least one character is kept. Raises UserError if the block is too small for
+    any prompt, if the last turn is empty or not the user's, and for unknown characters.
     """
     room = prompt_room(block_size)
     if room < MIN_PROMPT:
         raise UserError(
-            f"model.block_size={block_size} is too small for a chat: it leaves {room} tokens for the prompt, and the "
-            f"shortest takes {MIN_PROMPT}"
+            f"model.block_size={block_size} is too small for a chat: it leaves {room} tokens for the prompt, but the "
+            f"shortest prompt takes {MIN_PROMPT}"
         )
     if not turns or turns[-1].role != USER:
         raise UserError('the last message must have the role "user": there is nothing to answer')
@@ -194,10 +196,10 @@ def prompt_room(block_size: int) -> int:
 def drop_oldest_turns(
     pieces: list[list[int]], room: int, keep_from: int, min_characters: int | None
 ) -> list[list[int]]:
-    """Drop oldest encoded turns until at most `room` tokens are left; turns from index `keep_from` on are kept.
+    """Drop the oldest encoded turns until at most `room` tokens are left; keep the turns from index `keep_from` on.
 
-    If that is not enough, drop the beginning of the first turn's text as well, down to its last `min_characters`;
-    None: keep the text.
+    If that is not enough, also drop the beginning of the first remaining turn's text, except its last `min_characters`
+    (None: keep the whole text).
     """
     excess = sum(map(len, pieces)) - room
     start = 0
@@ -211,7 +213,7 @@ def drop_oldest_turns(
 
 
 def build_chat_corpus(source: Source, *, val_fraction: float, split_seed: int, block_size: int, loss_on: str) -> Corpus:
-    """Parse, split by distinct conversation, and encode. Raises UserError for invalid data and for too little."""
+    """Parse, split by distinct conversation, and encode. Raises UserError for invalid or insufficient data."""
     found = parse_conversations(source.text, source.origin)
     tokenizer = Tokenizer.of((turn.content for each in found.conversations for turn in each), CHAT_SPECIAL)
     train, val = split(found.conversations, val_fraction, split_seed)

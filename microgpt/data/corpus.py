@@ -1,6 +1,6 @@
-"""From a text to examples: documents, the split by distinct document, tokens cut to the block.
+"""Convert a text to examples: divide it into documents, split them by distinct document, and cut tokens to the block.
 
-An example is a list of n + 1 token ids with n >= 1 targets: each token but the last predicts its successor.
+An example is a list of n + 1 token ids with n >= 1 targets: every token except the last predicts its successor.
 """
 
 import io
@@ -27,34 +27,34 @@ Document = TypeVar("Document", bound=Hashable)  # a string, or a conversation
 class ExampleOptions:
     """How documents are converted to examples."""
 
-    block_size: int  # maximum number of targets of an example
+    block_size: int  # maximum number of targets in an example
     long_documents: str  # truncate: keep the beginning; window: several examples; skip: drop the document
-    closed: bool = True  # whether BOS ends an example, as it does except for pieces of a stream
+    closed: bool = True  # whether BOS ends a document; False only for the pieces of a stream
 
 
 @dataclass(frozen=True)
 class Part:
-    """One side of a split."""
+    """The training part or the validation part of a split."""
 
     documents: int
     examples: list[Example]
     ends: list[int]  # for each document, the number of examples up to its end
 
     def head(self, documents: int | None) -> list[Example]:
-        """Return the examples of the first n documents; None: of all."""
+        """Return the examples of the first `documents` documents (None: of all documents)."""
         if documents is None or documents >= self.documents:
             return self.examples
         return self.examples[: self.ends[documents - 1]]
 
     @cached_property
     def tokens(self) -> int:
-        """The number of unmasked target tokens."""
+        """Number of unmasked target tokens."""
         return sum(map(count_targets, self.examples))
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The data of a run: the corpus and the style's documents, each split in the same way."""
+    """The data of a run: the corpus and the style's documents, both split in the same way."""
 
     source: Source
     tokenizer: Tokenizer
@@ -64,13 +64,13 @@ class Corpus:
     style_train: Part
     style_val: Part
     long_documents: int  # number of documents that are longer than the block
-    conversations: dict[str, int] | None = None  # chat only: how many were skipped, trimmed, truncated
-    questions: tuple[str, ...] = ()  # chat only: first user turns of the validation conversations
+    conversations: dict[str, int] | None = None  # chat only: numbers of skipped, trimmed, truncated conversations
+    questions: tuple[str, ...] = ()  # chat only: opening user turns of the validation conversations
 
     @cached_property
     def examples(self) -> "Examples":
-        """The training examples: the corpus's, then the style's."""
-        from microgpt.data.examples import Examples  # numpy, which --help starts without
+        """The training examples: first those of the corpus, then those of the style."""
+        from microgpt.data.examples import Examples  # imports numpy, which --help does not need
 
         return Examples.of([*self.train.examples, *self.style_train.examples])
 
@@ -96,7 +96,7 @@ def build_corpus(
 
     train, val = split(documents, val_fraction, split_seed)
     check_split(source.origin, documents, train, val, val_fraction, "document")
-    # A style's document that the corpus contains too goes to the corpus's side of the split.
+    # If the corpus also contains a style's document, it goes to the same side of the split as in the corpus.
     known, held_out = set(documents), set(val)
     in_train = known - held_out
     style_train, style_val = split([d for d in style_documents if d not in known], val_fraction, split_seed)
@@ -120,17 +120,17 @@ def build_corpus(
         if part.documents and not part.examples:
             raise UserError(
                 f"{key}=skip leaves no documents to {name}: all {part.documents} are too long for "
-                f"model.block_size={block_size}; raise it"
+                f"model.block_size={block_size}; increase model.block_size"
             )
     return corpus
 
 
 @dataclass(frozen=True)
 class TextFormat:
-    """How a text is divided into what examples are made of."""
+    """How a text is divided into documents or, for a stream, into pieces of the block size."""
 
     documents: Callable[[str, int], list[str]]  # (text, block size)
-    has_documents: bool = True  # they end; the pieces of a running text do not, and none is longer than the block
+    has_documents: bool = True  # whether the parts are documents, which end with BOS; a stream's pieces do not
 
 
 FORMATS = {
@@ -146,7 +146,7 @@ def check_split(
     origin: str, documents: Sequence[Document], train: Sequence[Document], val: Sequence[Document],
     val_fraction: float, called: str,
 ) -> None:  # fmt: skip
-    """Raise UserError if a side of the split is empty that must not be."""
+    """Raise UserError if the training side is empty, or the validation side although val_fraction is not 0."""
     if train and (val or val_fraction == 0):
         return
     distinct = len(set(documents))
@@ -157,7 +157,7 @@ def check_split(
 
 
 def split(documents: Sequence[Document], val_fraction: float, seed: int) -> tuple[list[Document], list[Document]]:
-    """Return training and validation documents, split by distinct document: all copies are on one side.
+    """Return training and validation documents, split by distinct document: all copies of one are on the same side.
 
     The training side keeps the order of the source. The validation side is in random order, so that its first n
     documents are a random sample. round(val_fraction * distinct documents) are held out.
@@ -186,10 +186,10 @@ def encode_part(documents: Sequence[str], tokenizer: Tokenizer, options: Example
 def encode_document(text: str, tokenizer: Tokenizer, options: ExampleOptions, name: str = "text") -> list[Example]:
     """Return [BOS] + characters + [BOS], cut to examples of at most block_size targets.
 
-    `name` is the text's name in the message about unknown characters.
+    `name` is the key of the text in the error message about unknown characters.
 
-    Adjacent windows share one token, the last target of one and the first input of the next, so that every token of
-    the document is a target exactly once.
+    Adjacent windows share one token, the last target of the first window and the first input of the second, so that
+    every token after the initial BOS is a target exactly once.
     """
     tokens = [tokenizer.bos, *tokenizer.encode(text, name)] + [tokenizer.bos] * options.closed
     return LONG_DOCUMENTS[options.long_documents](tokens, options.block_size) if is_long(text, options) else [tokens]

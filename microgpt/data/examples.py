@@ -1,4 +1,4 @@
-"""Many examples in flat arrays, as compiled engines and devices need them; to others a sequence of lists."""
+"""Many examples in flat arrays, for compiled engines and devices; also usable as a sequence of lists."""
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -8,9 +8,10 @@ import numpy as np
 
 
 class Examples(Sequence[list[int]]):
-    """Token ids of n examples, one after the other in `tokens`; example i is tokens[starts[i] : ends[i]].
+    """Token ids of n examples, concatenated in `tokens`; example i is tokens[starts[i] : ends[i]].
 
-    A slice shares the tokens. An example of k + 1 tokens has k targets, less the masked ones (~id, see tokenizer.py).
+    A slice shares the token array. An example of k + 1 tokens has k targets minus the masked ones (stored as ~id, see
+    tokenizer.py).
     """
 
     def __init__(
@@ -25,7 +26,7 @@ class Examples(Sequence[list[int]]):
 
     @classmethod
     def of(cls, examples: Iterable[Sequence[int]]) -> "Examples":
-        """Return examples as arrays; an `Examples` object is returned unchanged."""
+        """Convert examples to arrays; an `Examples` object is returned unchanged."""
         if isinstance(examples, Examples):
             return examples
         lists = list(examples)
@@ -36,12 +37,12 @@ class Examples(Sequence[list[int]]):
 
     @property
     def positions(self) -> np.ndarray:
-        """The number of input tokens of each example, all but the last: int64 (n,)."""
+        """Number of input tokens of each example (all tokens except the last): int64 (n,)."""
         return self.ends - self.starts - 1
 
     @property
     def targets(self) -> np.ndarray:
-        """The number of unmasked targets of each example: int64 (n,)."""
+        """Number of unmasked targets of each example: int64 (n,)."""
         before = self.unmasked_before
         return self.positions if before is None else before[self.ends] - before[self.starts + 1]
 

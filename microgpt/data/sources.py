@@ -1,4 +1,4 @@
-"""Data sources: the embedded names, chat and Alice, the reference names.txt (local, cached or downloaded), any file."""
+"""Data sources: the embedded names, chat and Alice; the reference names.txt (local, cached or downloaded); any file."""
 
 import codecs
 import gzip
@@ -20,10 +20,10 @@ DATA_DIR_VARIABLE = "MICROGPT_DATA_DIR"
 
 @dataclass(frozen=True)
 class Source:
-    """A text, with what identifies it in a record."""
+    """A text, with the name and the SHA-256 that identify it in a run's record."""
 
     name: str  # names | makemore | text | chat | alice
-    origin: str  # the file, for messages
+    origin: str  # where the text comes from, for error messages
     sha256: str
     text: str
 
@@ -50,8 +50,8 @@ def read_text(path: str | None) -> tuple[str, bytes]:
     origin = f"data.path={path}"
     try:
         mode = Path(path).stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a named pipe would wait for its writer
-            raise UserError(f"{origin} is a pipe or a device: it must be a file, which can be read again")
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a named pipe would wait for its writer
+            raise UserError(f"{origin} is a pipe or a device: it must be a regular file, which can be read again")
         return origin, Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"data.path={path} cannot be read: {error.strerror}") from error
@@ -69,9 +69,9 @@ def read_alice(path: str | None) -> tuple[str, bytes]:
 
 @dataclass(frozen=True)
 class SourceChoice:
-    """How a data set is read, and the keys of `data` that it takes besides name, val_fraction and split_seed."""
+    """How a data set is read, and the keys of `data` that it uses besides name, val_fraction and split_seed."""
 
-    read: Callable[[str | None], tuple[str, bytes]]  # data.path to (origin, content)
+    read: Callable[[str | None], tuple[str, bytes]]  # from data.path to (origin, content)
     keys: tuple[str, ...] = ("long_documents",)
     needs_path: bool = False
     mixes_styles: bool = True  # whether the documents of a style can be added
@@ -89,7 +89,7 @@ SOURCES = {
 
 def decode_source(name: str, origin: str, content: bytes) -> Source:
     if encoding := utf_16(content):
-        raise UserError(f"{origin} is {encoding} text: convert it to UTF-8, as with iconv -f {encoding} -t UTF-8")
+        raise UserError(f"{origin} is {encoding} text: convert it to UTF-8, for example: iconv -f {encoding} -t UTF-8")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -102,10 +102,10 @@ def decode_source(name: str, origin: str, content: bytes) -> Source:
 
 
 def utf_16(content: bytes) -> str | None:
-    """Return the name of the UTF-16 encoding that a text is in, or None.
+    """Return the name of the UTF-16 encoding of a text, or None if it is not UTF-16.
 
-    Without a byte order mark, half of the bytes at even or at odd places are controls: 0x00 of Latin letters, 0x04 of
-    Cyrillic ones. UTF-8 would decode them as characters.
+    Without a byte order mark, a text is taken for UTF-16 if more than half of the bytes at even or at odd offsets are
+    control characters: 0x00 for Latin letters, 0x04 for Cyrillic letters. Decoding as UTF-8 would accept these bytes.
     """
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "UTF-16"
@@ -123,7 +123,10 @@ def cache_dir() -> Path:
 
 
 def makemore_file() -> Path:
-    """Return the reference names.txt: from MICROGPT_DATA_DIR, the cache, or downloaded to it; verify its SHA-256."""
+    """Return the path of the reference names.txt and verify its SHA-256.
+
+    The file is searched for in MICROGPT_DATA_DIR, then in the cache; otherwise it is downloaded to the cache.
+    """
     local = os.environ.get(DATA_DIR_VARIABLE)
     candidates = [Path(local) / "names.txt"] if local else []
     cached = cache_dir() / "names.txt"
@@ -131,7 +134,7 @@ def makemore_file() -> Path:
         if file.is_file():
             check_makemore(file.read_bytes(), str(file))
             return file
-    content = fetch(MAKEMORE_URL, f"no names.txt in {DATA_DIR_VARIABLE}={local or ''} nor in {cached.parent}")
+    content = fetch(MAKEMORE_URL, f"no names.txt in {DATA_DIR_VARIABLE}={local or ''} or in {cached.parent}")
     check_makemore(content, MAKEMORE_URL)
     try:
         write_atomically(cached, content)

@@ -1,1 +1,1 @@
-"""One training step of the scalar engine, explained: as text, as a page and as a drawing of the graph."""
+"""An explanation of one training step of the scalar engine, as text, an HTML page or a drawing of the graph."""

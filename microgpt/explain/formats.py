@@ -1,4 +1,4 @@
-"""The formats of the lesson: each makes the content of a file, or the text that is printed."""
+"""The formats of the lesson: each returns the content of a file, or the text to print."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from microgpt.explain.lesson import lesson, plain_text
 from microgpt.explain.step import Step
 from microgpt.reports.html import html
 
-# explain.format -> the content
+# explain.format -> function that returns the content
 FORMATS: dict[str, Callable[[Step, Graph], str]] = {
     "text": lambda step, graph: plain_text(lesson(step)),
     "html": lambda step, graph: html(lesson(step, graph)),

@@ -1,4 +1,4 @@
-"""The computation graph of one token's loss as SVG: a box for each node, with its value and its gradient."""
+"""The computation graph of one token's loss as SVG: a box for each node, with the node's value and gradient."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from microgpt.explain.layout import Layout, Place, layout
 from microgpt.model.init import init_parameters
 from microgpt.model.spec import MODEL_KINDS, ModelSpec
 
-TINY = {"n_embd": 2, "n_head": 1, "n_layer": 1, "mlp_width": None, "n_kv_head": None}  # of a model with blocks
+TINY = {"n_embd": 2, "n_head": 1, "n_layer": 1, "mlp_width": None, "n_kv_head": None}  # for a model with blocks
 BOX, HEIGHT, GAP, PASSING, BETWEEN = 104.0, 46.0, 14.0, 10.0, 26.0  # sizes of boxes and distances, in pixels
 MARGIN, LABELS, HEAD = 16.0, 118.0, 62.0
 STYLE = """
@@ -34,17 +34,17 @@ STYLE = """
 
 @dataclass(frozen=True)
 class Graph:
-    """The graph of the loss of a text's first character."""
+    """The computation graph of the loss of a document's first character."""
 
     spec: ModelSpec
     character: str
-    nodes: list[TracedValue]  # the embeddings that it reads, then each node after its children
+    nodes: list[TracedValue]  # first the embeddings that are read, then the other nodes, each after its children
 
 
 def tiny_graph(spec: ModelSpec, document: str, seed: int) -> Graph:
-    """Compute the loss of a document's first prediction, with a model of this architecture small enough to draw.
+    """Return the graph of a document's first prediction, for a model of this architecture that is small enough to draw.
 
-    It has n_embd=2, one head, one block, the document's characters as vocabulary, and its own initial weights.
+    The model has n_embd=2, one head, one block, the document's characters as vocabulary, and newly drawn weights.
     """
     tokenizer = Tokenizer.of([document])
     sizes = TINY if MODEL_KINDS[spec.kind].has_blocks else {"n_embd": tokenizer.vocab_size}
@@ -60,7 +60,7 @@ def tiny_graph(spec: ModelSpec, document: str, seed: int) -> Graph:
 
 
 def svg(graph: Graph) -> str:
-    """Return the drawing as SVG text: complete on its own; embedded in a page, it takes the page's colours."""
+    """Return the drawing as a complete SVG document, which uses the page's colours if embedded in a page."""
     number = {node: index for index, node in enumerate(graph.nodes)}
     children = [[number[child] for child in node.children] for node in graph.nodes]  # pyright: ignore[reportArgumentType]
     found = layout(children, BOX, PASSING, GAP)
@@ -94,7 +94,7 @@ def top(row: int) -> float:
 
 
 def bands(graph: Graph, found: Layout, width: float) -> Iterator[str]:
-    """Yield a band for each run of rows of one part of the model, with its name."""
+    """Yield a labelled band for each group of adjacent rows that belong to the same part of the model."""
     names = [part_of(graph, row) for row in found.rows]
     first = 0
     for number, (name, rows) in enumerate(groupby(names)):
@@ -111,14 +111,14 @@ def bands(graph: Graph, found: Layout, width: float) -> Iterator[str]:
 
 
 def part_of(graph: Graph, row: Sequence[Place]) -> tuple[str, ...]:
-    """Return the parts of the model that the nodes of a row compute; parameters belong to the row below."""
+    """Return the parts of the model that the nodes of a row compute, or of its parameters if it has nothing else."""
     nodes = [graph.nodes[number] for number in sorted(place.node for place in row if place.node is not None)]
     computed = [node for node in nodes if node.operation != PARAMETER] or nodes
     return tuple(dict.fromkeys(node.part for node in computed))
 
 
 def edges(found: Layout) -> Iterator[str]:
-    """Yield a line from each child to its node: vertical at its ends, straight where it passes other rows."""
+    """Yield a line from each child to its parent node: vertical at both ends, straight across the rows in between."""
     for path in found.paths:
         points = [(place.x + LABELS, top(place.row) + HEIGHT / 2) for place in path]
         (first_x, first_y), (last_x, last_y) = points[0], points[-1]
@@ -149,7 +149,7 @@ def boxes(graph: Graph, found: Layout) -> Iterator[str]:
 
 
 def label(node: TracedValue) -> str:
-    """Return what a box says about its node: `x · attn_wq[1]`, `+`, `** -0.5`, `wte[3][0]`."""
+    """Return the label of a node's box, for example `x · attn_wq[1]`, `+`, `** -0.5` or `wte[3][0]`."""
     name = node.parameters.removeprefix("layer0.")
     if node.operation == PARAMETER:
         return name
@@ -161,7 +161,7 @@ def label(node: TracedValue) -> str:
     return node.operation
 
 
-# The constant of an operation with one child, from the result, the child and the local gradient.
+# The constant operand of an operation with one child, computed from the result, the child and the local gradient.
 CONSTANTS = {
     "+": lambda result, child, local: result - child,
     "*": lambda result, child, local: local,

@@ -1,23 +1,23 @@
-"""Places for the nodes of a graph, row by row from the inputs to the result, with few crossings of edges.
+"""Layout of a graph in rows from the inputs to the result, with few edge crossings.
 
-After Sugiyama, Tagawa and Toda (1981): a node is one row below the lowest of its children, an edge over several rows
-has a place in each of them, rows are ordered by the mean place of their neighbours.
+Follows Sugiyama, Tagawa and Toda (1981): a node is one row below the lowest of its children, an edge that spans several
+rows has a place in each of them, and each row is sorted by the mean x of the neighbours.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-SWEEPS = 24  # over all rows, down and up
+SWEEPS = 24  # over all rows, alternately down and up
 
 
 @dataclass(eq=False)
 class Place:
-    """The place of a node, or of an edge where it passes a row."""
+    """The position of a node, or of an edge that passes through a row."""
 
     row: int
     width: float
-    node: int | None = None  # the node's number; None: an edge passes
+    node: int | None = None  # the node's number; None for an edge
     x: float = 0.0  # of the centre
     above: list["Place"] = field(default_factory=list)
     below: list["Place"] = field(default_factory=list)
@@ -30,7 +30,7 @@ class Place:
 @dataclass(frozen=True)
 class Layout:
     rows: list[list[Place]]
-    paths: list[list[Place]]  # of each edge, from the child to the node that was computed from it
+    paths: list[list[Place]]  # for each edge, its places from the child to the node that was computed from the child
 
     @property
     def width(self) -> float:
@@ -38,7 +38,10 @@ class Layout:
 
 
 def layout(children: Sequence[Sequence[int]], width: float, passing: float, gap: float) -> Layout:
-    """Place nodes that are given by their children, which come before them; `passing` is the width of an edge."""
+    """Lay out a graph, given the children of each node, whose numbers are smaller than the node's.
+
+    `passing` is the width that an edge takes in a row.
+    """
     row_of = rows_of(children)
     places = [Place(row, width, node) for node, row in enumerate(row_of)]
     rows: list[list[Place]] = [[] for _ in range(max(row_of) + 1)]
@@ -72,7 +75,7 @@ def layout(children: Sequence[Sequence[int]], width: float, passing: float, gap:
 
 
 def rows_of(children: Sequence[Sequence[int]]) -> list[int]:
-    """Return the row of each node: inputs are just above the first node that uses them."""
+    """Return the row of each node. An input is placed directly above the first node that uses it."""
     rows: list[int] = []
     for own in children:
         rows.append(max((rows[child] for child in own), default=-1) + 1)
@@ -91,14 +94,14 @@ def mean(places: Sequence[Place]) -> float | None:
 
 
 def order(row: list[Place], wanted: Sequence[float | None], gap: float) -> None:
-    """Sort a row by the wanted x, then spread it; a place without a wish keeps its own x."""
+    """Sort a row by the wanted x, then spread it; a place whose wanted x is None is sorted by its current x."""
     wish = {place: place.x if x is None else x for place, x in zip(row, wanted, strict=True)}
     row.sort(key=wish.__getitem__)
     spread(row, gap)
 
 
 def spread(row: list[Place], gap: float) -> None:
-    """Put a row side by side around x = 0."""
+    """Arrange the places of a row side by side, centred at x = 0."""
     x = -(sum(place.width for place in row) + gap * (len(row) - 1)) / 2
     for place in row:
         place.x = x + place.width / 2
@@ -108,12 +111,13 @@ def spread(row: list[Place], gap: float) -> None:
 def settle(row: list[Place], gap: float) -> None:
     """Move a row's places as close as possible (least squares) to the means of their neighbours.
 
-    They keep their order and do not overlap: isotonic regression by pooling adjacent violators (Ayer et al., 1955).
+    The places keep their order and do not overlap. Isotonic regression by pooling adjacent violators (Ayer et al.,
+    1955).
     """
     offsets = [0.0]
     for left, right in pairwise(row):
         offsets.append(offsets[-1] + (left.width + right.width) / 2 + gap)
-    pools: list[list[float]] = []  # of places that touch: what is wanted of the first of them
+    pools: list[list[float]] = []  # for each group of touching places: the x that each wants, minus its offset
     for place, offset in zip(row, offsets, strict=True):
         x = mean(place.neighbours)
         pools.append([(place.x if x is None else x) - offset])

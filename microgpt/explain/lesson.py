@@ -1,4 +1,4 @@
-"""The lesson: a training step as a report, which is printed as text or rendered as a page."""
+"""The lesson: a report on one training step, printed as text or rendered as an HTML page."""
 
 import math
 import textwrap
@@ -13,7 +13,7 @@ LINE = 100  # characters of a line of text
 
 
 def lesson(step: Step, graph: Graph | None = None) -> Report:
-    """Return the lesson; the drawing of `graph` is its last section."""
+    """Return the lesson; if `graph` is given, its drawing is the last section."""
     sections = [
         Section("Tokens", list(tokens(step)), "tokens"),
         Section("Forward pass", list(forward(step)), "forward"),
@@ -42,16 +42,16 @@ def parts(section: Section) -> Iterator[str]:
 
 def tokens(step: Step) -> Iterator[Block]:
     yield Paragraph(
-        "A character is a token, and a token is a number. BOS begins a document and ends it. Each token but the last "
-        "is read, and the model predicts the one after it."
+        "Each character is a token, and each token has a number. BOS begins and ends a document. The model reads every "
+        "token except the last and predicts the token that follows."
     )
     yield Table("", [{"token": shown(token), "id": str(token.id)} for token in step.tokens])
 
 
 def forward(step: Step) -> Iterator[Block]:
     yield Paragraph(
-        "At each position the model gives every token the probability that it follows. The loss is -ln(probability of "
-        "the target), in nats."
+        "At each position the model assigns every token the probability that it comes next. The loss is "
+        "-ln(probability of the target), in nats."
     )
     yield Table("", [
         {
@@ -64,29 +64,31 @@ def forward(step: Step) -> Iterator[Block]:
         for one in step.predictions
     ])  # fmt: skip
     yield Paragraph(
-        f"The loss of the document is the mean, {step.loss:.6f}. A model that gives all {step.vocab_size} tokens the "
-        f"same probability has ln {step.vocab_size} = {math.log(step.vocab_size):.4f}."
+        f"The loss of the document is the mean, {step.loss:.6f}. A model that assigns all {step.vocab_size} tokens the "
+        f"same probability has the loss ln {step.vocab_size} = {math.log(step.vocab_size):.4f}."
     )
 
 
 def nodes(step: Step) -> Iterator[Block]:
     yield Paragraph(
-        "Each number that the forward pass computes is a node of a graph. A node knows the nodes and parameters that "
-        "it was computed from, and its derivative with respect to each of them."
+        "Each number that the forward pass computes is a node of a graph. A node stores references to the nodes and "
+        "parameters that it was computed from, and its derivative with respect to each of them."
     )
     yield Table("", [{"operation": name, "nodes": f"{count:,}"} for name, count in step.nodes.most_common()])
     yield Paragraph(
-        f"In total {step.nodes.total():,} nodes with {step.edges:,} edges, over {step.parameters:,} parameters. "
-        "linear is the dot product of an input and a row of a matrix, add_up the sum of several numbers."
+        f"The graph has {step.nodes.total():,} nodes and {step.edges:,} edges; the model has {step.parameters:,} "
+        "parameters. linear is the dot product of an input vector and a row of a matrix; add_up is the sum of several "
+        "numbers."
     )
 
 
 def backward(step: Step) -> Iterator[Block]:
     yield Paragraph(
-        "The chain rule goes from the loss back through the graph and gives each parameter its gradient, "
-        f"d(loss) / d(parameter); that of {step.parameters_reached:,} of {step.parameters:,} parameters is not zero. "
-        f"Finite differences check it: the loss is computed again with the parameter p moved by h = {DELTA:g}, up and "
-        "down. The table has the parameter with the largest gradient of each tensor."
+        "Backpropagation applies the chain rule from the loss back through the graph and computes the gradient of each "
+        f"parameter, d(loss) / d(parameter). {step.parameters_reached:,} of {step.parameters:,} parameters have a "
+        "nonzero gradient. Finite differences check the gradients: the loss is computed again with the parameter p "
+        f"increased and decreased by h = {DELTA:g}. For each tensor, the table shows the parameter with the largest "
+        "gradient."
     )
     yield Table("", [
         {
@@ -119,13 +121,13 @@ def update(step: Step) -> Iterator[Block]:
 def drawn(graph: Graph) -> Iterator[Block]:
     spec = graph.spec
     yield Paragraph(
-        "The loss of the first prediction alone, in a model of the same architecture that is small enough to draw: "
-        f"n_embd={spec.n_embd}, n_head={spec.n_head}, n_layer={spec.n_layer}, and a vocabulary of the document's "
-        f"{spec.vocab_size} tokens. Values are computed from top to bottom, gradients from bottom to top."
+        "The drawing shows only the loss of the first prediction, in a model of the same architecture that is small "
+        f"enough to draw: n_embd={spec.n_embd}, n_head={spec.n_head}, n_layer={spec.n_layer}, and the document's "
+        f"{spec.vocab_size} tokens as vocabulary. Values are computed from top to bottom, gradients from bottom to top."
     )
     yield Drawing("The computation graph of one prediction", svg(graph))
 
 
 def shown(token: Token) -> str:
-    """Return a token so that it can be seen: white space in quotes."""
+    """Return a visible form of a token: white space and unprintable characters are quoted."""
     return token.text if token.text.isprintable() and not token.text.isspace() else repr(token.text)

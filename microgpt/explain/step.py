@@ -14,7 +14,7 @@ from microgpt.engines.scalar.tracing import TracedValue, Tracer
 from microgpt.engines.scalar.value import topological_order
 from microgpt.model.spec import ModelSpec
 
-DELTA = 1e-5  # added to a parameter for finite differences, whose error is of the order of its square
+DELTA = 1e-5  # h of the central differences, whose error is O(h^2)
 
 Matrices = dict[str, list[list[float]]]
 
@@ -22,7 +22,7 @@ Matrices = dict[str, list[list[float]]]
 @dataclass(frozen=True)
 class Token:
     id: int
-    text: str  # a character; BOS and special tokens by name
+    text: str  # a character, or the name of BOS or a special token
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class ParameterStep:
-    """A parameter with its gradient, by backpropagation and by finite differences, and its update."""
+    """A parameter with its gradient from backpropagation, its gradient from finite differences, and its update."""
 
-    name: str  # wte[4][2]
+    name: str  # for example wte[4][2]
     before: float
     gradient: float
     quotient: float  # (loss(p + DELTA) - loss(p - DELTA)) / (2 DELTA)
@@ -60,11 +60,11 @@ class Step:
     predictions: list[Prediction]
     loss: float  # mean over the predictions
     loss_after: float  # after the update
-    nodes: Counter[str]  # of the graph by operation, without the parameters
-    edges: int  # from nodes to what they were computed from
+    nodes: Counter[str]  # number of graph nodes of each operation, without the parameters
+    edges: int  # from nodes to the nodes and parameters that they were computed from
     parameters: int
-    parameters_reached: int  # whose gradient is not zero
-    steps: list[ParameterStep]  # of each tensor, the parameter with the largest gradient
+    parameters_reached: int  # number of parameters with a nonzero gradient
+    steps: list[ParameterStep]  # for each tensor, the parameter with the largest gradient
     optimizer: OptimizerSpec
     lr: float
     weights_after: Matrices
@@ -78,7 +78,7 @@ def training_step(
     optimizer: OptimizerSpec,
     lr: float,
 ) -> Step:
-    """Train on one example from new moments, as the scalar engine's step 0 does with a batch of one."""
+    """Train on one example with newly initialized moments, like step 0 of the scalar engine with a batch of one."""
     tracer = Tracer(matrices)
     losses = document_losses(spec, tracer.weights, example, tracer.arithmetic)
     loss = tracer.arithmetic.add_up(losses) * (1 / len(losses))

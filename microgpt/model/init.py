@@ -1,4 +1,4 @@
-"""Initial weights, drawn in microgpt.py's order."""
+"""Initial weights, drawn in the order of microgpt.py."""
 
 import math
 import random
@@ -13,12 +13,13 @@ Normals = Callable[[random.Random, int], list[float]]
 def init_parameters(spec: ModelSpec, rng: random.Random, normals: Normals | None = None) -> dict[str, Matrix]:
     """Draw every matrix from a normal distribution, row by row; gains start at 1 and biases at 0.
 
-    First come the tensors of microgpt.py in its order and shapes, whatever the options: for one seed, all variants of a
-    model share the values of their common matrices, up to the standard deviation. What the model lacks, such as a tied
-    lm_head, is drawn and dropped, and what starts at zero is drawn too (`gauss` keeps its second value for the next
-    call). Then come the matrices that microgpt.py lacks or has in another shape, in the order of `spec.shapes()`.
+    The tensors of microgpt.py are drawn first, in its order and shapes, whatever the options: with the same seed, all
+    variants of a model start with the same weights in the matrices that they share, up to the standard deviation.
+    Tensors that the model lacks, such as a tied lm_head, are drawn and discarded, and tensors that start at zero are
+    also drawn (`gauss` keeps every second value for the next call). The matrices that microgpt.py lacks, or has in
+    another shape, follow in the order of `spec.shapes()`.
 
-    `normals` may be another function that returns what `standard_normals` does.
+    `normals` may be any function that returns the same values as `standard_normals`.
     """
     plain = ModelSpec(spec.kind, spec.vocab_size, spec.n_embd, spec.n_head, spec.n_layer, spec.block_size)
     plain_shapes = plain.shapes()
@@ -43,7 +44,7 @@ def init_parameters(spec: ModelSpec, rng: random.Random, normals: Normals | None
 
 
 def standard_normals(rng: random.Random, count: int) -> list[float]:
-    """Return what `count` calls of `rng.gauss(0, 1)` return, in half the time. The generator is where they leave it."""
+    """Return the results of `count` calls of `rng.gauss(0, 1)`, and leave `rng` in the same state, in half the time."""
     uniform, cos, sin, log, sqrt, two_pi = rng.random, math.cos, math.sin, math.log, math.sqrt, 2.0 * math.pi
     kept = rng.getstate()[2]
     values = [] if kept is None else [kept]

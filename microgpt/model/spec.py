@@ -1,24 +1,24 @@
-"""The architecture of a model: its options, its tensors, their shapes and their order.
+"""The architecture of a model: its options, and the shapes and order of its tensors.
 
-Tensor names and layout are those of microgpt.py and of the checkpoint format: every weight matrix W is stored row major
-as (outputs, inputs) and used as y = x W^T (+ b). The microgpt of Karpathy is the default of every option; it has no
-biases and no gains.
+Tensor names and layout follow microgpt.py and the checkpoint format: every weight matrix W is stored row major as
+(outputs, inputs) and used as y = x W^T (+ b). The defaults of all options give Karpathy's microgpt, which has no biases
+and no gains.
 
 Definition. E = n_embd, H = n_head, D = E / H (head_dim), K = n_kv_head or H, F = mlp_width or 4 E, V = vocab_size,
 B = block_size; t is the position of a token in its text, counted from 0. Tensors of one row are vectors. The names of
-a layer's tensors begin with `layer{i}.`; those in brackets exist only with the option.
+a layer's tensors begin with `layer{i}.`; tensors and operations in brackets exist only with the option.
 
     x = wte[token]                     wte (V, E)
     x = x + wpe[t]                     [position=learned: wpe (B, E)]
-    x = rms(x)                         [input_rmsnorm: without a gain, whatever `norm` is]
+    x = rms(x)                         [input_rmsnorm: without a gain, for any `norm`]
     for each layer:
         a = norm(x, attn_norm)
-        q = linear(a, attn_wq)         attn_wq (E, E), H heads of D features one after the other
+        q = linear(a, attn_wq)         attn_wq (E, E), H consecutive heads of D features
         k = linear(a, attn_wk)         attn_wk (K D, E), K heads
         v = linear(a, attn_wv)         attn_wv (K D, E)
-        q, k = rope(q), rope(k)        [position=rope: of each head]
-        q, k = rms(q), rms(k)          [qk_norm: of each head, after RoPE, without a gain]
-        o = softmax(q k^T / sqrt(D)) v of each head, over the positions up to t;
+        q, k = rope(q), rope(k)        [position=rope: for each head]
+        q, k = rms(q), rms(k)          [qk_norm: for each head, after RoPE, without a gain]
+        o = softmax(q k^T / sqrt(D)) v for each head, over the positions up to t;
                                        head h of q reads head h // (H / K) of k and v
         x = x + linear(o, attn_wo)     attn_wo (E, E)
         m = norm(x, mlp_norm)
@@ -43,7 +43,7 @@ a layer's tensors begin with `layer{i}.`; those in brackets exist only with the 
                    gelu_tanh     x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
                    silu          x sigmoid(x) = x (1 + tanh(x / 2)) / 2
 
-A bigram is x = wte[token], rms(x) with input_rmsnorm, logits = x lm_head^T, and has no other option.
+A bigram computes x = wte[token], x = rms(x) with input_rmsnorm, and logits = x lm_head^T. It has no other options.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,7 @@ from typing import Any
 
 RMSNORM_EPSILON = 1e-5
 
-# The keys of `model` besides its sizes that a model with blocks reads and others do not.
+# The keys of `model`, apart from the sizes, that only a model with blocks uses.
 BLOCK_OPTIONS = (
     "position", "rope_theta", "norm", "norm_gain", "final_norm", "qk_norm", "bias", "activation", "gated_mlp",
     "mlp_width", "n_kv_head", "logit_softcap", "residual_init", "zero_init_residual",
@@ -61,30 +61,30 @@ BLOCK_OPTIONS = (
 
 @dataclass(frozen=True)
 class ModelKind:
-    """The sizes and options that a kind of model reads, and whether it has blocks."""
+    """The sizes and options that a kind of model uses, and whether it has blocks."""
 
-    sizes: tuple[str, ...]  # sizes to choose; without n_embd, n_head, n_layer they are vocab_size, 1, 0
-    options: tuple[str, ...]  # the keys of `model` that it reads besides its sizes and those of every kind
+    sizes: tuple[str, ...]  # configurable sizes; if absent, n_embd, n_head, n_layer are vocab_size, 1, 0
+    options: tuple[str, ...]  # the keys of `model` that it uses besides its sizes and the keys common to all kinds
     has_blocks: bool  # n_layer blocks of attention and MLP
 
 
 @dataclass(frozen=True)
 class PositionChoice:
-    """What an encoding of positions needs."""
+    """The requirements of a position encoding."""
 
     has_embedding: bool = False  # wpe, added to wte
-    keys: tuple[str, ...] = ()  # the keys of `model` that it reads
-    needs_pairs: bool = False  # an even number of features in a head
+    keys: tuple[str, ...] = ()  # the keys of `model` that it uses
+    needs_pairs: bool = False  # needs an even number of features per head
 
 
 @dataclass(frozen=True)
 class NormChoice:
-    """What a normalization has besides an optional gain."""
+    """The parameters of a normalization besides its optional gain."""
 
-    has_bias: bool  # a bias if the model has biases
+    has_bias: bool  # has a bias if the model has biases
 
 
-# Every value of the keys of `model` that are choices. Each engine maps these names to its implementations.
+# All allowed values of the keys of `model` that select an implementation. Each engine maps these names to its own.
 MODEL_KINDS = {
     "gpt": ModelKind(sizes=("n_embd", "n_head", "n_layer"), options=BLOCK_OPTIONS, has_blocks=True),
     "bigram": ModelKind(sizes=(), options=(), has_blocks=False),
@@ -92,19 +92,19 @@ MODEL_KINDS = {
 POSITIONS = {
     "learned": PositionChoice(has_embedding=True),
     "rope": PositionChoice(keys=("rope_theta",), needs_pairs=True),  # Su et al., RoFormer (2021)
-    "none": PositionChoice(),  # the causal mask alone tells positions apart (Haviv et al., 2022)
+    "none": PositionChoice(),  # only the causal mask distinguishes positions (Haviv et al., 2022)
 }
 NORMS = {"rmsnorm": NormChoice(has_bias=False), "layernorm": NormChoice(has_bias=True)}
 ACTIVATIONS = ("relu", "relu_squared", "gelu", "gelu_tanh", "silu")
-# The factor of the standard deviation of attn_wo and mlp_fc2, whose outputs are added to the residual stream. With
-# `zero` each block starts as the identity; `scaled` keeps the variance of the sum of 2 n_layer outputs (Radford et al.,
-# GPT-2, 2019).
+# A factor for the standard deviation of attn_wo and mlp_fc2, whose outputs are added to the residual stream. With
+# `zero`, each block starts as the identity; `scaled` makes the variance of the sum of 2 n_layer outputs independent of
+# n_layer (Radford et al., GPT-2, 2019).
 RESIDUAL_INITS: dict[str, Callable[["ModelSpec"], float]] = {
     "normal": lambda spec: 1.0,
     "zero": lambda spec: 0.0,
     "scaled": lambda spec: (2 * spec.n_layer) ** -0.5,
 }
-# The standard deviation of a weight matrix with this number of inputs; embeddings have init_std with every choice.
+# The standard deviation of a weight matrix with the given number of inputs; embeddings always use init_std.
 INITS: dict[str, Callable[["ModelSpec", int], float]] = {
     "normal": lambda spec, inputs: spec.init_std,
     "fan_in": lambda spec, inputs: inputs**-0.5,  # LeCun et al., Efficient BackProp (1998)
@@ -115,7 +115,7 @@ RESIDUAL = (".attn_wo", ".mlp_fc2")
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One model's complete architecture: models with equal specs have tensors of equal shapes."""
+    """The complete architecture of a model: models with equal specs have tensors of equal shapes."""
 
     kind: str  # a key of MODEL_KINDS
     vocab_size: int  # V, including the begin-of-sequence token
@@ -123,14 +123,14 @@ class ModelSpec:
     n_head: int
     n_layer: int
     block_size: int  # B, the maximum number of tokens in a model's context
-    tie_lm_head: bool = False  # the output matrix is wte; the gradients of both uses add
-    input_rmsnorm: bool = True  # the norm on the summed embedding; the norms inside the blocks are always on
+    tie_lm_head: bool = False  # wte is also the output matrix; the gradients of both uses add up
+    input_rmsnorm: bool = True  # normalize the summed embedding; the norms inside the blocks are always on
     activation: str = "relu"  # one of ACTIVATIONS
     init_std: float = 0.08
     position: str = "learned"  # a key of POSITIONS
     rope_theta: float = 10000.0
     norm: str = "rmsnorm"  # a key of NORMS
-    norm_eps: float = RMSNORM_EPSILON  # of every norm
+    norm_eps: float = RMSNORM_EPSILON  # used by every norm
     norm_gain: bool = False
     final_norm: bool = False
     qk_norm: bool = False
@@ -157,7 +157,7 @@ class ModelSpec:
 
     @property
     def mlp_features(self) -> int:
-        """Features of the MLP."""
+        """Number of hidden features of the MLP."""
         return self.mlp_width or 4 * self.n_embd
 
     @property
@@ -170,11 +170,11 @@ class ModelSpec:
 
     @property
     def output_tensor(self) -> str:
-        """Name of the matrix that turns the last hidden state into logits."""
+        """Name of the matrix that maps the last hidden state to logits."""
         return "wte" if self.tie_lm_head else "lm_head"
 
     def shapes(self) -> dict[str, tuple[int, int]]:
-        """Return (rows, columns) of every tensor by name, in the order of checkpoints and optimizers."""
+        """Return the (rows, columns) of every tensor by name, in the order used by checkpoints and optimizers."""
         shapes = {"wte": (self.vocab_size, self.n_embd)}
         if self.has_position_embedding:
             shapes["wpe"] = (self.block_size, self.n_embd)
@@ -187,7 +187,7 @@ class ModelSpec:
         return shapes
 
     def layer_shapes(self) -> dict[str, tuple[int, int]]:
-        """Map each tensor of one layer, named without its layer prefix, to (rows, columns)."""
+        """Return the (rows, columns) of each tensor of one layer; the names lack the layer prefix."""
         width, kv_width, hidden = self.n_embd, self.kv_heads * self.head_dim, self.mlp_features
         return {
             **self.norm_shapes("attn_norm"),
@@ -209,7 +209,7 @@ class ModelSpec:
         return {f"{name}_{part}": (1, self.n_embd) for part, is_present in parts if is_present}
 
     def initial_std(self, name: str, inputs: int) -> float:
-        """Return the standard deviation of the initial values of a matrix with this number of columns."""
+        """Return the standard deviation of the initial weights of a matrix with this number of columns."""
         if name in EMBEDDINGS:
             return self.init_std
         std = INITS[self.init](self, inputs)
@@ -223,5 +223,5 @@ class ModelSpec:
 
 
 def constant_value(name: str) -> float | None:
-    """Return the initial value of a gain or a bias; None for a matrix, whose values are drawn."""
+    """Return the initial value of a gain or a bias, or None for a matrix, whose weights are drawn."""
     return 1.0 if name.endswith("_gain") else 0.0 if name.endswith("_bias") else None

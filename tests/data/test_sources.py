@@ -70,7 +70,7 @@ def test_utf16_is_refused_with_the_command_that_converts_it(tmp_path, text, name
     path = text_file(tmp_path, mark + text.encode(encoding))
     with pytest.raises(UserError) as caught:
         read_source("text", path)
-    command = f"convert it to UTF-8, as with iconv -f {name} -t UTF-8"
+    command = f"convert it to UTF-8, for example: iconv -f {name} -t UTF-8"
     assert str(caught.value) == f"data.path={path} is {name} text: {command}"
     if shutil.which("iconv"):
         converted = subprocess.run(["iconv", "-f", name, "-t", "UTF-8", path], capture_output=True, check=True).stdout

@@ -91,7 +91,7 @@ export function encodeConversation(messages, tokenizer, blockSize) {
   const room = promptRoom(blockSize);
   if (room < MIN_PROMPT) {
     throw new UserError(
-      `model.block_size=${blockSize} is too small for a chat: it leaves ${room} tokens for the prompt, and the shortest takes ${MIN_PROMPT}`,
+      `model.block_size=${blockSize} is too small for a chat: it leaves ${room} tokens for the prompt, but the shortest prompt takes ${MIN_PROMPT}`,
     );
   }
   const last = messages.at(-1);
