@@ -1,4 +1,4 @@
-"""The terminal output of a training: a single run in detail, the jobs of a sweep in a line every two seconds."""
+"""The terminal output of training: details for a single run, one line every two seconds for the jobs of a sweep."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from microgpt.training.runner import TrainingRun
 
 
 class RunConsole(RunProgressDisplay):
-    """A single run: its data and model, progress, samples, files and figures."""
+    """The output of a single run: data and model, progress, samples, files and results."""
 
     def __init__(self, run: TrainingRun):
         checkpoint = run.folder.checkpoint
@@ -31,7 +31,7 @@ class RunConsole(RunProgressDisplay):
 
 
 class SweepConsole(SweepProgressDisplay):
-    """The jobs of a sweep; their figures are in the tables at its end."""
+    """The output while the jobs of a sweep train; the results are in the tables at the end of the sweep."""
 
     def __init__(self, jobs: int, steps: int):
         super().__init__(jobs, steps)
@@ -58,22 +58,22 @@ def print_inputs(inputs: RunInputs, record: RunRecord) -> None:
               f"{record.data.evaluated_documents} evaluated")  # fmt: skip
     if corpus.long_documents:
         done = {"truncate": "cut", "window": "read in windows", "skip": "left out"}[config.data.long_documents]
-        print(f"long documents: {corpus.long_documents} of {corpus.documents} exceed the block and are {done}")
+        print(f"long documents: {corpus.long_documents} of {corpus.documents} are longer than the block and are {done}")
     unknown = [phrase for phrase in config.style.phrases if not corpus.tokenizer.ids.keys() >= set(phrase)]
     if unknown:
-        print(f"style {record.style}: phrases with characters that no document has are not favoured: "
+        print(f"style {record.style}: phrases with characters that occur in no document are not favoured: "
               f"{', '.join(unknown)}")  # fmt: skip
     if inputs.leg_from is not None:
         assert record.leg is not None
         schedule = make_schedule(config)
-        print(f"training on from step {record.leg.first_step} of {record.leg.from_}")
+        print(f"continuing from step {record.leg.first_step} of {record.leg.from_}")
         if not record.leg.optimizer_state:
-            print("it has no optimizer state: moments begin at zero, and steps are counted from 0")
+            print("the checkpoint has no optimizer state: moments start at zero, and steps are counted from 0")
         if record.leg.other_data:
-            print(f"warning: other data than the checkpoint's ({', '.join(record.leg.other_data)}): "
+            print(f"warning: the data differ from the checkpoint's ({'; '.join(record.leg.other_data)}): "
                   "val_loss may include documents that the model was trained on")  # fmt: skip
-        print(f"a new leg of {config.train.steps} steps: schedule {schedule.name} anew from lr {config.optim.lr} over "
-              f"{schedule.total_steps} steps")  # fmt: skip
+        print(f"continuation of {config.train.steps} steps: schedule {schedule.name} starts again with lr "
+              f"{config.optim.lr}, over {schedule.total_steps} steps")  # fmt: skip
     print_engine(record)
 
 
@@ -96,8 +96,8 @@ def print_results(record: RunRecord, path: Path) -> None:
     assert model is not None
     style = metrics.style_effect
     if style and style.phrase_rate is not None:
-        print(f"style {record.style}: a phrase in {style.phrase_rate:.0%} of the samples, "
-              f"in {style.phrase_rate_without_bias:.0%} of those drawn without its bias")  # fmt: skip
+        print(f"style {record.style}: {style.phrase_rate:.0%} of the samples contain a phrase, "
+              f"{style.phrase_rate_without_bias:.0%} without the style's bias")  # fmt: skip
     print(f"files: {path}")
     print(console_line({
         "mode": record.mode,
@@ -121,7 +121,7 @@ def print_results(record: RunRecord, path: Path) -> None:
 
 
 def console_line(values: Mapping[str, Any]) -> str:
-    """Return the last line of a run, for scripts: `key=value` with booleans in lower case."""
+    """Return the last line of a run, for scripts: `key=value` pairs with booleans in lower case."""
     return " ".join(f"{key}={shown(key, value)}" for key, value in values.items())
 
 

@@ -1,4 +1,4 @@
-"""The figures of a run: metrics of its training and, after the last step, its samples and the effect of its style."""
+"""The results of a run: training metrics and, after the last step, samples and the effect of the style."""
 
 import math
 import random
@@ -20,7 +20,7 @@ from microgpt.training.run_inputs import RunInputs
 
 
 def training_metrics(inputs: RunInputs, progress: Progress) -> Metrics:
-    """Return the metrics of a training. Rates count neither evaluation nor disk; no step is left out as warm-up."""
+    """Return the metrics of training. Rates exclude evaluation and disk; no step is left out as warm-up."""
     seconds, losses, val_loss = progress.train_seconds, progress.recent_losses, progress.val_loss
     return Metrics(
         parameter_count=inputs.spec.parameter_count(),
@@ -44,7 +44,7 @@ def training_metrics(inputs: RunInputs, progress: Progress) -> Metrics:
 
 
 def bits_per_character(loss: float) -> float:
-    """Convert nats per target token to bits; the end of a document counts as a character, as a line break would."""
+    """Convert nats per target token to bits per character; the end of a document counts as one character."""
     return loss / math.log(2)
 
 
@@ -54,7 +54,7 @@ def perplexity(loss: float) -> float | None:
 
 
 def style_losses(engine: Engine, corpus: Corpus) -> dict[str, np.ndarray | None]:
-    """Return each replica's mean loss per target token on the style's documents, (R,); None if there are none."""
+    """Return each replica's mean loss per target token on the style's documents, (R,), or None without documents."""
     parts = {"train_loss": corpus.style_train.examples, "val_loss": corpus.style_val.examples}
     return {name: engine.evaluate(examples) if examples else None for name, examples in parts.items()}
 
@@ -69,8 +69,8 @@ def final_evaluation(
 ) -> None:
     """Add the samples, the style's effect and, for steps=0, the untrained loss to the record.
 
-    `losses` are the `style_losses` of the engine. Raises NonFiniteError if finite weights are too large to compute
-    with.
+    `losses` are the `style_losses` of the engine. Raises NonFiniteError if a loss overflows although the weights are
+    finite.
     """
     assert record.metrics is not None
     if record.metrics.steps == 0:
@@ -107,7 +107,7 @@ def finite_loss(losses: np.ndarray | None, replica: int) -> float | None:
 def sampler(
     inputs: RunInputs, engine: Engine, replica: int, stop: StopRequest
 ) -> Callable[[SamplingPolicy], list[str]]:
-    """Return a function that draws the run's samples by a policy, each time from the same random state."""
+    """Return a function that draws the run's samples with a given policy, each time from the same random state."""
     sample = inputs.config.sample
     start = (inputs.initial.rng if sample.seed is None else random.Random(sample.seed)).getstate()
     prompts = list(islice(cycle(inputs.prompts), sample.num_samples))
@@ -125,7 +125,7 @@ def sampler(
 
 
 def objective(metrics: Metrics | None) -> float:
-    """Return what an optimizing sweeper minimises: val_loss or, without validation, the mean of the last losses."""
+    """Return the objective of an optimizing sweeper: val_loss or, without validation, the mean of the last losses."""
     assert metrics is not None
     loss = metrics.mean_loss_last_n if metrics.val_loss is None else metrics.val_loss
     assert loss is not None

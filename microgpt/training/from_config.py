@@ -1,4 +1,4 @@
-"""From a configuration to objects: corpus, model, optimizer, schedule, prompts, and what the seed determines."""
+"""Build objects from a configuration: corpus, model, optimizer, schedule, and the seed's initial state."""
 
 import random
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from microgpt.model.init import init_parameters
 from microgpt.model.spec import ModelSpec
 from microgpt.training.schedules import Schedule
 
-CHECKPOINT_SECONDS = 5.0  # between checkpoints on disk, unless the configuration states which steps are to be there
+CHECKPOINT_SECONDS = 5.0  # between checkpoints on disk, unless the configuration sets which steps are written
 PYTHON = EngineOptions("python")
 
 
@@ -50,7 +50,7 @@ def read_corpus(
 
 
 def model_spec(config: Config, vocab_size: int) -> ModelSpec:
-    """Return the model of the keys of `model`; those that a kind of model lacks are at its defaults."""
+    """Return the model that the keys of `model` describe; keys that its kind of model lacks have their defaults."""
     model: dict[str, Any] = vars(config.model)
     given: dict[str, Any] = {f.name: model[f.name] for f in fields(ModelSpec) if model.get(f.name) is not None}
     given = {"vocab_size": vocab_size, "n_embd": vocab_size, "n_head": 1, "n_layer": 0, **given}
@@ -71,21 +71,21 @@ def make_schedule(config: Config) -> Schedule:
 
 
 def checkpoint_seconds(train: TrainConfig) -> float:
-    """Return the least number of seconds between writing checkpoints: 0 if every due step is to be on disk."""
+    """Return the minimum number of seconds between writing checkpoints: 0 if every due step is written to disk."""
     if train.checkpoint_seconds is not None:
         return train.checkpoint_seconds
     return 0.0 if chooses_checkpoints(train) else CHECKPOINT_SECONDS
 
 
 def chooses_checkpoints(train: TrainConfig) -> bool:
-    """Return whether the configuration states which steps are to be on disk."""
+    """Return whether the configuration sets which steps are written to disk."""
     default = TrainConfig()
     return (train.checkpoint_every, train.keep_checkpoints) != (default.checkpoint_every, default.keep_checkpoints)
 
 
 @dataclass(frozen=True)
 class InitialState:
-    """What a seed determines before the first step, all drawn from one generator in microgpt.py's order."""
+    """Everything that a seed determines before the first step, drawn from one generator in microgpt.py's order."""
 
     order: BatchOrder
     engine_state: EngineState  # R = 1
@@ -93,7 +93,7 @@ class InitialState:
 
 
 def example_order(seed: int, count: int, options: EngineOptions = PYTHON) -> tuple[np.ndarray, tuple[Any, ...]]:
-    """Return the order of a seed's examples, and the state of its generator after that."""
+    """Return the order of the examples for a seed, and the state of the generator after the shuffle."""
     rng = random.Random(seed)
     shuffled, _ = random_functions(options)
     return shuffled(count, rng), rng.getstate()
@@ -110,7 +110,7 @@ def initial_state(
 ) -> InitialState:
     """Shuffle the examples, then draw the initial weights. Training itself draws nothing.
 
-    The style's examples follow the corpus's in `corpus.examples` and are not shuffled.
+    In `corpus.examples`, the style's examples follow those of the corpus; they are not shuffled.
     """
     count = len(corpus.train.examples)
     corpus_order, rng_state = example_order(seed, count, options)

@@ -1,4 +1,4 @@
-"""Guards of a running process: a stop by signal, a limit on the growth of memory, and the remedy for a divergence."""
+"""Guards of a running process: stopping on signals, a limit on memory growth, and advice after divergence."""
 
 import math
 import signal
@@ -12,7 +12,7 @@ from microgpt.model.spec import ModelSpec
 from microgpt.training.schedules import Schedule
 
 WARMUP_OBSERVATIONS = 2
-EARLY_STEPS = 100  # divergence up to here is one of the first updates, which a warm-up makes smaller
+EARLY_STEPS = 100  # up to this step, divergence is due to the first updates, which a warm-up makes smaller
 
 
 class StopRequest:
@@ -32,7 +32,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a request that the training loop reads between steps."""
+    """Convert the first SIGINT or SIGTERM to a request that the training loop reads between steps."""
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield stop
@@ -46,7 +46,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 
 class MemoryDriftGuard:
-    """Raise MemoryDriftError if memory grows beyond the baseline, which is the largest warm-up observation."""
+    """Raise MemoryDriftError if memory grows too far beyond the baseline, which is the largest warm-up observation."""
 
     def __init__(self, max_growth_ratio: float, warmup_observations: int = WARMUP_OBSERVATIONS):
         self.max_growth_ratio = max_growth_ratio
@@ -68,19 +68,19 @@ class MemoryDriftGuard:
 
 
 def remedy(spec: ModelSpec, lr: float, schedule: Schedule, untrained_loss: float | None, step: int) -> str:
-    """Return which keys to change after a loss or a weight was not finite.
+    """Return advice on which keys to change after a non-finite loss or weight.
 
     Args:
-        untrained_loss: before the first update, in nats per target token; None if it is unknown or if the weights were
-            trained before. Equal probabilities have the loss ln V.
+        untrained_loss: the loss before the first update, in nats per target token; None if it is unknown or if training
+            started from trained weights. Equal probabilities give the loss ln V.
         step: number of updates before the loss was computed.
     """
     equal = math.log(spec.vocab_size)
     was_normal = untrained_loss is not None and untrained_loss < 1.5 * equal
     if untrained_loss is not None and not was_normal and spec.init == "normal":
-        keys = f"lower model.init_std (now {spec.init_std:g}) and, if need be, optim.lr (now {lr:g})"
+        keys = f"lower model.init_std (now {spec.init_std:g}) and, if necessary, optim.lr (now {lr:g})"
         return (
-            f"{keys}: the loss before the first update was {untrained_loss:.3g}, that of equal probabilities is "
+            f"{keys}: the loss before the first update was {untrained_loss:.3g}, but equal probabilities give "
             f"{equal:.3g}, so the initial weights are too large for model.n_embd={spec.n_embd}"
         )
     if step > max(EARLY_STEPS, schedule.warmup_steps):

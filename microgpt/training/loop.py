@@ -1,7 +1,7 @@
 """The training loop, the same for every engine and model: save, evaluate, log, advance.
 
-One engine trains R replicas side by side; a single run is R = 1. What a replica computes and writes does not depend on
-the others, and a replica with a non-finite loss or weight fails without affecting them.
+One engine trains R replicas side by side; a single run has R = 1. The results and files of a replica do not depend on
+the other replicas, and a replica with a non-finite loss or weight fails without affecting the others.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from microgpt.engines.base import Engine, Workload
 from microgpt.training.guards import MemoryDriftGuard, StopRequest, resident_memory
 from microgpt.training.replica import Plan, Replica, write_replicas
 
-EXAMPLES_PER_EVALUATION = 250  # in one call of the engine; fixed, because the order of a sum changes its last bits
+EXAMPLES_PER_EVALUATION = 250  # per call of the engine; fixed, because the order of a sum changes its last bits
 ADVANCE_SECONDS = 0.25  # the longest call of `advance`: progress, signals and checkpoints wait at most this long
 HISTORY_SECONDS = 1.0  # lines of history.jsonl wait at most this long
 
 
 @dataclass
 class Training:
-    """A training in progress: an engine, its replicas, and the step that all of them have reached."""
+    """Training in progress: an engine, its replicas, and the step that all of them have reached."""
 
     engine: Engine
     plan: Plan
@@ -35,9 +35,9 @@ class Training:
     stop: StopRequest
     memory: MemoryDriftGuard | None
     step: int = field(init=False)
-    seconds: float = field(init=False)  # spent in the engine's `advance`, in earlier processes too
-    written_at: float = field(default_factory=time.perf_counter)  # checkpoints; before the first, when training began
-    logged_at: float = field(default_factory=time.perf_counter)  # history.jsonl was written
+    seconds: float = field(init=False)  # spent in the engine's `advance`, including earlier processes
+    written_at: float = field(default_factory=time.perf_counter)  # when checkpoints were last written; at first: now
+    logged_at: float = field(default_factory=time.perf_counter)  # when history.jsonl was last written
 
     def __post_init__(self) -> None:
         self.step = self.replicas[0].progress.step
@@ -48,7 +48,7 @@ class Training:
         """Train until the last step, a stop request, or the failure of the last replica."""
         try:
             self.train()
-        except OSError:  # what cannot be written now could not be written below
+        except OSError:  # after a write error, `write` would fail again
             raise
         except Exception:
             self.write()
@@ -61,8 +61,8 @@ class Training:
     def train(self) -> None:
         """Save, evaluate, log and advance.
 
-        What precedes `advance` depends on the training state alone: a run that resumes from the checkpoint of a step
-        repeats what the stopped process may not have finished there.
+        The actions before `advance` depend only on the training state: a run that resumes from the checkpoint of a step
+        repeats the actions of that step, which the stopped process may not have finished.
         """
         plan = self.plan
         while self.active:
@@ -86,7 +86,7 @@ class Training:
         return [(index, replica) for index, replica in enumerate(self.replicas) if replica.failure is None]
 
     def save(self) -> None:
-        """Take a snapshot of every active replica, and write these checkpoints if the last ones are old enough.
+        """Take a snapshot of every active replica, and write the snapshots if checkpoint_seconds have passed.
 
         A replica with non-finite weights is marked failed instead.
         """
@@ -96,7 +96,7 @@ class Training:
             if is_finite[index]:
                 replica.checkpoints.held = replica.snapshot(state.replica(index))
             else:
-                replica.fail(f"after step {self.step} a weight is not finite")
+                replica.fail(f"after step {self.step} the model contains non-finite weights")
         if time.perf_counter() - self.written_at >= self.plan.checkpoint_seconds:
             self.write()
 
@@ -111,7 +111,8 @@ class Training:
     def evaluate(self) -> bool:
         """Measure each replica's mean loss per target token on the validation examples.
 
-        Returns False if a stop was requested meanwhile: the step is saved, and the resumed run evaluates it again.
+        Returns False if a stop was requested in the meantime: the step is saved, and the resumed run repeats the
+        evaluation.
         """
         examples, active = self.plan.val_examples, self.active
         seconds, tokens, totals = 0.0, 0, np.zeros(len(self.replicas))
@@ -140,7 +141,7 @@ class Training:
             self.observer.log(self.step, self.mean_loss(), fmean(val_losses) if evaluated else None, self.rate())
 
     def advance(self) -> None:
-        """Train up to the next step that is saved or evaluated, or for about ADVANCE_SECONDS if that is sooner."""
+        """Train up to the next step that is saved or evaluated, but for at most about ADVANCE_SECONDS."""
         plan, active, begin = self.plan, self.active, self.step
         if not active:
             return
@@ -172,7 +173,7 @@ class Training:
         return np.stack([replica.lr * factors[replica.schedule] for replica in self.replicas], axis=1)
 
     def rate(self) -> float:
-        """Return the steps per second of all replicas together, without evaluation and disk; 0 before the first."""
+        """Return the steps per second of all replicas together, excluding evaluation and disk; 0 before any step."""
         return self.step / self.seconds if self.seconds else 0.0
 
     def mean_loss(self) -> float | None:
@@ -181,7 +182,7 @@ class Training:
 
 
 class Observer(Protocol):
-    """Receives the progress of a training. Losses are means over its replicas; rates are those of `Training.rate`."""
+    """Receives the progress of training. Losses are means over the replicas; rates come from `Training.rate`."""
 
     def update(self, step: int, loss: float | None, rate: float) -> None: ...
     def evaluating(self, done: int, total: int, seconds: float) -> None: ...

@@ -1,4 +1,4 @@
-"""The progress of a training: a bar with rate and time left on a terminal, plain lines elsewhere."""
+"""The progress of training: a bar with rate and remaining time on a terminal, plain lines otherwise."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ def duration(seconds: float) -> str:
 
 
 class ProgressDisplay:
-    """A bar while one is started, lines otherwise."""
+    """A progress bar once started, plain lines otherwise."""
 
     def __init__(self) -> None:
         self.bar: Any = None
@@ -77,7 +77,7 @@ class RunProgressDisplay(ProgressDisplay):
         return " | ".join(parts)
 
     def update(self, step: int, loss: float | None, rate: float) -> None:
-        """Show progress between logged steps. `rate` is in steps per second of training alone."""
+        """Show progress between logged steps. `rate` is in steps per second, counting only training time."""
         if self.bar is not None:
             shown = "" if loss is None else f"loss {loss:.4f}"
             self.bar.update(self.task, completed=step, loss=shown, rate=f"{rate:.1f} steps/s")
@@ -94,7 +94,7 @@ class RunProgressDisplay(ProgressDisplay):
             self.print(line)
 
     def log(self, step: int, loss: float | None, val_loss: float | None, rate: float) -> None:
-        """Print a logged step; a bar shows the loss already, so beside one only a val_loss is printed."""
+        """Print a logged step. If there is a bar, which already shows the loss, print only steps with a val_loss."""
         if self.bar is None:
             self.print(self.line(step, loss, val_loss, rate))
             return
@@ -104,24 +104,24 @@ class RunProgressDisplay(ProgressDisplay):
 
 
 class SweepProgressDisplay(ProgressDisplay):
-    """The progress of a sweep's jobs, a group of which trains at a time. Steps are summed over the jobs."""
+    """The progress of a sweep, which trains one group of jobs at a time. Steps are summed over the jobs."""
 
     def __init__(self, jobs: int, steps: int):
         super().__init__()
-        self.jobs, self.steps = jobs, max(steps, 1)  # in total, of the jobs that this process is to run
+        self.jobs, self.steps = jobs, max(steps, 1)  # totals of the jobs that this process runs
         self.jobs_done, self.steps_done = 0, 0
-        self.models, self.first, self.last, self.step = 0, 0, 0, 0  # of the group that trains now
-        self.first_shown: tuple[float, int] | None = None  # time and steps; compilation is before it
+        self.models, self.first, self.last, self.step = 0, 0, 0, 0  # of the current group
+        self.first_shown: tuple[float, int] | None = None  # time and steps when first shown, after compilation
 
     def start(self, models: int, first: int, last: int) -> None:
-        """Begin a group of `models` jobs that trains from step `first` to `last`."""
+        """Start a group of `models` jobs that train from step `first` to `last`."""
         self.models, self.first, self.last, self.step = models, first, last, first
         self.start_bar("", self.steps, 0)
         if self.bar is not None:
             self.show(None, None, 0.0)
 
     def done(self, jobs: int, steps: int) -> None:
-        """Count `jobs` ended jobs of `steps` steps together."""
+        """Count `jobs` finished jobs with `steps` steps in total."""
         self.jobs_done, self.steps_done = self.jobs_done + jobs, self.steps_done + steps
         self.models = 0
 

@@ -1,4 +1,4 @@
-"""A model in training: its progress and where its run writes; and the plan that all models of a training share."""
+"""A model in training, with its progress and output files, and the plan shared by all models that train together."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Plan:
     """How long to train, and at which steps to log, evaluate and save."""
 
     steps: int
-    first_step: int  # steps done in earlier legs; batches and the optimizer count from there
+    first_step: int  # number of steps before this continuation; batches and the optimizer count from this step
     val_examples: Examples
     log_every: int
     eval_every: int | None
     checkpoint_every: int | None
-    checkpoint_seconds: float  # between writing checkpoints; those of steps in between stay in memory
+    checkpoint_seconds: float  # minimum time between writing checkpoints; checkpoints in between stay in memory
     last_n: int
 
     def logs_at(self, step: int) -> bool:
@@ -37,7 +37,7 @@ class Plan:
         return bool(self.val_examples) and (step in (0, self.steps) or is_due(step, self.eval_every))
 
     def saves_at(self, step: int) -> bool:
-        """Return whether the step is saved; every evaluated step is, because it may turn out to be the best."""
+        """Return whether the step is saved. Every evaluated step is saved, because it may be the best step."""
         return step == self.steps or is_due(step, self.checkpoint_every) or self.evaluates_at(step)
 
     def next_stop(self, step: int) -> int:
@@ -51,7 +51,7 @@ def is_due(step: int, every: int | None) -> bool:
 
 @dataclass
 class Replica:
-    """One of the models that train side by side: its progress, and where its run writes."""
+    """One of the models that train side by side, with the progress and the output files of its run."""
 
     lr: float
     schedule: Schedule
@@ -63,13 +63,13 @@ class Replica:
     failure: NonFiniteError | None = None
 
     def learning_rate(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0 in this leg."""
+        """Return the learning rate of a step, counted from 0 in this continuation."""
         return self.lr * self.schedule.factor(step)
 
     def add_steps(self, begin: int, losses: list[float], targets: list[int], plan: Plan, seconds: float) -> None:
-        """Add the steps after `begin` to the progress, given each one's loss and number of target tokens.
+        """Add the steps after `begin` to the progress, given the loss and the number of target tokens of each step.
 
-        Fails at the first non-finite loss.
+        Marks the replica failed at the first non-finite loss.
         """
         progress, lines = self.progress, []
         progress.train_seconds += seconds
@@ -80,14 +80,14 @@ class Replica:
             progress.step = step
             progress.tokens += tokens
             progress.recent_losses.append(loss)
-            if plan.logs_at(step) and step < begin + len(losses):  # the last line waits for its evaluation
+            if plan.logs_at(step) and step < begin + len(losses):  # the last step's line is added after its evaluation
                 lr = self.learning_rate(step - 1)
                 lines.append({"step": step, "loss": loss, "lr": lr, "tokens": progress.tokens})
         del progress.recent_losses[: -plan.last_n]
         self.write(lines)
 
     def add_evaluation(self, val_loss: float, seconds: float) -> None:
-        """Add the validation loss of the current step to the progress. Fails if it is not finite."""
+        """Add the validation loss of the current step to the progress. Marks the replica failed if it is not finite."""
         progress = self.progress
         if not math.isfinite(val_loss):
             self.fail(f"the validation loss after step {progress.step} is {val_loss}", val_loss)
@@ -121,23 +121,23 @@ class Replica:
         return Snapshot(self.meta, state, progress)
 
     def fail(self, reason: str, loss: float | None = None) -> None:
-        """Fail for a `loss` or a weight that is not finite. The last checkpoint is written."""
+        """Mark the replica failed because of a non-finite `loss` or weight, and write its last checkpoint."""
         write_replicas([self])
         self.failure = NonFiniteError(f"{reason}; {self.remedy(loss)}; {self.checkpoints.where_newest()}")
 
     def remedy(self, loss: float | None = None) -> str:
-        """Return which keys to change. Before the first update, `loss` is that of the initial weights."""
+        """Return advice on which keys to change. Before the first update, `loss` is the loss of the initial weights."""
         progress = self.progress
         untrained = progress.first_val_loss
         if untrained is None and progress.step == len(progress.recent_losses):
             untrained = next(iter(progress.recent_losses), loss)
-        if progress.first_step > 0:  # a leg starts from trained weights
+        if progress.first_step > 0:  # a continuation starts from trained weights
             untrained = None
         return remedy(self.meta.spec, self.lr, self.schedule, untrained, progress.step)
 
 
 def write_replicas(replicas: list[Replica]) -> None:
-    """Write history lines, then checkpoints, and flush both: a run resumed from one does not rewrite earlier lines."""
+    """Write history lines, then checkpoints, and flush both: a run that resumes does not rewrite earlier lines."""
     for replica in replicas:
         replica.history.write()
     write_held([replica.checkpoints for replica in replicas], [replica.history.path for replica in replicas])

@@ -1,4 +1,4 @@
-"""Where a run starts from: its seed, a checkpoint of its own, or the last leg's; and what its record keeps of that."""
+"""The starting point of a run (its seed, its own checkpoint or another run's), and how the record describes it."""
 
 from microgpt.engines.base import EngineState
 from microgpt.runs.checkpoint_format import Progress
@@ -9,7 +9,7 @@ from microgpt.training.run_inputs import RunInputs
 
 
 def starting_state(inputs: RunInputs, folder: RunFolder, record: RunRecord) -> tuple[EngineState, Progress]:
-    """Return the training state that a run starts from: weights and optimizer state, and progress."""
+    """Return the training state from which a run starts: weights and optimizer state, and progress."""
     config, checkpoint = inputs.config, folder.checkpoint
     if checkpoint is not None:
         engine_state, progress = checkpoint.state, checkpoint.progress
@@ -30,7 +30,7 @@ def starting_state(inputs: RunInputs, folder: RunFolder, record: RunRecord) -> t
 
 
 def continue_record(record: RunRecord, inputs: RunInputs, folder: RunFolder) -> None:
-    """Add the run's earlier leg, and what the folder's earlier record says of failures and resumptions."""
+    """Record which checkpoint the run continues, and the failures and resumptions in the folder's earlier record."""
     record.run_id = folder.run_id
     if inputs.leg_from is not None:
         before = inputs.leg_from.progress
@@ -44,10 +44,10 @@ def continue_record(record: RunRecord, inputs: RunInputs, folder: RunFolder) -> 
     if earlier is None:
         return
     record.earlier_failures = earlier.earlier_failures
-    if earlier.status == "failed":  # this attempt starts anew in its folder
+    if earlier.status == "failed":  # this attempt starts from the beginning in the same folder
         record.earlier_failures = [*record.earlier_failures, Failure(earlier.finished_at, earlier.error)]
         return
-    if folder.checkpoint is not None and earlier.leg is not None:  # train.resume=latest may name another one by now
+    if folder.checkpoint is not None and earlier.leg is not None:  # by now, train.resume=latest may be another run
         record.leg = earlier.leg
     record.started_at = earlier.started_at
     step = folder.checkpoint.progress.step if folder.checkpoint else 0
@@ -55,12 +55,12 @@ def continue_record(record: RunRecord, inputs: RunInputs, folder: RunFolder) -> 
 
 
 def provenance_note(records: list[RunRecord], runs: int) -> str | None:
-    """Return a note if other code or another machine trained the first part of some of `runs` runs.
+    """Return a note if the first part of some of `runs` runs was trained by other code or on another machine.
 
-    `records` are those of the runs that resume from a checkpoint of their own.
+    `records` are the records of the runs that resume from their own checkpoints.
     """
     changed = sum(record.resumed[-1].before != record.provenance() for record in records)
     if not changed:
         return None
     which = "this run" if runs == 1 else f"{changed} runs"
-    return f"note: the first part of {which} was trained by other code or elsewhere; run.json says which (resumed)"
+    return f"note: the first part of {which} was trained by other code or on another machine; see `resumed` in run.json"

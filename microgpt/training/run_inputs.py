@@ -1,4 +1,4 @@
-"""What a run works on, read and checked before anything is written; runs of one process share what they can."""
+"""The inputs of a run, read and checked before anything is written; runs of one process share data where possible."""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -26,26 +26,26 @@ from microgpt.training.from_config import (
 )
 from microgpt.training.loggers import check_installed
 
-MAX_CORPORA, MAX_ORDERS = 8, 512  # kept by a process: 20 MB and 0.1 MB each on names.txt
+MAX_CORPORA, MAX_ORDERS = 8, 512  # cached per process; for names.txt, 20 MB per corpus and 0.1 MB per order
 
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run works on."""
+    """The inputs of a run."""
 
     config: Config
     options: EngineOptions
     corpus: Corpus
     spec: ModelSpec
     initial: InitialState
-    prompts: list[Prompt]  # of its samples, in turn
-    leg_from: Checkpoint | None  # train.resume=<folder>: the checkpoint that this run continues in a new leg
-    other_data: list[str]  # how the data of the new leg differ from the checkpoint's
-    baselines: dict[str, float | None]  # losses of counting models on the evaluated documents
+    prompts: list[Prompt]  # for the samples, repeated cyclically
+    leg_from: Checkpoint | None  # train.resume=<folder>: the checkpoint from which this run continues training
+    other_data: list[str]  # differences between this run's data and the checkpoint's
+    baselines: dict[str, float | None]  # losses of the counting models (data/baselines.py) on the evaluated documents
 
     @property
     def val_examples(self) -> Examples:
-        """All held-out documents, or the first train.eval_documents of them."""
+        """The examples of all held-out documents, or of the first train.eval_documents."""
         return Examples.of(self.corpus.val.head(self.config.train.eval_documents))
 
 
@@ -53,14 +53,14 @@ class InputReader:
     """Reads the inputs of runs. Corpora, their baselines and example orders are cached."""
 
     def __init__(self, threads: int | None = None) -> None:
-        """`threads` is for runs whose configuration leaves it open; None: one for each core."""
+        """`threads` applies to runs whose configuration does not set the number of threads; None: one per core."""
         self.threads = threads
         self.cached_corpus = lru_cache(MAX_CORPORA)(read_corpus)
         self.cached_baselines = lru_cache(MAX_CORPORA)(self.count_baselines)
         self.cached_order = lru_cache(MAX_ORDERS)(example_order)
 
     def corpus(self, config: Config) -> Corpus:
-        """Raises UserError for data that cannot be read."""
+        """Return the corpus of a configuration. Raises UserError for data that cannot be read."""
         return self.cached_corpus(*corpus_key(config))
 
     def count_baselines(self, eval_documents: int | None, *key: Any) -> dict[str, float | None]:
@@ -68,7 +68,7 @@ class InputReader:
         return count_baselines(corpus.train.examples, corpus.val.head(eval_documents), corpus.tokenizer.vocab_size)
 
     def check(self, config: Config, on_this_machine: bool = True) -> None:
-        """Raise UserError for a run that cannot start; what the machine lacks counts only if the run is to be here."""
+        """Raise UserError for a run that cannot start. Libraries and device are checked only if `on_this_machine`."""
         self.start_of(config)
         if on_this_machine:
             self.options(config)
@@ -83,7 +83,7 @@ class InputReader:
         return RunInputs(config, options, corpus, spec, initial, prompts, leg_from, other_data, baselines)
 
     def options(self, config: Config) -> EngineOptions:
-        """Return where and how to compute. Raises UserError for a library or a device that this machine lacks."""
+        """Return the engine options. Raises UserError for a library or a device that this machine lacks."""
         check_installed(config.logger.name)
         corpus = self.corpus(config)
         targets = corpus.train.tokens / len(corpus.train.examples) * config.train.batch_size
@@ -93,7 +93,7 @@ class InputReader:
         return options
 
     def start_of(self, config: Config) -> tuple[Corpus, ModelSpec, list[Prompt], Checkpoint | None, list[str]]:
-        """Return what a run starts from, in the order of RunInputs. Raises UserError if it does not fit together."""
+        """Return the inputs that do not depend on machine or seed. Raises UserError if they are inconsistent."""
         corpus = self.corpus(config)
         spec = model_spec(config, corpus.tokenizer.vocab_size)
         prompts = sample_prompts(config.sample, corpus.tokenizer, spec.block_size, corpus.questions)
@@ -104,9 +104,9 @@ class InputReader:
             other_data = data_differences(leg_from, config, corpus)
             if other_data and not config.train.resume_on_other_data:
                 raise UserError(
-                    f"train.resume={config.train.resume} was trained on other data ({', '.join(other_data)}), so that "
-                    "validation documents may be among those that it was trained on: train.resume_on_other_data=true "
-                    "allows it"
+                    f"train.resume={config.train.resume} was trained on other data ({'; '.join(other_data)}), so its "
+                    "training documents may include validation documents of this run; set "
+                    "train.resume_on_other_data=true to continue anyway"
                 )
         return corpus, spec, prompts, leg_from, other_data
 
@@ -117,52 +117,54 @@ def corpus_key(config: Config) -> tuple[DataConfig, int, tuple[str, ...], str]:
     return config.data, config.model.block_size, tuple(style.documents), style.long_documents
 
 
-INITIAL_ONLY = ("init_std", "residual_init", "init")  # these concern the initial weights alone
+INITIAL_ONLY = ("init_std", "residual_init", "init")  # these keys affect only the initial weights
 
 
 def check_fit(checkpoint: Checkpoint, spec: ModelSpec, corpus: Corpus, optimizer: str) -> None:
-    """Raise UserError if a checkpoint cannot be trained further with this data, model and optimizer."""
+    """Raise UserError if training cannot continue from a checkpoint with this data, model and optimizer."""
     where = f"checkpoint {checkpoint.path} does not fit"
     if checkpoint.meta.special != corpus.tokenizer.special:
-        kinds = ("of a chat", "of other texts") if checkpoint.meta.special else ("of other texts", "of a chat")
-        raise UserError(f"{where} the data: it was trained on tokens {kinds[0]}, and these are {kinds[1]}")
+        kinds = ("chat", "plain text") if checkpoint.meta.special else ("plain text", "chat")
+        raise UserError(f"{where} the data: it was trained on {kinds[0]} tokens, but the data has {kinds[1]} tokens")
     if checkpoint.meta.chars != corpus.tokenizer.chars:
         ours, theirs = "".join(corpus.tokenizer.chars), "".join(checkpoint.meta.chars)
-        raise UserError(f"{where} the data: its characters are {theirs!r}, those of the data and the style {ours!r}")
+        raise UserError(
+            f"{where} the data: it knows the characters {theirs!r}, but the data and the style contain {ours!r}"
+        )
     for key, value in spec.to_dict().items():
         found = checkpoint.meta.spec.to_dict()[key]
         if found != value and key not in INITIAL_ONLY:
-            raise UserError(f"{where} the model: model.{key} is {found} in the checkpoint and {value} here")
+            raise UserError(f"{where} the model: model.{key} is {found} in the checkpoint but {value} in this run")
     earlier = checkpoint.progress.optimizer or ("adam" if checkpoint.state.v else optimizer)
     if not share_moments(earlier, optimizer):
-        raise UserError(f"{where} optim={optimizer}: it was trained with optim={earlier}")
+        raise UserError(f"{where} optim={optimizer}: the checkpoint was trained with optim={earlier}")
 
 
-# Keys of `data` that decide which documents, or pieces of a stream, are held out.
+# Keys of `data` that determine which documents, or pieces of a stream, are held out.
 SPLIT_KEYS = ("format", "val_fraction", "split_seed")
 
 
 def data_differences(checkpoint: Checkpoint, config: Config, corpus: Corpus) -> list[str]:
-    """Return how the data and the split differ from those of the checkpoint's run.
+    """Return the differences in data and split between this run and the checkpoint's run.
 
-    The split is that of run.json beside the checkpoint; without it, only the hash of the data is compared.
+    The checkpoint's split is read from the run.json of its run; without this file, only the data hashes are compared.
     """
     found = []
     sha256 = checkpoint.progress.data_sha256
     if sha256 is not None and sha256 != corpus.source.sha256:
-        found.append(f"its SHA-256 is {sha256[:12]}..., that of data={config.data.name} {corpus.source.sha256[:12]}...")
+        found.append(f"SHA-256 was {sha256[:12]}..., now {corpus.source.sha256[:12]}...")
     record = RunRecord.read(checkpoint.path.parents[1])
     earlier = record.config if record is not None else {}
     data = earlier.get("data") or {}
     pairs = [(f"data.{key}", data.get(key), getattr(config.data, key)) for key in SPLIT_KEYS]
     if config.data.format == "stream":
         pairs.append(("model.block_size", (earlier.get("model") or {}).get("block_size"), config.model.block_size))
-    found += [f"{key} was {was}, is {now}" for key, was, now in pairs if was is not None and was != now]
+    found += [f"{key} was {was}, now {now}" for key, was, now in pairs if was is not None and was != now]
     return found
 
 
 def share_moments(one: str, other: str) -> bool:
-    """Return whether the moments of two optimizers mean the same: they are equal except for weight decay."""
+    """Return whether two optimizers use the same moments: they may differ only in weight decay."""
 
     def settings(name: str) -> tuple[int, set[str]] | None:
         choice = OPTIMIZERS.get(name)

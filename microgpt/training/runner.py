@@ -1,6 +1,6 @@
 """Train runs, from their folders to their records: one run, or several of one shape side by side in one engine.
 
-However a run ends, its record says how. A non-finite loss ends only its run; a signal or a full disk ends them all.
+The record always contains how a run ended. A non-finite loss ends only its run; a signal or a full disk ends all runs.
 """
 
 import math
@@ -41,17 +41,17 @@ class TrainingRun:
     checkpoints: CheckpointStore = field(init=False)
     replica: Replica = field(init=False)
     logger: RunLogger = field(default_factory=RunLogger)
-    failure: Exception | None = None  # of this run only
-    is_recorded: bool = False  # whether the folder has the record of this attempt
+    failure: Exception | None = None  # a failure that ends only this run
+    is_recorded: bool = False  # whether the record of this attempt is in the folder
 
     def __post_init__(self) -> None:
         continue_record(self.record, self.inputs, self.folder)
         train = self.inputs.config.train
-        at_end = train.keep_checkpoints if chooses_checkpoints(train) else 1  # the same whatever time training takes
+        at_end = train.keep_checkpoints if chooses_checkpoints(train) else 1  # independent of the training time
         self.checkpoints = CheckpointStore(self.folder.checkpoints, train.keep_checkpoints, at_end)
 
     def begin_record(self) -> None:
-        """Write the record of a run that has begun. A power cut may lose it, and then there is no result either."""
+        """Write the record of a run that has begun. Not flushed: if a power cut loses it, there is no result either."""
         if not self.is_recorded:
             self.is_recorded = True
             write_all_atomically({self.folder.path / RECORD: self.record.text()}, durable=False)
@@ -63,25 +63,25 @@ class TrainingRun:
 
 
 class DiskError(MicrogptError):
-    """Nothing more can be written. What was saved is intact, and the same command resumes once there is room."""
+    """Writing failed. Saved files are intact, and the same command resumes the run once there is space on the disk."""
 
 
 class Console(Observer, Protocol):
-    """The terminal output of a training."""
+    """The terminal output of training."""
 
     def print(self, line: str) -> None: ...
     def begin(self, runs: list[TrainingRun]) -> None: ...
     def end(self, run: TrainingRun) -> None: ...
     def stop(self) -> None:
-        """Remove the progress bar: the last step is done, or the training was stopped or failed."""
+        """Remove the progress bar after the last step, a stop or a failure."""
         ...
 
 
 def train_runs(runs: list[TrainingRun], stop: StopRequest, console: Console) -> None:
     """Train and evaluate runs of one shape and one starting step, and write their records.
 
-    A run that fails by itself has its `failure` set. Raises what ends all of them (Interrupted, DiskError, any other
-    error) after their records are written.
+    The error of a run that fails by itself is stored in its `failure`. An error that ends all runs (Interrupted,
+    DiskError, any other error) is raised after their records are written.
     """
     try:
         for run in runs:
@@ -125,7 +125,7 @@ def train_runs(runs: list[TrainingRun], stop: StopRequest, console: Console) -> 
 def train(runs: list[TrainingRun], stop: StopRequest, console: Console) -> Engine:
     """Train the runs from their starting states.
 
-    Fills their records up to the last step, even if an error ends training.
+    Adds the results up to the last step to their records, even if an error ends training.
     """
     first = runs[0].inputs
     config = first.config
@@ -165,7 +165,7 @@ def train(runs: list[TrainingRun], stop: StopRequest, console: Console) -> Engin
 
 
 def new_replica(run: TrainingRun, progress: Progress, engine: EngineInfo) -> Replica:
-    """Return the run's part in the training loop, with its history cut back to its progress and its logger started."""
+    """Return the run's replica for the training loop. Cuts the history back to the progress and starts the logger."""
     inputs, config, folder = run.inputs, run.inputs.config, run.folder
     history = History(folder.path / HISTORY)
     history.rewind(progress.step)
@@ -178,7 +178,7 @@ def new_replica(run: TrainingRun, progress: Progress, engine: EngineInfo) -> Rep
         meta=Meta(
             spec=inputs.spec,
             chars=inputs.corpus.tokenizer.chars,
-            dtype="float32" if engine.dtype == "bfloat16" else engine.dtype,  # bfloat16 concerns products alone
+            dtype="float32" if engine.dtype == "bfloat16" else engine.dtype,  # bfloat16 is used only in matrix products
             model=config.model.name,
             style=vars(config.style),
             special=inputs.corpus.tokenizer.special,
@@ -190,7 +190,7 @@ def new_replica(run: TrainingRun, progress: Progress, engine: EngineInfo) -> Rep
 
 
 def evaluate(runs: list[TrainingRun], engine: Engine, stop: StopRequest) -> None:
-    """Add the final evaluation to the records. Only a run whose weights are too large to compute with fails."""
+    """Add the final evaluation to the records. A run fails only if its weights are so large that a loss overflows."""
     losses = style_losses(engine, runs[0].inputs.corpus)
     for index, run in enumerate(runs):
         if run.failure is not None:
@@ -243,7 +243,7 @@ def record_engine(record: RunRecord, info: EngineInfo, group: int) -> None:
 
 
 def record_training(run: TrainingRun, compile_seconds: float) -> None:
-    """Add metrics, timings and failure. Times are the run's share of what the runs of its engine took together."""
+    """Add metrics, timings and failure. Times are the run's share of the total time of the runs of its engine."""
     progress = run.replica.progress
     run.record.metrics = training_metrics(run.inputs, progress)
     run.record.timings = Timings(
@@ -275,6 +275,6 @@ def write_records(runs: list[TrainingRun]) -> None:
 
 
 def final_files(run: TrainingRun) -> dict[Path, str]:
-    """Return the content of the files that a run has only at its end."""
+    """Return the content of the files that are written only at the end of a run."""
     files = {run.folder.path / SAMPLES: samples_file(run.record.samples)} if run.record.status == "completed" else {}
     return {**files, run.folder.path / RECORD: run.record.text()}

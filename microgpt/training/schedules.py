@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the factor of step s, counted from 0, as a function of s, horizon T and warmdown w."""
+"""Learning-rate schedules: the factor at step s, counted from 0, as a function of s, horizon T and warmdown w."""
 
 import math
 from collections.abc import Callable

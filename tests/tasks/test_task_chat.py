@@ -146,7 +146,7 @@ def test_sample_prints_answers_and_info_the_special_tokens(trained: Program) -> 
     (["data.loss_on=all"], "data.loss_on=all is not allowed: it is a key of data=chat only"),
     (["data=chat", "style=classic", "data.loss_on=user"], "data.loss_on=user is not allowed: data.loss_on is one of"),
     (["data=chat", "style=classic", "data.path=nix.jsonl"], "data.path=nix.jsonl cannot be read"),
-    (["train.resume=latest", "style=classic"], "it was trained on tokens of a chat, and these are of other texts"),
+    (["train.resume=latest", "style=classic"], "it was trained on chat tokens, but the data has plain text tokens"),
 ])  # fmt: skip
 def test_a_mistake_is_one_sentence(trained: Program, arguments: list[str], sentence: str) -> None:
     done = trained(*arguments, expect=2)

@@ -566,7 +566,7 @@ def test_training_from_an_export_starts_with_its_weights_at_step_0(trained: Prog
     done = trained(
         "mode=tensor", "backend=native", "style=classic", "train.steps=20", "train.resume=full", "outputs_dir=on"
     )
-    assert f"training on from step 0 of {trained.folder.resolve() / 'full'}\n" in done.stdout
+    assert f"continuing from step 0 of {trained.folder.resolve() / 'full'}\n" in done.stdout
     record, before = read_record(trained.only_run("on")), read_record(trained.only_run())
     assert record["leg"]["first_step"] == 0
     history = (trained.only_run("on") / "history.jsonl").read_text().splitlines()

@@ -383,7 +383,7 @@ def test_a_leg_has_its_own_folder_and_schedule(twins: tuple[Program, list[str]],
     record = read_record(leg)
     assert record["leg"]["first_step"] == 20
     assert Path(record["leg"]["from"]).name == "step_00000020"
-    assert "a new leg of 5 steps: schedule linear anew from lr 0.01 over 5 steps" in done.stdout
+    assert "continuation of 5 steps: schedule linear starts again with lr 0.01, over 5 steps" in done.stdout
     assert [line["lr"] for line in read_history(leg)[1:]] == pytest.approx([0.01 * (1 - s / 5) for s in range(5)])
     assert record["metrics"]["first_val_loss"] != read_record(run)["metrics"]["first_val_loss"]
     state = json.loads((leg / "checkpoint" / "latest" / "train_state.json").read_text())
@@ -404,10 +404,10 @@ def test_two_legs_at_a_constant_rate_give_the_results_of_one_run(microgpt: Progr
     1,
     ("override", "reason"),
     [
-        ("style=classic", "does not fit the data: its characters are ' .abcdefghijklmnopqrstuvwxyz', those of "),
-        ("model.n_layer=2", "does not fit the model: model.n_layer is 1 in the checkpoint and 2 here"),
-        ("model.tie_lm_head=true", "does not fit the model: model.tie_lm_head is False in the checkpoint and True"),
-        ("optim=sgd", "does not fit optim=sgd: it was trained with optim=adam"),
+        ("style=classic", "does not fit the data: it knows the characters ' .abcdefghijklmnopqrstuvwxyz', but "),
+        ("model.n_layer=2", "does not fit the model: model.n_layer is 1 in the checkpoint but 2 in this run"),
+        ("model.tie_lm_head=true", "does not fit the model: model.tie_lm_head is False in the checkpoint but True"),
+        ("optim=sgd", "does not fit optim=sgd: the checkpoint was trained with optim=adam"),
     ],
 )
 def test_a_leg_refuses_a_checkpoint_that_does_not_fit(run: Path, microgpt: Program, override: str, reason: str) -> None:

@@ -149,8 +149,8 @@ def test_new_request_is_false():
 
 WIDE = ModelSpec("gpt", vocab_size=28, n_embd=384, n_head=4, n_layer=1, block_size=16)
 INIT = (
-    "lower model.init_std (now 0.08) and, if need be, optim.lr (now 0.1): the loss before the first update was {}, "
-    "that of equal probabilities is 3.33, so the initial weights are too large for model.n_embd=384"
+    "lower model.init_std (now 0.08) and, if necessary, optim.lr (now 0.1): the loss before the first update was {}, "
+    "but equal probabilities give 3.33, so the initial weights are too large for model.n_embd=384"
 )
 
 
@@ -180,6 +180,6 @@ def test_wide_model_that_diverges_is_told_which_key_to_change(microgpt):
     wide = "mode=tensor", "backend=torch", "style=classic", "model.n_embd=384", "optim.lr=0.1", "data.val_fraction=0"
     done = microgpt(*wide, "train.steps=3", expect=1)
     assert (
-        "(lr 0.0666667); lower model.init_std (now 0.08) and, if need be, optim.lr (now 0.1): the loss before"
+        "(lr 0.0666667); lower model.init_std (now 0.08) and, if necessary, optim.lr (now 0.1): the loss before"
         in done.stderr
     )

@@ -49,10 +49,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Program,
 @pytest.mark.parametrize(
     ("override", "difference"),
     [
-        ("data.path=more.txt", "its SHA-256 is "),
-        ("data.split_seed=1", "data.split_seed was 0, is 1"),
-        ("data.val_fraction=0.3", "data.val_fraction was 0.1, is 0.3"),
-        ("data.format=stream", "data.format was lines, is stream"),
+        ("data.path=more.txt", "SHA-256 was "),
+        ("data.split_seed=1", "data.split_seed was 0, now 1"),
+        ("data.val_fraction=0.3", "data.val_fraction was 0.1, now 0.3"),
+        ("data.format=stream", "data.format was lines, now stream"),
     ],
 )
 def test_a_leg_on_other_data_is_refused_unless_it_is_allowed(
@@ -67,11 +67,11 @@ def test_a_leg_on_other_data_is_refused_unless_it_is_allowed(
     refused = program(*leg, expect=2)
     (line,) = refused.stderr.splitlines()
     assert difference in line
-    assert "train.resume_on_other_data=true allows it" in line
+    assert "set train.resume_on_other_data=true to continue anyway" in line
     assert list(tmp_path.iterdir()) == []
 
     done = program(*leg, "train.resume_on_other_data=true")
-    (warning,) = [line for line in done.stdout.splitlines() if line.startswith("warning: other data than the ")]
+    (warning,) = [line for line in done.stdout.splitlines() if line.startswith("warning: the data differ from the ")]
     assert difference in warning
     (record,) = [json.loads(file.read_text()) for file in tmp_path.glob("*/*/run.json")]
     assert any(difference in one for one in record["leg"]["other_data"])

@@ -246,7 +246,7 @@ def test_replica_with_a_non_finite_loss_fails_alone(tmp_path: Path, log_every: i
     failed = together.replicas[1]
     said = str(failed.failure)
     assert said.startswith(
-        "the loss of step 7 is nan (lr 0.2); lower model.init_std (now 0.08) and, if need be, optim.lr (now 0.2): "
+        "the loss of step 7 is nan (lr 0.2); lower model.init_std (now 0.08) and, if necessary, optim.lr (now 0.2): "
     )
     assert "; the last checkpoint is kept in " in said
     assert failed.progress.step == 6
@@ -263,7 +263,7 @@ def test_replica_with_a_non_finite_weight_fails_alone_and_is_not_saved(tmp_path:
     assert isinstance(together.engine, CountingEngine)
     together.engine.infinite_weights = {0}
     together.run()
-    assert "after step 5 a weight is not finite; lower " in str(together.replicas[0].failure)
+    assert "after step 5 the model contains non-finite weights; lower " in str(together.replicas[0].failure)
     assert (saved_steps(together.replicas[0]), saved_steps(together.replicas[1])) == ([], [5, 10])
 
 

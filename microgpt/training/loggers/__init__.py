@@ -1,7 +1,7 @@
-"""Loggers: hand the lines of history.jsonl to a library in which runs are looked at and compared.
+"""Loggers: pass the lines of history.jsonl to a library for viewing and comparing runs.
 
-A library is an extra of the package, imported when a run selects it. Each has a module in this package with a function
-`connect(LoggedRun) -> LibraryRun`.
+Each library is an optional dependency, imported only if a run selects it. For each library, this package has a module
+with a function `connect(LoggedRun) -> LibraryRun`.
 """
 
 import os
@@ -22,25 +22,26 @@ LOGGERS = tuple(name for name in choices.LOGGERS if name != "none")
 
 
 def check_installed(name: str) -> None:
-    """Raise UserError if the library is absent. Imports nothing, so that it can be called before a run starts."""
+    """Raise UserError if the library is not installed. Imports nothing, so the check is cheap before a run starts."""
     needed = choices.LOGGERS[name].modules
     if name == "mlflow" and os.environ.get("MLFLOW_TRACKING_URI"):
-        needed = needed[:1]  # the others are for the database of the local store
+        needed = needed[:1]  # the other modules are needed only for the database of the local store
     if not all(map(is_installed, needed)):
         raise UserError(f"logger={name} needs {name}: {install_command(name)}")
 
 
 def is_installed(module: str) -> bool:
-    """Return whether there is such a package; a folder of its name, such as wandb makes where it works, is not one."""
+    """Return whether the package is installed; a mere folder of this name, such as wandb creates, does not count."""
     spec = find_spec(module)
     return spec is not None and spec.origin is not None
 
 
 def make_logger(run: LoggedRun, earlier: Sequence[HistoryLine] = ()) -> RunLogger:
-    """Make the logger of one run; a process may have many.
+    """Create the logger of one run; a process may have many loggers.
 
     `earlier` are the lines that history.jsonl keeps from before a resumption; those that the library lacks are
-    delivered first. Raises UserError if the library is absent; later failures are reported once, and the run goes on.
+    delivered first. Raises UserError if the library is not installed; later failures are reported once, and the run
+    continues.
     """
     if run.library == "none":
         return RunLogger()

@@ -1,4 +1,4 @@
-"""What a logger's library receives: a run, its history lines, and its final figures."""
+"""The data passed to a logging library: a run, its history lines, and its final results."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ from microgpt.runs.record import RunRecord
 
 IDS = "logger.json"  # in a run's folder: the id of the run in each library
 DEFAULT_PROJECT = "microgpt"
-FINAL = "whole_run/"  # prefix of the final figures; pages sorted by name show them after the curves
+FINAL = "whole_run/"  # prefix of the final results, so that pages sorted by name show them after the curves
 
 
 class RunLogger:
-    """The logger of one run. This one, of logger=none, does nothing."""
+    """The logger of one run. This base class, used for logger=none, does nothing."""
 
     def log(self, lines: Sequence[HistoryLine]) -> None: ...
     def finish(self, record: RunRecord) -> None:
@@ -26,10 +26,10 @@ class RunLogger:
 
 @dataclass(frozen=True)
 class Point:
-    """A history line on its way to a library."""
+    """A history line to be delivered to a library."""
 
     step: int
-    time: float  # seconds since 1970 when the line was logged
+    time: float  # when the line was logged, in seconds since 1970
     values: dict[str, float]  # the line without its step
 
 
@@ -38,7 +38,7 @@ class LibraryRun(Protocol):
 
     @property
     def last_step(self) -> int:
-        """The library has every line up to this step; -1: none."""
+        """The step up to which the library has every line; -1 if it has none."""
         ...
 
     def write(self, points: Sequence[Point]) -> None: ...
@@ -47,10 +47,10 @@ class LibraryRun(Protocol):
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """A run when its logger starts."""
+    """A run at the time when its logger starts."""
 
     library: str
-    project: str | None  # wandb, trackio: the project; mlflow: the experiment; None: as the environment says
+    project: str | None  # wandb, trackio: the project; mlflow: the experiment; None: set by environment variables
     outputs: Path
     folder: Path
     record: RunRecord
@@ -61,17 +61,17 @@ class LoggedRun:
 
     @property
     def group(self) -> str | None:
-        """The sweep that the run is a job of."""
+        """The sweep that the run belongs to, if any."""
         parent, _, _ = self.name.rpartition("/")
         return parent if parent.startswith("sweeps/") else None
 
     @property
     def store(self) -> Path:
-        """The folder below the outputs in which the library keeps all runs. It may not exist yet."""
+        """The folder inside the outputs folder in which the library keeps all runs. It may not exist yet."""
         return (self.outputs / self.library).absolute()
 
     def settings(self) -> dict[str, Any]:
-        """Return the configuration with dotted keys, and what else distinguishes one run from another."""
+        """Return the configuration with dotted keys, and other data that distinguish runs."""
         git = self.record.git
         return {
             **dotted(self.record.config),
@@ -82,14 +82,14 @@ class LoggedRun:
         }
 
     def known_id(self) -> str | None:
-        """Return the run's id in the library, if an earlier process started it there."""
+        """Return the run's id in the library, or None if no earlier process started the run there."""
         return self.read_ids().get(self.library)
 
     def save_id(self, identity: str) -> None:
         write_json(self.folder / IDS, {**self.read_ids(), self.library: identity})
 
     def forget_id(self) -> None:
-        """Make the next attempt in this folder another run of the library."""
+        """Forget the run's id, so that the next attempt in this folder is a new run in the library."""
         ids = self.read_ids()
         if ids.pop(self.library, None) is not None:
             write_json(self.folder / IDS, ids)
@@ -103,7 +103,7 @@ class LoggedRun:
 
 
 def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return {"model": {"n_embd": 16}} as {"model.n_embd": 16}; lists stay as they are."""
+    """Flatten {"model": {"n_embd": 16}} to {"model.n_embd": 16}; lists are kept."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -114,7 +114,7 @@ def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def final_figures(record: RunRecord) -> dict[str, float]:
-    """Return the numbers among a run's metrics; none of an interrupted run, which may be resumed."""
+    """Return a run's numeric metrics. The result is empty for an interrupted run, which may be resumed."""
     metrics = record.document()["metrics"]
     if metrics is None or record.status == "interrupted":
         return {}
@@ -126,7 +126,7 @@ def final_figures(record: RunRecord) -> dict[str, float]:
 
 
 def final_texts(record: RunRecord) -> dict[str, str]:
-    """Return the samples as samples.txt has them, and the error of a failed run; nothing of an interrupted run."""
+    """Return the content of samples.txt, and the error of a failed run. The result is empty for an interrupted run."""
     if record.status == "interrupted":
         return {}
     texts = {"samples": samples_file(record.samples).removesuffix("\n"), "error": record.error or ""}

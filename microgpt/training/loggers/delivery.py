@@ -1,4 +1,4 @@
-"""Delivery of a run's history lines to a library. A failure there is reported once and never stops the run."""
+"""Delivery of a run's history lines to a library. A failure of the library is reported once and never stops the run."""
 
 import sys
 import time
@@ -11,17 +11,17 @@ from microgpt.runs.record import RunRecord
 from microgpt.training.loggers.base import LibraryRun, Point, RunLogger
 
 DELIVERY_SECONDS = 2.0  # a run's lines are delivered at most this often
-TIME_SHARE = 0.05  # of the training time that deliveries may take, all runs of the process together
+TIME_SHARE = 0.05  # share of the training time that the deliveries of all runs of the process may take together
 
 
 class Delivery(RunLogger):
-    """A RunLogger that delivers lines from time to time, and the rest when the run ends.
+    """A RunLogger that delivers lines from time to time, and the remaining lines when the run ends.
 
-    After a failure lines wait until the run ends, so that a library that waits for a lost network delays the run twice
-    at most.
+    After a failure, lines are kept until the run ends, so that a library that waits for a lost network delays the run
+    at most twice.
     """
 
-    open_count: ClassVar[int] = 0  # deliveries of this process that have not finished
+    open_count: ClassVar[int] = 0  # number of unfinished deliveries in this process
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Delivery(RunLogger):
     ):
         """Connect, and deliver the lines of `earlier` that the library lacks.
 
-        `forget_id` is called for a failed run: its next attempt starts anew.
+        `forget_id` is called if the run fails, because its next attempt is a new run.
         """
         self.name = name
         self.connect = connect
@@ -80,14 +80,14 @@ class Delivery(RunLogger):
     def attempt(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except Exception as error:  # whatever a library raises
+        except Exception as error:  # libraries may raise anything
             if not self.failed:
                 warn(f"warning: logger={self.name}: {reason(error)}; the run goes on, and history.jsonl has every line")
             self.failed = True
 
 
 def reason(error: Exception) -> str:
-    """Return an error's first line, and that of its first cause unless it is part of it."""
+    """Return the first line of an error, followed by the first line of its root cause unless already included."""
     first, root = str(error).strip().split("\n")[0] or type(error).__name__, error
     while root.__cause__ is not None:
         root = root.__cause__
@@ -97,5 +97,5 @@ def reason(error: Exception) -> str:
 
 @cache
 def warn(sentence: str) -> None:
-    """Print a warning, once for all runs of a process: they share the disk and the network."""
+    """Print a warning once for all runs of a process, because they share the disk and the network."""
     print(sentence, file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
-"""MLflow through its client, in a SQLite file below the outputs unless MLFLOW_TRACKING_URI is set.
+"""Logging with MLflow's client, to a SQLite file in the outputs folder unless MLFLOW_TRACKING_URI is set.
 
-Needs mlflow-skinny and two libraries for its database; the server that shows the runs needs all of mlflow.
+Needs mlflow-skinny and two libraries for the database; the server that displays the runs needs the full mlflow package.
 """
 
 import logging
@@ -18,20 +18,20 @@ from microgpt.training.loggers.base import DEFAULT_PROJECT, LoggedRun, Point, fi
 STATUS = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 LINES_PER_CALL = 200  # MLflow accepts 1000 values at a time, and a line has up to four
 PARAMS_PER_CALL = 100
-LONGEST_PARAM = 6000  # characters that MLflow accepts
+LONGEST_PARAM = 6000  # maximum number of characters that MLflow accepts
 
 
 def connect(run: LoggedRun) -> "MlflowRun":
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # each waits twice as long as the one before
-    mlflow = import_module("mlflow")  # sets its logger's level
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # each waits twice as long as the previous one
+    mlflow = import_module("mlflow")  # the import sets the level of mlflow's logger, so it must come first
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised as well
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are also raised as exceptions
     return MlflowRun(mlflow, run)
 
 
 class MlflowRun:
-    """A run of MLflow, known by its id."""
+    """A run in MLflow, identified by its id."""
 
     def __init__(self, mlflow: Any, run: LoggedRun):
         self.mlflow = mlflow
@@ -43,14 +43,14 @@ class MlflowRun:
             run.save_id(run_id)
         else:
             self.client.update_run(run_id, status="RUNNING")
-            history = self.client.get_metric_history(run_id, "tokens")  # which every line has
+            history = self.client.get_metric_history(run_id, "tokens")  # every line has this key
             self.last_step = max((metric.step for metric in history), default=-1)
         self.run_id = run_id
 
     def write(self, points: Sequence[Point]) -> None:
         for start in range(0, len(points), LINES_PER_CALL):
             part = points[start : start + LINES_PER_CALL]
-            # MLflow keeps equal values of equal times once, so a call that failed halfway may be repeated.
+            # MLflow stores the same value at the same time only once, so a call that failed halfway can be repeated.
             self.client.log_batch(
                 self.run_id,
                 metrics=[
@@ -90,7 +90,7 @@ def experiment_id(mlflow: Any, client: Any, name: str, artifacts: str | None) ->
         try:
             return client.create_experiment(name, artifact_location=artifacts)
         except mlflow.MlflowException:
-            found = client.get_experiment_by_name(name)  # another process may have created it meanwhile
+            found = client.get_experiment_by_name(name)  # another process may have created it in the meantime
             if found is None:
                 raise
     return found.experiment_id

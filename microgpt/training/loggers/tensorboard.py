@@ -1,7 +1,7 @@
-"""TensorBoard: event files in the run's folder.
+"""Logging to TensorBoard event files in the run's folder.
 
-Scalars are float32, as TensorBoard keeps them. A file is open only while something is written, so that thousands of
-runs can be logged at the same time. Every process that works on a run begins another file.
+Scalars are float32, as in TensorBoard. A file is open only during a write, so that thousands of runs can be logged at
+the same time. Every process that works on a run starts a new file.
 """
 
 import logging
@@ -25,8 +25,8 @@ def connect(run: LoggedRun) -> "EventFiles":
 
 @cache
 def library() -> Any:
-    """Return the modules of tensorboard that are needed here; none of them imports TensorFlow."""
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every event that a later file supersedes
+    """Return the required modules of tensorboard; none of them imports TensorFlow."""
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # no warning for each event that a later file replaces
     return SimpleNamespace(
         accumulator=import_module("tensorboard.backend.event_processing.event_accumulator"),
         events=import_module("tensorboard.compat.proto.event_pb2"),
@@ -45,18 +45,18 @@ class EventFiles:
 
     def __init__(self, run: LoggedRun):
         self.run = run
-        self.file: Path | None = None  # of this process; None again if a write failed in the middle of a record
+        self.file: Path | None = None  # this process's file; None again after a write failed in the middle of a record
         self.has_settings = False
         self.last_step = -1
         if run.known_id() is None:
             for file in run.folder.glob(PATTERN):
-                file.unlink()  # of an attempt that failed
+                file.unlink()  # left by a failed attempt
             run.save_id(run.name)
         if any(run.folder.glob(PATTERN)):
             earlier = library().accumulator.EventAccumulator(str(run.folder), size_guidance={"scalars": 0})
             tags = earlier.Reload().Tags()
             self.has_settings = library().hparams.SESSION_START_INFO_TAG in tags["tensors"]
-            if "tokens" in tags["scalars"]:  # which every line has
+            if "tokens" in tags["scalars"]:  # every line has this key
                 self.last_step = max(event.step for event in earlier.Scalars("tokens"))
 
     def write(self, points: Sequence[Point]) -> None:
@@ -69,15 +69,15 @@ class EventFiles:
 
     def close(self, record: RunRecord) -> None:
         if record.status == "interrupted":
-            return  # TensorBoard shows the first end of a session that it reads
+            return  # TensorBoard shows only the first session end that it reads, and the run may be resumed
         values = [scalar(tag, value) for tag, value in final_figures(record).items()]
         values += [text(tag, content) for tag, content in final_texts(record).items()]
         step = max(self.last_step, 0)
         self.append(step + 1, [event(step, [*values, session_end(record.status)], time.time())])
 
     def append(self, first_step: int, events: Sequence[Any]) -> None:
-        """Write events. A new file begins with an event that voids those of earlier files from `first_step` on."""
-        file, self.file = self.file, None  # until all is written
+        """Write events. A new file begins with an event that voids earlier files' events from `first_step` on."""
+        file, self.file = self.file, None  # None until everything is written
         with (file or self.new_file()).open("ab") as stream:
             records = library().writer.RecordWriter(stream)
             for entry in [*([] if file else self.opening(first_step)), *events]:
@@ -104,7 +104,7 @@ def scalar(tag: str, value: float) -> Any:
 
 
 def text(tag: str, content: str) -> Any:
-    """Return a text for TensorBoard, which shows it as Markdown, where indented lines stay as they are."""
+    """Return a text for TensorBoard, indented because TensorBoard renders Markdown and keeps indented lines."""
     indented = "\n".join(f"    {line}" for line in content.split("\n"))
     return library().summaries.Summary.Value(
         tag=tag,

@@ -1,7 +1,7 @@
-"""Trackio, in a folder below the outputs unless TRACKIO_DIR, TRACKIO_SPACE_ID or TRACKIO_SERVER_URL is set.
+"""Logging with Trackio, to the outputs folder unless TRACKIO_DIR, TRACKIO_SPACE_ID or TRACKIO_SERVER_URL is set.
 
-Trackio has one open run at a time: opening one closes the one before. If runs train side by side, each is opened again
-whenever it has lines to write. Trackio writes in a thread and reports by itself what fails there.
+Trackio has only one open run at a time: opening a run closes the previous one. If runs train side by side, each run is
+reopened whenever it has lines to write. Trackio writes in a thread and reports errors of that thread itself.
 """
 
 import json
@@ -27,9 +27,9 @@ def connect(run: LoggedRun) -> "TrackioRun":
 
 
 class TrackioRun:
-    """A run known by its name, which is unique below one outputs folder."""
+    """A run identified by its name, which is unique in an outputs folder."""
 
-    opened: ClassVar["TrackioRun | None"] = None  # the one whose handle is valid
+    opened: ClassVar["TrackioRun | None"] = None  # the run whose handle is valid
 
     def __init__(self, trackio: Any, run: LoggedRun, remote: str | None):
         self.trackio = trackio
@@ -43,7 +43,7 @@ class TrackioRun:
         """Return the handle of this run."""
         if TrackioRun.opened is not self:
             TrackioRun.opened = None
-            with redirect_stdout(StringIO()):  # a banner for every run
+            with redirect_stdout(StringIO()):  # suppresses the banner of every run
                 self.handle = self.trackio.init(
                     project=self.project,
                     name=self.run.name,
@@ -81,7 +81,7 @@ class TrackioRun:
 
 
 def last_step_of(project: str, name: str, remote: str | None) -> int:
-    """Return the last step that trackio has of a run; -1 if it has none, or no such run."""
+    """Return the last step of a run in trackio, or -1 if there is no such run or step."""
     where = ["--space", remote] if remote else []
     command = [sys.executable, "-m", "trackio.cli", *where, "get", "run", "--project", project, "--run", name, "--json"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -1,7 +1,7 @@
-"""Weights & Biases, offline unless WANDB_MODE is set: no account, no prompt, no network.
+"""Logging with Weights & Biases, offline unless WANDB_MODE is set: no account, no prompt, no network.
 
-Offline, every process that works on a run writes a folder of its own below <outputs>/wandb, with the run's id in its
-name; `wandb sync` uploads them in order as one run.
+Offline, every process that works on a run writes its own folder in <outputs>/wandb, with the run's id in the folder
+name; `wandb sync` uploads these folders in order as one run.
 """
 
 import json
@@ -22,7 +22,7 @@ EXIT_CODES = {"completed": 0, "failed": 1, "interrupted": 130}
 
 
 def connect(run: LoggedRun) -> "WandbRun":
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to wandb's makers
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # do not send errors to wandb's developers
     wandb: Any = import_module("wandb")
     mode = os.environ.get("WANDB_MODE", "offline")
     folder = Path(os.environ.get("WANDB_DIR") or run.outputs.absolute())  # wandb appends its own name
@@ -42,9 +42,9 @@ def connect(run: LoggedRun) -> "WandbRun":
         mode=mode,
         config={**record["config"], "config_hash": record["config_hash"], "git": record["git"]},
         resume="allow",
-        reinit="create_new",  # beside the other runs of this process
+        reinit="create_new",  # keeps the other runs of this process open
         settings=wandb.Settings(
-            silent=mode == "offline",  # online it prints the run's address, and what fails
+            silent=mode == "offline",  # online, wandb prints the run's URL and errors
             quiet=True,
             console="off",
             save_code=False,
@@ -58,9 +58,9 @@ def connect(run: LoggedRun) -> "WandbRun":
 
 
 def last_step_in(file: Path) -> int:
-    """Return the last step in a file that wandb wrote; -1 if it has none or cannot be read.
+    """Return the last step in a file that wandb wrote, or -1 if the file has no step or cannot be read.
 
-    The file of a killed process lacks its last seconds, or everything.
+    If the process was killed, the file lacks the last seconds of the run, or is empty.
     """
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(file)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -82,7 +82,7 @@ class WandbRun:
             self.last_step = self.last_written = point.step
 
     def close(self, record: RunRecord) -> None:
-        # A page is a file of the run; a table would be an artifact, kept in the user's home.
+        # An HTML page is stored as a file of the run; a table would be an artifact in the user's home folder.
         texts = {
             tag: self.wandb.Html(f"<pre>{escape(text)}</pre>", inject=False)
             for tag, text in final_texts(record).items()
