@@ -1,7 +1,7 @@
 """microgpt: a laboratory for the smallest complete GPT.
 
-The public names are those of `__all__`; they are imported from microgpt/api/ when they are first used, so that
-`import microgpt` costs nothing. docs/architecture.md describes the packages.
+The names in `__all__` are public. They are imported from microgpt/api/ on first use, so that `import microgpt` is
+fast. docs/architecture.md describes the packages.
 """
 
 from importlib import import_module

@@ -1,6 +1,6 @@
 """The application: Hydra composes the configuration, config/validation.py checks it, a task runs.
 
-Exit codes: 0 on success, 1 for a failure, 2 for a mistake of the user, 128 + n after signal n.
+Exit codes: 0 on success, 1 for a failure, 2 for a user error, 128 + n after signal n.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from microgpt.sweeps.lifecycle import Sweep, new_sweep, start_sweep, sweep_id
 
 
 def main() -> int:
-    """Run the program on sys.argv and return its exit code. Under torchrun, rank 0 runs it and the others assist."""
+    """Run the program on sys.argv and return its exit code. Under torchrun, rank 0 runs it and other ranks assist."""
     prepare_streams()
     process = this_process()
     if process.world_size == 1:
@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def run() -> int:
-    """Run the program on sys.argv in this process: one job, or a sweep of them. Returns the exit code."""
+    """Run the program on sys.argv in this process: one job or a sweep. Returns the exit code."""
     with new_sweep() as sweep:
         try:
             execute(sys.argv[1:])
@@ -53,9 +53,9 @@ def run() -> int:
         except BrokenPipeError:
             return close_output()
         except Exception as error:
-            if error in sweep.errors:  # of a job of a sweep, reported already: Hydra's own sweepers raise it
+            if error in sweep.errors:  # raised again by Hydra's own sweepers after the job's error was reported
                 return finish(sweep)
-            sweep.remove_if_empty()  # while composing: no job ran
+            sweep.remove_if_empty()  # the error occurred while composing: no job ran
             if isinstance(error, OSError) and sweep.folder is not None:
                 error = UserError(f"outputs_dir={sweep.outputs_dir} cannot be written: {error.strerror}")
             return report(error)
@@ -64,7 +64,7 @@ def run() -> int:
 def execute(arguments: Sequence[str], application: Application | None = None) -> None:
     """Run the program on these arguments, within `new_sweep`. Raises the errors of a single run and of composition.
 
-    The errors of a sweep's jobs are reported and kept in the sweep. Nothing of Hydra's state is left behind.
+    Errors of a sweep's jobs are reported and recorded in the sweep. Hydra's state is restored afterwards.
     """
     if "--version" in arguments:
         print(f"microgpt {__version__} (Hydra {hydra.__version__})")
@@ -88,7 +88,7 @@ def execute(arguments: Sequence[str], application: Application | None = None) ->
 
 @contextlib.contextmanager
 def arguments_of_program(arguments: Sequence[str]) -> Iterator[None]:
-    """Let sys.argv, which records state as the command, have these arguments in the block."""
+    """Replace the arguments in sys.argv, which records contain as the command, within the block."""
     before = sys.argv
     sys.argv = [*before[:1], *arguments]
     try:
@@ -98,7 +98,7 @@ def arguments_of_program(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def finish(sweep: Sweep) -> int:
-    """Finish the sweep after its jobs. Returns the exit code, which is that of the first failure."""
+    """Finish the sweep after its jobs. Returns the exit code of the first failure, or 0."""
     try:
         if any(isinstance(error, BrokenPipeError) for error in sweep.errors):
             return close_output()
@@ -113,9 +113,9 @@ def finish(sweep: Sweep) -> int:
 
 
 def config_directory() -> str:
-    """Return the folder conf/: inside an installed package, beside the package in a checkout.
+    """Return the conf/ folder, which is inside the package or next to it.
 
-    Raises UserError for a package in a zip file, such as a wheel in PYTHONPATH: Hydra reads folders only.
+    Raises UserError for a package in a zip file, such as a wheel in PYTHONPATH: Hydra can only read folders.
     """
     package = Path(__file__).resolve().parent
     folder = next(filter(Path.is_dir, (package / "conf", package.parent / "conf")), None)
@@ -123,12 +123,12 @@ def config_directory() -> str:
         return str(folder)
     if archive := next(filter(Path.is_file, package.parents), None):
         raise UserError(f'microgpt does not run from a zip file: pip install "{archive}"')
-    raise UserError(f"{package} is incomplete: its folder conf is missing")
+    raise UserError(f"{package} is incomplete: the conf folder is missing")
 
 
 def prepare_streams() -> None:
-    """Open missing streams on os.devnull, and let output streams print any character in any locale."""
-    logging.raiseExceptions = False  # for log lines of Hydra into a closed pipe
+    """Open missing streams on os.devnull, and make output streams accept any character in any locale."""
+    logging.raiseExceptions = False  # Hydra may log to a closed pipe
     sys.stdin = sys.stdin or Path(os.devnull).open()  # noqa: SIM115 (open until the program ends)
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
@@ -138,6 +138,6 @@ def prepare_streams() -> None:
 
 
 def close_output() -> int:
-    """Send further output to os.devnull after its reader, such as `head`, closed the pipe. Returns the exit code."""
+    """Send further output to os.devnull after a reader such as `head` closed the pipe. Returns the exit code."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 128 + signal.SIGPIPE

@@ -1,4 +1,4 @@
-"""Atomic writing of files: a reader, or the next run after a crash, finds the old content or the new, never a part."""
+"""Writes files atomically: a reader, or the next run after a crash, finds the old or the new content, never a part."""
 
 import ctypes
 import errno
@@ -13,19 +13,19 @@ from typing import Any
 
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
-SHARED_DEPTH = 2  # of dictionaries that documents have in common, such as the groups of a configuration
-FEW = 24  # files that are flushed one by one: a call for the whole file system may wait for those of other programs
+SHARED_DEPTH = 2  # depth of dictionaries that many documents share, such as the groups of a configuration
+FEW = 24  # files to flush one by one: flushing the whole file system may wait for the files of other programs
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Replace a file: write beside it, flush to disk, rename. Makes missing folders. Text is written as UTF-8."""
+    """Replace a file: write a temporary file, flush it to disk, rename it. Creates missing folders. Text is UTF-8."""
     write_all_atomically({path: content})
 
 
 def write_all_atomically(contents: Mapping[Path, bytes | str], durable: bool = True) -> None:
-    """Replace files of one file system, each atomically, and flush them to disk together.
+    """Replace files on one file system, each atomically, and flush them to disk together.
 
-    Not `durable`: nothing is flushed, so that a power cut, but no kill, may leave a file empty.
+    If not `durable`, nothing is flushed: a power failure may leave a file empty, but a killed process cannot.
     """
     temporary: dict[Path, Path] = {}
     try:
@@ -33,7 +33,7 @@ def write_all_atomically(contents: Mapping[Path, bytes | str], durable: bool = T
             with naming(path):
                 beside = path.with_name(f".{path.name}.{os.getpid()}_{threading.get_ident()}")
                 temporary[path] = beside
-                # Names of files that are not UTF-8 contain lone surrogates: written as \uXXXX, which JSON reads back.
+                # File names that are not UTF-8 contain lone surrogates. They are written as \uXXXX, which is JSON.
                 write_file(beside, content.encode(errors="backslashreplace") if isinstance(content, str) else content)
         if durable and temporary:
             with naming(next(iter(temporary))):
@@ -48,7 +48,7 @@ def write_all_atomically(contents: Mapping[Path, bytes | str], durable: bool = T
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file. Makes missing folders."""
+    """Write a file. Creates missing folders."""
     try:
         handle = os.open(path, CREATE, 0o666)
     except FileNotFoundError:
@@ -63,7 +63,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def flush_to_disk(paths: Sequence[Path]) -> None:
-    """Flush files and folders of one file system to disk: many by one call, if the system has it."""
+    """Flush files and folders on one file system to disk, many of them with one call if the system supports it."""
     flush_all = sync_file_system() if len(paths) > FEW else None
     for path in paths[:1] if flush_all else paths:
         handle = os.open(path, os.O_RDONLY)
@@ -82,7 +82,7 @@ def flush_to_disk(paths: Sequence[Path]) -> None:
 
 @cache
 def sync_file_system() -> Callable[[int], int] | None:
-    """Return Linux's function syncfs, which flushes all files of a file system; None on another system."""
+    """Return the Linux function syncfs, which flushes all files of a file system, or None on other systems."""
     try:
         return ctypes.CDLL(None, use_errno=True).syncfs
     except (OSError, AttributeError, TypeError):
@@ -91,7 +91,7 @@ def sync_file_system() -> Callable[[int], int] | None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an OSError of writing a file state its path: that of a full disk states none."""
+    """Add the path to an OSError raised while writing a file: the error for a full disk has no path."""
     try:
         yield
     except OSError as error:
@@ -100,17 +100,17 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write a document atomically as indented JSON. Raises ValueError for NaN and infinity, which JSON lacks."""
+    """Write a document atomically as indented JSON. Raises ValueError for NaN and infinity, which are not JSON."""
     write_atomically(path, json_text(document))
 
 
 def json_text(document: Any) -> str:
-    """Return what json.dumps with indent=2 returns, in a fraction of its time. Keys are texts."""
+    """Return the same as json.dumps with indent=2, in a fraction of the time. All keys must be strings."""
     return f"{indented(document, chr(10))}\n"
 
 
 def indented(value: Any, line: str, depth: int = 0) -> str:
-    """Return a JSON value; `line` is a line break and the indentation of the line on which the value begins."""
+    """Return a value as indented JSON; `line` is a line break plus the indentation of the value's first line."""
     if not value or not isinstance(value, dict | list | tuple):
         return ENCODE(value)
     if depth == SHARED_DEPTH and isinstance(value, dict):
@@ -128,7 +128,7 @@ def indented_text(text: str, line: str) -> str:
 
 
 def make_new(path: Path) -> bool:
-    """Make a folder; returns whether it is new."""
+    """Create a folder and its parents. Returns whether it is new."""
     try:
         path.mkdir()
     except FileNotFoundError:

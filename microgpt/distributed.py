@@ -1,4 +1,4 @@
-"""Rank and world size of this process, from the environment that torchrun sets; the cores it may use."""
+"""The rank and world size of this process, from the environment that torchrun sets, and its available CPU cores."""
 
 import os
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ ADDRESS = ("MASTER_ADDR", "MASTER_PORT")  # where the processes connect
 
 @dataclass(frozen=True)
 class Process:
-    """The place of a process among those of a run, and among those of the run on one machine."""
+    """The rank of a process in its run, and its local rank on one machine."""
 
     rank: int = 0
     world_size: int = 1
@@ -26,8 +26,8 @@ class Process:
 
 
 def this_process() -> Process:
-    """Return this process's place: rank 0 of 1 unless torchrun started it."""
-    if any(key not in os.environ for key in (*KEYS, *ADDRESS)):  # other programs set some of them
+    """Return the rank and world size of this process: rank 0 of 1 unless torchrun started it."""
+    if any(key not in os.environ for key in (*KEYS, *ADDRESS)):  # other programs set only some of them
         return Process()
     return Process(*(int(os.environ[key]) for key in KEYS))
 

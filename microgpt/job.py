@@ -1,4 +1,4 @@
-"""A job from what Hydra composed to a task ready to run."""
+"""Turns a configuration composed by Hydra into a task that is ready to run."""
 
 import shutil
 from dataclasses import replace
@@ -28,7 +28,7 @@ class Application:
     """Hydra's task function."""
 
     def __call__(self, composed: DictConfig) -> float | None:
-        """Run a job that Hydra has started in its own way: in a process of a launcher that is not ours."""
+        """Run a job that Hydra started without `run_job`: in a process of a third-party launcher."""
         started = self.start(composed)
         try:
             copy_hydra_files(HydraConfig.get(), started.folder)
@@ -37,9 +37,10 @@ class Application:
             started.release()
 
     def start(self, composed: DictConfig) -> StartedJob:
-        """Check a job and take its folder. HydraConfig is set to the node `hydra` of what Hydra composed.
+        """Check a job and lock its folder. HydraConfig holds the `hydra` node of the composed configuration.
 
-        Raises the error of a single run. That of a job of a sweep is reported and recorded, and raised by running it.
+        The error of a single run is raised. The error of a sweep's job is reported and recorded, and raised when the
+        job runs.
         """
         hydra_config: Any = HydraConfig.get()
         own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
@@ -55,12 +56,12 @@ class Application:
         return replace(started, run=lambda: run_in_sweep(started, own, invocation))
 
     def begin(self, config: Config, invocation: Invocation) -> StartedJob:
-        """Take the folder of a job whose configuration has been checked."""
+        """Lock the folder of a job whose configuration has been checked."""
         return tasks.start(config, invocation)
 
 
 def copy_hydra_files(hydra_config: HydraConf, folder: Path | None) -> None:
-    """Copy the files that Hydra wrote where it thought that the job would run, if its folder is another one."""
+    """Copy the files that Hydra wrote to the planned folder of the job, if the actual folder differs."""
     planned, subdir = Path(hydra_config.runtime.output_dir), hydra_config.output_subdir
     if folder is not None and subdir is not None and folder.absolute() != planned and (planned / subdir).is_dir():
         shutil.copytree(planned / subdir, folder / subdir, dirs_exist_ok=True)
@@ -78,15 +79,15 @@ def checked(own: DictConfig, hydra_config: HydraConf, invocation: Invocation) ->
 
 
 def refuse_unknown_folder(own: DictConfig) -> None:
-    """Raise UserError for a value that depends on the folder, which is chosen by the values of all keys."""
+    """Raise UserError for a value that depends on the run's folder: the folder's name depends on all values."""
     text = str(OmegaConf.to_container(own))
     for reference in ("hydra:runtime.output_dir", "hydra:run.dir"):
         if reference in text:
-            raise UserError(f"${{{reference}}} is not allowed in a value unless hydra.run.dir names the folder")
+            raise UserError(f"${{{reference}}} is not allowed in a value unless hydra.run.dir sets the folder")
 
 
 def invocation_of(hydra_config: HydraConf) -> Invocation:
-    """Return how Hydra calls the job."""
+    """Return the overrides, the folder and the sweep job with which Hydra calls the job."""
     overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False) or []  # pyright: ignore[reportArgumentType]
     assert isinstance(overrides, list)
     directory = Path.cwd() if hydra_config.job.chdir else Path()
@@ -101,7 +102,7 @@ def invocation_of(hydra_config: HydraConf) -> Invocation:
 
 
 def run_in_sweep(started: StartedJob, own: DictConfig, invocation: Invocation) -> float | None:
-    """Run a job of a sweep; an error is reported and recorded unless it is already."""
+    """Run a job of a sweep. An error is reported and recorded unless this has already been done."""
     try:
         return started.run()
     except Exception as error:
@@ -110,15 +111,15 @@ def run_in_sweep(started: StartedJob, own: DictConfig, invocation: Invocation) -
 
 
 def fail(error: Exception, own: DictConfig, invocation: Invocation) -> Path | None:
-    """Report and record the error of a job of a sweep. Returns the folder of the record, if one was written."""
+    """Report and record the error of a job of a sweep. Returns the folder of the record if one was written."""
     assert invocation.job is not None
     current_sweep().errors.append(error)
-    if is_recorded(error) or isinstance(error, BrokenPipeError):  # the runner of the sweep's jobs did both
+    if is_recorded(error) or isinstance(error, BrokenPipeError):  # the sweep runner has reported and recorded it
         return None
     report(error, prefix=f"job {invocation.job.number}: ")
     if own.task.name != "train":
         return None
-    from microgpt.runs.folders import record_failed_job  # imports numpy, which --help starts without
+    from microgpt.runs.folders import record_failed_job  # imports numpy, which --help does not need
 
     return record_failed_job(OmegaConf.to_container(own), invocation, error)
 

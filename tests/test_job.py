@@ -135,7 +135,9 @@ def test_output_subdir_renames_hydra_s_files_or_leaves_them_out(folder: Path) ->
     found = {path.parent.relative_to(folder).as_posix() for path in folder.rglob("hydra.yaml")}
     assert found == {"a/notes", "c/0/notes", "c/1/notes"}
     for outside in ("../x", "/x"):
-        with pytest.raises(UserError, match=r"hydra\.output_subdir=.* it names a folder in that of the run"):
+        with pytest.raises(
+            UserError, match=r"hydra\.output_subdir=.* it must be a folder inside the folder of the run"
+        ):
             microgpt(*QUICK, f"hydra.output_subdir={outside}")
 
 
@@ -159,7 +161,7 @@ def test_a_pickled_job_is_run_again(folder: Path) -> None:
     for arguments in (["seed=1"], ["-m"]):
         with pytest.raises(UserError, match="takes no overrides and no other flags"):
             microgpt("--experimental-rerun", str(saved[1]), *arguments)
-    with pytest.raises(UserError, match="not a configuration that PickleJobInfoCallback has saved"):
+    with pytest.raises(UserError, match="the file is not a configuration saved by PickleJobInfoCallback"):
         microgpt("--experimental-rerun", str(saved[1].with_name("job_return.pickle")))
 
 
@@ -186,15 +188,18 @@ def test_a_sweep_s_folder_and_those_of_its_jobs_are_named_and_found_again(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("+experiment=debug", r"\+experiment=debug is not allowed: say experiment=debug, without \+"),
-        ("+model=gpt", r"\+model=gpt is not allowed: say model=gpt, without \+"),
-        ("~style", "~style is not allowed: style is part of every run; choose another style=<option>"),
-        ("-m seed=1,2 ~style", "~style is not allowed: style is part of every run; choose another style=<option>"),
+        ("+experiment=debug", r"\+experiment=debug is not allowed: write experiment=debug, without \+"),
+        ("+model=gpt", r"\+model=gpt is not allowed: write model=gpt, without \+"),
+        ("~style", "~style is not allowed: style is part of every run; choose another option with style=<option>"),
+        (
+            "-m seed=1,2 ~style",
+            "~style is not allowed: style is part of every run; choose another option with style=<option>",
+        ),
         ("~seed", "~seed is not allowed: seed is part of every run and cannot be removed"),
-        ("optim.name=sgd", "optim.name=sgd is not allowed: choose the option, optim=sgd"),
+        ("optim.name=sgd", "optim.name=sgd is not allowed: choose the option with optim=sgd"),
         (
             "--config-dir mine optim=own",
-            "beta1=null is not allowed: .*; optim=own counts as adam unless its file",
+            "beta1=null is not allowed: .*; optim=own is treated as adam unless its file",
         ),
         ("-m hydra.sweeper.params=3", r"hydra\.sweeper\.params=3 is not allowed: it must map each key to its values"),
         ("-m seed=1,2 hydra.sweep.subdir=..", r"hydra\.sweep\.subdir=\.\. is not allowed: it names a folder below"),

@@ -73,7 +73,7 @@ def train_sweep(overrides: Sequence[str]) -> tuple[Path, list[Exception]]:
 def program() -> Iterator[Sweep]:
     """Run the block as a call of the program; its errors are UserError and MicrogptError with their sentences."""
     if (processes := this_process().world_size) > 1:
-        raise UserError(f"{processes} processes of torchrun train with the command line only: -m microgpt")
+        raise UserError(f"{processes} processes of torchrun need the command line only: -m microgpt")
     with LOCK, new_sweep() as sweep:
         try:
             yield sweep

@@ -1,15 +1,15 @@
-"""Names that configuration keys take, and what each choice needs: modes, schedules, loggers, tasks, export formats.
+"""Tables of the modes, schedules, loggers, tasks and export formats, with the requirements of each.
 
-Other tables stand beside their subject: model kinds and activations in model/spec.py, optimizers in
+Other tables are in the package of their subject: model kinds and activations in model/spec.py, optimizers in
 engines/optimizer.py, backends in engines/options.py, data sets and formats in data/. A test compares each table with
-what is implemented.
+the implementation.
 """
 
 from dataclasses import dataclass
 
-STYLE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # it becomes part of a table's file name
+STYLE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # becomes part of a table's file name
 
-# mode.name -> the backends that compute in it
+# mode.name -> the backends that support it
 MODES = {"scalar": ("python",), "tensor": ("native", "torch", "auto")}
 
 WITHOUT_HORIZON = ("constant",)  # schedules that do not depend on total_steps
@@ -25,9 +25,9 @@ SCHEDULES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class LoggerChoice:
-    """What a logger needs and reads."""
+    """The requirements of a logger."""
 
-    modules: tuple[str, ...] = ()  # that it imports; the extra of its name installs them
+    modules: tuple[str, ...] = ()  # modules that it imports; the extra with the logger's name installs them
     keys: tuple[str, ...] = ()  # the keys of `logger` that it reads
 
 
@@ -50,16 +50,18 @@ EXPLAIN_FORMATS: dict[str, tuple[str, ...]] = {"text": (), "html": ("path",), "s
 
 @dataclass(frozen=True)
 class TaskChoice:
-    """What a task works on."""
+    """The inputs and outputs of a task."""
 
-    reads: tuple[str, ...]  # the groups and keys that it uses, besides checkpoint, folders and those of every task
-    needs_checkpoint: bool = True  # the model of `checkpoint`
-    makes_model: bool = False  # the configuration describes the data and the model, and how it is trained
-    makes_folder: bool = False  # a folder for each run; the others write into one only if hydra.run.dir names it
+    reads: tuple[
+        str, ...
+    ]  # groups and keys that it uses, besides checkpoint, folders and the keys that every task uses
+    needs_checkpoint: bool = True  # uses the model in `checkpoint`
+    makes_model: bool = False  # builds a model: the configuration describes the data, the model and its training
+    makes_folder: bool = False  # creates a folder for each run; other tasks write into one only if hydra.run.dir is set
 
 
-# task.name -> the module microgpt/tasks/<name>.py with a function <name>(config, invocation) and, if it makes a folder,
-# start(config, invocation)
+# task.name -> the module microgpt/tasks/<name>.py with a function <name>(config, invocation) and, if the task makes a
+# folder, start(config, invocation)
 ENGINE = ("mode", "backend")
 TASKS = {
     "train": TaskChoice(

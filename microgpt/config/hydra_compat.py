@@ -1,6 +1,6 @@
-"""Every use of Hydra beyond its documented interface. OmegaConf is used through its public interface only.
+"""All uses of Hydra beyond its documented interface. Of OmegaConf, only the public interface is used.
 
-Checked with the versions below; tests/config/test_hydra_compat.py fails when one of these uses stops working.
+Checked with the versions below; tests/config/test_hydra_compat.py fails if one of these uses stops working.
 """
 
 import argparse
@@ -37,43 +37,43 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from microgpt.errors import UserError
 
-HYDRA_S_OWN = ("hydra", "_")  # beginnings of the names of Hydra's own entries in the ConfigStore
+HYDRA_S_OWN = ("hydra", "_")  # prefixes of the names of Hydra's own entries in the ConfigStore
 CHECKED_WITH = {"hydra-core": "1.3.8", "omegaconf": "2.3.1"}
-# Tried with Hydra 1.4.0rc3 and OmegaConf 2.4.1rc1 too: the version base is deprecated, override_dirname is a resolver,
-# --experimental-rerun takes a run's folder, and OmegaConf has renamed a function.
+# Also tested with Hydra 1.4.0rc3 and OmegaConf 2.4.1rc1, where the version base is deprecated, override_dirname is a
+# resolver, --experimental-rerun takes a run's folder, and OmegaConf has renamed a function.
 HAS_VERSION_BASE = not hasattr(utils, "hydra_override_dirname")
 OVERRIDE_DIRNAME = "${hydra_override_dirname:}"
 OWN_FOLDER = "${outputs_dir}/${now:%Y-%m-%d}/${run_name:}"  # the default of hydra.run.dir in conf/config.yaml
 
 
 def register_resolver(name: str, resolver: Callable[..., Any], *, use_cache: bool = False) -> None:
-    """Register a resolver with OmegaConf, in place of one of this name."""
+    """Register a resolver with OmegaConf, replacing any resolver of the same name."""
     is_2_3 = omegaconf.__version__.startswith("2.3.")
     register = OmegaConf.register_new_resolver if is_2_3 else OmegaConf.register_resolver
     register(name, resolver, use_cache=use_cache, replace=True)  # pyright: ignore[reportCallIssue]
 
 
 def share_config_store() -> None:
-    """Let Hydra use its ConfigStore itself instead of deep copies, which nothing changes.
+    """Let Hydra use its ConfigStore directly instead of deep copies. No code changes the copies.
 
-    Hydra copies the store for each option that --help lists, which would take half of the time of --help.
+    Hydra copies the store for each option that --help lists, which would take half the run time of --help.
     """
     ConfigStore.__deepcopy__ = lambda self, memo: self  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def apply_overrides(overrides: Sequence[Override], config: DictConfig) -> None:
-    """Set values in a composed configuration, as Hydra does in its last composition step. Raises Hydra's errors."""
+    """Set values in a composed configuration, as Hydra's last composition step does. Raises Hydra's errors."""
     ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
 
 
 def dirname_style(config: DictConfig) -> dict[str, Any]:
-    """Return how hydra.job.override_dirname is made, for `overrides_dirname`."""
+    """Return the format of hydra.job.override_dirname, for `overrides_dirname`."""
     style: Any = OmegaConf.to_container(config.hydra.job.config.override_dirname) if HAS_VERSION_BASE else {}
     return style
 
 
 def overrides_dirname(overrides: Sequence[Override], style: dict[str, Any]) -> str:
-    """Return hydra.job.override_dirname of a job with these overrides."""
+    """Return hydra.job.override_dirname for a job with these overrides."""
     if not HAS_VERSION_BASE:
         return OVERRIDE_DIRNAME
     return config_loader_impl.get_overrides_dirname(
@@ -83,16 +83,16 @@ def overrides_dirname(overrides: Sequence[Override], style: dict[str, Any]) -> s
 
 
 def is_group(loader: ConfigLoader, key: str) -> bool:
-    """Return whether `key` is a config group of the search path."""
+    """Return whether `key` is a config group in the search path."""
     assert isinstance(loader, ConfigLoaderImpl)
     return loader.repository.group_exists(key)
 
 
 def register_plugins(module: str) -> None:
-    """Register the PLUGINS of a module of microgpt as hydra_plugins.microgpt.<name>, the names in conf/hydra/.
+    """Register the PLUGINS of a microgpt module as hydra_plugins.microgpt.<name>, the names used in conf/hydra/.
 
-    Hydra accepts plugins from the package `hydra_plugins` only. They are put into it when the program starts instead
-    of by installation, so that a checkout works without installing anything.
+    Hydra accepts only plugins from the package `hydra_plugins`. They are added to this package when the program starts
+    instead of at installation, so that a checkout works without being installed.
     """
     plugins = Plugins.instance()  # before the module is imported: this executes Hydra's own plugin modules again
     ours = importlib.import_module(module)
@@ -115,22 +115,22 @@ def combinations(overrides: Sequence[Override]) -> list[list[str]]:
     return jobs
 
 
-# Texts as they are written
+# Text values as written
 
 
 class Spelled(str):
-    """The spelling of a value that the grammar of overrides reads as a number, a boolean or null."""
+    """The spelling of a value that the override grammar parses as a number, a boolean or null."""
 
 
 class SpellingVisitor(HydraOverrideVisitor):
-    """Reads the overrides of text keys as they are written: sample.prompt=1e3 is the text 1e3, not the number 1000.0.
+    """Reads overrides of text keys as written: sample.prompt=1e3 is the string "1e3", not the number 1000.0.
 
-    Such a value is quoted in the override, so that it stays a text when a sweeper writes the overrides of its jobs.
+    Such a value is quoted in the override, so that it stays a string when a sweeper writes the overrides of its jobs.
     """
 
-    null_allowed: Mapping[str, bool] = {}  # the text keys
-    read_as_numbers = ("range", "interval", "int", "float", "bool")  # functions whose arguments are no texts
-    key = ""  # of the value that is read, by dotted name
+    null_allowed: Mapping[str, bool] = {}  # text key -> whether it may be null
+    read_as_numbers = ("range", "interval", "int", "float", "bool")  # functions whose arguments are not strings
+    key = ""  # dotted name of the key whose value is being read
 
     def visitKey(self, ctx: Any) -> Any:  # noqa: N802 (the names are ANTLR's)
         key = super().visitKey(ctx)
@@ -164,7 +164,7 @@ class SpellingVisitor(HydraOverrideVisitor):
 
 
 def quoted(value: Any) -> Any:
-    """Return a parsed value with its spelled parts in quotes."""
+    """Return a parsed value with each `Spelled` part in quotes."""
     if isinstance(value, Spelled):
         return QuotedString(str(value), Quote.single)
     if isinstance(value, list):
@@ -175,7 +175,7 @@ def quoted(value: Any) -> Any:
 
 
 def read_as_written(null_allowed: Mapping[str, bool]) -> None:
-    """Let Hydra read the overrides of text keys as they are written; `null_allowed` has all of these keys."""
+    """Make Hydra read overrides of text keys as written. `null_allowed` maps text keys to whether they may be null."""
     SpellingVisitor.null_allowed = null_allowed
     overrides_parser.HydraOverrideVisitor = SpellingVisitor  # pyright: ignore[reportPrivateImportUsage]
 
@@ -184,7 +184,7 @@ LOAD_FILE = ConfigLoaderImpl._load_single_config
 
 
 def check_files(check: Callable[[Any, str], None]) -> None:
-    """Have Hydra call `check(content, "group/option")` for each configuration file that it loads.
+    """Make Hydra call `check(content, "group/option")` for each configuration file that it loads.
 
     The content is nested under the file's package.
     """
@@ -212,10 +212,10 @@ def run_hydra(
     start_sweep: Callable[[DictConfig], None],
     conf: str,
 ) -> None:
-    """Do what hydra.main does, for these arguments. Raises the errors that Hydra would print.
+    """Do what hydra.main does with these arguments. Raises the errors that Hydra would print.
 
-    `run_job` is called in place of Hydra's function of this name, for a single run and by Hydra's basic launcher;
-    `start_sweep` when a sweep begins, before Hydra's callbacks, in which Hydra would only warn of an error.
+    `run_job` replaces Hydra's function of the same name, for a single run and in Hydra's basic launcher. `start_sweep`
+    is called when a sweep begins, before Hydra's callbacks: for an error in a callback, Hydra would only log a warning.
     """
     from hydra._internal import hydra as application
     from hydra._internal import utils as internal
@@ -248,10 +248,10 @@ def run_hydra(
 
 @contextlib.contextmanager
 def composed_once(args: argparse.Namespace) -> Iterator[None]:
-    """Let Hydra run what it composes to learn whether the command is a sweep, instead of composing it again.
+    """Make Hydra reuse the configuration that it composes to find out whether the command is a sweep.
 
-    The second composition checks two things more: the overrides of a single run, as here, and that a choice is made
-    for each `???` of a defaults list, which only files of the user may have.
+    Hydra would compose it a second time, with two more checks: of the overrides of a single run, which is made here,
+    and that an option is chosen for each `???` in a defaults list, which can only occur in a user's files.
     """
     composed: dict[Any, DictConfig] = {}
     load = ConfigLoaderImpl.load_configuration
@@ -280,26 +280,26 @@ def composed_once(args: argparse.Namespace) -> Iterator[None]:
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser]:
-    """Return Hydra's flags and overrides, and their parser. Raises UserError."""
+    """Return Hydra's flags and overrides, and the parser for them. Raises UserError."""
     parser = get_args_parser()
     parser.error = raise_usage_error  # pyright: ignore[reportAttributeAccessIssue]
     return parser.parse_intermixed_args(list(arguments)), parser
 
 
 def rerun(args: Any, task_function: Callable[[DictConfig], Any], run_job: Callable[..., JobReturn]) -> None:
-    """Run the job whose configuration Hydra's PickleJobInfoCallback has saved, as a single run."""
+    """Run the job whose configuration was saved by Hydra's PickleJobInfoCallback, as a single run."""
     from hydra._internal.callbacks import Callbacks
 
     file, key = args.experimental_rerun, f"--experimental-rerun {args.experimental_rerun}"
     if args.overrides or args.multirun:
-        raise UserError(f"{key} takes no overrides and no other flags: it runs the saved configuration as it is")
+        raise UserError(f"{key} takes no overrides and no other flags: it runs the saved configuration unchanged")
     try:
         config = pickle.loads(Path(file).read_bytes())
         OmegaConf.set_readonly(config.hydra, False)
     except OSError as error:
         raise UserError(f"{key}: {error.strerror}") from error
     except Exception as error:
-        raise UserError(f"{key}: not a configuration that PickleJobInfoCallback has saved") from error
+        raise UserError(f"{key}: the file is not a configuration saved by PickleJobInfoCallback") from error
     utils.setup_globals()
     with open_dict(config.hydra):
         config.hydra.mode, config.hydra.runtime.output_dir = RunMode.RUN, "???"
@@ -309,7 +309,7 @@ def rerun(args: Any, task_function: Callable[[DictConfig], Any], run_job: Callab
 
 
 def raise_usage_error(message: str) -> NoReturn:
-    raise UserError(f"{message}; --hydra-help lists the flags, --help the keys")
+    raise UserError(f"{message}; --hydra-help lists the flags, and --help lists the keys")
 
 
 @contextlib.contextmanager
@@ -325,10 +325,10 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_hydra() -> Iterator[None]:
-    """Give the block a Hydra of its own: what Hydra keeps for the whole process is afterwards what it was before.
+    """Run the block with a separate Hydra state, and restore the process-wide state of Hydra afterwards.
 
-    Another application of this process may use Hydra too: its configurations are not ours to compose with, and the way
-    in which `register_schema` lets Hydra read overrides and files is not for its own.
+    Another application in this process may also use Hydra: its configurations must not be visible here, and the changes
+    that `register_schema` makes to how Hydra reads overrides and files must not affect it.
     """
     names = (GlobalHydra, HydraConfig, JobRuntime, version.VersionBase)
     before = {kind: Singleton._instances.pop(kind) for kind in names if kind in Singleton._instances}

@@ -1,4 +1,4 @@
-"""One sentence and an exit code for every error, in place of the long messages of Hydra, OmegaConf and YAML."""
+"""Explains every error in one sentence, in place of the long messages of Hydra, OmegaConf and YAML."""
 
 import os
 import re
@@ -15,20 +15,20 @@ from microgpt.config.hydra_schema import unknown_key
 from microgpt.data.display import escaped
 from microgpt.errors import MicrogptError, UserError, place_of
 
-# A part of OmegaConf's message about a value -> what the key is instead.
+# A part of OmegaConf's message about a value -> what is allowed instead.
 ALLOWED = {
-    "could not be converted to Integer": "an integer",
-    "could not be converted to Float": "a number",
-    "is not a valid bool": "true or false",
-    "is not Optional": "never null",
-    "is not a ListConfig": "a list, as in [a,b]",
-    "is not a subclass of": "a group of keys, not a value",
-    "does not support deletion": "part of every run and cannot be removed",
+    "could not be converted to Integer": "must be an integer",
+    "could not be converted to Float": "must be a number",
+    "is not a valid bool": "must be true or false",
+    "is not Optional": "cannot be null",
+    "is not a ListConfig": "must be a list, as in [a,b]",
+    "is not a subclass of": "is a group of keys, not a value",
+    "does not support deletion": "is part of every run and cannot be removed",
 }
 
 
 def report(error: Exception, prefix: str = "") -> int:
-    """Print an error on stderr, as a sentence or the traceback of a bug. Returns the exit code."""
+    """Print an error on stderr, as one sentence or, for a bug, with its traceback. Returns the exit code."""
     sentence, code = explain(error)
     if sentence is None:
         print(prefix + "".join(traceback.format_exception(error)), file=sys.stderr, end="")
@@ -38,23 +38,23 @@ def report(error: Exception, prefix: str = "") -> int:
 
 
 def explain(error: BaseException) -> tuple[str | None, int]:
-    """Return the sentence for an error, or None for a bug, and the exit code."""
+    """Return the message for an error, or None for a bug, and the exit code."""
     if isinstance(error, MicrogptError):
         return str(error), error.exit_code
     if isinstance(error, yaml.YAMLError):
         return explain_yaml(error), 2
     if isinstance(error, (HydraException, OmegaConfBaseException)) or is_raised_in_hydra(error):
         return explain_composition(error), 2
-    if isinstance(error, OSError):  # after Hydra's: its error about a missing option is an OSError too
+    if isinstance(error, OSError):  # after Hydra's errors: the one about a missing option is also an OSError
         return f"{place_of(error, 'reading or writing')}: {error.strerror or error}", 1
     return None, 1
 
 
 def is_raised_in_hydra(error: BaseException) -> bool:
-    """Return whether Hydra or OmegaConf itself raised a built-in error, as it does for some input."""
-    last = traceback.extract_tb(error.__traceback__)[-2:]  # two, because decoding a file adds a frame
+    """Return whether Hydra or OmegaConf raised this built-in error, as they do for some inputs."""
+    last = traceback.extract_tb(error.__traceback__)[-2:]  # two frames, because decoding a file adds one
     is_theirs = any(re.search(r"/(hydra|omegaconf)/", frame.filename) for frame in last)
-    if isinstance(error, KeyError):  # of os.environ
+    if isinstance(error, KeyError):  # from os.environ
         return is_theirs and last[-1].filename in (os.__file__, "<frozen os>")
     return is_theirs and isinstance(error, ValueError | TypeError | AssertionError)
 
@@ -69,10 +69,10 @@ def explain_composition(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, KeyError):
         name = error.args[0] if error.args else ""
-        return f"hydra.job.env_copy has {name}, and the environment has no variable of this name"
+        return f"hydra.job.env_copy contains {name}, but the environment has no such variable"
     if found := re.search(r"Either remove \+ prefix: '(.*)'", text):
-        return f"+{found.group(1)} is not allowed: say {found.group(1)}, without +"
-    if isinstance(error, InstantiationException):  # of a callback, a launcher or a sweeper
+        return f"+{found.group(1)} is not allowed: write {found.group(1)}, without +"
+    if isinstance(error, InstantiationException):  # for a callback, a launcher or a sweeper
         what = first_line(error).partition(", set env var")[0].rstrip(":")
         reason = list(chain(error.__cause__))[-1:]  # the first error
         return f"{what}: {first_line(reason[0])}" if reason else what
@@ -80,29 +80,29 @@ def explain_composition(error: BaseException) -> str:
         return explain_missing_option(text)
     if isinstance(error, OverrideParseException):
         key, is_pair = error.override.split("=")[0], "=" in error.override.strip("=")
-        quoting = f"; quote a value with other characters than letters and digits: '{key}=\"...\"'" if is_pair else ""
+        quoting = f"; put other characters than letters and digits in quotes: '{key}=\"...\"'" if is_pair else ""
         return f"{error.override} is not an override: write key=value, or group=option{quoting}"
     if "Config group override must be a string" in text:
-        return "a config group takes the name of an option, as in model=gpt, never null or a number"
+        return "a config group takes the name of an option, as in model=gpt, not null or a number"
     if found := re.match(r"Ambiguous value for argument '(.*)'", text):
-        how = "add -m (in Python, call microgpt.sweep) to run them all"
-        return f"{found.group(1)} has several values: {how}, or quote them as one"
+        how = "to run all of them, add -m (in Python, call microgpt.sweep)"
+        return f"{found.group(1)} has several values: {how}; to use them as one value, put it in quotes"
     return explain_value(error)
 
 
 def added_option(error: Exception, arguments: Iterable[str]) -> UserError | None:
-    """Return the error about +group=option, for a group that has an option already, if that is Hydra's error."""
+    """Return the error about +group=option for a group that already has an option; None if `error` is another error."""
     found = re.match(r"Multiple values for (\S+)\.|(\S+) appears more than once in the final defaults list", str(error))
     if isinstance(error, HydraException) and found:
         group = found.group(1) or found.group(2)
         for argument in arguments:
             if argument.startswith(f"+{group}="):
-                return UserError(f"{argument} is not allowed: say {argument[1:]}, without +")
+                return UserError(f"{argument} is not allowed: write {argument[1:]}, without +")
     return None
 
 
 def explain_value(error: BaseException) -> str:
-    """Return the sentence about a key that does not exist, or a value that its key does not take."""
+    """Return the error message for a key that does not exist, or for a value that its key does not allow."""
     cause = next((e for e in chain(error) if getattr(e, "full_key", None)), error)
     key, value, reason = getattr(cause, "full_key", None), getattr(cause, "value", None), first_line(cause)
     place = f" (in {found.group(1)}.yaml)" if (found := re.match(r"In '([^']+)'", str(error))) else ""
@@ -115,21 +115,21 @@ def explain_value(error: BaseException) -> str:
         detail = str(error).strip().splitlines()[1:2] if place else []
         return (" ".join(detail) or reason) + place
     shown = key if value in (None, "") else f"{key}={value}"
-    return f"{shown} is not allowed{place}: " + (f"{key.lstrip('~')} is {allowed}" if allowed else reason)
+    return f"{shown} is not allowed{place}: " + (f"{key.lstrip('~')} {allowed}" if allowed else reason)
 
 
 def explain_missing_option(text: str) -> str:
-    """Return the sentence about an option that does not exist, with the options that Hydra's message lists."""
+    """Return the error message for an option that does not exist, with the options that Hydra's message lists."""
     found = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
     listed = re.search(r"Available options in [^\n]*\n((?:\t[^\n]*\n)*)", text)
     if found is None or listed is None:
         return first_line(text)
     options = ", ".join(sorted(listed.group(1).split()))
-    return f"{found.group(1)}={found.group(2)} is not an option: {found.group(1)} is one of {options}"
+    return f"{found.group(1)}={found.group(2)} is not an option: {found.group(1)} must be one of {options}"
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and the errors that caused it."""
+    """Yield an error, then its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

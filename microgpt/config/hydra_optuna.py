@@ -1,7 +1,7 @@
 """Every use of hydra-optuna-sweeper and Optuna, which the extra `optuna` installs.
 
-Checked with the versions below; tests/sweeps/test_optuna.py fails when one of these uses stops working. Optuna 2 stores
-studies by SQLAlchemy 1.4 alone.
+Checked with the versions below; tests/sweeps/test_optuna.py fails if one of these uses stops working. Optuna 2 can
+store studies only with SQLAlchemy 1.4.
 """
 
 import logging
@@ -20,15 +20,15 @@ CHECKED_WITH = {"hydra-optuna-sweeper": "1.3.0", "optuna": "2.10.1", "sqlalchemy
 
 
 def use_our_option() -> None:
-    """Let hydra/sweeper=optuna be the file in conf/: Hydra refuses it beside the option that the plugin has stored."""
+    """Make hydra/sweeper=optuna the file in conf/ by removing the plugin's option: Hydra does not accept both."""
     ConfigStore.instance().repo.get("hydra", {}).get("sweeper", {}).pop("optuna.yaml", None)
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # which Optuna imports; it logs its own plugins
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # imported by Optuna; alembic logs its own plugins
 
 
 def new_optuna_sweeper(options: dict[str, Any]) -> Sweeper:
-    """Return the plugin's sweeper, which numbers jobs as the study numbers its trials.
+    """Return the plugin's sweeper, changed to give each job the number of its trial in the study.
 
-    Raises UserError if the plugin is not installed, or a study cannot be stored with the installed SQLAlchemy.
+    Raises UserError if the plugin is not installed, or if the installed SQLAlchemy cannot store a study.
     """
     if find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
         raise UserError(f"hydra/sweeper=optuna needs hydra-optuna-sweeper: {install_command('optuna')}")
@@ -46,7 +46,7 @@ def new_optuna_sweeper(options: dict[str, Any]) -> Sweeper:
 
         def _configure_trials(self, trials: list[Any], *rest: Any, **named: Any) -> Any:
             self.launcher.numbers = [trial.number for trial in trials]
-            self.job_idx = trials[0].number  # of a launcher that takes a first number alone
+            self.job_idx = trials[0].number  # for a launcher that accepts only the first job's number
             return super()._configure_trials(trials, *rest, **named)
 
     return NumberedSweeper(**options)
@@ -61,9 +61,9 @@ def study_exists(storage: str | None, name: str | None) -> bool:
 
 
 def propose_again(storage: str | None, name: str | None) -> None:
-    """Let the next trials of a stored study be those that a stopped command left unfinished: their jobs are resumed.
+    """Repeat the trials of a stored study that a stopped command left unfinished, so that their jobs are resumed.
 
-    To be called while no other process works on the study.
+    No other process may be using the study.
     """
     if not study_exists(storage, name):
         return

@@ -1,4 +1,4 @@
-"""The schema registered with Hydra, and the frozen dataclasses made of what Hydra composed."""
+"""Registers the schema with Hydra, and converts a composed configuration to frozen dataclasses."""
 
 import difflib
 from dataclasses import replace
@@ -14,13 +14,13 @@ from microgpt.config.schema import Config
 from microgpt.errors import UserError
 
 Node = TypeVar("Node")
-MADE: dict[str, tuple[dict[Any, Any], Any]] = {}  # the last dictionary of each group, and what was made of it
+MADE: dict[str, tuple[dict[Any, Any], Any]] = {}  # the last dictionary of each group, and the object built from it
 
 
 def register_schema() -> None:
     """Register the schema as `schema`, the first entry of the defaults list in conf/config.yaml.
 
-    From then on a text key takes an override as it is written, and a file's value for it must be a text.
+    From then on, an override of a text key is read as it is written, and the value in a file must be a string.
     """
     node = OmegaConf.structured(Config)
     for part in (node, *(node[key] for key in node)):  # frozen dataclasses make read-only nodes
@@ -33,7 +33,7 @@ def register_schema() -> None:
 
 
 def refuse_values_that_are_no_texts(content: Any, file: str) -> None:
-    """Raise UserError for a number or a boolean that a file states for a text key: YAML has lost its spelling."""
+    """Raise UserError for a number or a boolean that a file sets for a text key: YAML has lost its spelling."""
     plain = OmegaConf.to_container(content)
     if not isinstance(plain, dict):
         return
@@ -45,8 +45,8 @@ def refuse_values_that_are_no_texts(content: Any, file: str) -> None:
                 if isinstance(item, bool | int | float):
                     kind = "boolean" if isinstance(item, bool) else "number"
                     raise UserError(
-                        f"{key}={str(item).lower()} is not allowed (in {file}.yaml): {key} takes a text, and YAML "
-                        f"reads this one as a {kind}; put it in quotes"
+                        f"{key}={str(item).lower()} is not allowed (in {file}.yaml): {key} takes a string, but YAML "
+                        f"reads this value as a {kind}; put it in quotes"
                     )
 
 
@@ -58,7 +58,7 @@ def value_at(node: Any, path: str) -> Any:
 
 
 def keys_with_help(*, _root_: DictConfig) -> str:
-    """Return all keys and values as YAML with their help as comments. Registered as a resolver for conf/hydra/help."""
+    """Return all keys and values as YAML, with help texts as comments. Registered as a resolver for conf/hydra/help."""
     texts = {name: stated.text for name, _, stated in walk(Config())}
     lines, group = [], ""
     for line in OmegaConf.to_yaml(OmegaConf.masked_copy(_root_, list(keys_of(Config)))).splitlines():
@@ -70,7 +70,7 @@ def keys_with_help(*, _root_: DictConfig) -> str:
 
 
 def from_omegaconf(composed: DictConfig, choices: dict[str, Any]) -> Config:
-    """Return the composed configuration as frozen dataclasses; `choices` maps groups to the options chosen.
+    """Return the composed configuration as frozen dataclasses; `choices` maps groups to the chosen options.
 
     Raises UserError for a key that the schema does not have.
     """
@@ -78,7 +78,7 @@ def from_omegaconf(composed: DictConfig, choices: dict[str, Any]) -> Config:
 
 
 def from_values(plain: Any, choices: dict[str, Any]) -> Config:
-    """Return a configuration that OmegaConf has checked, given as dictionaries, as `from_omegaconf` does."""
+    """Do the same as `from_omegaconf` for a configuration that OmegaConf has checked, given as dictionaries."""
     refuse_unknown_keys(plain)  # Hydra accepts any key that is added with +
     for key in keys_of(Config):
         if key not in plain:
@@ -95,24 +95,24 @@ def from_values(plain: Any, choices: dict[str, Any]) -> Config:
 
 
 def name_of(group: str, plain: Any, choices: dict[str, Any]) -> str:
-    """Return the name of a model or a style, which a user's own file may leave out: then it is that of the option."""
+    """Return the name of a model or a style; if a user's file has none, the name of the option."""
     name = plain[group]["name"] or choices.get(group)
     if choices and not name:
-        raise UserError(f"{group}.name is empty: choose an option with {group}=<option>, or set {group}.name")
+        raise UserError(f"{group}.name is empty: choose an option with {group}=<option> or set {group}.name")
     return str(name)
 
 
 def refuse_names_of_options(plain: Any, choices: dict[str, Any]) -> None:
-    """Raise UserError for optim.name=sgd in place of optim=sgd, which would keep the other keys of optim=adam."""
+    """Raise UserError for optim.name=sgd instead of optim=sgd: it would keep the other keys of optim=adam."""
     for group, stated in keys_of(Config).items():
         options = keys_of(stated.node)["name"].one_of if stated.node and "name" in keys_of(stated.node) else ()
         name, choice = plain[group]["name"] if options else None, choices.get(group)
         if name in options and choice in options and name != choice:
-            raise UserError(f"{group}.name={name} is not allowed: choose the option, {group}={name}")
+            raise UserError(f"{group}.name={name} is not allowed: choose the option with {group}={name}")
 
 
 def explained_by_option(error: UserError, config: Config, choices: dict[str, Any]) -> UserError:
-    """Return the error about a key of a group, with what the group was taken as if an own file does not state it."""
+    """Return the error; for a group from a user's file without a name, with the default name that was used."""
     group = str(error).partition(".")[0]
     choice: Any = choices.get(group)
     node: Any = vars(config).get(group)
@@ -122,17 +122,17 @@ def explained_by_option(error: UserError, config: Config, choices: dict[str, Any
     if not options or choice in options or node.name != default:
         return error
     names = ", ".join(options)
-    return UserError(f"{error}; {group}={choice} counts as {default} unless its file has a name, one of {names}")
+    return UserError(f"{error}; {group}={choice} is treated as {default} unless its file sets name to one of {names}")
 
 
 def from_plain(node: type[Node], plain: dict[Any, Any]) -> Node:
-    """Return a dataclass of the schema with the values of a dictionary, which OmegaConf has checked."""
+    """Return a dataclass of the schema with the values of a dictionary that OmegaConf has checked."""
     groups = {name: stated.node for name, stated in keys_of(node).items() if stated.node is not None}
     return node(**plain | {name: group_from_plain(name, inner, plain[name]) for name, inner in groups.items()})
 
 
 def group_from_plain(name: str, node: type, plain: dict[Any, Any]) -> Any:
-    """Return a group of the configuration. Jobs of a sweep that have a dictionary in common get the same object."""
+    """Return a group of the configuration. Jobs of a sweep that share the dictionary share the object."""
     last, made = MADE.get(name, (None, None))
     if last is not plain:
         made = from_plain(node, plain)
@@ -151,7 +151,7 @@ def refuse_unknown_keys(plain: dict[Any, Any], node: type = Config, path: str = 
 
 
 def unknown_key(key: str) -> str:
-    """Return the sentence about a key that does not exist: the keys there are, and the closest one."""
+    """Return the error message for a key that does not exist, with the existing keys and the closest one."""
     group, _, name = key.rpartition(".")
     if group.partition(".")[0] == "hydra":
         allowed = keys_of_hydra(group)
@@ -161,9 +161,9 @@ def unknown_key(key: str) -> str:
             node = keys_of(node)[part].node if node is not None and part in keys_of(node) else None
         allowed = None if node is None else list(keys_of(node))
     if group in ("hydra.launcher", "hydra.sweeper"):
-        return f"{key} is not a key: the chosen {group.replace('.', '/')} does not have it"
+        return f"{key} is not a key of the chosen {group.replace('.', '/')}"
     if allowed is None:
-        return f"{key} is not a key: {group} has no keys of its own"
+        return f"{key} is not a key: {group} is not a group of keys"
     if not allowed:
         return f"{group} does not have {name}: write +{key} to add it"
     close = difflib.get_close_matches(name, allowed, n=1)
@@ -172,6 +172,6 @@ def unknown_key(key: str) -> str:
 
 
 def keys_of_hydra(group: str) -> list[str] | None:
-    """Return the keys of a group of Hydra's own; none of one that takes any, None if it is not a group."""
+    """Return the keys of one of Hydra's groups; an empty list if the group accepts any key, None if it is no group."""
     node = OmegaConf.select(OmegaConf.create({"hydra": OmegaConf.structured(HydraConf)}), group)
     return [str(key) for key in node] if isinstance(node, DictConfig) else None

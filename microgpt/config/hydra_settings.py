@@ -1,4 +1,4 @@
-"""The checks of what Hydra composed: the configuration, and keys of Hydra that cannot be honoured (docs/hydra.md)."""
+"""Checks a composed configuration, and rejects Hydra keys that cannot take effect (docs/hydra.md)."""
 
 from collections.abc import Iterable
 from pathlib import PurePosixPath
@@ -13,7 +13,7 @@ from microgpt.config.schema import Config
 from microgpt.config.validation import check
 from microgpt.errors import UserError
 
-# Keys that Hydra fills in itself; in a sweep also those that its launchers fill in.
+# Keys that Hydra sets itself, and keys that its launchers set in a sweep.
 FILLED = (
     "hydra.runtime", "hydra.overrides", "hydra.job.override_dirname", "hydra.job.config_name",
 )  # fmt: skip
@@ -21,9 +21,9 @@ FILLED_IN_SWEEPS = ("hydra.job.num", "hydra.job.id")
 
 
 def checked_by_rules(plain: Any, choices: dict[str, Any]) -> Config:
-    """Return a configuration, given as dictionaries that OmegaConf has checked, if it keeps all rules.
+    """Return the configuration given as dictionaries that OmegaConf has checked. Raises UserError if it breaks a rule.
 
-    `choices` maps groups to the options chosen. Raises UserError.
+    `choices` maps groups to the chosen options.
     """
     config = from_values(plain, choices)
     try:
@@ -39,7 +39,9 @@ def check_removals(overrides: Iterable[str]) -> None:
         group = override.lstrip("~").partition("=")[0].partition("@")[0]
         stated = keys_of(Config).get(group)
         if override.startswith("~") and stated is not None and stated.node is not None:
-            raise UserError(f"~{group} is not allowed: {group} is part of every run; choose another {group}=<option>")
+            raise UserError(
+                f"~{group} is not allowed: {group} is part of every run; choose another option with {group}=<option>"
+            )
 
 
 def check_hydra(hydra: HydraConf) -> None:
@@ -51,12 +53,14 @@ def check_hydra(hydra: HydraConf) -> None:
             raise UserError(f"{override} is not allowed: Hydra sets {key} itself")
     subdir = hydra.output_subdir
     if subdir is not None and (PurePosixPath(subdir).is_absolute() or ".." in PurePosixPath(subdir).parts):
-        raise UserError(f"hydra.output_subdir={subdir} is not allowed: it names a folder in that of the run")
+        raise UserError(
+            f"hydra.output_subdir={subdir} is not allowed: it must be a folder inside the folder of the run"
+        )
 
 
 def check_shared_process(hydra: HydraConf) -> None:
     """Raise UserError for a key that cannot differ between jobs that are trained side by side in one process."""
-    reason = "jobs of hydra/launcher=vectorized share a process; hydra/launcher=basic runs one after the other"
+    reason = "jobs of hydra/launcher=vectorized share a process; hydra/launcher=basic runs them one after the other"
     if hydra.job.chdir:
         raise UserError(f"hydra.job.chdir=true is not allowed with -m: {reason}")
     logging: Any = hydra.job_logging

@@ -1,6 +1,6 @@
-"""Which keys distinguish runs: the hash of a configuration, and the settings that a report compares.
+"""The keys that distinguish runs: the hash of a configuration, and the settings that a report compares.
 
-The schema states the effect of each key.
+The schema defines the effect of each key.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ def config_hash(config: Config) -> str:
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """Return what `config_hash` covers, as nested dictionaries."""
+    """Return the keys and values that `config_hash` covers, as nested dictionaries."""
     return with_effect(as_plain(config), type(config), ("training", "output"))
 
 
 def settings_with(effects: tuple[Effect, ...], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of a recorded configuration that have one of the effects, by dotted name (model.n_embd).
+    """Return the values of a recorded configuration with one of the effects, keyed by dotted name (model.n_embd).
 
-    A key is left out at a value without effect.
+    A key is left out if its value has no effect.
     """
     settings: dict[str, Any] = {}
     for name, value in with_effect(config, Config, effects).items():
@@ -35,14 +35,14 @@ def settings_with(effects: tuple[Effect, ...], config: Mapping[str, Any]) -> dic
 
 
 def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of a recorded configuration that affect training, by dotted name."""
+    """Return the values of a recorded configuration that affect training, keyed by dotted name."""
     return settings_with(("training",), config)
 
 
 def with_effect(config: Mapping[str, Any], node: type, effects: tuple[Effect, ...]) -> dict[str, Any]:
-    """Return the part of a plain configuration that has one of the effects.
+    """Return the keys of a plain configuration with one of the effects.
 
-    Keys that this version of microgpt does not know are included.
+    Keys unknown to this version of microgpt are included.
     """
     stated, found = keys_of(node), {}
     for name, value in config.items():

@@ -1,7 +1,7 @@
-"""Keys of the configuration: default, help and constraint of a key, and the check of all keys.
+"""Declares the keys of the configuration, with default, help and constraint, and checks them.
 
-A field of schema.py is declared with `key` or `group`. A constraint that a value breaks is one sentence: key=value and
-what is allowed.
+A field in schema.py is declared with `key` or `group`. A value that violates its constraint raises an error of one
+sentence: key=value and what is allowed.
 """
 
 import math
@@ -14,41 +14,41 @@ from typing import Any, Literal, TypeVar, get_type_hints
 
 from microgpt.errors import UserError
 
-CHECKED: dict[str, Any] = {}  # the last group of each name that kept its constraints: jobs of a sweep share groups
+CHECKED: dict[str, Any] = {}  # the last valid group of each name: jobs of a sweep share groups
 Default = TypeVar("Default")
-# What a key affects: weights and losses (training), only other output of a run such as its samples, or neither.
+# What a key affects: weights and losses (training), only other outputs of a run, such as samples (output), or neither.
 Effect = Literal["training", "output", "none"]
 
 
 @dataclass(frozen=True)
 class Key:
-    """What a field of the schema states besides its type and default. null is allowed if the type allows it."""
+    """Metadata of a schema field beyond its type and default. null is allowed if the type allows it."""
 
     help: str = ""
-    one_of: Collection[str] = ()  # of a list: each item is one of these
+    one_of: Collection[str] = ()  # for a list: allowed values of each item
     at_least: float | None = None  # bounds of a number, which must also be finite
     above: float | None = None
     at_most: float | None = None
     below: float | None = None
     holds: Callable[[Any], bool] | None = None  # any other condition, described by `allowed`
     allowed: str = ""
-    is_path: bool = False  # whether it names a file or a folder
-    not_paths: tuple[str, ...] = ()  # values of such a key that mean something else
-    secret: bool = False  # whether messages leave its value out
+    is_path: bool = False  # whether the value is the path of a file or a folder
+    not_paths: tuple[str, ...] = ()  # values that are not paths although is_path is set
+    secret: bool = False  # whether messages hide the value
     effect: Effect = "training"
-    without_effect: tuple[Any, ...] = ()  # values at which the key changes nothing
-    node: type | None = None  # of a group: the dataclass of its keys
+    without_effect: tuple[Any, ...] = ()  # values with which the key has no effect
+    node: type | None = None  # for a group: the dataclass of its keys
 
     @property
     def text(self) -> str:
-        """The names to choose from, and the help."""
+        """The allowed names and the help text."""
         return ": ".join(filter(None, (" | ".join(self.one_of), self.help)))
 
 
 def key(default: Default, help: str = "", *, new: bool = False, **constraint: Any) -> Default:
-    """Declare a key of the schema; `constraint` are fields of Key.
+    """Declare a key of the schema; `constraint` holds fields of Key.
 
-    A key added after version 0.1.0 is `new`: it counts in the hash of a configuration only if it is not at its
+    A key added after version 0.1.0 is `new`: the hash of a configuration includes it only if its value is not the
     default, so that the configurations of earlier runs keep their hash.
     """
     if new:
@@ -60,18 +60,18 @@ def key(default: Default, help: str = "", *, new: bool = False, **constraint: An
 
 
 def group(node: type[Default], effect: Effect = "training") -> Default:
-    """Declare a group of keys, whose schema is the dataclass `node`."""
+    """Declare a group of keys; the dataclass `node` is its schema."""
     return field(default_factory=node, metadata={"key": Key(effect=effect, node=node)})
 
 
 @cache
 def keys_of(node: type) -> dict[str, Key]:
-    """Return what the schema's dataclass `node` states about its fields, by name."""
+    """Return the metadata of the fields of a schema dataclass, keyed by field name."""
     return {f.name: f.metadata["key"] for f in fields(node)}
 
 
 def as_plain(node: Any) -> dict[str, Any]:
-    """Return a configuration, or a group of it, as nested dictionaries. Lists are those of the node, not copies."""
+    """Return a configuration, or one of its groups, as nested dictionaries. Lists are shared with it, not copied."""
     groups = {name for name, stated in keys_of(type(node)).items() if stated.node is not None}
     return {name: as_plain(value) if name in groups else value for name, value in vars(node).items()}
 
@@ -88,7 +88,7 @@ def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any, Key]]:
 
 @cache
 def text_keys(node: type) -> dict[str, bool]:
-    """Return the dotted names of the keys that take texts, or lists of them, and whether null is allowed instead."""
+    """Return the dotted names of the keys that take strings or lists of strings, and whether null is also allowed."""
     types, found = get_type_hints(node), {}
     for name, stated in keys_of(node).items():
         if stated.node is not None:
@@ -99,7 +99,7 @@ def text_keys(node: type) -> dict[str, bool]:
 
 
 def with_absolute_paths(config: Default, directory: Path) -> Default:
-    """Return a configuration whose relative paths are absolute, below `directory`."""
+    """Return the configuration with its relative paths resolved against `directory`."""
     changes: dict[str, Any] = {}
     for name, stated in keys_of(type(config)).items():
         value = getattr(config, name)
@@ -111,9 +111,9 @@ def with_absolute_paths(config: Default, directory: Path) -> Default:
 
 
 def check_keys(node: Any, path: str = "") -> None:
-    """Check every key of a configuration, or of the group at `path`, by itself.
+    """Check each key of a configuration, or of the group at `path`, on its own.
 
-    Raises UserError at the first constraint that is broken.
+    Raises UserError for the first violated constraint.
     """
     for name, stated in keys_of(type(node)).items():
         value = getattr(node, name)
@@ -150,7 +150,7 @@ def check_number(name: str, value: float, stated: Key) -> None:
 
 
 def one_of(name: str, value: Any, allowed: Collection[Any]) -> None:
-    require(value in allowed, name, value, f"{name} is one of {', '.join(map(str, allowed))}")
+    require(value in allowed, name, value, f"{name} must be one of {', '.join(map(str, allowed))}")
 
 
 def require(holds: bool, name: str, value: Any, allowed: str) -> None:

@@ -1,7 +1,7 @@
 """The schema of the configuration: type, default, constraint and help of every key.
 
-A default that holds for every option of a group stands here; what an option changes stands in its file under conf/.
-Rules between keys are in validation.py.
+A default that applies to every option of a group is set here; the values that an option changes are in its file under
+conf/. Rules that involve several keys are in validation.py.
 """
 
 # ruff: noqa: RUF009 (`key` and `group` return dataclass fields)
@@ -37,7 +37,7 @@ def is_bearer_token(text: str) -> bool:
 
 
 def used_by(name: str) -> str:
-    """Return the optimizers that read a key, for its help."""
+    """Return the optimizers that read a key, for the key's help text."""
     return ", ".join(optimizer for optimizer, choice in OPTIMIZERS.items() if name in choice.keys)
 
 
@@ -45,7 +45,7 @@ ENGINES = [name for name in BACKENDS if name != "auto"]
 DEVICES = tuple(dict.fromkeys(device for backend in BACKENDS.values() for device in backend.devices))
 DTYPES = tuple(dict.fromkeys(dtype for backend in BACKENDS.values() for dtype in backend.dtypes))
 KERNELS = tuple(dict.fromkeys(kernel for backend in BACKENDS.values() for kernel in backend.kernels))
-TEXTS = "each must be a text that is not empty; put one that has a colon in quotes"
+TEXTS = "each must be a non-empty string; put a string that contains a colon in quotes"
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,17 @@ class ModeConfig:
 @dataclass(frozen=True)
 class BackendConfig:
     name: str = key("python", one_of=BACKENDS)
-    device: str = key("auto", "auto is the fastest one available", one_of=DEVICES)
-    dtype: str | None = key(None, "null is float64 for python, float32 for the others", one_of=DTYPES)
-    threads: int | None = key(None, "CPU threads; null: one for each core", at_least=1)
+    device: str = key("auto", "auto: the fastest one available", one_of=DEVICES)
+    dtype: str | None = key(None, "null: float64 for python, float32 for the others", one_of=DTYPES)
+    threads: int | None = key(None, "CPU threads; null: one per core", at_least=1)
     kernel: str = key("auto", "native: auto, features; torch: auto, eager, cuda_graph", one_of=KERNELS)
     compile: bool = key(False, "torch: use torch.compile")
-    micro_batch: int | None = key(None, "torch: examples per pass; the gradients of the passes add up", at_least=1)
+    micro_batch: int | None = key(None, "torch: examples per pass; gradients accumulate over the passes", at_least=1)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    name: str = key("", "name in records; empty: that of the option")
+    name: str = key("", "name in records; empty: the name of the option")
     kind: str = key("gpt", "architecture of the model", one_of=MODEL_KINDS)
     n_embd: int | None = key(None, "width of the residual stream", at_least=1)
     n_head: int | None = key(None, "attention heads; must divide n_embd", at_least=1)
@@ -84,48 +84,48 @@ class ModelConfig:
     zero_init_residual: bool = key(False, "the same as residual_init=zero")
     position: str = key("learned", "how positions are encoded", one_of=POSITIONS, new=True)
     rope_theta: float = key(10000.0, "position=rope: base of the wavelengths", above=0, new=True)
-    norm: str = key("rmsnorm", "the norms in and after the blocks", one_of=NORMS, new=True)
+    norm: str = key("rmsnorm", "kind of norm in and after the blocks", one_of=NORMS, new=True)
     norm_eps: float = key(RMSNORM_EPSILON, "added to the mean square in every norm", above=0, new=True)
     norm_gain: bool = key(False, "multiply the output of a norm by a learned gain", new=True)
     final_norm: bool = key(False, "normalize before the output matrix", new=True)
     qk_norm: bool = key(False, "normalize the queries and keys of each head", new=True)
     bias: bool = key(False, "add biases in the blocks' linear layers and in layernorm", new=True)
     gated_mlp: bool = key(False, "multiply the MLP's hidden features by activation(mlp_gate x)", new=True)
-    mlp_width: int | None = key(None, "hidden features of the MLP; null: 4 n_embd", at_least=1, new=True)
-    n_kv_head: int | None = key(
-        None, "heads of keys and values; must divide n_head; null: n_head", at_least=1, new=True
-    )
-    logit_softcap: float | None = key(None, "c of logits = c tanh(logits / c); null: no cap", above=0, new=True)
+    mlp_width: int | None = key(None, "number of hidden features of the MLP; null: 4 n_embd", at_least=1, new=True)
+    n_kv_head: int | None = key(None, "key and value heads; must divide n_head; null: n_head", at_least=1, new=True)
+    logit_softcap: float | None = key(None, "c in logits = c tanh(logits / c); null: no cap", above=0, new=True)
     residual_init: str = key(
         "normal", "initial attn_wo and mlp_fc2; scaled: divided by sqrt(2 n_layer)", one_of=RESIDUAL_INITS, new=True
     )
     init: str = key(
-        "normal", "standard deviation of initial matrices: init_std, or 1 / sqrt(inputs)", one_of=INITS, new=True
+        "normal", "standard deviation of the initial matrices: init_std, or 1 / sqrt(inputs)", one_of=INITS, new=True
     )
 
 
 @dataclass(frozen=True)
 class StyleConfig:
     name: str = key(
-        "", "name in records and tables; empty: that of the option", holds=re.compile(STYLE_NAME).fullmatch,
-        allowed="it becomes part of a file's name: letters, digits, _ . - only",
+        "", "name in records and tables; empty: the name of the option", holds=re.compile(STYLE_NAME).fullmatch,
+        allowed="it becomes part of a file name and can contain only letters, digits, _ . -",
     )  # fmt: skip
     documents: list[str] = key([], "documents mixed into the training examples", holds=are_texts, allowed=TEXTS)
-    share: float = key(0.0, "their share of the training examples", at_least=0, below=1)
-    long_documents: str = key("window", "how to shorten a document longer than the block", one_of=LONG_DOCUMENTS)
-    phrases: list[str] = key([], "phrases made likelier when sampling", holds=are_texts, allowed=TEXTS)
+    share: float = key(0.0, "fraction of the training examples taken from style.documents", at_least=0, below=1)
+    long_documents: str = key("window", "what to do with a document longer than block_size", one_of=LONG_DOCUMENTS)
+    phrases: list[str] = key([], "phrases to make more likely when sampling", holds=are_texts, allowed=TEXTS)
     bias: float = key(0.0, "added to the logit of the next character of a phrase")
 
 
 @dataclass(frozen=True)
 class DataConfig:
     name: str = key("names", one_of=SOURCES)
-    path: str | None = key(None, "file of data=text or data=chat; null: the embedded conversations", is_path=True)
+    path: str | None = key(
+        None, "file for data=text or data=chat; null with data=chat: the bundled conversations", is_path=True
+    )
     format: str = key("lines", "one document per line, or one running text", one_of=FORMATS)
-    val_fraction: float = key(0.1, "share of the distinct documents held out for validation", at_least=0, below=1)
-    split_seed: int = key(0, "seed of the split; not `seed`, so that all seeds share one split", at_least=0)
-    long_documents: str = key("truncate", "how to shorten a document longer than the block", one_of=LONG_DOCUMENTS)
-    loss_on: str = key("assistant", "the turns of data=chat to train on", one_of=LOSS_ON)
+    val_fraction: float = key(0.1, "fraction of the distinct documents held out for validation", at_least=0, below=1)
+    split_seed: int = key(0, "seed of the split; separate from `seed`, so that all seeds share a split", at_least=0)
+    long_documents: str = key("truncate", "what to do with a document longer than block_size", one_of=LONG_DOCUMENTS)
+    loss_on: str = key("assistant", "data=chat: the turns to train on", one_of=LOSS_ON)
 
 
 @dataclass(frozen=True)
@@ -140,17 +140,18 @@ class OptimConfig:
         None, f"{used_by('weight_decay')}: decoupled decay, not applied to embeddings", at_least=0
     )
     adam_lr_ratio: float | None = key(
-        None, f"{used_by('adam_lr_ratio')}: learning rate of what is no matrix of a block, in lr", at_least=0, new=True
-    )
-    grad_clip: float | None = key(None, "largest norm of the gradient; null: no clipping", above=0)
+        None, f"{used_by('adam_lr_ratio')}: learning rate of all parameters outside the blocks' matrices, as a ratio",
+        at_least=0, new=True,
+    )  # fmt: skip
+    grad_clip: float | None = key(None, "maximum norm of the gradient; null: no clipping", above=0)
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
     name: str = key("linear", one_of=SCHEDULES)
-    total_steps: int | None = key(None, "horizon T of the schedule in steps; null: train.steps")
-    warmup_steps: int = key(0, "first steps, whose factor is (s + 1) / warmup_steps", at_least=0)
-    warmdown_steps: int | None = key(None, "warmdown, sqrt: length of the descent; null: half of T", at_least=1)
+    total_steps: int | None = key(None, "length T of the schedule in steps; null: train.steps")
+    warmup_steps: int = key(0, "warm-up steps; step s has the factor (s + 1) / warmup_steps", at_least=0)
+    warmdown_steps: int | None = key(None, "warmdown, sqrt: steps of the final decay; null: half of T", at_least=1)
 
 
 @dataclass(frozen=True)
@@ -170,18 +171,20 @@ class TrainConfig:
         None, "seconds between checkpoints on disk; null: 5, or 0 if checkpoint_every or keep_checkpoints is changed",
         at_least=0, effect="output", new=True,
     )  # fmt: skip
-    keep_checkpoints: int = key(2, "newest checkpoints to keep besides the best", at_least=1, effect="output")
+    keep_checkpoints: int = key(
+        2, "number of newest checkpoints to keep, in addition to the best", at_least=1, effect="output"
+    )
     resume: str = key(
-        "auto", "auto: resume this run if it was stopped; never; or the folder of a run to train on from",
-        holds=bool, allowed="it is auto, never or a folder", without_effect=("auto", "never"), is_path=True,
+        "auto", "auto: resume this run if it was stopped; never; or the folder of a run to continue training from",
+        holds=bool, allowed="it must be auto, never or a folder", without_effect=("auto", "never"), is_path=True,
         not_paths=("auto", "never", "latest"),
     )  # fmt: skip
     resume_on_other_data: bool = key(
-        False, "whether train.resume=<folder> may use other data, or another split of it, than the checkpoint", new=True
+        False, "allow train.resume=<folder> with other data, or another split, than the checkpoint's", new=True
     )
-    last_n: int = key(50, "steps that mean_loss_last_n averages over", at_least=1)
+    last_n: int = key(50, "number of last steps that mean_loss_last_n averages over", at_least=1)
     max_memory_growth: float | None = key(
-        2.0, "largest ratio of memory at an evaluation to the first ones; null: no limit", above=1, effect="output"
+        2.0, "maximum ratio of memory use to that at the first evaluations; null: no limit", above=1, effect="output"
     )
 
 
@@ -189,11 +192,13 @@ class TrainConfig:
 class SampleConfig:
     prompt: str = key("", "text to continue")
     temperature: float = key(0.5, "0: always the most likely token", at_least=0)
-    top_k: int | None = key(None, "sample from the k most likely tokens; null: from all", at_least=1)
+    top_k: int | None = key(None, "sample only from the k most likely tokens; null: from all tokens", at_least=1)
     num_samples: int = key(20, "number of samples", at_least=0)
-    bulk: bool = key(False, "task=sample, native: fast sampling of many texts with a generator of its own")
+    bulk: bool = key(False, "task=sample, native: draw many samples faster, with a separate random number generator")
     max_new_tokens: int | None = key(None, "null: up to model.block_size", at_least=1)
-    seed: int | None = key(None, "null: continue the generator that drew the initial weights", at_least=0)
+    seed: int | None = key(
+        None, "null: continue with the random number generator that drew the initial weights", at_least=0
+    )
 
 
 @dataclass(frozen=True)
@@ -202,7 +207,7 @@ class ExportConfig:
     half: bool = key(False, "safetensors: float16 instead of float32, half the size")
     path: str | None = key(
         None, "folder to write, or file for html; null: one in exports/ named after the checkpoint", holds=bool,
-        allowed="it is a folder, a file for html, or null",
+        allowed="it must be a folder, a file for html, or null",
     )  # fmt: skip
 
 
@@ -210,77 +215,81 @@ class ExportConfig:
 class ServeConfig:
     host: str = key(
         "127.0.0.1", "address to listen on; 0.0.0.0: every interface", holds=bool,
-        allowed="it is an address or a name of this machine",
+        allowed="it must be an address or a name of this machine",
     )  # fmt: skip
     port: int = key(8080, "0: any free port", at_least=0, at_most=65535)
     api_key: str | None = key(
-        None, "what clients send as `Authorization: Bearer <key>`; null: MICROGPT_API_KEY, or none",
-        holds=is_bearer_token, allowed="a key is one or more printable ASCII characters without blanks", secret=True,
+        None, "key that clients send as `Authorization: Bearer <key>`; null: $MICROGPT_API_KEY, or no key",
+        holds=is_bearer_token, allowed="a key must be one or more printable ASCII characters without spaces",
+        secret=True,
     )  # fmt: skip
-    max_active: int = key(64, "requests generated for at the same time", at_least=1)
-    max_queue: int = key(256, "requests waiting; one more is answered with 429", at_least=0)
-    max_body_bytes: int = key(1_000_000, "largest body of a request", at_least=1)
-    max_new_tokens: int = key(1024, "largest number of tokens that a request may ask for", at_least=1)
-    timeout: float = key(60.0, "seconds from a request's arrival to the end of its answer, else 503", above=0)
+    max_active: int = key(64, "maximum number of requests to generate for at the same time", at_least=1)
+    max_queue: int = key(256, "maximum number of waiting requests; further requests get a 429", at_least=0)
+    max_body_bytes: int = key(1_000_000, "maximum size of a request body", at_least=1)
+    max_new_tokens: int = key(1024, "maximum number of tokens that a request may ask for", at_least=1)
+    timeout: float = key(60.0, "maximum seconds from a request's arrival to the end of its response; then 503", above=0)
     allowed_hosts: list[str] = key(
-        [], "names that a request's Host may have besides local ones and serve.host; a key lifts this check", new=True
+        [], "allowed Host headers besides local names and serve.host; not checked if serve.api_key is set", new=True
     )
     cors_origins: list[str] = key(
         [], "origins of web pages that may call the server, such as https://a.example", new=True
     )
-    drain: float = key(30.0, "seconds that requests under way have left after SIGTERM", at_least=0)
+    drain: float = key(30.0, "seconds that running requests have to finish after SIGTERM", at_least=0)
 
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
     engines: list[str] = key(ENGINES, one_of=ENGINES)
     widths: list[int] = key([16, 64], "n_embd of the models to train and sample from", at_least=4)
-    repeats: int = key(3, "measurements of each figure", at_least=1)
-    seconds: float = key(0.2, "shortest duration of a measurement", above=0)
+    repeats: int = key(3, "number of measurements per figure", at_least=1)
+    seconds: float = key(0.2, "minimum duration of a measurement", above=0)
 
 
 @dataclass(frozen=True)
 class ExplainConfig:
     document: str | None = key(
-        None, "text of the training step; null: the first training example", holds=bool,
-        allowed="it is a text of at least one character, or null", new=True,
+        None, "document of the training step; null: the first training example", holds=bool,
+        allowed="it must be a string of at least one character, or null", new=True,
     )  # fmt: skip
     format: str = key("text", one_of=EXPLAIN_FORMATS, new=True)
     path: str | None = key(
         None, "html, svg: file to write; null: explain.html, explain.svg", holds=bool,
-        allowed="it is a file, or null", new=True,
+        allowed="it must be a file or null", new=True,
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class LoggerConfig:
     name: str = key("none", "where metrics go besides history.jsonl", one_of=LOGGERS)
-    project: str | None = key(None, "wandb, trackio: project; mlflow: experiment; null: as the environment says")
+    project: str | None = key(
+        None, "wandb, trackio: project; mlflow: experiment; null: from the environment, or microgpt"
+    )
 
 
 @dataclass(frozen=True)
 class SweepConfig:
-    fresh: bool = key(False, "true: archive an earlier sweep of the same command, start anew")
+    fresh: bool = key(False, "true: archive an earlier sweep of the same command and start over")
 
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """What an experiment is to answer, named before it begins; run.json keeps it, and nothing else depends on it."""
+    """The question and comparisons of an experiment, set before it starts. Only reports read them, from run.json."""
 
     question: str | None = key(
-        None, "what the runs are to answer, for the report", holds=bool, allowed="it is a text or null", new=True
-    )
+        None, "question that the runs should answer, for the report", holds=bool,
+        allowed="it must be a non-empty string or null", new=True,
+    )  # fmt: skip
     contrasts: list[str] = key(
         [], "comparisons to report first: 'optim=adam - optim=lion', a swept key, or key x key",
-        holds=are_texts, allowed="each is a text that is not empty", new=True,
+        holds=are_texts, allowed="each must be a non-empty string", new=True,
     )  # fmt: skip
     control: str | None = key(
-        None, "settings with which the others are compared: 'optim=adam'", holds=bool,
-        allowed="it is key=value or null", new=True,
+        None, "settings to compare all others with, such as 'optim=adam'", holds=bool,
+        allowed="it must be key=value or null", new=True,
     )  # fmt: skip
     nuisance: list[str] = key(
-        [], "swept keys that are no factors, such as a learning rate that is tuned", holds=are_texts,
-        allowed="each is a swept key", new=True,
+        [], "swept keys that are not factors, such as a tuned learning rate", holds=are_texts,
+        allowed="each must be a swept key", new=True,
     )  # fmt: skip
 
 
@@ -308,17 +317,15 @@ class Config:
     screening: ScreeningConfig = group(ScreeningConfig, effect="none")
     precision: PrecisionConfig = group(PrecisionConfig, effect="none")
     report: ReportConfig = group(ReportConfig, effect="none")
-    seed: int = key(42, "seed of the order of examples, the initial weights and the samples", at_least=0)
+    seed: int = key(42, "seed of the example order, the initial weights and the samples", at_least=0)
     checkpoint: str | None = key(
         None,
-        "all tasks except train: the folder of a run or checkpoint, or `latest`",
+        "folder of a run or checkpoint, or `latest`; not for task=train, benchmark, explain",
         effect="output",
         is_path=True,
         not_paths=("latest",),
     )
     outputs_dir: str = key("outputs", "folder of runs and sweeps", effect="none", is_path=True)
     results_dir: str = key("results", "folder of tables and reports", effect="none", is_path=True)
-    tags: list[str] = key(
-        [], "words of your own, for tables and reports", holds=are_texts, allowed=TEXTS, effect="none"
-    )
-    notes: str = key("", "a text of your own, for tables and reports", effect="none")
+    tags: list[str] = key([], "your own tags, for tables and reports", holds=are_texts, allowed=TEXTS, effect="none")
+    notes: str = key("", "your own notes, for tables and reports", effect="none")

@@ -1,6 +1,6 @@
-"""Refuse keys of the command line that the task or the chosen options do not use.
+"""Reject command-line keys that the task or the chosen options do not use.
 
-Values in files are left alone: the file of an experiment may state them for options that a command replaces.
+Keys in files are not checked: the file of an experiment may set keys for options that a command replaces.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from microgpt.runs.invocation import Invocation
 
 @dataclass(frozen=True)
 class Rule:
-    """Keys that have no effect if a condition holds."""
+    """Keys that have no effect under a condition."""
 
     keys: tuple[str, ...]
     holds: Callable[[Config], bool]
@@ -42,42 +42,42 @@ RULES = (
     Rule(
         ("train.resume_on_other_data",),
         lambda config: config.train.resume in ("auto", "never"),
-        "it is for train.resume=<folder>",
+        "it requires train.resume=<folder>",
     ),
     Rule(
         ("data.long_documents",),
         lambda config: not FORMATS[config.data.format].has_documents,
-        "a running text is divided into pieces of model.block_size",
+        "a running text is split into pieces of model.block_size",
     ),
     Rule(
         ("schedule.total_steps",),
         lambda config: config.schedule.name in WITHOUT_HORIZON,
-        "schedule=" + " and ".join(WITHOUT_HORIZON) + " does not depend on it",
+        "schedule=" + " and ".join(WITHOUT_HORIZON) + " does not use it",
     ),
     Rule(("style.long_documents",), lambda config: not config.style.documents, "the style has no documents"),
     Rule(("style.bias",), lambda config: not config.style.phrases, "the style has no phrases"),
     Rule(
         ("logger.project",),
         lambda config: "project" not in LOGGERS[config.logger.name].keys,
-        "it is a key of logger=" + " and ".join(name for name, choice in LOGGERS.items() if "project" in choice.keys),
+        "it requires logger=" + " or ".join(name for name, choice in LOGGERS.items() if "project" in choice.keys),
     ),
 )
 
 
 def refuse_unused_keys(config: Config, invocation: Invocation) -> None:
-    """Raise UserError for a key of the command line without effect. Jobs of a sweep are judged together."""
+    """Raise UserError for a command-line key without effect. The jobs of a sweep are checked together."""
     refuse_keys_of_other_tasks(config.task.name, invocation)
     if invocation.job is None:
         for node in ("sweep", "report.contrasts", "report.control", "report.nuisance", *DESIGNS):
             if invocation.touches(node):
-                raise UserError(f"{override_of(node, invocation)} is not allowed without -m: it is for sweeps")
+                raise UserError(f"{override_of(node, invocation)} is not allowed without -m: only sweeps use it")
         for sentence in unused(config, invocation).values():
             raise UserError(sentence)
 
 
 def refuse_keys_unused_by_all(jobs: Sequence[tuple[Config, Invocation]]) -> None:
-    """Raise UserError for a key that no job of a sweep uses: it may serve some of them only."""
-    if len(jobs) < 2:  # a sweeper that runs one job at a time may try other options in the next
+    """Raise UserError for a key that no job of a sweep uses. A key needs to be used by only one of them."""
+    if len(jobs) < 2:  # a sweeper that runs one job at a time may choose other options for the next job
         return
     found = [unused(config, invocation) for config, invocation in jobs]
     for key, sentence in found[0].items():
@@ -86,7 +86,7 @@ def refuse_keys_unused_by_all(jobs: Sequence[tuple[Config, Invocation]]) -> None
 
 
 def unused(config: Config, invocation: Invocation) -> dict[str, str]:
-    """Return the sentence for each key of the command line that the chosen options do not use."""
+    """Return the error message for each command-line key that the chosen options do not use."""
     given = invocation.keys()
     return {
         key: f"{override_of(key, invocation)} is not allowed: {rule.why}"
@@ -102,23 +102,25 @@ def refuse_keys_of_other_tasks(task: str, invocation: Invocation) -> None:
     choice, given = TASKS[task], invocation.keys()
     for key in given:
         if key.split(".")[0] in MODEL_GROUPS and not choice.makes_model:
-            why = "checkpoint=<folder> brings its own" if choice.needs_checkpoint else "it times microgpt.py's"
-            raise UserError(f"{key.split('.')[0]} cannot be changed with task={task}: {why} model")
+            why = (
+                "the model comes from checkpoint=<folder>" if choice.needs_checkpoint else "it uses microgpt.py's model"
+            )
+            raise UserError(f"{key.split('.')[0]} cannot be changed with task={task}: {why}")
         users = [name for name, one in TASKS.items() if any(covers(part, key) for part in one.reads)]
         if users and task not in users:
             given_as, named = override_of(key, invocation), ", ".join(users)
-            raise UserError(f"{given_as} is not allowed: task={task} does not use it; it is for task={named}")
+            raise UserError(f"{given_as} is not allowed: task={task} does not use it; it is a key of task={named}")
 
 
 MODEL_GROUPS = ("model", "data", "optim", "schedule", "train")
 
 
 def covers(part: str, key: str) -> bool:
-    """Return whether a group or key that a task reads is the key, its group, or within it."""
+    """Return whether `part`, a group or key that a task reads, is `key`, contains it, or is contained in it."""
     return part == key or key.startswith(f"{part}.") or part.startswith(f"{key}.")
 
 
 def override_of(key: str, invocation: Invocation) -> str:
-    """Return the override of a key or, of a group, the first one, as it was written."""
+    """Return the override of a key, or the first override in a group, as written."""
     pairs = zip(invocation.keys(), invocation.overrides, strict=True)
     return next(override for name, override in pairs if name == key or name.startswith(f"{key}."))

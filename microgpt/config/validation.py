@@ -1,4 +1,4 @@
-"""The rules between keys. What holds for one key by itself stands beside it in schema.py."""
+"""The rules that involve several keys. The constraints of a single key are in schema.py."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -25,7 +25,7 @@ from microgpt.model.spec import MODEL_KINDS, POSITIONS
 
 
 def check(config: Config) -> None:
-    """Check every key, then the rules between keys. Raises UserError at the first one that is broken."""
+    """Check every key, then the rules that involve several keys. Raises UserError for the first violation."""
     check_sample(config.sample)
     check_keys(config)
     check_mode(config)
@@ -35,7 +35,7 @@ def check(config: Config) -> None:
     check_data(config.data)
     if TASKS[config.task.name].makes_model:
         require(SOURCES[config.data.name].mixes_styles or not config.style.documents, "style", config.style.name,
-                f"data={config.data.name} cannot be mixed with documents of a style: say style=classic")  # fmt: skip
+                f"data={config.data.name} cannot be mixed with documents of a style: set style=classic")  # fmt: skip
     check_optim(config.optim)
     check_schedule(config)
     check_task(config)
@@ -46,7 +46,7 @@ def check(config: Config) -> None:
 
 def check_sample(sample: SampleConfig) -> None:
     temperature = sample.temperature
-    if not (math.isfinite(temperature) and temperature >= 0):  # in the words of task=chat and of the server
+    if not (math.isfinite(temperature) and temperature >= 0):  # the same message as in task=chat and the server
         raise UserError(f"sample.temperature: temperature must be finite and >= 0, got {temperature}")
     check_keys(sample, "sample.")
 
@@ -54,16 +54,16 @@ def check_sample(sample: SampleConfig) -> None:
 def refuse_unused(
     group: str, node: Any, reads: Mapping[str, Collection[str]], chosen: str | None = None, choice: str | None = None
 ) -> None:
-    """Refuse a value of a key that the chosen option does not read. `reads` maps each option to the keys it reads.
+    """Reject a value of a key that the chosen option does not read. `reads` maps each option to the keys it reads.
 
-    `choice` is the key that chooses; by default it is the group.
+    `choice` is the key that chooses the option, by default the group.
     """
     chosen, choice = node.name if chosen is None else chosen, choice or group
     for key in dict.fromkeys(key for keys in reads.values() for key in keys):
         value, users = getattr(node, key), [name for name, keys in reads.items() if key in keys]
         is_default = value == getattr(type(node), key)
         require(is_default or chosen in users, f"{group}.{key}", value,
-                f"it is a key of {choice}={' and '.join(users)} only")  # fmt: skip
+                f"it requires {choice}={' or '.join(users)}")  # fmt: skip
 
 
 def check_mode(config: Config) -> None:
@@ -93,14 +93,14 @@ def check_model(model: ModelConfig) -> None:
             require(value is not None, f"model.{size}", value, f"model={model.name} needs model.{size}")
         else:
             require(value is None, f"model.{size}", value,
-                    f"model={model.kind} has no {size}: its tables are as wide as the vocabulary")  # fmt: skip
+                    f"model={model.kind} has no {size}: the width of its tables is the vocabulary size")  # fmt: skip
     if model.n_embd is not None and model.n_head is not None:
         require(model.n_embd % model.n_head == 0, "model.n_embd", model.n_embd,
                 f"it must be a multiple of model.n_head={model.n_head}")  # fmt: skip
         if POSITIONS[model.position].needs_pairs:
             head_dim = model.n_embd // model.n_head
             require(head_dim % 2 == 0, "model.position", model.position,
-                    f"it rotates pairs, and n_embd/n_head={head_dim} features of a head are no pairs")  # fmt: skip
+                    f"it rotates pairs of features, but n_embd/n_head={head_dim} is odd")  # fmt: skip
     if model.n_kv_head is not None and model.n_head is not None:
         require(model.n_head % model.n_kv_head == 0, "model.n_kv_head", model.n_kv_head,
                 f"it must divide model.n_head={model.n_head}")  # fmt: skip
@@ -108,12 +108,12 @@ def check_model(model: ModelConfig) -> None:
     positions = {name: choice.keys for name, choice in POSITIONS.items()}
     refuse_unused("model", model, positions, model.position, "model.position")
     require(not model.zero_init_residual or model.residual_init in ("normal", "zero"), "model.residual_init",
-            model.residual_init, "model.zero_init_residual=true says zero")  # fmt: skip
+            model.residual_init, "model.zero_init_residual=true sets it to zero")  # fmt: skip
 
 
 def check_style(style: StyleConfig) -> None:
     require((style.share > 0) == bool(style.documents), "style.share", style.share,
-            "it must be above 0 exactly where style.documents has documents")  # fmt: skip
+            "it must be above 0 if style.documents has documents, and 0 otherwise")  # fmt: skip
 
 
 def check_data(data: DataConfig) -> None:
@@ -125,7 +125,7 @@ def check_data(data: DataConfig) -> None:
 def check_optim(optim: OptimConfig) -> None:
     refuse_unused("optim", optim, {name: choice.keys for name, choice in OPTIMIZERS.items()})
     for key in OPTIMIZERS[optim.name].keys:
-        require(getattr(optim, key) is not None, f"optim.{key}", None, f"optim={optim.name} needs a number")
+        require(getattr(optim, key) is not None, f"optim.{key}", None, f"optim={optim.name} needs a value for it")
 
 
 def check_schedule(config: Config) -> None:
@@ -145,30 +145,30 @@ def check_task(config: Config) -> None:
         require(config.checkpoint is not None, "checkpoint", None, f"task={task} needs checkpoint=<folder of a run>")
     else:
         require(config.checkpoint is None, "checkpoint", config.checkpoint,
-                f"task={task} reads none; to train on from a checkpoint, say train.resume=<folder>")  # fmt: skip
+                f"task={task} does not use a checkpoint; to train further, set train.resume=<folder>")  # fmt: skip
     require(task != "explain" or config.mode.name == "scalar", "mode", config.mode.name,
-            "task=explain explains the scalar engine (mode=scalar)")  # fmt: skip
+            "task=explain requires the scalar engine (mode=scalar)")  # fmt: skip
     if config.sample.bulk:
         require(task == "sample" and config.backend.name in ("native", "auto"), "sample.bulk", True,
-                "it goes with task=sample mode=tensor backend=native")  # fmt: skip
+                "it requires task=sample mode=tensor backend=native")  # fmt: skip
 
 
 def check_benchmark(benchmark: BenchmarkConfig) -> None:
-    require(bool(benchmark.engines), "benchmark.engines", benchmark.engines, "name at least one engine")
+    require(bool(benchmark.engines), "benchmark.engines", benchmark.engines, "give at least one engine")
     require(len(set(benchmark.engines)) == len(benchmark.engines), "benchmark.engines", benchmark.engines,
-            "each engine is named once")  # fmt: skip
+            "list each engine only once")  # fmt: skip
     for width in benchmark.widths:
-        require(width % 4 == 0, "benchmark.widths", width, "n_embd is a multiple of the 4 heads")
+        require(width % 4 == 0, "benchmark.widths", width, "n_embd must be a multiple of the 4 heads")
 
 
 def check_processes(config: Config, count: int) -> None:
-    """Check that the task can be shared by `count` processes of torchrun: training one model with PyTorch."""
+    """Check that `count` processes of torchrun can share the task, which must train one model with PyTorch."""
     if count == 1:
         return
     task, mode, backend = config.task.name, config.mode.name, config.backend
     require(task == "train", "task", task, f"{count} processes of torchrun can only train together (task=train)")
-    require(mode == "tensor", "mode", mode, f"{count} processes of torchrun train with mode=tensor backend=torch")
+    require(mode == "tensor", "mode", mode, f"{count} processes of torchrun need mode=tensor backend=torch")
     require(backend.name in ("torch", "auto"), "backend", backend.name,
-            f"{count} processes of torchrun train with backend=torch")  # fmt: skip
+            f"{count} processes of torchrun need backend=torch")  # fmt: skip
     require(backend.device != "mps", "backend.device", backend.device,
-            f"{count} processes of torchrun train with backend.device=cuda or cpu")  # fmt: skip
+            f"{count} processes of torchrun need backend.device=cuda or cpu")  # fmt: skip

@@ -136,7 +136,7 @@ class SubmititExecutor(Executor):
 
         cluster = options.get("cluster", "slurm")
         if cluster not in ("slurm", "local"):
-            raise UserError(f"{OPTIONS}.cluster={cluster} is not allowed: {OPTIONS}.cluster is one of slurm, local")
+            raise UserError(f"{OPTIONS}.cluster={cluster} is not allowed: {OPTIONS}.cluster must be one of slurm, local")
         if cluster == "slurm" and workers is None:
             raise UserError("hydra.launcher.workers=null is not allowed: say how many jobs Slurm is to run")
         super().__init__(workers)
@@ -181,7 +181,7 @@ def check_launcher(executor: str, workers: int | None, max_group: int | None) ->
     """Raise UserError for a value that is not allowed or an executor that is not installed."""
     key = "hydra.launcher.executor"
     if executor not in ("process", *EXECUTORS):
-        raise UserError(f"{key}={executor} is not allowed: {key} is one of process, {', '.join(EXECUTORS)}")
+        raise UserError(f"{key}={executor} is not allowed: {key} must be one of process, {', '.join(EXECUTORS)}")
     for name, value in (("workers", workers), ("max_group", max_group)):
         if value is not None and value < 1:
             raise UserError(f"hydra.launcher.{name}={value} is not allowed: hydra.launcher.{name} must be at least 1")

@@ -56,7 +56,7 @@ def test_calls_leave_nothing_behind(tmp_path: Path, run: microgpt.Run) -> None:
         with pytest.raises(microgpt.UserError, match=r"^2 of 2 jobs cannot run, and none was started") as mistakes:
             microgpt.sweep(SMALL, {"train.steps": ["x", "y"]})
         assert mistakes.value.__notes__ == [
-            f"train.steps={steps} is not allowed: train.steps is an integer" for steps in "xy"
+            f"train.steps={steps} is not allowed: train.steps must be an integer" for steps in "xy"
         ]
         assert not (tmp_path / "outputs").exists()
         again = microgpt.train(SMALL)

@@ -26,16 +26,16 @@ def refused(program: Program, *arguments: str) -> str:
         (["train.step=3"], "train.step is not a key: train has steps, "),
         (["hydra.run.dri=x"], "hydra.run.dri is not a key: hydra.run has dir; did you mean hydra.run.dir?"),
         (["model.n_embd=18"], "model.n_embd=18 is not allowed: it must be a multiple of model.n_head=4"),
-        (["-m", "seed=1,abc"], "seed=abc is not allowed: seed is an integer"),
+        (["-m", "seed=1,abc"], "seed=abc is not allowed: seed must be an integer"),
         (["mode=tensor", "backend=native", "backend.device=cuda"], "backend.device=cuda is not allowed"),
         (["data=text", "data.path=missing.txt"], "data.path=missing.txt cannot be read: No such file"),
         (["task=sample", "checkpoint=latest"], "checkpoint=latest: no run in outputs_dir=outputs has a checkpoint"),
-        (["train.steps=abc"], "train.steps=abc is not allowed: train.steps is an integer"),
+        (["train.steps=abc"], "train.steps=abc is not allowed: train.steps must be an integer"),
         (["train.steps"], "train.steps is not an override: "),
         (["seed=1,2"], "seed=1,2 has several values: add -m "),
         (
             ["model=lstm"],
-            "model=lstm is not an option: model is one of bigram, gpt, gpt2, gpt_chat, ",
+            "model=lstm is not an option: model must be one of bigram, gpt, gpt2, gpt_chat, ",
         ),
         (["train.steps=-1"], "train.steps=-1 is not allowed: train.steps must be at least 0"),
         (["sample.temperature=nan"], "sample.temperature: temperature must be finite and >= 0, got nan"),
@@ -173,5 +173,5 @@ def test_job_that_fails_where_it_was_completed_before_is_recorded_beside_it(micr
 @pytest.mark.slow
 def test_value_that_does_not_compose_refuses_the_sweep_before_it_starts(microgpt: Program) -> None:
     done = microgpt(*SWEEP, "seed=1,abc", expect=2)
-    assert done.stderr == "error: seed=abc is not allowed: seed is an integer\n"
+    assert done.stderr == "error: seed=abc is not allowed: seed must be an integer\n"
     assert not list(microgpt.folder.rglob("run.json"))

@@ -14,13 +14,13 @@ RUN = " ".join(QUICK)
 
 STYLE_FILES = {
     "name: it\nphrasez: [a]\n": "style.phrasez is not a key: style has name, documents, share, ",
-    "name: it\nshare: 20%\n": "style.share=20% is not allowed (in style/it.yaml): style.share is a number",
+    "name: it\nshare: 20%\n": "style.share=20% is not allowed (in style/it.yaml): style.share must be a number",
     "name: it\ndocuments: arr\nshare: 0.1\n": "style.documents=arr is not allowed (in style/it.yaml): ",
     "name: it\nshare: 0.1\ndocuments:\n  - key: value\n": "style.documents=[{'key': 'value'}] is not allowed: ",
     "name: it\ndocuments: [a\n": "line 3, column 1 is not YAML: ",
     "- a\n- b\n": "Merge error: list is not a subclass of StyleConfig",
     "name: ../up\n": "style.name=../up is not allowed: ",
-    "name: it\nshare: 0.1\n": "style.share=0.1 is not allowed: it must be above 0 exactly where style.documents has",
+    "name: it\nshare: 0.1\n": "style.share=0.1 is not allowed: it must be above 0 if style.documents has",
 }
 
 
@@ -51,7 +51,7 @@ def test_style_file_without_a_name_has_the_name_of_its_option(microgpt: Program)
     ("arguments", "sentence"),
     [
         (["train=foo"], "train=foo is not allowed: train is a group of keys, not a value"),
-        (["style.phrases=abc"], "style.phrases=abc is not allowed: style.phrases is a list, as in [a,b]"),
+        (["style.phrases=abc"], "style.phrases=abc is not allowed: style.phrases must be a list, as in [a,b]"),
         (["~train.steps"], "~train.steps is not allowed: train.steps is part of every run"),
         (["model=null"], "a config group takes the name of an option"),
         (["train.steps=${nix}"], "train.steps is not allowed: Interpolation key 'nix' not found"),

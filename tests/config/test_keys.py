@@ -31,8 +31,8 @@ class Example:
 BROKEN = {
     "inner.share=1.0 is not allowed: inner.share must be at least 0 and below 1": {"inner": Inner(1.0)},
     "inner.share=nan is not allowed: inner.share must be at least 0 and below 1": {"inner": Inner(float("nan"))},
-    "name=c is not allowed: name is one of a, b": {"name": "c"},
-    "names=c is not allowed: names is one of a, b": {"names": ["a", "c"]},
+    "name=c is not allowed: name must be one of a, b": {"name": "c"},
+    "names=c is not allowed: names must be one of a, b": {"names": ["a", "c"]},
     "count=0 is not allowed: count must be at least 1": {"count": 0},
     "port=10 is not allowed: port must be at least 0 and at most 9": {"port": 10},
     "rate=0.0 is not allowed: rate must be finite and above 0": {"rate": 0.0},

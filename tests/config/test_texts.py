@@ -90,13 +90,13 @@ def test_text_in_a_group_of_values_keeps_its_spelling_and_numbers_stay_numbers()
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("name: 1e3", "style.name=1000.0 is not allowed (in style/mine.yaml): style.name takes a text, and YAML reads "
-                      "this one as a number; put it in quotes"),
-        ("phrases: [a, true]", "style.phrases=true is not allowed (in style/mine.yaml): style.phrases takes a text, "
-                               "and YAML reads this one as a boolean; put it in quotes"),
+        ("name: 1e3", "style.name=1000.0 is not allowed (in style/mine.yaml): style.name takes a string, but YAML "
+                      "reads this value as a number; put it in quotes"),
+        ("phrases: [a, true]", "style.phrases=true is not allowed (in style/mine.yaml): style.phrases takes a string, "
+                               "but YAML reads this value as a boolean; put it in quotes"),
         ("# @package _global_\nhydra: {sweeper: {params: {seed: 1, sample.prompt: 1e3}}}",
-         "sample.prompt=1000.0 is not allowed (in style/mine.yaml): sample.prompt takes a text, and YAML reads this "
-         "one as a number; put it in quotes"),
+         "sample.prompt=1000.0 is not allowed (in style/mine.yaml): sample.prompt takes a string, but YAML reads this "
+         "value as a number; put it in quotes"),
         ("name: '1e3'", None),
         ("name: 2026-01-01", None),
     ],

@@ -53,7 +53,7 @@ def test_every_key_is_used_by_the_task_or_refused(task: str) -> None:
             said = str(error)
         assert (said is None) == used, key
         if said is not None:
-            other = f"{key}=1 is not allowed: task={task} does not use it; it is for task="
+            other = f"{key}=1 is not allowed: task={task} does not use it; it is a key of task="
             assert said.startswith((other, f"{key.split('.')[0]} cannot be changed with task={task}: "))
 
 
@@ -63,26 +63,26 @@ REFUSED = [  # the last override, and why
     ("sample.temperature=0 sample.top_k=3", "sample.temperature=0 always takes the most likely token"),
     ("data.val_fraction=0 train.eval_every=5", "data.val_fraction=0 holds out no documents"),
     ("data.val_fraction=0 data.split_seed=0", "data.val_fraction=0 holds out no documents"),
-    ("train.resume_on_other_data=true", "it is for train.resume=<folder>"),
+    ("train.resume_on_other_data=true", "it requires train.resume=<folder>"),
     ("data=text data.path=x data.format=stream data.long_documents=skip",
-     "a running text is divided into pieces of model.block_size"),
-    ("schedule=constant schedule.total_steps=2000", "schedule=constant does not depend on it"),
+     "a running text is split into pieces of model.block_size"),
+    ("schedule=constant schedule.total_steps=2000", "schedule=constant does not use it"),
     ("style=classic style.bias=2", "the style has no phrases"),
     ("style=classic style.long_documents=skip", "the style has no documents"),
-    ("logger.project=p", "it is a key of logger=wandb and mlflow and trackio"),
-    ("logger=tensorboard logger.project=p", "it is a key of logger=wandb and mlflow and trackio"),
-    ("serve.port=1", "task=train does not use it; it is for task=serve"),
-    ("task=chat checkpoint=x sample.prompt=a", "task=chat does not use it; it is for task=train, sample"),
-    ("task=info checkpoint=x style=classic", "task=info does not use it; it is for task=train, sample, "),
-    ("task=explain train.log_every=5", "task=explain does not use it; it is for task=train"),
+    ("logger.project=p", "it requires logger=wandb or mlflow or trackio"),
+    ("logger=tensorboard logger.project=p", "it requires logger=wandb or mlflow or trackio"),
+    ("serve.port=1", "task=train does not use it; it is a key of task=serve"),
+    ("task=chat checkpoint=x sample.prompt=a", "task=chat does not use it; it is a key of task=train, sample"),
+    ("task=info checkpoint=x style=classic", "task=info does not use it; it is a key of task=train, sample, "),
+    ("task=explain train.log_every=5", "task=explain does not use it; it is a key of task=train"),
     # By the tables of the options, in validation.py
-    ("data.path=a.txt", "it is a key of data=text and chat only"),
-    ("data.format=stream", "it is a key of data=text and alice only"),
-    ("data.loss_on=all", "it is a key of data=chat only"),
-    ("optim.momentum=0.5", "it is a key of optim=sgd and muon only"),
-    ("schedule.warmdown_steps=5", "it is a key of schedule=warmdown and sqrt only"),
-    ("mode=tensor backend=native backend.micro_batch=2", "it is a key of backend=torch only"),
-    ("model.rope_theta=5.0", "it is a key of model.position=rope only"),
+    ("data.path=a.txt", "it requires data=text or chat"),
+    ("data.format=stream", "it requires data=text or alice"),
+    ("data.loss_on=all", "it requires data=chat"),
+    ("optim.momentum=0.5", "it requires optim=sgd or muon"),
+    ("schedule.warmdown_steps=5", "it requires schedule=warmdown or sqrt"),
+    ("mode=tensor backend=native backend.micro_batch=2", "it requires backend=torch"),
+    ("model.rope_theta=5.0", "it requires model.position=rope"),
 ]  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def test_key_without_effect_is_refused(command: str, why: str) -> None:
 
 
 def test_key_of_sweeps_is_refused_for_a_run_alone() -> None:
-    assert refusal("sweep.fresh=true") == "sweep.fresh=true is not allowed without -m: it is for sweeps"
+    assert refusal("sweep.fresh=true") == "sweep.fresh=true is not allowed without -m: only sweeps use it"
 
 
 @mostly_slow(4, "overrides", [

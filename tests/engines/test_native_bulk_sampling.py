@@ -418,9 +418,9 @@ def test_bulk_texts_are_determined_by_seed_and_number(trained: Program) -> None:
         (BULK, "sample.bulk=true is not allowed: bulk sampling cannot favour a style's phrases; add style.bias=0"),
         ((*PLAIN, "sample.max_new_tokens=17"), "sample.max_new_tokens=17 is not allowed: with sample.bulk=true a text "
                                                "ends with the block, which has room for 16"),
-        ((*PLAIN, "backend=torch"), "sample.bulk=true is not allowed: it goes with task=sample mode=tensor "
+        ((*PLAIN, "backend=torch"), "sample.bulk=true is not allowed: it requires task=sample mode=tensor "
                                     "backend=native"),
-        ((*PLAIN[:3], "mode=scalar"), "sample.bulk=true is not allowed: it goes with task=sample mode=tensor "
+        ((*PLAIN[:3], "mode=scalar"), "sample.bulk=true is not allowed: it requires task=sample mode=tensor "
                                       "backend=native"),
     ],
     ids=["phrases", "beyond the block", "torch", "scalar"],

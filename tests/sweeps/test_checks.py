@@ -15,12 +15,12 @@ from microgpt.sweeps.folder import SweepFolder
 MISTAKES = {
     "seed=-1": "seed=-1 is not allowed: seed must be at least 0",  # a key's constraint
     "sample.temperature=nan": "sample.temperature: temperature must be finite",
-    "style.name=a/b": "style.name=a/b is not allowed: it becomes part of a file's name",
+    "style.name=a/b": "style.name=a/b is not allowed: it becomes part of a file name",
     "model.n_head=3": "model.n_embd=8 is not allowed: it must be a multiple of model.n_head=3",  # a rule between keys
     "schedule.total_steps=3": "schedule.total_steps=3 is not allowed: the schedule must cover",
-    "checkpoint=x": "checkpoint=x is not allowed: task=train reads none",
-    "optim=lamb": "optim=lamb is not an option: optim is one of",  # composition
-    "seed=abc": "seed=abc is not allowed: seed is an integer",
+    "checkpoint=x": "checkpoint=x is not allowed: task=train does not use a checkpoint",
+    "optim=lamb": "optim=lamb is not an option: optim must be one of",  # composition
+    "seed=abc": "seed=abc is not allowed: seed must be an integer",
     "train.step=3": "train.step is not a key: train has",
     "+foo=1": "foo is not a key: the configuration has",
     "data.path={here}/nowhere.txt": "data.path={here}/nowhere.txt cannot be read",  # what the run reads
@@ -89,7 +89,7 @@ def test_different_mistakes_of_all_jobs_are_each_told_once(tmp_path: Path, capsy
 
 def test_jobs_that_cannot_be_composed_refuse_the_sweep_and_others_do_not(tmp_path: Path) -> None:
     check(tmp_path, ("seed=1",), ("seed=-1",)).require_runnable()
-    with pytest.raises(UserError, match="seed=abc is not allowed: seed is an integer"):
+    with pytest.raises(UserError, match="seed=abc is not allowed: seed must be an integer"):
         check(tmp_path, ("seed=1",), ("seed=abc",), ("seed=-1",)).require_runnable()
 
 

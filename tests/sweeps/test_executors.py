@@ -105,12 +105,12 @@ def test_a_growing_file_is_printed_line_by_line_wherever_it_was_cut(
 @pytest.mark.parametrize(
     ("executor", "workers", "options", "most", "sentence"),
     [
-        ("nix", 1, {}, None, "hydra.launcher.executor=nix is not allowed: hydra.launcher.executor is one of process, "),
+        ("nix", 1, {}, None, "hydra.launcher.executor=nix is not allowed: hydra.launcher.executor must be one of "),
         ("joblib", 0, {}, None, "hydra.launcher.workers=0 is not allowed: hydra.launcher.workers must be at least 1"),
         ("process", 1, {}, 0, "hydra.launcher.max_group=0 is not allowed: hydra.launcher.max_group must be at least 1"),
         ("joblib", 2, {"n_jobs": 3}, None, "hydra.launcher.options={'n_jobs': 3} is not allowed: "),
         ("submitit", 2, {"cluster": "nix"}, None,
-         "hydra.launcher.options.cluster=nix is not allowed: hydra.launcher.options.cluster is one of slurm, local"),
+         "hydra.launcher.options.cluster=nix is not allowed: hydra.launcher.options.cluster must be one of slurm, "),
         ("submitit", None, {}, None, "hydra.launcher.workers=null is not allowed: say how many jobs Slurm is to run"),
         ("submitit", 2, {"cluster": "local", "nix": 1}, None,
          "hydra.launcher.options={'cluster': 'local', 'nix': 1} is not allowed: "),

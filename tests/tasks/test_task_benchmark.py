@@ -60,14 +60,14 @@ def test_only_the_requested_engines_are_measured(microgpt: Program) -> None:
     2,
     ("override", "sentence"),
     [
-        ("benchmark.engines=[]", "name at least one engine"),
-        ("benchmark.engines=[jax]", "benchmark.engines is one of python, native, torch"),
-        ("benchmark.engines=[native,native]", "each engine is named once"),
+        ("benchmark.engines=[]", "give at least one engine"),
+        ("benchmark.engines=[jax]", "benchmark.engines must be one of python, native, torch"),
+        ("benchmark.engines=[native,native]", "list each engine only once"),
         ("benchmark.widths=[6]", "benchmark.widths=6 is not allowed"),
         ("benchmark.repeats=0", "benchmark.repeats must be at least 1"),
         ("benchmark.seconds=0", "benchmark.seconds must be finite and above 0"),
         ("model.n_embd=32", "model cannot be changed with task=benchmark: it times microgpt.py's model"),
-        ("checkpoint=latest", "task=benchmark reads none"),
+        ("checkpoint=latest", "task=benchmark does not use a checkpoint"),
     ],
 )
 def test_mistake_is_one_sentence(microgpt: Program, override: str, sentence: str) -> None:

@@ -143,8 +143,8 @@ def test_sample_prints_answers_and_info_the_special_tokens(trained: Program) -> 
     (["task=sample", "checkpoint=latest", "mode=tensor", "sample.bulk=true", "sample.prompt=hi"],
      "sample.bulk=true is not allowed: bulk sampling cannot tell where a chat model's answer ends"),
     (["data=chat", "style=classic", "data.long_documents=skip"], "data.long_documents=skip is not allowed"),
-    (["data.loss_on=all"], "data.loss_on=all is not allowed: it is a key of data=chat only"),
-    (["data=chat", "style=classic", "data.loss_on=user"], "data.loss_on=user is not allowed: data.loss_on is one of"),
+    (["data.loss_on=all"], "data.loss_on=all is not allowed: it requires data=chat"),
+    (["data=chat", "style=classic", "data.loss_on=user"], "data.loss_on=user is not allowed: data.loss_on must be "),
     (["data=chat", "style=classic", "data.path=nix.jsonl"], "data.path=nix.jsonl cannot be read"),
     (["train.resume=latest", "style=classic"], "it was trained on chat tokens, but the data has plain text tokens"),
 ])  # fmt: skip

@@ -29,8 +29,8 @@ def test_formats_and_mistakes(microgpt: Program) -> None:
     assert (microgpt.folder / "a" / "graph.svg").read_text().startswith("<svg")
     for overrides, sentence in {
         ("explain.document=e2",): "explain.document='e2' has characters that the model does not know: '2'",
-        ("explain.path=x",): "explain.path=x is not allowed: it is a key of explain.format=html and svg only",
-        ("mode=tensor",): "mode=tensor is not allowed: task=explain explains the scalar engine (mode=scalar)",
+        ("explain.path=x",): "explain.path=x is not allowed: it requires explain.format=html or svg",
+        ("mode=tensor",): "mode=tensor is not allowed: task=explain requires the scalar engine (mode=scalar)",
         ("explain.format=svg", "explain.path=a/graph.svg/x"): "explain.path=a/graph.svg/x cannot be written: ",
     }.items():
         assert f"error: {sentence}" in microgpt("task=explain", *overrides, expect=2).stderr
