@@ -86,7 +86,7 @@ def test_an_interrupted_run_names_the_folder_that_the_next_command_must_name(
     with pytest.raises(KeyboardInterrupt):
         microgpt(*QUICK, "hydra.run.dir=a/${now:%Y}")
     (run,) = (folder / "a").iterdir()
-    assert f"the same command with hydra.run.dir=a/{run.name} goes on from there" in capsys.readouterr().out
+    assert f"the same command with hydra.run.dir=a/{run.name} continues from there" in capsys.readouterr().out
 
 
 def test_a_named_folder_below_the_outputs_is_found_as_the_latest(folder: Path) -> None:
@@ -122,7 +122,7 @@ def test_with_chdir_the_working_directory_is_the_folder_and_paths_start_from_the
     assert seen[2:] == [str(folder / "out")]
     assert (folder / "Y" / ".hydra" / "config.yaml").is_file()
     with pytest.raises(
-        UserError, match=r"chdir=true is not allowed for a job without a folder: name one with hydra\.run"
+        UserError, match=r"chdir=true is not allowed for a job without a folder: set one with hydra\.run"
     ):
         microgpt("task=info", "checkpoint=out", "hydra.job.chdir=true")
 
@@ -202,7 +202,7 @@ def test_a_sweep_s_folder_and_those_of_its_jobs_are_named_and_found_again(
             "beta1=null is not allowed: .*; optim=own is treated as adam unless its file",
         ),
         ("-m hydra.sweeper.params=3", r"hydra\.sweeper\.params=3 is not allowed: it must map each key to its values"),
-        ("-m seed=1,2 hydra.sweep.subdir=..", r"hydra\.sweep\.subdir=\.\. is not allowed: it names a folder below"),
+        ("-m seed=1,2 hydra.sweep.subdir=..", r"hydra\.sweep\.subdir=\.\. is not allowed: it must be a folder inside"),
         ("-m outputs_dir=a,b", "of 2 jobs cannot run"),
         ("-m seed=1,2 hydra.sweep.dir=S${seed}", "2 of 2 jobs cannot run"),
         ("--nonsense", "unrecognized arguments: --nonsense; --hydra-help lists the flags"),
@@ -264,9 +264,9 @@ def test_an_interrupted_sweep_names_the_folder_that_the_next_command_must_name(
     monkeypatch.setattr(sys, "argv", ["microgpt", *command])
     sweep = Sweep()
     sweep.folder = Path("sw/12")
-    assert sweep.how_to_continue == "the same command with hydra.sweep.dir=sw/12 goes on from there"
+    assert sweep.how_to_continue == "the same command with hydra.sweep.dir=sw/12 continues from there"
     sweep.folder = Path("outputs/sweeps") / sweep_id(command)
-    assert sweep.how_to_continue == "the same command goes on from there"
+    assert sweep.how_to_continue == "the same command continues from there"
 
 
 def test_flags_that_choose_other_files_make_another_sweep() -> None:

@@ -102,9 +102,7 @@ def refuse_keys_of_other_tasks(task: str, invocation: Invocation) -> None:
     choice, given = TASKS[task], invocation.keys()
     for key in given:
         if key.split(".")[0] in MODEL_GROUPS and not choice.makes_model:
-            why = (
-                "the model comes from checkpoint=<folder>" if choice.needs_checkpoint else "it uses microgpt.py's model"
-            )
+            why = "checkpoint=<folder> sets the model" if choice.needs_checkpoint else "it uses microgpt.py's model"
             raise UserError(f"{key.split('.')[0]} cannot be changed with task={task}: {why}")
         users = [name for name, one in TASKS.items() if any(covers(part, key) for part in one.reads)]
         if users and task not in users:

@@ -1,4 +1,4 @@
-"""A job that has been checked, and how Hydra runs it: nothing is written before the checks have passed."""
+"""Checks a job, then lets Hydra run it: nothing is written before the checks have passed."""
 
 import os
 from collections.abc import Callable
@@ -14,17 +14,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from microgpt.config.hydra_compat import hydra_run_job
 from microgpt.errors import UserError
 
-RUN_NAME = "<time>_<hash>"  # what the resolver run_name returns
+RUN_NAME = "<time>_<hash>"  # value of the resolver run_name
 CHOSEN = "${run_name:"  # in the default of hydra.run.dir (conf/config.yaml): runs/folders.py chooses the folder
 
 
 @dataclass(frozen=True)
 class StartedJob:
-    """A checked job: the folder that it writes to, which it holds, and the function that runs it."""
+    """A checked job: its locked output folder and the function that runs it."""
 
     run: Callable[[], float | None]
-    folder: Path | None = None  # None: it has none
-    release: Callable[[], None] = lambda: None  # the folder
+    folder: Path | None = None  # None: the job has no folder
+    release: Callable[[], None] = lambda: None  # releases the lock of the folder
 
 
 class Starter(Protocol):
@@ -32,13 +32,13 @@ class Starter(Protocol):
 
     def __call__(self, composed: DictConfig) -> float | None: ...
     def start(self, composed: DictConfig) -> StartedJob:
-        """Check a job and take its folder. `composed` has the node `hydra`."""
+        """Check a job and lock its folder. `composed` includes the `hydra` node."""
         ...
 
 
 @dataclass
 class JobResult(JobReturn):
-    """A job's result. The error of a failed one is raised as it is: Hydra's class prints a line about it first."""
+    """A job's result. The error of a failed job is raised without the line that Hydra's class would print first."""
 
     @property
     def return_value(self) -> Any:
@@ -59,9 +59,9 @@ def run_job(
     hydra_context: HydraContext,
     configure_logging: bool = True,
 ) -> JobReturn:
-    """Run a job as Hydra's function of this name does, in the folder that `task_function.start` returns.
+    """Run a job like Hydra's function of the same name, but in the folder that `task_function.start` returns.
 
-    The job is checked before Hydra makes the folder, writes its files there, calls callbacks and configures logging.
+    The job is checked before Hydra creates the folder, writes its files, calls callbacks and configures logging.
     """
     before = HydraConfig.instance().cfg
     HydraConfig.instance().cfg = config  # pyright: ignore[reportAttributeAccessIssue] (set_config would copy it)
@@ -71,10 +71,10 @@ def run_job(
         with env_override(dict(config.hydra.job.env_set)):
             started: StartedJob = task_function.start(config)  # pyright: ignore[reportFunctionMemberAccess]
         try:
-            if started.folder is None:  # no folder to write to
+            if started.folder is None:
                 if config.hydra.job.chdir:
                     raise UserError(
-                        "hydra.job.chdir=true is not allowed for a job without a folder: name one with hydra.run.dir"
+                        "hydra.job.chdir=true is not allowed for a job without a folder: set one with hydra.run.dir"
                     )
                 set_hydra(config, "", "output_subdir", None)
             set_hydra(config, "runtime", "output_dir", str((started.folder or Path()).absolute()))
@@ -82,7 +82,7 @@ def run_job(
                 lambda composed: started.run(), config, "hydra.runtime.output_dir", None, hydra_context,
                 configure_logging,
             )  # fmt: skip
-        except OSError as error:  # of Hydra's files: a full disk names none
+        except OSError as error:  # raised for Hydra's files: the error for a full disk has no path
             error.filename = error.filename or str(started.folder)
             raise
         finally:
@@ -93,7 +93,7 @@ def run_job(
 
 
 def folder_named(config: DictConfig, dir_key: str, subdir_key: str | None) -> str | None:
-    """Return the folder that hydra.run.dir, or hydra.sweep.dir and hydra.sweep.subdir, name; None: they name none."""
+    """Return the folder set by hydra.run.dir, or by hydra.sweep.dir and hydra.sweep.subdir; None for the default."""
     if subdir_key is None:
         as_written: Any = OmegaConf.to_container(config.hydra.run, resolve=False)
         return None if CHOSEN in as_written["dir"] else config.hydra.run.dir
@@ -101,7 +101,7 @@ def folder_named(config: DictConfig, dir_key: str, subdir_key: str | None) -> st
 
 
 def set_hydra(config: DictConfig, node: str, key: str, value: Any) -> None:
-    """Set a key of the node `hydra`."""
+    """Set a key in the `hydra` node."""
     parent = OmegaConf.select(config, f"hydra.{node}".rstrip("."))
     with read_write(parent), open_dict(parent):
         parent[key] = value

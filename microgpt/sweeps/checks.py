@@ -1,4 +1,4 @@
-"""Compose and check the jobs of a sweep before the first one runs; nothing is written."""
+"""Composes and checks the jobs of a sweep before the first job runs. Writes nothing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class CheckedJobs:
-    """Jobs by number: those that can run, of any task, and those that cannot."""
+    """Jobs of any task, keyed by number: jobs that can run, and jobs that cannot."""
 
     jobs: dict[int, Job] = field(default_factory=dict)
     failed: dict[int, FailedJob] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class CheckedJobs:
         return {number: self.failed[number].error for number in numbers if number in self.failed}
 
     def require_runnable(self) -> None:
-        """Raise the error that all jobs share, or that of jobs that cannot be composed; others fail by themselves."""
+        """Raise the errors if all jobs failed, or if jobs cannot be composed. Any other error fails only its job."""
         refuse_keys_unused_by_all([(job.config, Invocation(job.overrides)) for job in self.jobs.values()])
         check_plans([job.config for job in self.jobs.values()])
         uncomposed = [number for number, failed in self.failed.items() if failed.config is None]
@@ -48,7 +48,7 @@ class CheckedJobs:
         if len(by_cause(refused)) > 1:
             report_by_cause(refused)
             of = len(self.jobs) + len(self.failed)
-            several = UserError(f"{len(refused)} of {of} jobs cannot run, and none was started")
+            several = UserError(f"{len(refused)} of {of} jobs cannot run, so no job was started")
             for numbers in by_cause(refused):
                 several.add_note(str(refused[numbers[0]]))
             raise several
@@ -56,7 +56,7 @@ class CheckedJobs:
 
 
 def check_plans(configs: Sequence[Config]) -> None:
-    """Raise UserError for a plan of the report (report.contrasts, control, nuisance) that is not about these jobs."""
+    """Raise UserError if the plan of the report (report.contrasts, control, nuisance) does not match these jobs."""
     planned = {id(config.report): config for config in configs if config.report != ReportConfig(config.report.question)}
     if planned:
         from microgpt.reports.experiment_plan import check_plan, levels_of, recorded
@@ -68,7 +68,7 @@ def check_plans(configs: Sequence[Config]) -> None:
 
 
 class JobChecker:
-    """Checks the jobs of the sweep in `folder`."""
+    """Composes and checks the jobs of the sweep in `folder`."""
 
     def __init__(
         self,
@@ -80,10 +80,10 @@ class JobChecker:
         callbacks: Any = None,
         task_function: TaskFunction | None = None,
     ):
-        """`trains_here`: what this machine lacks is a mistake, as the jobs are not trained on another one.
+        """`trains_here`: the jobs are trained on this machine, so anything that it lacks is an error.
 
-        `has_trials`: the jobs are trials of an optimizing sweeper, with their numbers.
-        `callbacks` of Hydra are called for each job, with Hydra's `task_function`.
+        `has_trials`: the jobs are trials of an optimizing sweeper and have the numbers of the trials.
+        `callbacks`: Hydra's callbacks, which are called for each job with Hydra's `task_function`.
         """
         self.composer = composer
         self.callbacks = callbacks
@@ -92,10 +92,10 @@ class JobChecker:
         self.trains_here = trains_here
         self.has_trials = has_trials
         self.checked = CheckedJobs()
-        self.reader: InputReader | None = None  # of the data of the jobs to train
+        self.reader: InputReader | None = None  # reader of the training jobs' data
 
     def check(self, job_overrides: Mapping[int, Sequence[str]]) -> CheckedJobs:
-        """Check the jobs that have not been checked; returns all that have."""
+        """Check the jobs that have not been checked yet. Returns all checked jobs."""
         new = {number: overrides for number, overrides in job_overrides.items() if number not in self.checked}
         trainings = []
         for number, overrides in new.items():
@@ -103,7 +103,7 @@ class JobChecker:
             if job is not None and job.config.task.name == "train":
                 trainings.append(job)
         if trainings:
-            from microgpt.sweeps.runner import SweepRunner  # numpy, which --help starts without
+            from microgpt.sweeps.runner import SweepRunner  # imports numpy, which --help does not need
 
             runner = SweepRunner(self.folder, trainings, reader=self.reader)
             self.reader = runner.reader
@@ -115,7 +115,7 @@ class JobChecker:
         return self.checked
 
     def composed(self, number: int, overrides: Sequence[str]) -> Job | None:
-        """Return the job if its configuration keeps all rules."""
+        """Return the job if its configuration is valid; otherwise None, and the error is kept."""
         plain, trial = None, number if self.has_trials else None
         place, hydra_job = SweepJob(self.folder, number, str(number), trial), HydraJob()
         invocation = Invocation(tuple(overrides), place)
@@ -144,7 +144,7 @@ class JobChecker:
 
 
 def check_checkpoint(config: Config) -> None:
-    """Raise UserError if the model of a task that needs one does not exist."""
+    """Raise UserError if the task needs a checkpoint that does not exist."""
     if TASKS[config.task.name].needs_checkpoint:
         from microgpt.runs.checkpoint_paths import resolve_checkpoint
 

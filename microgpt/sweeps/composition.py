@@ -1,7 +1,7 @@
-"""Compose the configurations of a sweep's jobs: what jobs share once, then each job's own values.
+"""Composes the configurations of a sweep's jobs: the shared part once, then each job's own values.
 
-Hydra composes each job from all its files, which takes 50 ms, more than a tiny model trains. Options of groups, and
-keys that are added or deleted, are still composed like that; Hydra applies a plain `key=value` last in any case.
+Hydra composes each job from all of its files, which takes 50 ms, longer than the training of a tiny model. Options of
+groups, and keys that are added or deleted, are still composed by Hydra; it always applies a plain `key=value` last.
 """
 
 import copy
@@ -24,12 +24,12 @@ from microgpt.sweeps.hydra_job import HydraFiles, HydraJob, JobCallbacks, JobSet
 
 DEFAULT_SWEEP = "${outputs_dir}/sweeps/${sweep_id:}"  # the default of hydra.sweep.dir (conf/config.yaml)
 INTEGER = re.compile("0|[1-9][0-9]*")
-CACHED_BASES = 64  # compositions that are kept
+CACHED_BASES = 64  # compositions to keep
 
 
 @dataclass(frozen=True)
 class Place:
-    """What a job's node `hydra` states about its folder and its process."""
+    """The settings for a job's folder and process in the `hydra` node."""
 
     sweep_dir: str
     subdir: str
@@ -41,13 +41,13 @@ class Place:
 class Composed:
     """A job's configuration before it is checked."""
 
-    plain: dict[str, Any]  # with interpolations as they are written; its values may be invalid
+    plain: dict[str, Any]  # with interpolations as written; values may be invalid
     choices: dict[str, Any]  # the selected option of each group
-    overrides: tuple[str, ...]  # without those of Hydra's own keys
+    overrides: tuple[str, ...]  # without overrides of Hydra's own keys
     place: Place
     base: "Base"
     settings: JobSettings
-    config: DictConfig | None = None  # None: `plain` has no interpolations; else it is valid until the next composition
+    config: DictConfig | None = None  # None: `plain` has no interpolations; otherwise valid until the next composition
 
     @cached_property
     def values(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class Composed:
         return self.plain if self.config is None else as_dictionary(self.config, resolve=True)
 
     def hydra_job(self, callbacks: Any = None, task_function: TaskFunction | None = None) -> HydraJob:
-        """Return what Hydra gives the job besides its configuration. `callbacks` are those of a HydraContext."""
+        """Return the files, callbacks and environment that Hydra gives the job. `callbacks` are a HydraContext's."""
         files = calls = None
         if self.place.output_subdir is not None:
             number = self.settings.number
@@ -71,16 +71,16 @@ class Parsed:
     """An override of a job."""
 
     override: Override
-    portable: Override  # without the loader, which cannot be sent to another process
+    portable: Override  # without the loader, which cannot be pickled for another process
     is_own: bool  # not one of Hydra's own keys
-    is_plain: bool  # it sets a key to a value and does nothing else
+    is_plain: bool  # sets a key to a value and does nothing else
 
 
 class Base:
-    """What jobs share: a configuration that Hydra has composed, with and without the node `hydra`.
+    """The part that jobs share: a configuration composed by Hydra, with and without the `hydra` node.
 
-    After the first of these jobs, one whose values have the same types is a copy with its own values: OmegaConf has
-    kept such values as they are, and nothing refers to them.
+    After the first job, a job whose values have the same types is a copy of the first with its own values: OmegaConf
+    left such values unchanged, and no interpolation refers to them.
     """
 
     def __init__(self, full: DictConfig, sweep_dir: str | None):
@@ -93,8 +93,8 @@ class Base:
             del self.config["hydra"]
         self.dirname_style = dirname_style(full)
         self.first: dict[str, Any] | None = None  # the values of one job, if they have no interpolations
-        self.known_texts: dict[str, tuple[Any, str]] = {}  # of the last job's values
-        self.unchanged: set[tuple[str, type]] = set()  # keys, and types of values that they keep as they are
+        self.known_texts: dict[str, tuple[Any, str]] = {}  # key -> value of the last job, and its YAML
+        self.unchanged: set[tuple[str, type]] = set()  # keys with types of values that OmegaConf leaves unchanged
         hydra = as_dictionary(full.hydra)
         named = (hydra["job"]["env_set"], hydra["output_subdir"])
         is_numbered = hydra["sweep"]["subdir"] == "${hydra.job.num}" and "${" not in json.dumps(named)
@@ -110,7 +110,7 @@ class Base:
         return template_of(self.full)
 
     def apply(self, overrides: list[Override]) -> dict[str, Any]:
-        """Set the values of a job in `config` and return it as dictionaries. Raises Hydra's errors."""
+        """Set the values of a job in `config` and return `config` as dictionaries. Raises Hydra's errors."""
         apply_overrides(overrides, self.config)
         plain = as_dictionary(self.config)
         if "${" not in json.dumps(plain):
@@ -122,7 +122,7 @@ class Base:
         return plain
 
     def copy_with(self, overrides: list[Override]) -> dict[str, Any] | None:
-        """Return what `apply` returns, without OmegaConf; None if that is not certain to be the same."""
+        """Return the result of `apply` without using OmegaConf; None if the results might differ."""
         if self.first is None:
             return None
         plain = dict(self.first)
@@ -154,18 +154,18 @@ class Composer:
         self.loader = loader
         self.master = master
         self.parser = OverridesParser.create(config_loader=loader)
-        self.integers: dict[str, Parsed] = {}  # one override of each key with a number as its value: parsing takes long
+        self.integers: dict[str, Parsed] = {}  # a parsed override of each key with an integer value: parsing is slow
         self.parse = lru_cache(100_000)(self.parse_one)
         self.base = lru_cache(CACHED_BASES)(self.compose_base)
         as_written: Any = OmegaConf.to_container(master, resolve=False)
         self.outputs_dir = as_written["outputs_dir"]
         is_default = DEFAULT_SWEEP in as_written["hydra"]["sweep"]["dir"]
-        self.sweep_dir = master.hydra.sweep.dir if is_default else None  # None: each job may name another one
+        self.sweep_dir = master.hydra.sweep.dir if is_default else None  # None: may differ between jobs
 
     def compose(self, overrides: Sequence[str], number: int = 0) -> Composed:
-        """Compose the job of this number. Raises the errors that Hydra raises when it composes all overrides.
+        """Compose the job with this number. Raises the errors that Hydra would raise.
 
-        If its values or its place depend on others, its node `hydra` is the current one of HydraConfig from then on.
+        If the job's values or its place depend on other values, HydraConfig holds the job's `hydra` node afterwards.
         """
         parsed = [self.parse(override) for override in overrides]
         plain = [one.override for one in parsed if one.is_plain]
@@ -188,15 +188,15 @@ class Composer:
         return Composed(values, base.choices, lines, place, base, settings, config)
 
     def check_folder(self, composed: Composed) -> None:
-        """Raise UserError if a job would not lie in the folder of the sweep."""
+        """Raise UserError if the job's folder would not be inside the folder of the sweep."""
         if self.sweep_dir is None and composed.place.sweep_dir != self.master.hydra.sweep.dir:
             raise UserError(
-                f"hydra.sweep.dir={composed.place.sweep_dir} is not allowed: all jobs of a sweep have one folder; say "
-                "what differs between them in hydra.sweep.subdir"
+                f"hydra.sweep.dir={composed.place.sweep_dir} is not allowed: it must be the same for all jobs of a "
+                "sweep; use hydra.sweep.subdir for the folder of each job"
             )
         if composed.plain["outputs_dir"] != self.outputs_dir:
             raise UserError(
-                f"outputs_dir={composed.plain['outputs_dir']} is not allowed: it is the same for all jobs of a sweep"
+                f"outputs_dir={composed.plain['outputs_dir']} is not allowed: it must be the same for all jobs"
             )
 
     def parse_one(self, line: str) -> Parsed:
@@ -220,12 +220,12 @@ class Composer:
         return parsed
 
     def compose_base(self, overrides: tuple[str, ...], keys: tuple[str, ...]) -> Base:
-        """Compose what jobs share. Jobs that set other `keys` get a base of their own, without each other's values."""
+        """Compose the shared part of jobs. Jobs that set different `keys` get separate bases, to keep values apart."""
         return Base(self.loader.load_sweep_config(self.master, list(overrides)), self.sweep_dir)
 
 
 def is_unchanged(plain: dict[str, Any], key: str, value: Any) -> bool:
-    """Return whether a key has a value, a number, a truth value or a text, exactly as an override states it."""
+    """Return whether a key has exactly the value of an override, which must be a number, a boolean or a string."""
     found: Any = plain
     for part in key.split("."):
         found = found.get(part) if isinstance(found, dict) else None
@@ -240,8 +240,8 @@ def as_dictionary(config: DictConfig, resolve: bool = False) -> dict[str, Any]:
 
 @lru_cache(100_000)
 def section_as_yaml(key: str, value: str) -> str:
-    """Return a top-level key and its value, which is given as JSON, as YAML."""
-    if value.isdecimal():  # a seed; OmegaConf is slow
+    """Return a top-level key and its value, given as JSON, as YAML."""
+    if value.isdecimal():  # a fast path for seeds: OmegaConf is slow
         return f"{key}: {value}\n"
     return OmegaConf.to_yaml(OmegaConf.create({key: json.loads(value)}))
 

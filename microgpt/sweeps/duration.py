@@ -1,4 +1,4 @@
-"""About how long the jobs of a sweep take, from the speed of the first one's model on this machine."""
+"""Estimates how long the jobs of a sweep take, from the measured speed of the first job's model on this machine."""
 
 import time
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from microgpt.sweeps.groups import Job, most_together, shape_of
 from microgpt.training.from_config import model_spec, optimizer_spec
 from microgpt.training.run_inputs import InputReader
 
-SECONDS = 0.1  # of training that is measured
-RATE = 1e-4  # constant, as only time is measured
-FORWARD = 1 / 3  # time of an evaluated example in that of a trained one
-PER_JOB = 0.012  # seconds for a job's folder, record, weights and row in the tables, as measured on one core
+SECONDS = 0.1  # duration of the measurement
+RATE = 1e-4  # learning rate; constant, because only time is measured
+FORWARD = 1 / 3  # time of an evaluated example relative to a trained example
+PER_JOB = 0.012  # seconds for a job's folder, record, weights and row in the tables, measured on one core
 
 
 def about(jobs: Sequence[Job], reader: InputReader) -> float:
-    """Return the seconds that jobs take: their training, two evaluations each, and their files."""
+    """Return the estimated seconds for the jobs: training, two evaluations each, and writing files."""
     per_parameter = seconds_per_example(jobs, reader)
     total = 0.0
     for job in jobs:
@@ -31,7 +31,7 @@ def about(jobs: Sequence[Job], reader: InputReader) -> float:
 
 
 def seconds_per_example(jobs: Sequence[Job], reader: InputReader) -> float:
-    """Train the first job's model side by side as the sweep does; return the time per example and parameter."""
+    """Train replicas of the first job's model, as the sweep does, and return the seconds per example and parameter."""
     config = jobs[0].config
     inputs = reader.inputs(config)
     alike = sum(shape_of(job.config) == shape_of(config) for job in jobs)

@@ -1,8 +1,8 @@
-"""Where a sweep's jobs are trained: in this process, or in the workers of joblib, Ray or submitit (Slurm).
+"""Trains a sweep's jobs in this process, or in workers of joblib, Ray or submitit (Slurm).
 
-Each worker trains a share of the jobs (workers.py). Locks in the sweep's folder keep workers, and other commands on
-the same sweep, from training a job twice. Workers receive composed jobs instead of running the command again, because
-the jobs that an optimizing sweeper proposes depend on earlier results.
+Each worker trains a share of the jobs (workers.py). Locks in the sweep's folder prevent workers, and other commands
+that run the same sweep, from training a job twice. Workers receive composed jobs instead of running the command again,
+because the jobs that an optimizing sweeper proposes depend on earlier results.
 """
 
 import contextlib
@@ -27,37 +27,37 @@ from microgpt.training.guards import StopRequest, stop_on_signals
 from microgpt.training.run_inputs import InputReader
 
 OPTIONS = "hydra.launcher.options"
-RAY_STORE_BYTES = 100_000_000  # of Ray's object store, which holds the shares' configurations alone
+RAY_STORE_BYTES = 100_000_000  # size of Ray's object store, which holds only the configurations of the shares
 
 
 class Executor(ABC):
     """The workers of a library. The constructor raises UserError for options that the library does not accept."""
 
-    stop_with_starter = True  # False: they go on if this process ends
+    stop_with_starter = True  # False: the workers continue after this process ends
 
     def __init__(self, workers: int | None):
         self.count = workers or available_cores()
-        self.threads = max(1, available_cores() // self.count)  # of each worker
+        self.threads = max(1, available_cores() // self.count)  # per worker
 
     @abstractmethod
     def run(self, shares: list[Share]) -> list[ShareResult]:
-        """Train each share in a worker; the result of a lost worker has a LostWorkerError."""
+        """Train each share in a worker. The result of a lost worker contains a LostWorkerError."""
 
     def cancel(self) -> None:  # noqa: B027 (optional)
-        """Stop workers that do not stop with this process. Called again and again during `run`."""
+        """Stop workers that do not stop with this process. Called repeatedly during `run`."""
 
     def close(self) -> None:  # noqa: B027 (optional)
-        """End what the library started."""
+        """Stop everything that the library started."""
 
 
 class JoblibExecutor(Executor):
-    """Processes of this machine that share its cores; `options` are those of joblib.Parallel."""
+    """Worker processes on this machine, which share its cores. `options` are passed to joblib.Parallel."""
 
     def __init__(self, workers: int | None, options: dict[str, Any], files: Path):
         import joblib
 
         super().__init__(workers)
-        # n_jobs=1 would train in this process. Workers without a share end soon, also if this process was killed.
+        # n_jobs=1 would train in this process. Idle workers end soon, even if this process was killed.
         own: dict[str, Any] = {"backend": "loky", "batch_size": 1, "idle_worker_timeout": 5}
         with refused_options(options, TypeError, ValueError):
             self.parallel = joblib.Parallel(n_jobs=max(2, self.count), **own, **options)
@@ -69,13 +69,13 @@ class JoblibExecutor(Executor):
         try:
             return list(self.parallel(delayed(share)() for share in shares) or [])  # pyright: ignore[reportReturnType]
         except (BrokenProcessPool, TerminatedWorkerError) as error:  # joblib has killed all of them
-            return [lost(f"a worker of joblib ended before its jobs did: {first_sentence(error)}")]
+            return [lost(f"a joblib worker ended before its jobs finished: {first_sentence(error)}")]
 
 
 class RayExecutor(Executor):
-    """Tasks of a Ray started here or, with options.address, of a cluster that shares the file system.
+    """Tasks of a local Ray instance or, with options.address, of a cluster that shares the file system.
 
-    `options` are those of ray.init. Each worker has its part of the cores and of the GPUs.
+    `options` are passed to ray.init. Each worker gets a share of the cores and of the GPUs.
     """
 
     def __init__(self, workers: int | None, options: dict[str, Any], files: Path):
@@ -85,7 +85,7 @@ class RayExecutor(Executor):
 
         self.ray = ray
         self.is_local = options.get("address", "local") == "local"
-        # Ray's sockets need a short path. The folder is removed at the latest when this process ends.
+        # Ray's sockets need a short path. The folder is removed when this process ends, if not earlier.
         self.folder = tempfile.TemporaryDirectory(prefix="microgpt-ray-", dir="/tmp", ignore_cleanup_errors=True)
         local = {
             "address": "local", "num_cpus": workers or available_cores(), "include_dashboard": False,
@@ -111,7 +111,7 @@ class RayExecutor(Executor):
         return [self.result(task) for task in tasks]
 
     def cores_of(self, share: Share) -> float:
-        """On a cluster the most threads that a job of the share uses, at most the cores of the largest machine."""
+        """Return the cores to reserve: 1, or on a cluster the threads of a job, at most the largest machine's cores."""
         if self.is_local:
             return 1
         wanted = max(job.config.backend.threads or 1 for job in share.jobs)
@@ -121,7 +121,7 @@ class RayExecutor(Executor):
         try:
             return self.ray.get(task)
         except self.ray.exceptions.RayError as error:
-            return lost(f"a worker of Ray ended before its jobs did: {first_sentence(error)}")
+            return lost(f"a Ray worker ended before its jobs finished: {first_sentence(error)}")
 
     def close(self) -> None:
         self.ray.shutdown()
@@ -129,16 +129,16 @@ class RayExecutor(Executor):
 
 
 class SubmititExecutor(Executor):
-    """Jobs of Slurm; `options` are those of submitit's AutoExecutor, and `cluster`: slurm, or local for a trial."""
+    """Slurm jobs. `options` are those of submitit's AutoExecutor, and `cluster`: slurm, or local for a test."""
 
     def __init__(self, workers: int | None, options: dict[str, Any], files: Path):
         import submitit
 
         cluster = options.get("cluster", "slurm")
         if cluster not in ("slurm", "local"):
-            raise UserError(f"{OPTIONS}.cluster={cluster} is not allowed: {OPTIONS}.cluster must be one of slurm, local")
+            raise UserError(f"{OPTIONS}.cluster={cluster} is not allowed: it must be slurm or local")
         if cluster == "slurm" and workers is None:
-            raise UserError("hydra.launcher.workers=null is not allowed: say how many jobs Slurm is to run")
+            raise UserError("hydra.launcher.workers=null is not allowed: set the number of jobs that Slurm should run")
         super().__init__(workers)
         self.stop_with_starter = cluster == "local"
         if cluster == "slurm":
@@ -151,7 +151,7 @@ class SubmititExecutor(Executor):
 
     def run(self, shares: list[Share]) -> list[ShareResult]:
         with restored_signal_handlers():
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the processes that submitit starts inherit it
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by the processes that submitit starts
             with self.executor.batch():
                 jobs = [self.executor.submit(share) for share in shares]
         if not self.stop_with_starter:
@@ -166,7 +166,7 @@ class SubmititExecutor(Executor):
             return job.result()
         except (FailedJobError, UncompletedJobError):
             where = f"job {job.job_id} of {self.executor.cluster}"
-            return lost(f"{where} ended before its jobs did: see {job.paths.stderr}")
+            return lost(f"{where} ended before its sweep jobs finished: see {job.paths.stderr}")
 
     def cancel(self) -> None:
         while self.cancellable:
@@ -178,7 +178,7 @@ EXTRAS = {"joblib": "joblib", "ray": "ray", "submitit": "slurm"}  # library: the
 
 
 def check_launcher(executor: str, workers: int | None, max_group: int | None) -> None:
-    """Raise UserError for a value that is not allowed or an executor that is not installed."""
+    """Raise UserError if a value is not allowed or the executor is not installed."""
     key = "hydra.launcher.executor"
     if executor not in ("process", *EXECUTORS):
         raise UserError(f"{key}={executor} is not allowed: {key} must be one of process, {', '.join(EXECUTORS)}")
@@ -198,12 +198,12 @@ def train_jobs(
     max_group: int | None,
     reader: InputReader | None = None,
 ) -> dict[int, Outcome]:
-    """Train the jobs of the sweep in `folder`; returns their outcomes by number.
+    """Train jobs of the sweep in `folder`. Returns their outcomes, keyed by job number.
 
-    `reader` has read the data of the jobs in this process.
+    `reader` holds the data of the jobs that has been read in this process.
 
-    Raises UserError for a value that is not allowed or an executor that is not installed, Interrupted, and
-    MicrogptError if nothing can be written any more or a worker was lost.
+    Raises UserError if a value is not allowed or the executor is not installed, Interrupted, and MicrogptError if
+    files can no longer be written or a worker was lost.
     """
     check_launcher(executor, workers, max_group)
     with stop_on_signals() as stop:
@@ -228,7 +228,7 @@ def train_in_workers(
         with supervised(shares, files, stop, executor.cancel):
             results = executor.run(shares)
     except KeyboardInterrupt as second:
-        print(f"stopped at once; {current_sweep().how_to_continue}", flush=True)
+        print(f"stopped immediately; {current_sweep().how_to_continue}", flush=True)
         raise Interrupted(stop.signal_number or signal.SIGINT) from second
     outcomes = {number: outcome for result in results for number, outcome in result.outcomes.items()}
     signals = [result.signal_number for result in results if result.signal_number is not None]
@@ -251,7 +251,7 @@ def share_out(jobs: list[Job], count: int) -> list[list[Job]]:
 
 
 def gpus_per_worker(gpus: float, workers: int) -> float:
-    """Return the GPUs of each worker if all work at a time: whole ones, or a fraction of one that several share."""
+    """Return the number of GPUs per worker if all workers run at the same time; a fraction if workers share a GPU."""
     if gpus < 1:
         return 0
     return float(gpus // workers) if gpus >= workers else 1 / math.ceil(workers / gpus)
@@ -268,7 +268,7 @@ def refused_options(options: dict[str, Any], *errors: type[Exception]) -> Iterat
 
 @contextlib.contextmanager
 def restored_signal_handlers() -> Iterator[None]:
-    """Restore the handlers of Ctrl-C and SIGTERM at the end of the block."""
+    """Restore the signal handlers for Ctrl-C and SIGTERM at the end of the block."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

@@ -1,4 +1,4 @@
-"""Jobs that cannot run: each cause is reported once, with the jobs that it concerns, and each job is recorded."""
+"""Reports each cause of failure once, with the numbers of its jobs, and records the failed jobs."""
 
 import sys
 from collections.abc import Iterable, Mapping
@@ -11,13 +11,13 @@ from microgpt.errors import RECORDED_IN, describe
 from microgpt.runs.invocation import Invocation
 from microgpt.sweeps.hydra_job import HydraJob
 
-MOST_REPORTED = 3  # failures of a group of jobs that train side by side
-MOST_RANGES = 8  # of numbers of jobs in a line
+MOST_REPORTED = 3  # printed failures of a group of jobs that train side by side
+MOST_RANGES = 8  # ranges of job numbers in a line
 
 
 @dataclass(frozen=True)
 class FailedJob:
-    """A job that failed before it made a folder."""
+    """A job that failed before its folder was created."""
 
     error: Exception
     invocation: Invocation
@@ -26,7 +26,7 @@ class FailedJob:
 
 
 def by_cause(errors: Mapping[int, Exception]) -> list[list[int]]:
-    """Return the numbers of the jobs of each cause, in the order of the first job of each."""
+    """Return the job numbers for each cause of failure, ordered by each cause's first job."""
     causes: dict[str, list[int]] = {}
     for number in sorted(errors):
         causes.setdefault(describe(errors[number]), []).append(number)
@@ -41,18 +41,18 @@ def report_by_cause(errors: Mapping[int, Exception]) -> None:
 
 
 def report_first(errors: Mapping[int, Exception]) -> None:
-    """Print the errors of the first jobs of a group that failed by themselves, and how many more there are."""
+    """Print the errors of the first jobs of a group that failed individually, and the number of further failures."""
     numbers = sorted(errors)
     for number in numbers[:MOST_REPORTED]:
         report(errors[number], prefix=f"job {number}: ")
     more = numbers[MOST_REPORTED:]
     if more:
         which = f"{len(more)} more jobs of its group" if len(more) > 1 else "another job of its group"
-        print(f"{which} failed ({ranges(more)}): run.json in the job's folder says why", file=sys.stderr)
+        print(f"{which} failed ({ranges(more)}): see run.json in the job's folder", file=sys.stderr)
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Return ascending numbers as `0-3, 7, 9-12`; of many ranges the first ones and the last."""
+    """Return ascending numbers as `0-3, 7, 9-12`. If there are many ranges, only the first ones and the last."""
     found = []
     for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
         members = [number for _, number in run]
@@ -63,8 +63,8 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 def record_failures(failed: Iterable[FailedJob]) -> None:
-    """Record jobs that could be composed; to be called within `SweepFolder.creating_folders`."""
-    from microgpt.runs.folders import record_failed_job  # numpy, which --help starts without
+    """Record the failed jobs that could be composed. Must be called within `SweepFolder.creating_folders`."""
+    from microgpt.runs.folders import record_failed_job  # imports numpy, which --help does not need
 
     for one in failed:
         if one.config is not None:

@@ -1,11 +1,11 @@
-"""The folder of a sweep: earlier attempts at its jobs, and locks, so that several processes can work on it.
+"""The folder of a sweep, with earlier attempts at its jobs, and locks that let several processes run the sweep.
 
     outputs/sweeps/<name>_<hash of the command>/<job>/    a job
-    outputs/sweeps/<name>_<hash of the command>/.locks/   a lock for each job that was run, for each process that works
-                                                          on the sweep, and for creating folders
+    outputs/sweeps/<name>_<hash of the command>/.locks/   a lock for each job that was run, for each process that runs
+                                                          the sweep, and for creating folders
 
 A job is identified by what it computes (the hashes of its configuration and its data), not by its number: the same
-overrides in another order are the same sweep. Only the holder of a job's lock changes the job's folder.
+overrides in another order are the same sweep. Only the holder of a job's lock may change the job's folder.
 """
 
 import contextlib
@@ -35,8 +35,8 @@ from microgpt.runs.folders import (
 from microgpt.runs.record import RECORD, STOPPED, Metrics, RunIdentity, RunRecord
 from microgpt.runs.record_json import parse
 
-OTHER_FILES = 200  # that a process may have open beside its locks
-HOW_TO_BEGIN = ("train.resume=", "sweep.fresh=")  # overrides that do not make it another job
+OTHER_FILES = 200  # files that a process may have open in addition to its locks
+HOW_TO_BEGIN = ("train.resume=", "sweep.fresh=")  # overrides that do not change a job's identity
 
 Overrides = tuple[str, ...]
 
@@ -46,7 +46,7 @@ class Attempt:
     """A job's folder and the parts of its record that the sweep needs; None for an unreadable record."""
 
     path: Path
-    stamp: tuple[int, int]  # of the record's file; it changes when the record is written again
+    stamp: tuple[int, int]  # time and inode of the record's file, which change when the record is written again
     identity: RunIdentity | None = None  # None for a job that failed before its data was read
     overrides: Overrides = ()
     status: str | None = None
@@ -60,14 +60,14 @@ class SweepFolder:
     def __init__(self, path: Path):
         self.path = path
         self.locks = path / ".locks"
-        self.has_locks = False  # whether their folder has been made
+        self.has_locks = False  # whether the folder of the locks exists
         self.attempts: dict[Path, Attempt] = {}
         self.by_identity: dict[RunIdentity, list[Attempt]] = {}
         self.failed_before_start: dict[Overrides, list[Path]] = {}
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the records that are new or have changed; that of a completed job does not change."""
+        """Read new and changed records. The record of a completed job does not change."""
         found = {}
         for path in run_folders(self.path, self.attempts):
             known = self.attempts.get(path)
@@ -107,7 +107,7 @@ class SweepFolder:
         return own(overrides) in self.failed_before_start
 
     def lock(self, identity: RunIdentity) -> FileLock | None:
-        """Return the job's lock, or None while another process holds it. Raises UserError if nothing can be locked."""
+        """Return the job's lock, or None if another process holds it. Raises UserError if files cannot be locked."""
         return self.acquire(lock_name(identity), wait=False)
 
     def acquire(self, name: str, wait: bool) -> FileLock | None:
@@ -120,12 +120,12 @@ class SweepFolder:
         except Timeout:
             return None
         except OSError as error:
-            reason = error.strerror or "it takes no locks"
+            reason = error.strerror or "the file system does not support locks"
             raise UserError(f"{self.named()} cannot be written: {reason}") from error
         return lock
 
     def named(self) -> str:
-        """Return the key and the value that a message about the folder names."""
+        """Return the key=value that determines the folder, for messages."""
         default = self.path.parent.name == "sweeps"
         return f"outputs_dir={outputs_of(self.path)}" if default else f"hydra.sweep.dir={self.path}"
 
@@ -136,31 +136,31 @@ class SweepFolder:
         return lock is None
 
     def is_held(self) -> bool:
-        """Return whether any process works on this sweep."""
+        """Return whether any process is running this sweep."""
         return any(self.is_locked(path.name) for path in self.locks.glob("*.lock"))
 
     def held(self) -> contextlib.AbstractContextManager[None]:
-        """Show other processes in the block, also between two jobs, that this one works on the sweep."""
+        """Hold a lock in the block that shows other processes, even between jobs, that this process runs the sweep."""
         return released(next(lock for n in count() if (lock := self.acquire(process_lock(n), wait=False))))
 
     def is_shared(self) -> bool:
-        """Return whether another process may have worked on this sweep since this one holds it.
+        """Return whether another process may have run this sweep while this process held it.
 
-        It would have found the first lock taken, and made the second.
+        That process would have found the first lock taken and created the second.
         """
         return (self.locks / process_lock(1)).exists()
 
     def creating_folders(self) -> contextlib.AbstractContextManager[None]:
-        """Keep other processes from creating folders of the sweep in the block.
+        """Prevent other processes from creating folders of the sweep during the block.
 
-        A folder gets its first record in the same block; one without a record was left by a killed process.
+        A folder gets its first record in the same block: a folder without a record was left by a killed process.
         """
         lock = self.acquire("folders.lock", wait=True)
         assert lock is not None
         return released(lock)
 
     def folder_for(self, identity: RunIdentity, name: str, resume: bool) -> Path:
-        """Return the folder that a job has, or that `claim` returns if no other process works on the job."""
+        """Return the job's folder, or the folder that `claim` would return if no other process runs the job."""
         completed = self.completed(identity)
         if resume and completed is not None:
             return completed.path
@@ -169,9 +169,10 @@ class SweepFolder:
         return found or next(path for path in attempt_paths(self.path, name) if is_claimable(path))
 
     def claim(self, identity: RunIdentity, name: str, lock: FileLock, resume: bool, keep_checkpoints: int) -> RunFolder:
-        """Return the folder for the holder of a job's lock: an interrupted attempt's, a failed one's emptied, or new.
+        """Return the folder for the holder of a job's lock.
 
-        `name` is that of a new one. To be called within `creating_folders`.
+        This is the folder of an interrupted attempt, the emptied folder of a failed attempt, or a new folder called
+        `name`. Must be called within `creating_folders`.
         """
         outputs = outputs_of(self.path)
         for one in reversed(self.attempts_at(identity) if resume else []):
@@ -184,7 +185,7 @@ class SweepFolder:
         return RunFolder(self.free_folder(name), outputs, lock)
 
     def free_folder(self, name: str) -> Path:
-        """Return a folder <name> or, if a run has it, <name>-2, ...; to be called in `creating_folders`."""
+        """Create and return <name> or, if a run uses it, <name>-2, ... Must be called within `creating_folders`."""
         if make_new(self.path / name):
             return self.path / name
         path = next(path for path in attempt_paths(self.path, name) if is_claimable(path))
@@ -194,14 +195,14 @@ class SweepFolder:
         return path
 
     def forget_failures(self, overrides: Sequence[str]) -> None:
-        """Remove the records of a job's attempts that failed before they started: it has started or completed now.
+        """Remove the records of a job's attempts that failed before they started, once it has started or completed.
 
-        To be called within `creating_folders`.
+        Must be called within `creating_folders`.
         """
         for path in self.failed_before_start.pop(own(overrides), []):
             if has_failed_before_start(path):
                 (path / RECORD).unlink(missing_ok=True)
-                with contextlib.suppress(OSError):  # the user has put something into it
+                with contextlib.suppress(OSError):  # the user may have put files in the folder
                     path.rmdir()
 
 
@@ -228,7 +229,7 @@ def lock_name(identity: RunIdentity) -> str:
 
 
 def own(overrides: Sequence[str]) -> Overrides:
-    """Return the overrides that distinguish a job from others, sorted."""
+    """Return the overrides that identify a job, sorted."""
     return tuple(sorted(override for override in overrides if not override.startswith(HOW_TO_BEGIN)))
 
 
@@ -253,11 +254,11 @@ def read_attempt(path: Path, stamp: tuple[int, int]) -> Attempt:
 
 
 def failed_since(sweep: Path, time: str) -> list[Path]:
-    """Return the folders of the jobs of a sweep that have failed since a time, in whatever process they ran."""
+    """Return the folders of the sweep's jobs that have failed since `time`, in any process."""
     failed = []
     for path in run_folders(sweep):
         with contextlib.suppress(FileNotFoundError):
-            if b'"failed"' in (path / RECORD).read_bytes():  # most have not, and need not be parsed
+            if b'"failed"' in (path / RECORD).read_bytes():  # most records do not contain this and need not be parsed
                 attempt = read_attempt(path, (0, 0))
                 if attempt.status == "failed" and attempt.finished_at >= time:
                     failed.append(path)
@@ -265,7 +266,7 @@ def failed_since(sweep: Path, time: str) -> list[Path]:
 
 
 def lockable(wanted: int) -> int:
-    """Return how many of `wanted` jobs a process can lock at a time: each lock is an open file. Raises the limit."""
+    """Return how many of `wanted` jobs a process can lock at once, each with an open file. Increases the file limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + OTHER_FILES
     if soft == resource.RLIM_INFINITY or needed <= soft:

@@ -1,4 +1,4 @@
-"""Which jobs of a sweep one engine can train side by side, and how many at a time."""
+"""Groups the jobs of a sweep that one engine can train side by side, and limits the size of a group."""
 
 import json
 import os
@@ -12,9 +12,9 @@ from microgpt.model.spec import ModelSpec
 from microgpt.sweeps.hydra_job import HydraJob
 
 Item = TypeVar("Item")
-# Keys that may differ in a group: an engine keeps an order of examples and a learning rate per replica.
+# Keys that may differ within a group: an engine keeps an order of examples and a learning rate per replica.
 OWN = (("seed",), ("optim", "lr"), ("schedule",), ("sample",))
-MOST_ON_CPU = 64  # more do not train faster, and a kill loses the progress of a whole group
+MOST_ON_CPU = 64  # more jobs do not train faster, and a killed process loses the progress of the whole group
 MOST_ON_GPU = 4096
 MOST_FLOATS_ON_CPU = 2**26  # parameters, gradients, moments and activations: 256 MB
 MOST_FLOATS_ON_GPU = 2**31
@@ -27,8 +27,8 @@ class Job:
     number: int
     config: Config
     overrides: tuple[str, ...]
-    name: str = ""  # of its folder, if that is not the number
-    is_trial: bool = False  # of a study, whose trial has the job's number
+    name: str = ""  # name of the folder, if it is not the number
+    is_trial: bool = False  # whether the job is the trial of a study with the same number
     hydra: HydraJob = field(default=HydraJob(), compare=False)
 
     @property
@@ -37,7 +37,7 @@ class Job:
 
     @property
     def resumes(self) -> bool:
-        """Whether earlier attempts count."""
+        """Whether the job continues or reuses earlier attempts."""
         return self.config.train.resume != "never"
 
 
@@ -54,7 +54,7 @@ def shape_of(config: Config) -> str:
 
 
 def group(items: Iterable[Item], key: Callable[[Item], Hashable], most: Callable[[Item], int]) -> list[list[Item]]:
-    """Group items of equal keys, at most `most(first item)` (1 or more) of them, in their order."""
+    """Group items with equal keys in their order. A group has at most `most(first item)` items, which is at least 1."""
     found: dict[Hashable, list[Item]] = {}
     for item in items:
         found.setdefault(key(item), []).append(item)
@@ -67,9 +67,9 @@ def group(items: Iterable[Item], key: Callable[[Item], Hashable], most: Callable
 
 
 def most_together(config: Config, spec: ModelSpec, on_gpu: bool, most: int | None) -> int:
-    """Return how many models of this kind to train at a time, at most `most`.
+    """Return how many models of this kind to train side by side, at most `most`.
 
-    Untrained baselines and models in plain Python run alone: they would not be faster side by side.
+    Untrained baselines and models in plain Python run alone, because they would not be faster side by side.
     """
     if config.train.steps == 0 or config.backend.name == "python":
         return 1
@@ -79,7 +79,7 @@ def most_together(config: Config, spec: ModelSpec, on_gpu: bool, most: int | Non
 
 
 def floats(config: Config, spec: ModelSpec) -> int:
-    """Return about how many numbers the training of one model keeps: four per parameter, and activations."""
+    """Return the approximate number of floats for training one model: four per parameter, plus activations."""
     tokens = config.train.batch_size * spec.block_size
     mlp = (3 if spec.gated_mlp else 2) * spec.mlp_features
     per_token = spec.n_layer * (6 * spec.n_embd + mlp + spec.n_head * spec.block_size) + 4 * spec.n_embd

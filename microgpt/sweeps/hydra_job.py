@@ -1,7 +1,7 @@
-"""What Hydra gives a job besides its configuration: files in its folder, environment variables, calls of callbacks.
+"""Provides what Hydra gives a job besides its configuration: files, environment variables and callback calls.
 
-Hydra's function run_job does this for a job that runs alone (checked_job.py), this module for jobs that are trained
-together.
+Hydra's function run_job does this for a job that runs alone (checked_job.py); this module does it for jobs that are
+trained together.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ from microgpt.config.hydra_compat import apply_overrides
 from microgpt.errors import UserError
 
 CACHED_TEXTS = 10_000
-# Texts that YAML has without quotes: an override with a simple value, a path. OmegaConf is slow
+# Strings that YAML writes without quotes: an override with a simple value, or a path. OmegaConf is slow.
 PLAIN = re.compile(r"[A-Za-z/][\w./=,-]*[/=][\w./=,-]*", re.ASCII)
-# Values in the text of hydra.yaml that differ between jobs: (node, key, a value that stands for the job's).
+# Values in hydra.yaml that differ between jobs: (node, key, a placeholder for the job's value).
 MARKED: tuple[tuple[str, str, Any], ...] = (
     ("overrides", "task", ["@task@"]),
     ("job", "override_dirname", "@override_dirname@"),
@@ -40,12 +40,12 @@ MARKED: tuple[tuple[str, str, Any], ...] = (
 
 @dataclass(frozen=True)
 class HydraFiles:
-    """The files that Hydra writes into a job's folder. Jobs share most of their text."""
+    """The files that Hydra writes to a job's folder. Most of their content is the same for all jobs."""
 
     folder: str  # hydra.output_subdir
     config: tuple[str, ...]
     template: tuple[str, ...]  # hydra.yaml before, between and after the values of MARKED
-    values: tuple[Any, ...]  # of MARKED; the last one is known when the job has its folder
+    values: tuple[Any, ...]  # for MARKED; the last value is missing until the job has its folder
 
     def write(self, job_folder: Path) -> None:
         values = (*self.values, str(job_folder.absolute()))
@@ -62,16 +62,16 @@ class HydraFiles:
 
 @dataclass(frozen=True)
 class JobSettings:
-    """What distinguishes a job from others of the same `Base`: values of keys, and what Hydra's launchers state."""
+    """The values that distinguish a job from others with the same `Base`, including values set by Hydra's launchers."""
 
     number: int
     overrides: tuple[str, ...]
     dirname: str  # hydra.job.override_dirname
-    sweep_dir: str | None  # None: look at hydra.sweep.dir of the job
+    sweep_dir: str | None  # None: read hydra.sweep.dir of the job
     values: tuple[Override, ...]
 
     def apply(self, full: DictConfig) -> None:
-        """Set this job's values in a configuration that has the node `hydra`; make it HydraConfig's current one."""
+        """Set this job's values in a configuration with the `hydra` node, and store it in HydraConfig."""
         apply_overrides(self.values, full)
         hydra = full.hydra
         HydraConfig.instance().cfg = full  # pyright: ignore[reportAttributeAccessIssue] (set_config would copy it)
@@ -82,18 +82,18 @@ class JobSettings:
 
 
 class JobCallbacks:
-    """The calls of Hydra's callbacks for a job. Its configuration is made when they begin: sweeps have many jobs."""
+    """Calls Hydra's callbacks for a job. The job's configuration is built only at its start: sweeps have many jobs."""
 
     def __init__(self, callbacks: Any, task_function: TaskFunction, full: DictConfig, settings: JobSettings):
         self.callbacks = callbacks
         self.task_function = task_function
-        self.full = full  # of all jobs of a `Base`
+        self.full = full  # shared by all jobs with the same `Base`
         self.settings = settings
         self.config: DictConfig | None = None
         self.noted: list[dict[str, Any]] = []  # attributes that each callback has set in on_job_start
 
     def start(self, folder: Path) -> None:
-        setup_globals()  # for a process of its own
+        setup_globals()  # needed if this is a worker process
         config = self.config = copy.deepcopy(self.full)
         with self.current():
             self.settings.apply(config)
@@ -107,7 +107,7 @@ class JobCallbacks:
             ]
 
     def end(self, result: Any) -> None:
-        """`result` is the value that the job returns, or its error."""
+        """Call the callbacks with `result`, the job's return value or its error."""
         config, self.config = self.config, None
         if config is None:
             return
@@ -130,9 +130,9 @@ class JobCallbacks:
 
     @contextlib.contextmanager
     def as_started(self) -> Iterator[None]:
-        """Give callbacks in the block the attributes that they have set in on_job_start of this job.
+        """Restore, in the block, the attributes that callbacks set in on_job_start of this job.
 
-        Jobs that train together all start before the first of them ends, but a callback may note one job at a time.
+        Jobs that train together all start before the first of them ends, but a callback may store only one job.
         """
         pairs = list(zip(self.callbacks.callbacks, self.noted, strict=True))
         now = [{name: vars(callback)[name] for name in noted} for callback, noted in pairs]
@@ -158,26 +158,26 @@ class JobCallbacks:
 
 @dataclass(frozen=True)
 class HydraJob:
-    """What Hydra gives a job besides its configuration."""
+    """The files, callbacks and environment variables that Hydra gives a job."""
 
     files: HydraFiles | None = None
     callbacks: JobCallbacks | None = None
     environment: tuple[tuple[str, str], ...] = ()  # hydra.job.env_set
 
     def start(self, folder: Path) -> None:
-        """Write Hydra's files into the folder that the job has just got, and call callbacks."""
+        """Write Hydra's files to the job's new folder, and call the callbacks."""
         if self.files is not None:
             self.files.write(folder)
         if self.callbacks is not None:
             self.callbacks.start(folder)
 
     def end(self, result: Any) -> None:
-        """Call callbacks with the value that the job returns, or its error."""
+        """Call the callbacks with the job's return value or its error."""
         if self.callbacks is not None:
             self.callbacks.end(result)
 
     def repeat(self, folder: Path, result: Any) -> None:
-        """Call callbacks for a job that has been completed before."""
+        """Call the callbacks for a job that was completed earlier."""
         if self.callbacks is not None:
             self.callbacks.start(folder)
             self.callbacks.end(result)
@@ -188,15 +188,15 @@ class HydraJob:
 
 
 def job_name(subdir: str) -> str:
-    """Return the name of a job's folder below the sweep's. Raises UserError for a path that leads elsewhere."""
+    """Return the path of a job's folder relative to the sweep's. Raises UserError for a path that is not inside it."""
     path = PurePosixPath(subdir)
     if path.is_absolute() or not path.parts or any(part.startswith(".") for part in path.parts):
-        raise UserError(f"hydra.sweep.subdir={subdir} is not allowed: it names a folder below hydra.sweep.dir")
+        raise UserError(f"hydra.sweep.subdir={subdir} is not allowed: it must be a folder inside hydra.sweep.dir")
     return path.as_posix()
 
 
 def template_of(hydra_config: DictConfig) -> tuple[str, ...]:
-    """Return the text of hydra.yaml before, between and after the values that differ between jobs."""
+    """Return the parts of hydra.yaml before, between and after the values that differ between jobs."""
     marked = OmegaConf.masked_copy(hydra_config, "hydra")
     with read_write(marked), open_dict(marked):
         OmegaConf.set_readonly(marked.hydra, False)
@@ -205,13 +205,13 @@ def template_of(hydra_config: DictConfig) -> tuple[str, ...]:
     rest, parts = OmegaConf.to_yaml(marked), []
     for _, key, value in MARKED:
         before, found, rest = rest.partition(as_yaml(key, value))
-        assert found, f"hydra.yaml has no {key}, or in another place"
+        assert found, f"{key} is missing or at an unexpected position in hydra.yaml"
         parts.append(before)
     return (*parts, rest)
 
 
 def calls_jobs(callbacks: Any) -> bool:
-    """Return whether any callback wants to know of single jobs."""
+    """Return whether any callback has a hook for single jobs."""
     hooks = ("on_job_start", "on_job_end")
     return any(
         getattr(type(one), hook, None) not in (None, getattr(Callback, hook))
@@ -232,8 +232,8 @@ def list_as_yaml(texts: list[str] | tuple[str, ...]) -> str:
 
 
 def as_yaml(key: str, value: Any) -> str:
-    """Return a key in a node of the node `hydra` as a line of YAML, or several."""
-    if isinstance(value, int) or (isinstance(value, str) and value.isdecimal()):  # most often; OmegaConf is slow
+    """Return a key in a child of the `hydra` node as one or more lines of YAML."""
+    if isinstance(value, int) or (isinstance(value, str) and value.isdecimal()):  # common, and OmegaConf is slow
         lines = f"{key}: {value!r}"
     elif isinstance(value, str) and PLAIN.fullmatch(value):
         lines = f"{key}: {value}"

@@ -52,7 +52,7 @@ class Sweep:
         The folder is named if the user chose it: with ${now:...} it is another one the next time.
         """
         is_own = self.folder is None or self.folder.name == sweep_id(sys.argv[1:])
-        return f"the same command{'' if is_own else f' with hydra.sweep.dir={self.folder}'} goes on from there"
+        return f"the same command{'' if is_own else f' with hydra.sweep.dir={self.folder}'} continues from there"
 
     def finish(self, print_tables: bool = True) -> None:
         """Report how many jobs failed, and collect all outputs into the tables.

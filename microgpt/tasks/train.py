@@ -45,7 +45,7 @@ def start(config: Config, invocation: Invocation) -> StartedJob:
     again = ""
     if resume:  # a folder named by ${now:...} is another one the next time
         named = "" if invocation.folder is None else f" with hydra.run.dir={folder.path}"
-        again = f"; the same command{named} goes on from there"
+        again = f"; the same command{named} continues from there"
     return StartedJob(lambda: train_run(run, again), folder.path, folder.release)
 
 

@@ -53,7 +53,7 @@ def test_calls_leave_nothing_behind(tmp_path: Path, run: microgpt.Run) -> None:
             microgpt.train("modee=tensor")
         with pytest.raises(microgpt.UserError, match=r"^train.steps=x is not allowed"):
             microgpt.sweep(SMALL, {"train.steps": "x", "seed": range(2)})
-        with pytest.raises(microgpt.UserError, match=r"^2 of 2 jobs cannot run, and none was started") as mistakes:
+        with pytest.raises(microgpt.UserError, match=r"^2 of 2 jobs cannot run, so no job was started") as mistakes:
             microgpt.sweep(SMALL, {"train.steps": ["x", "y"]})
         assert mistakes.value.__notes__ == [
             f"train.steps={steps} is not allowed: train.steps must be an integer" for steps in "xy"

@@ -81,7 +81,7 @@ def test_jobs_are_checked_once_and_completed_ones_are_not_read_again(tmp_path: P
 
 def test_different_mistakes_of_all_jobs_are_each_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checked = check(tmp_path, *[(f"seed={seed}",) for seed in (-1, -2, -1, -1)])
-    with pytest.raises(UserError, match="4 of 4 jobs cannot run, and none was started"):
+    with pytest.raises(UserError, match="4 of 4 jobs cannot run, so no job was started"):
         checked.require_runnable()
     allowed = "is not allowed: seed must be at least 0"
     assert capsys.readouterr().err == f"3 jobs (0, 2-3): error: seed=-1 {allowed}\njob 1: error: seed=-2 {allowed}\n"
@@ -112,7 +112,7 @@ def test_of_a_group_the_first_failures_are_printed_and_the_others_counted(capsys
     report_first(errors)
     assert capsys.readouterr().err.splitlines() == [
         "job 1: error: it is 1", "job 2: error: it is 2", "job 5: error: it is 5",
-        "2 more jobs of its group failed (9-10): run.json in the job's folder says why",
+        "2 more jobs of its group failed (9-10): see run.json in the job's folder",
     ]  # fmt: skip
     report_first({1: errors[1]})
     assert capsys.readouterr().err == "job 1: error: it is 1\n"

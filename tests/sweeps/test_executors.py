@@ -110,8 +110,8 @@ def test_a_growing_file_is_printed_line_by_line_wherever_it_was_cut(
         ("process", 1, {}, 0, "hydra.launcher.max_group=0 is not allowed: hydra.launcher.max_group must be at least 1"),
         ("joblib", 2, {"n_jobs": 3}, None, "hydra.launcher.options={'n_jobs': 3} is not allowed: "),
         ("submitit", 2, {"cluster": "nix"}, None,
-         "hydra.launcher.options.cluster=nix is not allowed: hydra.launcher.options.cluster must be one of slurm, "),
-        ("submitit", None, {}, None, "hydra.launcher.workers=null is not allowed: say how many jobs Slurm is to run"),
+         "hydra.launcher.options.cluster=nix is not allowed: it must be slurm or local"),
+        ("submitit", None, {}, None, "hydra.launcher.workers=null is not allowed: set the number of jobs"),
         ("submitit", 2, {"cluster": "local", "nix": 1}, None,
          "hydra.launcher.options={'cluster': 'local', 'nix': 1} is not allowed: "),
     ],
@@ -199,7 +199,7 @@ def test_a_lost_worker_is_reported_in_a_sentence_and_its_jobs_are_resumed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     jobs = short(tmp_path, "train.steps=50000", "train.eval_every=null", "train.checkpoint_every=null", "seed=1|2")
-    sentence = r"a worker of joblib ended before its jobs did: [^\n]*; the same command goes on from there$"
+    sentence = r"a joblib worker ended before its jobs finished: [^\n]*; the same command continues from there$"
     with once_a_run_trains(tmp_path, kill_a_worker_of_joblib), pytest.raises(LostWorkerError, match=sentence):
         run(tmp_path, jobs)
     assert "running" in {read_record(path.parent)["status"] for path in (tmp_path / FOLDER).glob("*/run.json")}
@@ -295,4 +295,4 @@ def test_an_idle_worker_does_not_prevent_the_others_from_saving_checkpoints(micr
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=60)[0]
     assert [read_record(job)["status"] for job in microgpt.jobs()] == ["completed", "interrupted"]
-    assert "\ninterrupted: 1 of 2 jobs are completed; the same command goes on from there\n" in output
+    assert "\ninterrupted: 1 of 2 jobs are completed; the same command continues from there\n" in output

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 COMMAND = ("-m", *SMALL, *TINY, "data=text", "data.path=names.txt")
 VARYING = {"steps_per_sec", "tokens_per_sec", "started_at", "finished_at", "git_commit", "git_dirty"}
 LARGE = (*COMMAND, "seed=range(25)", "optim.lr=0.01,0.02", "model.tie_lm_head=true,false", "train.keep_checkpoints=9")
-GO_ON = "the same command goes on from there"
+GO_ON = "the same command continues from there"
 
 
 def prepared(program: Program, name: str = "") -> Program:

@@ -100,7 +100,7 @@ def test_signal_stops_at_a_checkpoint_and_the_same_command_finishes(
     record = read_record(run)
     assert (record["status"], record["error"]) == ("interrupted", f"stopped by signal {int(number)}")
     where = run.relative_to(microgpt.folder)
-    assert f"interrupted: the last checkpoint is in {where}; the same command goes on from there" in output
+    assert f"interrupted: the last checkpoint is in {where}; the same command continues from there" in output
     step = record["metrics"]["steps"]
     assert 60 <= step < STEPS
     assert load_checkpoint((run / "checkpoint" / "latest").resolve()).progress.step == step
