@@ -1,4 +1,4 @@
-"""Engines by the name of their backend."""
+"""Creation of engines by backend name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from microgpt.engines.options import BACKENDS
 from microgpt.errors import UserError
 
-if TYPE_CHECKING:  # numpy stays unimported: the scalar model is read and run with the standard library alone
+if TYPE_CHECKING:  # numpy must not be imported: the scalar model runs with the standard library alone
     from collections.abc import Callable
 
     from microgpt.data.batches import Shuffle
@@ -18,18 +18,18 @@ if TYPE_CHECKING:  # numpy stays unimported: the scalar model is read and run wi
     from microgpt.model.init import Normals
     from microgpt.model.spec import ModelSpec
 
-ENGINES = {  # backend -> module and class, imported when an engine is made
+ENGINES = {  # backend -> module and class, imported when an engine is created
     "python": ("microgpt.engines.scalar.engine", "ScalarEngine"),
     "native": ("microgpt.engines.native.engine", "NativeEngine"),
     "torch": ("microgpt.engines.torch.engine", "TorchEngine"),
 }
 
-# Backends that shuffle and draw in compiled code, with the results of Python's random generator
+# Backends that shuffle and draw random numbers in compiled code, with the same results as Python's random generator
 RANDOM = {"native": ("microgpt.engines.native.engine", "random_functions")}
 
 
 def random_functions(options: EngineOptions) -> tuple[Shuffle, Normals]:
-    """Return the functions `shuffled` and `standard_normals` of a run with these options."""
+    """Return the implementations of `shuffled` and `standard_normals` for these options."""
     if options.backend in RANDOM:
         module, name = RANDOM[options.backend]
         return getattr(import_module(module), name)(options.dtype)
@@ -47,9 +47,10 @@ def make_engine(
     state: EngineState,
     say: Callable[[str], None] = print,
 ) -> Engine:
-    """Return an engine that holds the models of `state`. Without a workload it evaluates and decodes only.
+    """Return an engine that holds the models of `state`. Without a workload, it can only evaluate and decode.
 
-    `say` prints what takes seconds, such as compiling. Raises UserError for what this machine or this engine lacks.
+    `say` prints messages about slow steps such as compiling. Raises UserError if this machine or the engine does not
+    support the options.
     """
     if options.backend not in ENGINES:
         known = options.backend in BACKENDS and options.backend != "auto"

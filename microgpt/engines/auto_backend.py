@@ -1,4 +1,4 @@
-"""The engine of backend=auto, and checks that a backend can run on this machine."""
+"""The choice of the engine for backend=auto, and checks that a backend can run on this machine."""
 
 from dataclasses import replace
 from importlib.util import find_spec
@@ -8,15 +8,16 @@ from microgpt.errors import UserError
 from microgpt.installation import install_command
 from microgpt.model.spec import ModelSpec
 
-# Floating-point operations of a training step from which a GPU may be faster: for smaller steps, launching its kernels
-# takes longer than the native engine's whole step.
+# The number of floating-point operations per training step above which a GPU may be faster: for smaller steps,
+# launching the GPU's kernels takes longer than the whole step of the native engine.
 LARGE_STEP = 1e9
 
 
 def choose(options: EngineOptions, spec: ModelSpec, tokens: float) -> EngineOptions:
-    """Return `options` with `auto` replaced by torch or native and the reason; `tokens` is the targets of a step.
+    """Return `options` with `auto` replaced by torch or native, and the reason.
 
-    torch is chosen for a GPU that is requested or that is available and worth it, and for several processes.
+    torch is chosen for several processes, for a requested GPU, and for an available GPU if the steps are large enough.
+    `tokens` is the number of targets per step.
     """
     if options.backend != "auto":
         return options
@@ -30,7 +31,7 @@ def choose(options: EngineOptions, spec: ModelSpec, tokens: float) -> EngineOpti
         reason = f"a step of {operations:.1e} operations is too small for a GPU"
         return replace(options, backend="native", reason=reason)
     if find_spec("torch") is None:
-        return replace(options, backend="native", reason="PyTorch is not installed, so that no GPU can be used")
+        return replace(options, backend="native", reason="PyTorch is not installed, so no GPU can be used")
     from microgpt.engines.torch.device import available_devices
 
     device = available_devices()[0]
@@ -55,7 +56,7 @@ def check_available(options: EngineOptions) -> None:
 
 
 def is_on_gpu(options: EngineOptions) -> bool:
-    """Return whether the engine computes on a GPU. Raises UserError for a requested GPU that is not available."""
+    """Return whether the engine computes on a GPU. Raises UserError if a requested GPU is not available."""
     if options.backend != "torch":
         return False
     from microgpt.engines.torch.device import choose_device

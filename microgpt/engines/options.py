@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BackendChoice:
-    """What a backend supports."""
+    """The devices, dtypes, kernels and keys that a backend supports."""
 
     devices: tuple[str, ...]
     dtypes: tuple[str, ...]  # the default first
     kernels: tuple[str, ...] = ("auto",)
-    keys: tuple[str, ...] = ()  # the keys of `backend` that it reads besides name, device, dtype and kernel
+    keys: tuple[str, ...] = ()  # the keys of `backend` that it uses besides name, device, dtype and kernel
 
 
-# Every value of backend.name. engines/__init__.py maps these names to engines; engines/choice.py resolves `auto`.
+# All allowed values of backend.name. engines/__init__.py maps the names to engines; auto_backend.py resolves `auto`.
 BACKENDS = {
     "python": BackendChoice(devices=("auto", "cpu"), dtypes=("float64",)),
     "native": BackendChoice(
@@ -31,14 +31,14 @@ BACKENDS = {
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Where and how an engine computes. Options that a backend does not read keep their defaults."""
+    """The options of an engine. Options that the backend does not use keep their defaults."""
 
     backend: str  # a key of BACKENDS
     device: str = "auto"
     dtype: str | None = None  # None: the backend's default; bfloat16: parameters in float32, products in bfloat16
-    threads: int | None = None  # CPU threads; None: one for each core available to this process
+    threads: int | None = None  # number of CPU threads; None: one per core available to this process
     kernel: str = "auto"
-    compile: bool = False  # torch.compile
-    micro_batch: int | None = None  # examples in one pass; the gradients of a batch's passes add up
-    world_size: int = 1  # processes of a torchrun that share each batch
-    reason: str = ""  # why `auto` became this backend
+    compile: bool = False  # use torch.compile
+    micro_batch: int | None = None  # examples per pass; the gradients of a batch's passes are added
+    world_size: int = 1  # number of torchrun processes that share each batch
+    reason: str = ""  # why `auto` selected this backend

@@ -51,7 +51,7 @@ def auto(**given: Any) -> EngineOptions:
         (("mps", "cpu"), {"dtype": "float64"}, "native", "auto", f"{NO_GPU} float64"),  # mps has no float64
         (("cpu",), {}, "native", "auto", f"{NO_GPU} float32"),
         (("cpu",), {"dtype": "float64"}, "native", "auto", f"{NO_GPU} float64"),
-        ((), {}, "native", "auto", "PyTorch is not installed, so that no GPU can be used"),
+        ((), {}, "native", "auto", "PyTorch is not installed, so no GPU can be used"),
         (("cuda", "cpu"), {"device": "cpu"}, "native", "cpu", "backend.device=cpu was requested"),
         (("cuda", "cpu"), {"device": "cpu", "world_size": 2}, "torch", "cpu", "2 processes share the work"),
     ],
@@ -132,7 +132,7 @@ def test_a_missing_pytorch_is_an_error_with_the_command_that_installs_it(machine
 
 @pytest.mark.parametrize(
     ("devices", "device", "found"),
-    [(("cpu",), "cuda", "cpu alone"), (("cuda", "cpu"), "mps", "cuda, cpu"), (("mps", "cpu"), "cuda", "mps, cpu")],
+    [(("cpu",), "cuda", "only cpu"), (("cuda", "cpu"), "mps", "cuda, cpu"), (("mps", "cpu"), "cuda", "mps, cpu")],
 )
 def test_a_missing_device_is_an_error_with_those_that_are_available(
     machine: Machine, devices: tuple[str, ...], device: str, found: str

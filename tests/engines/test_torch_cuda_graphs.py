@@ -105,7 +105,7 @@ def test_an_operation_that_waits_for_the_device_is_one_sentence(monkeypatch: pyt
 def test_cuda_graphs_need_a_cuda_device_and_one_process() -> None:
     spec = bigram()
     with pytest.raises(
-        UserError, match=r"^backend\.kernel=cuda_graph needs backend\.device=cuda, and this run is on cpu: "
+        UserError, match=r"^backend\.kernel=cuda_graph needs backend\.device=cuda, but this run is on cpu: "
     ):
         engine_of("torch", spec, SGD, None, random_state(spec), kernel="cuda_graph")
     with pytest.raises(UserError, match=r"^backend\.kernel=cuda_graph is not possible with 2 processes: "):

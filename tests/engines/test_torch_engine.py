@@ -34,7 +34,7 @@ from microgpt.errors import UserError
 from microgpt.installation import install_command
 from microgpt.model.spec import ModelSpec
 
-FOUND = f"this PyTorch ({torch.__version__}) finds cpu alone"
+FOUND = f"this PyTorch ({torch.__version__}) finds only cpu"
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this PyTorch finds no CUDA device")
 
 SPECS = [

@@ -1,4 +1,4 @@
-"""The scalar engine: the interface of engines/base.py with `Value`s. It defines what all engines compute."""
+"""The scalar engine: engines/base.py implemented with `Value`s. It defines the results of all engines."""
 
 import gc
 import math
@@ -38,7 +38,7 @@ class ScalarModel:
         self.parameters = self.optimizer.parameters
 
     def train_step(self, step: int, documents: Sequence[Tokens], lr: float) -> float:
-        """Forward, backward, update; return the mean loss over the documents' target tokens."""
+        """Run forward pass, backward pass and update; return the mean loss over the documents' target tokens."""
         losses = [
             loss for tokens in documents for loss in document_losses(self.spec, self.weights, tokens, WITH_GRADIENTS)
         ]
@@ -63,7 +63,7 @@ class ScalarModel:
 
 
 class ScalarDecoder:
-    """One model reading one text, with the weights that the model had when the decoder was made."""
+    """Decodes one text with one model, using the model's weights at the time the decoder was created."""
 
     def __init__(self, model: ScalarModel):
         self.spec = model.spec
@@ -73,13 +73,13 @@ class ScalarDecoder:
     def feed(self, token: int) -> list[float]:
         try:
             return FORWARD[self.spec.kind](self.spec, self.weights, token, self.cache, PLAIN)
-        except OverflowError:  # plain Python raises where other engines' numbers become infinite
+        except OverflowError:  # plain Python raises an error where the numbers of other engines become infinite
             return [math.nan] * self.spec.vocab_size
 
 
 @contextmanager
 def no_cycle_collection() -> Iterator[None]:
-    """Switch the cycle collector off: reference counts free a graph, and searching it takes most of a step."""
+    """Disable the cycle collector: reference counting frees graphs, and the search for cycles takes most of a step."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -90,7 +90,7 @@ def no_cycle_collection() -> Iterator[None]:
 
 
 class ScalarEngine:
-    """R models, one after the other, in float64."""
+    """Trains R models one after the other, in float64."""
 
     info = EngineInfo(backend="python", device="cpu", using_gpu=False, dtype="float64", kernel="graph", threads=1)
     compile_seconds = 0.0
@@ -132,7 +132,7 @@ class ScalarEngine:
         )
 
     def arrays(self, flat: list[list[float]]) -> dict[str, np.ndarray]:
-        """Return R flat lists over all parameters as arrays (R, rows, columns) by tensor name; empty lists as none."""
+        """Convert R flat lists over all parameters to arrays (R, rows, columns) by tensor name; empty lists to {}."""
         if not flat[0]:
             return {}
         matrix, start, arrays = np.array(flat), 0, {}
@@ -142,7 +142,7 @@ class ScalarEngine:
         return arrays
 
     def advance(self, step: int, learning_rates: np.ndarray) -> np.ndarray:
-        assert self.workload is not None, "this engine was made without a workload"
+        assert self.workload is not None, "this engine was created without a workload"
         losses = np.full(learning_rates.shape, np.nan)
         examples = self.workload.examples
         with no_cycle_collection():

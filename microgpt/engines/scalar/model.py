@@ -1,7 +1,7 @@
-"""The models, written once for two kinds of numbers: `Value`s to train, plain floats to evaluate and to sample.
+"""The models, written once for two number types: `Value`s for training, floats for evaluation and sampling.
 
-A position is a list of numbers that support +, * and **. The operations that differ between the two kinds of numbers
-come in an `Arithmetic`.
+The activations at one position are a list of numbers that support +, * and **. An `Arithmetic` contains the operations
+that differ between the two number types.
 """
 
 import math
@@ -21,7 +21,7 @@ Weights = dict[str, list[Vector]]  # matrices by name, each a list of rows
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The operations on one kind of numbers, besides +, * and **."""
+    """The operations on one number type, besides +, * and **."""
 
     linear: Callable[[Vector, list[Vector]], Vector]  # (x, W) -> x W^T
     dot: Callable[[Vector, Vector], Any]
@@ -31,11 +31,11 @@ class Arithmetic:
     tanh: Callable[[Any], Any]
     erf: Callable[[Any], Any]
     cross_entropy: Callable[[Vector, int], Any]  # (logits, target) -> -log softmax(logits)[target]
-    number: Callable[[Any], float]  # the plain float of a number
+    number: Callable[[Any], float]  # converts to a plain float
 
 
 class Cache:
-    """The keys and values of a text's positions so far, by layer."""
+    """The keys and values of the positions read so far, by layer."""
 
     def __init__(self, n_layer: int):
         self.position = 0
@@ -43,11 +43,11 @@ class Cache:
         self.values: list[list[Vector]] = [[] for _ in range(n_layer)]
 
 
-# microgpt.py's model, and where the options of model/spec.py change it
+# microgpt.py's model, with the options of model/spec.py
 
 
 def gpt(spec: ModelSpec, weights: Weights, token: int, cache: Cache, ops: Arithmetic) -> Vector:
-    """Return the logits (V,) of the token that follows `token`, which is at the cache's next position."""
+    """Return the logits (V,) of the token that follows `token`; `token` is at the cache's next position."""
     activation, position = ACTIVATIONS[spec.activation], cache.position
     x = weights["wte"][token]  # (E,)
     if spec.has_position_embedding:
@@ -55,7 +55,7 @@ def gpt(spec: ModelSpec, weights: Weights, token: int, cache: Cache, ops: Arithm
     if spec.input_rmsnorm:
         x = rmsnorm(x, spec.norm_eps, ops)
     for layer in range(spec.n_layer):
-        # Attention: this position reads from the earlier ones.
+        # Attention: this position reads from itself and from earlier positions.
         residual = x
         x = norm(x, f"layer{layer}.attn_norm", spec, weights, ops)
         q = linear(x, f"layer{layer}.attn_wq", weights, ops)  # (E,)
@@ -67,7 +67,7 @@ def gpt(spec: ModelSpec, weights: Weights, token: int, cache: Cache, ops: Arithm
         x = attention(q, cache.keys[layer], cache.values[layer], spec.n_head, ops)  # (E,)
         x = linear(x, f"layer{layer}.attn_wo", weights, ops)
         x = [a + b for a, b in zip(x, residual, strict=True)]
-        # MLP: this position alone.
+        # MLP: each position is processed independently.
         residual = x
         x = norm(x, f"layer{layer}.mlp_norm", spec, weights, ops)
         hidden = linear(x, f"layer{layer}.mlp_fc1", weights, ops)  # (4E,), or (mlp_width,)
@@ -85,17 +85,17 @@ def gpt(spec: ModelSpec, weights: Weights, token: int, cache: Cache, ops: Arithm
 
 
 def rmsnorm(x: Vector, epsilon: float, ops: Arithmetic) -> Vector:
-    """x / sqrt(mean(x^2) + eps): Zhang and Sennrich, Root Mean Square Layer Normalization (2019), without a gain."""
+    """Return x / sqrt(mean(x^2) + eps) (Zhang and Sennrich, Root Mean Square Layer Normalization, 2019; no gain)."""
     mean_square = ops.dot(x, x) * len(x) ** -1
     scale = (mean_square + epsilon) ** -0.5
     return [xi * scale for xi in x]
 
 
 def attention(q: Vector, keys: list[Vector], values: list[Vector], n_head: int, ops: Arithmetic) -> Vector:
-    """softmax(q k^T / sqrt(head_dim)) v of each head (Vaswani et al., 2017): q (E,), keys and values (T, E) -> (E,).
+    """Return softmax(q k^T / sqrt(head_dim)) v for each head: q (E,), keys and values (T, E) -> (E,).
 
-    Each key/value head serves n_head / n_kv_head consecutive query heads: grouped-query attention (Ainslie et al.,
-    2023).
+    Vaswani et al. (2017). Each key/value head serves n_head / n_kv_head consecutive query heads: grouped-query
+    attention (Ainslie et al., 2023).
     """
     head_dim = len(q) // n_head
     sharing = len(q) // len(keys[0])  # 1 in microgpt.py
@@ -111,14 +111,14 @@ def attention(q: Vector, keys: list[Vector], values: list[Vector], n_head: int, 
 
 
 def softmax(logits: Vector, ops: Arithmetic) -> Vector:
-    largest = max([ops.number(logit) for logit in logits])  # subtracted, so that no exp overflows
+    largest = max([ops.number(logit) for logit in logits])  # subtracted so that exp does not overflow
     exps = [ops.exp(logit, largest) for logit in logits]
     scale = ops.add_up(exps) ** -1
     return [e * scale for e in exps]
 
 
 def document_losses(spec: ModelSpec, weights: Weights, tokens: Sequence[int], ops: Arithmetic) -> Vector:
-    """Return the losses in nats of one document, in which each token but the last predicts its successor.
+    """Return the losses in nats of one document, in which every token except the last predicts its successor.
 
     A token ~t (negative) is read as t and excluded from the loss.
     """
@@ -136,14 +136,14 @@ def document_losses(spec: ModelSpec, weights: Weights, tokens: Sequence[int], op
 
 
 def linear(x: Vector, name: str, weights: Weights, ops: Arithmetic) -> Vector:
-    """x W^T, plus a bias if the model has one."""
+    """Return x W^T, plus a bias if the model has one."""
     y = ops.linear(x, weights[name])
     bias = weights.get(f"{name}_bias")
     return y if bias is None else [a + b for a, b in zip(y, bias[0], strict=True)]
 
 
 def norm(x: Vector, name: str, spec: ModelSpec, weights: Weights, ops: Arithmetic) -> Vector:
-    """The norm of model.norm, times a gain and plus a bias if the model has them."""
+    """Apply the norm selected by model.norm, then the gain and the bias if the model has them."""
     x = NORMS[spec.norm](x, spec.norm_eps, ops)
     gain, bias = weights.get(f"{name}_gain"), weights.get(f"{name}_bias")
     if gain is not None:
@@ -154,7 +154,7 @@ def norm(x: Vector, name: str, spec: ModelSpec, weights: Weights, ops: Arithmeti
 
 
 def layernorm(x: Vector, epsilon: float, ops: Arithmetic) -> Vector:
-    """(x - mean) / sqrt(variance + eps): Ba et al., Layer Normalization (2016), without gain and bias."""
+    """Return (x - mean) / sqrt(variance + eps) (Ba et al., Layer Normalization, 2016; without gain and bias)."""
     minus_mean = ops.add_up(x) * -(len(x) ** -1)
     return rmsnorm([xi + minus_mean for xi in x], epsilon, ops)
 
@@ -163,7 +163,7 @@ NORMS = {"rmsnorm": rmsnorm, "layernorm": layernorm}
 
 
 def encode_heads(x: Vector, position: int, spec: ModelSpec, ops: Arithmetic) -> Vector:
-    """Queries or keys of all heads, changed by the encoding of positions and normalized by qk_norm."""
+    """Apply the position encoding and qk_norm to the queries or keys of all heads."""
     rotation = POSITIONS[spec.position]
     if rotation is None and not spec.qk_norm:
         return x
@@ -195,12 +195,12 @@ POSITIONS: dict[str, Callable[[Vector, int, float], Vector] | None] = {"learned"
 
 
 def gated(hidden: Vector, gate: Vector, activation: "Activation", ops: Arithmetic) -> Vector:
-    """activation(gate) * hidden: SwiGLU with silu (Shazeer, GLU Variants Improve Transformer, 2020)."""
+    """Return activation(gate) * hidden; with silu, this is SwiGLU (Shazeer, GLU Variants Improve Transformer, 2020)."""
     return [activation(g, ops) * h for g, h in zip(gate, hidden, strict=True)]
 
 
 def softcapped(logits: Vector, cap: float, ops: Arithmetic) -> Vector:
-    """cap * tanh(logits / cap): logits between -cap and cap (Gemma 2, 2024)."""
+    """Return cap * tanh(logits / cap), which limits logits to the range from -cap to cap (Gemma 2, 2024)."""
     return [ops.tanh(logit * cap**-1) * cap for logit in logits]
 
 
@@ -209,22 +209,22 @@ def relu(x: Any, ops: Arithmetic) -> Any:
 
 
 def relu_squared(x: Any, ops: Arithmetic) -> Any:
-    """relu(x)^2 (So et al., Primer, 2021)."""
+    """Return relu(x)^2 (So et al., Primer, 2021)."""
     return ops.relu(x) ** 2
 
 
 def gelu(x: Any, ops: Arithmetic) -> Any:
-    """x times the probability that a standard normal number is below x (Hendrycks and Gimpel, 2016)."""
+    """Return x times the probability that a standard normal number is less than x (Hendrycks and Gimpel, 2016)."""
     return x * (ops.erf(x * 2**-0.5) + 1.0) * 0.5
 
 
 def gelu_tanh(x: Any, ops: Arithmetic) -> Any:
-    """The approximation of gelu that GPT-2 uses."""
+    """Return the approximation of gelu that GPT-2 uses."""
     return x * (ops.tanh((x + x**3 * 0.044715) * (2 / math.pi) ** 0.5) + 1.0) * 0.5
 
 
 def silu(x: Any, ops: Arithmetic) -> Any:
-    """x sigmoid(x), where sigmoid(x) = (1 + tanh(x / 2)) / 2 (Elfwing et al., 2017)."""
+    """Return x sigmoid(x), where sigmoid(x) = (1 + tanh(x / 2)) / 2 (Elfwing et al., 2017)."""
     return x * (ops.tanh(x * 0.5) + 1.0) * 0.5
 
 
@@ -239,7 +239,7 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def bigram(spec: ModelSpec, weights: Weights, token: int, cache: Cache, ops: Arithmetic) -> Vector:
-    """Return the logits (V,) of the token that follows `token`, whatever came before."""
+    """Return the logits (V,) of the token that follows `token`, independent of earlier tokens."""
     h = weights["wte"][token]
     if spec.input_rmsnorm:
         h = rmsnorm(h, spec.norm_eps, ops)
@@ -250,11 +250,11 @@ def bigram(spec: ModelSpec, weights: Weights, token: int, cache: Cache, ops: Ari
 FORWARD = {"gpt": gpt, "bigram": bigram}
 
 
-# The two kinds of numbers
+# The two number types
 
 
 def plain_cross_entropy(logits: list[float], target: int) -> float:
-    """`value.cross_entropy` without gradients."""
+    """Return the result of `value.cross_entropy` without gradients."""
     largest = max(logits)
     exps = [math.exp(logit - largest) for logit in logits]
     prob = exps[target] * sum(exps) ** -1

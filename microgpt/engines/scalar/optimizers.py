@@ -1,4 +1,4 @@
-"""The optimizers as formulas on lists of numbers: parameters p, gradients g, learning rate lr."""
+"""The optimizers, written as formulas on lists of numbers: parameters p, gradients g, learning rate lr."""
 
 from dataclasses import dataclass
 from math import hypot, sqrt
@@ -19,7 +19,7 @@ Matrix = list[list[float]]
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor's place among all parameters."""
+    """The range of a tensor in the flat list of parameters."""
 
     name: str
     place: slice
@@ -27,7 +27,7 @@ class Tensor:
 
 
 class Optimizer:
-    """One model's parameters and their moments: a number for each parameter in m and, if the optimizer has it, in v."""
+    """One model's parameters and their moments: m and, if the optimizer uses it, v have one number per parameter."""
 
     def __init__(self, spec: OptimizerSpec, weights: dict[str, list[list[Value]]]):
         self.spec = spec
@@ -53,7 +53,7 @@ class Optimizer:
             p.grad = 0.0
 
     def decay_weights(self, lr: float) -> None:
-        """p -= lr * weight_decay * p, apart from the gradient (Loshchilov and Hutter, 2017)."""
+        """p -= lr * weight_decay * p, independent of the gradient (Loshchilov and Hutter, 2017)."""
         keep = 1 - lr * self.spec.decay
         for p, is_decayed in zip(self.parameters, self.decays, strict=True):
             if is_decayed:
@@ -67,13 +67,13 @@ class Optimizer:
             p.data -= lr * m
 
     def adam(self, step: int, lr: float) -> None:
-        """Kingma and Ba (2014), algorithm 1, with the moments' bias corrected: m / (1 - beta1^t), v / (1 - beta2^t)."""
+        """Kingma and Ba (2014), algorithm 1, with bias-corrected moments m / (1 - beta1^t) and v / (1 - beta2^t)."""
         self.m, self.v = self.adam_moments(self.parameters, self.m, self.v, step, lr)
 
     def adam_moments(
         self, parameters: list[Value], m: list[float], v: list[float], step: int, lr: float
     ) -> tuple[list[float], list[float]]:
-        """Update some parameters by adam; return their new moments."""
+        """Update the given parameters with adam; return their new moments."""
         beta1, beta2, eps = self.spec.beta1, self.spec.beta2, self.spec.eps
         new1, new2 = 1 - beta1, 1 - beta2
         grads = [p.grad for p in parameters]
@@ -96,8 +96,8 @@ class Optimizer:
     def muon(self, step: int, lr: float) -> None:
         """m = momentum m + (1 - momentum) g; u = momentum m + (1 - momentum) g; P -= lr * scale * orthogonalized(U).
 
-        Jordan et al. (2024) update each matrix of the blocks so, with scale = sqrt(max(1, rows / columns)), and the
-        rest by adam, which has a learning rate of its own.
+        In Jordan et al. (2024), this rule updates each matrix of the blocks, with scale = sqrt(max(1, rows / columns));
+        adam updates the other tensors with a separate learning rate.
         """
         momentum = self.spec.momentum
         for tensor in self.tensors:
@@ -129,10 +129,10 @@ def sign(x: float) -> float:
 
 
 def orthogonalized(matrix: Matrix) -> Matrix:
-    """Return about U V^T of the singular value decomposition U S V^T: singular values between about 0.7 and 1.2.
+    """Return an approximation of U V^T, given U S V^T (SVD); its singular values are between about 0.7 and 1.2.
 
-    Newton-Schulz iteration X <- a X + (b A + c A^2) X with A = X X^T, on the matrix divided by its norm and with at
-    most as many rows as columns.
+    The Newton-Schulz iteration X <- a X + (b A + c A^2) X with A = X X^T starts from the matrix divided by its norm,
+    and transposed if it has more rows than columns.
     """
     if len(matrix) > len(matrix[0]):
         return transposed(orthogonalized(transposed(matrix)))
@@ -158,7 +158,7 @@ def product(x: Matrix, y: Matrix) -> Matrix:
 
 
 def clip_gradients(parameters: list[Value], largest_norm: float) -> None:
-    """Scale all gradients together so that their Euclidean norm is at most `largest_norm` (Pascanu et al., 2013)."""
+    """Scale all gradients by one factor to a Euclidean norm of at most `largest_norm` (Pascanu et al., 2013)."""
     norm = hypot(*[p.grad for p in parameters])
     if norm > largest_norm:
         scale = largest_norm / norm

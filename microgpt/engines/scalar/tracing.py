@@ -1,4 +1,4 @@
-"""`Value`s that know the operation and the part of the model that made them, to count and to draw a graph."""
+"""`Value`s that record which operation and which part of the model created them, for counting and drawing graphs."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from microgpt.engines.scalar import value
 from microgpt.engines.scalar.model import WITH_GRADIENTS, Arithmetic, Vector, Weights
 from microgpt.engines.scalar.value import Value
 
-# Matrix of a `linear` -> the part of the model that it computes, and the part that follows it; others: OUTPUT.
+# Matrix of a `linear` -> the part of the model that it computes, and the part that follows; the default is OUTPUT.
 PARTS = {
     "attn_wq": ("query", "query"),
     "attn_wk": ("key", "key"),
@@ -22,14 +22,14 @@ EMBEDDING, NORM, OUTPUT, LOSS = "embedding", "RMSNorm", "logits", "loss"
 
 
 class TracedValue(Value):
-    """A `Value` with its operation, its part of the model and the names of the parameters that it reads."""
+    """A `Value` with its operation, its part of the model and the names of the parameters that it uses."""
 
     __slots__ = ("operation", "parameters", "part", "tracer")
 
     def __init__(self, tracer: "Tracer", operation: str, made: Value, parameters: str = ""):
         super().__init__(made.data, made.children, made.local_grads, made.weights, made.weight_grads)
         self.tracer, self.operation, self.part = tracer, operation, tracer.part
-        self.parameters = parameters  # `wte[3][0]` of a parameter; of a `linear` node, its row: `attn_wq[2]`
+        self.parameters = parameters  # for a parameter: `wte[3][0]`; for a `linear` node, the matrix row: `attn_wq[2]`
 
     def __add__(self, other: Value | float) -> Value:
         return TracedValue(self.tracer, "+", super().__add__(other))
@@ -45,7 +45,7 @@ class Tracer:
     """The parameters and the arithmetic of one model as `TracedValue`s."""
 
     def __init__(self, matrices: dict[str, list[list[float]]]):
-        self.part = EMBEDDING  # of the model, in which the next node is made
+        self.part = EMBEDDING  # the part of the model to which the next node belongs
         self.weights: Weights = {
             name: [
                 [TracedValue(self, PARAMETER, Value(p), f"{name}[{i}][{j}]") for j, p in enumerate(row)]
@@ -64,7 +64,7 @@ class Tracer:
         self.arithmetic = Arithmetic(**own, **others)
 
     def traced(self, operation: str) -> Callable[..., TracedValue]:
-        """Return an operation of the arithmetic with gradients whose result is a traced node."""
+        """Return an operation of WITH_GRADIENTS, changed to return a traced node."""
         compute = getattr(WITH_GRADIENTS, operation)
         return lambda *numbers: TracedValue(self, operation, compute(*numbers))
 
@@ -83,5 +83,5 @@ class Tracer:
     def cross_entropy(self, logits: Vector, target: int) -> TracedValue:
         self.part = LOSS
         made = TracedValue(self, "cross_entropy", value.cross_entropy(logits, target))
-        self.part = EMBEDDING  # of the next token
+        self.part = EMBEDDING  # the next token begins with its embedding
         return made

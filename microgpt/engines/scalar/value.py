@@ -1,16 +1,16 @@
 """Reverse-mode automatic differentiation of single numbers.
 
-A `Value` is a node of a graph: a number, its children (the numbers that it was computed from) and, for each child, the
-local gradient (its derivative with respect to that child). `backward` visits the nodes from the result to the leaves
-and applies the chain rule: it adds the local gradient times the node's gradient to each child's gradient.
+A `Value` is a node of a graph: a number, its children (the numbers from which it was computed) and, for each child, the
+local gradient (the derivative of the node with respect to the child). `backward` visits the nodes from the result to
+the leaves and applies the chain rule: it adds the local gradient times the node's gradient to each child's gradient.
 
-It is fast because
+The implementation is fast because
 
 1. a dot product, a sum and a cross-entropy are one node each, not a chain of multiplications and additions;
-2. parameters are leaves, so that `linear` keeps a row of them apart (`weights`) and `backward` does not visit them;
-3. the outputs of one `linear` share their tuple of children, which is visited once;
-4. `backward` skips nodes whose gradient is zero, such as those before a relu of a negative number;
-5. the graph has no cycles, so that the engine can switch Python's cycle collector off.
+2. parameters are leaves: `linear` stores a row of them separately (`weights`), and `backward` does not visit them;
+3. the outputs of one `linear` share one tuple of children, which is visited only once;
+4. `backward` skips nodes whose gradient is zero, such as the inputs of a relu with a negative argument;
+5. the graph has no cycles, so that the engine can disable Python's cycle collector.
 """
 
 import math
@@ -19,7 +19,7 @@ from operator import mul
 
 
 class Value:
-    """A number, and after `backward` its gradient: d(result) / d(this number)."""
+    """A number and, after `backward`, its gradient d(result) / d(this number)."""
 
     __slots__ = ("children", "data", "grad", "local_grads", "weight_grads", "weights")
 
@@ -35,7 +35,7 @@ class Value:
         self.grad = 0.0
         self.children = children
         self.local_grads = local_grads
-        self.weights = weights  # children that are parameters: they get gradients and have no children to visit
+        self.weights = weights  # children that are parameters: they receive gradients but have no children to visit
         self.weight_grads = weight_grads
 
     def __add__(self, other: "Value | float") -> "Value":
@@ -112,15 +112,16 @@ class Value:
 
 
 def topological_order(root: Value) -> list[Value]:
-    """Return every node with children that `root` depends on, each after all of its own children; `root` is last.
+    """Return all nodes with children on which `root` depends, each after its own children; `root` is last.
 
-    The search is depth first with an explicit stack: a recursive one would exceed Python's recursion limit on long
-    documents. The outputs of one `linear` share their tuple of children: once its members are all in `order`, a further
-    node with the same tuple is appended at once. The tuple's id identifies it while the graph keeps it alive.
+    The search is depth first with an explicit stack, because recursion would exceed Python's recursion limit on long
+    documents. The outputs of one `linear` share one tuple of children: once all members of the tuple are in `order`,
+    another node with the same tuple is appended immediately. A tuple is identified by its id, which is unique while the
+    graph keeps the tuple alive.
     """
     order: list[Value] = []
     seen = {root}
-    done: set[int] = set()  # ids of tuples whose members all are in `order` or have no children
+    done: set[int] = set()  # ids of tuples whose members are all in `order` or have no children
     stack = [(root, iter(root.children))]
     while stack:
         node, unvisited_children = stack[-1]
@@ -152,9 +153,10 @@ def dot(xs: Sequence[Value], ys: Sequence[Value]) -> Value:
 
 
 def linear(x: Sequence[Value], matrix: Sequence[Sequence[Value]]) -> list[Value]:
-    """Return y = x W^T, a node for each row w of the matrix: the dot product w . x.
+    """Return y = x W^T, with one node for each row w of the matrix: the dot product w . x.
 
-    The matrix must consist of leaves, whose children would get no gradient; `dot` has no such restriction.
+    The matrix must consist of leaves, because `backward` does not visit children of its elements; `dot` has no such
+    restriction.
     """
     x = tuple(x)
     x_data = [v.data for v in x]

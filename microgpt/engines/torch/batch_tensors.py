@@ -1,4 +1,4 @@
-"""Batches on the device: the examples are copied there once, and then the indices of many steps at a time."""
+"""Batches on the device: the examples are copied to the device once, then the indices of many steps at a time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ from microgpt.data.examples import Examples
 from microgpt.engines.base import Workload
 from microgpt.engines.torch.model import NO_TARGET
 
-CHUNK_POSITIONS = 1 << 22  # positions, padding included, that are on the device at once
-LEAST_SHORT_STEPS = 0.01  # share of the steps from which a second length is worth the time to compile for it
+CHUNK_POSITIONS = 1 << 22  # maximum number of positions, including padding, on the device at a time
+LEAST_SHORT_STEPS = 0.01  # share of short steps above which compiling for a second length is worth the time
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The examples of one step for all replicas, padded to the longest."""
+    """The examples of one step for all replicas, padded to the longest example."""
 
-    inputs: Tensor  # int64 (R, B, T): token t of replica r is r * V + t, a row of all embeddings together
+    inputs: Tensor  # int64 (R, B, T): token t of replica r is r * V + t, the row in the concatenated embeddings
     targets: Tensor  # int64 (R, B, T): token ids or NO_TARGET
-    counts: Tensor  # (R,): targets in a replica's whole batch, in the dtype of the parameters
+    counts: Tensor  # (R,): number of targets in a replica's whole batch, in the dtype of the parameters
 
     def passes(self, micro_batch: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield inputs and targets of at most `micro_batch` examples of each replica; of all for None."""
+        """Yield inputs and targets of at most `micro_batch` examples per replica (None: of all examples)."""
         width = micro_batch or self.inputs.shape[1]
-        if self.inputs.shape[1] == 0:  # this rank has no part in a batch smaller than the world size
+        if self.inputs.shape[1] == 0:  # the batch is smaller than the world size, and this rank has no examples
             return
         for inputs, targets in zip(self.inputs.split(width, dim=1), self.targets.split(width, dim=1), strict=True):
             yield with_own_strides(inputs), with_own_strides(targets)
@@ -45,7 +45,7 @@ class DeviceExamples:
         self.tokens = to_device(examples.tokens, device)
 
     def padded(self, chosen: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets as in `Batch`: indices of examples (R, ...) -> (R, ..., length)."""
+        """Return inputs and targets as in `Batch`: example indices (R, ...) -> (R, ..., length)."""
         starts, ends = to_device(self.starts[chosen], self.device), to_device(self.positions[chosen], self.device)
         return self.rows(starts, ends, length)
 
@@ -53,7 +53,7 @@ class DeviceExamples:
         """Return inputs and targets as in `Batch`: starts and numbers of positions (R, ...) -> (R, ..., length)."""
         positions = torch.arange(length, device=self.device)
         is_inside = positions < ends[..., None]
-        # masked_fill rather than torch.where, which copies a number to the device first: a CUDA graph cannot do that.
+        # masked_fill instead of torch.where, because a CUDA graph cannot copy torch.where's scalar to the device.
         at = (starts[..., None] + positions).masked_fill(~is_inside, 0)
         first_rows = torch.arange(len(starts), device=self.device) * self.vocab_size
         inputs, targets = self.tokens[at].long(), self.tokens[at + 1].long()
@@ -62,7 +62,7 @@ class DeviceExamples:
 
 
 class Batches:
-    """The batches of a workload by step, or the `share` of each batch that this rank computes."""
+    """The batches of a workload by step, or only the `share` of each batch that this rank computes."""
 
     def __init__(
         self,
@@ -78,15 +78,15 @@ class Batches:
         self.width = len(range(workload.orders[0].batch_size)[share]) if workload.orders else 0
         self.examples = DeviceExamples(workload.packed, vocab_size, device)
         self.dtype = dtype
-        # The lengths to pad to: one or two if each is compiled for, otherwise whatever a batch needs.
+        # The lengths to which batches are padded: one or two if each length needs compiling, otherwise every length.
         self.lengths = self.few_lengths() if few_lengths else np.arange(self.examples.positions.max() + 1)
 
     def few_lengths(self) -> np.ndarray:
-        """Return the length of the longest example, after half of it if enough steps have no longer example."""
+        """Return the length of the longest example, preceded by half of this length if enough steps fit in it."""
         positions = self.examples.positions
         longest = int(positions.max())
         half = -(-longest // 2)
-        short_steps = float((positions <= half).mean()) ** (self.width * len(self.orders))  # expected share of them
+        short_steps = float((positions <= half).mean()) ** (self.width * len(self.orders))  # expected share of steps
         return np.unique([half, longest]) if short_steps >= LEAST_SHORT_STEPS else np.array([longest])
 
     def steps(self, begin: int, end: int) -> Iterator[Batch]:
@@ -98,7 +98,7 @@ class Batches:
 
     def chunk(self, begin: int, end: int) -> Iterator[Batch]:
         chosen = indices_of_orders(self.orders, begin, end)  # (R, k, B)
-        counts = self.examples.counts[chosen]  # of the other ranks' examples too
+        counts = self.examples.counts[chosen]  # including the examples of other ranks
         chosen = chosen[:, :, self.share]
         lengths = self.padded_lengths(chosen.swapaxes(0, 1).reshape(chosen.shape[1], -1))
         inputs, targets = self.examples.padded(chosen, max(lengths))
@@ -107,7 +107,7 @@ class Batches:
             yield Batch(inputs[:, s, :, :length], targets[:, s, :, :length], totals[s])
 
     def padded_lengths(self, chosen: np.ndarray) -> list[int]:
-        """Return the length that each step pads to: indices of examples (k, R * B) -> k lengths."""
+        """Return the length to which each step is padded: example indices (k, R * B) -> k lengths."""
         longest = self.examples.positions[chosen].max(axis=1, initial=0)
         return self.lengths[np.searchsorted(self.lengths, longest)].tolist()
 
@@ -126,15 +126,15 @@ class Batches:
 
 
 def with_own_strides(tensor: Tensor) -> Tensor:
-    """Return the tensor contiguous, with the strides of its shape: torch.compile compiles for each stride.
+    """Return a contiguous tensor with the default strides of its shape: torch.compile recompiles for other strides.
 
-    `contiguous` alone keeps any stride of an axis of length 1, such as that of a single replica.
+    `contiguous` alone does not change the stride of an axis of length 1, for example the axis of a single replica.
     """
     return tensor.contiguous().view(-1).view(tensor.shape)
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """Return a copy on the device; on CUDA it is queued without waiting."""
+    """Return a copy on the device; on CUDA, the copy is queued without waiting."""
     tensor = torch.from_numpy(np.array(array))
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)

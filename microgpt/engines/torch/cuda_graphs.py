@@ -1,10 +1,10 @@
-"""Training steps as CUDA graphs (backend.kernel=cuda_graph): recorded once, then each step is a single launch.
+"""Training steps as CUDA graphs (backend.kernel=cuda_graph): recorded once, then replayed with one launch per step.
 
-A step of a small model is about a hundred kernels of some microseconds each; launching them one by one takes longer
-than running them. A graph repeats the recorded kernels on the recorded addresses, so that everything that changes from
-step to step is read from tensors that stay in place: the indices of the examples, the learning rates, the number of
-the step. One graph is recorded for each length of a batch. A replay is the only launch of its step, and nothing waits
-for the device before the last step.
+A step of a small model consists of about a hundred kernels of a few microseconds each, and launching the kernels
+individually takes longer than running them. A graph replays the recorded kernels on the recorded addresses. Everything
+that changes from step to step (the example indices, the learning rates, the step number) is therefore read from tensors
+with fixed addresses. One graph is recorded for each batch length. A replay is the only launch of its step, and nothing
+waits for the device before the last step.
 """
 
 import gc
@@ -20,20 +20,20 @@ from microgpt.engines.torch.batch_tensors import Batch, Batches, to_device
 from microgpt.errors import UserError
 
 GRAPH_DEVICES = ("cuda",)
-STEPS_AT_ONCE = 256  # most steps whose indices and learning rates are on the device at once
-INDICES_AT_ONCE = 1 << 22  # most indices of examples there
-WARM_UPS = 3  # unrecorded steps: libraries allocate workspaces and choose kernels in their first calls
+STEPS_AT_ONCE = 256  # maximum number of steps whose indices and learning rates are on the device at a time
+INDICES_AT_ONCE = 1 << 22  # maximum number of example indices on the device
+WARM_UPS = 3  # unrecorded steps, because libraries allocate workspaces and select kernels in their first calls
 
-Update = Callable[[Tensor, Tensor, Tensor], None]  # number of the step (), learning rates (R, 1), keep (R, 1)
+Update = Callable[[Tensor, Tensor, Tensor], None]  # step number (), learning rates (R, 1), keep (R, 1)
 
 
 def check_kernel(options: EngineOptions, device: torch.device) -> None:
-    """Raise UserError if steps must be recorded, and cannot be on this device or by several processes."""
+    """Raise UserError if CUDA graphs are requested but the device or the number of processes does not allow them."""
     if options.kernel != "cuda_graph":
         return
     if device.type not in GRAPH_DEVICES:
         raise UserError(
-            f"backend.kernel=cuda_graph needs backend.device={' or '.join(GRAPH_DEVICES)}, and this run is on "
+            f"backend.kernel=cuda_graph needs backend.device={' or '.join(GRAPH_DEVICES)}, but this run is on "
             f"{device.type}: use backend.kernel=eager"
         )
     if options.world_size > 1:
@@ -43,11 +43,11 @@ def check_kernel(options: EngineOptions, device: torch.device) -> None:
 
 
 class StepGraphs:
-    """The recorded steps of R replicas. `gradients` and `update` must keep their tensors at the same addresses."""
+    """The recorded steps of R replicas. The addresses of the tensors of `gradients` and `update` must not change."""
 
     def __init__(self, batches: Batches, gradients: Callable[[Batch], Tensor], update: Update):
         self.batches = batches
-        self.gradients = gradients  # writes the gradients of a batch, returns the losses (R,)
+        self.gradients = gradients  # writes the gradients of a batch and returns the losses (R,)
         self.update = update
         examples, replicas, device = batches.examples, len(batches.orders), batches.examples.device
         steps = max(1, min(STEPS_AT_ONCE, INDICES_AT_ONCE // max(1, replicas * batches.width)))
@@ -57,10 +57,10 @@ class StepGraphs:
         self.rates = torch.zeros(steps, replicas, 1, dtype=batches.dtype, device=device)
         self.losses = torch.zeros(steps, replicas, dtype=batches.dtype, device=device)
         self.running = torch.zeros(replicas, dtype=torch.bool, device=device)
-        self.position = torch.zeros(1, dtype=torch.int64, device=device)  # of the next step in `chosen`
-        self.step = torch.zeros((), dtype=torch.float64, device=device)  # its number since the start of training
+        self.position = torch.zeros(1, dtype=torch.int64, device=device)  # index of the next step in `chosen`
+        self.step = torch.zeros((), dtype=torch.float64, device=device)  # number of the next step since step 0
         recorder = Recorder()
-        # While no replica is running, a step changes neither parameters nor moments.
+        # If no replica is running, a step changes neither parameters nor moments.
         self.replays = {length: self.record(length, recorder) for length in batches.lengths.tolist()}
 
     def record(self, length: int, recorder: "Recorder") -> Callable[[], None]:
@@ -79,7 +79,7 @@ class StepGraphs:
             ) from error
 
     def train_step(self, length: int) -> None:
-        """Train the step at `position`; all that it reads and writes stays at the same addresses."""
+        """Train the step at `position`, reading and writing only tensors with fixed addresses."""
         chosen = self.chosen.index_select(0, self.position)[0]  # (R, B)
         inputs, targets = self.batches.examples.rows(self.starts[chosen], self.ends[chosen], length)
         loss = self.gradients(Batch(inputs, targets, self.counts[chosen].sum(dim=1).to(self.rates.dtype)))
@@ -90,7 +90,7 @@ class StepGraphs:
         self.step.add_(1)
 
     def advance(self, begin: int, learning_rates: np.ndarray) -> np.ndarray:
-        """Train steps from `begin` on: learning rates (k, R) -> losses (k, R)."""
+        """Train k steps from `begin` on: learning rates (k, R) -> losses (k, R)."""
         self.running.fill_(True)
         losses = []
         for first in range(0, len(learning_rates), len(self.chosen)):
@@ -109,10 +109,10 @@ class StepGraphs:
 
 
 class Recorder:
-    """Records steps into graphs that share their memory: no tensor in it is read after its own replay."""
+    """Records steps as graphs that share one memory pool: no tensor in the pool is read after its graph's replay."""
 
     def __init__(self) -> None:
-        gc.collect()  # a graph freed while another one is recorded would end the recording
+        gc.collect()  # freeing a graph while another graph is being recorded would end the recording
         self.pool = torch.cuda.graph_pool_handle()
         self.stream = torch.cuda.Stream()  # not the default stream, whose work cannot be recorded
 

@@ -1,14 +1,14 @@
-"""The processes of one torchrun: they train the same model, each on a part of every batch.
+"""The processes of one torchrun, which train the same model, each on a part of every batch.
 
-Rank 0 runs the program and broadcasts the calls of its engine's methods; the other ranks make the same calls
-(worker.py). Each rank divides the losses of its part by the number of targets in the *whole* batch, so that the sum of
-the gradients over the ranks is the gradient of the batch. Every rank then makes the same update to the same
-parameters, which are never sent during training.
+Rank 0 runs the program and broadcasts the method calls of its engine; the other ranks make the same calls (worker.py).
+Each rank divides the losses of its part by the number of targets in the *whole* batch, so that the sum of the gradients
+over the ranks is the gradient of the batch. Every rank then makes the same update to the same parameters; parameters
+are never sent during training.
 
 torch.nn.parallel.DistributedDataParallel (Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel
-Training", VLDB 2020) averages the gradients instead, which is right only if all parts have the same number of targets;
-names have not. It also starts to reduce the last layers' gradients while it computes the first layers'; here the
-gradients of all layers lie in one tensor, which is reduced once, after the backward pass.
+Training", VLDB 2020) averages the gradients instead, which is correct only if all parts have the same number of
+targets. This is not the case for names. It also reduces the gradients of the last layers while it computes those of the
+first layers; here, the gradients of all layers are in one tensor, which is reduced once after the backward pass.
 """
 
 import errno
@@ -28,20 +28,20 @@ from torch.distributed.rendezvous import rendezvous
 from microgpt.distributed import Process, this_process
 from microgpt.errors import MicrogptError
 
-BETWEEN_CALLS = timedelta(days=30)  # rank 0 may sample and write for as long as it takes
-WITHIN_A_CALL = timedelta(minutes=30)  # ranks may differ by the time that compiling takes
+BETWEEN_CALLS = timedelta(days=30)  # rank 0 may spend any time on sampling and writing
+WITHIN_A_CALL = timedelta(minutes=30)  # ranks may differ by their compilation times
 
 
 @dataclass
 class ProcessGroup:
-    """The processes of a run, seen from one of them. With a world size of 1 it communicates nothing."""
+    """The processes of a run, from the perspective of one process. With a world size of 1, nothing is communicated."""
 
     process: Process
-    group: Any = None  # the connections between the devices, of NCCL or gloo
+    group: Any = None  # the NCCL or gloo connections between the devices
 
     @property
     def share(self) -> slice:
-        """The examples of a batch that this rank computes: every world_size-th. There may be none."""
+        """The examples of a batch that this rank computes: every world_size-th example. There may be none."""
         return slice(self.process.rank, None, self.process.world_size)
 
     def connect(self, device: torch.device) -> None:
@@ -54,13 +54,13 @@ class ProcessGroup:
                 self.group = distributed.new_group(backend=backend, timeout=WITHIN_A_CALL)
 
     def all_reduce(self, tensor: Tensor) -> None:
-        """Replace a tensor by its sum over the ranks, which is the same on each of them bit for bit."""
+        """Replace a tensor with its sum over the ranks, which is bit-identical on all ranks."""
         if self.process.world_size > 1:
             with connection_errors():
                 distributed.all_reduce(tensor, group=self.group)
 
     def broadcast(self, method: str, *arguments: Any) -> None:
-        """Send a call of an engine's method from rank 0 to the others; on another rank, do nothing."""
+        """Send an engine's method call from rank 0 to the other ranks; on the other ranks, do nothing."""
         if self.process.world_size > 1 and self.process.rank == 0:
             with connection_errors():
                 distributed.broadcast_object_list([method, arguments], src=0)
@@ -73,9 +73,9 @@ class ProcessGroup:
         return received[0], received[1]
 
     def close(self, in_order: bool) -> None:
-        """Close the connections; not `in_order` if other ranks may have ended or wait for a reduction."""
+        """Close the connections. `in_order` is False if other ranks may have ended or may wait for a reduction."""
         is_nccl = self.group is not None and distributed.get_backend(self.group) == "nccl"
-        if is_nccl and not in_order:  # it would wait for the others; the connections end with the process
+        if is_nccl and not in_order:  # closing would wait for the other ranks; the connections end with the process
             return
         with suppress(RuntimeError):
             distributed.destroy_process_group()
@@ -83,7 +83,7 @@ class ProcessGroup:
 
 @contextmanager
 def connection_errors() -> Iterator[None]:
-    """Turn PyTorch's errors about a rank that does not answer into a ConnectionError."""
+    """Convert PyTorch's errors about a rank that does not respond to a ConnectionError."""
     try:
         yield
     except RuntimeError as error:
@@ -91,13 +91,13 @@ def connection_errors() -> Iterator[None]:
 
 
 def init_process_group() -> ProcessGroup:
-    """Connect to the other processes of this run, all of which must call it.
+    """Connect to the other processes of this run; every process must call this function.
 
-    The calls travel by gloo on every device. Raises MicrogptError if a process cannot be reached.
+    Method calls are sent over gloo on every device. Raises MicrogptError if a process cannot be reached.
     """
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler does not interrupt the waiting
-    # After a restart by torchrun (--max-restarts) its store still holds the addresses of the earlier processes; a
-    # prefix for each attempt keeps them apart.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler does not interrupt the wait
+    # After a restart by torchrun (--max-restarts), the store still contains the addresses of the earlier processes; a
+    # prefix per attempt separates them.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
         store, rank, world_size = next(rendezvous("env://", timeout=BETWEEN_CALLS))
@@ -115,10 +115,10 @@ def init_process_group() -> ProcessGroup:
 
 
 def process_group(world_size: int) -> ProcessGroup:
-    """Return the group of this process, which has called `init_process_group` if world_size > 1."""
+    """Return the group of this process. If world_size > 1, `init_process_group` must have been called."""
     if world_size == 1:
         return ProcessGroup(Process())
-    assert groups, "init_process_group() comes first"
+    assert groups, "init_process_group() must be called first"
     return groups[0]
 
 

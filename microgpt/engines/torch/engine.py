@@ -1,10 +1,10 @@
-"""The PyTorch engine: the contract of engines/base.py for R models at once, on a CPU or a GPU.
+"""The PyTorch engine: the interface of engines/base.py for R models at once, on a CPU or a GPU.
 
-The steps of one `advance` are queued on a GPU without waiting: losses come back at the end, and the device itself
-decides which models go on after a non-finite loss. Models share nothing but the padding of their batches.
+On a GPU, the steps of one `advance` are queued without waiting: losses are copied back at the end, and the device
+itself stops the models with a non-finite loss. The models share only the padding of their batches.
 
-With several processes (distributed.py) every rank holds the same models and computes a part of each batch: the methods
-of rank 0's engine broadcast their calls to the others.
+With several processes (distributed.py), every rank holds the same models and computes a part of each batch; the methods
+of rank 0's engine broadcast their calls to the other ranks.
 """
 
 import time
@@ -35,12 +35,12 @@ from microgpt.engines.torch.optimizer import Optimizer
 from microgpt.engines.torch.parameters import Layout
 from microgpt.model.spec import ModelSpec
 
-COMPILATIONS = 256  # of one function in a process; PyTorch's own limit is 8
-EVALUATED_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 25, "mps": 1 << 25}  # numbers in the largest activation
+COMPILATIONS = 256  # maximum number of compilations of one function in a process; PyTorch's default is 8
+EVALUATED_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 25, "mps": 1 << 25}  # maximum size of the largest activation
 
 
 class TorchEngine:
-    """R models of one shape; their parameters are one matrix (R, NP) on the device."""
+    """R models of one shape, with their parameters in one matrix (R, NP) on the device."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class TorchEngine:
         self.ranks = process_group(options.world_size)
         self.device = choose_device(options.device)
         resolved = replace(options, device=self.device.type)
-        packed = workload and Workload(workload.packed, workload.orders)  # to send arrays instead of lists
+        packed = workload and Workload(workload.packed, workload.orders)  # sends arrays instead of lists
         check_kernel(options, self.device)
         self.uses_graphs = options.kernel == "cuda_graph"
         self.ranks.broadcast("make", resolved, spec, optimizer, packed, state)
@@ -95,7 +95,7 @@ class TorchEngine:
 
     def set_state(self, state: EngineState) -> None:
         self.flat = self.layout.pack(state.parameters, self.dtype).to(self.device)  # (R, NP)
-        self.parameters = [view.detach().requires_grad_() for view in self.layout.views(self.flat)]  # share its memory
+        self.parameters = [view.detach().requires_grad_() for view in self.layout.views(self.flat)]  # not copied
         self.reduced = self.flat.new_zeros(self.flat.numel() + len(self.flat))  # gradients and losses, for all_reduce
         self.grad = self.reduced[: self.flat.numel()].view_as(self.flat)
         moments = [
@@ -103,7 +103,7 @@ class TorchEngine:
             for part in (state.m, state.v)[: self.optimizer_spec.moments]
         ]
         self.optimizer = Optimizer(self.optimizer_spec, self.layout, self.layout.decays().to(self.flat), moments)
-        self.graphs = None  # those of the tensors before
+        self.graphs = None  # recorded graphs use the old tensors
 
     def state(self) -> EngineState:
         return EngineState(*map(self.layout.unpack, [self.flat, *self.optimizer.moments]))
@@ -111,7 +111,7 @@ class TorchEngine:
     # Training
 
     def advance(self, step: int, learning_rates: np.ndarray) -> np.ndarray:
-        assert self.batches is not None, "this engine was made without a workload"
+        assert self.batches is not None, "this engine was created without a workload"
         self.ranks.broadcast("advance", step, learning_rates)
         if self.options.compile and not self.is_compiled:
             self.compile(self.batches)
@@ -127,7 +127,7 @@ class TorchEngine:
             losses[s] = loss.masked_fill(~running, torch.nan)
             running = running & loss.isfinite()
             keep: Tensor | None = running[:, None]
-            if self.device.type == "cpu":  # no wait for the device: skip the masks if possible
+            if self.device.type == "cpu":  # reading `running` costs no wait: skip the masks if possible
                 if running.all():
                     keep = None
                 elif not running.any():
@@ -159,19 +159,19 @@ class TorchEngine:
     def pass_gradients(
         self, inputs: Tensor, targets: Tensor, counts: Tensor
     ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-        """Return each replica's part of the loss (R,), its largest loss at a position (R,), gradients by block."""
+        """Return each replica's part of the loss (R,), its largest loss at any position (R,) and gradients by block."""
         with self.models.precision():
             loss, worst = self.pass_loss(self.parameters, inputs, targets, counts)
         gradients = torch.autograd.grad(loss, self.parameters, torch.ones_like(loss))
         return loss.detach(), worst, gradients
 
     def compile(self, batches: Batches) -> None:
-        """Compile by running a pass of every shape on a dummy batch; no state changes."""
+        """Compile by running a pass of every shape on a dummy batch; the state does not change."""
         from torch._dynamo import config  # importing it takes seconds
         from torch._dynamo.exc import TorchDynamoException
 
-        # After that many compilations of a function, those for other engines and lengths included, PyTorch no longer
-        # compiles it and says so in its log only.
+        # After this number of compilations of a function, including those for other engines and lengths, PyTorch no
+        # longer compiles the function and reports this only in its log.
         config.recompile_limit = max(config.recompile_limit, COMPILATIONS)
         self.say("compiling the model for PyTorch ...")
         start = time.perf_counter()
@@ -189,7 +189,7 @@ class TorchEngine:
         self.say(f"compiled in {self.compile_seconds:.1f} s")
 
     def record(self, batches: Batches) -> StepGraphs:
-        """Record the steps on the present tensors; no state changes."""
+        """Record the steps for the current tensors; the state does not change."""
         start = time.perf_counter()
         update = torch.compile(self.optimizer.update, dynamic=False) if self.options.compile else self.optimizer.update
 
@@ -219,7 +219,7 @@ class TorchEngine:
         return (total / int(packed.targets.sum())).cpu().numpy()
 
     def parts(self, positions: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield indices of this rank's examples, those of similar lengths together and as many as fit in memory."""
+        """Yield groups of this rank's example indices, sorted by length, each as large as fits in memory."""
         spec, order = self.spec, np.argsort(-positions, kind="stable")[self.ranks.share]
         while len(order):
             longest = int(positions[order[0]])

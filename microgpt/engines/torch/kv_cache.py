@@ -1,4 +1,4 @@
-"""The KV cache: keys and values of the tokens that a model has read, so that only the next token is computed."""
+"""The KV cache, which stores the keys and values of earlier tokens, so that only the next token is computed."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from microgpt.model.spec import ModelSpec
 
 
 class KeyValueCache:
-    """The keys and values of the tokens that one model has read so far."""
+    """The keys and values of the tokens read so far by one model."""
 
     def __init__(self, spec: ModelSpec, like: Tensor):
         self.length = 0

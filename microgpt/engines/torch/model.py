@@ -1,7 +1,7 @@
-"""The models in PyTorch: R replicas of one shape computed together, each product one batched product over R.
+"""The models in PyTorch: R replicas of one shape are computed together, with batched matrix products over R.
 
-Activations have the shape (R, B * T, features) for B examples of T positions. Positions after an example's end hold
-any token and no target; the causal mask hides them from the positions before.
+Activations have the shape (R, B * T, features) for B examples of T positions. Positions after the end of an example
+contain any token and no target; the causal mask hides them from earlier positions.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,11 +17,11 @@ from microgpt.engines.torch.kv_cache import KeyValueCache
 from microgpt.engines.torch.parameters import Layout
 from microgpt.model.spec import ModelSpec
 
-Weights = dict[str, Tensor]  # by block of the layout
+Weights = dict[str, Tensor]  # keyed by block of the layout
 
-NO_TARGET = -100  # the target of a position that has none
-LARGEST_LOSS = 745.13  # above it a probability underflows in float64, so that the scalar engine's loss is infinite
-SHORT_BLOCK = 64  # up to this length, attention on a CPU is faster as batched products than as one fused operation
+NO_TARGET = -100  # marks a position without a target
+LARGEST_LOSS = 745.13  # for larger losses, the probability underflows in float64 and the scalar engine's loss is inf
+SHORT_BLOCK = 64  # up to this block size, attention on a CPU is faster with batched products than as a fused operation
 LARGEST_GRID = 65535  # the largest batch that CUDA's fused attention accepts
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -34,7 +34,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Models:
-    """The computation of R models, given their parameters: a tensor (R, rows, columns) for each block of the layout."""
+    """Computes R models from given parameters, which are tensors (R, rows, columns), one per block of the layout."""
 
     def __init__(self, spec: ModelSpec, layout: Layout, device: torch.device, dtype: torch.dtype, autocast: bool):
         self.spec = spec
@@ -55,13 +55,13 @@ class Models:
         self.later_keys = torch.full((side, side), -torch.inf, dtype=dtype, device=device).tril(-1)
 
     def precision(self) -> AbstractContextManager[object]:
-        """Return a context in which products are in bfloat16 for backend.dtype=bfloat16."""
+        """Return a context in which matrix products use bfloat16 if backend.dtype=bfloat16."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
 
     def losses(self, parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss in nats at every position, 0 without a target: (R, B, T), (R, B, T) -> (R, B * T).
+        """Return the loss in nats at every position (0 without a target): (R, B, T), (R, B, T) -> (R, B * T).
 
-        Inputs are rows of all replicas' embeddings together: token t of replica r is r * V + t.
+        Inputs are rows of the concatenated embeddings of all replicas: token t of replica r is r * V + t.
         """
         logits = self.logits(parameters, inputs).to(parameters[0].dtype)  # (R, B * T, V)
         flat = functional.cross_entropy(
@@ -79,7 +79,8 @@ class Models:
     def logits(self, parameters: Sequence[Tensor], inputs: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """Return the logits of the next token at every position: (R, B, T) -> (R, B * T, V).
 
-        With a cache, the parameters are one model's, without the axis R, and inputs (1, 1) its next token: -> (1, V).
+        With a cache, the parameters are those of one model, without the axis R; inputs (1, 1) contains the next token,
+        and the result has the shape (1, V).
         """
         weights = dict(zip(self.layout.blocks, parameters, strict=True))
         return self.forward(self, weights, inputs, cache)
@@ -116,14 +117,14 @@ class Models:
         return logits if cap is None else cap * torch.tanh(logits.to(weights["wte"].dtype) / cap)
 
     def norm(self, x: Tensor, name: str, weights: Weights) -> Tensor:
-        """Return the norm of model.norm, times a gain and plus a bias if the model has them."""
+        """Apply the norm selected by model.norm, then the gain and the bias if the model has them."""
         x = self.standardize(x, self.spec.norm_eps)
         gain, bias = weights.get(f"{name}_gain"), weights.get(f"{name}_bias")
         x = x if gain is None else x * gain
         return x if bias is None else x + bias
 
     def hidden(self, x: Tensor, layer: int, weights: Weights) -> Tensor:
-        """Return the features of the MLP after the activation: (R, B * T, E) -> (R, B * T, F)."""
+        """Return the hidden features of the MLP after the activation: (R, B * T, E) -> (R, B * T, F)."""
         hidden = linear(x, f"layer{layer}.mlp_in", weights)
         if not self.spec.gated_mlp:
             return self.activate(hidden)
@@ -133,7 +134,7 @@ class Models:
     def heads(self, qkv: Tensor, length: int, positions: slice) -> Tensor:
         """Return queries, keys and values by head: (R, B * T, (H + 2 K) D) -> (3, R * B, H, T, D).
 
-        Keys and values of grouped-query attention are repeated for each of their queries.
+        With grouped-query attention, keys and values are repeated for each of their query heads.
         """
         spec = self.spec
         if spec.kv_heads == spec.n_head:
@@ -152,13 +153,14 @@ class Models:
         return torch.cat([qk, heads[2:]])
 
     def attention(self, heads: Tensor, replicas: int) -> Tensor:
-        """Causal attention within each example: (3, R * B, H, T, D) -> (R, B * T, E)."""
+        """Return causal attention within each example: (3, R * B, H, T, D) -> (R, B * T, E)."""
         return self.attend(heads).transpose(1, 2).reshape(replicas, -1, self.spec.n_embd)
 
     def short_attention(self, heads: Tensor) -> Tensor:
-        """Attention as batched products: (3, N, H, T, D) -> (N, H, T, D).
+        """Return attention, computed with batched products: (3, N, H, T, D) -> (N, H, T, D).
 
-        Scores are keys by queries: softmax down the columns is several times as fast as along short rows.
+        The scores have the shape (keys, queries), because softmax over columns is several times as fast as over short
+        rows.
         """
         length = heads.shape[3]
         q, k, v = heads.flatten(1, 2).unbind()  # (N * H, T, D)
@@ -170,18 +172,18 @@ FORWARD = {"gpt": Models.gpt, "bigram": Models.bigram}
 
 
 class TorchDecoder:
-    """One model reading one text, with the weights that the model had when the decoder was made."""
+    """Decodes one text with one model, using the model's weights at the time the decoder was created."""
 
     def __init__(self, models: Models, parameters: Sequence[Tensor]):
         self.models = models
-        self.parameters = parameters  # of one model, without the axis R
+        self.parameters = parameters  # parameters of one model, without the axis R
         self.cache = KeyValueCache(models.spec, like=parameters[0])
         self.ids = torch.arange(models.spec.vocab_size, device=models.device).view(-1, 1, 1)
 
     @torch.no_grad()
     def feed(self, token: int) -> list[float]:
         if self.cache.length == self.models.spec.block_size:
-            raise IndexError("the text fills the block")
+            raise IndexError("the text already fills the block")
         with self.models.precision():
             logits = self.models.logits(self.parameters, self.ids[token], self.cache)[0]
         self.cache.length += 1
@@ -189,10 +191,10 @@ class TorchDecoder:
 
 
 def has_fused_attention(spec: ModelSpec, device: torch.device, dtype: torch.dtype, autocast: bool) -> bool:
-    """Return whether attention is one operation rather than batched products.
+    """Return whether attention is computed as one fused operation instead of batched products.
 
-    CUDA's fused kernels need heads that fill 16 bytes, and have no float64. PyTorch would use products instead, with a
-    mask that a CUDA graph cannot record.
+    CUDA's fused kernels need heads whose size is a multiple of 16 bytes and do not support float64. In other cases,
+    PyTorch's attention function would use products with a mask that a CUDA graph cannot record.
     """
     if device.type == "cpu":
         return spec.block_size > SHORT_BLOCK
@@ -200,19 +202,19 @@ def has_fused_attention(spec: ModelSpec, device: torch.device, dtype: torch.dtyp
 
 
 def fused_attention(heads: Tensor) -> Tensor:
-    """Attention as one operation for each LARGEST_GRID examples: (3, N, H, T, D) -> (N, H, T, D)."""
+    """Return attention, with one fused operation per LARGEST_GRID examples: (3, N, H, T, D) -> (N, H, T, D)."""
     parts = zip(*[part.split(LARGEST_GRID) for part in heads.unbind()], strict=True)
     done = [functional.scaled_dot_product_attention(*part, is_causal=True) for part in parts]
     return done[0] if len(done) == 1 else torch.cat(done)
 
 
 def product(x: Tensor, matrix: Tensor) -> Tensor:
-    """x W for each replica: (R, N, inputs), (R, inputs, outputs) -> (R, N, outputs); or without R for one model."""
+    """Return x W per replica: (R, N, inputs), (R, inputs, outputs) -> (R, N, outputs); or without R for one model."""
     return torch.bmm(x, matrix) if x.ndim == 3 else torch.mm(x, matrix)
 
 
 def linear(x: Tensor, name: str, weights: Weights) -> Tensor:
-    """x W, plus a bias if the model has one."""
+    """Return x W, plus a bias if the model has one."""
     y = product(x, weights[name])
     bias = weights.get(f"{name}_bias")
     return y if bias is None else y + bias
@@ -230,7 +232,7 @@ NORMS: dict[str, Callable[[Tensor, float], Tensor]] = {"rmsnorm": rmsnorm, "laye
 
 
 def rotations(spec: ModelSpec) -> Tensor:
-    """Return cosine and sine of RoPE's angle at every position, for each pair of features: (2, block_size, D / 2)."""
+    """Return the cosine and sine of RoPE's angle for every position and feature pair: (2, block_size, D / 2)."""
     exponents = torch.arange(0, spec.head_dim, 2, dtype=torch.float64) / spec.head_dim
     angles = torch.outer(torch.arange(spec.block_size, dtype=torch.float64), spec.rope_theta**-exponents)
     return torch.stack([angles.cos(), angles.sin()])

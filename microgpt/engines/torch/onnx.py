@@ -1,10 +1,10 @@
-"""Export of one model as an ONNX graph, which any ONNX runtime executes.
+"""Export of one model as an ONNX graph, which any ONNX runtime can execute.
 
     tokens  int64   (batch, time), 1 <= time <= block_size: every text begins with BOS
-    logits  float32 (batch, time, V): at every position those of the next token
+    logits  float32 (batch, time, V): the logits of the next token at every position
 
-PyTorch's exporter (torch.onnx.export on torch.export, by onnxscript) traces model.py, so that the model is defined
-once. The graph has no KV cache: each call reads whole texts.
+PyTorch's exporter (torch.onnx.export, based on torch.export and onnxscript) traces model.py, so that the model is
+defined only once. The graph has no KV cache: each call reads whole texts.
 """
 
 import logging
@@ -32,9 +32,9 @@ from microgpt.model.spec import ModelSpec
 
 
 def onnx_model(spec: ModelSpec, parameters: Arrays, facts: Mapping[str, str]) -> bytes:
-    """Return the file of one model (R = 1) in float32, with `facts` as its metadata."""
+    """Return the ONNX file of one model (R = 1) in float32, with `facts` as metadata."""
     network = Network(spec, parameters).eval()
-    tokens = torch.zeros(2, min(2, spec.block_size), dtype=torch.int64)  # the exporter takes a size of 1 for a constant
+    tokens = torch.zeros(2, min(2, spec.block_size), dtype=torch.int64)  # the exporter treats a size of 1 as constant
     time = torch.export.Dim("time", min=1, max=spec.block_size) if spec.block_size > 1 else torch.export.Dim.STATIC
     with suppressed_logging():
         program: Any = torch.onnx.export(
@@ -54,7 +54,7 @@ def onnx_model(spec: ModelSpec, parameters: Arrays, facts: Mapping[str, str]) ->
 
 
 class Network(nn.Module):
-    """A module that computes the logits of one model by `Models`."""
+    """A module that computes the logits of one model with `Models`."""
 
     def __init__(self, spec: ModelSpec, parameters: Arrays):
         super().__init__()
@@ -72,13 +72,13 @@ class Network(nn.Module):
 
 
 def traced_attention(heads: Tensor) -> Tensor:
-    """`fused_attention` without its split, whose number of parts would become part of the graph."""
+    """Return `fused_attention` without splitting, because the number of parts would be fixed in the graph."""
     q, k, v = heads.unbind()
     return functional.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 def remove_debug_info(model: Any) -> None:
-    """Remove what the exporter adds for debugging, such as the paths of source files."""
+    """Remove the debug information that the exporter adds, such as paths of source files."""
     graph = model.graph
     for part in (graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
         part.ClearField("metadata_props")

@@ -1,4 +1,4 @@
-"""The optimizers of engines/scalar/optimizers.py on all parameters of all replicas at once, in place."""
+"""The optimizers of engines/scalar/optimizers.py, applied in place to all parameters of all replicas at once."""
 
 import torch
 from torch import Tensor
@@ -13,24 +13,24 @@ from microgpt.engines.optimizer import (
 )
 from microgpt.engines.torch.parameters import Layout
 
-Step = int | Tensor  # counted from 0; a tensor () in a CUDA graph, so that no branch may depend on it
+Step = int | Tensor  # counted from 0; a tensor () in a CUDA graph, where no branch may depend on the step
 
 
 class Optimizer:
-    """The moments of parameters (R, NP), and the update of both."""
+    """The moments of parameters (R, NP), and the rules that update parameters and moments."""
 
     def __init__(self, spec: OptimizerSpec, layout: Layout, decays: Tensor, moments: list[Tensor]):
         self.spec = spec
         self.layout = layout
-        self.decays = decays  # (NP,): 1 for parameters with weight decay, else 0
+        self.decays = decays  # (NP,): 1 for parameters with weight decay, otherwise 0
         self.moments = moments  # m, or m and v: (R, NP)
-        self.scratch = torch.empty_like(moments[0])  # allocating this much at each step costs more than filling it
+        self.scratch = torch.empty_like(moments[0])  # reused: allocating it in each step costs more than filling it
         self.rule = implementation(UPDATE_RULES, "optim.name", spec.name, "UPDATE_RULES in engines/torch/optimizer.py")
 
     def update(self, parameters: Tensor, grad: Tensor, step: Step, lr: Tensor, keep: Tensor | None) -> None:
-        """Update parameters (R, NP) by grad (R, NP), which is overwritten; lr is (R, 1).
+        """Update parameters (R, NP) with grad (R, NP), which is overwritten; lr has the shape (R, 1).
 
-        Replicas that are False in keep (R, 1) keep their parameters and moments; None updates all.
+        Replicas with False in keep (R, 1) keep their old parameters and moments; None updates all replicas.
         """
         changing = [parameters, *self.moments]
         before = [] if keep is None else [tensor.clone() for tensor in changing]
@@ -62,7 +62,7 @@ class Optimizer:
         correction2 = 1 - beta2 ** (step + 1)
         m.lerp_(grad, 1 - beta1)
         v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        # On CPUs torch.sqrt is slow on zeros, such as the rows of tokens that have not occurred yet.
+        # On CPUs, torch.sqrt is slow for zeros, such as the rows of tokens that have not occurred yet.
         root = torch.rsqrt(v, out=grad).reciprocal_()
         divisor = root.mul_(correction2**-0.5).add_(self.spec.eps)
         parameters.addcdiv_(torch.mul(m, lr / -correction1, out=scratch), divisor)
@@ -100,7 +100,7 @@ UPDATE_RULES = {
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """Return about U V^T of each matrix's singular value decomposition, by the scalar engine's iteration."""
+    """Return an approximation of U V^T from each matrix's SVD, with the same iteration as the scalar engine."""
     if matrices.shape[1] > matrices.shape[2]:
         return orthogonalized(matrices.mT).mT
     a, b, c = NEWTON_SCHULZ

@@ -1,8 +1,9 @@
-"""The parameters of R models in one matrix (R, NP), so that an update is a few large elementwise operations.
+"""The parameters of R models in one matrix (R, NP), so that an update consists of a few large elementwise operations.
 
-A row consists of blocks, each the second factor of one product, or a vector. Weight matrices are transposed to (inputs,
-outputs), the layout in which a batched product computes their gradient. Those of queries, keys and values share a
-block, and so do those of the MLP's hidden features and of their gate; so do the biases.
+A row consists of blocks; each block is the second factor of a matrix product, or a vector. Weight matrices are
+transposed to (inputs, outputs), the layout in which a batched product computes their gradients. The matrices of
+queries, keys and values share a block, as do the MLP's input and gate matrices; their biases share blocks in the same
+way.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from torch import Tensor
 from microgpt.engines.optimizer import decays
 from microgpt.model.spec import EMBEDDINGS, ModelSpec, constant_value
 
-SHARED = {  # block of the tensors that share one
+SHARED = {  # tensor -> name of the block that it shares with other tensors
     **dict.fromkeys(("attn_wq", "attn_wk", "attn_wv"), "attn_qkv"),
     **dict.fromkeys(("attn_wq_bias", "attn_wk_bias", "attn_wv_bias"), "attn_qkv_bias"),
     **dict.fromkeys(("mlp_fc1", "mlp_gate"), "mlp_in"),
@@ -25,7 +26,7 @@ SHARED = {  # block of the tensors that share one
 
 
 def is_transposed(name: str) -> bool:
-    """Return whether a tensor is a matrix that multiplies, not an embedding, whose rows are looked up, or a vector."""
+    """Return whether a tensor is stored transposed: all except embeddings (looked up by row) and vectors."""
     return name not in EMBEDDINGS and constant_value(name) is None
 
 
@@ -41,7 +42,7 @@ class Layout:
 
     @cached_property
     def members(self) -> dict[str, list[str]]:
-        """Names of the tensors in each block."""
+        """The names of the tensors in each block."""
         found: dict[str, list[str]] = {}
         for name in self.shapes:
             layer, _, tensor = name.rpartition(".")
@@ -50,7 +51,7 @@ class Layout:
 
     @cached_property
     def blocks(self) -> dict[str, tuple[int, int]]:
-        """Shapes of the blocks by name."""
+        """The shapes of the blocks by name."""
         found = {}
         for block, names in self.members.items():
             rows, _ = self.stored_shape(names[0])
@@ -75,7 +76,7 @@ class Layout:
         return torch.cat(numbers)
 
     def pack(self, arrays: Mapping[str, np.ndarray], dtype: torch.dtype) -> Tensor:
-        """Return arrays (R, rows, columns) by tensor name as (R, NP)."""
+        """Convert arrays (R, rows, columns), keyed by tensor name, to one tensor (R, NP)."""
         parts = []
         for names in self.members.values():
             tensors = [torch.from_numpy(np.asarray(arrays[name])).to(dtype) for name in names]
@@ -84,7 +85,7 @@ class Layout:
         return torch.cat(parts, dim=1)
 
     def tensors(self, flat: Tensor) -> dict[str, Tensor]:
-        """Return views of all tensors by name, transposed as in their block: (R, NP) -> (R, rows, columns)."""
+        """Return views of all tensors by name, transposed as in their blocks: (R, NP) -> (R, rows, columns)."""
         found = {}
         for names, part in zip(self.members.values(), self.views(flat), strict=True):
             widths = [self.stored_shape(name)[1] for name in names]
@@ -92,6 +93,6 @@ class Layout:
         return found
 
     def unpack(self, flat: Tensor) -> dict[str, np.ndarray]:
-        """Return (R, NP) as arrays (R, rows, columns) by tensor name: copies, in the order of spec.shapes()."""
+        """Convert (R, NP) to copied arrays (R, rows, columns), keyed by tensor name in the order of spec.shapes()."""
         found = self.tensors(flat.cpu())
         return {name: (found[name].mT if is_transposed(name) else found[name]).numpy().copy() for name in self.shapes}

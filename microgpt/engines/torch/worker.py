@@ -1,7 +1,7 @@
-"""The entry points of the processes of a torchrun: rank 0 runs the program, the other ranks repeat its engine's calls.
+"""The entry points of torchrun processes: rank 0 runs the program, and the other ranks repeat the calls of its engine.
 
-Ranks other than 0 receive models, examples and learning rates from rank 0. They need neither the configuration nor the
-data, write no file and print nothing.
+The other ranks receive models, examples and learning rates from rank 0. They need neither the configuration nor the
+data, write no files and print nothing.
 """
 
 import signal
@@ -14,9 +14,10 @@ END = "end"  # broadcast instead of a method's name
 
 
 def run_rank_zero(program: Callable[[], int]) -> int:
-    """Run the program and return its exit code; the other ranks end with it.
+    """Run the program and return its exit code; the other ranks end at the same time.
 
-    After a failure they may be in the middle of a step and receive nothing: they end when this process is gone.
+    After a failure, the other ranks may be in the middle of a step and cannot receive a message; they end when this
+    process has ended.
     """
     group = init_process_group()
     try:
@@ -33,8 +34,8 @@ def run_rank_zero(program: Callable[[], int]) -> int:
 def run_worker() -> int:
     """Repeat the calls of rank 0's engine until it ends; return the exit code.
 
-    Signals are ignored, as rank 0 must write its checkpoint before the others end. The exit code is 0 even if rank 0 is
-    gone, so that torchrun names the process that failed.
+    Signals are ignored, because rank 0 must write its checkpoint before the other ranks end. The exit code is 0 even if
+    rank 0 has ended, so that torchrun reports the process that failed.
     """
     group = init_process_group()
     for number in (signal.SIGINT, signal.SIGTERM):
