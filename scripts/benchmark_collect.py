@@ -1,6 +1,6 @@
 """Measure how long scripts/collect.py takes for many synthetic runs of the four variants of an ablation.
 
-The runs have histories, so tables, statistics, plots and the page are all included.
+The runs have histories, so the time includes tables, statistics, plots and the page.
 
 python scripts/benchmark_collect.py --runs 1024
 """

@@ -1,10 +1,10 @@
-"""Time this project beside microgpt.py, nanoGPT and nanochat: the same data, shape, batch, precision and steps.
+"""Time this project against microgpt.py, nanoGPT and nanochat with the same data, shape, batch, precision and steps.
 
     python scripts/benchmark_karpathy.py --baseline all --profile quick --install-deps
     python scripts/benchmark_karpathy.py --baseline nanogpt --nanogpt-dir path/to/nanoGPT --profile full --require-gpu
     python scripts/benchmark_karpathy.py --dry-run
 
-Writes results/benchmark_karpathy_<UTC>.json, .md and _logs/; what could not be made equal is named beside each figure.
+Writes results/benchmark_karpathy_<UTC>.json, .md and _logs/; each figure has a list of the remaining differences.
 The code is in scripts/karpathy/.
 """
 

@@ -1,19 +1,19 @@
-"""Measure the memory that training takes: many small models on the native engine, one large model on native and torch.
+"""Measure the memory of training: many small models on the native engine, one large model on native and torch.
 
     python scripts/benchmark_memory.py
     python scripts/benchmark_memory.py --models 256 --steps 100,2000 --large-steps 5
 
 Small models: --models replicas of the default size (n_embd 16, 4 heads, one layer, block 16, vocabulary 27, batch 1,
-Adam) in one native engine: the resident memory after each number of steps, and the maximum until then.
+Adam) in one native engine. The table has the resident memory after each number of steps, and the maximum until then.
 
-Large model: n_embd 256, 8 layers of 8 heads, block 512, vocabulary 500, batch 2 of 512 tokens each, Adam, float32: the
-seconds of a step (wall time; median, smallest and largest of --large-steps, after a warm-up step) and
-the maximum memory. --large-steps 0 leaves it out.
+Large model: n_embd 256, 8 layers of 8 heads, block 512, vocabulary 500, batch 2 of 512 tokens each, Adam, float32. The
+table has the seconds per step (wall time; median, smallest and largest of --large-steps, after a warm-up step) and the
+maximum memory. --large-steps 0 leaves the large model out.
 
-All memory is in MiB above that of the bare interpreter: numpy, numba or torch, the engine, the models. Every number
-comes from a fresh process, whose kernels were compiled before. Linux only: memory is read from /proc/self/status.
+Memory is in MiB in excess of the bare interpreter: numpy, numba or torch, the engine, and the models. Each number comes
+from a new process with kernels that were compiled earlier. Linux only: memory is read from /proc/self/status.
 
-Exit codes: 0 measured; 1 a measurement failed; 2 a mistake in the command.
+Exit codes: 0 measured; 1 a measurement failed; 2 an error in the command.
 """
 
 import json
@@ -38,7 +38,7 @@ DTYPES = ("float32", "float64")
 SMALL = {"vocab_size": 27, "n_embd": 16, "n_head": 4, "n_layer": 1, "block_size": 16}
 LARGE = {"vocab_size": 500, "n_embd": 256, "n_head": 8, "n_layer": 8, "block_size": 512}
 LARGE_BATCH = 2
-# Prints the result of `train` and the memory as JSON. Memory before the first import is that of the bare interpreter.
+# Prints the result of `train` and the memory as JSON. The memory of the bare interpreter is measured before any import.
 WORKER = """
 def resident(kind):  # VmRSS: now; VmHWM: maximum so far; bytes
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(kind))
@@ -52,7 +52,7 @@ print(json.dumps({"now": resident("VmRSS") - bare, "most": resident("VmHWM") - b
 
 
 def train(size: dict[str, Any], backend: str, dtype: str, replicas: int, batch: int, calls: list[int]) -> dict:
-    """Train in this process, in calls of `advance` of these numbers of steps; return their seconds."""
+    """Train in this process with one call of `advance` for each number of steps; return the seconds of each call."""
     spec = ModelSpec("gpt", **size)
     rng = np.random.default_rng(0)
     bos, block = spec.vocab_size - 1, spec.block_size
@@ -69,22 +69,22 @@ def train(size: dict[str, Any], backend: str, dtype: str, replicas: int, batch: 
         seconds.append(time.perf_counter() - start)
         step += count
         if not np.isfinite(losses).all():
-            raise MicrogptError(f"a loss is not finite within {step} steps")
+            raise MicrogptError(f"a loss became non-finite within {step} steps")
     return {"seconds": seconds, "compiling": engine.compile_seconds}
 
 
 def measure(
     size: dict[str, Any], backend: str, dtype: str, replicas: int, batch: int, calls: list[int], warm: bool = True
 ) -> dict:
-    """Run `train` in a fresh process; return its result with the bytes of memory now and at most.
+    """Run `train` in a fresh process; return its result with the current and the maximum memory in bytes.
 
-    Raises MicrogptError if it fails or, unless `warm` is false, compiles.
+    Raises MicrogptError if the process fails or, unless `warm` is false, compiles kernels.
     """
     chosen = json.dumps([size, backend, dtype, replicas, batch, calls])
     name = f"training {replicas} on {backend}, {dtype},"
     found = json.loads(harness.run_python("-c", WORKER, str(Path(__file__).parent), chosen, name=name).splitlines()[-1])
     if warm and found["compiling"]:
-        raise MicrogptError("the kernels were compiled again, which takes memory too: they were not kept on disk")
+        raise MicrogptError("the kernels were compiled again, which needs memory, because they were not kept on disk")
     return found
 
 
@@ -112,16 +112,16 @@ def large_row(backend: str, steps: int) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = harness.parser(__doc__)
-    parser.add_argument("--models", type=harness.at_least(1), default=256, help="small models (256)")
+    parser.add_argument("--models", type=harness.at_least(1), default=256, help="number of small models (256)")
     whole = harness.at_least(1)
     parser.add_argument(
         "--steps", type=lambda text: [whole(each) for each in text.split(",")], default=[100, 2000],
         help="steps after which the memory of the small models is measured, separated by commas (100,2000)",
     )  # fmt: skip
-    parser.add_argument("--large-steps", type=harness.at_least(0), default=5, help="of the large model (5)")
+    parser.add_argument("--large-steps", type=harness.at_least(0), default=5, help="steps of the large model (5)")
     chosen = parser.parse_args(arguments)
     if not STATUS.exists():
-        parser.error(f"this system has no {STATUS}, which memory is read from")
+        parser.error(f"memory cannot be measured: this system has no {STATUS}")
     return harness.finish(lambda: measure_all(chosen.models, chosen.steps, chosen.large_steps))
 
 

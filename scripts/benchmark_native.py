@@ -1,26 +1,26 @@
-"""Time the native engine (float32) beside other programs: in one run, on the same CPU cores, in turn.
+"""Time the native engine (float32) against other programs, which run alternately on the same CPU cores.
 
     python scripts/benchmark_native.py
     python scripts/benchmark_native.py --cases d16_b16,sample_one --rounds 9 \\
         --peer d16_b16="path/to/trainer 10000" --peer sample_one="path/to/sampler 1000000"
 
-A case is a named workload on names; the list is below. In every round each program of a case runs in a fresh process,
-one after the other on the same CPU core, in reversed order every other round; the next round takes the next
-core that this process may use. On a platform without CPU affinity the programs are not pinned.
+A case is a named workload on the names data; --help lists the cases. In each round, every program of a case runs in a
+new process, one after the other on the same CPU core, in reversed order every other round. The next round uses the next
+core that this process may use. On a platform without CPU affinity, the programs are not pinned.
 
 The time of microgpt is the CPU time of its training steps or of its sampling, without start-up, compiling, reading
 data and, before sampling, training. For two_cores it is wall time. Other programs time themselves.
 
 The figures are medians with the smallest and the largest value of the rounds, and the ratio microgpt / peer: the median
-of the ratios within a round, so that noise that lasts longer than a round cancels. For times a ratio below 1 means that
-microgpt is faster, for tokens per second a ratio above 1. For presets_*
-the ratio is that of the default model to the preset, and for two_cores the speed-up, threads=1 / threads=2, also given
-for the rounds alone in which all threads were on a CPU nearly all the time.
+of the ratios within each round, so that noise that lasts longer than a round cancels. Microgpt is faster if a ratio of
+times is below 1, or if a ratio of tokens per second is above 1. For presets_*, the ratio is default model / preset. For
+two_cores, it is the speed-up, threads=1 / threads=2, which is also given for only the rounds in which all threads were
+on a CPU nearly all the time.
 
-d128, d256 and d384 are wide models on random tokens (wide_models.py), beside the torch engine and, if
-MICROGPT_NANOGPT names a folder with nanoGPT's model.py, nanoGPT. For *_cores the figure is of wall time.
+d128, d256 and d384 are wide models on random tokens (wide_models.py), compared with the torch engine and, if
+MICROGPT_NANOGPT is a folder with nanoGPT's model.py, with nanoGPT. For *_cores, the figure is wall time.
 
-The names are the reference names.txt if MICROGPT_DATA_DIR is set, else the embedded ones; the output says which.
+The data is the reference's names.txt if MICROGPT_DATA_DIR is set, otherwise the bundled names; the output says which.
 """
 
 import argparse
@@ -49,11 +49,11 @@ from microgpt.errors import MicrogptError
 from microgpt.training.from_config import model_spec
 
 RATE = 0.01
-STEADY_RATE = 0.001  # for as many steps as a second has: at 0.01 and batch 1 a loss is infinite after 273,000
-FIRST_STEPS = 64  # of the first attempt; the following ones are longer, until one lasts long enough
-TRAINED_STEPS = 2000  # of batch 16, before sampling
+STEADY_RATE = 0.001  # learning rate: at 0.01 and batch 1, a loss becomes infinite after 273,000 steps
+FIRST_STEPS = 64  # steps of the first attempt; later attempts are longer, until one lasts long enough
+TRAINED_STEPS = 2000  # with batch size 16, before sampling
 TEXTS = 10_000  # in one call of `draw`
-UNDISTURBED = 0.97  # share of the wall time that a program's threads were on a CPU
+UNDISTURBED = 0.97  # fraction of the wall time that a program's threads were on a CPU
 TIME, SPEED = "us_per_name", "tokens_per_second"
 UNITS = {TIME: "microseconds a name", SPEED: "tokens a second"}
 FORMS = {TIME: ".3f", SPEED: ",.0f"}
@@ -65,10 +65,10 @@ class Case:
     n_embd: int = 16
     batch_size: int = 16
     replicas: int = 1
-    threads: tuple[int, ...] = (1,)  # several: microgpt is compared with itself
-    models: tuple[str, ...] = ("",)  # overrides that choose a model; several: compared with the first
-    slots: int | None = None  # sampling: texts at once
-    wide: Shape | None = None  # a wide model instead of one of names
+    threads: tuple[int, ...] = (1,)  # if several, microgpt is compared with itself
+    models: tuple[str, ...] = ("",)  # overrides that select a model; if several, they are compared with the first
+    slots: int | None = None  # for sampling: texts generated at once
+    wide: Shape | None = None  # a wide model instead of a model of names
     goal: float | None = None  # for the ratio ours/peer of every peer, or for the speed-up
 
     @property
@@ -104,11 +104,11 @@ HAS_TORCH = find_spec("torch") is not None
 WIDE_PEERS = [peer for peer in ("torch", os.environ.get("MICROGPT_NANOGPT", "")) if peer and HAS_TORCH]
 
 
-# In a process of its own: one measurement of the native engine
+# One measurement of the native engine, in a separate process
 
 
 def measure_native(case: Case, threads: int, model: str, seconds: float) -> dict[str, Any]:
-    """Return what another program prints, and a note."""
+    """Return the figure in the form that a peer prints, and a note."""
     if case.wide:
         return time_wide(case, "native", threads, seconds)
     corpus = names_corpus(harness.names_source())
@@ -120,16 +120,16 @@ def measure_native(case: Case, threads: int, model: str, seconds: float) -> dict
 
 
 def options_of(model: str, vocab_size: int) -> dict[str, Any]:
-    """Return the options of a model that overrides choose."""
+    """Return the options of the model that the overrides select."""
     config, _ = compose(model.split())
     options = model_spec(config, vocab_size).to_dict()
     return {key: value for key, value in options.items() if key not in ("kind", "vocab_size")}
 
 
 def time_training(case: Case, engine: Engine, threads: int, seconds: float) -> dict[str, Any]:
-    """Return the microseconds a name and model of one call of `advance` that lasts at least `seconds`.
+    """Return the microseconds per name and model of one call of `advance` that lasts at least `seconds`.
 
-    The loss is that of the last call: all calls train the same model, at a constant rate.
+    All calls train the same model at a constant learning rate; the loss is that of the last call.
     """
     clock = time.perf_counter if len(case.threads) > 1 else time.process_time
     step, steps, spent, cpu, losses = 0, FIRST_STEPS, 0.0, 0.0, np.empty(0)
@@ -188,8 +188,8 @@ class Program:
     command: list[str]
     is_peer: bool
     figures: list[float] = field(default_factory=list)
-    note: str = ""  # of the last round
-    on_cpu: list[float] = field(default_factory=list)  # share of the wall time, if that is what is timed
+    note: str = ""  # from the last round
+    on_cpu: list[float] = field(default_factory=list)  # fraction of the wall time, if that is measured
 
     def measure(self, figure: str, cores: set[int] | None) -> None:
         """Run the program once and append its figure. Raises MicrogptError."""
@@ -210,7 +210,7 @@ class Program:
 
 
 def programs_of(name: str, seconds: float, peers: list[tuple[str, list[str]]]) -> list[Program]:
-    """Return microgpt, with each number of threads, and the peers of a case."""
+    """Return the programs of a case: microgpt with each number of threads, and the peers."""
     worker = [sys.executable, str(Path(__file__).resolve()), "--seconds", str(seconds), "--worker", name, "--threads"]
     native = [
         Program(
@@ -241,7 +241,7 @@ def measure_all(programs: dict[str, list[Program]], rounds: int) -> None:
 
 
 def summary(case: Case, programs: list[Program]) -> list[dict[str, Any]]:
-    """Return a row per program; ratios are those to the first program, round by round."""
+    """Return one row per program, with ratios to the first program, round by round."""
     rows = []
     for program in programs:
         row: dict[str, Any] = {"program": program.label, "is_peer": program.is_peer, "note": program.note}
@@ -283,7 +283,7 @@ def with_range(ratios: list[float], width: int = 0) -> str:
 
 def compare(chosen: argparse.Namespace) -> None:
     if "two_cores" in chosen.cases and len(harness.available_cores()) == 1:
-        raise MicrogptError("two_cores needs two CPU cores, and this process may use one: name other --cases")
+        raise MicrogptError("two_cores needs two CPU cores, but this process may use only one: choose other --cases")
     programs = {name: programs_of(name, chosen.seconds, chosen.peer) for name in chosen.cases}
     corpus = names_corpus(harness.names_source())
     measure_all(programs, chosen.rounds)
@@ -309,7 +309,7 @@ def compare(chosen: argparse.Namespace) -> None:
 def peer(text: str) -> tuple[str, list[str]]:
     name, _, command = text.partition("=")
     if name not in CASES:
-        raise argparse.ArgumentTypeError(f"{name!r} is not a case: it is CASE=COMMAND with one of {', '.join(CASES)}")
+        raise argparse.ArgumentTypeError(f"{name!r} is not a case: use CASE=COMMAND with one of {', '.join(CASES)}")
     if len(CASES[name].threads) > 1 or len(CASES[name].models) > 1:
         raise argparse.ArgumentTypeError(f"{name} compares microgpt with itself and takes no peer")
     try:
@@ -317,23 +317,23 @@ def peer(text: str) -> tuple[str, list[str]]:
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"the command of {text!r} cannot be split: {error}") from error
     if not words:
-        raise argparse.ArgumentTypeError(f"{text!r} has no command: it is CASE=COMMAND")
+        raise argparse.ArgumentTypeError(f"{text!r} has no command: use CASE=COMMAND")
     return name, words
 
 
-PEER_HELP = f"""a program to time beside microgpt, for a case; may be repeated. COMMAND is split as a shell does, runs
-without one, and prints a JSON line with "{TIME}", or "{SPEED}" for a case of sampling. It must do the work of the case.
-Ignored if its case is not among --cases. If it gives no figure, the exit code is 2"""
+PEER_HELP = f"""a program to time against microgpt in a case; may be repeated. COMMAND is split as by a shell but runs
+without one. It must do the work of the case and print a JSON line with "{TIME}", or with "{SPEED}" for a sampling case.
+It is ignored if its case is not among --cases. If it prints no figure, the exit code is 2"""
 
 
 def main() -> int:
     listed = "\n".join(f"  {name:12} {UNITS[case.figure]}: {case.about}" for name, case in CASES.items())
     about = f"cases (if not wide, 4 heads, 1 layer, block {BLOCK_SIZE}; Adam; one thread except *_cores):\n{listed}"
     parser = harness.parser(__doc__, epilog=about)
-    parser.add_argument("--rounds", type=harness.at_least(1), default=5, help="(5)")
-    parser.add_argument("--seconds", type=harness.above_0, default=1.0, help="least duration of a measurement (1.0)")
+    parser.add_argument("--rounds", type=harness.at_least(1), default=5, help="number of rounds (5)")
+    parser.add_argument("--seconds", type=harness.above_0, default=1.0, help="least seconds of a measurement (1.0)")
     parser.add_argument(
-        "--cases", type=harness.one_of(list(CASES)), default=list(CASES), help="separated by commas (all)"
+        "--cases", type=harness.one_of(list(CASES)), default=list(CASES), help="cases, separated by commas (all)"
     )
     parser.add_argument("--peer", type=peer, action="append", default=[], metavar="CASE=COMMAND", help=PEER_HELP)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of all rounds to a file")

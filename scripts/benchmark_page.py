@@ -1,11 +1,11 @@
-"""Measure the exported page in headless Chromium: its size, training steps and generated tokens a second.
+"""Measure the exported page in headless Chromium: its size, and training steps and generated tokens per second.
 
-    python scripts/benchmark_page.py                 microgpt at the reference's size, and model=gpt_chat
+    python scripts/benchmark_page.py                 microgpt's default model, and model=gpt_chat
     python scripts/benchmark_page.py --steps 50000   more training steps
 
-The models have random weights. Steps a second are those that the page shows, without the time for pictures. Steps per
-second of CPU time, which other programs disturb less, count the worker's thread, pictures included (Linux only).
-Needs the package playwright, and chromium or google-chrome on PATH.
+The models have random weights. Steps per second are the page's own figure, without the time for drawing pictures. Steps
+per second of CPU time, which depend less on other programs, include the pictures and count the thread of the worker
+(Linux only). Requires the playwright package, and chromium or google-chrome on PATH.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def worker_seconds() -> float:
 
 
 def time_training(page: "Page", steps: int) -> None:
-    """Train from random weights on the embedded names."""
+    """Train from random weights on the bundled names."""
     page.click("#tab-train")
     page.fill("#train-steps", str(steps))
     page.click("#train-run")

@@ -3,8 +3,8 @@
     python scripts/benchmark_scalar.py --reference path/to/microgpt.py
     python scripts/benchmark_scalar.py --reference path/to/microgpt.py --steps 60 --repeats 5
 
-All three train on the same names in the same order, each in a fresh process on the same CPU core, in turn, round after
-round. The figure is the CPU time of the training loop alone: of the reference that is its loop
+All three programs train on the same names in the same order. In each round, each of them runs once in a new process on
+the same CPU core. The figure is the CPU time of only the training loop. For microgpt.py, this is the loop
 `for step in range(num_steps)`, run from the file with only the number of steps changed.
 """
 
@@ -33,7 +33,7 @@ PROGRAMS = ("microgpt", "reference", "reference, gc.disable()")
 
 
 def time_reference(source: Path, steps: int, collector: bool) -> tuple[float, float]:
-    """Run microgpt.py's training in this process; return the seconds of a step and the last loss."""
+    """Run the training of microgpt.py in this process; return the seconds per step and the last loss."""
     tree = ast.parse(source.read_text(), str(source))
     body = []
     for node in tree.body:
@@ -55,7 +55,7 @@ def time_reference(source: Path, steps: int, collector: bool) -> tuple[float, fl
 
 
 def time_scalar(data: Path, steps: int) -> tuple[float, float]:
-    """Train the same model on the scalar engine; return the seconds of a step and the last loss."""
+    """Train the same model with the scalar engine; return the seconds per step and the last loss."""
     engine = reference_engine(EngineOptions("python"), names_corpus("text", str(data)))
     schedule = Schedule("linear", steps)
     rates = np.array([[0.01 * schedule.factor(step)] for step in range(steps)])
@@ -77,7 +77,7 @@ def compare(reference: Path, steps: int, repeats: int) -> None:
         for _ in range(repeats):
             for name in PROGRAMS:
                 done = harness.run([*worker, "--worker", name], folder, name, pinned)
-                seconds, losses[name] = json.loads(done.stderr.strip().splitlines()[-1])  # stdout is the reference's
+                seconds, losses[name] = json.loads(done.stderr.strip().splitlines()[-1])  # microgpt.py prints to stdout
                 times[name].append(1e3 * seconds)
     print(f"{'':26}{'ms a step: median':>18}{'min':>9}{'max':>9}{'times ours':>12}   loss of the last step")
     for name, figures in times.items():
@@ -90,11 +90,9 @@ def compare(reference: Path, steps: int, repeats: int) -> None:
 
 def main() -> int:
     parser = harness.parser(__doc__)
-    parser.add_argument(
-        "--reference", type=Path, required=True, help="microgpt.py, the current one (n_embd 16, block 16)"
-    )
-    parser.add_argument("--steps", type=int, default=40, help="training steps of each measurement (40)")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds (3)")
+    parser.add_argument("--reference", type=Path, required=True, help="the current microgpt.py (n_embd 16, block 16)")
+    parser.add_argument("--steps", type=int, default=40, help="training steps per measurement (40)")
+    parser.add_argument("--repeats", type=int, default=3, help="number of rounds (3)")
     parser.add_argument("--worker", choices=PROGRAMS, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     reference = chosen.reference.resolve()

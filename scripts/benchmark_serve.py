@@ -1,11 +1,11 @@
-"""Measure task=serve: requests and tokens a second by the number of clients, and the latency of /health under load.
+"""Measure task=serve: requests and tokens per second for several numbers of clients, and the latency of /health.
 
-The upper limit is a bare route of the same framework that checks the same body, on the same HTTP parser and event loop;
-a second one runs on those that uvicorn has without extras (h11, asyncio). --earlier CHECKOUT measures the server of
-another checkout beside them. All servers are up at once and measured in turn, in rounds; figures are medians over the
-rounds, ratios are medians of the rounds' ratios. The load comes from wrk on the same machine (apt-get install wrk, brew
-install wrk): one connection per client, which sends its next request as soon as the last is answered. The processor
-time of the server's process is that of its work alone, whatever else runs.
+The upper limit is a bare route of the same framework that checks the same body, with the same HTTP parser and event
+loop; a second bare route uses the parser and event loop of uvicorn without extras (h11, asyncio). --earlier CHECKOUT
+also measures the server of another checkout. All servers run at the same time and are measured one after the other, in
+rounds; figures are medians over the rounds, and ratios are medians of the ratios within each round. wrk generates the
+load on the same machine (apt-get install wrk, brew install wrk), with one connection per client, which sends its next
+request as soon as the last one is answered. The CPU time is that of the server's process, whatever else runs.
 
 python scripts/benchmark_serve.py --seconds 3 --rounds 5 --earlier path/to/checkout
 """
@@ -58,7 +58,7 @@ end
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The request of some rows; `%d` in the body is replaced by a new number in each request."""
+    """The request that some rows of the table send; `%d` in the body is replaced with a new number in each request."""
 
     name: str
     model: str
@@ -92,14 +92,14 @@ class Server:
     process: psutil.Process
 
     def cpu(self) -> float:
-        """Return the seconds of CPU time so far, which other programs on the machine affect little."""
+        """Return the seconds of CPU time so far, which depend little on other programs on the machine."""
         times = self.process.cpu_times()
         return times.user + times.system
 
 
 @contextmanager
 def serving(program: Sequence[str], folder: Path, checkout: Path | None = None) -> Iterator[Server]:
-    """Run a server, of another checkout if given; yield it once it has printed its address."""
+    """Run a server, of another checkout if one is given; yield the server once it has printed its address."""
     variables = {"PYTHONPATH": str(checkout)} if checkout else {}
     process = subprocess.Popen(
         [sys.executable, *program], cwd=folder, stdout=subprocess.PIPE, text=True, env={**os.environ, **variables}
@@ -118,7 +118,7 @@ def task_serve(model: str) -> list[str]:
 
 
 def bare(parser: str, loop: str) -> None:
-    """Serve with the framework alone."""
+    """Serve with only the framework."""
     import uvicorn
     from fastapi import FastAPI
 
@@ -146,7 +146,7 @@ def start_load(url: str, path: str, body: str, clients: int, seconds: float, fol
 
 
 def figures(load: subprocess.Popen[str]) -> dict[str, float]:
-    """Return what wrk measured, times in milliseconds."""
+    """Return the measurements of wrk, with times in milliseconds."""
     found = json.loads(load.communicate()[0].strip().splitlines()[-1])
     times = {key: found[key] / 1000 for key in ("p50", "p90", "p99")}
     return {**found, **times, "rate": found["requests"] / found["us"] * 1e6}
@@ -234,7 +234,7 @@ def row_of(endpoint: str, clients: int, name: str, found: dict[str, list[dict[st
 
 
 def health(models: Sequence[str], seconds: float, rounds: int, folder: Path) -> None:
-    """Measure the latency of /health over the requests of all rounds, under load and, for comparison, without."""
+    """Measure the latency of /health over the requests of all rounds, with load and, for comparison, without load."""
     heading = "load | clients | /health p50 ms | p99 ms | most ms | questions | answers/s | of them 429"
     print("\n" + harness.table(heading.split(" | "), []))
     for name, path, body, clients in SATURATED:
@@ -271,7 +271,7 @@ def main() -> int:
         bare(*chosen.bare)
         return 0
     if shutil.which("wrk") is None:
-        print("error: wrk is not installed: apt-get install wrk, or brew install wrk", file=sys.stderr)
+        print("error: wrk is not installed: run apt-get install wrk or brew install wrk", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

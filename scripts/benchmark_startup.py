@@ -3,17 +3,17 @@
     python scripts/benchmark_startup.py
     python scripts/benchmark_startup.py --repeats 7 --skip-compile
 
-First the kernels are compiled for float32 and for float64, once each, into an empty folder: the seconds are those that
-the engine reports. Then come the rounds. In each, everything runs once, in a fresh process:
+First, the kernels are compiled once for float32 and once for float64, into an empty folder; the seconds are those that
+the engine reports. The rounds follow. In each round, everything runs once, in a new process:
 
-- wall time of whole commands in an empty folder. The run of mode=tensor finds its kernels on disk.
-- seconds inside a process: importing the native engine (with numpy and numba), then loading its kernels from
-  disk. Both exclude the start of the interpreter.
+- Whole commands in an empty folder, as wall time. mode=tensor finds its kernels on disk.
+- Inside a process, importing the native engine (with numpy and numba), then loading its kernels from disk. Both times
+  exclude the start of the interpreter.
 
 The figures are medians with the smallest and the largest value. --skip-compile leaves the first part out and uses the
-kernels where they are kept (NUMBA_CACHE_DIR or the user's cache), compiled before the rounds if they are missing.
+kernels in NUMBA_CACHE_DIR or the user's cache, which are compiled before the rounds if they are missing.
 
-Exit codes: 0 measured; 1 a command failed; 2 a mistake in the command.
+Exit codes: 0 measured; 1 a command failed; 2 an error in the command.
 """
 
 import sys
@@ -31,7 +31,7 @@ COMMANDS = (
     ("mode=scalar", "train.steps=1"),
     ("mode=tensor", "backend=native", "train.steps=1"),
 )
-# Prints the seconds of importing the engine, of loading or compiling its kernels, and of compiling alone.
+# Prints the seconds of importing the engine, of loading or compiling its kernels, and of only compiling.
 ENGINE = """
 import sys, time
 start = time.perf_counter()
@@ -53,13 +53,13 @@ def run(*arguments: str, kernels: str | None, name: str = "") -> tuple[float, st
 
 
 def start_engine(dtype: str, kernels: str | None) -> tuple[float, float, float]:
-    """Return the seconds of importing the native engine, of making its kernels ready, and of compiling among these."""
+    """Return the seconds of importing the native engine, of preparing its kernels, and of compiling as part of that."""
     imported, ready, compiled = map(float, run("-c", ENGINE, dtype, kernels=kernels, name="the engine")[1].split())
     return imported, ready, compiled
 
 
 def measure(repeats: int, kernels: str | None) -> dict[str, list[float]]:
-    """Return the seconds of every round by what was started."""
+    """Return the seconds of each round, keyed by the command or the import that was timed."""
     harness.say("warm-up: files are read, kernels compiled if they are missing")
     for command in COMMANDS:
         run("-m", "microgpt", *command, kernels=kernels)

@@ -1,11 +1,11 @@
-"""Time a sweep under this project's launcher and under Hydra's basic one: the same jobs, compared bit for bit.
+"""Time a sweep with this project's launcher and with Hydra's basic launcher: the same jobs, compared bit for bit.
 
     python scripts/benchmark_sweep.py --seeds 64 --steps 1000
     python scripts/benchmark_sweep.py --compose 1000
 
-The first command runs the ablation (4 variants of each seed) with each launcher in its own folder, compares the
-losses of every job, and prints the wall times and their ratio, the time of the same command once all jobs are
-completed, the size on disk, and the ablation's report. The second measures the composition of jobs alone.
+The first command runs the ablation (4 variants for each seed) with each launcher in a separate folder and compares the
+losses of every job. It prints the wall times and their ratio, the time that the same command takes once all jobs are
+completed, the size on disk, and the report of the ablation. The second command measures only the composition of jobs.
 """
 
 import sys
@@ -20,7 +20,7 @@ LAUNCHERS = ("vectorized", "basic")
 
 
 def run_sweep(launcher: str, seeds: int, steps: int, folder: Path) -> float:
-    """Return the seconds of wall time of the whole command, its report included."""
+    """Return the wall time of the whole command in seconds, including its report."""
     folder.mkdir(exist_ok=True)
     start = time.perf_counter()
     harness.run_python(
@@ -31,7 +31,7 @@ def run_sweep(launcher: str, seeds: int, steps: int, folder: Path) -> float:
 
 
 def histories(folder: Path) -> dict[str, bytes]:
-    """Return the history of every job by the name of its folder, which is its number."""
+    """Return the history of every job, keyed by the name of the job's folder, which is its number."""
     return {path.parent.name: path.read_bytes() for path in folder.glob("outputs/sweeps/*/*/history.jsonl")}
 
 
@@ -58,7 +58,7 @@ def compare_launchers(seeds: int, steps: int) -> None:
 
 
 def measure_composition(jobs: int) -> None:
-    """Time composing, typing, checking and hashing of one job after the other, as the launcher does it."""
+    """Time the composition, typing, checking and hashing of one job after the other, as in the launcher."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
@@ -100,9 +100,9 @@ def measure_composition(jobs: int) -> None:
 
 def main() -> None:
     parser = harness.parser(__doc__)
-    parser.add_argument("--seeds", type=int, default=64, help="of each of the four variants (64)")
+    parser.add_argument("--seeds", type=int, default=64, help="number of seeds of each of the four variants (64)")
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--compose", type=int, metavar="JOBS", help="measure the composition of JOBS jobs instead")
+    parser.add_argument("--compose", type=int, metavar="JOBS", help="instead measure the composition of JOBS jobs")
     arguments = parser.parse_args()
     if arguments.compose:
         measure_composition(arguments.compose)

@@ -1,11 +1,11 @@
-"""Time one torch engine with R replicas against R engines with one replica each, one after the other.
+"""Time one PyTorch engine with R replicas against R engines with one replica each, one after the other.
 
     python scripts/benchmark_torch_replicas.py
     python scripts/benchmark_torch_replicas.py --replicas 64 --steps 100 --repeats 5 --threads 1
 
-Both train the same models (n_embd 16, n_head 4, one layer, block 16) on the same documents at batch size 1: replica r
-has seed r. They take turns in one process, and every round begins with the initial weights. Of the engines with one
-replica, --singles are timed, with seeds at equal distances; their losses must equal those of the same replicas.
+Both train the same models (n_embd 16, n_head 4, one layer, block 16) on the same documents with batch size 1; replica r
+has seed r. They alternate in one process, and every round begins with the initial weights. Only --singles of the
+engines with one replica are timed, with evenly spaced seeds; their losses must equal those of the same replicas.
 """
 
 import sys
@@ -20,7 +20,7 @@ from microgpt.engines.options import EngineOptions
 from microgpt.errors import MicrogptError
 
 WARM_UP = 5  # steps
-TOLERANCE = 1e-3  # of a loss
+TOLERANCE = 1e-3  # for the difference between two losses
 
 
 def timed(engine: Engine, initial: EngineState, steps: int) -> tuple[float, np.ndarray]:
@@ -37,14 +37,14 @@ def timed(engine: Engine, initial: EngineState, steps: int) -> tuple[float, np.n
 
 def main() -> int:
     parser = harness.parser(__doc__)
-    parser.add_argument("--replicas", type=int, default=64, help="models in one engine (64)")
-    parser.add_argument("--steps", type=int, default=100, help="training steps of each measurement (100)")
+    parser.add_argument("--replicas", type=int, default=64, help="number of models in one engine (64)")
+    parser.add_argument("--steps", type=int, default=100, help="training steps per measurement (100)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds (5)")
-    parser.add_argument("--singles", type=int, default=8, help="engines with one model that are timed in a round (8)")
+    parser.add_argument("--singles", type=int, default=8, help="engines with one model that are timed per round (8)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
     parser.add_argument("--device", default="cpu", help="auto | cpu | cuda | mps")
-    parser.add_argument("--compile", action="store_true", help="use torch.compile in both")
-    parser.add_argument("--data", help="a text file with one document a line (default: the embedded names)")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile for both")
+    parser.add_argument("--data", help="a text file with one document per line (default: the bundled names)")
     a = parser.parse_args()
 
     corpus = names_corpus("text", a.data) if a.data else names_corpus()

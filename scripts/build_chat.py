@@ -1,7 +1,7 @@
-"""Rebuild microgpt/data/chat.jsonl.gz, the embedded chat data set, from scripts/chat_generator/.
+"""Rebuild microgpt/data/chat.jsonl.gz, the bundled chat data set, from scripts/chat_generator/.
 
     python scripts/build_chat.py             # writes microgpt/data/chat.jsonl.gz
-    python scripts/build_chat.py --check     # compares the file with a fresh build; exit code 1 if they differ
+    python scripts/build_chat.py --check     # compares the file with a new build; exit code 1 if they differ
     python scripts/build_chat.py --print     # writes the conversations to standard output
 
 The same seed gives the same conversations on every machine.
@@ -20,8 +20,10 @@ TARGET = Path(__file__).parents[1] / "microgpt" / "data" / "chat.jsonl.gz"
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the file differs from a build")
-    parser.add_argument("--print", action="store_true", help="write the conversations to standard output only")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if the file differs from a new build"
+    )
+    parser.add_argument("--print", action="store_true", help="only write the conversations to standard output")
     options = parser.parse_args(arguments)
     kinds = build()
     text = "".join(map(as_line, kinds))
@@ -30,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.check:
         same = gzip.decompress(TARGET.read_bytes()) == text.encode()
-        print(f"{TARGET}: {'equal to a fresh build' if same else 'differs from a fresh build'}")
+        print(f"{TARGET}: {'equal to a new build' if same else 'differs from a new build'}")
         return 0 if same else 1
     TARGET.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
     for kind, count in Counter(kinds.values()).most_common():

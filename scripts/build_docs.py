@@ -1,24 +1,25 @@
 """Run the commands of README.md and of the guides in docs/, and replace the output that the pages show.
 
     python scripts/build_docs.py                    replace the output in all pages
-    python scripts/build_docs.py --check            only list output that has changed (exit code 1)
+    python scripts/build_docs.py --check            only list outputs that have changed (exit code 1)
     python scripts/build_docs.py --only training    one page; README is the page `README`
 
-A block of output stands below the block whose command printed it:
+A block of output follows the block of the command that printed it:
 
     <!-- output: first=5 last=8 -->
     ```text
     num docs: 29910
     ```
 
-`first` and `last` are the numbers of lines that are kept; `from="text"` begins at the first line that has this text;
-`numbers=vary` compares no number, for a table of times; `cut=100` ends longer lines with `...`.
-The commands of a page run in one folder, in their order; the packages `python` blocks and `sh` blocks alike. A page is
-out of date if a word of its output has changed, or a number by more than 2 %; times, rates and dates are not compared.
-Training commands on which no output depends run 50 steps only: those without an output of their own, below the last
-output that reads earlier runs. A block marked `<!-- not run -->` is not run.
+`first` and `last` are the numbers of lines to keep; `from="text"` begins at the first line that contains the text;
+`numbers=vary` leaves numbers out of the comparison, for tables of times; `cut=100` ends longer lines with `...`.
 
-A block below `<!-- code: FILE NAME -->` becomes the source of a function or class.
+The commands of a page, in `sh` and `python` blocks, run one after the other in one folder. A page is out of date if a
+word of its output has changed, or a number by more than 2 %; times, rates and dates are not compared. A training
+command on which no output depends runs only 50 steps: one that has no block of output and follows the last output that
+reads earlier runs. A block marked `<!-- not run -->` is not run.
+
+The content of a block marked `<!-- code: FILE NAME -->` is replaced with the source of that function or class.
 """
 
 import argparse
@@ -40,7 +41,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# Their commands are examples, or those of scripts/repeat_figures.py and scripts/build_findings.py.
+# Their commands are examples, or are run by scripts/repeat_figures.py and scripts/build_findings.py.
 NOT_GUIDES = ("adding", "log", "performance", "findings")
 FENCE = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*) -->\n+)?^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
@@ -49,24 +50,24 @@ PROGRAM = re.compile(
     r"(?:.*&& )?((?:python (?:-m microgpt|-c |scripts/)|bash scripts/gpu_check.sh --device cpu |torchrun |curl |echo |"
     r"cat ).*)"
 )
-# Commands that take minutes, or need names.txt and the network; tests of their own run them.
+# Commands that take minutes, or need names.txt or the network; separate tests run them.
 RUN_ELSEWHERE = tuple(
     f"python -m microgpt experiment={name}" for name in ("karpathy", "karpathy_first", "chat", "screening")
 )
 NEEDS_NAMES = ("experiment=karpathy", "data=makemore")
 TRAINS_ANEW = re.compile(r"(?!.*( task=|train\.resume|--help|--cfg))(python -m microgpt|torchrun)")
 SHORT = 50  # steps of a command on which no output depends
-READS_RUNS = re.compile(r"latest|collect|outputs|runs\(")  # in a command whose output depends on earlier ones
+READS_RUNS = re.compile(r"latest|collect|outputs|runs\(")  # occurs in commands whose output depends on earlier commands
 VARYING = re.compile(
     r"\d{4}-\d\d-\d\d(?:[/ T]\d\d[-:]\d\d[-:]\d\d)?|\b\d\d-\d\d-\d\d_[0-9a-f]{8}\b|_[0-9a-f]{8}\b|"  # dates, folders
     r"~?\d+:\d\d(?::\d\d)?|\d[\d.,]* ?(?:k |M )?(?:[a-z]+/s|ms|s|seconds|minutes)\b|"  # times and rates
     r"\b\d{3,}\.\d+|per_sec=[\d.]+|\bthreads=\d+"  # rates without a unit
 )
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
-PROGRESS = re.compile(r"jobs \d+ / |evaluated \d+ / |compiling ")  # lines that a fast machine does not print
+PROGRESS = re.compile(r"jobs \d+ / |evaluated \d+ / |compiling ")  # lines that only a slow machine prints
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 ANY_NUMBER = re.compile(r"\d[\d.,]*(?:e[-+]?\d+)?")
-TOLERANCE = 0.02  # relative difference of numbers between two kinds of CPU
+TOLERANCE = 0.02  # allowed relative difference of numbers, for different kinds of CPU
 SERVING_SECONDS = 120
 
 
@@ -80,7 +81,7 @@ class Output:
     last: int
     begin: str
     compares_numbers: bool = True
-    cut: int = 0  # the longest line that is shown; 0: lines are not cut
+    cut: int = 0  # longest line that is shown; 0: no limit
 
     def excerpt(self, text: str) -> str:
         """Return the part of a command's output that the page shows."""
@@ -88,7 +89,7 @@ class Output:
         if self.begin:
             start = next((n for n, line in enumerate(lines) if self.begin in line), None)
             if start is None:
-                raise SystemExit(f"error: from={self.begin!r}: no line of the output has this text:\n{text}")
+                raise SystemExit(f"error: from={self.begin!r}: no line of the output contains this text:\n{text}")
             lines = lines[start:]
         if self.first + self.last and len(lines) > self.first + self.last:
             lines = [*lines[: self.first], *["..."][: bool(self.last)], *lines[len(lines) - self.last :]]
@@ -99,7 +100,7 @@ class Output:
 
 @dataclass
 class Block:
-    """A block of commands, and the output that is shown of its last command."""
+    """A block of commands, and the output of its last command that the page shows."""
 
     language: str
     body: str
@@ -118,7 +119,7 @@ class Page:
     path: Path
     text: str
     blocks: list[Block] = field(default_factory=list)
-    sources: list[tuple[tuple[int, int], str]] = field(default_factory=list)  # where the source of what stands
+    sources: list[tuple[tuple[int, int], str]] = field(default_factory=list)  # where to put the source of what
 
 
 def read_page(path: Path) -> Page:
@@ -140,7 +141,7 @@ def read_page(path: Path) -> Page:
 
 
 class Commands:
-    """A folder in which a page's commands run, and the server that one of them may have started."""
+    """The folder in which the commands of a page run, and the server that one of them may have started."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -152,7 +153,7 @@ class Commands:
         prepare(folder)
 
     def run(self, block: Block, shorten: bool) -> str | None:
-        """Run a block; return what its last command printed, None if it was not run. Raises SystemExit."""
+        """Run a block; return the output of its last command, or None if that was not run. Raises SystemExit."""
         printed = None
         for command in block.commands:
             if command in RUN_ELSEWHERE or (is_without_names() and any(name in command for name in NEEDS_NAMES)):
@@ -181,7 +182,7 @@ class Commands:
         return done.stdout.replace(self.port, "8080").replace(f"{self.folder}/", "")
 
     def serve(self, shell: str) -> str:
-        """Start a server, which answers the commands that follow; return what it printed once it accepts requests."""
+        """Start a server for the following commands; return its output once it accepts requests."""
         log = self.folder / "serve.log"
         with log.open("w") as output:
             self.server = subprocess.Popen(
@@ -204,7 +205,7 @@ class Commands:
 
 
 def shortened(command: str) -> str:
-    """Return a command that trains a new model with SHORT steps at most; any other command as it is."""
+    """Return a command that trains a new model, limited to SHORT steps; any other command unchanged."""
     if not TRAINS_ANEW.match(command):
         return command
     stated = re.search(r" train\.steps=(\d+)", command)
@@ -229,8 +230,8 @@ def is_without_names() -> bool:
 
 
 def prepare(folder: Path) -> None:
-    """Write the files that commands of the pages name."""
-    shutil.copytree(ROOT / "scripts", folder / "scripts")  # also makes the folder
+    """Write the files that the commands of the pages read."""
+    shutil.copytree(ROOT / "scripts", folder / "scripts")  # also creates the folder
     (folder / "input.txt").write_text("".join(f"the {n} small model reads line {n}.\n" for n in range(200)))
     talk = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
     talks = [[*talk, {"role": "user", "content": "x" * n}, {"role": "assistant", "content": "y"}] for n in range(20)]
@@ -243,7 +244,7 @@ def prepare(folder: Path) -> None:
 
 
 def source_of(place: str) -> str:
-    """Return the source of a function or class, given as `file name`."""
+    """Return the source of a function or class, given as `FILE NAME`."""
     file, name = place.split()
     code = (ROOT / file).read_text()
     for node in ast.walk(ast.parse(code)):
@@ -272,7 +273,7 @@ def decimals(number: str) -> int:
 
 
 def build(page: Page, folder: Path) -> tuple[str, list[str], list[str]]:
-    """Run a page's commands; return its new text, what has changed in it, and the commands that were run."""
+    """Run the commands of a page; return its new text, its changed outputs, and the commands that were run."""
     commands, changed = Commands(folder), []
     shown = [n for n, block in enumerate(page.blocks) if block.output and READS_RUNS.search(block.body)]
     last_needed = max(shown, default=-1)
@@ -298,7 +299,7 @@ def build(page: Page, folder: Path) -> tuple[str, list[str], list[str]]:
 
 
 def page_names() -> list[str]:
-    """Return README and the pages of docs/ that have commands."""
+    """Return the names of README and of the pages in docs/ that have commands."""
     pages = sorted((ROOT / "docs").glob("*.md"))
     return ["README", *(p.stem for p in pages if p.stem not in NOT_GUIDES and has_commands(p))]
 
@@ -314,7 +315,7 @@ def page_path(name: str) -> Path:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a page is out of date")
-    parser.add_argument("--only", choices=page_names(), metavar="PAGE", help="README or the name of a page of docs/")
+    parser.add_argument("--only", choices=page_names(), metavar="PAGE", help="README or the name of a page in docs/")
     parsed = parser.parse_args(arguments)
     changed: list[str] = []
     for name in [parsed.only] if parsed.only else page_names():

@@ -1,10 +1,10 @@
-"""Make the pictures of README.md and the guides from real runs: docs/images/*.png.
+"""Create the pictures of README.md and the guides, docs/images/*.png, from real runs.
 
     python scripts/build_images.py
 
 Trains the ablation (256 models) and the model whose page is shown, then takes screenshots in headless Chromium
-(packages playwright and chromium). docs/images/sources.json has the hash of the files that determine how report and
-page look; tests/test_readme.py reports when it is out of date.
+(packages playwright and chromium). docs/images/sources.json contains hashes of the files that determine how the report
+and the page look; tests/test_readme.py fails if the hashes are out of date.
 """
 
 import hashlib

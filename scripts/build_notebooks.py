@@ -1,10 +1,10 @@
-"""Execute notebooks/microgpt.ipynb and store what its cells print and show.
+"""Execute notebooks/microgpt.ipynb and store the outputs of its cells.
 
-    python scripts/build_notebooks.py            execute, store the outputs
+    python scripts/build_notebooks.py            execute the notebook and store its outputs
     python scripts/build_notebooks.py --check    change nothing; exit code 1 if the stored outputs are out of date
 
-A cell is out of date if its kinds of output have changed, or a word of its text, or a number by more than 2 %; times,
-rates, dates and pictures are not compared.
+A cell is out of date if the kinds of its outputs have changed, or a word of its text, or a number by more than 2 %;
+times, rates, dates and pictures are not compared.
 """
 
 import argparse
@@ -22,12 +22,12 @@ from nbclient import NotebookClient
 
 NOTEBOOK = ROOT / "notebooks" / "microgpt.ipynb"
 CELL_SECONDS = 300
-# Lines that a slow machine prints more of, and those of kernels that were compiled before.
+# Lines whose number depends on the speed of the machine and on whether the kernels are compiled already.
 TIMED = re.compile(r"jobs |evaluated |compil|step (?!.*val_loss)")
 
 
 def executed(notebook: Any, folder: Path) -> Any:
-    """Return the notebook with the outputs of its cells, executed in a folder. Raises CellExecutionError."""
+    """Return the notebook with the outputs of its cells, executed in `folder`. Raises CellExecutionError."""
     new = copy.deepcopy(notebook)
     for cell in new.cells:
         if cell.cell_type == "code":
@@ -65,7 +65,7 @@ def kinds(cell: Any) -> list[str]:
 
 
 def text_of(cell: Any) -> str:
-    """Return what a cell printed, and the text of what it showed, without lines that depend on the time."""
+    """Return the printed and displayed text of a cell, without lines that depend on the time."""
     outputs = cell.get("outputs", [])
     texts = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs]
     return "\n".join(line for text in texts for line in text.splitlines() if not TIMED.match(line))

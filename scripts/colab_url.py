@@ -1,13 +1,13 @@
-"""Print the address that opens a notebook of a repository on GitHub in Colab.
+"""Print the address that opens a notebook of a GitHub repository in Colab.
 
     python scripts/colab_url.py --repo owner/name --branch main
     python scripts/colab_url.py --notebook microgpt --badge
 
-The notebook is notebooks/<name>.ipynb, colab_gpu_benchmark by default; --badge prints a badge in Markdown that links to
-it.
+The notebook is notebooks/<name>.ipynb, by default colab_gpu_benchmark. --badge prints a Markdown badge that links to
+the address.
 
---repo defaults to the remote `origin` of this checkout, --branch to its current branch. The network is not used, so
-the branch may not have been pushed yet. Exit code 2 if something is missing.
+--repo defaults to the remote `origin` of this checkout, and --branch to its current branch. The script does not use the
+network, so it cannot check whether the branch has been pushed. The exit code is 2 if something is missing.
 """
 
 import argparse
@@ -25,7 +25,7 @@ REMOTE = re.compile(r"(?:https?://(?:[^@/]+@)?|ssh://git@|git@|git://)github\.co
 
 
 class MissingError(Exception):
-    """A part of the address is missing."""
+    """A part of the address cannot be determined."""
 
 
 def git(*arguments: str) -> str | None:
@@ -38,7 +38,7 @@ def git(*arguments: str) -> str | None:
 
 
 def repository(remote: str | None) -> str:
-    """Return owner/name of a remote's address. Raises MissingError unless it is on GitHub."""
+    """Return owner/name of the remote origin. Raises MissingError unless it is on GitHub."""
     if remote is None:
         raise MissingError("this checkout has no remote named origin: use --repo owner/name")
     found = REMOTE.fullmatch(remote)
@@ -50,14 +50,14 @@ def repository(remote: str | None) -> str:
 def colab_url(repo: str, branch: str, notebook: str = NOTEBOOKS[0]) -> str:
     """Return the address. Raises MissingError unless `repo` has the form owner/name."""
     if not OWNER_AND_NAME.fullmatch(repo):
-        raise MissingError(f"--repo {repo} is not allowed: it is owner/name, of a repository on GitHub")
+        raise MissingError(f"--repo {repo} is not allowed: it must be owner/name of a repository on GitHub")
     return f"https://colab.research.google.com/github/{repo}/blob/{quote(branch)}/notebooks/{notebook}.ipynb"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repo", help="owner/name on GitHub (default: the remote `origin`)")
-    parser.add_argument("--branch", help="(default: the branch that is checked out)")
+    parser.add_argument("--branch", help="branch (default: the branch that is checked out)")
     parser.add_argument("--notebook", choices=NOTEBOOKS, default=NOTEBOOKS[0])
     parser.add_argument("--badge", action="store_true", help="print a badge in Markdown that links to the address")
     a = parser.parse_args()

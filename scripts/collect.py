@@ -1,9 +1,9 @@
-"""Merge every run.json below outputs/, or other folders, into the tables of results/, and print them.
+"""Collect every run.json in outputs/ or other folders into the tables in results/, and print the tables.
 
     python scripts/collect.py
     python scripts/collect.py outputs/sweeps --results-dir results/sweeps
 
-An installed package has it as the command `microgpt-collect`.
+In an installed package, this is the command `microgpt-collect`.
 """
 
 import sys

@@ -1,18 +1,18 @@
-"""Compare the results of two versions: run the same commands with both, then compare the files that they write.
+"""Compare the results of two versions: run the same commands with both versions and compare the files that they write.
 
     python scripts/compare_versions.py --before HEAD
     python scripts/compare_versions.py --before v1 --after v2 --only karpathy export_info
     python scripts/compare_versions.py --list
 
-A case is one or more `python -m microgpt` commands that share a scratch folder. It runs with the tree of --before and
-with that of --after (default: the working tree) at the same time. Then these must be equal to
-the last bit: history.jsonl, weights, optimizer moments, exports, samples.txt, run.json, meta.json, train_state.json,
-tables (CSV, JSONL, Markdown), the server's answers, and the printed samples and result lines.
+A case is one or more `python -m microgpt` commands that share a scratch folder. It runs at the same time with the tree
+of --before and with the tree of --after (default: the working tree). The following results must then be bit-identical:
+history.jsonl, weights, optimizer moments, exports, samples.txt, run.json, meta.json, train_state.json, tables (CSV,
+JSONL, Markdown), the server's answers, and the printed samples and result lines.
 
-Left out are the keys in IGNORED_KEYS, and files that show or hash what is compared: the HTML report, plots, checksums.
-Names of run folders hold the time and part of config_hash: they are compared as run1, run2, ...
+Keys in IGNORED_KEYS are not compared, nor are files that display or hash compared results: the HTML report, plots and
+checksums. The names of run folders contain the time and part of config_hash; they are compared as run1, run2, ...
 
-Exit codes: 0 everything is the same; 1 a result differs or a command failed; 2 a mistake in the command.
+Exit codes: 0 all results are the same; 1 a result differs or a command failed; 2 an error in the command.
 """
 
 import argparse
@@ -40,17 +40,17 @@ ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT = 300  # seconds for one command
 
 PRINTED = re.compile(r"(num docs|vocab size|num params|sample +\d+):|mode=")  # the lines that scripts rely on
-# Rates; a size that includes the digits of durations; a hash that run.json has too.
+# Rates; a size that depends on the digits of durations; a hash that run.json also contains.
 NOT_PRINTED = re.compile(r" (steps|tokens)_per_sec=\S+|^(bytes on disk|config hash):.*", re.MULTILINE)
 
 
 class CaseError(Exception):
-    """A command did not end as it should."""
+    """A command did not end as expected."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """A copy of one version's tree in folder/tree, beside the scratch folders of its cases."""
+    """A copy of the tree of one version in folder/tree, next to the scratch folders of its cases."""
 
     folder: Path
     environment: dict[str, str]
@@ -82,7 +82,7 @@ def git(*arguments: str) -> bytes:
 
 
 def run_case(name: str, version: Version) -> str | None:
-    """Run the commands of a case; return why it failed, or None."""
+    """Run the commands of a case; return the reason if the case failed, or None."""
     (version.folder / name).mkdir()
     for number, step in enumerate(CASES[name], 1):
         try:
@@ -93,7 +93,7 @@ def run_case(name: str, version: Version) -> str | None:
 
 
 def run_step(step: Step, version: Version, name: str, number: int) -> None:
-    """Run one command, and keep what it prints. Raises CaseError if it fails or leaves nothing to compare."""
+    """Run one command and keep its output. Raises CaseError if the command fails or leaves nothing to compare."""
     folder, log = version.folder / name, version.folder / f"{name}_{number}.log"
     known = set(folder.rglob("*"))
     command = [sys.executable, "-m", "microgpt", *shlex.split(step.arguments)]
@@ -127,7 +127,7 @@ def run_step(step: Step, version: Version, name: str, number: int) -> None:
 
 
 def wait_for(pattern: str, log: Path, process: subprocess.Popen[str]) -> str:
-    """Return the first match in what a process prints. Raises CaseError if it ends without one."""
+    """Return the first match in the output of a process. Raises CaseError if the process ends without one."""
     end = time.monotonic() + TIMEOUT
     while not (found := re.search(pattern, log.read_text())):
         if process.poll() is not None or time.monotonic() > end:
@@ -137,7 +137,7 @@ def wait_for(pattern: str, log: Path, process: subprocess.Popen[str]) -> str:
 
 
 def post(url: str, body: dict[str, Any]) -> str:
-    """Return the JSON of an answer, or of a stream's events, one a line. Raises CaseError if there is none."""
+    """Return the JSON of an answer or, one per line, of a stream's events. Raises CaseError if there is no answer."""
     import httpx
 
     try:
@@ -148,7 +148,7 @@ def post(url: str, body: dict[str, Any]) -> str:
 
 
 def compare_case(name: str, before: Version, after: Version, ignored: set[str]) -> tuple[str, list[str]]:
-    """Run a case with both versions; return "same", "different" or which failed, and lines that explain it."""
+    """Run a case with both versions; return "same", "different" or which version failed, and lines that explain it."""
     with ThreadPoolExecutor(2) as pool:
         reasons = list(pool.map(partial(run_case, name), (before, after)))
     if any(reasons):
@@ -161,17 +161,17 @@ def compare_case(name: str, before: Version, after: Version, ignored: set[str]) 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", metavar="REV", help="a commit, branch or tag")
-    parser.add_argument("--after", metavar="REV", help="default: the working tree, with what is not committed")
+    parser.add_argument("--after", metavar="REV", help="default: the working tree, including uncommitted changes")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(CASES), default=list(CASES))
     parser.add_argument("--list", action="store_true", help="print the cases and their commands")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the scratch folders in this new folder")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="has names.txt; default: MICROGPT_DATA_DIR")
-    parser.add_argument("--allow-config-hash", action="store_true", help="ignore differences of config_hash")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="new folder in which to keep the scratch folders")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="folder with names.txt; default: MICROGPT_DATA_DIR")
+    parser.add_argument("--allow-config-hash", action="store_true", help="ignore differences in config_hash")
     parsed = parser.parse_args(arguments)
     if not parsed.list and parsed.before is None:
-        parser.error("--before REV is needed")
+        parser.error("--before REV is required")
     if parsed.keep and parsed.keep.exists():
-        parser.error(f"--keep {parsed.keep} exists already")
+        parser.error(f"--keep {parsed.keep} already exists")
     return parsed
 
 
@@ -194,7 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def compare_versions(names: list[str], before: Version, after: Version, ignored: set[str]) -> int:
-    """Print the result of each case, and how long the rest will take; return the exit code."""
+    """Print the result of each case and the estimated time left; return the exit code."""
     begin, results = time.monotonic(), []
     for name in names:
         start = time.monotonic()

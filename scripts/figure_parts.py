@@ -1,7 +1,7 @@
-"""The parts of docs/performance.md: what each measures, its commands, the other programs, and the goals.
+"""The parts of docs/performance.md: a description of each, its commands, and its goals.
 
-scripts/repeat_figures.py runs them. In a command, path/to/NAME stands for something outside the project, which
---with NAME=... names; an option of OPTIONAL is left out without it, any other command is skipped.
+scripts/repeat_figures.py runs the commands. path/to/NAME in a command stands for a file or folder outside the project,
+which --with NAME=... sets. Without --with, an option in OPTIONAL is left out, and any other command is skipped.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class Goal:
     """A number in the output of a part, and its limit."""
 
     about: str
-    pattern: str  # of the output, with the number as its group; ^ and $ match at lines
+    pattern: str  # matched in the output; its group is the number; ^ and $ match at lines
     limit: float
     at_least: bool = False
 
@@ -23,21 +23,21 @@ class Goal:
 class Part:
     name: str
     title: str
-    about: str  # what is compared, with the sources of other programs
+    about: str  # what is compared, and where other programs come from
     commands: tuple[str, ...]
     goals: tuple[Goal, ...] = ()
-    kept: str = ""  # pattern of the lines of the output that are kept; all without it
+    kept: str = ""  # pattern of the lines of the output that are kept; empty: all lines
 
 
 def peer_ratio(case: str, peer: str, limit: float, at_least: bool = False) -> Goal:
-    """Return the goal for the ratio that benchmark_native.py prints beside a peer."""
+    """Return the goal for the ratio that benchmark_native.py prints next to a peer."""
     word = "at least" if at_least else "at most"
     pattern = rf"^{case}: .*\n(?:.+\n)*?.*?([\d.]+)  \([\d.]+-[\d.]+\) .*{peer}"
     return Goal(f"{case}: ours / {peer}, {word} {limit}", pattern, limit, at_least)
 
 
 def serve_row(clients: int, column: int) -> str:
-    """Return the pattern of a cell in the table of benchmark_serve.py (columns from 1): one name, microgpt."""
+    """Return the pattern of a cell in the table of benchmark_serve.py, in the row of microgpt for one name."""
     return rf"^\| one name \| {clients} \| microgpt " + r"\| [^|]* " * (column - 4) + r"\| ([\d.]+) "
 
 

@@ -1,13 +1,13 @@
-"""Print what PyTorch can do with an NVIDIA GPU, one `key=value` a line, for nvidia_doctor.sh. Needs no microgpt.
+"""Check PyTorch on an NVIDIA GPU for nvidia_doctor.sh; print one `key=value` per line. Does not need microgpt.
 
     python scripts/gpu_probe.py
 
-    python, torch                  versions; without PyTorch only torch_error, the reason
+    python, torch                  versions; without PyTorch, only torch_error with the reason
     build                          cuda <version> | rocm <version> | cpu
     visible, gpu                   the number of GPUs, and the name of the first
     probe, probe_device, probe_says    a small training: ok | failed | elsewhere, its device, an explanation
 
-Exit code 0 if the training ran on a GPU and its results are right, else 1.
+The exit code is 0 if the training ran on a GPU and its results are correct, otherwise 1.
 """
 
 import importlib
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 STEPS = 20
-TOLERANCE = 1e-2  # of a product of unit normals, relative to its largest number: TF32 rounds to 1e-3
+TOLERANCE = 1e-2  # error of a product of unit normal numbers, relative to the largest element: TF32 rounds to 1e-3
 
 
 def one_line(error: BaseException) -> str:
@@ -35,10 +35,10 @@ def build_of(torch: Any) -> str:
 
 
 def train_on(torch: Any, device: str) -> dict[str, str]:
-    """Train a linear model for STEPS steps on a device, and compare a matrix product with the CPU's.
+    """Train a linear model for STEPS steps on a device, and compare a matrix product with the same product on the CPU.
 
-    Returns probe, probe_device and probe_says. The device is that of the tensors, not the requested one. Raises
-    whatever PyTorch raises.
+    Returns probe, probe_device and probe_says. probe_device is the device of the tensors, not the requested one. Errors
+    of PyTorch are not caught.
     """
     torch.manual_seed(0)
     inputs, weights = torch.randn(256, 64), torch.randn(64, 8)

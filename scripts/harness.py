@@ -1,4 +1,4 @@
-"""What the benchmark and measurement scripts share: processes, rounds, figures, tables, command lines."""
+"""Shared by the benchmark and measurement scripts: processes, rounds, figures, tables, command lines."""
 
 import argparse
 import math
@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 
 
 def say(text: str) -> None:
-    """Print progress; standard output holds the results alone."""
+    """Print progress to standard error; standard output contains only results."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -32,9 +32,9 @@ def run(
     cores: set[int] | None = None,
     environment: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, on these CPU cores only; return what it printed.
+    """Run a command to its end, on only these CPU cores; return its output.
 
-    Raises MicrogptError, which names the command and its error, if it cannot be started or fails.
+    Raises MicrogptError with the command and its error if the command cannot be started or fails.
     """
     shown = name or f"`{' '.join(command)}`"
     pin = (lambda: os.sched_setaffinity(0, cores)) if cores else None
@@ -53,7 +53,7 @@ def run(
 
 
 def run_python(*arguments: str, **options: Any) -> str:
-    """Run Python; return its standard output. Options and errors as in `run`."""
+    """Run Python; return its standard output. Options and errors are those of `run`."""
     name = f"python {' '.join(arguments)}"
     return run([sys.executable, *arguments], **{"name": name, **options}).stdout
 
@@ -69,7 +69,7 @@ def available_cores() -> list[int]:
 
 
 def has_torch() -> bool:
-    """Return whether PyTorch is installed; print a sentence if it is not."""
+    """Return whether PyTorch is installed; print a message if it is not."""
     if find_spec("torch") is not None:
         return True
     print("PyTorch is not installed: its engine is left out.\n")
@@ -77,7 +77,7 @@ def has_torch() -> bool:
 
 
 def names_source() -> str:
-    """Return the `data` option of the reference's names.txt if MICROGPT_DATA_DIR is set, else of the embedded names."""
+    """Return the `data` option: the reference's names.txt if MICROGPT_DATA_DIR is set, otherwise the bundled names."""
     return "makemore" if DATA_DIR_VARIABLE in os.environ else "names"
 
 
@@ -85,7 +85,7 @@ def names_source() -> str:
 
 
 def in_turn(items: Sequence[Item], round_number: int) -> Sequence[Item]:
-    """Return the items in the order of a round, which is reversed in every other round, so that drift cancels."""
+    """Return the items in the order of this round. Every other round has the reversed order, so that drift cancels."""
     return items[:: -1 if round_number % 2 else 1]
 
 
@@ -119,11 +119,11 @@ def parser(description: str | None, **options: Any) -> argparse.ArgumentParser:
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """Return a `type=` for whole numbers from `least` on."""
+    """Return a `type=` for whole numbers of at least `least`."""
 
     def whole(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not allowed: it is a whole number of at least {least}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not allowed: it must be a whole number of at least {least}")
         return int(text)
 
     return whole
@@ -153,7 +153,7 @@ def one_of(names: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 def finish(measure: Callable[[], int | None]) -> int:
-    """Return the exit code of a measurement; a MicrogptError becomes one sentence on standard error."""
+    """Return the exit code of a measurement; a MicrogptError is printed as one sentence on standard error."""
     try:
         return measure() or 0
     except MicrogptError as error:

@@ -224,8 +224,8 @@ def test_the_address_has_the_named_repository_and_branch(checkout: Path) -> None
             "the remote origin is not a repository on GitHub: use --repo owner/name",
         ),
         ("https://github.com/only", [], "the remote origin is not a repository on GitHub: use --repo owner/name"),
-        (None, ["--repo", "only"], "--repo only is not allowed: it is owner/name, of a repository on GitHub"),
-        (None, ["--repo", "a/b/c"], "--repo a/b/c is not allowed: it is owner/name, of a repository on GitHub"),
+        (None, ["--repo", "only"], "--repo only is not allowed: it must be owner/name of a repository on GitHub"),
+        (None, ["--repo", "a/b/c"], "--repo a/b/c is not allowed: it must be owner/name of a repository on GitHub"),
     ],
 )
 def test_a_missing_part_of_the_address_is_one_sentence(

@@ -68,13 +68,13 @@ def numbers(cells: list[str]) -> list[float]:
     ("name", "arguments", "sentence"),
     [
         ("measure_fidelity", ["--engines", "scalar,gpu"], "'gpu' is not allowed: choose one of scalar, native, torch"),
-        ("measure_fidelity", ["--steps", "0"], "'0' is not allowed: it is a whole number of at least 1"),
+        ("measure_fidelity", ["--steps", "0"], "'0' is not allowed: it must be a whole number of at least 1"),
         ("measure_fidelity", ["--reference", "nowhere.py"], "--reference=nowhere.py cannot be read: No such file"),
         ("measure_fidelity", ["--reference", "other.py"], "lines that begin with `random.seed(<number>)`"),
-        ("benchmark_startup", ["--repeats", "many"], "'many' is not allowed: it is a whole number of at least 1"),
-        ("benchmark_memory", ["--models", "-1"], "is not allowed: it is a whole number of at least 1"),
-        ("benchmark_memory", ["--steps", "100,x"], "'x' is not allowed: it is a whole number of at least 1"),
-        ("benchmark_memory", ["--large-steps", "1.5"], "'1.5' is not allowed: it is a whole number of at least 0"),
+        ("benchmark_startup", ["--repeats", "many"], "'many' is not allowed: it must be a whole number of at least 1"),
+        ("benchmark_memory", ["--models", "-1"], "is not allowed: it must be a whole number of at least 1"),
+        ("benchmark_memory", ["--steps", "100,x"], "'x' is not allowed: it must be a whole number of at least 1"),
+        ("benchmark_memory", ["--large-steps", "1.5"], "'1.5' is not allowed: it must be a whole number of at least 0"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(
