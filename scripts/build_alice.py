@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{TARGET}: {'equal to a new build' if same else 'differs from a new build'}")
         return 0 if same else 1
     TARGET.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
-    print(f"{TARGET}: {text.count(chr(10))} paragraphs, {len(text):,} characters, {len(set(text))} distinct characters")
+    print(f"{TARGET}: {text.count(chr(10))} paragraphs, {len(text):,} characters ({len(set(text))} distinct)")
     return 0
 
 

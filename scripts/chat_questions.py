@@ -1,8 +1,8 @@
-"""The questions of probe_chat.py with their right answers: single ones, and those of a conversation.
+"""The questions of probe_chat.py with their right answers: single questions and conversations.
 
-The set has no conversation with the new wordings, the unlisted names or the unknown topics below; the rest comes from
-its sentences and generators (scripts/chat_generator/). Fixed seeds determine how a question is
-typed; the order of the random draws is part of the results.
+The data set contains none of the new wordings, unlisted names and unknown topics in this file; the other questions come
+from its sentences and generators (scripts/chat_generator/). Fixed seeds determine how a question is typed; the order of
+the random draws affects the results.
 """
 
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from random import Random
 from chat_generator import sentences, topics
 from chat_generator.topics import Exchange, Topic
 
-SEED = 99  # of the single questions
-TALKS_SEED = 7000  # of the first conversation; the next ones have the following seeds
+SEED = 99  # for the single questions
+TALKS_SEED = 7000  # for the first conversation; the next conversations have the following seeds
 LONGEST_NAME = 10  # characters
 
 NAMES = [
@@ -70,7 +70,7 @@ NEW_SMALL_TALK = {
 
 @dataclass(frozen=True)
 class Probe:
-    """A question and its right answer; None: it depends on the turns that fit the block."""
+    """A question and its right answer; None: the answer depends on the turns that fit the block."""
 
     kind: str
     question: str
@@ -103,7 +103,7 @@ def names(rng: Random) -> Iterator[tuple[str, Exchange]]:
 
 
 def words() -> Iterator[tuple[str, Exchange]]:
-    """Yield questions for colours and opposites."""
+    """Yield questions about colours and opposites."""
     for thing, colour in sentences.COLOURS.items():
         answer = topics.capital(f"{thing} is {colour}.")
         yield from (("colours", (wording.format(thing), answer)) for wording in COLOURS)
@@ -115,7 +115,7 @@ def words() -> Iterator[tuple[str, Exchange]]:
 
 
 def rounds() -> Iterator[tuple[str, Exchange]]:
-    """Yield questions on days and months, facts, counting, and unknown topics."""
+    """Yield questions about days and months, facts, counting, and unknown topics."""
     for kind, named in topics.ROUNDS:
         for name in named:
             yield "days and months", (f"What comes after {name}?", topics.comes("After", name))
@@ -141,13 +141,13 @@ def small_talk() -> Iterator[tuple[str, Exchange]]:
 
 @dataclass
 class Asker:
-    """The user of a conversation, made by the set's generators: names, questions for a name, topics, follow-ups."""
+    """The user of a conversation from the data set's generators: names, questions about them, topics, follow-ups."""
 
     rng: Random
     asked: int = 0
-    told: str | None = None  # the last name
+    told: str | None = None  # the name that the user gave last
     topic: Topic | None = None  # of the last turn
-    answer: str = ""  # the right one to the last turn
+    answer: str = ""  # the right answer to the last turn
     kinds: list[str] = field(default_factory=list)
 
     def ask(self) -> Probe:

@@ -1,11 +1,11 @@
-"""Train microgpt, then the model after each change on the way to Llama, and print the effect of each on val_loss.
+"""Train microgpt and the model after each change on the way to Llama; print the effect of each change on val_loss.
 
 python scripts/from_microgpt_to_llama.py                     64 seeds of 1000 steps
 python scripts/from_microgpt_to_llama.py --write             also replace the table in docs/from-microgpt-to-llama.md
 python scripts/from_microgpt_to_llama.py --seeds 4 --steps 100 --backend torch
 
-Two effects are measured, both paired by seed: that of a change after those above it, and that of the change alone,
-against microgpt. Intervals are of 95 %.
+Two effects are measured, both paired by seed: the effect of a change on top of the changes before it, and the effect of
+the change alone on microgpt. Intervals are 95 % intervals.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from microgpt.reports.paired_statistics import paired, summary
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "from-microgpt-to-llama.md"
 TABLE = re.compile(r"(<!-- table -->\n\n).*?(?=\n\n)", re.DOTALL)
-CHANGES = {  # in the order of the page; after the last but one the model is model=llama
+CHANGES = {  # in the order of the page; after IS_LLAMA, the model is model=llama
     "no norm of the embeddings": "model.input_rmsnorm=false",
     "a norm before the output": "model.final_norm=true",
     "gains": "model.norm_gain=true",
@@ -66,7 +66,7 @@ def results(common: Sequence[Any]) -> str:
             [f"+ {name}", f"{after.parameters:,}", mean(after), effect(after, before), effect(alone, ladder[0])]
         )
         if name == IS_LLAMA and train(*common, "model=llama") != [after]:
-            raise MicrogptError("model=llama is another model than microgpt with these changes")
+            raise MicrogptError("model=llama differs from microgpt with these changes")
     return harness.table(["model", "parameters", "val_loss", "change", "change alone"], rows)
 
 

@@ -1,15 +1,15 @@
-"""Measure what exporting a names model in float16 changes, and how exactly an ONNX graph agrees with the scalar engine.
+"""Measure the effect of exporting a names model in float16, and how closely an ONNX graph matches the scalar engine.
 
-Each model is exported as task=export does, in float32 and in float16. Both exports generate the most likely text
-(temperature 0) after each prompt: all prompts of 0 to 2 letters, and longer ones, which are distinct random strings of
-3 to 8 letters. Logits are compared up to the first different token; the loss is that of the held-out names.
-ONNX is compared with the scalar engine on held-out names; its difference is relative to the largest logit.
+Each model is exported as by task=export, in float32 and in float16. Both exports generate the most likely text
+(temperature 0) after each prompt: all prompts of 0 to 2 letters, and longer prompts, which are distinct random strings
+of 3 to 8 letters. Logits are compared up to the first token that differs; the loss is measured on the held-out names.
+ONNX is compared with the scalar engine on held-out names; the difference is relative to the largest logit.
 
 python scripts/measure_export.py
 python scripts/measure_export.py --checkpoint outputs/2026-01-02/08-00-00_abcdef12 --without-onnx
 
-Without --checkpoint four models are trained first, in a temporary folder; in float64, since the rounding of float32
-in training leads to other weights after some thousand steps, and so to other texts that differ.
+Without --checkpoint, four models are trained first in a temporary folder. They are trained in float64, because rounding
+in float32 changes the weights after some thousand steps, and therefore which texts differ.
 """
 
 import argparse
@@ -54,16 +54,16 @@ ONNX_TEXTS = 50
 
 @dataclass
 class Change:
-    """The differences between float32 and float16 in the texts after some prompts."""
+    """The differences between the texts that float32 and float16 generate after some prompts."""
 
     prompts: int
     differing: int = 0
-    gap: float = 0.0  # largest difference of the best two logits in float32 at the first different token
-    logit: float = 0.0  # largest change of a logit
+    gap: float = 0.0  # largest difference between the two largest logits in float32 where the texts begin to differ
+    logit: float = 0.0  # largest change in a logit
 
 
 def train(folder: str) -> dict[str, str]:
-    """Train the models that docs/log.md names; return their folders."""
+    """Train the models listed in docs/log.md; return their folders."""
     with contextlib.redirect_stdout(sys.stderr):
         return {
             name: str(microgpt.train(*COMMON, *overrides, {"outputs_dir": folder}).folder)
@@ -72,19 +72,19 @@ def train(folder: str) -> dict[str, str]:
 
 
 def held_out(checkpoint: Checkpoint) -> Corpus:
-    """Return the embedded names as the model read them. Raises UserError for a model of another data set."""
+    """Return the bundled names in the model's form. Raises UserError for a model trained on different data."""
     meta = checkpoint.meta
     style = StyleConfig(documents=list(meta.style.get("documents", [])))
     corpus = InputReader().corpus(Config(model=ModelConfig(block_size=meta.spec.block_size), style=style))
     if meta.special or meta.chars != corpus.tokenizer.chars:
         raise UserError(
-            f"{checkpoint.path} is not a model of the embedded names: its characters differ from those of data=names"
+            f"{checkpoint.path} is not a model of the bundled names: its characters differ from those of data=names"
         )
     return corpus
 
 
 def exported(checkpoint: Checkpoint, dtype: str, backend: str, folder: str) -> microgpt.Model:
-    """Export the model; return the export, loaded without a style's bias."""
+    """Export the model; return the export, loaded without the bias of a style."""
     path = Path(folder) / dtype
     write_export(path, weight_files(checkpoint, dtype)[0])
     mode = "scalar" if backend == "python" else "tensor"
@@ -104,7 +104,7 @@ def longer_prompts(count: int, seed: int) -> list[str]:
 
 
 def greedy(model: microgpt.Model, prompt: str) -> tuple[str, np.ndarray]:
-    """Return the most likely text after a prompt, and the logits after each of its tokens, from BOS on: (T, V)."""
+    """Return the most likely text after a prompt, and the logits (T, V) after BOS and each of its tokens."""
     (text,) = model.generate(prompt, temperature=0)
     return text, model.logits(text[: model.config.block_size - 1])
 
@@ -116,7 +116,7 @@ def compare(whole: microgpt.Model, half: microgpt.Model, prompts: Sequence[str])
         best, theirs = logits[len(prompt) :].argmax(axis=1), others[len(prompt) :].argmax(axis=1)
         shared = min(len(best), len(theirs))
         apart = np.flatnonzero(best[:shared] != theirs[:shared])
-        same = len(prompt) + (apart[0] + 1 if apart.size else shared)  # positions up to the first different token
+        same = len(prompt) + (apart[0] + 1 if apart.size else shared)  # positions up to the first token that differs
         change.logit = max(change.logit, float(np.abs(logits[:same] - others[:same]).max()))
         if text != other:
             second, first = np.sort(logits[same - 1])[-2:]
@@ -126,7 +126,7 @@ def compare(whole: microgpt.Model, half: microgpt.Model, prompts: Sequence[str])
 
 
 def onnx_difference(checkpoint: Checkpoint, texts: Sequence[Sequence[int]]) -> float:
-    """Return the largest difference of a logit from the scalar engine's, relative to the largest logit.
+    """Return the largest difference between logits of ONNX and the scalar engine, relative to the largest logit.
 
     Raises UserError if a library is missing.
     """
@@ -171,16 +171,16 @@ def row(name: str, checkpoint: Checkpoint, chosen: argparse.Namespace) -> list[s
 
 
 def onnx_cell(checkpoint: Checkpoint, texts: Sequence[Sequence[int]]) -> str:
-    """Return the difference; if a library is missing, print a sentence and return ""."""
+    """Return the difference; if a library is missing, print a message and return ""."""
     try:
         return f"{onnx_difference(checkpoint, texts):.1g}"
     except UserError as error:
-        harness.say(f"ONNX is not measured: {error}")
+        harness.say(f"ONNX was not measured: {error}")
         return ""
 
 
 def measure(models: dict[str, str], chosen: argparse.Namespace) -> None:
-    """Print a row for each model; `models` holds their checkpoints by name."""
+    """Print a row for each model; `models` maps names to checkpoints."""
     checkpoints = {name: load_checkpoint(resolve_checkpoint(path, "outputs")) for name, path in models.items()}
     for checkpoint in checkpoints.values():
         held_out(checkpoint)  # raises before the first measurement
@@ -205,10 +205,12 @@ def measure_all(chosen: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = harness.parser(__doc__)
-    parser.add_argument("--checkpoint", metavar="RUN", nargs="+", help="folders of runs or checkpoints of names models")
-    parser.add_argument("--letters", type=int, default=2, help="all prompts of 0 to LETTERS letters (2)")
+    parser.add_argument(
+        "--checkpoint", metavar="RUN", nargs="+", help="folders of runs or checkpoints of models of names"
+    )
+    parser.add_argument("--letters", type=int, default=2, help="use all prompts of 0 to LETTERS letters (2)")
     parser.add_argument("--longer", type=int, default=3000, help="number of longer prompts (3000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the longer prompts (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the longer prompts (0)")
     parser.add_argument("--eval-documents", type=int, help="held-out names for the loss (default: all)")
     parser.add_argument("--backend", default="native", choices=["native", "python", "torch"])
     parser.add_argument("--without-onnx", action="store_true")

@@ -1,23 +1,23 @@
-"""Measure how exactly every engine computes: against the golden traces, the scalar engine and microgpt.py itself.
+"""Measure how closely every engine agrees with the golden traces, the scalar engine and microgpt.py itself.
 
     python scripts/measure_fidelity.py
     python scripts/measure_fidelity.py --reference path/to/microgpt.py
     python scripts/measure_fidelity.py --engines native,torch --steps 100
 
 Golden traces (tests/golden: losses and samples of the two versions of microgpt.py): each engine trains
-experiment=karpathy (k2) and karpathy_first (k1) through the command line. The table has the largest absolute
-difference of a loss, how many of the first 100 agree in the four digits that microgpt.py prints, and whether the
-samples are equal. Needs names.txt in MICROGPT_DATA_DIR or in the cache. --steps trains fewer steps, with
-the learning rates of the whole training; samples are then not compared.
+experiment=karpathy (k2) and karpathy_first (k1) through the command line. The table has the largest absolute difference
+between losses, how many of the first 100 losses agree in the four digits that microgpt.py prints, and whether the
+samples are equal. names.txt must be in MICROGPT_DATA_DIR or in the cache. --steps trains fewer steps, with the learning
+rates of the whole training; the samples are then not compared.
 
-Scalar engine: from the same weights, far from the initial ones, the other engines compute the gradients of one
-batch, and then the losses of 50 steps under Adam, for a few small models. Largest absolute differences.
+Scalar engine: from the same weights, far from initial weights, the other engines compute the gradients of one batch and
+the losses of 50 steps with Adam, for a few small models. The table has the largest absolute differences.
 
---reference: microgpt.py with other constants (seed 7, n_layer 2, n_embd 32, n_head 8, block 12, 25 steps) against
-mode=scalar. Only these constants and the digits of a printed loss are changed in the file; Python's cycle
-collector runs less often. Half a minute, and 0.5 GB of memory.
+--reference: microgpt.py with different constants (seed 7, n_layer 2, n_embd 32, n_head 8, block 12, 25 steps) against
+mode=scalar. Only these constants and the number of digits of printed losses are changed in the file; Python's cycle
+collector runs less often. This takes half a minute and 0.5 GB of memory.
 
-Exit codes: 0 measured; 1 a run failed, or a float64 result differs by more than 1e-9; 2 a mistake in the command.
+Exit codes: 0 measured; 1 a run failed, or a float64 result differs by more than 1e-9; 2 an error in the command.
 """
 
 import argparse
@@ -47,9 +47,9 @@ from microgpt.model.spec import ModelSpec
 GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden"
 EXPERIMENTS = {"k1": "karpathy_first", "k2": "karpathy"}
 ENGINES = {"scalar": ("float64",), "native": ("float64", "float32"), "torch": ("float64", "float32")}
-PRINTED = 100  # losses that are compared in the four digits of microgpt.py's lines
-EXACT = 1e-9  # largest difference of float64
-STEPS, BATCH = 50, 3  # of the comparison with the scalar engine
+PRINTED = 100  # losses that are compared in the four digits that microgpt.py prints
+EXACT = 1e-9  # largest allowed difference in float64
+STEPS, BATCH = 50, 3  # for the comparison with the scalar engine
 MODELS = {
     "bigram, vocabulary 27": ModelSpec("bigram", 27, n_embd=27, n_head=1, n_layer=0, block_size=16),
     "1 layer, n_embd 16, 4 heads": ModelSpec("gpt", 27, n_embd=16, n_head=4, n_layer=1, block_size=16),
@@ -66,7 +66,7 @@ Measured = tuple[list[object], float]  # a row of a table, and its largest diffe
 
 
 def train(folder: Path, *overrides: str) -> tuple[np.ndarray, list[str]]:
-    """Return all losses and the samples of a run of the program."""
+    """Run the program; return all losses and the samples."""
     harness.run_python("-m", "microgpt", "outputs_dir=outputs", *overrides, folder=folder)
     (history,) = folder.glob("outputs/*/*/history.jsonl")
     losses = [json.loads(line)["loss"] for line in history.read_text().splitlines()]
@@ -93,7 +93,7 @@ def against_golden(name: str, engine: str, dtype: str, steps: int | None) -> Mea
 def gradients_and_losses(spec: ModelSpec, backend: str, dtype: str) -> tuple[Arrays, np.ndarray]:
     """Return the gradients of one batch and the losses of the following steps.
 
-    A step of sgd at a learning rate of 1 subtracts the gradients.
+    A step of sgd with a learning rate of 1 subtracts the gradients.
     """
     rng = np.random.default_rng(spec.n_layer)
     bos = spec.vocab_size - 1
@@ -123,7 +123,7 @@ def against_scalar(model: str, engines: list[str]) -> list[Measured]:
 
 
 def against_reference(source: str) -> Measured:
-    """Compare microgpt.py, whose text has the constants of OTHER, with mode=scalar on the same names."""
+    """Compare `source`, microgpt.py with the constants in OTHER, with mode=scalar on the same names."""
     w = OTHER
     sizes = {key: getattr(w, key) for key in ("n_layer", "n_embd", "n_head", "block_size")}
     overrides = ["data=text", "data.path=input.txt", f"seed={w.seed}", f"train.steps={w.steps}"]
@@ -131,7 +131,7 @@ def against_reference(source: str) -> Measured:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "input.txt").write_text(read_source("makemore" if has_names() else "names", None).text)
-        (folder / "reference.py").write_text(source)  # `-m microgpt` would find a file microgpt.py here
+        (folder / "reference.py").write_text(source)  # `-m microgpt` would import a file microgpt.py in this folder
         printed = harness.run_python("-c", RARE_COLLECTION, folder=folder)
         losses, samples = train(folder, "experiment=karpathy", *overrides)
     expected = [float(loss) for loss in re.findall(r"^step .* \| loss (\S+)", printed, re.MULTILINE)]
@@ -143,14 +143,14 @@ def against_reference(source: str) -> Measured:
 
 
 def patched_reference(path: Path) -> str:
-    """Return its text with the constants of OTHER, all digits of a loss and 20 samples. Raises UserError."""
+    """Return the source with the constants in OTHER, all digits of losses, and 20 samples. Raises UserError."""
     try:
         source = patched(path.read_text(), OTHER)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--reference={path} cannot be read: {getattr(error, 'strerror', 'not UTF-8')}") from error
     for old, new in {"{loss.data:.4f}": "{loss.data!r}", "sample_idx in range(0)": "sample_idx in range(20)"}.items():
         if (count := source.count(old)) != 1:
-            raise UserError(f"--reference={path} is not microgpt.py: it has `{old}` {count} times, not once")
+            raise UserError(f"--reference={path} is not microgpt.py: it contains `{old}` {count} times, not once")
         source = source.replace(old, new)
     return source
 
@@ -162,7 +162,7 @@ def has_names() -> bool:
 
 
 def measure(chosen: argparse.Namespace) -> None:
-    """Print all tables. Raises MicrogptError for a large difference in float64."""
+    """Print all tables. Raises MicrogptError if results in float64 differ by more than EXACT."""
     source = patched_reference(chosen.reference) if chosen.reference else None
     print(f"Python {sys.version.split()[0]}\n")
     engines = [engine for engine in chosen.engines if engine != "torch" or harness.has_torch()]
@@ -180,7 +180,7 @@ def measure(chosen: argparse.Namespace) -> None:
         digits = f"first {PRINTED} to four digits"
         show(["golden trace", "steps", "losses: largest difference", digits, "samples"], golden)
     else:
-        print(f"There is no names.txt in {DATA_DIR_VARIABLE} nor in the cache: no golden trace is compared.\n")
+        print(f"There is no names.txt in {DATA_DIR_VARIABLE} or in the cache: no golden trace is compared.\n")
     if others := [engine for engine in engines if engine != "scalar"]:
         scalar = []
         for model in MODELS:
@@ -189,22 +189,24 @@ def measure(chosen: argparse.Namespace) -> None:
         losses = f"losses of {STEPS} steps under Adam"
         show(["against the scalar engine", "gradients of one batch", losses], scalar)
     if source is not None:
-        harness.say("microgpt.py with other constants")
+        harness.say("microgpt.py with different constants")
         heading = ["microgpt.py against mode=scalar", "steps", "losses: largest difference", "same samples"]
         show(heading, [against_reference(source)])
     apart = max((apart for row, apart in measured if "float32" not in str(row[0])), default=0.0)
     if apart > EXACT:
         raise MicrogptError(
-            f"float64 differs by {apart:.1e}, more than {EXACT:g}: the engines compute different things"
+            f"float64 differs by {apart:.1e}, more than {EXACT:g}: the engines do not compute the same model"
         )
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = harness.parser(__doc__)
     engines = harness.one_of(list(ENGINES))
-    parser.add_argument("--engines", type=engines, default=list(ENGINES), help="separated by commas (all)")
-    parser.add_argument("--steps", type=harness.at_least(1), help="of the golden traces (all: 500 of k1, 1000 of k2)")
-    parser.add_argument("--reference", type=Path, help="microgpt.py, the current one (n_embd 16, block 16)")
+    parser.add_argument("--engines", type=engines, default=list(ENGINES), help="engines, separated by commas (all)")
+    parser.add_argument(
+        "--steps", type=harness.at_least(1), help="steps of the golden traces (all: 500 of k1, 1000 of k2)"
+    )
+    parser.add_argument("--reference", type=Path, help="the current microgpt.py (n_embd 16, block 16)")
     chosen = parser.parse_args(arguments)
     return harness.finish(lambda: measure(chosen))
 

@@ -1,8 +1,8 @@
-"""Measure the effect of style.bias: the share of samples with a complete phrase of the style, by style.bias.
+"""Measure the effect of style.bias: the fraction of samples that contain a complete phrase of the style.
 
-Trains the default model as `python -m microgpt` does, in a temporary folder, or takes a run with --checkpoint. The
-samples are those of `task=sample sample.num_samples=... style.bias=...`: for each bias the random numbers continue
-from the training, so that a command prints the same table each time with the same version of Python.
+Trains the default model in a temporary folder, as by `python -m microgpt`, or uses the run in --checkpoint. The samples
+are those of `task=sample sample.num_samples=... style.bias=...`. For each bias, the random numbers continue from the
+training, so that a command prints the same table each time with the same version of Python.
 
 python scripts/measure_style.py
 python scripts/measure_style.py --checkpoint outputs/2026-01-02/08-00-00_abcdef12 --samples 1000 --bias 0 1 2 3
@@ -24,10 +24,12 @@ BIASES = [0.0, 2.0, 3.0, 4.0, 5.0]
 
 
 def share(checkpoint: str, outputs: str, chosen: argparse.Namespace, bias: float) -> float:
-    """Return the share of samples with a phrase of the checkpoint's style. Raises UserError if it has no phrases."""
+    """Return the fraction of samples with a phrase of the checkpoint's style. Raises UserError if it has no phrases."""
     model = microgpt.load(checkpoint, "mode=scalar", {"outputs_dir": outputs, "style.bias": bias})
     if model.is_chat:
-        raise UserError(f"--checkpoint {checkpoint} is a chat model: phrases are counted in texts without a question")
+        raise UserError(
+            f"--checkpoint {checkpoint} is a chat model: phrases can be counted only in texts without a question"
+        )
     found = phrase_rate(
         model.generate(n=chosen.samples, temperature=chosen.temperature), model.style.get("phrases", ())
     )
@@ -40,7 +42,7 @@ def measure(chosen: argparse.Namespace) -> None:
     if chosen.samples < 1:
         raise UserError(f"--samples {chosen.samples} is not allowed: it must be 1 or more")
     if not math.isfinite(chosen.temperature) or chosen.temperature < 0:
-        raise UserError(f"--temperature {chosen.temperature:g} is not allowed: it must be finite and >= 0")
+        raise UserError(f"--temperature {chosen.temperature:g} is not allowed: it must be finite and at least 0")
     if wrong := [bias for bias in chosen.bias if not math.isfinite(bias)]:
         raise UserError(f"--bias {wrong[0]:g} is not allowed: it must be finite")
     shares = []
@@ -59,7 +61,7 @@ def measure(chosen: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = harness.parser(__doc__)
     parser.add_argument("--checkpoint", metavar="RUN", help="folder of a run or checkpoint (default: train one)")
-    parser.add_argument("--samples", type=int, default=300, help="for each bias (300)")
+    parser.add_argument("--samples", type=int, default=300, help="number of samples for each bias (300)")
     parser.add_argument("--bias", type=float, nargs="+", default=BIASES, help="values of style.bias")
     parser.add_argument("--temperature", type=float, default=0.5)
     chosen = parser.parse_args(arguments)

@@ -1,8 +1,9 @@
-"""Ask a model of the embedded chat set (experiment=chat) about what it was trained on, and count right answers.
+"""Ask a chat model (experiment=chat) about its training data, and count the correct answers.
 
-Single questions come first: in wordings of the set and in new ones, with names that the set does not have, and on
-unknown topics. Then come conversations, counted separately if the oldest turns no longer fit the model's
-block. Temperature 0; an answer is right if it equals the set's own. CHECKPOINT is the folder of a run or checkpoint.
+First come single questions: in the wordings of the data set and in new wordings, with names that the data set does not
+contain, and on unknown topics. Then come conversations, which are counted separately if their oldest turns no longer
+fit the block of the model. The temperature is 0; an answer is right if it equals the answer of the data set. CHECKPOINT
+is the folder of a run or checkpoint.
 
 python -m microgpt experiment=chat
 python scripts/probe_chat.py outputs/2026-01-02/08-00-00_abcdef12 --wrong
@@ -31,7 +32,7 @@ REMEMBERED = re.compile(r"(?:Nice to meet you, |Your name is )(\w+)\.")
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer of the model; `expected` is the right one."""
+    """An answer of the model; `expected` is the correct answer."""
 
     kind: str
     dropped: bool  # whether the oldest turns were left out
@@ -45,7 +46,7 @@ class Reply:
 
 
 def load(checkpoint: str, backend: str) -> TrainedModel:
-    """Load a chat model with temperature 0. Raises UserError for another model."""
+    """Load a chat model with temperature 0. Raises UserError for any other model."""
     config = Config(checkpoint=checkpoint, backend=BackendConfig(name=backend), sample=SampleConfig(temperature=0))
     trained = load_model(config, Invocation())
     if not trained.is_chat:
@@ -54,9 +55,9 @@ def load(checkpoint: str, backend: str) -> TrainedModel:
 
 
 def answer(trained: TrainedModel, turns: Sequence[Turn]) -> tuple[str, int]:
-    """Return the answer to the last turn, and the number of the oldest tokens that were left out.
+    """Return the answer to the last turn, and how many of the oldest tokens were left out.
 
-    For characters that the model does not have, the answer is the error message, which is never right.
+    If a character is not in the vocabulary, the answer is the error message, which is never right.
     """
     try:
         prompt, dropped = encode_prompt_turns(turns, trained.tokenizer, trained.block_size)
@@ -72,7 +73,7 @@ def ask_singles(trained: TrainedModel) -> Iterator[Reply]:
 
 
 def converse(trained: TrainedModel, number: int, length: int) -> Iterator[Reply]:
-    """Hold one conversation, with the model's own answers in it, right or wrong."""
+    """Hold one conversation, which contains the model's own answers, right or wrong."""
     asker, turns = Asker(Random(TALKS_SEED + number)), list[Turn]()
     for _ in range(length):
         probe = asker.ask()
@@ -84,7 +85,7 @@ def converse(trained: TrainedModel, number: int, length: int) -> Iterator[Reply]
 
 
 def in_sight(turns: Sequence[Turn], dropped: int) -> Sequence[Turn]:
-    """Return the turns that are left of a prompt without its oldest `dropped` tokens."""
+    """Return the turns that remain in a prompt without its oldest `dropped` tokens."""
     first = 0
     while dropped > 0:
         dropped -= turns[first].tokens
@@ -93,7 +94,7 @@ def in_sight(turns: Sequence[Turn], dropped: int) -> Sequence[Turn]:
 
 
 def resolve(probe: Probe, turns: Sequence[Turn]) -> tuple[str, str]:
-    """Return the kind and the right answer of a probe. The user's name is the last one in an answer that is left."""
+    """Return the kind and the right answer of a probe. The user's name is the last name in the remaining answers."""
     if probe.answer is not None:
         return probe.kind, probe.answer
     told = [found[1] for turn in turns if turn.role == ASSISTANT and (found := REMEMBERED.fullmatch(turn.content))]
@@ -112,7 +113,7 @@ def with_progress(replies: Iterable[Reply], noun: str, every: int) -> list[Reply
 
 
 def count(replies: Iterable[Reply]) -> str:
-    """Return right answers / all; "" for no replies."""
+    """Return the number of right answers / all answers; "" if there are none."""
     right = [reply.right for reply in replies]
     return f"{sum(right)}/{len(right)}" if right else ""
 
@@ -152,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = harness.parser(__doc__)
     parser.add_argument("checkpoint", metavar="CHECKPOINT")
     parser.add_argument("--talks", type=int, default=20, help="(20)")
-    parser.add_argument("--turns", type=int, default=12, help="of each talk (12)")
+    parser.add_argument("--turns", type=int, default=12, help="turns of each talk (12)")
     parser.add_argument("--backend", default="native", choices=["native", "python", "torch"])
     parser.add_argument("--wrong", action="store_true", help="list the wrong answers")
     chosen = parser.parse_args(arguments)

@@ -1,10 +1,10 @@
-"""Time one short training of the torch engine without a profiler, then profile it. profile_gpu.sh starts it.
+"""Time a short training of the PyTorch engine without a profiler, then profile it. Started by profile_gpu.sh.
 
     python scripts/profile_training.py --out results/profile --no-require-gpu --steps 5
 
-Writes into --out: profile.json (device, times, the operators that take longest), operators.txt (a table) and
-trace.json (for a trace viewer); with `--profiler none`, for an external profiler, profile.json alone. The warm-up
-steps, with their allocations and compilation, are excluded. Exit code 1 if a GPU is required and was not used.
+Writes to --out: profile.json (device, times, the operators that take longest), operators.txt (a table) and trace.json
+(for a trace viewer); with `--profiler none`, for an external profiler, only profile.json. The warm-up steps, with their
+allocations and compilation, are excluded. The exit code is 1 if a GPU is required but was not used.
 """
 
 import argparse
@@ -26,15 +26,15 @@ from microgpt.engines.options import EngineOptions
 from microgpt.errors import MicrogptError
 from microgpt.runs.environment import cpu_model
 
-STEPS = {"cuda": (5, 20), "cpu": (1, 3)}  # warm-up steps, and the default of --steps
+STEPS = {"cuda": (5, 20), "cpu": (1, 3)}  # number of warm-up steps, and default of --steps
 LISTED = 15  # operators in profile.json
 SHAPE = {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 128, "batch_size": 32}
 
 
 def choose_device(require_gpu: bool) -> str:
-    """Return cuda or, if it is neither required nor available, cpu. Raises MicrogptError."""
+    """Return cuda or, if a GPU is neither required nor available, cpu. Raises MicrogptError."""
     if find_spec("torch") is None:
-        raise MicrogptError("PyTorch is not installed, so there is nothing to profile")
+        raise MicrogptError("there is nothing to profile: PyTorch is not installed")
     import torch
 
     if torch.cuda.is_available():
@@ -42,13 +42,13 @@ def choose_device(require_gpu: bool) -> str:
     if require_gpu:
         raise MicrogptError(
             f"PyTorch {torch.__version__} sees no CUDA GPU, so there is none to profile "
-            "(scripts/nvidia_doctor.sh says why; REQUIRE_GPU=0 profiles the CPU)"
+            "(scripts/nvidia_doctor.sh prints the reason; REQUIRE_GPU=0 profiles the CPU)"
         )
     return "cpu"
 
 
 def seconds_of(engine: Engine, step: int, steps: int, replicas: int = 1) -> float:
-    """Return the seconds of training steps. The losses are read at the end, so the device has finished."""
+    """Return the seconds of training steps. Reading the losses at the end waits for the device."""
     start = time.perf_counter()
     engine.advance(step, np.full((steps, replicas), 1e-3))
     return time.perf_counter() - start
@@ -65,7 +65,7 @@ def profile_steps(engine: Engine, step: int, steps: int, out: Path, replicas: in
     order = "self_device_time_total" if engine.info.using_gpu else "self_cpu_time_total"
     (out / "operators.txt").write_text(found.table(sort_by=order, row_limit=50))
     profiler.export_chrome_trace(str(out / "trace.json"))
-    # A kernel counts once: its own event, not the operator that started it.
+    # A kernel is counted once, by its own event and not by the operator that started it.
     kernels = [event for event in found if event.device_type.name != "CPU" and not event.is_user_annotation]
     shown = sorted(found, key=lambda event: getattr(event, order), reverse=True)[:LISTED]
     return {
@@ -123,7 +123,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="output folder")
     parser.add_argument("--require-gpu", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--profiler", choices=["torch", "none"], default="torch")
-    parser.add_argument("--steps", type=harness.at_least(1), help="timed, then profiled (20; 3 without a GPU)")
+    parser.add_argument(
+        "--steps", type=harness.at_least(1), help="number of steps to time, then to profile (20; 3 without a GPU)"
+    )
     for key, value in SHAPE.items():
         parser.add_argument(f"--{key.replace('_', '-')}", type=harness.at_least(1), default=value, help=f"({value})")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float64"], default="float32")

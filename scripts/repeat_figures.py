@@ -5,15 +5,15 @@
     python scripts/repeat_figures.py --only serve,start
     python scripts/repeat_figures.py --write
 
-The parts of the page are in scripts/figure_parts.py. Each leaves <results-dir>/<part>.json when it ends, so that the
-same command goes on after an interruption: parts that the same commit has measured with the same commands are not
-measured again, except with --fresh. --with NAME=VALUE replaces path/to/NAME in a command.
+The parts of the page are defined in scripts/figure_parts.py. Each part writes <results-dir>/<part>.json when it ends,
+so that the same command continues after an interruption: parts that have been measured at the same commit with the same
+commands are not measured again, except with --fresh. --with NAME=VALUE replaces path/to/NAME in a command.
 
-After each part the page is rendered to <results-dir>/performance.md: parts measured now, and of the others what
-docs/performance.json has. --write replaces docs/performance.json and docs/performance.md as well; with --only none it
-does so without measuring.
+After each part, the page is rendered to <results-dir>/performance.md, from the new measurements and, for the other
+parts, from docs/performance.json. --write also replaces docs/performance.json and docs/performance.md; with --only
+none, it does so without measuring.
 
-Exit codes: 0 all that could be run completed; 1 one of the commands failed; 2 a mistake in the command.
+Exit codes: 0 all commands that could be run completed; 1 a command failed; 2 an error in the command line.
 """
 
 import argparse
@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PLACE = re.compile(r"path/to/([\w.-]+)")
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 LIBRARIES = ("numpy", "numba", "torch")
-BUSY = 1.0  # load average from which the page says that the machine was not idle
+BUSY = 1.0  # load average from which the page mentions that the machine was not idle
 DURATIONS = ("seconds", "cpu_seconds")
 Result = dict[str, Any]  # of a part, as in its JSON file
 
@@ -47,7 +47,7 @@ Result = dict[str, Any]  # of a part, as in its JSON file
 
 
 def argv_of(command: str, values: dict[str, str]) -> tuple[list[str], list[str]]:
-    """Return the words of a command with path/to/NAME replaced, and the names that it lacks."""
+    """Return the words of a command with path/to/NAME replaced, and the names without a value."""
     argv: list[str] = []
     lacks: list[str] = []
     for word in shlex.split(command)[1:]:
@@ -63,7 +63,7 @@ def argv_of(command: str, values: dict[str, str]) -> tuple[list[str], list[str]]
 
 
 def run(argv: list[str], command: str, kept: str) -> Result:
-    """Run a command in an empty folder; return the lines of its standard output that are kept, and its duration."""
+    """Run a command in an empty folder; return its duration and the lines to keep of its standard output."""
     with tempfile.TemporaryDirectory() as folder:
         start, cpu = time.perf_counter(), cpu_of_children()
         done = subprocess.run(argv, cwd=folder, stdout=subprocess.PIPE, text=True, check=False)
@@ -92,7 +92,7 @@ def measure(part: Part, values: dict[str, str]) -> Result:
     for command in part.commands:
         argv, lacks = argv_of(command, values)
         if lacks:
-            harness.say(f"skipped: {command}\n    it lacks --with {lacks[0]}=...")
+            harness.say(f"skipped: {command}\n    it needs --with {lacks[0]}=...")
             continue
         harness.say(f"--- {part.name}: {shlex.join(argv)}")
         result["runs"].append(run(argv, command, part.kept))
@@ -162,7 +162,7 @@ def goals_table(results: dict[str, Result]) -> str:
 
 
 def blocks(output: str) -> str:
-    """Return an output as Markdown: its tables as they are, other lines as blocks of text."""
+    """Return an output as Markdown: tables unchanged, other lines as text blocks."""
     parts = [part.strip("\n") for part in re.split(r"((?:^\|.*\n?)+)", output, flags=re.MULTILINE)]
     return "\n\n".join(part if part.startswith("|") else f"```text\n{part}\n```" for part in parts if part.strip())
 
@@ -203,19 +203,21 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = harness.parser(__doc__)
     parser.add_argument("--with", dest="given", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--only", type=harness.one_of([*names, "none"]), default=names, metavar="PARTS")
-    parser.add_argument("--list", action="store_true", help="print the parts, how long each took, and their commands")
-    parser.add_argument("--fresh", action="store_true", help="measure parts again that this commit has measured")
+    parser.add_argument("--list", action="store_true", help="print the parts, their durations and their commands")
+    parser.add_argument(
+        "--fresh", action="store_true", help="also measure parts that have been measured at this commit"
+    )
     parser.add_argument("--write", action="store_true", help="replace docs/performance.json and docs/performance.md")
     parser.add_argument("--results-dir", type=Path, default=Path("results/figures"))
     parsed = parser.parse_args(arguments)
     for pair in parsed.given:
         if "=" not in pair:
-            parser.error(f"--with {pair} is not allowed: it is NAME=VALUE")
+            parser.error(f"--with {pair} is not allowed: it must be NAME=VALUE")
     return parsed
 
 
 def absolute(value: str) -> str:
-    """Return the absolute path of a file or folder, as commands run in another folder; other values unchanged."""
+    """Return the absolute path of a file or folder, because commands run elsewhere; return other values unchanged."""
     return str(Path(value).resolve()) if Path(value).exists() else value
 
 
@@ -244,7 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
         if part.name not in parsed.only:
             continue
         if file.exists() and is_current(results[part.name], part) and not parsed.fresh:
-            harness.say(f"{part.name}: measured already; --fresh measures it again")
+            harness.say(f"{part.name}: already measured; --fresh measures it again")
             continue
         found = measure(part, values)
         if found["runs"]:

@@ -1,4 +1,4 @@
-"""Compare the files in two folders: each is read as nested dictionaries and lists, with tensors as NumPy arrays."""
+"""Compare the files in two folders. Files are read as nested dictionaries and lists, with tensors as NumPy arrays."""
 
 import csv
 import hashlib
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-SHOWN_FILES, SHOWN_VALUES = 5, 2  # described of each case, and of each file
+SHOWN_FILES, SHOWN_VALUES = 5, 2  # files described per case, and differences per file
 
 IGNORED_KEYS = {
     **dict.fromkeys(["started_at", "finished_at", "created"], "time of day"),
@@ -22,7 +22,7 @@ IGNORED_KEYS = {
     "id": "random id of a server's answer",
     "config": "config_hash covers it, and a new key that keeps its default is no difference",
 }
-HASH_KEYS = ["config_hash", "comparison"]  # ignored too with --allow-config-hash
+HASH_KEYS = ["config_hash", "comparison"]  # also ignored with --allow-config-hash
 RUN_FOLDER = re.compile(r"\d{4}-\d\d-\d\d[/_]\d\d-\d\d-\d\d_[0-9a-f]{8}(?:-\d+)?")
 
 
@@ -39,7 +39,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def read_onnx(path: Path) -> dict[str, Any]:
-    """Return the weights, and a hash of the graph without them. The metadata repeats meta.json beside the file."""
+    """Return the weights, and a hash of the graph without them. The metadata repeats meta.json in the same folder."""
     import onnx
 
     model = onnx.load(path)
@@ -57,11 +57,11 @@ READERS: dict[str, Callable[[Path], Any]] = {
     ".safetensors": read_tensors,
     ".onnx": read_onnx,
 }
-Place = tuple[str, ...]  # of a value in a file: its keys, outermost first
+Place = tuple[str, ...]  # the position of a value in a file: its keys, outermost first
 
 
 def read_folder(folder: Path, ignored: set[str]) -> dict[str, dict[Place, Any]]:
-    """Return the values of each file that is compared, without those below an ignored key."""
+    """Return the values of each file to compare, without those under an ignored key."""
     runs = sorted(
         path.parent.relative_to(folder / "outputs").as_posix() for path in folder.glob("outputs/????-??-??/*/run.json")
     )
@@ -87,7 +87,7 @@ def read_folder(folder: Path, ignored: set[str]) -> dict[str, dict[Place, Any]]:
 
 
 def flatten(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
-    """Yield each value in nested dictionaries and lists with its place, which names a step of history.jsonl too."""
+    """Yield each value in nested dictionaries and lists with its position, including the step in history.jsonl."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from flatten(inner, (*place, key))
@@ -101,12 +101,12 @@ def flatten(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
 
 @dataclass(frozen=True)
 class ChangedValue:
-    """A value that differs, or that one version does not have."""
+    """A value that differs or is missing in one version."""
 
     place: str
     before: Any
     after: Any
-    relative: float | None = None  # of numbers: |before - after| / max(|before|, |after|)
+    relative: float | None = None  # for numbers: |before - after| / max(|before|, |after|)
 
     def __str__(self) -> str:
         texts = [each if isinstance(each, str) else repr(each) for each in (self.before, self.after)]
@@ -115,7 +115,7 @@ class ChangedValue:
 
 
 def compare_folders(before: Path, after: Path, ignored: set[str]) -> tuple[dict[str, list[ChangedValue]], int]:
-    """Return the differences of each file that has any, and how many files were compared."""
+    """Return the differences of each file that differs, and the number of files compared."""
     old, new = read_folder(before, ignored), read_folder(after, ignored)
     found = {}
     for file in sorted({*old, *new}):
@@ -169,14 +169,14 @@ def relative_differences(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def describe(differences: dict[str, list[ChangedValue]]) -> Iterator[str]:
-    """Yield a line for each of the first files, histories before the rest, followed by its first differences."""
+    """Yield a line for each of the first files, histories first, followed by the first differences in that file."""
     files = sorted(differences, key=lambda file: (not file.endswith("history.jsonl"), file))
     for file in files[:SHOWN_FILES]:
         found = differences[file]
         yield f"{file}: {len(found)} difference{'s' * (len(found) > 1)}{largest(found)}"
         yield from (f"    {difference}" for difference in found[:SHOWN_VALUES])
     if rest := [difference for file in files[SHOWN_FILES:] for difference in differences[file]]:
-        yield f"{len(files) - SHOWN_FILES} more files that differ{largest(rest)}"
+        yield f"{len(files) - SHOWN_FILES} more files differ{largest(rest)}"
 
 
 def largest(differences: list[ChangedValue]) -> str:

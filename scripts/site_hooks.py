@@ -1,4 +1,4 @@
-"""Hooks of mkdocs.yml: README.md is the first page of the site, and links that leave docs/ lead to pages of it."""
+"""Hooks for mkdocs.yml: README.md becomes the first page of the site, and links out of docs/ lead to pages of it."""
 
 import re
 from pathlib import Path
@@ -23,14 +23,14 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def from_readme(text: str) -> str:
-    """Return README.md with links that are relative to docs/."""
+    """Return README.md with links relative to docs/."""
     text = re.sub(r"\]\(docs/", "](", text)
     text = re.sub(rf"\]\({SCALAR}\w+\.py\)", "](scalar.md)", text)
     return re.sub(r"\[([^]]+)\]\((notebooks/[^)]+)\)", r"\1 (`\2`)", text)
 
 
 def list_of_decisions() -> str:
-    """Return a page that links every decision."""
+    """Return a page with links to all decisions."""
     lines = []
     for path in sorted((ROOT / "docs" / "decisions").glob("*.md")):
         title = path.read_text().splitlines()[0].removeprefix("# ")

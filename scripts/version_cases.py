@@ -1,4 +1,4 @@
-"""The commands of compare_versions.py: every engine, model, optimizer, schedule, kind of data and task, small."""
+"""The cases of compare_versions.py: small runs of every engine, model, optimizer, schedule, kind of data and task."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ TOGGLED = "model.tie_lm_head=true model.input_rmsnorm=false"
 ADAMW = "optim=adamw optim.weight_decay=0.1 optim.grad_clip=0.5 schedule.warmup_steps=5"
 SGD = "optim=sgd optim.momentum=0.9 optim.grad_clip=1.0"
 KARPATHY = "train.steps=30 train.checkpoint_every=10 sample.num_samples=5"
-# Long enough to be interrupted; the last two checkpoints, which stay, are written after the interruption.
+# Long enough to be interrupted; the last two checkpoints, which are kept, are written after the interruption.
 SLOW = f"mode=scalar {ADAMW} train.steps=300 train.log_every=1 train.eval_documents=20 train.checkpoint_every=100"
 LONG = (
     f"mode=tensor backend=native {DEEP} train.batch_size=4 train.steps=20000 train.log_every=500 train.eval_every=5000"
@@ -34,7 +34,7 @@ REQUESTS = [
     ("/v1/chat/completions", {"model": "gpt_chat", "messages": MESSAGES, "seed": 5, "max_tokens": 12}),
 ]
 WORDS = ["cat", "river", "stone", "cloud", "engine", "moon", "garden", "hill"]
-INPUTS = {  # in the folder above those of the cases
+INPUTS = {  # files in the parent folder of the cases
     "lines.txt": "\n".join(f"the {a} sees the {b}" for a in WORDS for b in WORDS),
     "conversations.jsonl": "\n".join(
         json.dumps([{"role": "user", "content": f"{a} or {b}?"}, {"role": "assistant", "content": min(a, b)}])
@@ -49,8 +49,8 @@ class Step:
 
     arguments: str
     stdin: str = ""
-    until: str = ""  # a pattern: send SIGTERM once it is printed
-    requests: tuple[tuple[str, dict[str, Any]], ...] = ()  # sent first, to the address that `until` matches
+    until: str = ""  # a pattern; SIGTERM is sent once it is printed
+    requests: tuple[tuple[str, dict[str, Any]], ...] = ()  # sent before SIGTERM, to the address that `until` matches
 
 
 CASES: dict[str, list[str | Step]] = {

@@ -1,7 +1,8 @@
-"""Training steps of wide models, one measurement a process: the native engine, the torch engine, and nanoGPT's model.
+"""Time training steps of wide models, one measurement per process: native engine, PyTorch engine, nanoGPT's model.
 
-benchmark_native.py starts it. All train on random tokens of a vocabulary of 65, documents as long as the block, with
-Adam, in float32 on the CPU. nanoGPT's model.py is imported from a folder; its eager model and its AdamW are used.
+Started by benchmark_native.py. All programs train with Adam in float32 on the CPU, on documents as long as the block,
+with random tokens from a vocabulary of 65. nanoGPT's model.py is imported from a folder; its eager model and its AdamW
+are used.
 """
 
 import sys
@@ -37,7 +38,7 @@ class Shape:
 
 
 def engine_step(shape: Shape, backend: str, threads: int) -> Callable[[], Any]:
-    """Return a function that trains one step with an engine of microgpt."""
+    """Return a function that trains one step with an engine of this project."""
     rng = np.random.default_rng(0)
     spec = ModelSpec("gpt", VOCAB, shape.n_embd, shape.n_head, shape.n_layer, shape.block_size)
     examples = [rng.integers(0, VOCAB, shape.block_size + 1).tolist() for _ in range(DOCUMENTS)]
@@ -70,7 +71,7 @@ def nanogpt_step(shape: Shape, folder: Path, threads: int) -> Callable[[], Any]:
 
 
 def tokens_per_second(shape: Shape, program: str, threads: int, seconds: float, clock: Callable[[], float]) -> float:
-    """Return the rate of steps that take at least `seconds`; `program` is native, torch, or a folder with nanoGPT."""
+    """Return the rate over at least `seconds`; `program` is native, torch, or a folder with nanoGPT."""
     if program in ("native", "torch"):
         step = engine_step(shape, program, threads)
     else:

@@ -140,7 +140,7 @@ def test_many_differences_are_summarised_with_the_largest(script: ModuleType, fo
             write_json(folders[side] / f"{number}.json", {"x": [1.0 * factor, 0.5 * factor, 0.25 * factor]})
     said = compare(script, folders)
     assert "0.json: 3 differences, largest relative difference 0.33\n    x [1]: 1.0 -> 1.5" in said
-    assert said.endswith("4 more files that differ, largest relative difference 0.33")
+    assert said.endswith("4 more files differ, largest relative difference 0.33")
 
 
 def test_another_order_of_columns_is_found(script: ModuleType, folders: dict[str, Path]) -> None:

@@ -130,7 +130,7 @@ def test_without_names_only_the_engines_are_compared(
     monkeypatch.setattr(script, "MODELS", dict(list(script.MODELS.items())[:1]))
     assert script.main(["--engines", "scalar,torch"]) == 0
     out = capsys.readouterr().out
-    assert "There is no names.txt in MICROGPT_DATA_DIR nor in the cache: no golden trace is compared." in out
+    assert "There is no names.txt in MICROGPT_DATA_DIR or in the cache: no golden trace is compared." in out
     assert "golden trace |" not in out
     rows = table(out, "against the scalar engine")
     assert [name.rpartition(", ")[2] for name in rows] == ["torch float64", "torch float32"]

@@ -30,7 +30,7 @@ def test_all_changes_together_are_llama(
 
     monkeypatch.setattr(script, "CHANGES", {script.IS_LLAMA: f"{together} model.bias=true"})
     assert script.main(["--backend", "torch", "--seeds", "2", "--steps", "1"]) == 1
-    assert "model=llama is another model than microgpt with these changes" in capsys.readouterr().err
+    assert "model=llama differs from microgpt with these changes" in capsys.readouterr().err
 
 
 def test_the_page_has_a_row_for_each_change() -> None:

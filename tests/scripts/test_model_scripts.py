@@ -183,7 +183,7 @@ def test_the_process_ends_with_exit_code_2(script: str) -> None:
 @pytest.mark.parametrize(("module", "arguments", "sentence"), [
     (STYLE, ["--samples", "0"], "--samples 0 is not allowed: it must be 1 or more"),
     (STYLE, ["--bias", "0", "nan"], "--bias nan is not allowed: it must be finite"),
-    (STYLE, ["--temperature", "-1"], "--temperature -1 is not allowed: it must be finite and >= 0"),
+    (STYLE, ["--temperature", "-1"], "--temperature -1 is not allowed: it must be finite and at least 0"),
     (CHAT, ["any", "--turns", "0"], "--turns 0 is not allowed: it must be 1 or more"),
     (CHAT, ["any", "--talks", "-1"], "--talks -1 is not allowed: it must be 0 or more"),
     (EXPORT, ["--letters", "-1"], "--letters -1 is not allowed: it must be 0 or more"),

@@ -76,7 +76,7 @@ def test_a_command_without_its_replacement_is_skipped_and_keeps_the_earlier_resu
     script: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert script.main(["--only", "one"]) == 0
-    assert "it lacks --with x=..." in capfd.readouterr().err
+    assert "it needs --with x=..." in capfd.readouterr().err
     assert ran(tmp_path) == []
     assert not (tmp_path / "results/figures/one.json").exists()
 
@@ -87,7 +87,7 @@ def test_the_list_measures_nothing_and_mistakes_are_one_sentence(
     assert script.main(["--list"]) == 0
     assert "python bad.py" in capfd.readouterr().out
     assert ran(tmp_path) == []
-    for wrong, sentence in ((["--only", "three"], "'three' is not allowed"), (["--with", "x"], "it is NAME=VALUE")):
+    for wrong, sentence in ((["--only", "three"], "'three' is not allowed"), (["--with", "x"], "must be NAME=VALUE")):
         with pytest.raises(SystemExit, match="2"):
             script.main(wrong)
         assert sentence in capfd.readouterr().err
