@@ -59,7 +59,7 @@ def test_hydra_run_dir_names_the_folder_which_is_resumed_or_refused(folder: Path
     assert list(OmegaConf.load(run / ".hydra" / "overrides.yaml")) == [*QUICK, "seed=3"]
     assert OmegaConf.load(run / ".hydra" / "hydra.yaml").hydra.runtime.output_dir == str(run)
     assert [path.name for path in folder.iterdir() if path.is_dir()] == ["a"]
-    with pytest.raises(UserError, match=r"run\.dir=a/.* it holds a run of this configuration, which is completed"):
+    with pytest.raises(UserError, match=r"run\.dir=a/.* it contains a run with this configuration, which is completed"):
         microgpt(*command)
     set_status(run, "interrupted")
     microgpt(*command)
@@ -69,10 +69,10 @@ def test_hydra_run_dir_names_the_folder_which_is_resumed_or_refused(folder: Path
     set_status(run, "failed")
     microgpt(*command)
     assert len(read_record(run)["earlier_failures"]) == 1
-    with pytest.raises(UserError, match="it holds a run of another configuration or of other data"):
+    with pytest.raises(UserError, match="it contains a run with another configuration or other data"):
         microgpt(*QUICK, f"hydra.run.dir={run}", "seed=4")
     (run / "run.json").write_text("{")
-    with pytest.raises(UserError, match=r"it holds a run\.json that cannot be read"):
+    with pytest.raises(UserError, match=r"it contains a run\.json that cannot be read"):
         microgpt(*command)
 
 

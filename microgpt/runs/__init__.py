@@ -1,7 +1,7 @@
 """Folders, records and checkpoints of runs.
 
-`microgpt.runs("outputs")` is part of the Python API (microgpt/api/run.py). Python sets the attribute `runs` of the
-package microgpt to this package as soon as it is imported, so this package can be called.
+`microgpt.runs("outputs")` is part of the Python API (microgpt/api/run.py). When this package is imported, Python sets
+the attribute `runs` of the package microgpt to it, so this package must be callable.
 """
 
 import sys

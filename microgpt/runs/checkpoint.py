@@ -1,11 +1,11 @@
-"""Checkpoints: directories of safetensors and JSON files that every engine can load.
+"""Reads and writes checkpoints: directories of safetensors and JSON files that every engine can load.
 
     <run>/checkpoint/step_00000500/   weights.safetensors, optimizer_m.safetensors, optimizer_v.safetensors,
                                       meta.json, train_state.json, checksums.json
     <run>/checkpoint/latest, best     symbolic links to steps (checkpoint_paths.py)
 
-A step's directory is written under a hidden name, flushed to disk and renamed, and never changes after that: a crash at
-any instant leaves only complete checkpoints.
+A step's directory is written under a hidden name, flushed to disk and renamed. It never changes after that, so a crash
+at any time leaves only complete checkpoints.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ from microgpt.runs.transformers_folder import CONFIG, MODEL, read_transformers
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The content of a directory. An export has no optimizer state, and its progress is that of a new run."""
+    """The content of a checkpoint directory. An export has no optimizer state and the progress of a new run."""
 
     path: Path
     meta: Meta
@@ -57,13 +57,13 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """Training steps behind the weights: those of this run and of the runs that it continues."""
+        """The number of training steps of the weights, in this run and in the runs that it continues."""
         return self.meta.origin.step if self.meta.origin else self.progress.first_step + self.progress.step
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The content of a checkpoint that is not on disk yet. `progress` is a copy."""
+    """The content of a checkpoint that is not yet on disk. `progress` is a copy."""
 
     meta: Meta
     state: EngineState  # R = 1
@@ -75,7 +75,7 @@ class Snapshot:
 
 
 def write_checkpoint(final: Path, meta: Meta, state: EngineState, progress: Progress) -> None:
-    """Write the directory of one model, R = 1."""
+    """Write the checkpoint directory of one model, R = 1."""
     write_directories({final: checkpoint_files(Snapshot(meta, state, progress))})
 
 
@@ -93,9 +93,9 @@ def checkpoint_files(snapshot: Snapshot) -> dict[str, bytes]:
 
 
 def write_directories(directories: Mapping[Path, dict[str, bytes]], others: Sequence[Path] = ()) -> None:
-    """Write directories, each with files and their checksums: under hidden names, then flushed to disk, then renamed.
+    """Write directories of files with their checksums: write under hidden names, flush to disk, then rename.
 
-    The files `others` are flushed with them. Raises OSError, also for a directory that exists and is not empty.
+    The files `others` are flushed at the same time. Raises OSError, including for a directory that is not empty.
     """
     written = list(others)
     for final, files in directories.items():
@@ -123,7 +123,7 @@ def make_empty(folder: Path) -> None:
 
 
 def hidden(final: Path) -> Path:
-    """Return the path at which this process prepares a directory."""
+    """Return the hidden path at which this process prepares a directory."""
     return final.parent / f".{final.name}.{os.getpid()}"
 
 
@@ -136,7 +136,7 @@ def document(content: dict[str, Any]) -> bytes:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read and verify a checkpoint directory. Raises UserError that states the damage."""
+    """Read and verify a checkpoint directory. Raises UserError with the reason if it is damaged."""
     try:
         contents = {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
         if META not in contents and CONFIG in contents and MODEL in contents:
@@ -144,7 +144,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             return Checkpoint(path, meta, EngineState(weights), Progress(), dict.fromkeys(weights, meta.dtype))
         verify_checksums(contents)
         if ONNX in contents and WEIGHTS not in contents:
-            raise UserError(f"checkpoint {path} holds {ONNX} for other programs: microgpt reads {WEIGHTS}")
+            raise UserError(f"checkpoint {path} contains only {ONNX}, for other programs: microgpt reads {WEIGHTS}")
         for name in (META, WEIGHTS):
             if name not in contents:
                 raise ValueError(f"{name} is missing")
@@ -165,25 +165,25 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def verify_checksums(contents: dict[str, bytes]) -> None:
-    """Compare the files with checksums.json, which the earlier format lacks. Raises ValueError."""
+    """Compare the files with checksums.json, which the earlier format does not have. Raises ValueError."""
     if CHECKSUMS not in contents:
         return
     for name, expected in json.loads(contents[CHECKSUMS]).items():
         if name not in contents:
             raise ValueError(f"{name} is missing")
         if hashlib.sha256(contents[name]).hexdigest() != expected:
-            raise ValueError(f"{name} does not have the SHA-256 that {CHECKSUMS} states")
+            raise ValueError(f"{name} does not match its SHA-256 in {CHECKSUMS}")
 
 
 def parse_weights(spec: ModelSpec, content: bytes) -> tuple[Arrays, dict[str, str]]:
     """Return the weights (1, rows, columns), float16 converted to float32, and the dtype of each tensor in the file.
 
-    An export of a tied model has a copy of wte as lm_head, for readers of the earlier format.
+    An export of a tied model contains a copy of wte as lm_head, for readers of the earlier format.
     """
     arrays = parse_tensors(content)
     check_shapes(spec, arrays, WEIGHTS)
     if spec.tie_lm_head and "lm_head" in arrays and not np.array_equal(arrays["lm_head"], arrays["wte"]):
-        raise ValueError(f"{WEIGHTS} has an lm_head that is not wte, and {META} says that it is")
+        raise ValueError(f"{WEIGHTS} has an lm_head that differs from wte, but {META} has tie_lm_head=true")
     own = {name: arrays[name] for name in spec.shapes()}
     wide = {name: a.astype(np.float32) if a.dtype == np.float16 else a for name, a in own.items()}
     return wide, {name: a.dtype.name for name, a in arrays.items()}
@@ -197,8 +197,8 @@ def parse_tensors(content: bytes) -> Arrays:
 def check_shapes(spec: ModelSpec, arrays: Arrays, file: str) -> None:
     for name, shape in spec.shapes().items():
         if name not in arrays:
-            raise ValueError(f"{file} lacks the tensor {name}")
+            raise ValueError(f"{file} does not have the tensor {name}")
         if arrays[name].shape[1:] != shape:
-            raise ValueError(f"{file} has {name} of shape {arrays[name].shape[1:]}, meta.json says {shape}")
+            raise ValueError(f"{name} in {file} has the shape {arrays[name].shape[1:]}, but meta.json requires {shape}")
         if not np.issubdtype(arrays[name].dtype, np.floating):
-            raise ValueError(f"{file} has {name} of type {arrays[name].dtype}, not a floating-point type")
+            raise ValueError(f"{name} in {file} has the type {arrays[name].dtype}, not a floating-point type")

@@ -1,6 +1,6 @@
-"""The JSON files of a checkpoint, meta.json and train_state.json: writing, reading, validation.
+"""Writes, reads and validates the JSON files of a checkpoint, meta.json and train_state.json.
 
-Other programs may have written them, so every value is checked; ValueError names the one that is invalid.
+Other programs may have written them, so every value is checked. ValueError names the invalid value.
 """
 
 import math
@@ -17,7 +17,7 @@ WEIGHTS, OPTIMIZER_M, OPTIMIZER_V = "weights.safetensors", "optimizer_m.safetens
 CHECKSUMS = "checksums.json"
 ONNX = "model.onnx"  # instead of weights, in an export for other programs
 FORMAT_VERSION = 1
-# What the keys of a ModelSpec may be
+# Allowed values of the keys of a ModelSpec
 LEAST = {
     "vocab_size": 2, "n_embd": 1, "n_head": 1, "n_layer": 0, "block_size": 1, "mlp_width": 1, "n_kv_head": 1,
 }  # fmt: skip
@@ -32,41 +32,41 @@ CHOICES: dict[str, Collection[Any]] = {
     "init": INITS,
     **{f.name: (True, False) for f in fields(ModelSpec) if isinstance(f.default, bool)},
 }
-# What reading and parsing a damaged file raises
+# Errors that reading or parsing a damaged file can raise
 INVALID = (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
 @dataclass(frozen=True)
 class Meta:
-    """meta.json: what inference needs besides the weights."""
+    """meta.json: everything that inference needs besides the weights."""
 
     spec: ModelSpec
     chars: list[str]
     dtype: str = "float32"
     model: str = "gpt"  # model.name in the configuration
-    style: dict[str, Any] = field(default_factory=dict)  # the node `style` of the configuration
-    special: tuple[str, ...] = ()  # a chat model's tokens besides characters and BOS
+    style: dict[str, Any] = field(default_factory=dict)  # the `style` node of the configuration
+    special: tuple[str, ...] = ()  # special tokens of a chat model, without BOS
     origin: "Origin | None" = None  # exports only
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The checkpoint that an export was made from; an export has no train_state.json."""
+    """The checkpoint from which an export was made. An export has no train_state.json."""
 
-    name: str  # of its run
-    step: int  # training steps behind the weights, earlier legs included
+    name: str  # of the checkpoint's run
+    step: int  # training steps of the weights, including the runs that this run continues
     dtype: str  # of the checkpoint's weights
 
 
 @dataclass
 class Progress:
-    """train_state.json: what a resumed run needs besides weights and optimizer state to continue bit for bit."""
+    """train_state.json: the state besides weights and optimizer state that a run needs to resume bit for bit."""
 
-    step: int = 0  # steps done in this leg
-    first_step: int = 0  # steps done before this leg; the batches and the optimizer count from there
-    total_steps: int = 0  # the schedule's horizon
-    steps: int = 0  # train.steps of this leg
-    tokens: int = 0  # target tokens trained on in this leg
+    step: int = 0  # steps completed in this run
+    first_step: int = 0  # steps completed in the runs that this run continues; batches and optimizer count from there
+    total_steps: int = 0  # the schedule's length
+    steps: int = 0  # train.steps of this run
+    tokens: int = 0  # target tokens trained on in this run
     recent_losses: list[float] = field(default_factory=list)  # of the last train.last_n steps, newest last
     val_loss: float | None = None  # of the last evaluation
     best_val_loss: float | None = None
@@ -75,7 +75,7 @@ class Progress:
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
     checkpoint_seconds: float = 0.0
-    rng_state: list[Any] | None = None  # random.getstate() after initialization, from which samples are drawn
+    rng_state: list[Any] | None = None  # random.getstate() after initialization, used for drawing samples
     optimizer: str | None = None
     seed: int | None = None
     data_sha256: str | None = None
@@ -83,7 +83,7 @@ class Progress:
 
 
 def meta_document(meta: Meta) -> dict[str, Any]:
-    """Return the content of meta.json: first the keys of the earlier format (0.5.0), then the others."""
+    """Return the content of meta.json: the keys of the earlier format (0.5.0), then the other keys."""
     spec = meta.spec
     first = {key: getattr(spec, key) for key in ("vocab_size", "n_embd", "n_head", "n_layer", "block_size")}
     return {
@@ -100,15 +100,15 @@ def meta_document(meta: Meta) -> dict[str, Any]:
 
 
 def parse_meta(found: dict[str, Any]) -> Meta:
-    """Read the content of meta.json. Keys that the earlier format lacks take the values that its models had."""
+    """Parse the content of meta.json. Keys missing in the earlier format take the values that its models had."""
     own = {f.name: f.default for f in fields(ModelSpec)}
     known = {key: found.get(key, default) for key, default in own.items()}
     known["kind"] = found.get("kind", "gpt")
-    if found.get("zero_init_residual"):  # as version 0.1.0 called it
+    if found.get("zero_init_residual"):  # name of this option in version 0.1.0
         known["residual_init"] = "zero"
     missing = [key for key in ("vocab_size", "n_embd", "n_head", "n_layer", "block_size", "chars") if key not in found]
     if missing:
-        raise ValueError(f"meta.json lacks {', '.join(missing)}")
+        raise ValueError(f"meta.json does not have {', '.join(missing)}")
     special = parse_special(found.get("special_tokens"))
     check_meta(known, found["chars"], special)
     return Meta(
@@ -123,17 +123,17 @@ def parse_meta(found: dict[str, Any]) -> Meta:
 
 
 def parse_special(found: Any) -> tuple[str, ...]:
-    """Return the special tokens in the order of their ids, without BOS: a chat model's, or none."""
+    """Return the special tokens of a chat model, ordered by id and without BOS; empty for other models."""
     if not found:
         return ()
     names = sorted(found, key=found.__getitem__) if isinstance(found, dict) else list(found)
     if tuple(name for name in names if name != "bos") != CHAT_SPECIAL:
-        raise ValueError(f"{META} has special_tokens {found!r}; a chat model's are {', '.join(CHAT_SPECIAL)}")
+        raise ValueError(f"{META} has special_tokens {found!r}; a chat model must have {', '.join(CHAT_SPECIAL)}")
     return CHAT_SPECIAL
 
 
 def check_meta(spec: dict[str, Any], chars: Any, special: tuple[str, ...] = ()) -> None:
-    """Raise ValueError for an architecture that does not exist or contradicts the vocabulary."""
+    """Raise ValueError for an architecture that is invalid or contradicts the vocabulary."""
     for key, smallest in LEAST.items():
         absent = spec[key] is None and key in OPTIONAL
         if not absent and (type(spec[key]) is not int or spec[key] < smallest):
@@ -147,26 +147,26 @@ def check_meta(spec: dict[str, Any], chars: Any, special: tuple[str, ...] = ()) 
             raise ValueError(f"{META} has {key} {spec[key]!r}; supported: {', '.join(map(str, allowed))}")
     n_embd, n_head, n_kv_head = spec["n_embd"], spec["n_head"], spec["n_kv_head"]
     if n_embd % n_head != 0:
-        raise ValueError(f"{META} has n_embd {n_embd}, no multiple of n_head {n_head}")
+        raise ValueError(f"{META} has n_embd {n_embd}, which is not a multiple of n_head {n_head}")
     if n_kv_head is not None and n_head % n_kv_head != 0:
-        raise ValueError(f"{META} has n_head {n_head}, no multiple of n_kv_head {n_kv_head}")
+        raise ValueError(f"{META} has n_head {n_head}, which is not a multiple of n_kv_head {n_kv_head}")
     if POSITIONS[spec["position"]].needs_pairs and n_embd // n_head % 2 != 0:
-        raise ValueError(f"{META} has position {spec['position']}, and heads of {n_embd // n_head} features")
+        raise ValueError(f"{META} has position {spec['position']}, but heads with {n_embd // n_head} features")
     single = isinstance(chars, list) and all(isinstance(char, str) and len(char) == 1 for char in chars)
     if not single or len(set(chars)) != len(chars):
         raise ValueError(f"{META} has chars that are not a list of distinct characters")
     if spec["vocab_size"] != len(chars) + len(special) + 1:
         others = f"{len(special)} special tokens and BOS" if special else "BOS"
-        raise ValueError(f"vocab_size {spec['vocab_size']} is not that of {len(chars)} characters, {others}")
+        raise ValueError(f"vocab_size {spec['vocab_size']} does not match {len(chars)} characters, {others}")
 
 
 def parse_style(style: Any) -> dict[str, Any]:
-    """Return the style's node of the configuration; empty if the checkpoint has none."""
+    """Return the style node of the configuration, or an empty dictionary if the checkpoint has none."""
     if not style:
         return {}
     phrases, bias = style["phrases"], style["bias"]
     if not all(isinstance(phrase, str) and phrase for phrase in phrases) or not math.isfinite(bias):
-        raise ValueError(f"{META} has a style whose phrases or bias cannot be used")
+        raise ValueError(f"{META} has a style with invalid phrases or an invalid bias")
     return style
 
 
@@ -181,11 +181,11 @@ def parse_origin(found: Any) -> Origin | None:
 
 
 def parse_progress(found: Any) -> Progress:
-    """Read the content of train_state.json. A missing key takes its default."""
+    """Parse the content of train_state.json. Missing keys take their defaults."""
     progress = Progress(**{f.name: found[f.name] for f in fields(Progress) if f.name in found})
     counts = (progress.step, progress.first_step, progress.tokens)
     if not all(type(count) is int and count >= 0 for count in counts):
-        raise ValueError(f"{TRAIN_STATE} has step and token counts {counts}, which must be whole numbers of at least 0")
+        raise ValueError(f"{TRAIN_STATE} has the step and token counts {counts}, which must be whole numbers >= 0")
     if not all(isinstance(loss, float) for loss in progress.recent_losses):
         raise ValueError(f"{TRAIN_STATE} has recent_losses that are not all floats")
     if progress.rng_state is not None:
@@ -194,7 +194,7 @@ def parse_progress(found: Any) -> Progress:
 
 
 def generator_from(state: list[Any]) -> random.Random:
-    """Return the random generator whose `getstate()` is in train_state.json."""
+    """Return the random number generator whose `getstate()` is in train_state.json."""
     version, internal, gauss_next = state
     generator = random.Random()
     generator.setstate((version, tuple(internal), gauss_next))

@@ -1,7 +1,7 @@
-"""Which checkpoint is meant: by a run's `latest` and `best`, and by checkpoint=<name>.
+"""Resolves a run's `latest` and `best`, and checkpoint=<name>, to checkpoint directories.
 
-`latest` and `best` are symbolic links to a step, or text files that name it on a file system without links. A copy of a
-run (scp -r, zip, cloud storage) may hold the step itself under these names, or lack them.
+`latest` and `best` are symbolic links to a step or, on a file system without links, text files with its name. In a copy
+of a run (scp -r, zip, cloud storage), they may be the step's directory itself, or be missing.
 """
 
 import json
@@ -27,12 +27,12 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def is_transformers_folder(path: Path) -> bool:
-    """Return whether a folder is one that transformers' from_pretrained reads."""
+    """Return whether transformers' from_pretrained can read the folder."""
     return (path / "config.json").is_file() and (path / "model.safetensors").is_file()
 
 
 def linked(directory: Path, name: str) -> Path | None:
-    """Return the step that `latest` or `best` means; None if it is not there, or names no checkpoint."""
+    """Return the step to which `latest` or `best` refers; None if it is missing or does not refer to a checkpoint."""
     path = directory / name
     try:
         if path.is_symlink():
@@ -47,7 +47,7 @@ def linked(directory: Path, name: str) -> Path | None:
 
 
 def latest_in(directory: Path) -> Path | None:
-    """Return a run's latest checkpoint, or the newest if nothing states the latest; None if it has none."""
+    """Return a run's `latest` checkpoint or, without `latest`, its newest one; None if the run has no checkpoint."""
     if (found := linked(directory, LATEST)) is not None:
         return found
     newest_first = [*sorted(directory.glob("step_*"), reverse=True), directory / LATEST]
@@ -55,16 +55,16 @@ def latest_in(directory: Path) -> Path | None:
 
 
 def resolve_checkpoint(name: str, outputs_dir: str, key: str = "checkpoint") -> Path:
-    """Return the checkpoint directory of <key>=<folder of a run or a checkpoint>, or of <key>=latest, the newest.
+    """Return the checkpoint directory for <key>=<folder of a run or a checkpoint>, or the newest for <key>=latest.
 
-    Raises a UserError naming the key.
+    Raises UserError with the key.
     """
     if name == LATEST:
         outputs = Path(outputs_dir)
-        from microgpt.runs.folders import run_folders  # which imports checkpoint.py, and that this module
+        from microgpt.runs.folders import run_folders  # imports checkpoint.py, which imports this module
 
         usual = {*outputs.glob("*/*/checkpoint"), *outputs.glob("sweeps/*/*/checkpoint")}
-        runs = usual | {path / "checkpoint" for path in run_folders(outputs)}  # hydra.run.dir may lie anywhere below
+        runs = usual | {path / "checkpoint" for path in run_folders(outputs)}  # hydra.run.dir may be anywhere inside
         found = [(written_at(run.parent, step), step) for run in runs if (step := latest_in(run)) is not None]
         if not found:
             raise UserError(f"{key}=latest: no run in outputs_dir={outputs_dir} has a checkpoint yet")
@@ -77,15 +77,15 @@ def resolve_checkpoint(name: str, outputs_dir: str, key: str = "checkpoint") -> 
         if path.name in (LATEST, BEST):
             candidates.insert(0, linked(path.parent, path.name))
         return next(found for found in candidates if found is not None and is_checkpoint(found)).resolve()
-    except (OSError, ValueError, StopIteration):  # also: not a valid file name
-        raise UserError(f"{key}={name} is not a checkpoint: there is no {META} in it, nor in its checkpoint/") from None
+    except (OSError, ValueError, StopIteration):  # ValueError if it is not a valid file name
+        raise UserError(f"{key}={name} is not a checkpoint: there is no {META} in it or in its checkpoint/") from None
 
 
 def written_at(run: Path, step: Path) -> float:
-    """Return when a run's checkpoint was written, in seconds since 1970, by the times that the run recorded.
+    """Return when a run's checkpoint was written, in seconds since 1970, according to the run's record.
 
-    It is not later than that for a run that has not recorded its end: its start and the seconds that it has worked.
-    The times of files and links would be those of a copy.
+    For a run that has not recorded its end, this is a lower bound: the start plus the seconds of work so far. The times
+    of files and links are not used because copying changes them.
     """
     record = RunRecord.read(run)
     if record is None:
@@ -101,7 +101,7 @@ def written_at(run: Path, step: Path) -> float:
 
 
 def seconds(time: Any) -> float:
-    """Return a recorded time in seconds since 1970, 0 for one that is damaged."""
+    """Return a recorded time in seconds since 1970, or 0 if it is damaged."""
     try:
         return datetime.fromisoformat(time).timestamp()
     except (TypeError, ValueError):

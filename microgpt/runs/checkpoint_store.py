@@ -1,4 +1,4 @@
-"""The checkpoints of a run: which are kept, which are `latest` and `best`, and which wait in memory to be written."""
+"""Manages the checkpoints of a run: which to keep, which are `latest` and `best`, and which to write from memory."""
 
 import os
 import shutil
@@ -15,14 +15,14 @@ from microgpt.runs.checkpoint_paths import BEST, LATEST, is_checkpoint, linked, 
 
 
 class CheckpointStore:
-    """The checkpoints of one run: holds the newest and the best, writes them, links them, removes old ones."""
+    """The checkpoints of one run: holds the newest and the best in memory, writes and links them, removes old ones."""
 
     def __init__(self, directory: Path, keep: int, keep_at_end: int | None = None):
-        """`keep` newest checkpoints stay besides the best, after the last step `keep_at_end`."""
+        """Keep the `keep` newest checkpoints (`keep_at_end` after the last step) and the best."""
         self.directory = directory
         self.keep = keep
         self.keep_at_end = keep if keep_at_end is None else keep_at_end
-        self.held: Snapshot | None = None  # the newest, until it is written
+        self.held: Snapshot | None = None  # the newest checkpoint until it is written
         self.held_best: Snapshot | None = None
 
     def save(self, meta: Meta, state: EngineState, progress: Progress) -> Path:
@@ -41,10 +41,10 @@ class CheckpointStore:
             self.prune()
 
     def take_held(self) -> list[Snapshot]:
-        """Return what is to be written, the oldest first. Steps that are on disk already are not.
+        """Return the checkpoints to write, oldest first, without steps that are already on disk.
 
-        A run that was resumed from a checkpoint passes its step again. Later ones are damaged, or the run would have
-        been resumed from them; kept, they would count as the newest.
+        A resumed run repeats the steps after its checkpoint. Any checkpoints on disk of steps after the newest one to
+        write are removed: they are damaged, or the run would have been resumed from them, and would count as newest.
         """
         held = {one.name: one for one in (self.held_best, self.held) if one is not None}
         if not held:
@@ -58,7 +58,7 @@ class CheckpointStore:
         return list(held.values())
 
     def link_held(self) -> None:
-        """Link the checkpoints that were held, which are on disk now, and remove old ones."""
+        """Link the checkpoints that were held in memory and are now on disk, and remove old checkpoints."""
         newest, best = self.held, self.held_best
         self.held = self.held_best = None
         if best is not None:
@@ -79,12 +79,12 @@ class CheckpointStore:
         self.prune()
 
     def steps(self) -> list[Path]:
-        """Return the paths of the checkpoints, damaged ones too, the oldest first."""
+        """Return the paths of all checkpoints, including damaged ones, oldest first."""
         return [self.directory / name for name in sorted(self.names()) if name.startswith("step_")]
 
     def names(self) -> list[str]:
         try:
-            return os.listdir(self.directory)  # noqa: PTH208 (several times as fast as Path.iterdir)
+            return os.listdir(self.directory)  # noqa: PTH208 (several times faster than Path.iterdir)
         except FileNotFoundError:
             return []
 
@@ -93,7 +93,7 @@ class CheckpointStore:
         return linked(self.directory, BEST) is None or is_directory(self.directory / BEST)
 
     def link(self, name: str, step: str) -> None:
-        """Make or replace a symbolic link atomically; a text file that names the step if the system has no links."""
+        """Create or replace a symbolic link atomically; without support for links, a text file with the step's name."""
         path, temporary = self.directory / name, self.directory / f".{name}.{os.getpid()}"
         temporary.unlink(missing_ok=True)
         try:
@@ -102,7 +102,7 @@ class CheckpointStore:
                     temporary.symlink_to(step)
                 except OSError:
                     temporary.write_text(step + "\n")
-                if is_directory(path):  # of a copied run, where the link has become its target
+                if is_directory(path):  # in a copied run, the link has become a directory
                     discard(path)
                 temporary.replace(path)
         except OSError:
@@ -110,7 +110,7 @@ class CheckpointStore:
             raise
 
     def prune(self) -> None:
-        """Keep the newest `keep` checkpoints and the best; remove the others and what a crash left incomplete."""
+        """Keep the `keep` newest checkpoints and the best; remove the others and incomplete ones left by a crash."""
         names = self.names()
         steps = sorted(name for name in names if name.startswith("step_"))
         if len(steps) <= 1 and not any(name.startswith(".") for name in names):
@@ -119,17 +119,17 @@ class CheckpointStore:
         kept = {*steps[-self.keep :], *([best.name] if best is not None else [])}
         for path in (self.directory / name for name in names if name.startswith(("step_", "."))):
             if path.name.startswith((f".{LATEST}.", f".{BEST}.")) and not is_directory(path):
-                path.unlink(missing_ok=True)  # a link that `link` had not yet renamed
+                path.unlink(missing_ok=True)  # a link that `link` has not renamed yet
             elif path.name not in kept:
                 discard(path)
 
     def where_newest(self) -> str:
-        """Return the clause of an error message that names the newest checkpoint."""
+        """Return the clause of an error message that gives the path of the newest checkpoint."""
         newest = self.newest()
         return "there is no checkpoint yet" if newest is None else f"the last checkpoint is kept in {newest.path}"
 
     def newest(self) -> Checkpoint | None:
-        """Return the newest checkpoint that is not damaged, or None."""
+        """Return the newest undamaged checkpoint, or None."""
         for path in reversed(self.steps()):
             try:
                 return load_checkpoint(path)
@@ -139,7 +139,7 @@ class CheckpointStore:
 
 
 def write_held(stores: Sequence[CheckpointStore], others: Sequence[Path] = ()) -> None:
-    """Write the checkpoints that stores of one file system hold; the files `others` are flushed to disk with them."""
+    """Write the checkpoints held by stores on one file system. The files `others` are flushed to disk with them."""
     write_directories(
         {store.directory / one.name: checkpoint_files(one) for store in stores for one in store.take_held()}, others
     )
@@ -148,7 +148,7 @@ def write_held(stores: Sequence[CheckpointStore], others: Sequence[Path] = ()) -
 
 
 def is_directory(path: Path) -> bool:
-    """Return whether a path is a directory itself, not a link to one."""
+    """Return whether a path is a directory and not a link to one."""
     return path.is_dir() and not path.is_symlink()
 
 
@@ -161,7 +161,7 @@ def is_valid(path: Path) -> bool:
 
 
 def discard(path: Path) -> None:
-    """Remove a checkpoint directory; it is hidden first, so that a crash leaves no visible part."""
+    """Remove a checkpoint directory. It is renamed to a hidden name first, so that a crash leaves no visible part."""
     if not path.name.startswith("."):
         hidden = path.with_name(f".{path.name}.old")
         shutil.rmtree(hidden, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The code and the machine that compute a run: git commit, versions, processor."""
+"""The code and the machine of a run: git commit, versions, processor."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ REPORTED_VERSIONS = ("hydra-core", "omegaconf", "numpy", "torch", "numba")
 
 @dataclass(frozen=True)
 class GitState:
-    """The commit of the source tree, and whether the tree has changes. None where the package is installed."""
+    """The commit of the source tree, and whether the tree has changes. None for an installed package."""
 
     commit: str | None = None
     dirty: bool | None = None
@@ -23,7 +23,7 @@ class GitState:
 
 @dataclass(frozen=True)
 class Environment:
-    """Interpreter, machine and package versions. `gpu` is None: `device` and `using_gpu` of a record describe it."""
+    """Interpreter, machine and package versions. `gpu` is None: see `device` and `using_gpu` of the record."""
 
     python: str
     platform: str
@@ -39,7 +39,7 @@ def git_state() -> GitState:
     if not (root / ".git").exists():
         return GitState()
 
-    # Inside a git hook the environment names another repository.
+    # Inside a git hook, the environment variables point to another repository.
     variables = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
 
     def git(*arguments: str) -> str | None:
@@ -85,5 +85,5 @@ def cpu_model() -> str:
 
 
 def load_average() -> list[float] | None:
-    """Return the mean number of running programs in the last 1, 5 and 15 minutes; None if the system has none."""
+    """Return the load averages of the last 1, 5 and 15 minutes, or None if the system does not provide them."""
     return [round(mean, 2) for mean in os.getloadavg()] if hasattr(os, "getloadavg") else None

@@ -1,10 +1,10 @@
-"""Folders of runs: a new one for a new run, the earlier one for an interrupted run, each used by one process at a time.
+"""Provides the folder of a run: a new folder, or that of an interrupted run. One process uses a folder at a time.
 
-    outputs/<date>/<time>_<first 8 digits of the configuration's hash>/    or the folder that hydra.run.dir names
+    outputs/<date>/<time>_<first 8 digits of the configuration's hash>/    or the folder set by hydra.run.dir
 
-A run holds a lock on its folder as long as it lives; the operating system releases the lock when the process dies. So a
-record that says "running" in a folder without a lock belongs to a run that was killed. The folders and locks of a
-sweep's jobs are in sweeps/folder.py.
+A run holds a lock on its folder until its process ends; the operating system releases the lock if the process dies. A
+record with the status "running" in an unlocked folder therefore belongs to a killed run. sweeps/folder.py manages the
+folders and locks of a sweep's jobs.
 """
 
 import os
@@ -37,8 +37,8 @@ class RunFolder:
     path: Path
     outputs: Path  # the folder of all runs (outputs_dir)
     lock: FileLock
-    earlier: RunRecord | None = None  # of an earlier attempt in this folder
-    checkpoint: Checkpoint | None = None  # to resume from
+    earlier: RunRecord | None = None  # record of an earlier attempt in this folder
+    checkpoint: Checkpoint | None = None  # checkpoint to resume from
 
     @property
     def run_id(self) -> str:
@@ -49,12 +49,12 @@ class RunFolder:
         return self.path / CHECKPOINTS
 
     def release(self) -> None:
-        """Release the lock. Its file stays: the next owner may hold it already."""
+        """Release the lock. Its file is kept: another process may already have locked it."""
         self.lock.release()
 
 
 def claim(outputs: Path, identity: RunIdentity, resume: bool, keep_checkpoints: int) -> RunFolder:
-    """Return the folder of the newest interrupted run of this identity, else a new one. Raises UserError."""
+    """Return the folder of the newest interrupted run with this identity, or a new folder. Raises UserError."""
     if resume and (found := find_interrupted(outputs, identity, keep_checkpoints)) is not None:
         return found
     now = datetime.now(UTC).astimezone()
@@ -66,14 +66,14 @@ def claim(outputs: Path, identity: RunIdentity, resume: bool, keep_checkpoints: 
         raise UserError(f"outputs_dir={outputs} cannot be written: {error.strerror}") from error
     lock = try_lock(path)
     if lock is None:
-        raise UserError(f"outputs_dir={outputs} cannot be written: {path} takes no lock")
+        raise UserError(f"outputs_dir={outputs} cannot be written: {path} cannot be locked")
     return RunFolder(path, outputs, lock)
 
 
 def claim_named(path: Path, outputs: Path, identity: RunIdentity, resume: bool, keep_checkpoints: int) -> RunFolder:
-    """Return the folder that hydra.run.dir names: empty, or with a run of this identity to resume or start again.
+    """Return the folder set by hydra.run.dir. It may be empty, or contain a run to resume or a failed run to repeat.
 
-    Raises UserError for any other run in it, and for a folder that is in use or cannot be written.
+    Raises UserError if it contains any other run, is in use, or cannot be written.
     """
     key = f"hydra.run.dir={path} is not allowed"
     try:
@@ -82,19 +82,19 @@ def claim_named(path: Path, outputs: Path, identity: RunIdentity, resume: bool, 
         raise UserError(f"{key}: it cannot be written: {error.strerror}") from error
     lock = try_lock(path)
     if lock is None:
-        raise UserError(f"{key}: another process uses it, or it takes no lock")
+        raise UserError(f"{key}: another process is using it, or it cannot be locked")
     try:
         earlier = RunRecord.read(path)
         if earlier is None and (path / RECORD).exists():
-            raise UserError(f"{key}: it holds a {RECORD} that cannot be read")
+            raise UserError(f"{key}: it contains a {RECORD} that cannot be read")
         if earlier is None:
             return RunFolder(path, outputs, lock)
         if earlier.identity != identity:
-            raise UserError(f"{key}: it holds a run of another configuration or of other data")
+            raise UserError(f"{key}: it contains a run with another configuration or other data")
         if resume and (found := interrupted(path, outputs, lock, keep_checkpoints)) is not None:
             return found
         if earlier.status != "failed":
-            raise UserError(f"{key}: it holds a run of this configuration, which is {earlier.status}")
+            raise UserError(f"{key}: it contains a run with this configuration, which is {earlier.status}")
         remove_results(path)
         return RunFolder(path, outputs, lock, earlier)
     except UserError:
@@ -103,7 +103,7 @@ def claim_named(path: Path, outputs: Path, identity: RunIdentity, resume: bool, 
 
 
 def find_interrupted(outputs: Path, identity: RunIdentity, keep_checkpoints: int) -> RunFolder | None:
-    """Return the newest folder of a run that was interrupted or killed, locked; None if there is none."""
+    """Lock and return the newest folder of a run that was interrupted or killed; None if there is none."""
     candidates = outputs.glob(f"????-??-??/*_{identity.config_hash[:8]}*")
     for path in sorted(candidates, key=attempt_order, reverse=True):
         record = RunRecord.read(path)
@@ -120,9 +120,9 @@ def find_interrupted(outputs: Path, identity: RunIdentity, keep_checkpoints: int
 
 
 def interrupted(path: Path, outputs: Path, lock: FileLock, keep_checkpoints: int) -> RunFolder | None:
-    """Return the folder of an interrupted run, for the holder of its lock, with the newest checkpoint.
+    """Return the folder of an interrupted run with its newest checkpoint. The caller holds the lock.
 
-    The record is read under the lock; None if it says that the run ended in the meantime.
+    The record is read under the lock; None if the run has ended in the meantime.
     """
     record = RunRecord.read(path)
     if record is None or record.status not in STOPPED:
@@ -132,14 +132,14 @@ def interrupted(path: Path, outputs: Path, lock: FileLock, keep_checkpoints: int
 
 
 def run_id_of(path: Path, outputs: Path) -> str:
-    """Return the path below the outputs; of a folder elsewhere, the path."""
+    """Return the path relative to the outputs, or the whole path of a folder elsewhere."""
     return (path.relative_to(outputs) if path.is_relative_to(outputs) else path).as_posix()
 
 
 def run_folders(parent: Path, known: Collection[Path] = ()) -> Iterator[Path]:
-    """Yield the folders of runs below `parent`, at any depth; a run's own folder is not searched.
+    """Yield the folders of runs in `parent`, at any depth, without searching the folders of runs.
 
-    Those that are `known` are not looked at again.
+    `known` folders of runs are yielded without looking for their records again.
     """
     with suppress(FileNotFoundError, NotADirectoryError):
         for entry in sorted(os.scandir(parent), key=lambda entry: entry.name):
@@ -166,7 +166,7 @@ def attempt_paths(parent: Path, name: str) -> Iterator[Path]:
 
 
 def make_unique(parent: Path, name: str) -> Path:
-    """Make the first of `attempt_paths` that does not exist; `mkdir` decides between processes."""
+    """Create the first of `attempt_paths` that does not exist. `mkdir` is atomic between processes."""
     for path in attempt_paths(parent, name):
         with suppress(FileExistsError):
             path.mkdir()
@@ -178,15 +178,15 @@ def try_lock(path: Path) -> FileLock | None:
     lock = FileLock(path / ".lock")
     try:
         lock.acquire(timeout=0)
-    except (Timeout, OSError):  # another process holds it, or the disk cannot be written
+    except (Timeout, OSError):  # another process holds the lock, or the disk cannot be written
         return None
     return lock
 
 
 def record_failed_job(config: Any, invocation: Invocation, error: Exception) -> Path:
-    """Record a job of a sweep that failed before it made a folder; returns the folder.
+    """Record a job of a sweep that failed before its folder was created. Returns the new folder.
 
-    `config` is as composed, and may be invalid.
+    `config` is the composed configuration, which may be invalid.
     """
     assert invocation.job is not None
     sweep = invocation.job.sweep
@@ -201,24 +201,24 @@ def record_failed_job(config: Any, invocation: Invocation, error: Exception) -> 
 
 
 def outputs_of(sweep: Path) -> Path:
-    """Return the folder that the ids of a sweep's runs are relative to: outputs_dir, or that of hydra.sweep.dir."""
+    """Return the folder to which a sweep's run ids are relative: outputs_dir, or the parent of hydra.sweep.dir."""
     return sweep.parents[1] if sweep.parent.name == "sweeps" else sweep.parent
 
 
 def is_free(path: Path) -> bool:
-    """Return whether a folder has no file of a run. What Hydra and its callbacks write into it does not count."""
+    """Return whether a folder has no files of a run. Files of Hydra and its callbacks do not count."""
     return not any((path / name).exists() for name in (RECORD, HISTORY, SAMPLES, CHECKPOINTS))
 
 
 def remove_temporary_files(path: Path) -> None:
-    """Remove what a killed process was about to rename to one of a run's files or links."""
+    """Remove the temporary files of a killed process, which it would have renamed to files or links of the run."""
     for name in (f".{RECORD}", f".{HISTORY}", f".{SAMPLES}", f"{CHECKPOINTS}/.latest", f"{CHECKPOINTS}/.best"):
         for left in path.glob(f"{name}.*"):
             left.unlink(missing_ok=True)
 
 
 def remove_results(path: Path) -> None:
-    """Remove the files of a failed attempt, except its record: the run starts again in its folder."""
+    """Remove the files of a failed attempt except its record: the run starts again in the same folder."""
     remove_temporary_files(path)
     for name in (HISTORY, SAMPLES):
         (path / name).unlink(missing_ok=True)
@@ -226,6 +226,6 @@ def remove_results(path: Path) -> None:
 
 
 def has_failed_before_start(folder: Path) -> bool:
-    """Return whether a folder has the record of such a failure, which the next attempt may replace."""
+    """Return whether a folder's record is of a job that failed before it started. The next attempt may replace it."""
     record = RunRecord.read(folder)
     return record is not None and record.status == "failed" and record.config_hash is None

@@ -1,4 +1,4 @@
-"""history.jsonl: a JSON line for each logged step, in full precision, appended during the run."""
+"""history.jsonl: one JSON line per logged step, in full precision, appended during the run."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ HistoryLine = dict[str, float]  # step (steps done), tokens so far; after step 0
 
 
 class History:
-    """The lines of a run, in the order of their steps."""
+    """The lines of a run, ordered by step."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -23,15 +23,15 @@ class History:
             write_atomically(self.path, as_text(kept))
 
     def lines(self) -> list[HistoryLine]:
-        """Return the lines up to the first that is incomplete; none if there is no file."""
+        """Return the lines before the first incomplete one; an empty list if there is no file."""
         return parse(self.path.read_text(errors="replace")) if self.path.exists() else []
 
     def add(self, lines: list[HistoryLine]) -> None:
-        """Append lines in memory, until `write`."""
+        """Append lines in memory until `write` is called."""
         self.unwritten += lines
 
     def write(self, lines: Sequence[HistoryLine] = ()) -> None:
-        """Append the lines that were added, and others, to the file."""
+        """Append the added lines, then `lines`, to the file."""
         with naming(self.path), self.path.open("a") as file:
             file.write(as_text([*self.unwritten, *lines]))
         self.unwritten = []
@@ -42,7 +42,7 @@ def as_text(lines: list[HistoryLine]) -> str:
 
 
 def parse(text: str) -> list[HistoryLine]:
-    """Return the lines up to the first that is not JSON. Parsing them at once is several times as fast."""
+    """Return the lines before the first that is not JSON. Parsing all lines at once is several times faster."""
     lines = text.splitlines()
     try:
         found = json.loads(f"[{','.join(lines)}]")

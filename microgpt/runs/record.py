@@ -1,6 +1,6 @@
-"""run.json: what was run, where, and with what result. Written when a run starts and again when it ends.
+"""run.json: the configuration, the environment and the results of a run, written when it starts and when it ends.
 
-The fields of `RunRecord` and of its parts are the keys of run.json, in this order.
+The fields of `RunRecord` and its parts are the keys of run.json, in this order.
 """
 
 import json
@@ -19,12 +19,12 @@ from microgpt.runs.record_json import OMIT_IF_EMPTY, parse, plain, without_non_f
 
 RECORD = "run.json"
 SCHEMA_VERSION = 1
-STOPPED = ("running", "interrupted")  # statuses that a run may be resumed from; "running" without a lock was killed
+STOPPED = ("running", "interrupted")  # statuses of runs that can be resumed; "running" without a lock: it was killed
 
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What a run computes: runs of the same identity have the same results."""
+    """Identifies what a run computes: runs with the same identity have the same results."""
 
     config_hash: str
     data_sha256: str | None
@@ -62,7 +62,7 @@ class ModelSummary:
 
 @dataclass(frozen=True)
 class StyleEffect:
-    """What the style's documents and bias changed. Losses in nats per target token, rates as shares of the samples."""
+    """The effect of the style's documents and bias. Losses in nats per target token, rates as fractions of samples."""
 
     documents: int
     train_documents: int
@@ -101,7 +101,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Timings:
-    compile: float  # seconds, as all of them
+    compile: float  # seconds, like all fields
     train: float
     evaluate: float
     checkpoint: float
@@ -109,12 +109,12 @@ class Timings:
 
 @dataclass(frozen=True)
 class Leg:
-    """The checkpoint that train.resume=<folder> continues from."""
+    """The checkpoint from which train.resume=<folder> continues."""
 
     from_: str
     first_step: int
-    optimizer_state: bool = True  # False: the checkpoint has none, so moments begin at zero
-    other_data: list[str] = field(default_factory=list, metadata=OMIT_IF_EMPTY)  # differences to the checkpoint's data
+    optimizer_state: bool = True  # False: the checkpoint has no optimizer state, so moments start at zero
+    other_data: list[str] = field(default_factory=list, metadata=OMIT_IF_EMPTY)  # differences from its data
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Provenance:
-    """The code and the machine that computed a part of a run."""
+    """The code and the machine of one part of a run."""
 
     git: GitState | None
     environment: Environment | None
@@ -143,7 +143,7 @@ class Resumption:
 
 @dataclass(kw_only=True)
 class RunRecord:
-    """The content of run.json. In a record that was read, a key that the file lacks is None, or its default."""
+    """The content of run.json. In a record that was read, a missing key has its default value or is None."""
 
     schema_version: int
     run_id: str | None = None
@@ -151,7 +151,7 @@ class RunRecord:
     task: str | None
     started_at: str | None
     finished_at: str | None = None
-    command: str | None  # for a job of a sweep, the sweep's
+    command: str | None  # for a job of a sweep, the command of the sweep
     overrides: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     config_hash: str | None  # None for a configuration that could not be checked
@@ -169,20 +169,20 @@ class RunRecord:
     threads: int | None = None
     processes: int | None
     backend_reason: str | None = None
-    group: int | None = None  # how many runs the engine trained side by side
+    group: int | None = None  # number of runs that the engine trained side by side
     environment: Environment | None
     metrics: Metrics | None = None
     timings: Timings | None = None
     samples: list[str] = field(default_factory=list)
     error: str | None = None
-    trial: int | None = field(default=None, metadata=OMIT_IF_EMPTY)  # the number in an optimizing sweeper's study
+    trial: int | None = field(default=None, metadata=OMIT_IF_EMPTY)  # trial number in an optimizing sweeper's study
     leg: Leg | None = field(default=None, metadata=OMIT_IF_EMPTY)
     earlier_failures: list[Failure] = field(default_factory=list, metadata=OMIT_IF_EMPTY)
     resumed: list[Resumption] = field(default_factory=list, metadata=OMIT_IF_EMPTY)
 
     @classmethod
     def new(cls, config: dict[str, Any], config_hash: str | None, invocation: Invocation) -> "RunRecord":
-        """Return the record of a run whose data has not been read. `config` is the whole configuration."""
+        """Return the record of a run whose data has not been read yet. `config` is the whole configuration."""
         groups = ("task", "mode", "style", "backend")
         task, mode, style, backend = ((config.get(group) or {}).get("name") for group in groups)
         return cls(
@@ -206,7 +206,7 @@ class RunRecord:
 
     @classmethod
     def read(cls, folder: Path) -> "RunRecord | None":
-        """Read the record of a run's folder. None if there is none or it is damaged."""
+        """Read the record in a run's folder. Returns None if it is missing or damaged."""
         try:
             return parse(cls, json.loads((folder / RECORD).read_bytes()))
         except (OSError, ValueError, RecursionError):
@@ -224,12 +224,12 @@ class RunRecord:
             return json_text(without_non_finite(document))
 
     def document(self) -> dict[str, Any]:
-        """Return the record as run.json has it."""
+        """Return the content of run.json as dictionaries."""
         return plain(self)
 
     @property
     def identity(self) -> RunIdentity | None:
-        """None for a run whose configuration could not be checked."""
+        """The identity of the run; None if its configuration could not be checked."""
         data_sha256 = self.data.sha256 if self.data else None
         return RunIdentity(self.config_hash, data_sha256) if isinstance(self.config_hash, str) else None
 
@@ -238,5 +238,5 @@ class RunRecord:
 
 
 def timestamp() -> str:
-    """Return the time as ISO 8601 in UTC with milliseconds."""
+    """Return the current time in UTC as ISO 8601 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

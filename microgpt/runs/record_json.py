@@ -1,7 +1,7 @@
-"""Dataclasses from JSON objects and back: fields are keys, in their order.
+"""Converts dataclasses to JSON objects and back. The fields are the keys, in the same order.
 
-A field whose name ends in `_` has the key without it, and one with the metadata OMIT_IF_EMPTY is written only if it is
-not None or empty.
+The key of a field whose name ends in `_` omits the `_`. A field with the metadata OMIT_IF_EMPTY is written only if it
+is neither None nor empty.
 """
 
 import math
@@ -15,9 +15,9 @@ Part = TypeVar("Part")
 
 
 def parse(kind: type[Part], found: Any) -> Part | None:
-    """Build a record, or a part of one, from JSON; None unless it is an object.
+    """Build a record, or a part of one, from a JSON object. Returns None for other JSON values.
 
-    A missing key takes the field's default, else None. Keys of other versions are ignored.
+    A missing key takes the field's default, or None. Keys of other versions are ignored.
     """
     if not isinstance(found, dict):
         return None
@@ -38,13 +38,13 @@ def parse(kind: type[Part], found: Any) -> Part | None:
 
 @dataclass(frozen=True)
 class Reader:
-    """How a field is read from JSON: a value that does not fit its type becomes None, [] or {}."""
+    """How a field is read from JSON. A value of the wrong type becomes None, [] or {}."""
 
     name: str
     key: str
     default: Any
     container: type[list[Any]] | type[dict[Any, Any]] | None
-    part: Any  # the dataclass of the value, or of a list's items
+    part: Any  # the dataclass of the value or of a list's items
 
 
 @cache
@@ -60,7 +60,7 @@ def readers(kind: Any) -> list[Reader]:
 
 
 def plain(value: Any) -> Any:
-    """Return dataclasses as dictionaries, without the optional fields that are empty."""
+    """Return dataclasses as dictionaries, without empty OMIT_IF_EMPTY fields."""
     if is_dataclass(value):
         return {
             one.name.rstrip("_"): plain(inner)
@@ -71,7 +71,7 @@ def plain(value: Any) -> Any:
 
 
 def without_non_finite(value: Any) -> Any:
-    """Return a JSON value with NaN and infinity, which JSON lacks, as text: an invalid configuration may hold them."""
+    """Return a JSON value with NaN and infinity, which are not valid JSON, as strings."""
     if isinstance(value, dict):
         return {key: without_non_finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
-"""The models that classes of Hugging Face's transformers compute, with their config.json and the names of weights.
+"""The models that Hugging Face transformers classes can represent, with their config.json and weight names.
 
-Checked against transformers 5.24.0. GPT2LMHeadModel, LlamaForCausalLM and NanoChatForCausalLM are written and read; a
-model without gains or biases is written with ones or zeros if the class always has them.
+Checked against transformers 5.24.0. GPT2LMHeadModel, LlamaForCausalLM and NanoChatForCausalLM are supported. If a class
+always has gains or biases, a model without them is written with ones or zeros.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.transformers_weights import Stored, Tensors, from_stored, to_stored
 
-# model.activation -> its name in transformers.activations.ACT2FN, the one that is written first
+# model.activation -> its names in transformers.activations.ACT2FN; the first one is written
 ACTIVATIONS = {
     "relu": ("relu",),
     "relu_squared": ("relu2",),
@@ -24,12 +24,12 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class Family:
-    """A class of transformers and the models that it computes."""
+    """A transformers class and the models that it can represent."""
 
-    model_type: str  # of config.json
+    model_type: str  # in config.json
     architecture: str
     needs: Mapping[str, Any]  # the options of a ModelSpec that the class fixes
-    always: Mapping[str, Any]  # options that the class always has, and which change nothing at their initial values
+    always: Mapping[str, Any]  # options that the class always has; at their initial values they have no effect
     config: Callable[[ModelSpec], dict[str, Any]]
     spec: Callable[[dict[str, Any]], dict[str, Any]]  # the inverse of `config`, without `needs` and `always`
     weights: Callable[[ModelSpec], list[Stored]]
@@ -44,16 +44,16 @@ class Family:
         return from_stored(self.weights(spec), spec, tensors)
 
     def obstacles(self, spec: ModelSpec) -> list[str]:
-        """Return the options of a model that the class does not compute."""
+        """Return the options of a model that the class does not support."""
         own = {f.name: getattr(spec, f.name) for f in fields(spec)}
         own["n_kv_head"] = None if spec.kv_heads == spec.n_head else spec.n_kv_head
         return [key for key, value in self.needs.items() if own[key] != value]
 
 
 def family_of(spec: ModelSpec) -> Family:
-    """Return the family that computes a model.
+    """Return the family that can represent a model.
 
-    Raises a UserError naming the nearest family and the options that it does not compute.
+    Raises UserError with the nearest family and the options that it does not support.
     """
     nearest = min(FAMILIES.values(), key=lambda family: len(family.obstacles(spec)))
     obstacles = nearest.obstacles(spec)
@@ -61,8 +61,8 @@ def family_of(spec: ModelSpec) -> Family:
         own = " ".join(f"model.{key}={shown(getattr(spec, key))}" for key in obstacles)
         instead = " ".join(f"model.{key}={shown(nearest.needs[key])}" for key in obstacles)
         raise UserError(
-            f"export.format=transformers is not possible for this model: no class of transformers computes {own}; "
-            f"the nearest is {nearest.architecture}, for a model trained with {instead}"
+            f"export.format=transformers is not possible for this model: no transformers class supports {own}; "
+            f"the nearest is {nearest.architecture}, which needs {instead}"
         )
     return nearest
 
@@ -72,7 +72,7 @@ def shown(value: Any) -> str:
 
 
 def config_of(family: Family, spec: ModelSpec, bos: int, dtype: str) -> dict[str, Any]:
-    """Return the content of config.json; BOS begins and ends a text."""
+    """Return the content of config.json. BOS marks the start and the end of a text."""
     return {
         "architectures": [family.architecture],
         "model_type": family.model_type,
@@ -88,14 +88,14 @@ def config_of(family: Family, spec: ModelSpec, bos: int, dtype: str) -> dict[str
 
 
 def spec_of(config: dict[str, Any]) -> tuple[Family, ModelSpec]:
-    """Return the family and the architecture of a config.json. Raises ValueError for one that is not supported."""
+    """Return the family and the architecture of a config.json. Raises ValueError if it is not supported."""
     family = FAMILIES.get(config.get("model_type", ""))
     if family is None:
         raise ValueError(f"model_type {config.get('model_type')!r} is not supported; supported: {', '.join(FAMILIES)}")
     known = {name: ours for ours, theirs in ACTIVATIONS.items() for name in theirs}
     found = family.spec(config)
     if found["activation"] not in known:
-        raise ValueError(f"its activation {found['activation']!r} is not supported; supported: {', '.join(known)}")
+        raise ValueError(f"the activation {found['activation']!r} is not supported; supported: {', '.join(known)}")
     found["activation"] = known[found["activation"]]
     if found["mlp_width"] == 4 * found["n_embd"]:
         found["mlp_width"] = None
@@ -139,7 +139,7 @@ def gpt2_spec(config: dict[str, Any]) -> dict[str, Any]:
         "add_cross_attention": False,
     }.items():  # fmt: skip
         if config.get(key, computed) != computed:
-            raise ValueError(f"{key} is {config[key]}, which microgpt does not compute")
+            raise ValueError(f"{key} is {config[key]}, which microgpt does not support")
     return {
         "n_embd": config["n_embd"],
         "n_head": config["n_head"],
@@ -199,10 +199,10 @@ def rotary_config(spec: ModelSpec) -> dict[str, Any]:
 def rotary_spec(config: dict[str, Any]) -> dict[str, Any]:
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if rope.get("rope_type", "default") != "default":
-        raise ValueError(f"rope_type is {rope['rope_type']}, which microgpt does not compute")
+        raise ValueError(f"rope_type is {rope['rope_type']}, which microgpt does not support")
     n_embd, n_head = config["hidden_size"], config["num_attention_heads"]
     if (config.get("head_dim") or n_embd // n_head) * n_head != n_embd:
-        raise ValueError(f"head_dim is {config['head_dim']}, and microgpt's is hidden_size / num_attention_heads")
+        raise ValueError(f"head_dim is {config['head_dim']}, but microgpt needs hidden_size / num_attention_heads")
     kv_heads = config.get("num_key_value_heads") or n_head
     return {
         "n_embd": n_embd,
@@ -223,12 +223,12 @@ def llama_config(spec: ModelSpec) -> dict[str, Any]:
 
 def llama_spec(config: dict[str, Any]) -> dict[str, Any]:
     if config.get("mlp_bias", False) != config.get("attention_bias", False):
-        raise ValueError("attention_bias and mlp_bias differ, and microgpt has biases in both or in none")
+        raise ValueError("attention_bias and mlp_bias differ, but microgpt has biases in both or in neither")
     return rotary_spec(config) | {"activation": config.get("hidden_act", "silu")}
 
 
 def rotary_weights(spec: ModelSpec, qk_form: str, mlp: Mapping[str, str]) -> list[Stored]:
-    """Return the tensors of a class in Llama's manner; `mlp` maps its names of the MLP's matrices to ours."""
+    """Return the tensors of a Llama-like class. `mlp` maps the class's names of MLP matrices to microgpt's names."""
     found = [Stored("model.embed_tokens.weight", ("wte",))]
     norms = {"input_layernorm": "attn_norm", "post_attention_layernorm": "mlp_norm"} if spec.norm_gain else {}
     attention = {"q_proj": "attn_wq", "k_proj": "attn_wk", "v_proj": "attn_wv", "o_proj": "attn_wo"}

@@ -1,7 +1,7 @@
-"""Folders that classes of Hugging Face's transformers load: config.json, model.safetensors, tokenizer and model card.
+"""Reads and writes folders for Hugging Face transformers: config.json, model.safetensors, tokenizer and model card.
 
-The tokenizer is a file of the library tokenizers: each character is a token, the special tokens are added tokens, and
-BOS begins every text. A character that the model does not know is an error there too.
+The tokenizer is in the format of the tokenizers library: each character is a token, the special tokens are added
+tokens, and every text starts with BOS. As in microgpt, an unknown character is an error.
 """
 
 import json
@@ -21,7 +21,7 @@ from microgpt.runs.transformers_families import config_of, family_of, spec_of
 CONFIG, MODEL, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 TOKENIZER_CONFIG, GENERATION_CONFIG, CARD = "tokenizer_config.json", "generation_config.json", "README.md"
 BOS = "<|bos|>"
-# [BOS], then [role] + characters + [end_turn] of each turn, as data/conversations.py encodes a conversation
+# [BOS], then [role] + characters + [end_turn] for each turn, like the encoding in data/conversations.py
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}<|end_turn|>"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -29,7 +29,7 @@ CHAT_TEMPLATE = (
 
 
 def transformers_files(meta: Meta, parameters: Arrays) -> dict[str, bytes]:
-    """Return the files of a model, all except its card. Raises UserError if no class computes the model."""
+    """Return all files of a model except the model card. Raises UserError if no class can represent the model."""
     family, tokenizer = family_of(meta.spec), Tokenizer(meta.chars, meta.special)
     arrays = {name: array[0] for name, array in parameters.items()}
     ends = [tokenizer.bos, *([tokenizer.special_ids["end_turn"]] if meta.special else [])]
@@ -93,7 +93,7 @@ def tokenizer_document(tokenizer: Tokenizer) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokens of a tokenizer.json in our order, and the row of each in the model's tables."""
+    """The tokens of a tokenizer.json in microgpt's order, and the row of each token in the model's embedding tables."""
 
     chars: list[str]
     special: tuple[str, ...]
@@ -101,9 +101,9 @@ class Vocabulary:
 
 
 def read_transformers(name: str, contents: dict[str, bytes]) -> tuple[Meta, Arrays]:
-    """Return the model of a folder and its weights (1, rows, columns); `contents` are its files.
+    """Return the model in a folder and its weights (1, rows, columns). `contents` are the folder's files.
 
-    Raises UserError for an architecture or a tokenizer that microgpt does not have.
+    Raises UserError for an architecture or a tokenizer that microgpt does not support.
     """
     try:
         config = json.loads(contents[CONFIG])
@@ -112,7 +112,7 @@ def read_transformers(name: str, contents: dict[str, bytes]) -> tuple[Meta, Arra
             raise ValueError(f"{TOKENIZER} is missing")
         vocabulary = vocabulary_of(json.loads(contents[TOKENIZER]), config.get("bos_token_id"))
         if len(vocabulary.rows) != spec.vocab_size:
-            raise ValueError(f"{TOKENIZER} has {len(vocabulary.rows)} tokens, and vocab_size is {spec.vocab_size}")
+            raise ValueError(f"{TOKENIZER} has {len(vocabulary.rows)} tokens, but vocab_size is {spec.vocab_size}")
         arrays = family.from_tensors(spec, load_tensors(contents[MODEL]))
         for table in {"wte", spec.output_tensor}:
             arrays[table] = arrays[table][vocabulary.rows]
@@ -138,15 +138,15 @@ def vocabulary_of(found: dict[str, Any], bos: int | None) -> Vocabulary:
     ids = dict(found["model"]["vocab"]) | {token["content"]: token["id"] for token in found.get("added_tokens", [])}
     texts = {id: text for text, id in ids.items()}
     if bos not in texts:
-        raise ValueError(f"bos_token_id {bos} is no token of {TOKENIZER}")
+        raise ValueError(f"bos_token_id {bos} is not a token in {TOKENIZER}")
     chars = sorted(text for id, text in texts.items() if len(text) == 1 and id != bos)
     others = {text: id for id, text in texts.items() if len(text) != 1 and id != bos}
     names = {f"<|{name}|>": name for name in CHAT_SPECIAL}
     unknown = [text for text in others if text not in names]
     if unknown or len(others) not in (0, len(names)):
         raise ValueError(
-            f"{TOKENIZER} has the token {(unknown or [*others])[0]!r}: a model of microgpt has single characters, and "
-            f"for chat the tokens {', '.join(names)}"
+            f"{TOKENIZER} has the token {(unknown or [*others])[0]!r}, but a microgpt model can only have single "
+            f"characters and, for chat, the tokens {', '.join(names)}"
         )
     special = CHAT_SPECIAL if others else ()
     rows = [*(ids[char] for char in chars), *(others[f"<|{name}|>"] for name in special), ids[texts[bos]]]

@@ -1,4 +1,4 @@
-"""How classes of Hugging Face's transformers store the tensors of a model."""
+"""Converts a model's tensors to and from the layout of Hugging Face transformers classes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ import numpy as np
 
 from microgpt.model.spec import ModelSpec, constant_value
 
-Tensors = dict[str, np.ndarray]  # of one model, without the axis R
+Tensors = dict[str, np.ndarray]  # tensors of one model, without the axis R
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor of a transformers class, made of one or several of ours, one after the other along their outputs."""
+    """A tensor of a transformers class: one or more microgpt tensors, concatenated along the output axis."""
 
     name: str
     parts: tuple[str, ...]
@@ -21,15 +21,15 @@ class Stored:
 
 @dataclass(frozen=True)
 class Form:
-    """How a class stores a tensor of ours."""
+    """Conversions of a microgpt tensor to and from the layout of a class."""
 
     to: Callable[[np.ndarray, ModelSpec], np.ndarray]
     back: Callable[[np.ndarray, ModelSpec], np.ndarray]
-    axis: int = 0  # of the outputs
+    axis: int = 0  # output axis in the class's layout
 
 
 def half_swapped(matrix: np.ndarray, spec: ModelSpec) -> np.ndarray:
-    """Exchange the halves of each head's features: nanochat's RoPE rotates the other way. Its own inverse."""
+    """Swap the halves of each head's features: nanochat's RoPE rotates in the other direction. Its own inverse."""
     halves = matrix.reshape(-1, 2, spec.head_dim // 2, matrix.shape[1])
     return halves[:, ::-1].reshape(matrix.shape)
 
@@ -43,7 +43,7 @@ FORMS = {
 
 
 def to_stored(entries: Sequence[Stored], spec: ModelSpec, arrays: Tensors) -> Tensors:
-    """Return the tensors of a class; gains and biases of `spec` that `arrays` lacks are ones and zeros."""
+    """Return the tensors of a class. Gains and biases of `spec` that are not in `arrays` are set to ones and zeros."""
     found = {}
     filled = {
         name: arrays[name] if name in arrays else np.full(shape, constant_value(name), arrays["wte"].dtype)
@@ -66,7 +66,7 @@ def from_stored(entries: Sequence[Stored], spec: ModelSpec, tensors: Tensors) ->
         templates = [form.to(np.empty(shapes[part]), spec) for part in stored.parts]
         expected = np.concatenate(templates, axis=form.axis).shape
         if tensor.shape != expected:
-            raise ValueError(f"{stored.name} has the shape {tensor.shape}, and config.json says {expected}")
+            raise ValueError(f"{stored.name} has the shape {tensor.shape}, but config.json requires {expected}")
         ends = np.cumsum([template.shape[form.axis] for template in templates])
         for name, part in zip(stored.parts, np.split(tensor, ends[:-1], axis=form.axis), strict=True):
             found[name] = form.back(part, spec)

@@ -1,4 +1,4 @@
-"""hydra/sweeper=ladder: a model and its changes, one after the other, each with all seeds."""
+"""hydra/sweeper=ladder: trains a model and its cumulative changes, each with all seeds."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,11 +11,11 @@ from microgpt.model.spec import ModelSpec
 from microgpt.sweeps.failures import FailedJob
 from microgpt.sweeps.sweepers import PlannedSweeper, Stage, Stages, values_of, what_is_trained
 
-WIDTH = "model.mlp_width"  # adjusted for equal sizes: the key with the smallest steps
+WIDTH = "model.mlp_width"  # adjusted to equalize sizes: the key that changes the size in the smallest steps
 
 
 class LadderSweeper(PlannedSweeper):
-    """Trains the model after each of ladder.rungs, and those of another size again in that of the first one."""
+    """Trains the model of each of ladder.rungs. A model of another size is also trained with the first model's size."""
 
     node = "ladder"
 
@@ -23,7 +23,9 @@ class LadderSweeper(PlannedSweeper):
         values = values_of(overrides)
         for key, choices in values.items():
             if len(choices) > 1 and key != "seed":
-                raise UserError(f"{key} has {len(choices)} values: beside its rungs a ladder has a list of seeds only")
+                raise UserError(
+                    f"{key} has {len(choices)} values: apart from its rungs, a ladder can only have a list of seeds"
+                )
         rungs = self.rungs(values)
         seeds = values.pop("seed", ["seed=42"])
         fixed = [choices[0] for choices in values.values()]
@@ -42,23 +44,23 @@ class LadderSweeper(PlannedSweeper):
         yield Stage(every, [f"{plan}; {len(seeds)} seeds each: {len(every):,} runs"])
 
     def rungs(self, values: dict[str, list[str]]) -> list[list[str]]:
-        """Return the overrides of each model: its own and, for other keys, those of the rungs before it."""
+        """Return the overrides of each model: those of its rung and, for other keys, those of earlier rungs."""
         given = list(self.master.ladder.rungs)
         if len(given) < 2:
-            raise UserError(f"ladder.rungs={given} is not allowed: name a model and one or more changes")
+            raise UserError(f"ladder.rungs={given} is not allowed: give a model and one or more changes")
         found: list[list[str]] = []
         known: dict[str, str] = {}
         for text in given:
             for override in text.split():
                 key = override.partition("=")[0]
                 if key in values:
-                    raise UserError(f"{values[key][0]} is not allowed: {key} is changed by a rung of the ladder")
+                    raise UserError(f"{values[key][0]} is not allowed: a rung of the ladder changes {key}")
                 known[key] = override
             found.append(list(known.values()))
         return found
 
     def specs(self, models: Sequence[Sequence[str]]) -> list[ModelSpec]:
-        """Return the model of each rung. Raises UserError for one that is not possible, or equal to another."""
+        """Return the model of each rung. Raises UserError if a model is not possible or equal to another."""
         from microgpt.training.from_config import model_spec
         from microgpt.training.run_inputs import InputReader
 
@@ -71,15 +73,15 @@ class LadderSweeper(PlannedSweeper):
                 raise UserError(f"{name}: {found.error}")
             same = seen.setdefault(what_is_trained(found), rung)
             if same != rung:
-                raise UserError(f"{name} is not allowed: it gives the model of ladder.rungs[{same}]")
+                raise UserError(f"{name} is not allowed: it gives the same model as ladder.rungs[{same}]")
             specs.append(model_spec(found, reader.corpus(found).tokenizer.vocab_size))
         return specs
 
 
 def nearest_width(spec: ModelSpec, parameters: int) -> int | None:
-    """Return the width of the MLP with which a model has the number of parameters most nearly.
+    """Return the width of the MLP with which the model's size is closest to a number of parameters.
 
-    None if the model has this width, or no MLP.
+    None if the model already has this width, or has no MLP.
     """
     now, own = spec.parameter_count(), spec.mlp_features
     of_feature = replace(spec, mlp_width=own + 1).parameter_count() - now

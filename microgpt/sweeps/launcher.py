@@ -1,7 +1,7 @@
-"""hydra/launcher=vectorized: receives a sweep's jobs together, so that those of one shape are trained side by side.
+"""hydra/launcher=vectorized: receives a sweep's jobs together, so that jobs of the same shape are trained side by side.
 
-It composes and checks all jobs before the first one runs, has them trained in this process or by workers
-(executors.py), and returns a result per job to Hydra. Jobs of other tasks run one after the other.
+It composes and checks all jobs before the first one runs, trains them in this process or in workers (executors.py),
+and returns a result per job to Hydra. Jobs of other tasks run one after the other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,13 +24,13 @@ from microgpt.sweeps.lifecycle import current_sweep
 if TYPE_CHECKING:
     from microgpt.sweeps.runner import Outcome
 
-ON_OTHER_MACHINES = ("ray", "submitit")  # executors whose workers may have what this machine lacks
+ON_OTHER_MACHINES = ("ray", "submitit")  # executors whose workers may run on other machines, for example with a GPU
 
 
 class VectorizedLauncher(Launcher):
-    """Train in this process (executor=process) or in `workers` processes of joblib, ray or submitit.
+    """Trains jobs in this process (executor=process) or in `workers` processes of joblib, ray or submitit.
 
-    `options` are those of the executor. At most `max_group` models train side by side; None: as groups.py decides.
+    `options` are passed to the executor. At most `max_group` models train side by side; None: groups.py decides.
     """
 
     def __init__(self, executor: str, workers: int | None, max_group: int | None, options: dict[str, Any] | None):
@@ -53,14 +53,18 @@ class VectorizedLauncher(Launcher):
             callbacks=hydra_context.callbacks,
             task_function=task_function,
         )
-        self.numbers: Sequence[int] | None = None  # of the next jobs; None: from the one that `launch` receives
+        self.numbers: Sequence[int] | None = None  # of the next jobs; None: consecutive, from `initial_job_idx`
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs. A failed one returns its error, so that the others count; raises what ends the whole sweep."""
+        """Run the jobs.
+
+        The error of a failed job is returned, so that the results of the others are kept; an error that ends the whole
+        sweep is raised.
+        """
         following = range(initial_job_idx, initial_job_idx + len(job_overrides))
         numbered = dict(zip(self.numbers or following, job_overrides, strict=True))
         checked = self.check(numbered)
-        if not self.checker.has_trials and initial_job_idx == 0:  # of Hydra's own sweeper; ours has asked already
+        if not self.checker.has_trials and initial_job_idx == 0:  # for Hydra's sweeper; ours have already checked this
             checked.require_runnable()
         errors: dict[int, Exception] = checked.errors(list(numbered))
         self.record([checked.failed[number] for number in errors])
@@ -84,8 +88,8 @@ class VectorizedLauncher(Launcher):
         return [returns[number] for number in numbered]
 
     def check(self, jobs: Mapping[int, Sequence[str]]) -> CheckedJobs:
-        """Check jobs that have not been checked; returns all that have. Raises UserError for the launcher's keys."""
-        from microgpt.sweeps.executors import check_launcher  # numpy, which --help starts without
+        """Check new jobs and return all checked jobs. Raises UserError for invalid keys of the launcher."""
+        from microgpt.sweeps.executors import check_launcher  # imports numpy, which --help does not need
 
         setup_globals()
         check_launcher(self.executor, self.workers, self.max_group)

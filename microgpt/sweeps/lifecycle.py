@@ -1,4 +1,4 @@
-"""The sweep of one call of the program: the name of its folder, its start, the errors of its jobs, and its tables."""
+"""The sweep of one call of the program: its folder's name, its start, the errors of its jobs, and its tables."""
 
 import contextlib
 import hashlib
@@ -21,22 +21,22 @@ from microgpt.runs.record import timestamp
 
 
 class Sweep:
-    """What one call of the program runs: the jobs of a sweep or, without a folder, a single run."""
+    """The jobs of one call of the program: those of a sweep or, without a folder, a single run."""
 
     def __init__(self) -> None:
-        self.errors: list[Exception] = []  # of the jobs that ran in this process
+        self.errors: list[Exception] = []  # errors of the jobs that ran in this process
         self.folder: Path | None = None
-        self.archived: Path | None = None  # the new name of an earlier sweep of the same command (sweep.fresh=true)
-        self.has_trials = False  # proposed by an optimizing sweeper
+        self.archived: Path | None = None  # the new path of an earlier sweep of the same command (sweep.fresh=true)
+        self.has_trials = False  # whether an optimizing sweeper proposes the jobs
         self.started = ""
         self.outputs_dir = Path()
         self.results_dir = Path()
 
     def start(self, config: DictConfig) -> None:
-        """Raises UserError for a sweep under torchrun, and for an earlier sweep that cannot be archived."""
+        """Start the sweep. Raises UserError under torchrun, or if an earlier sweep cannot be archived."""
         size = this_process().world_size
         if size > 1:
-            why = "they train one model; a sweep without torchrun may have workers (hydra/launcher)"
+            why = "they train a single model; for parallel jobs, use workers (hydra/launcher) instead of torchrun"
             raise UserError(f"a sweep is not allowed with {size} processes of torchrun: {why}")
         check_hydra(config.hydra)
         self.folder, self.started = Path(config.hydra.sweep.dir), timestamp()
@@ -47,34 +47,34 @@ class Sweep:
 
     @property
     def how_to_continue(self) -> str:
-        """Say which command continues the sweep if it is interrupted.
+        """The clause of a message about the command that continues the sweep after an interruption.
 
-        The folder is named if the user chose it: with ${now:...} it is another one the next time.
+        It includes the folder if the user set it: with ${now:...}, the next command would use another folder.
         """
         is_own = self.folder is None or self.folder.name == sweep_id(sys.argv[1:])
         return f"the same command{'' if is_own else f' with hydra.sweep.dir={self.folder}'} continues from there"
 
     def finish(self, print_tables: bool = True) -> None:
-        """Report how many jobs failed, and collect all outputs into the tables.
+        """Report the number of failed jobs, and collect all outputs into the tables.
 
-        Raises UserError for a sweep without jobs, and if the tables cannot be written.
+        Raises UserError if the sweep has no jobs or the tables cannot be written.
         """
         if self.folder is None:
             return
-        from microgpt.runs.folders import run_folders  # numpy, which --help starts without
+        from microgpt.runs.folders import run_folders  # imports numpy, which --help does not need
         from microgpt.sweeps.folder import failed_since
 
         failed = failed_since(self.folder, self.started)
-        if failed and not self.errors:  # in the processes of another Hydra launcher
+        if failed and not self.errors:  # the jobs failed in processes of another Hydra launcher
             self.errors.append(MicrogptError("a job failed"))
         if self.errors:
             number = max(len(self.errors), len(failed))
-            where = f"; run.json in their folders below {self.folder} says why" if failed else ""
+            where = f"; see run.json in their folders in {self.folder}" if failed else ""
             print(f"{number} job(s) of the sweep failed{where}", file=sys.stderr)
         elif is_without_jobs(self.folder):
             self.remove_if_empty()
-            raise UserError("the sweep has no jobs: what it ranges over has no values")
-        if any(run_folders(self.folder)):  # not only jobs of tasks that make no run
+            raise UserError("the sweep has no jobs: a swept key has no values")
+        if any(run_folders(self.folder)):  # false if no job trains
             folders = [path for path in (self.outputs_dir, self.folder) if path.is_dir()]
             from microgpt.reports.collect import collect, collect_and_print
 
@@ -84,7 +84,7 @@ class Sweep:
                 collect(folders, self.results_dir)
 
     def remove_if_empty(self) -> None:
-        """Remove the folder of a sweep none of whose jobs could be composed, and restore the archived sweep."""
+        """Remove the sweep's folder if none of its jobs could be composed, and restore the archived sweep."""
         if self.folder is None or (self.folder.exists() and not is_without_jobs(self.folder)):
             return
         with contextlib.suppress(OSError):  # not there, or not empty
@@ -93,20 +93,20 @@ class Sweep:
                 self.folder.rmdir()
             if self.archived is not None:
                 self.archived.rename(self.folder)
-                print(f"the earlier sweep is in {self.folder} again", flush=True)
-            if self.folder.parent.name == "sweeps":  # not the parent of a folder that hydra.sweep.dir names
+                print(f"the earlier sweep is back in {self.folder}", flush=True)
+            if self.folder.parent.name == "sweeps":  # not if hydra.sweep.dir sets the folder
                 for empty in (self.folder.parent, self.outputs_dir):
                     empty.rmdir()
 
 
-# Keys of hydra.sweeper that add jobs to a sweep instead of making it another one
+# Keys of hydra.sweeper that extend a sweep instead of starting another one
 EXTENDING = ("n_trials", "n_jobs", "half_width", "max_seeds")
 CURRENT: ContextVar[Sweep] = ContextVar("sweep")  # Hydra constructs the launcher, which needs it
 
 
 @contextlib.contextmanager
 def new_sweep() -> Iterator[Sweep]:
-    """Make the sweep of a call of the program the current one."""
+    """Create the sweep of a call of the program and make it the current sweep in the block."""
     token = CURRENT.set(Sweep())
     try:
         yield CURRENT.get()
@@ -115,7 +115,7 @@ def new_sweep() -> Iterator[Sweep]:
 
 
 def current_sweep() -> Sweep:
-    """Return the sweep of this call of the program; a new one in a process of another Hydra launcher."""
+    """Return the sweep of this call of the program, or a new sweep in a process of another Hydra launcher."""
     if CURRENT.get(None) is None:
         CURRENT.set(Sweep())
     return CURRENT.get()
@@ -129,7 +129,7 @@ def start_sweep(config: DictConfig) -> None:
 
 
 def proposes_jobs(target: str) -> bool:
-    """Return whether the jobs of a sweeper, given by the name of its class, are trials of an optimization."""
+    """Return whether the jobs of a sweeper, given by its class name, are trials of an optimization."""
     from microgpt.sweeps.plugins import PLUGINS
     from microgpt.sweeps.sweepers import PlannedSweeper
 
@@ -138,9 +138,9 @@ def proposes_jobs(target: str) -> bool:
 
 
 def sweep_id(arguments: list[str]) -> str:
-    """Return the name of the folder of a command's sweep: the same for the same overrides in any order.
+    """Return the name of the folder of a command's sweep, which does not depend on the order of the overrides.
 
-    How to begin and which launcher runs the jobs do not change the name; flags that choose configuration files do.
+    Overrides for resuming or for the launcher do not change the name; flags that choose configuration files do.
     """
     how = ("train.resume=auto", "train.resume=never", "sweep.fresh", "hydra/launcher", "hydra.launcher")
     ignored = ("-", *how, *(f"hydra.sweeper.{key}" for key in EXTENDING))
@@ -155,16 +155,16 @@ def sweep_id(arguments: list[str]) -> str:
 
 
 def archive(folder: Path) -> Path | None:
-    """Rename a sweep's folder to <name>.1, <name>.2, ...; returns the new path, or None if there is no folder.
+    """Rename a sweep's folder to <name>.1, <name>.2, ... Returns the new path, or None if there is no folder.
 
-    Raises UserError while a process works on the sweep, and if the folder cannot be renamed.
+    Raises UserError if a process is running the sweep or the folder cannot be renamed.
     """
     from microgpt.sweeps.folder import SweepFolder
 
     if not folder.is_dir():
         return None
     if SweepFolder(folder).is_held():
-        raise UserError(f"sweep.fresh=true is not allowed now: another process works on {folder}")
+        raise UserError(f"sweep.fresh=true is not allowed now: another process is using {folder}")
     archived = next(path for n in count(1) if not (path := folder.with_name(f"{folder.name}.{n}")).exists())
     try:
         folder.rename(archived)
@@ -175,5 +175,5 @@ def archive(folder: Path) -> Path | None:
 
 
 def is_without_jobs(folder: Path) -> bool:
-    """Return whether a sweep's folder has at most multirun.yaml, which Hydra writes before it composes the jobs."""
+    """Return whether a sweep's folder is empty except for multirun.yaml, which Hydra writes before composing jobs."""
     return folder.is_dir() and all(path.name == "multirun.yaml" for path in folder.glob("*"))

@@ -1,4 +1,4 @@
-"""The plugins of Hydra that conf/hydra/ names as hydra_plugins.microgpt.<name>."""
+"""The Hydra plugins to which conf/hydra/ refers as hydra_plugins.microgpt.<name>."""
 
 from microgpt.sweeps.ladder import LadderSweeper
 from microgpt.sweeps.launcher import VectorizedLauncher

@@ -1,4 +1,4 @@
-"""hydra/sweeper=precision: all combinations of the swept keys, each with as many seeds as the answer needs."""
+"""hydra/sweeper=precision: all combinations of the swept keys, with enough seeds for intervals of a given width."""
 
 import time
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from microgpt.reports.precision_intervals import Precise
 
 FIRST_SEEDS = 32
-MOST_PRINTED = 12  # intervals
+MOST_PRINTED = 12  # intervals printed at the end
 
 
 class PrecisionSweeper(PlannedSweeper):
-    """Runs a first stage of seeds, then as many more as Stein's procedure gives (reports/two_stage.py)."""
+    """Runs a first stage of seeds, then as many more as Stein's procedure requires (reports/two_stage.py)."""
 
     node = "precision"
 
@@ -74,23 +74,23 @@ class PrecisionSweeper(PlannedSweeper):
         ):
             if not holds:
                 value = "null" if getattr(self, name) is None else getattr(self, name)
-                raise UserError(f"hydra.sweeper.{name}={value} is not allowed: it is {allowed}")
+                raise UserError(f"hydra.sweeper.{name}={value} is not allowed: it must be {allowed}")
 
     def seeds(self, given: Sequence[str]) -> list[int]:
-        """Return the seeds of the first stage: those of a list, or as many as are stated from a single one.
+        """Return the seeds of the first stage: the listed seeds, or `first_seeds` seeds starting at a single one.
 
         Raises UserError.
         """
         try:
             found = [int(one.partition("=")[2]) for one in given] or [int(self.master.seed)]
         except ValueError:
-            raise UserError(f"{given[0]} is not allowed: seed is a whole number") from None
+            raise UserError(f"{given[0]} is not allowed: seed must be a whole number") from None
         found = list(dict.fromkeys(found))
         if len(found) == 1:
             found = list(range(found[0], found[0] + (self.first_seeds or FIRST_SEEDS)))
         elif self.first_seeds not in (None, len(found)):
             raise UserError(
-                f"hydra.sweeper.first_seeds={self.first_seeds} is not allowed: seed names the first {len(found)} seeds"
+                f"hydra.sweeper.first_seeds={self.first_seeds} is not allowed: seed lists the first {len(found)} seeds"
             )
         if self.max_seeds < len(found):
             raise UserError(
@@ -99,17 +99,19 @@ class PrecisionSweeper(PlannedSweeper):
         return found
 
     def variants(self, values: dict[str, list[str]]) -> list[list[str]]:
-        """Return the overrides of each variant. Raises UserError if there are not two of them."""
+        """Return the overrides of each variant. Raises UserError if there are fewer than two."""
         for key, given in values.items():
             if key.startswith(f"{self.node}."):
                 name = key.partition(".")[2]
-                raise UserError(f"{given[0]} is not allowed: the sweeper sets it; say hydra.sweeper.{name}")
+                raise UserError(f"{given[0]} is not allowed: the sweeper sets it; use hydra.sweeper.{name}")
         if self.master.task.name != "train":
-            raise UserError(f"hydra/sweeper={self.node} is not allowed with task={self.master.task.name}: it trains")
+            raise UserError(
+                f"hydra/sweeper={self.node} is not allowed with task={self.master.task.name}: it needs task=train"
+            )
         if self.master.report.nuisance:
             raise UserError(
-                f"report.nuisance is not allowed with hydra/sweeper={self.node}: the seeds that choose a value are not "
-                "those of the estimate"
+                f"report.nuisance is not allowed with hydra/sweeper={self.node}: a value must not be chosen with the "
+                "seeds of the estimate"
             )
         found = [list(one) for one in product(*values.values())]
         trained = {what_is_trained(one) for one in self.probe(found) if isinstance(one, Config)}
@@ -121,7 +123,7 @@ class PrecisionSweeper(PlannedSweeper):
         return found
 
     def found(self) -> "Precise | None":
-        """Return the contrasts as the records in the sweep's folder have them."""
+        """Return the contrasts computed from the records in the sweep's folder."""
         from microgpt.reports.analyses import plan_of_family
         from microgpt.reports.precision_intervals import precise
         from microgpt.reports.records import read_rows
@@ -134,7 +136,7 @@ class PrecisionSweeper(PlannedSweeper):
         return precise(family, plan_of_family(family), self.half_width)
 
     def seconds_of_a_run(self, began: str, seconds: float) -> float | None:
-        """Return the time of one of the runs that have ended since then, without compilation; None if none has."""
+        """Return the mean time of the runs that ended since `began`, without compilation; None if there are none."""
         from microgpt.runs.folders import run_folders
 
         records = [record for path in run_folders(self.folder) if (record := RunRecord.read(path))]
@@ -143,7 +145,7 @@ class PrecisionSweeper(PlannedSweeper):
         return max(0.0, seconds - compiled) / len(ended) if ended else None
 
     def after_first_stage(self, found: "Precise", more: int, runs: int, seconds: float | None) -> list[str]:
-        """Say what the first stage has found, and how many runs follow."""
+        """Return the lines about the result of the first stage and the number of runs that follow."""
         first, needed, count = found.stage.seeds, found.seeds_needed, len(found.labels)
         together = f", the widest of {count} intervals together" if count > 1 else ""
         width = found.stage.half_widths(first).max()

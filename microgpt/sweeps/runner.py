@@ -1,6 +1,6 @@
-"""Run the jobs of a sweep, or a worker's share of them: completed ones stay, the others are trained in groups.
+"""Runs the jobs of a sweep, or a worker's share of them. Completed jobs are kept; the others are trained in groups.
 
-Several processes may work on one sweep: each trains the jobs that no other holds, and waits for the rest at the end.
+Several processes may run one sweep: each trains the jobs that no other process holds, then waits for the rest.
 """
 
 import time
@@ -30,24 +30,24 @@ from microgpt.training.guards import StopRequest
 from microgpt.training.run_inputs import InputReader, RunInputs
 from microgpt.training.runner import DiskError, TrainingRun, new_record, train_runs
 
-POLL_SECONDS = 0.2  # between looks at jobs that another process holds
+POLL_SECONDS = 0.2  # between checks of jobs that another process holds
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The value that an optimizing sweeper minimises, or NaN and the error."""
+    """The value that an optimizing sweeper minimizes, or NaN and the error."""
 
     objective: float = float("nan")
     error: Exception | None = None
 
     @property
     def result(self) -> Any:
-        """The value that the sweeper minimises, or the exception that ended the job."""
+        """The value that the sweeper minimizes, or the exception that ended the job."""
         return self.objective if self.error is None else self.error
 
 
 class SweepRunner:
-    """Runs jobs of the sweep in `folder`, at most `max_group` side by side."""
+    """Runs jobs of the sweep in `folder`, at most `max_group` of them side by side."""
 
     def __init__(self, folder: Path, jobs: list[Job], max_group: int | None = None, reader: InputReader | None = None):
         self.sweep = SweepFolder(folder)
@@ -55,19 +55,20 @@ class SweepRunner:
         self.jobs = sorted(jobs, key=lambda job: job.number)
         self.max_group = max_group
         self.reader = reader or InputReader()
-        self.identities: dict[int, RunIdentity] = {}  # by the job's number, as all below
-        self.duplicates: dict[int, int] = {}  # a job and the first one that computes the same
-        self.states: dict[int, str] = {}  # of the others, before this process trains them
+        # All dictionaries are keyed by job number.
+        self.identities: dict[int, RunIdentity] = {}
+        self.duplicates: dict[int, int] = {}  # a job -> the first job that computes the same
+        self.states: dict[int, str] = {}  # of jobs that are not duplicates, before this process trains them
         self.ended: dict[int, Outcome] = {}
-        self.folders: dict[int, Path] = {}  # of the jobs that are or were trained
+        self.folders: dict[int, Path] = {}  # of jobs that are being trained or have been trained
 
     @property
     def outcomes(self) -> dict[int, Outcome]:
-        """The outcomes of the jobs that have ended, and of those that compute the same."""
+        """The outcomes of the jobs that have ended, including duplicates."""
         return self.ended | {n: self.ended[first] for n, first in self.duplicates.items() if first in self.ended}
 
     def run(self, stop: StopRequest) -> dict[int, Outcome]:
-        """Return all outcomes. Raises Interrupted, and MicrogptError if nothing can be written any more."""
+        """Run the jobs and return all outcomes. Raises Interrupted, and MicrogptError if files cannot be written."""
         try:
             jobs = self.read_jobs()
             if jobs:
@@ -84,14 +85,14 @@ class SweepRunner:
             raise
         except BrokenPipeError:
             raise
-        except OSError as error:  # of a record; those of other jobs could not be written either
+        except OSError as error:  # a record cannot be written, so the records of other jobs could not be either
             raise DiskError(f"{place_of(error, str(self.sweep.path))}: {error.strerror or error}") from error
         return self.outcomes
 
     def find_failures(self, on_this_machine: bool = True) -> dict[int, Exception]:
-        """Identify the jobs by their configuration and data; returns the errors of those that cannot run.
+        """Identify the jobs by configuration and data. Returns the errors of jobs that cannot run.
 
-        Writes nothing. What a machine lacks is an error only if the jobs are to run `on_this_machine`.
+        Writes nothing. A missing library or device is an error only if the jobs are to run `on_this_machine`.
         """
         errors: dict[int, Exception] = {}
         first: dict[RunIdentity, int] = {}
@@ -100,11 +101,12 @@ class SweepRunner:
                 try:
                     if job.config.train.resume == "latest":
                         raise UserError(
-                            "train.resume=latest is another checkpoint for each job of a sweep: name the folder"
+                            "train.resume=latest is not allowed in a sweep: each job would change the latest "
+                            "checkpoint; set the folder of a run"
                         )
                     identity = RunIdentity(config_hash(job.config), self.reader.corpus(job.config).source.sha256)
                     self.identities[job.number] = identity
-                    if identity in first:  # the same value twice in one sweep
+                    if identity in first:  # the same values occur twice in the sweep
                         self.duplicates[job.number] = first[identity]
                         continue
                     state = self.sweep.state(identity, job.overrides) if job.resumes else "new"
@@ -116,7 +118,7 @@ class SweepRunner:
         return errors
 
     def read_jobs(self) -> list[Job]:
-        """Record and report the jobs that cannot run, print how many there are, and return those to train."""
+        """Record and report the jobs that cannot run, print the number of jobs, and return the jobs to train."""
         errors = self.find_failures()
         if errors:
             with self.sweep.creating_folders():
@@ -131,7 +133,7 @@ class SweepRunner:
         return [job for job in jobs if self.states[job.number] != "completed"]
 
     def counts(self, states: Counter[str], failed: int) -> str:
-        """Return the number of jobs in each state; together they are all jobs."""
+        """Return the text with the number of jobs in each state."""
         rare = {
             "that another process runs": states["running"],
             "the same as another": len(self.duplicates),
@@ -172,7 +174,7 @@ class SweepRunner:
             return lockable(most_together(config, spec, is_on_gpu(self.reader.options(config)), self.max_group))
 
     def train_group(self, jobs: list[Job], console: SweepConsole, stop: StopRequest) -> list[Job]:
-        """Train the jobs that no other process holds; returns those that one does."""
+        """Train the jobs that no other process holds. Returns the jobs held by another process."""
         if stop:
             raise Interrupted(stop.signal_number or 0)
         with ExitStack() as locks:
@@ -193,17 +195,17 @@ class SweepRunner:
         return [job for job in jobs if job.number not in held]
 
     def has_ended_elsewhere(self, job: Job) -> bool:
-        """Return whether another process has run a job since this one started, and take the outcome."""
+        """Return whether another process has run the job since this process started; if so, store the outcome."""
         identity = self.identities[job.number]
         since = [one for one in self.sweep.attempts_at(identity) if one.finished_at >= self.started]
         if self.sweep.completed(identity) and (job.resumes or any(one.status == "completed" for one in since)):
             self.take_completed(job)
         elif any(one.status == "failed" for one in since):
-            self.ended[job.number] = Outcome(error=MicrogptError("it failed in another process"))
+            self.ended[job.number] = Outcome(error=MicrogptError("the job failed in another process"))
         return job.number in self.ended
 
     def take_completed(self, job: Job) -> None:
-        """Take the outcome of a completed job from its record."""
+        """Store the outcome of a completed job from its record."""
         completed = self.sweep.completed(self.identities[job.number])
         assert completed is not None
         self.ended[job.number] = Outcome(objective(completed.metrics))
@@ -214,7 +216,7 @@ class SweepRunner:
                 self.sweep.forget_failures(job.overrides)
 
     def read(self, job: Job) -> tuple[RunInputs, RunRecord] | None:
-        """Return what a job works on and its record, or None if it cannot start, which is reported."""
+        """Return the inputs and the record of a job; if it cannot start, report the error and return None."""
         try:
             inputs = self.reader.inputs(job.config)
             return inputs, new_record(inputs, self.identities[job.number].config_hash, self.invocation(job))
@@ -223,7 +225,7 @@ class SweepRunner:
             return None
 
     def prepare(self, job: Job, inputs: RunInputs, record: RunRecord, lock: FileLock) -> TrainingRun:
-        """Return the run of a job whose lock is held, in its folder. To be called within `creating_folders`."""
+        """Return the run of a job whose lock is held, in its folder. Must be called within `creating_folders`."""
         self.sweep.forget_failures(job.overrides)
         identity, keep = self.identities[job.number], job.config.train.keep_checkpoints
         run = TrainingRun(inputs, self.sweep.claim(identity, job.folder_name, lock, job.resumes, keep), record)
@@ -231,7 +233,7 @@ class SweepRunner:
         return run
 
     def train_together(self, runs: list[tuple[Job, TrainingRun]], console: SweepConsole, stop: StopRequest) -> None:
-        """Train runs in one engine. An error fails only these runs, unless nothing can be written any more."""
+        """Train runs in one engine. An error fails only these runs, unless files can no longer be written."""
         alone = len(runs) == 1
         if alone:
             job = runs[0][0]
@@ -241,7 +243,7 @@ class SweepRunner:
             train_runs([run for _, run in runs], stop, RunConsole(runs[0][1]) if alone else console)
         except (OSError, DiskError):
             raise
-        except Exception as error:  # recorded in the runs that had not failed alone
+        except Exception as error:  # recorded in the runs that had not failed individually
             failure = error
         others, diverged = [], {}
         for job, run in runs:
@@ -259,12 +261,12 @@ class SweepRunner:
             report(failure, prefix=f"job{'' if len(others) == 1 else 's'} {', '.join(others)}: ")
 
     def fail(self, job: Job, error: Exception) -> None:
-        """Report a failed job, and record it unless its run did."""
+        """Report a failed job, and record the failure unless the run has recorded it."""
         self.take_failure(job, error)
         report(error, prefix=f"job {job.number}: ")
 
     def take_failure(self, job: Job, error: Exception) -> None:
-        """Take the outcome of a failed job, and record it unless its run did."""
+        """Store the outcome of a failed job, and record the failure unless the run has recorded it."""
         if not is_recorded(error):
             with self.sweep.creating_folders():
                 record_failures([self.failed(job, error)])
@@ -284,6 +286,6 @@ def shape_and_environment(job: Job) -> tuple[str, tuple[tuple[str, str], ...]]:
 
 
 def step_of(run: TrainingRun) -> tuple[int, int]:
-    """Return where a run begins: only runs at the same step can be trained together."""
+    """Return the step at which a run starts: only runs at the same step can be trained together."""
     checkpoint = run.folder.checkpoint
     return (0, -1) if checkpoint is None else (checkpoint.progress.step, checkpoint.progress.first_step)

@@ -1,4 +1,4 @@
-"""hydra/sweeper=screening: a two-level design over the keys with two values, each combination with all seeds."""
+"""hydra/sweeper=screening: a two-level design over the keys with two values. Each combination runs with all seeds."""
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations, islice, product
@@ -15,11 +15,11 @@ from microgpt.sweeps.two_level_designs import Design, choose
 
 LR = "optim.lr"
 NUMERALS = {3: "III", 4: "IV", 5: "V"}
-MOST_NAMED = 5  # combinations of levels that an error names
+MOST_NAMED = 5  # combinations of levels that an error lists
 
 
 class ScreeningSweeper(PlannedSweeper):
-    """Runs all combinations of the factors or a fraction of them, with learning rates that were chosen before."""
+    """Runs all combinations of the factors or a fraction of them; with tune_lr, it chooses learning rates first."""
 
     node = "screening"
 
@@ -41,7 +41,7 @@ class ScreeningSweeper(PlannedSweeper):
             rates = [f"{LR}={rate}" for rate in settings.lr]
             tuning = list(islice(others(seeds), settings.tuning_seeds))
             jobs = [[*cell, *tried] for cell in cells for tried in product(rates, tuning)]
-            lines = [f"before it, {len(rates)} learning rates, {len(tuning)} other seeds each: {len(jobs):,} runs"]
+            lines = [f"before that: {len(rates)} learning rates, {len(tuning)} other seeds each: {len(jobs):,} runs"]
             results = yield Stage(jobs, [*plan, *lines])
             of_cell = len(rates) * len(tuning)
             chosen = [best_of(results[start : start + of_cell], len(tuning)) for start in range(0, len(jobs), of_cell)]
@@ -54,13 +54,13 @@ class ScreeningSweeper(PlannedSweeper):
         named = list(self.master.screening.factors)
         for key in named:
             if len(values.get(key, ())) != 2:
-                raise UserError(f"screening.factors={key} is not allowed: the sweep gives no two values of {key}")
+                raise UserError(f"screening.factors={key} is not allowed: {key} does not have two values in this sweep")
         for key, choices in values.items():
             if len(choices) > 2:
-                raise UserError(f"{key} has {len(choices)} values: a factor of a screening has two")
+                raise UserError(f"{key} has {len(choices)} values: a factor of a screening must have two")
         found = {key: choices for key, choices in values.items() if len(choices) == 2 and (not named or key in named)}
         if len(found) < 2:
-            raise UserError(f"a screening needs two or more keys with two values, and has {len(found)}")
+            raise UserError(f"a screening needs two or more keys with two values, but this sweep has {len(found)}")
         if self.master.screening.tune_lr and LR in found:
             raise UserError(f"screening.tune_lr=true is not allowed: {LR} is a factor")
         return found
@@ -79,7 +79,7 @@ class ScreeningSweeper(PlannedSweeper):
     def check_cells(
         self, factors: dict[str, list[str]], design: Design, cells: Sequence[Sequence[str]], fixed: Sequence[str]
     ) -> None:
-        """Raise UserError for levels that cannot be combined, and for a factor whose levels train the same."""
+        """Raise UserError for levels that cannot be combined, and for a factor whose levels train the same model."""
         keys = list(factors)
         found = self.probe(cells)
         failed = [number for number, one in enumerate(found) if isinstance(one, FailedJob)]
@@ -98,11 +98,11 @@ class ScreeningSweeper(PlannedSweeper):
         ]
         for key, one in zip(keys, trained[1:], strict=True):
             if one is not False and one == trained[0]:
-                raise UserError(f"{' and '.join(factors[key])} train the same model, so that {key} is no factor")
+                raise UserError(f"{' and '.join(factors[key])} train the same model, so {key} cannot be a factor")
 
 
 def impossible(rows: Sequence[Sequence[str]], failed: set[int]) -> list[tuple[str, ...]]:
-    """Return the fewest levels, up to three together, that are in failed rows only, at most MOST_NAMED of them."""
+    """Return the smallest sets of up to three levels that occur only in failed rows, at most MOST_NAMED of them."""
     for size in (1, 2, 3):
         in_failed = {levels for number in failed for levels in combinations(rows[number], size)}
         possible = {levels for n, row in enumerate(rows) if n not in failed for levels in combinations(row, size)}
@@ -112,7 +112,7 @@ def impossible(rows: Sequence[Sequence[str]], failed: set[int]) -> list[tuple[st
 
 
 def plan_of(keys: Sequence[str], design: Design, seeds: int) -> list[str]:
-    """Return the lines that say what is run and, of a fraction, which effects are aliased."""
+    """Return the lines of the plan: the runs and, for a fraction, the generators and aliased effects."""
     cells = 2**design.base
     lines = [f"screening of {len(keys)} factors: "]
     if design.resolution is None:
@@ -132,7 +132,7 @@ def plan_of(keys: Sequence[str], design: Design, seeds: int) -> list[str]:
 
 
 def others(seeds: Sequence[str]) -> Iterator[str]:
-    """Yield seeds that are not among the given ones, from the largest of them on."""
+    """Yield seeds above the largest of the given ones."""
     number = max(int(seed.partition("=")[2]) for seed in seeds)
     while True:
         number += 1
@@ -140,9 +140,9 @@ def others(seeds: Sequence[str]) -> Iterator[str]:
 
 
 def best_of(results: Sequence[JobReturn], seeds: int) -> int:
-    """Return the number of the learning rate with the least mean loss; its results are `seeds` consecutive ones.
+    """Return the index of the learning rate with the lowest mean loss. Each rate has `seeds` consecutive results.
 
-    A rate with a failed run is taken only if all have one.
+    A rate with a failed run is chosen only if every rate has one.
     """
     losses = [one.return_value if one.status == JobStatus.COMPLETED else inf for one in results]
     means = [sum(losses[start : start + seeds]) / seeds for start in range(0, len(losses), seeds)]

@@ -1,4 +1,4 @@
-"""The sweepers: which jobs a sweep has. A sweeper that knows them beforehand is a subclass of PlannedSweeper."""
+"""The sweepers, which choose the jobs of a sweep. A sweeper that knows them in advance subclasses PlannedSweeper."""
 
 import json
 from abc import abstractmethod
@@ -32,7 +32,7 @@ from microgpt.sweeps.launcher import VectorizedLauncher
 
 @dataclass(frozen=True)
 class Stage:
-    """Jobs that depend on no result of each other: the overrides of each, in the order of their numbers."""
+    """Jobs that do not depend on each other's results: the overrides of each job, in order of their numbers."""
 
     jobs: Sequence[Sequence[str]]
     plan: Sequence[str] = ()  # lines printed before the jobs run, once all of them have been checked
@@ -42,15 +42,15 @@ Stages = Generator[Stage, Sequence[JobReturn], None]
 
 
 class PlannedSweeper(Sweeper):
-    """Knows all jobs of a stage before the first of them runs; a later stage may depend on the results.
+    """Knows all jobs of a stage before the first of them runs. A later stage may depend on the results.
 
-    The jobs of a stage are composed and checked before anything of it is written. In the first stage, a mistake that
-    all jobs share is raised, and a job that cannot be composed; if other jobs fail, the rest run. Jobs are numbered on
-    from stage to stage. The same command after an interruption gets the results of completed jobs from their records,
-    and so has the same stages.
+    The jobs of a stage are composed and checked before any of their files is written. In the first stage, an error is
+    raised if all jobs fail or a job cannot be composed; if only some jobs fail, the rest run. Job numbers continue from
+    stage to stage. After an interruption, the same command reads the results of completed jobs from their records and
+    therefore has the same stages.
     """
 
-    node = ""  # of the configuration, that only this sweeper reads
+    node = ""  # node of the configuration that only this sweeper reads
 
     def __init__(self, max_batch_size: int | None = None, params: dict[str, str] | None = None):
         self.max_batch_size = max_batch_size
@@ -58,7 +58,7 @@ class PlannedSweeper(Sweeper):
 
     @abstractmethod
     def stages(self, overrides: list[Override]) -> Stages:
-        """Yield each stage, and receive the results of its jobs in their order."""
+        """Yield each stage, and receive the results of its jobs in order."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.loader = hydra_context.config_loader
@@ -73,7 +73,7 @@ class PlannedSweeper(Sweeper):
             self.checker = JobChecker(Composer(self.loader, config), self.folder, trains_here=True)
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
-        """Run all stages; returns the results of each batch."""
+        """Run all stages. Returns the results of each batch."""
         if not isinstance(self.params, Mapping):
             raise UserError(
                 f"hydra.sweeper.params={self.params} is not allowed: it must map each key to its values, for example "
@@ -81,10 +81,10 @@ class PlannedSweeper(Sweeper):
             )
         if self.max_batch_size is not None and self.max_batch_size < 1:
             key = f"hydra.sweeper.max_batch_size={self.max_batch_size}"
-            raise UserError(f"{key} is not allowed: it is at least 1, or null")
+            raise UserError(f"{key} is not allowed: it must be at least 1, or null")
         for node in DESIGNS:
             if node != self.node and Invocation(tuple(arguments)).touches(node):
-                raise UserError(f"{node} is not allowed: its keys are those of hydra/sweeper={node}")
+                raise UserError(f"{node} is not allowed: its keys require hydra/sweeper={node}")
         params = [f"{key}={value}" for key, value in self.params.items()]
         overrides = OverridesParser.create(config_loader=self.loader).parse_overrides([*params, *arguments])
         stages, batches = self.stages(overrides), []
@@ -109,14 +109,14 @@ class PlannedSweeper(Sweeper):
         return batches
 
     def check(self, numbered: Mapping[int, Sequence[str]]) -> CheckedJobs:
-        """Check jobs that have not been checked; returns all that have."""
+        """Check jobs that have not been checked yet. Returns all checked jobs."""
         if isinstance(self.job_launcher, VectorizedLauncher):
             return self.job_launcher.check(numbered)
         setup_globals()
         return self.checker.check(numbered)
 
     def print_duration(self, jobs: Sequence[Job]) -> None:
-        """Print about how long the jobs take that are not completed, if they are trained on this machine."""
+        """Print the estimated duration of the jobs that are not completed, if they are trained on this machine."""
         from microgpt.sweeps.duration import about, in_words
         from microgpt.sweeps.folder import SweepFolder, own
 
@@ -128,30 +128,30 @@ class PlannedSweeper(Sweeper):
             )
 
     def probe(self, jobs: Sequence[Sequence[str]]) -> list[Config | FailedJob]:
-        """Return the configuration of each job, which need not be one of the sweep, or why it cannot be composed."""
+        """Return the configuration of each job, or its error. The jobs need not be part of the sweep."""
         checker = JobChecker(self.checker.composer, self.folder, trains_here=False)
         composed = [checker.composed(number, overrides) for number, overrides in enumerate(jobs)]
         return [checker.checked.failed[n] if job is None else job.config for n, job in enumerate(composed)]
 
     def launch(self, jobs: Sequence[Sequence[str]], first: int) -> list[Sequence[JobReturn]]:
-        """Run jobs, the first of which has the number `first`, in batches; returns the results of each batch."""
+        """Run jobs in batches, numbered from `first`. Returns the results of each batch."""
         size = self.max_batch_size or max(len(jobs), 1)
         begins = range(0, max(len(jobs), 1), size)  # one empty batch if there are no jobs
         return [self.job_launcher.launch(jobs[begin : begin + size], first + begin) for begin in begins]
 
 
 def values_of(overrides: Sequence[Override]) -> dict[str, list[str]]:
-    """Return each key with its overrides, `key=value`, one for each value; the last one of a key counts."""
+    """Return the overrides `key=value` of each key, one for each value. The last of repeated overrides counts."""
     return {one.get_key_element(): [job[0] for job in combinations([one])] for one in overrides}
 
 
 def what_is_trained(config: Config) -> str:
-    """Return a text that is equal for configurations that train the same with the same seed."""
+    """Return a string that is equal for configurations that train the same model for the same seed."""
     return json.dumps(training_settings(asdict(config)) | {"seed": None}, sort_keys=True)
 
 
 class GridSweeper(PlannedSweeper):
-    """All combinations, like Hydra's own sweeper. An experiment with a question (report.question) has a plan."""
+    """Runs all combinations, like Hydra's own sweeper. For an experiment with report.question, it prints a plan."""
 
     def stages(self, overrides: list[Override]) -> Stages:
         jobs = combinations(overrides)
@@ -161,20 +161,20 @@ class GridSweeper(PlannedSweeper):
 
 
 class OptunaSweeper(Sweeper):
-    """The sweeper of hydra-optuna-sweeper. Trials have the numbers of their study, and failed ones do not end it."""
+    """The sweeper of hydra-optuna-sweeper. Jobs have the numbers of their trials. A failed trial does not end it."""
 
     def __init__(self, **options: Any):
         self.options = options
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Raises UserError if a library is missing, and for a study that sweep.fresh=true would not start anew."""
+        """Raises UserError if a library is missing, or if sweep.fresh=true would continue an existing study."""
         self.optuna = new_optuna_sweeper(self.options)
         self.optuna.setup(hydra_context=hydra_context, task_function=task_function, config=config)
         self.folder = Path(config.hydra.sweep.dir)
         if config.sweep.fresh and study_exists(self.options["storage"], self.options["study_name"]):
             raise UserError(
-                f"sweep.fresh=true would go on with the study {self.options['study_name']} of hydra.sweeper.storage="
-                f"{self.options['storage']}: name a new one with hydra.sweeper.study_name"
+                f"sweep.fresh=true would continue the study {self.options['study_name']} in hydra.sweeper.storage="
+                f"{self.options['storage']}: set a new name with hydra.sweeper.study_name"
             )
 
     def sweep(self, arguments: list[str]) -> None:
@@ -187,4 +187,4 @@ class OptunaSweeper(Sweeper):
         except ValueError as error:
             if "No trials are completed" not in str(error):
                 raise
-            print("no trial was completed, so that there are no best values", flush=True)
+            print("no trial was completed, so there are no best values", flush=True)

@@ -1,8 +1,9 @@
 """Worker processes: each trains a share of a sweep's jobs, and the process that started them prints their output.
 
-The starting process holds a lock in the workers' folder, `<sweep>/.workers/<id>/`, as long as they should go on. A
-worker that finds the lock free stops after its checkpoints: the starter asks for it, or has ended without. The output
-of the workers is written to files in the same folder, so all of this works across machines that share a file system.
+The starting process holds a lock in the workers' folder, `<sweep>/.workers/<id>/`, as long as the workers should
+continue. A worker that finds the lock free writes its checkpoints and stops: the starter has released the lock or has
+died. The output of the workers is written to files in the same folder, so this works across machines that share a file
+system.
 """
 
 import contextlib
@@ -27,18 +28,18 @@ from microgpt.sweeps.runner import Outcome, SweepRunner
 from microgpt.training.guards import StopRequest, stop_on_signals
 from microgpt.training.run_inputs import InputReader
 
-PRINT_SECONDS = 0.1  # between looks at the workers' output
-LOCK_SECONDS = 0.5  # between looks at the starter's lock
+PRINT_SECONDS = 0.1  # between checks of the workers' output
+LOCK_SECONDS = 0.5  # between checks of the starter's lock
 STARTER_LOCK = "starter.lock"
 
 
 class LostWorkerError(MicrogptError):
-    """A worker ended without a result. What it has saved is good."""
+    """A worker ended without a result. The files that it has saved are valid."""
 
 
 @dataclass(frozen=True)
 class ShareResult:
-    """The outcomes of a share's jobs by number, and what ended the worker before it had all of them."""
+    """The outcomes of a share's jobs, keyed by number, and the signal or error that ended the worker early."""
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     signal_number: int | None = None
@@ -47,17 +48,17 @@ class ShareResult:
 
 @dataclass(frozen=True)
 class Share:
-    """The jobs of one worker. Calling it in the worker's process trains them."""
+    """The jobs of one worker. Calling the share in the worker's process trains its jobs."""
 
     number: int  # of the worker, from 1
     sweep: Path
     jobs: list[Job]
     max_group: int | None
-    threads: int | None  # of an engine whose configuration does not say
+    threads: int | None  # threads of an engine if the configuration does not set them
     files: Path  # the folder of the workers' files
     stops_with_starter: bool
-    directory: Path = field(default_factory=Path.cwd)  # that relative paths start from
-    arguments: list[str] = field(default_factory=lambda: sys.argv[1:])  # of the command, for the records
+    directory: Path = field(default_factory=Path.cwd)  # base of relative paths
+    arguments: list[str] = field(default_factory=lambda: sys.argv[1:])  # arguments of the command, for the records
 
     def __call__(self) -> ShareResult:
         os.chdir(self.directory)
@@ -72,8 +73,8 @@ class Share:
         ):
             signal.signal(signal.SIGUSR2, lambda *_: request_stop(stop))  # Slurm sends it before the time limit
             if self.stops_with_starter:
-                with contextlib.suppress(PermissionError):  # if it has a session of its own already
-                    os.setsid()  # Ctrl-C on the terminal reaches the starter alone
+                with contextlib.suppress(PermissionError):  # the worker may already lead a process group
+                    os.setsid()  # Ctrl-C in the terminal then reaches only the starter
                 at_end.callback(watch(self.files / STARTER_LOCK, stop))
             return self.train(stop)
 
@@ -92,7 +93,7 @@ class Share:
         return ShareResult(outcomes, stop.signal_number, failure)
 
     def open_output(self, stream: str) -> IO[str]:
-        """Open a file of the worker's output to append to: Ray starts a lost worker again."""
+        """Open an output file of the worker for appending: Ray restarts a lost worker."""
         return self.output(stream).open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
 
     def output(self, stream: str) -> Path:
@@ -100,7 +101,7 @@ class Share:
 
 
 def portable(error: Exception) -> MicrogptError:
-    """An error that another process can unpickle; a bug's traceback was printed where it happened."""
+    """Return an error that another process can unpickle. The traceback of a bug has already been printed."""
     return error if isinstance(error, MicrogptError) else MicrogptError(str(error))
 
 
@@ -109,7 +110,7 @@ def request_stop(stop: StopRequest) -> None:
 
 
 def watch(lock: Path, stop: StopRequest) -> Callable[[], None]:
-    """Request a stop once the lock is free; returns a function that ends the watch."""
+    """Request a stop once the lock is free. Returns a function that ends the watch."""
     ended = threading.Event()
 
     def look() -> None:
@@ -125,7 +126,7 @@ def watch(lock: Path, stop: StopRequest) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def workers_folder(sweep: Path) -> Iterator[Path]:
-    """A folder for the files of this process's workers; it stays if one was lost, as not all may have been printed."""
+    """Create a folder for the workers' files. It is kept if a worker was lost: some output may not be printed yet."""
     parent = sweep.absolute() / ".workers"
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -141,15 +142,15 @@ def workers_folder(sweep: Path) -> Iterator[Path]:
     finally:
         if not keep:
             shutil.rmtree(path, ignore_errors=True)
-            with contextlib.suppress(OSError):  # another process has workers on this sweep
+            with contextlib.suppress(OSError):  # another process may have workers for this sweep
                 parent.rmdir()
 
 
 @contextlib.contextmanager
 def supervised(shares: list[Share], files: Path, stop: StopRequest, cancel: Callable[[], None]) -> Iterator[None]:
-    """Print the workers' output in the block, and have them stop on a request: release their lock, call `cancel`.
+    """Print the workers' output during the block. To stop the workers on request, release their lock and call `cancel`.
 
-    Raises BrokenPipeError at the end of the block if standard output was closed; the workers were stopped then.
+    If standard output is closed, the workers are stopped, and the block ends with BrokenPipeError.
     """
     lock, ended = FileLock(files / STARTER_LOCK, thread_local=False), threading.Event()
     streams = [FollowedFile(share.output(s), f"worker {share.number}: ", s) for share in shares for s in ("out", "err")]
@@ -190,7 +191,7 @@ class FollowedFile:
         self.printed = 0  # bytes
 
     def print_new(self, is_last: bool) -> None:
-        """Print the lines that are complete, and at the end also the rest."""
+        """Print the new complete lines and, at the end, an incomplete last line."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self.printed)

@@ -95,7 +95,7 @@ def test_damaged_checkpoint_is_refused(microgpt: Program) -> None:
     run = microgpt.only_run()
     damage_a_byte(run / "checkpoint" / "latest" / "weights.safetensors")
     sentence = refused(microgpt, "task=sample", "checkpoint=latest")
-    assert "is damaged: weights.safetensors does not have the SHA-256 that checksums.json states" in sentence
+    assert "is damaged: weights.safetensors does not match its SHA-256 in checksums.json" in sentence
     (run / "checkpoint" / "latest" / "weights.safetensors").unlink()
     assert refused(microgpt, "task=sample", f"checkpoint={run}").endswith("damaged: weights.safetensors is missing")
 

@@ -223,7 +223,7 @@ def test_bytes_added_to_a_file_are_found(tmp_path, name):
 def test_the_message_names_the_damaged_file(tmp_path):
     path = written(tmp_path)
     (path / "optimizer_v.safetensors").write_bytes(b"torn")
-    with pytest.raises(UserError, match=r"damaged: optimizer_v\.safetensors does not have the SHA-256"):
+    with pytest.raises(UserError, match=r"damaged: optimizer_v\.safetensors does not match its SHA-256"):
         load_checkpoint(path)
 
 

@@ -96,20 +96,20 @@ def test_other_special_tokens_are_refused(special):
 
 
 def test_a_vocabulary_without_its_special_tokens_is_refused():
-    with pytest.raises(ValueError, match=r"vocab_size 4 is not that of 3 characters, 3 special tokens and BOS"):
+    with pytest.raises(ValueError, match=r"vocab_size 4 does not match 3 characters, 3 special tokens and BOS"):
         parse_meta(chat_meta(CHAT, vocab_size=4))
 
 
 def test_moments_of_the_wrong_shape_are_damage(tmp_path):
     path = earlier_checkpoint(tmp_path / "s4")
     (path / "optimizer_m.safetensors").write_bytes(safetensors.numpy.save({"wte": np.zeros((2, 2), np.float32)}))
-    with pytest.raises(UserError, match=r"optimizer_m\.safetensors has wte of shape"):
+    with pytest.raises(UserError, match=r"wte in optimizer_m\.safetensors has the shape"):
         load_checkpoint(path)
 
 
 @pytest.mark.parametrize("key", ["vocab_size", "n_embd", "n_head", "n_layer", "block_size", "chars"])
 def test_a_missing_key_of_meta_json_is_named(tmp_path, key):
-    with pytest.raises(UserError, match=rf"meta\.json lacks {key}"):
+    with pytest.raises(UserError, match=rf"meta\.json does not have {key}"):
         load_checkpoint(earlier_checkpoint(tmp_path / "s4", **{key: None}))
 
 
@@ -127,8 +127,8 @@ def test_weights_that_contradict_meta_json_are_damage(tmp_path, changes):
     ({"norm": "batchnorm"}, "norm 'batchnorm'; supported:"),
     ({"bias": "yes"}, "bias 'yes'; supported: True, False"),
     ({"residual_init": 1}, "residual_init 1; supported:"),
-    ({"position": "rope"}, "position rope, and heads of 3 features"),
-    ({"n_kv_head": 3}, "n_head 2, no multiple of n_kv_head 3"),
+    ({"position": "rope"}, "position rope, but heads with 3 features"),
+    ({"n_kv_head": 3}, "n_head 2, which is not a multiple of n_kv_head 3"),
     ({"n_kv_head": 0}, "n_kv_head 0"),
     ({"mlp_width": 2.5}, "mlp_width 2.5"),
     ({"norm_eps": None}, "norm_eps None"),

@@ -26,7 +26,7 @@ MISTAKES = {
     "data.path={here}/nowhere.txt": "data.path={here}/nowhere.txt cannot be read",  # what the run reads
     "train.resume={here}/nowhere": "train.resume={here}/nowhere is not a checkpoint",
     "train.resume={here}/earlier": "checkpoint {here}/earlier",  # of another model: does not fit
-    "train.resume=latest": "train.resume=latest is another checkpoint for each job of a sweep",
+    "train.resume=latest": "train.resume=latest is not allowed in a sweep: each job",
     "sample.prompt=Z": "sample.prompt='Z' has characters that the model does not know",  # the vocabulary
     "logger=missing": "logger=wandb needs wandb: pip install",  # what the machine lacks
     "backend=torch": "backend=torch needs PyTorch: pip install",

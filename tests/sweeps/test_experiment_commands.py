@@ -53,7 +53,7 @@ def test_a_screening_killed_in_either_stage_has_the_same_tables(microgpt: Progra
     for program in (whole, killed):
         program.folder.mkdir()
     output = whole(*TUNED).stdout
-    assert "before it, 3 learning rates, 2 other seeds each: 24 runs" in output
+    assert "before that: 3 learning rates, 2 other seeds each: 24 runs" in output
     for runs in (8, 30):  # while learning rates are tried, and after that
         kill_at(killed, runs)
     assert tables(killed, killed(*TUNED).stdout) == tables(whole, output)

@@ -155,5 +155,8 @@ def test_a_sweep_of_legs_from_the_latest_checkpoint_is_an_error(microgpt: Progra
     microgpt("experiment=debug", "train.steps=1", "sample.num_samples=0")
     before = microgpt.files()
     done = microgpt("-m", "seed=1,2", "experiment=debug", "train.resume=latest", expect=2)
-    assert done.stderr == "error: train.resume=latest is another checkpoint for each job of a sweep: name the folder\n"
+    assert done.stderr == (
+        "error: train.resume=latest is not allowed in a sweep: each job would change the latest checkpoint; set the "
+        "folder of a run\n"
+    )
     assert microgpt.files() == before

@@ -90,7 +90,7 @@ def test_the_same_command_continues_a_stored_study(folder: Path) -> None:
     left._suggest("optim.lr", optuna.distributions.LogUniformDistribution(1e-3, 1e-1))  # by a command that was killed
     assert sweep(*command, "hydra.sweeper.n_trials=1") == 0
     assert trials(folder)[6]["config"]["optim"]["lr"] == left.params["optim.lr"]
-    with pytest.raises(UserError, match="would go on with the study"):
+    with pytest.raises(UserError, match="would continue the study"):
         sweep(*command, "sweep.fresh=true")
 
 

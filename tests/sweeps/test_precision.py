@@ -183,17 +183,17 @@ def test_killed_runs_of_the_second_stage_change_nothing(tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("options", "given", "sentence"),
     [
-        ({"half_width": None}, [], "hydra.sweeper.half_width=null is not allowed: it is a number above 0"),
-        ({"half_width": 0}, [], "hydra.sweeper.half_width=0 is not allowed: it is a number above 0"),
+        ({"half_width": None}, [], "hydra.sweeper.half_width=null is not allowed: it must be a number above 0"),
+        ({"half_width": 0}, [], "hydra.sweeper.half_width=0 is not allowed: it must be a number above 0"),
         ({"half_width": float("nan")}, [], "hydra.sweeper.half_width=nan is not allowed"),
-        ({"max_seeds": 1.5}, [], "hydra.sweeper.max_seeds=1.5 is not allowed: it is a whole number of at least 2"),
+        ({"max_seeds": 1.5}, [], "hydra.sweeper.max_seeds=1.5 is not allowed: it must be a whole number of at least 2"),
         ({"max_seeds": 20}, [], "hydra.sweeper.max_seeds=20 is not allowed: the first stage has 32 seeds"),
-        ({"first_seeds": 1}, [], "hydra.sweeper.first_seeds=1 is not allowed: it is a whole number of at least 2"),
-        ({"first_seeds": 4}, ["seed=range(8)"], "hydra.sweeper.first_seeds=4 is not allowed: seed names the first 8"),
+        ({"first_seeds": 1}, [], "hydra.sweeper.first_seeds=1 is not allowed: it must be a whole number of at least 2"),
+        ({"first_seeds": 4}, ["seed=range(8)"], "hydra.sweeper.first_seeds=4 is not allowed: seed lists the first 8"),
         ({"params": {}}, [], "needs two or more variants that train differently"),
         ({}, ["optim.lr=0.1,0.1"], "needs two or more variants that train differently"),
         ({}, ["precision.half_width=1"], "precision.half_width=1 is not allowed: the sweeper sets it"),
-        ({}, ["seed=a"], "seed=a is not allowed: seed is a whole number"),
+        ({}, ["seed=a"], "seed=a is not allowed: seed must be a whole number"),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_written(

@@ -164,7 +164,7 @@ def test_invalid_jobs_fail_alone_and_the_same_command_runs_only_the_failed_ones(
     rule = "model.n_embd=9 is not allowed: it must be a multiple of model.n_head=2"
     missing = "data.path=late.txt cannot be read: No such file or directory"
     assert done.stderr.splitlines()[:2] == [f"2 jobs (1, 3): error: {rule}", f"job 2: error: {missing}"]
-    assert done.stderr.splitlines()[2].startswith("3 job(s) of the sweep failed; run.json in their folders")
+    assert done.stderr.splitlines()[2].startswith("3 job(s) of the sweep failed; see run.json in their folders")
     assert statuses(program) == ["completed", "failed", "failed", "failed"]
     before = (program.jobs()[0] / "run.json").read_bytes()
     (program.folder / "late.txt").write_text("".join(f"{first}nn{last}\n" for first in "abcde" for last in "ai"))

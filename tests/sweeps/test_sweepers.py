@@ -78,7 +78,7 @@ def test_nothing_is_written_or_run_if_a_job_cannot_be_composed(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("options", "allowed"),
-    [({"max_batch_size": 0}, "it is at least 1, or null"), ({"params": "seed=1"}, "it must map each key")],
+    [({"max_batch_size": 0}, "it must be at least 1, or null"), ({"params": "seed=1"}, "it must map each key")],
 )
 def test_options_of_a_sweeper_are_checked(options: dict[str, Any], allowed: str, tmp_path: Path) -> None:
     sweeper = GridSweeper(**options)
@@ -134,12 +134,12 @@ def test_a_ladder_adds_a_change_to_those_before_it(tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("rungs", "given", "sentence"),
     [
-        ("['model=gpt']", [], "name a model and one or more changes"),
-        ("['model=gpt','model.bias=false']", [], "it gives the model of ladder.rungs[0]"),
+        ("['model=gpt']", [], "give a model and one or more changes"),
+        ("['model=gpt','model.bias=false']", [], "it gives the same model as ladder.rungs[0]"),
         ("['model=gpt','model.position=rope model.n_head=16']", [], "it rotates pairs"),
-        ("['model=gpt','model.bias=true']", ["model.bias=true"], "model.bias is changed by a rung"),
-        ("['model=gpt','model.bias=true']", ["optim.lr=0.1,0.2"], "a list of seeds only"),
-        ("['model=gpt','model.bias=true']", ["screening.max_runs=9"], "its keys are those of hydra/sweeper=screening"),
+        ("['model=gpt','model.bias=true']", ["model.bias=true"], "a rung of the ladder changes model.bias"),
+        ("['model=gpt','model.bias=true']", ["optim.lr=0.1,0.2"], "can only have a list of seeds"),
+        ("['model=gpt','model.bias=true']", ["screening.max_runs=9"], "its keys require hydra/sweeper=screening"),
     ],
 )
 def test_a_ladder_that_is_not_possible_is_refused(rungs: str, given: list[str], sentence: str, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_learning_rates_are_chosen_on_other_seeds(tmp_path: Path, capsys: pytest
     assert [learning_rate(job) for job in jobs[::2]] == [0.1, 0.3, 0.1, 0.3]
     assert capsys.readouterr().out == (
         "screening of 2 factors: all 4 combinations, 2 seeds each: 8 runs\n"
-        "before it, 3 learning rates, 2 other seeds each: 24 runs\n"
+        "before that: 3 learning rates, 2 other seeds each: 24 runs\n"
         "learning rates chosen: 0.1 for 2, 0.2 for 0, 0.3 for 2 of 4 combinations\n"
     )
 
@@ -180,8 +180,8 @@ def learning_rate(job: Sequence[str]) -> float:
     [
         (["model.position=learned,rope", "model.n_head=4,16"], "model.position=rope with model.n_head=16 cannot be"),
         (["train.log_every=1,2"], "train.log_every=1 and train.log_every=2 train the same model"),
-        (["optim.lr=0.1,0.2,0.3"], "optim.lr has 3 values: a factor of a screening has two"),
-        (["screening.factors=[model.bias,model.tie_lm_head]"], "the sweep gives no two values of model.tie_lm_head"),
+        (["optim.lr=0.1,0.2,0.3"], "optim.lr has 3 values: a factor of a screening must have two"),
+        (["screening.factors=[model.bias,model.tie_lm_head]"], "model.tie_lm_head does not have two values"),
         (["screening.max_runs=8", "seed=range(4)"], "with 4 seeds it leaves 2 combinations, too few for 3 factors"),
     ],
 )

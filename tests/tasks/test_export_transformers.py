@@ -134,11 +134,11 @@ def test_the_folder_is_served(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "changes", "said"), [
-    ("gpt2", {"norm": "rmsnorm"}, "computes model.norm=rmsnorm; the nearest is GPT2LMHeadModel, for a model trained "
-                                  "with model.norm=layernorm"),
-    ("llama", {"qk_norm": True}, "computes model.qk_norm=true; the nearest is LlamaForCausalLM, for a model trained "
-                                 "with model.qk_norm=false"),
-    ("nanochat", {"bias": True}, "computes model.bias=true; the nearest is NanoChatForCausalLM"),
+    ("gpt2", {"norm": "rmsnorm"}, "supports model.norm=rmsnorm; the nearest is GPT2LMHeadModel, which "
+                                  "needs model.norm=layernorm"),
+    ("llama", {"qk_norm": True}, "supports model.qk_norm=true; the nearest is LlamaForCausalLM, which "
+                                  "needs model.qk_norm=false"),
+    ("nanochat", {"bias": True}, "supports model.bias=true; the nearest is NanoChatForCausalLM"),
     ("gpt2", {"n_kv_head": 1, "final_norm": False}, "model.final_norm=false model.n_kv_head=1; the nearest is"),
 ])  # fmt: skip
 def test_a_model_that_no_class_computes_is_refused(
@@ -159,14 +159,14 @@ def changed(folder: Path, file: str, **values: Any) -> None:
 @pytest.mark.parametrize(("name", "file", "values", "said"), [
     ("llama", "config.json", {"model_type": "mistral"},
      "model_type 'mistral' is not supported; supported: gpt2, llama, nanochat"),
-    ("llama", "config.json", {"hidden_act": "mish"}, "its activation 'mish' is not supported; supported: relu"),
+    ("llama", "config.json", {"hidden_act": "mish"}, "the activation 'mish' is not supported; supported: relu"),
     ("llama", "config.json", {"mlp_bias": True}, "attention_bias and mlp_bias differ"),
     ("llama", "config.json", {"rope_parameters": {"rope_type": "yarn"}}, "rope_type is yarn"),
-    ("llama", "config.json", {"intermediate_size": 12}, "gate_proj.weight has the shape (11, 8), and config.json says"),
+    ("llama", "config.json", {"intermediate_size": 12}, "gate_proj.weight has the shape (11, 8), but config.json "),
     ("llama", "config.json", {"num_hidden_layers": 3}, "the tensor model.layers.2.input_layernorm.weight is missing"),
-    ("llama", "config.json", {"vocab_size": 9}, "tokenizer.json has 8 tokens, and vocab_size is 9"),
+    ("llama", "config.json", {"vocab_size": 9}, "tokenizer.json has 8 tokens, but vocab_size is 9"),
     ("gpt2", "config.json", {"scale_attn_weights": False}, "scale_attn_weights is False"),
-    ("gpt2", "config.json", {"bos_token_id": 99}, "bos_token_id 99 is no token of tokenizer.json"),
+    ("gpt2", "config.json", {"bos_token_id": 99}, "bos_token_id 99 is not a token in tokenizer.json"),
     ("gpt2", "tokenizer.json", {"model": {"vocab": {"the": 0}}}, "tokenizer.json has the token 'the'"),
     ("gpt2", "config.json", {"n_embd": None}, "cannot be read"),
 ])  # fmt: skip
