@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from support.program import Program, mostly_slow, read_history, read_record
 
-from microgpt.engines.native import compilation
+from microgpt.engines.native import compilation, kernel_cache, kernels
 from microgpt.errors import UserError
 
 SOURCES = Path(compilation.__file__).parent
@@ -32,7 +32,7 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the kernels' sources, from which the digest is computed."""
     copy = tmp_path / "sources"
     shutil.copytree(SOURCES, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(compilation, "__file__", str(copy / "compilation.py"))
+    monkeypatch.setattr(kernel_cache, "__file__", str(copy / "kernel_cache.py"))
     return copy
 
 
@@ -43,43 +43,43 @@ def test_digest_changes_with_the_path_and_modification_time_of_a_source_like_num
     sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise a second copy of the package would take kernels for compiled that numba does not find."""
-    before = compilation.digest()
+    before = kernel_cache.digest()
     assert re.fullmatch(r"[0-9a-f]{16}", before)
     os.utime(sources / "simd" / "vector.py", (1, 1))
-    touched = compilation.digest()
+    touched = kernel_cache.digest()
     shutil.copytree(sources, tmp_path / "elsewhere")
-    monkeypatch.setattr(compilation, "__file__", str(tmp_path / "elsewhere" / "compilation.py"))
-    assert len({before, touched, compilation.digest()}) == 3
+    monkeypatch.setattr(kernel_cache, "__file__", str(tmp_path / "elsewhere" / "kernel_cache.py"))
+    assert len({before, touched, kernel_cache.digest()}) == 3
 
 
 @pytest.mark.parametrize("name", sorted(str(path.relative_to(SOURCES)) for path in SOURCES.rglob("*.py")))
 def test_digest_changes_with_every_source_file(sources: Path, name: str) -> None:
-    before = compilation.digest()
+    before = kernel_cache.digest()
     (sources / name).write_text((sources / name).read_text() + "\n")
-    assert compilation.digest() != before
+    assert kernel_cache.digest() != before
 
 
 def test_digest_changes_when_a_source_is_added_or_removed(sources: Path) -> None:
-    before = compilation.digest()
+    before = kernel_cache.digest()
     (sources / "further.py").write_text("# more\n")
-    added = compilation.digest()
+    added = kernel_cache.digest()
     (sources / "further.py").unlink()
-    assert compilation.digest() == before != added
+    assert kernel_cache.digest() == before != added
     (sources / "matmul.py").unlink()
-    assert compilation.digest() not in (before, added)
+    assert kernel_cache.digest() not in (before, added)
 
 
 def test_digest_changes_with_the_compiler_and_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {compilation.digest()}
+    found = {kernel_cache.digest()}
     with monkeypatch.context() as changed:
         changed.setattr(numba, "__version__", "0.0")
-        found.add(compilation.digest())
+        found.add(kernel_cache.digest())
     with monkeypatch.context() as changed:
         changed.setattr(llvmlite.binding, "get_host_cpu_name", lambda: "another")
-        found.add(compilation.digest())
+        found.add(kernel_cache.digest())
     with monkeypatch.context() as changed:
-        changed.setattr(compilation.config, "CPU_NAME", "generic")  # NUMBA_CPU_NAME
-        found.add(compilation.digest())
+        changed.setattr(kernel_cache.config, "CPU_NAME", "generic")  # NUMBA_CPU_NAME
+        found.add(kernel_cache.digest())
     assert len(found) == 4
 
 
@@ -90,8 +90,8 @@ def test_cache_directory_is_a_folder_of_this_digest_in_numba_cache_dir(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "not" / "yet"))
-    folder = compilation.make_cache_directory()
-    assert folder == tmp_path / "not" / "yet" / compilation.digest()
+    folder = kernel_cache.make_cache_directory()
+    assert folder == tmp_path / "not" / "yet" / kernel_cache.digest()
     assert list(folder.iterdir()) == []
 
 
@@ -103,8 +103,8 @@ def test_cache_directory_is_in_the_user_s_cache_without_numba_cache_dir(
         monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     else:
         monkeypatch.setenv("NUMBA_CACHE_DIR", variable)
-    monkeypatch.setattr(compilation.platformdirs, "user_cache_path", lambda name: tmp_path / name)
-    assert compilation.make_cache_directory() == tmp_path / "microgpt" / "kernels" / compilation.digest()
+    monkeypatch.setattr(kernel_cache.platformdirs, "user_cache_path", lambda name: tmp_path / name)
+    assert kernel_cache.make_cache_directory() == tmp_path / "microgpt" / "kernels" / kernel_cache.digest()
 
 
 def test_importing_the_engine_makes_no_folder(tmp_path: Path) -> None:
@@ -116,18 +116,18 @@ def test_importing_the_engine_makes_no_folder(tmp_path: Path) -> None:
 # Compilation, of two small kernels
 
 
-@compilation.inlined
+@kernels.inlined
 def doubled(x: float) -> float:
     return 2 * x
 
 
-@compilation.kernel
-def double(values: compilation.FloatArray, count: int):
+@kernels.kernel
+def double(values: kernels.FloatArray, count: int):
     for i in range(count):
         values[i] = doubled(values[i])
 
 
-del compilation.KERNELS[-2:]
+del kernels.KERNELS[-2:]
 
 
 class Process:
@@ -140,12 +140,12 @@ class Process:
     def start(self, dtype: str = "float32") -> float:
         self.said.clear()
         self.monkeypatch.setattr(compilation, "READY", set())
-        self.monkeypatch.setattr(compilation, "KERNELS", [])
-        inner = compilation.inlined(doubled.py_func)
-        function = types.FunctionType(double.py_func.__code__, double.py_func.__globals__ | {"doubled": inner})
+        self.monkeypatch.setattr(kernels, "KERNELS", [])
+        self.inner = kernels.inlined(doubled.py_func)
+        function = types.FunctionType(double.py_func.__code__, double.py_func.__globals__ | {"doubled": self.inner})
         function.__annotations__ = double.py_func.__annotations__
         function.__module__ = __name__
-        self.kernel = compilation.kernel(function)
+        self.kernel = kernels.kernel(function)
         return compilation.compile_kernels(dtype, self.said.append)
 
     def works(self, dtype: str = "float32") -> bool:
@@ -164,7 +164,7 @@ ONCE = "compiling the native kernels for float32: once for this version on this 
 
 
 def test_kernels_are_compiled_once_for_each_float_type(process: Process) -> None:
-    folder = compilation.cache_directory()
+    folder = kernel_cache.cache_directory()
     for dtype in ("float32", "float64"):
         assert process.start(dtype) > 0
         assert process.said[0] == ONCE.replace("float32", dtype)
@@ -177,8 +177,55 @@ def test_kernels_are_compiled_once_for_each_float_type(process: Process) -> None
         assert compilation.compile_kernels(dtype, process.said.append) == 0
 
 
+# The second process
+
+
+def test_both_halves_together_are_all_kernels() -> None:
+    import microgpt.engines.native.engine
+
+    assert microgpt.engines.native.engine
+    training, others = map(kernels.with_called, kernels.halves())
+    assert [kernel for kernel in kernels.KERNELS if kernel in training or kernel in others] == kernels.KERNELS
+    names = {kernel.py_func.__name__ for kernel in training}
+    assert {"train", "losses", "backward"} <= names
+    assert not names & {"sample_texts", "draw_texts"}
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["compiles", "fails"])
+def test_kernels_that_the_second_process_does_not_compile_are_compiled_here(
+    process: Process, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fails: bool
+) -> None:
+    def halves() -> tuple[list[object], list[object]]:
+        return [other], [process.kernel]
+
+    program = f"""
+import sys
+from pathlib import Path
+sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
+from microgpt.engines.native.compilation import build
+from test_native_compilation import double, doubled
+build("float32", Path(sys.argv[2]), [doubled, double])
+sys.exit({fails:d})
+"""
+    monkeypatch.setattr(kernels, "KERNELS", [])
+    other = kernels.kernel(types.FunctionType(double.py_func.__code__, {"doubled": abs}, "other"))
+    other.py_func.__annotations__ = double.py_func.__annotations__
+    monkeypatch.setattr(compilation, "SECOND_PROCESS", program)
+    monkeypatch.setattr(compilation, "available_cores", lambda: 2)
+    monkeypatch.setattr(compilation, "halves", halves)
+    compiled: list[object] = []
+    build = compilation.compile_one
+    monkeypatch.setattr(
+        compilation, "compile_one", lambda kernel, dtype: (compiled.append(kernel), build(kernel, dtype))
+    )
+    assert process.start() > 0
+    assert process.works()
+    assert (process.inner in compiled) == fails, "an entry that is loaded from disk needs no kernel that it calls"
+    assert [path.name for path in sorted(kernel_cache.cache_directory().iterdir())] == ["float32", "float32.compiled"]
+
+
 def files(kind: str) -> list[Path]:
-    return sorted(compilation.cache_directory().rglob(f"*{kind}"))
+    return sorted(kernel_cache.cache_directory().rglob(f"*{kind}"))
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
@@ -218,7 +265,7 @@ def test_kernels_of_another_version_of_the_compiler_are_left_alone(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as other:
-        other.setattr(compilation, "digest", lambda: "other")
+        other.setattr(kernel_cache, "digest", lambda: "other")
         process.start()
         DAMAGE["garbled"](files(".nbi")[0])
     assert process.start() > 0
@@ -227,11 +274,11 @@ def test_kernels_of_another_version_of_the_compiler_are_left_alone(
 
 def test_kernels_that_numba_does_not_find_are_compiled_with_an_announcement(process: Process) -> None:
     process.start()
-    folder = compilation.cache_directory()
+    folder = kernel_cache.cache_directory()
     for file in files(".nbc"):
         file.unlink()
     manifest = folder / "float32.compiled"
-    manifest.write_text(json.dumps(compilation.checksums(folder / "float32")))
+    manifest.write_text(json.dumps(kernel_cache.checksums(folder / "float32")))
     assert process.start() > 0
     assert process.said == [f"compiling the native kernels for float32: numba does not find them in {folder}"]
     assert process.works()
@@ -254,7 +301,7 @@ def test_interrupted_compilation_starts_again(process: Process, monkeypatch: pyt
 def test_of_several_threads_at_once_one_compiles_and_the_others_wait(process: Process) -> None:
     process.start()
     compilation.READY.clear()
-    shutil.rmtree(compilation.cache_directory())
+    shutil.rmtree(kernel_cache.cache_directory())
     with ThreadPoolExecutor(3) as threads:
         seconds = list(threads.map(lambda _: compilation.compile_kernels("float32", process.said.append), range(3)))
     assert sorted(second > 0 for second in seconds) == [False, False, True]
@@ -269,9 +316,9 @@ def test_kernels_are_not_said_to_be_kept_where_nothing_can_be_written(
         root.write_text("a file")
     elif blocked == "folder":
         root.mkdir()
-        (root / compilation.digest()).write_text("a file")
+        (root / kernel_cache.digest()).write_text("a file")
     elif blocked == "lock":
-        (root / f"{compilation.digest()}-float32.lock").mkdir(parents=True)
+        (root / f"{kernel_cache.digest()}-float32.lock").mkdir(parents=True)
     else:
 
         def refuse(dir: Path) -> None:
@@ -297,14 +344,14 @@ def test_kernels_are_used_although_the_disk_is_full(process: Process, monkeypatc
 
     monkeypatch.setattr("numba.core.caching.IndexDataCacheFile._dump", full)
     assert process.start() > 0
-    assert f"not kept, because {compilation.cache_directory()} cannot be written (No space left" in process.said[1]
+    assert f"not kept, because {kernel_cache.cache_directory()} cannot be written (No space left" in process.said[1]
     assert process.works()
-    assert list(compilation.cache_directory().iterdir()) == []
+    assert list(kernel_cache.cache_directory().iterdir()) == []
     monkeypatch.undo()
 
 
 def test_switched_off_compiler_is_one_sentence(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compilation.config, "DISABLE_JIT", 1)
+    monkeypatch.setattr(kernel_cache.config, "DISABLE_JIT", 1)
     with pytest.raises(UserError, match="NUMBA_DISABLE_JIT switches it off"):
         process.start()
 
@@ -333,9 +380,9 @@ def version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Version:
 
 def test_old_versions_are_removed_and_the_newest_are_kept(version: Version) -> None:
     old = [version(f"old{n}", float32=10 + n, float64=20 + n) for n in range(4)]
-    newer = [version(f"newer{n}", float32=100 + n, float64=200 + n) for n in range(compilation.KEPT_VERSIONS - 1)]
+    newer = [version(f"newer{n}", float32=100 + n, float64=200 + n) for n in range(kernel_cache.KEPT_VERSIONS - 1)]
     current = version("current", float32=1000, float64=1001)
-    compilation.remove_old_versions(current)
+    kernel_cache.remove_old_versions(current)
     assert [folder.exists() for folder in old] == [False] * 4
     assert all((folder / "engine_0123" / "kernel.nbc").exists() for folder in [*newer, current])
 
@@ -344,16 +391,16 @@ def test_version_compiled_last_is_never_removed(version: Version) -> None:
     for n in range(10):
         version(f"earlier{n}", float32=100 + n)
     current = version("current", float64=1000)
-    compilation.remove_old_versions(current)
+    kernel_cache.remove_old_versions(current)
     assert current.exists()
-    assert compilation.KEPT_VERSIONS <= len(list(current.parent.iterdir())) <= 2 * compilation.KEPT_VERSIONS
+    assert kernel_cache.KEPT_VERSIONS <= len(list(current.parent.iterdir())) <= 2 * kernel_cache.KEPT_VERSIONS
 
 
 def test_old_version_compiled_for_another_float_type_counts_as_new(version: Version, tmp_path: Path) -> None:
     again = version("again", float32=1, float64=1000)
     for n in range(5):
         version(f"between{n}", float32=100 + n, float64=200 + n)
-    compilation.remove_old_versions(tmp_path / "current")
+    kernel_cache.remove_old_versions(tmp_path / "current")
     assert again.exists()
 
 
@@ -364,15 +411,15 @@ def test_other_files_and_unfinished_versions_are_kept(version: Version, tmp_path
     unfinished = version("unfinished")
     for n in range(10):
         version(f"version{n}", float32=n, float64=n)
-    compilation.remove_old_versions(tmp_path / "current")
+    kernel_cache.remove_old_versions(tmp_path / "current")
     assert (tmp_path / "numba_s_own" / "index.nbi").exists()
     assert (tmp_path / "file").exists()
     assert unfinished.exists(), "another process may be compiling it"
 
 
 def test_few_versions_are_all_kept(version: Version, tmp_path: Path) -> None:
-    folders = [version(f"version{n}", float32=n, float64=n) for n in range(compilation.KEPT_VERSIONS)]
-    compilation.remove_old_versions(tmp_path / "current")
+    folders = [version(f"version{n}", float32=n, float64=n) for n in range(kernel_cache.KEPT_VERSIONS)]
+    kernel_cache.remove_old_versions(tmp_path / "current")
     assert all(folder.exists() for folder in folders)
 
 

@@ -3,7 +3,8 @@
 engine.py           NativeEngine, the contract of engines/base.py: training steps, evaluation, threads
 forward_backward.py forward and backward pass; opens with the legend of the kernels' arguments
 attention.py        causal attention and its gradient, of heads that share a vector
-wide_head_attention.py the same of larger heads, by matrix products
+wide_head_attention.py
+                    the same of larger heads, by matrix products
 matmul.py           linear layers: one matrix product for forward pass and gradients
 pointwise.py        embedding, biases, soft cap, cross-entropy, and their gradients
 norms.py            RMSNorm and LayerNorm, and their gradients
@@ -21,6 +22,8 @@ text_sampling.py    texts one after the other, with Python's random generator
 bulk_sampling.py    bulk sampling, many texts at once
 weights.py          weights and moments of R models, from and to tensors
 layout.py           where everything is in the flat arrays: sizes, offsets, padding
-compilation.py      compilation, once for each float type, kept on disk
+kernels.py          declaring a kernel: decorators, the types of its arguments
+compilation.py      compilation, once for each float type, in two processes
+kernel_cache.py     where the machine code is kept on disk
 simd/               vectors of 16 lanes for numba
 """

@@ -14,7 +14,7 @@ import math
 
 from numba.extending import register_jitable
 
-from microgpt.engines.native.compilation import Floats, kernel
+from microgpt.engines.native.kernels import Floats, kernel
 from microgpt.engines.native.simd.tanh_erf import normal_cdf, sigmoid
 from microgpt.engines.native.simd.vector import LANES, load, splat, store, where_positive
 

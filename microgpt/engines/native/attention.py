@@ -16,7 +16,7 @@ processor would wait for the horizontal sums of one query at a time.
 
 import math
 
-from microgpt.engines.native.compilation import Floats, Int64s, inlined, kernel
+from microgpt.engines.native.kernels import Floats, Int64s, inlined, kernel
 from microgpt.engines.native.layout import QUERY_TILE, LayoutRecord
 from microgpt.engines.native.simd.exp import LOG2_E, exp2
 from microgpt.engines.native.simd.lanes import slot_sum

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from microgpt.engines.base import BulkRequest, Draws
-from microgpt.engines.native.compilation import FloatArray, Floats, Int32Array, Int64Array, Int64s, UInt64, kernel
+from microgpt.engines.native.kernels import FloatArray, Floats, Int32Array, Int64Array, Int64s, UInt64, kernel
 from microgpt.engines.native.kv_cache import DecodingBuffers, decode, table_size
 from microgpt.engines.native.layout import LayoutRecord
 from microgpt.engines.native.pointwise import mask_and_max

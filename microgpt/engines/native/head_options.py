@@ -6,7 +6,7 @@ head of q that shares it. `group` is the lanes of a slot's vectors, or of one ve
 
 from numba.extending import register_jitable
 
-from microgpt.engines.native.compilation import Floats, Int64s, inlined, kernel
+from microgpt.engines.native.kernels import Floats, Int64s, inlined, kernel
 from microgpt.engines.native.layout import LayoutRecord
 from microgpt.engines.native.matmul import transpose
 from microgpt.engines.native.simd.lanes import exchange, slot_sum

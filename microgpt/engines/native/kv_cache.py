@@ -12,8 +12,8 @@ import numpy as np
 
 from microgpt.engines.base import Choices
 from microgpt.engines.native.attention import exponentiate, mix, normalize, score
-from microgpt.engines.native.compilation import FloatArray, Floats, Int64Array, Int64s, kernel
 from microgpt.engines.native.forward_backward import embed_tokens, output_logits, project_out_and_mlp, project_qkv
+from microgpt.engines.native.kernels import FloatArray, Floats, Int64Array, Int64s, kernel
 from microgpt.engines.native.layout import QUERY_TILE, Layout, LayoutRecord, layout_of, layout_record
 from microgpt.engines.native.sampling_kernels import choose
 from microgpt.engines.native.simd.vector import LANES, get, load, offset, pointer, store

@@ -10,7 +10,7 @@ without an operation between lanes. The forward product reads a transposed copy 
 in registers while k runs. The order in which an element of Y adds up does not depend on tiles and pieces.
 """
 
-from microgpt.engines.native.compilation import Floats, inlined, kernel
+from microgpt.engines.native.kernels import Floats, inlined, kernel
 from microgpt.engines.native.simd.lanes import lowest_bit, nonzero_lanes, transpose_block
 from microgpt.engines.native.simd.vector import (
     LANES,

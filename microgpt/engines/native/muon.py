@@ -5,7 +5,7 @@ Newton-Schulz iteration consists of matrix products, and so of calls of matmul.p
 
 import math
 
-from microgpt.engines.native.compilation import Floats, kernel
+from microgpt.engines.native.kernels import Floats, kernel
 from microgpt.engines.native.layout import LayoutRecord
 from microgpt.engines.native.matmul import multiply, transpose
 from microgpt.engines.native.optimizer_settings import SettingsRecord

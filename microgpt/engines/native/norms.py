@@ -8,7 +8,7 @@ Arguments as in pointwise.py. A norm has the place of its output y and of what t
 without a gain and a bias), and `scale`, a number 1 / sqrt(...) for each row. Its gain and bias are at w of P.
 """
 
-from microgpt.engines.native.compilation import Floats, kernel
+from microgpt.engines.native.kernels import Floats, kernel
 from microgpt.engines.native.layout import LayoutRecord
 from microgpt.engines.native.simd.lanes import horizontal_sum, slot_sum
 from microgpt.engines.native.simd.vector import LANES, fma, get, inverse_root, load, load_splat, put, splat, sqrt, store

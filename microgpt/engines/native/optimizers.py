@@ -19,7 +19,7 @@ import math
 
 from numba.extending import register_jitable
 
-from microgpt.engines.native.compilation import Floats, kernel
+from microgpt.engines.native.kernels import Floats, kernel
 from microgpt.engines.native.layout import LayoutRecord
 from microgpt.engines.native.muon import muon
 from microgpt.engines.native.optimizer_settings import ADAM, LION, MUON, SGD, SettingsRecord

@@ -6,7 +6,7 @@ behind the last feature are zero and stay zero.
 
 import math
 
-from microgpt.engines.native.compilation import Floats, Int64s, inlined, kernel
+from microgpt.engines.native.kernels import Floats, Int64s, inlined, kernel
 from microgpt.engines.native.simd.exp import LOG2_E, exp2
 from microgpt.engines.native.simd.lanes import horizontal_max, horizontal_sum
 from microgpt.engines.native.simd.tanh_erf import tanh

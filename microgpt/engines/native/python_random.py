@@ -5,7 +5,7 @@ import random
 
 import numpy as np
 
-from microgpt.engines.native.compilation import Float64Array, Int32Array, Int64Array, entry, kernel
+from microgpt.engines.native.kernels import Float64Array, Int32Array, Int64Array, entry, kernel
 
 STATE_WORDS, STATE_MIDDLE = 624, 397  # of MT19937; a state has one more number: how many of the words are used
 

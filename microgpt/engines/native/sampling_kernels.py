@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from microgpt.engines.base import Choices
-from microgpt.engines.native.compilation import Float64Array, FloatArray, Int64Array, kernel
+from microgpt.engines.native.kernels import Float64Array, FloatArray, Int64Array, kernel
 from microgpt.engines.native.simd.vector import get, pointer
 
 COMPENSATED_SUM = int(sys.version_info >= (3, 12))  # from then on, `sum` of floats is Neumaier's

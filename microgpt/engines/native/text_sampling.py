@@ -11,7 +11,7 @@ from itertools import accumulate, chain
 import numpy as np
 
 from microgpt.engines.base import TextRequest
-from microgpt.engines.native.compilation import (
+from microgpt.engines.native.kernels import (
     Float64Array,
     FloatArray,
     Floats,

@@ -16,7 +16,8 @@ No kernel holds the GIL.
 
 import math
 
-from microgpt.engines.native.compilation import (
+from microgpt.engines.native.forward_backward import backward, forward, transpose_weights
+from microgpt.engines.native.kernels import (
     Float64Array,
     FloatArray,
     Floats,
@@ -26,7 +27,6 @@ from microgpt.engines.native.compilation import (
     Int64s,
     kernel,
 )
-from microgpt.engines.native.forward_backward import backward, forward, transpose_weights
 from microgpt.engines.native.layout import LayoutRecord
 from microgpt.engines.native.optimizer_settings import SettingsRecord
 from microgpt.engines.native.optimizers import gradient_norm, share_of, update

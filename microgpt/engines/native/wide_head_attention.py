@@ -24,7 +24,7 @@ import math
 
 from numba.extending import register_jitable
 
-from microgpt.engines.native.compilation import Floats, Int64s, kernel
+from microgpt.engines.native.kernels import Floats, Int64s, kernel
 from microgpt.engines.native.layout import LayoutRecord
 from microgpt.engines.native.matmul import multiply, transpose
 from microgpt.engines.native.simd.exp import LOG2_E, exp2
