@@ -1,4 +1,4 @@
-"""The Python API: the public names of the package microgpt. Heavy libraries are imported when something needs them."""
+"""The Python API: the public names of the package microgpt. Heavy libraries are imported only when needed."""
 
 from microgpt.api.model import Model, load
 from microgpt.api.run import Run, Runs, runs

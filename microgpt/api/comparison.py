@@ -1,4 +1,4 @@
-"""`Runs.compare`: the report's paired differences between the values of one key, as a DataFrame."""
+"""`Runs.compare`: the paired differences between the values of one key, computed as in the report, as a DataFrame."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ def comparison_table(rows: Sequence[Row], key: str) -> pd.DataFrame:
             "verdict": difference.sentence,
         })  # fmt: skip
     if not found:
-        raise UserError(f"compare({key!r}) finds no two completed runs that differ in {key} and nothing else")
+        raise UserError(f"compare({key!r}) is not possible: no two completed runs differ only in {key}")
     return pd.DataFrame(found).astype(dict.fromkeys(("difference", "low", "high", "p", "p_holm"), float))
 
 
 def keys_of_comparison(family: Family, key: str) -> tuple[list[str], list[str]]:
-    """Return the settings that belong to a key or group, and the other ones in which the runs differ."""
+    """Return the settings that belong to a key or group, and the other settings in which the runs differ."""
     differing = list(family.variants[0].settings) if family.variants else []
     own = [setting for setting in differing if setting == key or setting.startswith(f"{key}.")]
     if not own:
-        among = f"they differ in {', '.join(differing)}" if differing else "they differ in nothing but the seed"
+        among = f"they differ in {', '.join(differing)}" if differing else "they differ only in the seed"
         raise UserError(f"compare({key!r}) is not possible: the runs do not differ in {key}; {among}")
     return own, [setting for setting in differing if setting not in own]
 
 
 def shown(settings: Any, keys: Sequence[str]) -> Any:
-    """Return the value of a single key as it is, of a key with a long value or of several keys as text."""
+    """Return the value of a single key unchanged, or as text if it is long or there are several keys."""
     if len(keys) > 1:
         return label({key: settings[key] for key in keys})
     value = settings[keys[0]]

@@ -1,6 +1,6 @@
-"""How runs and models show themselves in a notebook: HTML with the curve as inline SVG, samples and key facts.
+"""Displays runs and models in notebooks, as HTML with the loss curve as inline SVG, samples and key facts.
 
-Everything is escaped, loads nothing, and has its own colours, so that it reads the same in light and dark notebooks.
+All text is escaped, nothing is loaded, and all colours are set, so that light and dark notebooks show the same.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MOST_SAMPLES, LONGEST_SAMPLE = 10, 200
 MOST_ROWS = 20
-NUMBERS = count(1)  # make the ids of the plots of a notebook unique
+NUMBERS = count(1)  # make the ids of a notebook's plots unique
 CARD = "background: #fff; color: #1a1a1a; padding: 0.5em 0.8em; font: 13px/1.45 sans-serif; overflow-x: auto"
 COLUMN = "display: inline-block; vertical-align: top; margin: 0 1.5em 0.5em 0"
 CELL = "padding: 1px 12px 1px 0; text-align: left; color: #1a1a1a; background: #fff; border: 0"
@@ -34,7 +34,7 @@ def run_html(run: Run) -> str:
 
 
 def model_html(model: Model) -> str:
-    """Show a model and, if its checkpoint is in the folder of its run, the curve and the samples of the run."""
+    """Show a model and, if its checkpoint is in the folder of a run, the loss curve and the samples of the run."""
     spec = model.config
     known = {
         "kind": spec.kind,
@@ -49,13 +49,13 @@ def model_html(model: Model) -> str:
         try:
             run = Run(model.path.parents[1])
             parts += [curve(run.history), sample_list(run.samples)]
-        except UserError:  # the record is gone
+        except UserError:  # the run has no readable record
             pass
     return card(f"Model {shown(model.path)}", *parts)
 
 
 def runs_html(runs: Runs) -> str:
-    """Show the first runs with the keys in which they differ, the mean curve of each variant, samples of the best."""
+    """Show the first runs with the keys in which they differ, the variants' mean curves, and the best run's samples."""
     from microgpt.reports.settings import abbreviated, differing_keys, written
     from microgpt.reports.tables import cell
 
@@ -105,13 +105,13 @@ def sample_list(samples: Sequence[str], title: str = "samples") -> str:
 
 
 def curve(history: pd.DataFrame) -> str:
-    """Return the losses of a history as a plot; nothing if it has fewer than two points."""
+    """Return a plot of a history's losses, or an empty string if it has fewer than two points."""
     lines = dict(losses(history))
     return plot(history_figure(lines)) if lines else ""
 
 
 def mean_curves(rows: Sequence[Row]) -> str:
-    """Return the validation losses of the variants as a plot, means over their seeds with 95 % intervals."""
+    """Return a plot of the variants' validation losses: means over the seeds with 95 % intervals."""
     from microgpt.reports.charts import curves
     from microgpt.reports.curves import read_curve
     from microgpt.reports.plots import MOST_CURVES, bands_of, select
@@ -139,7 +139,7 @@ def losses(history: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def history_figure(lines: Mapping[str, pd.DataFrame]) -> Figure:
-    """Draw the loss of the logged steps' batches, and the validation loss over it."""
+    """Draw the batch loss of the logged steps, with the validation loss on top."""
     from microgpt.reports.plot_style import COLOURS, FAINT, new_axes, plot_style
 
     looks: dict[str, dict[str, Any]] = {

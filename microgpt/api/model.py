@@ -1,4 +1,4 @@
-"""A trained model: texts, logits, losses, attention weights and parameters."""
+"""A trained model: generation, logits, losses, attention weights and parameters."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ Text = str | Sequence[Message]  # a text or, for a chat model, a conversation
 
 
 def load(checkpoint: str | Path = "latest", *overrides: Overrides) -> Model:
-    """Return the model of a run's folder, a checkpoint's folder or an export; "latest" is that of the newest run.
+    """Return the model in a run's folder, a checkpoint's folder or an export; "latest" is the newest run's checkpoint.
 
-    Overrides choose the engine ("mode=scalar", "backend=torch", "backend.device=cuda"), the outputs_dir of "latest", or
-    the style's bias when generating ("style.bias=0"). mode=tensor is the default. Raises UserError if the checkpoint
-    cannot be read or this machine lacks the engine.
+    Overrides choose the engine ("mode=scalar", "backend=torch", "backend.device=cuda"), the outputs_dir for "latest",
+    or the style's bias for generation ("style.bias=0"). mode=tensor is the default. Raises UserError if the checkpoint
+    cannot be read or the engine is not available on this machine.
     """
     from microgpt.api.program import compose
     from microgpt.inference.loading import load_model
@@ -44,9 +44,9 @@ def load(checkpoint: str | Path = "latest", *overrides: Overrides) -> Model:
 
 
 class Model:
-    """A trained model; `microgpt.load` and `Run.model` return one.
+    """A trained model, as returned by `microgpt.load` and `Run.model`.
 
-    T is the number of tokens of a text: its characters, after the token that begins every text (BOS). V is the size of
+    T is the number of tokens of a text: the token at the start of every text (BOS) and its characters. V is the size of
     the vocabulary.
     """
 
@@ -60,12 +60,12 @@ class Model:
 
     @property
     def step(self) -> int:
-        """Training steps behind the weights: those of this run and of the runs that it continues."""
+        """The number of training steps of the weights, in this run and in the runs that it continues."""
         return self._trained.checkpoint.step
 
     @property
     def info(self) -> EngineInfo:
-        """Where and how the model is computed: backend, device, dtype, ..."""
+        """The engine that computes the model: backend, device, dtype, ..."""
         return self._trained.engine.info
 
     @property
@@ -75,7 +75,7 @@ class Model:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Characters to token ids (`encode`) and back (`decode`); `bos` is the id of BOS."""
+        """Converts text to token ids (`encode`) and back (`decode`). `bos` is the id of BOS."""
         return self._trained.tokenizer
 
     @property
@@ -84,12 +84,15 @@ class Model:
 
     @property
     def style(self) -> dict[str, Any]:
-        """The style that the model was trained with: name, documents, phrases, bias; empty if it is not known."""
+        """The style with which the model was trained: name, documents, phrases, bias. Empty if it is unknown."""
         return self._trained.checkpoint.meta.style
 
     @cached_property
     def weights(self) -> dict[str, np.ndarray]:
-        """The parameters by tensor name, (rows, columns), read-only. A tied model has no lm_head: it is wte."""
+        """The parameters, keyed by tensor name, as read-only arrays of shape (rows, columns).
+
+        A tied model has no separate lm_head; wte is used instead.
+        """
         found = {name: array[0].view() for name, array in self._trained.checkpoint.state.parameters.items()}
         for array in found.values():
             array.flags.writeable = False
@@ -105,11 +108,11 @@ class Model:
         max_new_tokens: int | None = SampleConfig.max_new_tokens,
         seed: int | None = SampleConfig.seed,
     ) -> list[str]:
-        """Return n texts that begin with the prompt, those that `task=sample` prints.
+        """Return n samples that start with the prompt, the same as `task=sample` prints.
 
-        A chat model answers the prompt, the user's turn. seed=None: the generator that drew the initial weights, so
-        that equal calls give equal texts. Raises UserError for a value that is not allowed, unknown characters, and a
-        prompt that is too long.
+        A chat model answers the prompt, which is the user's turn. With seed=None, sampling continues with the random
+        number generator that drew the initial weights, so that equal calls return equal samples. Raises UserError for
+        an invalid value, unknown characters, or a prompt that is too long.
         """
         from microgpt.inference.loading import sample_generator
         from microgpt.inference.prompts import sample_prompts
@@ -129,9 +132,9 @@ class Model:
         max_new_tokens: int | None = SampleConfig.max_new_tokens,
         seed: int | None = SampleConfig.seed,
     ) -> str:
-        """Return a chat model's answer to a conversation, or to a text as the user's turn.
+        """Return a chat model's answer to a conversation, or to a text, which is taken as the user's turn.
 
-        The oldest turns are dropped if the conversation does not fit the block. Raises UserError for another model.
+        The oldest turns are dropped if the conversation does not fit the block. Raises UserError for any other model.
         """
         from microgpt.data.conversations import encode_prompt_turns
 
@@ -141,23 +144,23 @@ class Model:
         return made.text
 
     def logits(self, text: Text = "") -> np.ndarray:
-        """Return logits (T, V), float64; row t predicts the token after position t."""
+        """Return the logits (T, V), float64. Row t predicts the token after position t."""
         import numpy as np
 
         decoder = self._trained.new_decoder()
         return np.array([decoder.feed(token) for token in self._tokens(text)])
 
     def attention(self, text: Text = "") -> np.ndarray:
-        """Return attention weights (n_layer, n_head, T, T), float64: [.., t, s] is the weight of position s for t."""
+        """Return the attention weights (n_layer, n_head, T, T), float64: position s has the weight [.., t, s] for t."""
         from microgpt.inference.attention_maps import forward
 
         tokens = self._tokens(text)
         return forward(self.config, self._trained.checkpoint.state.parameters, tokens).attention
 
     def loss(self, texts: str | Sequence[Text]) -> float:
-        """Return the mean loss in nats per target token; the targets are the characters and the end of each text.
+        """Return the mean loss in nats per target token. The targets are the characters and the end of each text.
 
-        A text that is longer than the block is read in windows. A conversation's targets are its answers.
+        A text that is longer than the block is evaluated in windows. In a conversation, only the answers are targets.
         """
         given: Sequence[Text] = [texts] if isinstance(texts, str) else texts
         examples = [example for text in given for example in self._examples(text)]
@@ -166,7 +169,7 @@ class Model:
         return float(self._trained.engine.evaluate(examples)[0])
 
     def _policy(self, asked: SampleConfig) -> SamplingPolicy:
-        """Return the policy of a request: its values, and the phrases and the bias of the model's style."""
+        """Return the policy with the values of a request and with the phrases and the bias of the model's style."""
         from microgpt.config.validation import check_sample
 
         check_sample(asked)
@@ -188,13 +191,13 @@ class Model:
         from microgpt.data.conversations import USER, Turn, turns_of
 
         if not self._trained.is_chat:
-            raise UserError("messages are not allowed: this model is not a chat model; it continues a prompt")
+            raise UserError("messages are not allowed: this model is not a chat model; it can only continue a prompt")
         if isinstance(messages, str):
             return [Turn(USER, messages)]
         return turns_of([dict(message) for message in messages], "messages")
 
     def _tokens(self, text: Text) -> list[int]:
-        """Return the token ids of a text or of a whole conversation, BOS first. Raises UserError if it is too long."""
+        """Return the token ids of a text or a whole conversation, BOS first. Raises UserError if it is too long."""
         from microgpt.data.conversations import encode_turn
 
         if isinstance(text, str):
@@ -204,8 +207,8 @@ class Model:
             tokens = [token for turn in turns for token in encode_turn(turn, self.tokenizer, all_targets=True)]
         if len(tokens) >= self.config.block_size:
             raise UserError(
-                f"the text has {len(tokens)} tokens, without BOS: the model reads at most {self.config.block_size}, "
-                "BOS included"
+                f"the text has {len(tokens)} tokens without BOS, but the model reads at most {self.config.block_size} "
+                "including BOS"
             )
         return [self.tokenizer.bos, *tokens]
 

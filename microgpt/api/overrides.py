@@ -1,4 +1,4 @@
-"""Overrides from Python values: {"optim.lr": 0.005, "data.path": None} as on the command line."""
+"""Converts Python values such as {"optim.lr": 0.005, "data.path": None} to overrides, as on the command line."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any
 
 from microgpt.errors import UserError
 
-Overrides = str | Mapping[str, Any]  # `key=value`, or a mapping of keys to values; its values may be mappings
+Overrides = str | Mapping[str, Any]  # `key=value`, or a mapping of keys to values, which may be mappings
 
-PLAIN_TEXT = re.compile(r"[A-Za-z_./][\w./+-]*", re.ASCII)  # needs no quotes in Hydra's grammar
+PLAIN_TEXT = re.compile(r"[A-Za-z_./][\w./+-]*", re.ASCII)  # a string that needs no quotes in Hydra's grammar
 KEYWORDS = ("true", "false", "null", "nan", "inf")
 
 
 def overrides_of(given: Sequence[Overrides], swept: bool = False) -> list[str]:
-    """Return the overrides of a call. With `swept`, a list, tuple or range in a mapping is the values of a sweep.
+    """Return the overrides of a call. With `swept`, a list, tuple or range in a mapping contains the values of a sweep.
 
-    Raises UserError for flags, for another task, and for what is neither a text nor a mapping.
+    Raises UserError for flags, for another task, and for arguments that are neither strings nor mappings.
     """
     for one in given:
         if not isinstance(one, str | Mapping) or type(one).__module__.startswith("omegaconf"):
             raise UserError(
-                f"{type(one).__name__} is not allowed: an override is a text key=value or a mapping of keys"
+                f"{type(one).__name__} is not allowed: an override must be a string key=value or a mapping of keys"
             )
     found = [override for one in given for override in ([one] if isinstance(one, str) else pairs(one, swept))]
     for override, key in zip(found, keys_of(found), strict=True):
         if override.startswith("-"):
-            raise UserError(f"{override} is not allowed: it is a flag of the command line; overrides are key=value")
+            raise UserError(f"{override} is not allowed: it is a command-line flag; overrides must be key=value")
         if key == "task":
             raise UserError(f"{override} is not allowed: each function of the Python API sets the task itself")
     return found
@@ -44,7 +44,7 @@ def pairs(given: Mapping[str, Any], swept: bool, path: str = "") -> Iterator[str
         elif swept and isinstance(value, list | tuple | range) and not value:
             raise UserError(f"{path}{key} has no values: a sweep needs at least one")
         elif isinstance(value, range) and not swept:
-            raise UserError(f"{path}{key}={value} is not allowed: microgpt.sweep trains several values")
+            raise UserError(f"{path}{key}={value} is not allowed: to train with several values, use microgpt.sweep")
         elif swept and isinstance(value, range):
             yield f"{path}{key}={written_range(value)}"
         elif swept and isinstance(value, list | tuple):
@@ -60,7 +60,7 @@ def written_range(values: range) -> str:
 
 def written(value: Any) -> str:
     """Return a value in Hydra's grammar."""
-    if hasattr(value, "item"):  # a number of numpy
+    if hasattr(value, "item"):  # a numpy scalar
         value = value.item()
     if value is None:
         return "null"
@@ -77,6 +77,6 @@ def written(value: Any) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return a text in quotes. A backslash is itself unless it comes before a quote."""
+    """Return a string in quotes. Backslashes are escaped only before a quote."""
     escaped = re.sub(r"(\\*)(\"|$)", lambda found: found[1] * 2 + ('\\"' if found[2] else ""), text)
     return f'"{escaped}"'

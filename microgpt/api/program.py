@@ -1,4 +1,4 @@
-"""Calls of the program from Python: the checks, the files and the sentences of the command line."""
+"""Calls the program from Python, with the checks, files and error messages of the command line."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,11 +15,11 @@ from microgpt.runs.invocation import Invocation
 from microgpt.sweeps.checked_job import StartedJob
 from microgpt.sweeps.lifecycle import Sweep, new_sweep
 
-LOCK = threading.RLock()  # Hydra keeps the state of one application: calls of several threads run one after the other
+LOCK = threading.RLock()  # Hydra's state is global, so calls from several threads run one after the other
 
 
 class OneJob(Application):
-    """The application, which keeps the job that it starts."""
+    """An application that keeps the job that it starts."""
 
     job: StartedJob
 
@@ -29,7 +29,7 @@ class OneJob(Application):
 
 
 class Composition(Application):
-    """An application that keeps the checked configuration and does nothing with it."""
+    """An application that only keeps the checked configuration."""
 
     config: Config
     invocation: Invocation
@@ -57,7 +57,7 @@ def train_run(overrides: Sequence[str]) -> Path:
 
 
 def train_sweep(overrides: Sequence[str]) -> tuple[Path, list[Exception]]:
-    """Train the jobs of a sweep and write the tables. Returns the sweep's folder, and the errors of failed jobs."""
+    """Train the jobs of a sweep and write the tables. Returns the sweep's folder and the errors of failed jobs."""
     with program() as sweep:
         try:
             execute(["--multirun", *overrides])
@@ -71,13 +71,13 @@ def train_sweep(overrides: Sequence[str]) -> tuple[Path, list[Exception]]:
 
 @contextmanager
 def program() -> Iterator[Sweep]:
-    """Run the block as a call of the program; its errors are UserError and MicrogptError with their sentences."""
+    """Run the block as a call of the program. Errors are raised as UserError or MicrogptError with its messages."""
     if (processes := this_process().world_size) > 1:
-        raise UserError(f"{processes} processes of torchrun need the command line only: -m microgpt")
+        raise UserError(f"{processes} processes of torchrun can only use the command line: -m microgpt")
     with LOCK, new_sweep() as sweep:
         try:
             yield sweep
-        except SystemExit as end:  # Hydra only warns of an Exception in a callback (sweeps/lifecycle.py)
+        except SystemExit as end:  # for an Exception in a callback, Hydra would only log a warning
             if isinstance(end.__cause__, MicrogptError):
                 raise end.__cause__ from None
             raise
@@ -88,7 +88,7 @@ def program() -> Iterator[Sweep]:
 
 
 def with_sentence(error: Exception, sweep: Sweep) -> Exception:
-    """Return the error as the class that has its exit code; a bug as it is."""
+    """Return the error as an instance of the class with its exit code. A bug is returned unchanged."""
     if isinstance(error, OSError) and sweep.folder is not None:
         return UserError(f"outputs_dir={sweep.outputs_dir} cannot be written: {error.strerror}")
     sentence, code = explain(error)

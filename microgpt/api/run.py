@@ -1,4 +1,4 @@
-"""Runs that were trained: their records, histories, samples and models, one by one or as tables."""
+"""Trained runs: their records, histories, samples and models, individually or as tables."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ HISTORY_COLUMNS = ("step", "loss", "lr", "tokens", "val_loss")
 
 
 class Run:
-    """A run by its folder; `microgpt.train` returns one."""
+    """A run in its folder, as returned by `microgpt.train`."""
 
     def __init__(self, folder: str | Path):
-        """Raises UserError unless the folder has the record of a run."""
+        """Raises UserError unless the folder contains the record of a run."""
         self.folder = Path(folder).absolute()
         record = RunRecord.read(self.folder)
         if record is None:
-            raise UserError(f"{self.folder} is not the folder of a run: it has no {RECORD} that can be read")
-        self.record: RunRecord = record  # the content of run.json: what was run, where, and with what result
+            raise UserError(f"{self.folder} is not the folder of a run: it has no readable {RECORD}")
+        self.record: RunRecord = record  # the content of run.json: configuration, environment and results
 
     @property
     def config(self) -> dict[str, Any]:
@@ -48,12 +48,12 @@ class Run:
 
     @property
     def samples(self) -> list[str]:
-        """The texts that the run generated after its last step."""
+        """The samples that the run generated after its last step."""
         return self.record.samples
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        """A row for each logged step: step, loss, lr, tokens (so far) and, if the step was evaluated, val_loss."""
+        """One row per logged step: step, loss, lr, tokens (so far) and, if the step was evaluated, val_loss."""
         import pandas as pd
 
         from microgpt.runs.folders import HISTORY
@@ -63,7 +63,7 @@ class Run:
 
     @cached_property
     def model(self) -> Model:
-        """The model after the last step, in the engine that trained it. `microgpt.load` takes other engines."""
+        """The model after the last step, on the engine that trained it. `microgpt.load` can use other engines."""
         from microgpt.api.model import load
 
         return load(self.folder, *engine_overrides(self.record))
@@ -78,12 +78,12 @@ class Run:
 
 
 class Runs(Sequence[Run]):
-    """The runs below some folders, oldest first, a sweep's by number; `microgpt.sweep` returns those of a sweep."""
+    """The runs in some folders, oldest first, a sweep's runs by number. `microgpt.sweep` returns a sweep's runs."""
 
     def __init__(self, *folders: str | Path):
         """Raises UserError for a folder that does not exist."""
         self.folders = tuple(Path(folder).absolute() for folder in folders)
-        self.rows = read_rows_of(self.folders)  # as the report reads them
+        self.rows = read_rows_of(self.folders)  # the same rows as in the report
 
     @cached_property
     def _runs(self) -> list[Run]:
@@ -104,11 +104,11 @@ class Runs(Sequence[Run]):
 
     @property
     def not_completed(self) -> list[Run]:
-        """The runs that failed or were interrupted; `record.error` says why."""
+        """The runs that failed or were interrupted. `record.error` contains the reason."""
         return [run for run, row in zip(self._runs, self.rows, strict=True) if not row.is_completed]
 
     def dataframe(self) -> pd.DataFrame:
-        """Return a row for each run: the keys in which the runs differ, then the columns of the tables in results/."""
+        """Return one row per run: the keys in which the runs differ, then the columns of the tables in results/."""
         import pandas as pd
 
         from microgpt.reports.settings import differing_keys
@@ -120,17 +120,17 @@ class Runs(Sequence[Run]):
     def compare(self, key: str) -> pd.DataFrame:
         """Return the differences between the values of a key, seed by seed, with 95 % intervals, as in the report.
 
-        A row compares runs that differ in `key` (`optim.lr`, or a group such as `style`) and in nothing else but the
-        seed. `difference` is the mean over the seeds of the metric with the first value minus that with the second, in
-        nats per target token: below zero, the first is better. `verdict` follows `p_holm`, which is adjusted for all
-        rows. Raises UserError for a key in which the runs do not differ.
+        Each row compares runs that differ only in `key` (`optim.lr`, or a group such as `style`) and in the seed.
+        `difference` is the mean over the seeds of the metric at the first value minus the metric at the second, in nats
+        per target token: if it is negative, the first value is better. `verdict` is based on `p_holm`, which is
+        adjusted for all rows. Raises UserError for a key in which the runs do not differ.
         """
         from microgpt.api.comparison import comparison_table
 
         return comparison_table(self.rows, key)
 
     def report(self, path: str | Path = "report.html") -> Path:
-        """Write the report of these runs, one HTML page that needs no network, and return its path."""
+        """Write the report of these runs as one HTML page that needs no network access, and return its path."""
         from microgpt.atomic import write_atomically
         from microgpt.reports.html import html
         from microgpt.reports.records import Collected
@@ -163,12 +163,12 @@ class Runs(Sequence[Run]):
 
 
 def runs(folder: str | Path = "outputs") -> pd.DataFrame:
-    """Return a row for each run below a folder, oldest first: `Runs(folder).dataframe()`."""
+    """Return one row per run in a folder, oldest first: `Runs(folder).dataframe()`."""
     return Runs(folder).dataframe()
 
 
 def read_rows_of(folders: Iterable[Path]) -> list[Row]:
-    """Return the rows of the runs below the folders; files that are no records give a warning."""
+    """Return the rows of the runs in the folders, with a warning for each file that is not a record."""
     from microgpt.reports.records import read_rows
 
     collected = read_rows(folders)
@@ -178,12 +178,12 @@ def read_rows_of(folders: Iterable[Path]) -> list[Row]:
 
 
 def shown(path: Path) -> str:
-    """Return the path as shown in messages: relative to the working directory if it is below it."""
+    """Return the path as shown in messages: relative to the working directory if it is inside it."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def engine_overrides(record: RunRecord) -> Iterator[str]:
-    """Yield the overrides that choose a run's engine again; a run of several processes is computed by one."""
+    """Yield the overrides that choose a run's engine. A run of several processes is loaded in one process."""
     backend = record.config.get("backend")
     if record.mode is None or backend is None:
         return
@@ -195,7 +195,7 @@ def engine_overrides(record: RunRecord) -> Iterator[str]:
 
 
 def key_facts(record: RunRecord) -> Iterator[tuple[str, Any]]:
-    """Yield the names and values that tell a run from others at a glance."""
+    """Yield the names and values that summarize a run."""
     yield "status", record.status
     yield "model", (record.config.get("model") or {}).get("name")
     yield "style", record.style

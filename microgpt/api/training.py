@@ -5,11 +5,11 @@ from microgpt.api.run import Run, Runs
 
 
 def train(*overrides: Overrides) -> Run:
-    """Train a run, as `python -m microgpt` does with the same overrides, and return it.
+    """Train a run like `python -m microgpt` with the same overrides, and return it.
 
-    Overrides are those of the command line ("mode=tensor", "train.steps=1000") or mappings ({"optim.lr": 0.005}).
+    Overrides are strings as on the command line ("mode=tensor", "train.steps=1000") or mappings ({"optim.lr": 0.005}).
     Ctrl-C writes a checkpoint and raises KeyboardInterrupt; the same call then finishes the run. Raises UserError for a
-    mistake before anything is written, and another MicrogptError (microgpt.errors) for a run that fails.
+    user error, before anything is written, and another MicrogptError (microgpt.errors) if the run fails.
     """
     from microgpt.api.program import train_run
 
@@ -17,12 +17,12 @@ def train(*overrides: Overrides) -> Run:
 
 
 def sweep(*overrides: Overrides) -> Runs:
-    """Train every combination of values, as `python -m microgpt -m` does, and return the runs.
+    """Train every combination of values, like `python -m microgpt -m`, and return the runs.
 
-    A list, a tuple or a range in a mapping is the values of a key ({"seed": range(16), "optim.lr": [0.01, 0.005]}).
+    A list, tuple or range in a mapping contains the values of a key ({"seed": range(16), "optim.lr": [0.01, 0.005]}).
     Jobs that differ only in seed, learning rate, schedule or sampling train side by side. The same call finishes an
-    interrupted sweep and keeps completed jobs. A job that fails is one of `Runs.not_completed`; raises the first error
-    if all fail.
+    interrupted sweep and keeps completed jobs. Failed jobs are in `Runs.not_completed`; if all jobs fail, the first
+    error is raised.
     """
     from microgpt.api.program import train_sweep
 

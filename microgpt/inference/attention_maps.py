@@ -1,6 +1,6 @@
-"""Attention maps: a forward pass over a whole text in numpy, float64, that keeps the attention weights of every head.
+"""Computes attention maps with a float64 numpy forward pass over a whole text that keeps every head's weights.
 
-The formulas are those of engines/scalar/model.py, for all positions at once. T is the number of tokens of the text.
+The formulas are those in engines/scalar/model.py, for all positions at once. T is the number of tokens of the text.
 """
 
 import math
@@ -29,21 +29,22 @@ class ForwardPass:
 
     logits: np.ndarray  # (T, V): row t predicts the token after position t
     attention: np.ndarray  # (n_layer, n_head, T, T): [.., t, s] is the weight of position s for t; 0 for s > t
-    losses: np.ndarray  # (T,): nats of each token given the ones before it; NaN for the first, which is not predicted
+    losses: np.ndarray  # (T,): nats of each token given the previous ones; NaN for the first, which is not predicted
 
 
 def forward(spec: ModelSpec, parameters: Mapping[str, np.ndarray], tokens: Sequence[int]) -> ForwardPass:
     """Read a text (token ids, BOS first) and return logits, attention weights and losses.
 
-    `parameters` are one model's, as in a checkpoint: (1, rows, columns) by tensor name, of any floating-point type. The
-    attention of a model without blocks is (0, n_head, T, T). An overflow gives NaN or infinity without a warning.
-    Raises ValueError for an empty text, one longer than the block, and ids outside the vocabulary.
+    `parameters` maps the tensor names of one model to arrays (1, rows, columns) of any floating-point type, as in a
+    checkpoint. Without blocks, the attention weights have the shape (0, n_head, T, T). An overflow gives NaN or
+    infinity without a warning. Raises ValueError if the text is empty or longer than the block, or if an id is not in
+    the vocabulary.
     """
     ids = np.asarray(tokens, dtype=np.int64)
     if not 1 <= len(ids) <= spec.block_size:
-        raise ValueError(f"a text must have from 1 to {spec.block_size} tokens (block_size), not {len(ids)}")
+        raise ValueError(f"a text must have 1 to {spec.block_size} tokens (block_size), not {len(ids)}")
     if ids.min() < 0 or ids.max() >= spec.vocab_size:
-        raise ValueError(f"token ids must be between 0 and {spec.vocab_size - 1}, found {ids.min()} to {ids.max()}")
+        raise ValueError(f"token ids must be between 0 and {spec.vocab_size - 1}, but are {ids.min()} to {ids.max()}")
     hidden_states = implementation(MODELS, "model.kind", spec.kind, "MODELS in inference/attention_maps.py")
     weights = {name: parameters[name][0].astype(np.float64) for name in spec.shapes()}
     with np.errstate(over="ignore", invalid="ignore"):
@@ -118,7 +119,7 @@ NORMS = {"rmsnorm": rmsnorm, "layernorm": layernorm}
 
 
 def rope(heads: np.ndarray, theta: float) -> np.ndarray:
-    """Rotate the features (j, j + D/2) of position t by t * theta^(-2j / D) (Su et al., 2021): (H, T, D) as given."""
+    """Rotate features (j, j + D/2) of position t by t * theta^(-2j / D) (Su et al., 2021): (H, T, D) -> (H, T, D)."""
     _, length, head_dim = heads.shape
     angles = np.arange(length)[:, np.newaxis] * theta ** (-np.arange(0, head_dim, 2) / head_dim)  # (T, D / 2)
     first, second = np.split(heads, 2, axis=-1)
@@ -134,7 +135,7 @@ POSITIONS = {"learned": unrotated, "rope": rope, "none": unrotated}
 
 
 def split_heads(x: np.ndarray, head_dim: int) -> np.ndarray:
-    """(T, H D) -> (H, T, D): head h has the columns from h D to (h + 1) D."""
+    """(T, H D) -> (H, T, D): head h has the columns h D to (h + 1) D - 1."""
     return x.reshape(len(x), -1, head_dim).swapaxes(0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Texts in progress: which tokens to read next, the sampled token, the reason to stop. The same for every engine."""
+"""Generates text, in the same way for every engine: tokens to read, sampled tokens, and reasons to stop."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +12,8 @@ from microgpt.engines.base import BulkRequest, BulkSampler, Decoder, Engine, Tex
 from microgpt.errors import UserError
 from microgpt.inference.sampling import SamplingPolicy, add_style_bias, probabilities
 
-BULK_SIZE = 50_000  # samples that `generate_many` holds in memory
-TEXTS_PER_CALL = 100  # of an engine that samples texts itself
+BULK_SIZE = 50_000  # samples that `generate_many` keeps in memory
+TEXTS_PER_CALL = 100  # samples per call of an engine with its own sampler
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Sample:
 
 
 class Continuation:
-    """The text that follows a prompt, in progress: which tokens to read next, and sampling from the model's logits.
+    """The continuation of a prompt during generation: the tokens to read next, and sampling from the model's logits.
 
-    Without max_new_tokens it ends when the block is full. With it, a full block slides: the later half of the text is
-    read again from position 0, and generation continues.
+    Without max_new_tokens, generation ends when the block is full. With max_new_tokens, a full block slides: the second
+    half of the text is read again from position 0, and generation continues.
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class Continuation:
         self.tokens = list(prompt)
         self.generated = 0
         self.pending = list(prompt)  # the tokens to read next
-        self.position = 0  # of the first pending token; at 0 the model starts reading anew
+        self.position = 0  # position of the first pending token; at 0, reading starts over
         self.probs: list[float] = []  # (V,), the distribution of the last token
-        self.stop_reason: str | None = None  # see Sample; None while the text is in progress
+        self.stop_reason: str | None = None  # see Sample; None during generation
 
     def sample(self, logits: Sequence[float]) -> int:
         """Sample the next token from the logits (V,) after the last pending token.
 
-        A token that ends the text (stop_reason "end") is not part of it.
+        A token that ends the text (stop_reason "end") is not added to it.
         """
         logits = add_style_bias(logits, self.tokens, self.tokenizer, self.policy)
         self.probs = probabilities(logits, self.policy)
@@ -57,7 +57,7 @@ class Continuation:
         return token
 
     def append(self, token: int) -> None:
-        """Continue with a sampled token."""
+        """Append a sampled token, and set the tokens to read next or the stop reason."""
         self.position += len(self.pending)
         self.pending = [token]
         if token in self.tokenizer.ends:
@@ -74,7 +74,7 @@ class Continuation:
 
 
 def stream(text: Continuation, new_decoder: Callable[[], Decoder]) -> Iterator[int]:
-    """Yield the tokens of a text as they are sampled; `text.stop_reason` is set after the last one."""
+    """Yield the tokens of a text as they are sampled. `text.stop_reason` is set after the last token."""
     decoder = None
     while text.stop_reason is None:
         if decoder is None or text.position == 0:
@@ -104,7 +104,7 @@ def generate_all(
 ) -> Iterator[Sample]:
     """Yield a continuation of each prompt, sampled one after the other, until `stop` returns true.
 
-    An engine that samples texts itself samples the same ones, some at a time.
+    An engine with its own sampler produces the same samples, several per call.
     """
     fits = policy.max_new_tokens is None or all(
         policy.max_new_tokens <= block_size - len(prompt) + 1 for prompt in prompts
@@ -155,23 +155,24 @@ def generate_many(
     count: int,
     rng: random.Random,
 ) -> Iterator[Sample]:
-    """Return `count` continuations of `prompt` from the engine's own sampler: the same distribution, another generator.
+    """Return `count` continuations of `prompt` from the engine's bulk sampler.
 
-    Raises UserError at once for what such a sampler does not support.
+    They have the same distribution as other samples, but are drawn with another random number generator. Raises
+    UserError immediately for options that the bulk sampler does not support.
     """
     if not isinstance(engine, BulkSampler):
-        raise UserError(f"sample.bulk=true is not allowed: backend={engine.info.backend} has no sampler of its own")
+        raise UserError(f"sample.bulk=true is not allowed: backend={engine.info.backend} has no bulk sampler")
     if tokenizer.special:
         raise UserError("sample.bulk=true is not allowed: bulk sampling cannot tell where a chat model's answer ends")
     if policy.is_biased:
         raise UserError(
-            "sample.bulk=true is not allowed: bulk sampling cannot favour a style's phrases; add style.bias=0"
+            "sample.bulk=true is not allowed: bulk sampling does not support a style's phrases; add style.bias=0"
         )
     room = block_size - len(prompt) + 1
     if policy.max_new_tokens is not None and policy.max_new_tokens > room:
         raise UserError(
-            f"sample.max_new_tokens={policy.max_new_tokens} is not allowed: with sample.bulk=true a text ends with the "
-            f"block, which has room for {room}"
+            f"sample.max_new_tokens={policy.max_new_tokens} is not allowed: with sample.bulk=true, a sample cannot "
+            f"exceed the block, which has room for {room}"
         )
     stop_reason = "block" if policy.max_new_tokens is None else "length"
     room, seed = policy.max_new_tokens or room, rng.getrandbits(62)
@@ -187,7 +188,7 @@ def generate_many(
 
 
 def phrase_rate(texts: Sequence[str], phrases: Sequence[str]) -> float | None:
-    """Return the share of texts that contain one of the phrases; None without texts or phrases."""
+    """Return the fraction of texts that contain one of the phrases; None without texts or phrases."""
     if not texts or not phrases:
         return None
     return sum(any(phrase in text for phrase in phrases) for text in texts) / len(texts)

@@ -1,4 +1,4 @@
-"""From a checkpoint to a model that is ready to generate: engine, tokenizer, sampling policy."""
+"""Loads a model from a checkpoint, ready to generate, with engine, tokenizer and sampling policy."""
 
 import random
 from collections.abc import Sequence
@@ -41,12 +41,12 @@ class TrainedModel:
         return self.engine.decoder(0)
 
     def continuation(self, prompt: Sequence[int], rng: random.Random) -> Continuation:
-        """Return a text to generate after `prompt` (token ids, BOS first)."""
+        """Return a continuation to generate for `prompt` (token ids, BOS first)."""
         return Continuation(self.tokenizer, self.block_size, prompt, self.policy, rng)
 
 
 def load_model(config: Config, invocation: Invocation) -> TrainedModel:
-    """Load the model of `checkpoint`. Raises UserError if it cannot be read or this machine cannot compute it."""
+    """Load the model in `checkpoint`. Raises UserError if it cannot be read or its engine is not available."""
     checkpoint = load_checkpoint(resolve_checkpoint(config.checkpoint or "", config.outputs_dir))
     meta = checkpoint.meta
     options = engine_options(config, meta.spec, tokens=1)
@@ -59,7 +59,7 @@ def load_model(config: Config, invocation: Invocation) -> TrainedModel:
 
 
 def engine_options(config: Config, spec: ModelSpec, tokens: float) -> EngineOptions:
-    """Return where and how to compute; `tokens` are the targets of a step. Raises UserError if that is unavailable."""
+    """Return the options of the engine. `tokens` is the number of targets per step. Raises UserError if unavailable."""
     backend = dict(vars(config.backend))
     given = EngineOptions(backend=backend.pop("name"), world_size=this_process().world_size, **backend)
     options = choose(given, spec, tokens)
@@ -68,7 +68,7 @@ def engine_options(config: Config, spec: ModelSpec, tokens: float) -> EngineOpti
 
 
 def sampling_policy(sample: SampleConfig, style: dict[str, Any]) -> SamplingPolicy:
-    """`style` is the node of that name in the configuration, as a checkpoint records it."""
+    """Return the sampling policy. `style` is the `style` node of the configuration, as recorded in a checkpoint."""
     return SamplingPolicy(
         temperature=sample.temperature,
         top_k=sample.top_k,
@@ -79,9 +79,10 @@ def sampling_policy(sample: SampleConfig, style: dict[str, Any]) -> SamplingPoli
 
 
 def sample_generator(checkpoint: Checkpoint, seed: int | None, otherwise: int = Config.seed) -> random.Random:
-    """Return a generator with the given seed, else with the state that gives the samples of the training run.
+    """Return a random number generator with the given seed or, without a seed, with the state that gives the samples of
+    the training run.
 
-    `otherwise` is the seed for a checkpoint without that state, an export.
+    `otherwise` is the seed for a checkpoint without this state, such as an export.
     """
     recorded = checkpoint.progress.rng_state
     if seed is None and recorded is not None:

@@ -1,4 +1,4 @@
-"""From logits to the next token's probabilities: temperature, top-k, the bias of a style. The same for every engine."""
+"""Computes the next token's probabilities from logits: temperature, top-k and a style's bias, for all engines."""
 
 import math
 from collections.abc import Sequence
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from microgpt.data.tokenizer import Tokenizer
 from microgpt.errors import NonFiniteError
 
-SMALLEST_TEMPERATURE = 1e-100  # below, 1 / temperature could overflow, and the likeliest token is certain anyway
+SMALLEST_TEMPERATURE = 1e-100  # below this, 1 / temperature could overflow, and the most likely token is certain anyway
 
 
 @dataclass(frozen=True)
 class SamplingPolicy:
-    temperature: float = 0.5  # 0: always the likeliest token
+    temperature: float = 0.5  # 0: always the most likely token
     top_k: int | None = None  # None: the whole vocabulary
     max_new_tokens: int | None = None  # None: until the block is full
     phrases: tuple[str, ...] = ()  # of the style
-    bias: float = 0.0  # added to the logit of each character that begins or continues a phrase
+    bias: float = 0.0  # added to the logit of each character that starts or continues a phrase
 
     @property
     def is_biased(self) -> bool:
@@ -24,7 +24,7 @@ class SamplingPolicy:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the likeliest token is certain."""
+        """Whether the most likely token is always chosen."""
         return self.temperature < SMALLEST_TEMPERATURE
 
     def without_bias(self) -> "SamplingPolicy":
@@ -32,10 +32,10 @@ class SamplingPolicy:
 
 
 def probabilities(logits: Sequence[float], policy: SamplingPolicy) -> list[float]:
-    """Return softmax(logits / temperature) over the top_k likeliest tokens; at temperature 0 the likeliest has 1.
+    """Return softmax(logits / temperature) over the top_k most likely tokens; at temperature 0, the most likely has 1.
 
-    Ties go to the lower id. The order of operations is microgpt.py's, so that an equal random number selects an equal
-    token. Raises NonFiniteError for logits that are not finite.
+    Ties go to the lower id. The order of operations is that of microgpt.py, so that the same random number selects the
+    same token. Raises NonFiniteError for non-finite logits.
     """
     if not all(math.isfinite(logit) for logit in logits):
         raise NonFiniteError("the model's logits contain NaN or infinity: training probably diverged")
@@ -56,7 +56,7 @@ def probabilities(logits: Sequence[float], policy: SamplingPolicy) -> list[float
 def add_style_bias(
     logits: Sequence[float], tokens: Sequence[int], tokenizer: Tokenizer, policy: SamplingPolicy
 ) -> Sequence[float]:
-    """Return the logits (vocab_size,) with the style's bias added to characters that begin or continue its phrases."""
+    """Return the logits (vocab_size,) with the style's bias added to characters that start or continue its phrases."""
     if not policy.is_biased:
         return logits
     biased = list(logits)
@@ -67,9 +67,10 @@ def add_style_bias(
 
 
 def phrase_characters(text: str, phrases: Sequence[str]) -> set[str]:
-    """Return the characters that begin or continue a phrase after `text`.
+    """Return the characters that start or continue a phrase after `text`.
 
-    A phrase continues if the text ends with its beginning and that starts a word; a phrase begins where a word does.
+    A phrase can start only at the start of a word. It continues if the text ends with the first part of the phrase, and
+    that part is at the start of a word.
     """
     chars = set()
     for phrase in phrases:

@@ -1,4 +1,4 @@
-"""The tasks: one module each, imported when called, so that sampling does not load what only training needs."""
+"""The tasks, one module each. A module is imported when its task runs, so that sampling does not load training code."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -26,7 +26,7 @@ def start(config: Config, invocation: Invocation) -> StartedJob:
 
 
 def task_named(name: str) -> Task:
-    """Return the function of a task: microgpt/tasks/<name>.py has a function of that name."""
+    """Return the function of a task, which has the same name as its module microgpt/tasks/<name>.py."""
     return getattr(module_of(name), name)
 
 

@@ -1,7 +1,7 @@
-"""task=benchmark: the speed of the engines on this machine, as one JSON document on standard output.
+"""task=benchmark: measures the speed of the engines on this machine and prints one JSON document on standard output.
 
-The document begins with the keys of the earlier systems' benchmarks; `engines` and `machine` are additions. Progress
-goes to standard error.
+The first keys of the document are those of the earlier systems' benchmarks; `engines` and `machine` are additions.
+Progress is printed on standard error.
 """
 
 import json
@@ -32,7 +32,7 @@ def benchmark(config: Config, invocation: Invocation) -> None:
         "language": "Python",
         "version": platform.python_version(),
         "timestamp": timestamp(),
-        "clock": "wall time; each figure is the median of its repeats, and stands beside the smallest and the largest",
+        "clock": "wall time; each figure is the median of its repeats, given with the smallest and the largest",
         "benchmarks": rows + (bench.micro_rows("python") if scalar is None else scalar),
         "engines": engines,
         "machine": {**asdict(environment()), "load_before": before, "load_after": load_average()},

@@ -1,4 +1,4 @@
-"""task=chat: a conversation with a chat model on the terminal, or with a program through pipes."""
+"""task=chat: a conversation with a chat model in the terminal, or through pipes with another program."""
 
 import contextlib
 import math
@@ -14,24 +14,24 @@ from microgpt.inference.generation import stream
 from microgpt.inference.loading import TrainedModel, load_model
 from microgpt.runs.invocation import Invocation
 
-HELP = """/temperature T   0: always the likeliest; higher: more surprising
-/clear           forget the conversation
-/help            this
-/quit            leave, as Ctrl-D does; Ctrl-C stops an answer"""
+HELP = """/temperature T   set the temperature; 0: always the most likely character; higher: more varied answers
+/clear           start a new conversation
+/help            show this help
+/quit            quit, like Ctrl-D; Ctrl-C stops an answer"""
 
 
 def chat(config: Config, invocation: Invocation) -> None:
     model = load_model(config, invocation)
     if not model.is_chat:
         raise UserError(
-            f"checkpoint={config.checkpoint} is not a chat model: task=chat needs one that was trained with data=chat"
+            f"checkpoint={config.checkpoint} is not a chat model: task=chat needs a model trained with data=chat"
         )
     seed = config.seed if config.sample.seed is None else config.sample.seed
     Conversation(model, random.Random(seed), is_terminal=sys.stdin.isatty()).run()
 
 
 class Conversation:
-    """A conversation in which each line of standard input is a turn of the user or a command that begins with /."""
+    """A conversation in which each line of standard input is a user turn or a command that starts with /."""
 
     def __init__(self, model: TrainedModel, rng: random.Random, is_terminal: bool):
         self.model = model
@@ -43,10 +43,10 @@ class Conversation:
         """Answer until /quit or the end of the input."""
         if self.is_terminal:
             with contextlib.suppress(ImportError):
-                import readline  # noqa: F401 (gives input() arrow keys and a history)
+                import readline  # noqa: F401 (adds arrow keys and a history to input())
             info = self.model.engine.info
             print(f"backend={info.backend} device={info.device} using_gpu={str(info.using_gpu).lower()}")
-            print("/help lists the commands, Ctrl-D leaves")
+            print("/help lists the commands, Ctrl-D quits")
         while (line := self.read()) is not None:
             if line.startswith("/"):
                 if not self.run_command(line):
@@ -55,7 +55,7 @@ class Conversation:
                 self.answer(line)
 
     def read(self) -> str | None:
-        """Return the next line without surrounding blanks, or None at the end of the input."""
+        """Return the next line without surrounding whitespace, or None at the end of the input."""
         try:
             return input("you: " if self.is_terminal else "").strip()
         except EOFError:
@@ -65,23 +65,23 @@ class Conversation:
         except KeyboardInterrupt:
             if not self.is_terminal:
                 raise
-            print("\n(Ctrl-D or /quit leaves)")
+            print("\n(Ctrl-D or /quit quits)")
             return ""
 
     def run_command(self, line: str) -> bool:
-        """Run a command that begins with /. Returns whether the conversation continues."""
+        """Run a command that starts with /. Returns whether the conversation continues."""
         command, _, value = line.partition(" ")
         if command == "/quit":
             return False
         if command == "/clear":
             self.turns = []
-            self.print_note("the conversation is forgotten")
+            self.print_note("new conversation")
         elif command == "/temperature":
             self.set_temperature(value.strip())
         elif command == "/help":
             print(HELP)
         else:
-            self.print_error(f"{command} is not a command: /help, /temperature, /clear and /quit are")
+            self.print_error(f"{command} is not a command: use /help, /temperature, /clear or /quit")
         return True
 
     def set_temperature(self, value: str) -> None:
@@ -108,7 +108,7 @@ class Conversation:
             return
         if dropped:
             self.print_note(
-                f"tokens_dropped={dropped}: the oldest part of the conversation is out of the model's sight"
+                f"tokens_dropped={dropped}: the oldest part of the conversation no longer fits the model's context"
             )
         if self.is_terminal:
             print("microgpt: ", end="", flush=True)
@@ -128,7 +128,7 @@ class Conversation:
         self.turns = [*turns, Turn(ASSISTANT, text)]
 
     def print_note(self, note: str) -> None:
-        """Print a line that is not part of an answer: to standard error if a program reads the answers."""
+        """Print a line that is not part of an answer, on standard error if a program reads the answers."""
         print(f"({note})", file=sys.stdout if self.is_terminal else sys.stderr, flush=True)
 
     def print_error(self, message: str) -> None:

@@ -1,4 +1,4 @@
-"""task=explain: one training step of the scalar engine on one document, as text, a page or a drawing."""
+"""task=explain: explains one training step of the scalar engine on one document, as text, an HTML page or a drawing."""
 
 from pathlib import Path
 
@@ -49,7 +49,9 @@ def example_of(inputs: RunInputs) -> list[int]:
     if document is None:
         return inputs.corpus.examples[inputs.initial.order.batch(0)[0]]
     if inputs.corpus.tokenizer.special:
-        raise UserError(f"explain.document={document} is not allowed: data={inputs.config.data.name} has conversations")
+        raise UserError(
+            f"explain.document={document} is not allowed: data={inputs.config.data.name} consists of conversations"
+        )
     (example,) = encode_document(
         document, inputs.corpus.tokenizer, ExampleOptions(inputs.spec.block_size, "truncate"), "explain.document"
     )

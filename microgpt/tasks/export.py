@@ -1,12 +1,13 @@
-"""task=export: a directory or a page with what inference needs of a checkpoint, and nothing of its training.
+"""task=export: writes a directory or a page with the parts of a checkpoint that inference needs.
 
     <export>/      weights.safetensors, meta.json, checksums.json     export.format=safetensors: readers of checkpoints
                    model.onnx, meta.json, checksums.json              export.format=onnx: other programs
                    model.safetensors, config.json, tokenizer.json, README.md and others
                                                                       export.format=transformers: from_pretrained
-    <export>.html  a page that computes in the browser                export.format=html
+    <export>.html  a page that runs the model in the browser          export.format=html
 
-lm_head is always among the weights, because readers of the earlier format require it; a tied model's is a copy of wte.
+The weights always include lm_head, because readers of the earlier format require it. In a tied model it is a copy of
+wte.
 """
 
 import json
@@ -42,7 +43,7 @@ from microgpt.tasks.model_card import model_card
 
 EXPORTS = Path("exports")
 PAGE = "index.html"
-# The only architecture of 0.5.0; a tied model and other initial values are nothing that its readers need to know
+# The only architecture of 0.5.0. Its readers do not need to know about tied weights or the initialization.
 EARLIER_FORMAT = {"kind": "gpt"} | {
     f.name: f.default
     for f in fields(ModelSpec)
@@ -59,12 +60,12 @@ class Rounding:
     dtype: str
     weights: int
     changed: int
-    to_zero: int  # weights that were not zero before
-    largest: float  # change of a weight
+    to_zero: int  # number of non-zero weights rounded to zero
+    largest: float  # largest change of a weight
 
     def __str__(self) -> str:
         if self.changed == 0:
-            return f"as {self.dtype} every weight is what it was"
+            return f"conversion to {self.dtype} did not change any weight"
         return (
             f"rounding to {self.dtype} changed {self.changed:,} of {self.weights:,} weights by at most "
             f"{self.largest:.2g}; {self.to_zero:,} became 0"
@@ -74,8 +75,8 @@ class Rounding:
 @dataclass(frozen=True)
 class ExportFormat:
     files: Callable[[Checkpoint, str], tuple[Files, Rounding]]  # (checkpoint, dtype)
-    notes: Callable[[Checkpoint], list[str]]  # lines for the user about what differs from the checkpoint
-    single_file: str = ""  # the suffix of the one file that is written; "": a directory
+    notes: Callable[[Checkpoint], list[str]]  # lines for the user about differences from the checkpoint
+    single_file: str = ""  # suffix of the single file to write; "": a directory
 
 
 def export(config: Config, invocation: Invocation) -> None:
@@ -107,7 +108,7 @@ def export(config: Config, invocation: Invocation) -> None:
 
 
 def default_name(checkpoint: Checkpoint, name: str, dtype: str) -> str:
-    """Return the export's name: run, step, and how the weights are stored."""
+    """Return the export's name: the run, the step, and the dtype or format of the weights."""
     stem = f"{origin_of(checkpoint).name}_step{checkpoint.step}"
     if suffix := FORMATS[name].single_file:
         return stem + suffix
@@ -115,7 +116,7 @@ def default_name(checkpoint: Checkpoint, name: str, dtype: str) -> str:
 
 
 def origin_of(checkpoint: Checkpoint) -> Origin:
-    """Return the origin of an export of this checkpoint; an export of an export has the origin of the first."""
+    """Return the origin of an export of this checkpoint. An export of an export keeps the origin of the first."""
     dtype = " ".join(dict.fromkeys(checkpoint.stored.values()))
     if checkpoint.meta.origin is not None:
         return replace(checkpoint.meta.origin, dtype=dtype)
@@ -140,16 +141,18 @@ def weight_files(checkpoint: Checkpoint, dtype: str) -> tuple[Files, Rounding]:
 
 
 def weight_notes(checkpoint: Checkpoint) -> list[str]:
-    tied = "lm_head, which is tied, is stored as a copy of wte: the earlier format's readers look for it"
+    tied = "the tied lm_head is stored as a copy of wte, because readers of the earlier format require it"
     notes = [tied] if checkpoint.meta.spec.tie_lm_head else []
     if unknown := unknown_to_earlier_format(checkpoint):
         unsupported = ", ".join(unknown)
-        notes.append(f"note: readers of the earlier format (0.5.0) know no {unsupported}: they compute another model")
+        notes.append(
+            f"note: readers of the earlier format (0.5.0) ignore {unsupported}, so they compute a different model"
+        )
     return notes
 
 
 def unknown_to_earlier_format(checkpoint: Checkpoint) -> list[str]:
-    """Return the properties of a model that the earlier format cannot state, so that its readers ignore them."""
+    """Return the properties of a model that the earlier format cannot represent and that its readers ignore."""
     own = asdict(checkpoint.meta.spec)
     return [f"{key} {own[key]}" for key, value in EARLIER_FORMAT.items() if own[key] != value]
 
@@ -171,18 +174,18 @@ def onnx_notes(checkpoint: Checkpoint) -> list[str]:
     style = checkpoint.meta.style
     if not style.get("phrases") or not style.get("bias"):
         return []
-    return [f"left out: the style's bias, which is no part of the model; {META} has its phrases"]
+    return [f"left out: the style's bias, which is not part of the model; {META} lists the phrases"]
 
 
 def html_files(checkpoint: Checkpoint, dtype: str) -> tuple[Files, Rounding]:
-    """Return the page. Raises UserError for a model that it cannot compute."""
+    """Return the page. Raises UserError for a model that it does not support."""
     weights = checkpoint.state.parameters
     narrowed = narrow(checkpoint.path, weights, dtype)
     return {PAGE: html_page(checkpoint, narrowed)}, rounding_between(weights, narrowed)
 
 
 def transformers_export(checkpoint: Checkpoint, dtype: str) -> tuple[Files, Rounding]:
-    """Return the files of a folder for from_pretrained. Raises UserError if no class computes the model."""
+    """Return the files of a folder for from_pretrained. Raises UserError if no class supports the model."""
     weights = checkpoint.state.parameters
     family = family_of(checkpoint.meta.spec)
     narrowed = narrow(checkpoint.path, weights, dtype)
@@ -203,17 +206,17 @@ FORMATS = {
 
 
 def narrow(path: Path, weights: Arrays, dtype: str) -> Arrays:
-    """Round weights to the nearest number of a type. Raises UserError for NaN and infinity, and for an overflow."""
+    """Round weights to the nearest values of a dtype. Raises UserError for NaN, infinity or an overflow."""
     largest = float(np.finfo(dtype).max)
     for name, array in weights.items():
         if not np.isfinite(array).all():
-            raise UserError(f"checkpoint={path} cannot be exported: {name} has weights that are not finite")
+            raise UserError(f"checkpoint={path} cannot be exported: {name} contains non-finite weights")
         extreme = float(np.abs(array).max(initial=0.0))
         if extreme > largest:
-            instead = "; export.half=false can hold it" if dtype == "float16" else ""
+            instead = "; use export.half=false" if dtype == "float16" else ""
             raise UserError(
                 f"checkpoint={path} cannot be exported in {dtype}: {name} has a weight of size {extreme:.6g}, "
-                f"and {dtype} ends at {largest:.6g}{instead}"
+                f"but the largest {dtype} is {largest:.6g}{instead}"
             )
     return {name: array.astype(dtype) for name, array in weights.items()}
 
@@ -236,26 +239,26 @@ def refuse_taken(path: Path) -> None:
     except (OSError, ValueError) as error:
         raise unwritable(path, error) from error
     if taken:
-        kind = "is there already and not empty" if path.is_dir() else "is there already and no folder"
-        raise UserError(f"export.path={path} {kind}: choose a new path, or remove it first")
+        kind = "already exists and is not empty" if path.is_dir() else "already exists and is not a folder"
+        raise UserError(f"export.path={path} {kind}: choose another path or remove it first")
 
 
 def write_export(path: Path, files: Files) -> None:
-    """Write the whole directory or nothing. Raises UserError if it cannot be written or is taken."""
+    """Write the whole directory or nothing. Raises UserError if it already exists or cannot be written."""
     refuse_taken(path)
     try:
-        final = path.resolve()  # an empty folder may be a link's target
+        final = path.resolve()  # an empty folder may be the target of a link
         try:
             write_directories({final: files})
         except BaseException:
             shutil.rmtree(hidden(final), ignore_errors=True)
             raise
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a cycle of links
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a loop of links
         raise unwritable(path, error) from error
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write one file, whole or not at all. Raises UserError if it cannot be written."""
+    """Write the whole file or nothing. Raises UserError if it cannot be written."""
     try:
         write_atomically(path, content)
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""export.format=html: one HTML file with the model inside, which computes and trains in the browser."""
+"""export.format=html: one HTML file that contains the model, generates text and trains in the browser."""
 
 import json
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from microgpt.serve.single_file import encoded, single_file, zipped
 BROWSER = EngineInfo(
     backend="JavaScript", device="this device", using_gpu=False, dtype="float32", kernel="loops", threads=1
 )
-MAX_NEW_TOKENS = 1024  # of a text
-MAX_HISTORY_POINTS = 300  # of the loss curve
-# What static/model.js computes: of the keys of ModelSpec with a table of choices these, of the others every value.
+MAX_NEW_TOKENS = 1024  # per generated text
+MAX_HISTORY_POINTS = 300  # points of the loss curve
+# Options that static/model.js supports: these values of ModelSpec's keys with choices, and every value of NUMBERS.
 CHOICES = {
     "kind": ("gpt", "bigram"),
     "activation": ("relu", "relu_squared", "gelu", "gelu_tanh", "silu"),
@@ -30,11 +30,11 @@ NUMBERS = (
     "vocab_size", "n_embd", "n_head", "n_layer", "block_size", "tie_lm_head", "input_rmsnorm", "rope_theta", "norm_eps",
     "norm_gain", "final_norm", "qk_norm", "bias", "gated_mlp", "mlp_width", "n_kv_head", "logit_softcap",
 )  # fmt: skip
-INITIAL = ("init_std", "residual_init", "init")  # concern training alone
+INITIAL = ("init_std", "residual_init", "init")  # affect only training
 
 
 def html_page(checkpoint: Checkpoint, weights: Mapping[str, np.ndarray]) -> bytes:
-    """Return the page of a model. Raises UserError for one that static/model.js cannot compute."""
+    """Return the page of a model. Raises UserError for a model that static/model.js does not support."""
     meta = checkpoint.meta
     refuse_unsupported(meta.spec)
     content = {
@@ -59,22 +59,22 @@ def html_page(checkpoint: Checkpoint, weights: Mapping[str, np.ndarray]) -> byte
 
 
 def refuse_unsupported(spec: ModelSpec) -> None:
-    """Raise UserError for a model with an option that static/model.js lacks."""
+    """Raise UserError for a model with an option that static/model.js does not support."""
     for key in fields(spec):
         value = getattr(spec, key.name)
         choices = CHOICES.get(key.name, (key.default,))
         if key.name not in (*NUMBERS, *INITIAL) and value not in choices:
             raise UserError(
-                f"export.format=html is not allowed: the page cannot compute model.{key.name}={value}, only "
-                f"{' and '.join(map(str, choices))}"
+                f"export.format=html is not allowed: the page does not support model.{key.name}={value}; it supports "
+                f"only {' and '.join(map(str, choices))}"
             )
 
 
 def front_coded(names: list[str]) -> str:
     """Return the sorted names, each as one capital letter and its remaining letters.
 
-    The capital is the number of letters shared with the previous name: A for none, B for one, and so on.
-    Compressed, they have half the size of the plain names.
+    The capital is the number of letters shared with the previous name: A for none, B for one, and so on. After
+    compression, this takes half the size of the plain names.
     """
     coded, last = [], ""
     for name in sorted(names):
@@ -85,4 +85,4 @@ def front_coded(names: list[str]) -> str:
 
 
 def page_notes(checkpoint: Checkpoint) -> list[str]:
-    return ["open it in a browser, from a folder or a web server: it makes no request"]
+    return ["open the page in a browser, as a file or from a web server; it makes no network requests"]

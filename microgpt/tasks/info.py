@@ -1,4 +1,4 @@
-"""task=info: print the content of a checkpoint or an export."""
+"""task=info: prints the content of a checkpoint or an export."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def info(config: Config, invocation: Invocation) -> None:
     checkpoint = load_checkpoint(path)
     progress, state = checkpoint.progress, checkpoint.state
     shapes = {name: list(array.shape[1:]) for name, array in state.parameters.items()}
-    if "lm_head" in checkpoint.stored:  # in an export, a tied model's copy of wte
+    if "lm_head" in checkpoint.stored:  # an export of a tied model contains a copy of wte
         shapes.setdefault("lm_head", shapes["wte"])
     width = print_table({
         "checkpoint": path,
@@ -47,7 +47,7 @@ def info(config: Config, invocation: Invocation) -> None:
 
 
 def print_table(properties: dict[str, Any]) -> int:
-    """Print two columns; returns the width of the first."""
+    """Print two columns. Returns the width of the first."""
     width = max(map(len, properties)) + 2
     for name, value in properties.items():
         print(f"{name + ':':{width}}{'none' if value is None else value}")
@@ -67,7 +67,7 @@ def model_properties(meta: Meta) -> dict[str, Any]:
 
 
 def onnx_properties(path: Path) -> dict[str, Any]:
-    """Return what meta.json states about an ONNX export."""
+    """Return the properties of an ONNX export from its meta.json."""
     try:
         meta = parse_meta(json.loads((path / META).read_bytes()))
     except INVALID as error:
@@ -82,7 +82,7 @@ def onnx_properties(path: Path) -> dict[str, Any]:
 
 
 def stored_bytes(checkpoint: Checkpoint, shapes: dict[str, list[int]]) -> int:
-    """Return the bytes of the weights in the file, without names and shapes."""
+    """Return the size of the weights in the file in bytes, without names and shapes."""
     sizes = {name: np.dtype(kind).itemsize for name, kind in checkpoint.stored.items()}
     return sum(rows * columns * sizes[name] for name, (rows, columns) in shapes.items())
 
@@ -92,7 +92,7 @@ def bytes_on_disk(path: Path) -> str:
 
 
 def run_properties(checkpoint: Path) -> dict[str, Any]:
-    """Return what run.json states, for a checkpoint in the folder of its run."""
+    """Return properties from run.json if the checkpoint is in the folder of its run."""
     if checkpoint.parent.name != "checkpoint":
         return {}
     run = checkpoint.parents[1]

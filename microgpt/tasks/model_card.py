@@ -1,4 +1,4 @@
-"""The model card of an export for transformers: what the model was trained on, how, and how well it predicts."""
+"""The model card of an export for transformers: the model's data, configuration and validation loss."""
 
 import math
 from dataclasses import dataclass, fields
@@ -14,16 +14,16 @@ from microgpt.runs.checkpoint import Checkpoint
 from microgpt.runs.record import RunRecord
 from microgpt.training.from_config import read_corpus
 
-MOST_EXAMPLES = 5000  # that the validation loss of a card is measured on
-NORMAL_95 = 1.96  # standard errors of a 95 % interval
+MOST_EXAMPLES = 5000  # validation examples on which the card's loss is measured
+NORMAL_95 = 1.96  # half-width of a 95 % interval in standard errors
 
 LOADING = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-folder = "."  # where this file is
+folder = "."  # the folder of this file
 model = AutoModelForCausalLM.from_pretrained(folder)
 tokenizer = AutoTokenizer.from_pretrained(folder)
-inputs = tokenizer("{prompt}", return_tensors="pt")  # begins with BOS
+inputs = tokenizer("{prompt}", return_tensors="pt")  # starts with BOS
 print(tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True))
 ```"""
 
@@ -42,7 +42,7 @@ class Measured:
 
 
 def model_card(checkpoint: Checkpoint, architecture: str, title: str) -> bytes:
-    """Return README.md of an export; a checkpoint without the record of its run has no data to name."""
+    """Return the README.md of an export. Without the record of the checkpoint's run, the card has no data section."""
     meta, spec = checkpoint.meta, checkpoint.meta.spec
     record = RunRecord.read(checkpoint.path.parents[1]) if checkpoint.path.parent.name == "checkpoint" else None
     lines = [
@@ -54,7 +54,7 @@ def model_card(checkpoint: Checkpoint, architecture: str, title: str) -> bytes:
         "",
         f"# {title}",
         "",
-        f"A character-level model of {spec.parameter_count():,} parameters, trained by microgpt and stored as "
+        f"A character-level model with {spec.parameter_count():,} parameters, trained with microgpt and stored as "
         f"{architecture}. It was trained for {checkpoint.step:,} steps.",
         "",
         LOADING.format(prompt="" if meta.special else meta.chars[0]),
@@ -81,7 +81,7 @@ def facts_of(record: RunRecord, checkpoint: Checkpoint) -> list[tuple[str, str]]
         facts.append(("data", f"{record.data.name}, {record.data.documents:,} documents, SHA-256 {record.data.sha256}"))
     measured = validation_loss(record, checkpoint)
     if measured is not None:
-        what = f"{measured}, over {measured.examples:,} held-out examples, 95 % interval"
+        what = f"{measured} on {measured.examples:,} held-out examples (95 % interval)"
         facts.append(("validation loss", what))
     elif record.metrics is not None and record.metrics.val_loss is not None:
         facts.append(("validation loss", f"{record.metrics.val_loss:.4f} nats per token"))
@@ -89,7 +89,7 @@ def facts_of(record: RunRecord, checkpoint: Checkpoint) -> list[tuple[str, str]]
 
 
 def configuration(config: dict[str, Any]) -> list[str]:
-    """Return the settings of a run that are not the schema's defaults, as YAML."""
+    """Return the settings of a run that differ from the schema's defaults, as YAML."""
     default = Config()
     lines = []
     for group, values in config.items():
@@ -101,7 +101,7 @@ def configuration(config: dict[str, Any]) -> list[str]:
 
 
 def validation_loss(record: RunRecord, checkpoint: Checkpoint) -> Measured | None:
-    """Measure the loss on the run's held-out documents; None if its data cannot be read any more."""
+    """Measure the loss on the run's held-out documents. Returns None if its data can no longer be read."""
     config, spec = record.config, checkpoint.meta.spec
     data, style = config.get("data") or {}, config.get("style") or {}
     known = {f.name: data[f.name] for f in fields(DataConfig) if f.name in data}
@@ -125,7 +125,7 @@ def validation_loss(record: RunRecord, checkpoint: Checkpoint) -> Measured | Non
 
 
 def token_losses(checkpoint: Checkpoint, ids: list[int]) -> np.ndarray:
-    """Return the loss of each token after the first: the last one of a full block is predicted too."""
+    """Return the loss of each token after the first, including the last token of a full block."""
     spec = checkpoint.meta.spec
     logits = forward(spec, checkpoint.state.parameters, ids[:-1]).logits
     largest = logits.max(axis=-1, keepdims=True)
@@ -134,7 +134,7 @@ def token_losses(checkpoint: Checkpoint, ids: list[int]) -> np.ndarray:
 
 
 def ratio_of(sums: np.ndarray, counts: np.ndarray) -> Measured:
-    """Return sum(sums) / sum(counts), with the error of a ratio of means over examples (Cochran, 1977, 2.11)."""
+    """Return sum(sums) / sum(counts), with the standard error of a ratio of means (Cochran, 1977, 2.11)."""
     n, loss = len(sums), float(sums.sum() / counts.sum())
     if n < 2:
         return Measured(loss, None, n)

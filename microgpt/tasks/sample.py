@@ -1,4 +1,4 @@
-"""task=sample: text from a checkpoint."""
+"""task=sample: prints samples from a checkpoint's model."""
 
 from pathlib import Path
 
@@ -32,5 +32,5 @@ def sample(config: Config, invocation: Invocation) -> None:
 
 
 def relative(path: Path) -> Path:
-    """Return the path relative to the working directory if it lies below it."""
+    """Return the path relative to the working directory if it is inside it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,4 +1,4 @@
-"""task=serve: a checkpoint over HTTP, until Ctrl-C or SIGTERM, after which pending requests are completed."""
+"""task=serve: serves a checkpoint over HTTP until Ctrl-C or SIGTERM, then completes pending requests."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from microgpt.installation import install_command
 from microgpt.runs.invocation import Invocation
 
 API_KEY = "MICROGPT_API_KEY"
-SWITCH_SECONDS = 0.0001  # the interval at which the generating thread lets the event loop run
+SWITCH_SECONDS = 0.0001  # interval at which the generating thread yields to the event loop
 
 
 def serve(config: Config, invocation: Invocation) -> None:

@@ -1,4 +1,4 @@
-"""task=train: one run from its configuration to its record, alone or as a job of a sweep."""
+"""task=train: trains one run, alone or as a job of a sweep."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from microgpt.training.runner import TrainingRun, new_record, train_runs
 
 
 def train(config: Config, invocation: Invocation) -> float:
-    """Train one run, or a job of a sweep. Returns the loss that an optimizing sweeper minimises."""
+    """Train one run, or a job of a sweep. Returns the loss that an optimizing sweeper minimizes."""
     started = start(config, invocation)
     try:
         value = started.run()
@@ -31,7 +31,7 @@ def train(config: Config, invocation: Invocation) -> float:
 
 
 def start(config: Config, invocation: Invocation) -> StartedJob:
-    """Read the data and take a folder for the run. Raises UserError."""
+    """Read the data and lock a folder for the run. Raises UserError."""
     if invocation.job is not None:
         return start_job(config, invocation)
     inputs, digest, resume = InputReader().inputs(config), config_hash(config), config.train.resume != "never"
@@ -43,16 +43,16 @@ def start(config: Config, invocation: Invocation) -> StartedJob:
         folder = claim_named(invocation.directory / invocation.folder, outputs, identity, resume, keep)
     run = TrainingRun(inputs, folder, new_record(inputs, digest, invocation))
     again = ""
-    if resume:  # a folder named by ${now:...} is another one the next time
+    if resume:  # with ${now:...} in hydra.run.dir, the next command would use another folder
         named = "" if invocation.folder is None else f" with hydra.run.dir={folder.path}"
         again = f"; the same command{named} continues from there"
     return StartedJob(lambda: train_run(run, again), folder.path, folder.release)
 
 
 def train_run(run: TrainingRun, again: str) -> float:
-    """Train a run in the folder that it holds; `again` says how an interrupted one continues.
+    """Train a run in its locked folder. `again` is the text about continuing the run after an interruption.
 
-    Returns the loss that an optimizing sweeper minimises.
+    Returns the loss that an optimizing sweeper minimizes.
     """
     with stop_on_signals() as stop:
         try:
@@ -66,10 +66,10 @@ def train_run(run: TrainingRun, again: str) -> float:
 
 
 def start_job(config: Config, invocation: Invocation) -> StartedJob:
-    """Find the folder of a job that a launcher runs alone; it is held from the job's first step only."""
+    """Find the folder of a job that a launcher runs alone. The folder is not locked before the job runs."""
     place = invocation.job
     assert place is not None
-    if invocation.directory != Path():  # the checkpoint is read when the job runs, in another working directory
+    if invocation.directory != Path():  # the job reads its checkpoint later, in another working directory
         train = with_absolute_paths(config, invocation.directory).train
         config = replace(config, train=train)
     job = Job(place.number, config, invocation.overrides, place.name, place.trial is not None)

@@ -73,7 +73,7 @@ def test_a_long_text_is_read_in_windows(run: microgpt.Run) -> None:
     text = "abcdefghijklmnopqrstuvwxyz"
     assert run.model.loss(text) > 0
     with pytest.raises(
-        microgpt.UserError, match="the text has 26 tokens, without BOS: the model reads at most 16, BOS included"
+        microgpt.UserError, match="the text has 26 tokens without BOS, but the model reads at most 16 including BOS"
     ):
         run.model.logits(text)
 

@@ -52,7 +52,7 @@ def test_it_shows_itself(run: microgpt.Run, tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_and_a_run_without_metrics(run: microgpt.Run, tmp_path: Path) -> None:
-    with pytest.raises(microgpt.UserError, match="is not the folder of a run: it has no run"):
+    with pytest.raises(microgpt.UserError, match="is not the folder of a run: it has no readable run"):
         microgpt.Run(tmp_path)
     killed = changed(run, tmp_path / "killed", status="running", metrics=None, samples=[])
     with pytest.raises(microgpt.UserError, match="has no metrics: its status is running"):

@@ -356,14 +356,14 @@ def test_max_new_tokens_is_at_most_the_room_of_the_block() -> None:
 
 
 def test_phrases_are_refused_where_they_would_be_favoured() -> None:
-    with pytest.raises(UserError, match=r"cannot favour a style's phrases; add style\.bias=0"):
+    with pytest.raises(UserError, match=r"does not support a style's phrases; add style\.bias=0"):
         many(SamplingPolicy(1.0, phrases=("ab",), bias=1.0))
     assert many(SamplingPolicy(1.0, phrases=("ab",), bias=0.0)) == many(SamplingPolicy(1.0))
 
 
 def test_engine_without_a_sampler_is_refused_by_name() -> None:
     engine = ScalarEngine(EngineOptions("python"), LONG, SGD, None, random_state(LONG))
-    with pytest.raises(UserError, match="backend=python has no sampler of its own"):
+    with pytest.raises(UserError, match="backend=python has no bulk sampler"):
         generate_many(engine, Tokenizer.of(["abcde"]), 20, [5], SamplingPolicy(1.0), 1, random.Random(0))
 
 
@@ -415,9 +415,9 @@ def test_bulk_texts_are_determined_by_seed_and_number(trained: Program) -> None:
 @mostly_slow(1,
     ("arguments", "sentence"),
     [
-        (BULK, "sample.bulk=true is not allowed: bulk sampling cannot favour a style's phrases; add style.bias=0"),
-        ((*PLAIN, "sample.max_new_tokens=17"), "sample.max_new_tokens=17 is not allowed: with sample.bulk=true a text "
-                                               "ends with the block, which has room for 16"),
+        (BULK, "sample.bulk=true is not allowed: bulk sampling does not support a style's phrases; add style.bias=0"),
+        ((*PLAIN, "sample.max_new_tokens=17"), "sample.max_new_tokens=17 is not allowed: with sample.bulk=true, a "
+                                               "sample cannot exceed the block, which has room for 16"),
         ((*PLAIN, "backend=torch"), "sample.bulk=true is not allowed: it requires task=sample mode=tensor "
                                     "backend=native"),
         ((*PLAIN[:3], "mode=scalar"), "sample.bulk=true is not allowed: it requires task=sample mode=tensor "

@@ -167,7 +167,7 @@ def test_weights_that_are_no_numbers_are_not_served(names: Program, tmp_path: Pa
     sums = tmp_path / "copy" / "checksums.json"  # or it would be refused as damaged
     sums.write_text(json.dumps({file.name: hashlib.sha256(file.read_bytes()).hexdigest()}))
     done = names("task=serve", "serve.port=0", f"checkpoint={tmp_path / 'copy'}", expect=2)
-    assert "has weights that are not finite" in validation_message(done.stderr)
+    assert "contains non-finite weights" in validation_message(done.stderr)
 
 
 @pytest.mark.parametrize(

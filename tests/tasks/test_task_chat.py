@@ -138,7 +138,7 @@ def test_sample_prints_answers_and_info_the_special_tokens(trained: Program) -> 
 
 
 @mostly_slow(2, ("arguments", "sentence"), [
-    (["task=sample", "checkpoint=latest"], "sample.prompt= is not allowed: a chat model answers"),
+    (["task=sample", "checkpoint=latest"], "sample.prompt= is not allowed: a chat model needs a question"),
     (["data=chat", "style=futuristic"], "style=futuristic is not allowed: data=chat cannot be mixed with documents"),
     (["task=sample", "checkpoint=latest", "mode=tensor", "sample.bulk=true", "sample.prompt=hi"],
      "sample.bulk=true is not allowed: bulk sampling cannot tell where a chat model's answer ends"),
@@ -164,10 +164,10 @@ def test_a_conversation_through_pipes(trained: Program) -> None:
     assert len(answers) == 3 + 4
     assert answers[3].startswith("/temperature T")
     assert [line for line in done.stderr.splitlines() if line.startswith("(")] == [
-        "(temperature 0)", "(the conversation is forgotten)",
+        "(temperature 0)", "(new conversation)",
     ]  # fmt: skip
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert errors[0] == "error: /nix is not a command: /help, /temperature, /clear and /quit are"
+    assert errors[0] == "error: /nix is not a command: use /help, /temperature, /clear or /quit"
     assert errors[1] == "error: temperature must be finite and >= 0, got -1"
     assert "user='Ü' has characters that the model does not know: 'Ü'" in errors[2]
     again = talk(trained, "hello", "/temperature 0", "hello", "/clear", "hello", "/quit", "never read")
@@ -200,8 +200,7 @@ def test_a_model_without_turns_is_refused(microgpt: Program) -> None:
     done = talk(microgpt, "hello")
     assert done.returncode == 2
     assert (
-        done.stderr
-        == "error: checkpoint=latest is not a chat model: task=chat needs one that was trained with data=chat\n"
+        done.stderr == "error: checkpoint=latest is not a chat model: task=chat needs a model trained with data=chat\n"
     )
 
 
@@ -236,7 +235,7 @@ def test_a_conversation_on_a_terminal_streams_stops_and_ends(trained: Program) -
         place = read_until(r"  \[stopped: Ctrl-C\]\r\nyou: ", place)
         time.sleep(0.5)  # the line editor receives a signal only while it waits for a key
         process.send_signal(signal.SIGINT)
-        read_until(r"\(Ctrl-D or /quit leaves\)\r\nyou: ", place)
+        read_until(r"\(Ctrl-D or /quit quits\)\r\nyou: ", place)
         os.write(terminal, b"\x04")
         assert process.wait(30) == 0
     finally:

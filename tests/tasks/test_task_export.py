@@ -307,7 +307,7 @@ def test_the_largest_float16_number_is_stored(tmp_path):
 def test_non_finite_weights_are_refused(tmp_path, value, dtype):
     parameters = weights(SPEC)
     parameters["wpe"][0, 1, 1] = value
-    with pytest.raises(UserError, match="wpe has weights that are not finite"):
+    with pytest.raises(UserError, match="wpe contains non-finite weights"):
         weight_files(checkpoint_of(tmp_path, parameters=parameters), dtype)
 
 
@@ -323,7 +323,7 @@ def test_the_effect_of_rounding_is_reported(tmp_path):
     )
     parameters["wte"][0, 0, :3] = 1.0
     whole = weight_files(checkpoint_of(tmp_path / "whole", parameters=parameters), "float16")[1]
-    assert str(whole) == "as float16 every weight is what it was"
+    assert str(whole) == "conversion to float16 did not change any weight"
 
 
 # The destination
@@ -342,14 +342,14 @@ def test_the_default_name_has_run_step_and_type(tmp_path, kind, dtype, end):
 def test_a_folder_that_is_not_empty_is_refused(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("mine")
-    with pytest.raises(UserError, match=r"export\.path=.*out is there already and not empty"):
+    with pytest.raises(UserError, match=r"export\.path=.*out already exists and is not empty"):
         write_export(tmp_path / "out", {"meta.json": b"{}"})
     assert {path.name for path in tmp_path.rglob("*")} == {"out", "mine"}
 
 
 def test_a_file_is_refused(tmp_path):
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(UserError, match=r"export\.path=.*out is there already and no folder"):
+    with pytest.raises(UserError, match=r"export\.path=.*out already exists and is not a folder"):
         refuse_taken(tmp_path / "out")
 
 
@@ -495,7 +495,7 @@ def test_the_program_prints_destination_sizes_and_what_is_left_out(trained: Prog
     assert "left out: optimizer_m.safetensors, optimizer_v.safetensors, train_state.json (" in done.stdout
     refused = trained("task=export", f"checkpoint={run}", "export.half=true", expect=2)
     assert refused.stderr == (
-        f"error: export.path={path} is there already and not empty: choose a new path, or remove it first\n"
+        f"error: export.path={path} already exists and is not empty: choose another path or remove it first\n"
     )
 
 
