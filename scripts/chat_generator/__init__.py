@@ -1,1 +1,1 @@
-"""The generator of the embedded chat data set, microgpt/data/chat.jsonl.gz; scripts/build_chat.py runs it."""
+"""The generator of the bundled chat data set, microgpt/data/chat.jsonl.gz; scripts/build_chat.py runs it."""

@@ -1,19 +1,20 @@
-"""Conversations for the embedded chat data set: exchanges of topics.py in a random order, with a fixed seed.
+"""Conversations for the bundled chat data set: exchanges from topics.py in a random order, with a fixed seed.
 
-All sentences are the project's own (sentences.py); people's names come from the public-domain microgpt/data/names.txt.
+All sentences were written for this project (sentences.py); names of people come from the public-domain
+microgpt/data/names.txt.
 
-How the data suits a character-level model of a million parameters:
-- users write proper English or all in lower case, with punctuation or without; answers are always proper English, so
-  there is one correct answer, and a name is capitalised however it was typed;
-- a question has many wordings, its answer has one;
-- an answer first repeats its subject ("3 + 4 = 7.", "Snow is white."): copying is easy to learn, and what remains to be
-  known then follows the same letters, however the question was worded;
-- names are so numerous that few occur twice: the model must look them up in the conversation;
-- topics occur in any order, up to the end of the block, so that every position and every succession is trained;
-- a fifth of the conversations starts with an answer whose question is missing, like a prompt whose oldest turns were
-  dropped; what is not in the context is not known: "You have not told me your name yet.";
-- there are too many conversations to memorise;
-- a question that is not taught has an answer too: "I do not know that yet."
+The data is designed for a character-level model with a million parameters:
+- Users write standard English or only lower case, with or without punctuation. Answers are always in standard English,
+  so that there is one correct answer; a name is capitalised however it was typed.
+- A question has many wordings, but its answer has only one.
+- An answer first repeats its subject ("3 + 4 = 7.", "Snow is white."). Copying is easy to learn, and the fact itself
+  then follows the same letters, however the question was worded.
+- There are so many names that few occur twice: the model must look them up in the conversation.
+- Topics occur in any order, up to the end of the block, so that every position and every sequence is trained.
+- A fifth of the conversations starts with an answer whose question is missing, like a prompt whose oldest turns were
+  dropped. Facts outside the context are unknown: "You have not told me your name yet."
+- There are too many conversations to memorise.
+- Questions outside the training topics have an answer too: "I do not know that yet."
 """
 
 import json
@@ -24,13 +25,13 @@ from chat_generator import sentences, topics
 from chat_generator.topics import Exchange, Topic
 
 SEED = 5
-MAX_TOKENS = 250  # of a conversation; the chat models' block is 256
+MAX_TOKENS = 250  # per conversation; the block of the chat models is 256
 
 Conversation = tuple[Exchange, ...]  # an exchange whose question is missing has the question ""
 
 
 class ConversationBuilder:
-    """A conversation under construction, with what the user has said in it."""
+    """A conversation under construction, and the facts that the user has stated in it."""
 
     def __init__(self, rng: Random, room: int):
         self.rng = rng
@@ -40,7 +41,7 @@ class ConversationBuilder:
         self.topic: Topic | None = None  # of the last exchange
 
     def add(self, exchange: Exchange, topic: Topic | None = None, name: str | None = None) -> bool:
-        """Append an exchange; return whether it fitted."""
+        """Append an exchange if it fits; return whether it did."""
         size = length(exchange)
         if size > self.room:
             return False
@@ -60,7 +61,7 @@ class ConversationBuilder:
             self.add_random()
 
     def begin_with_an_answer(self) -> None:
-        """Start with an answer; a name in it is known from there on."""
+        """Start with an answer; if it contains a name, the name is known afterwards."""
         name = topics.random_name(self.rng)
         if self.rng.random() < 0.35:
             self.add(("", self.rng.choice([sentences.MET, sentences.REMEMBERED]).format(name)), name=name)
@@ -69,14 +70,14 @@ class ConversationBuilder:
         self.add(("", topic(self.rng)[1]), topic)
 
     def introduce(self) -> bool:
-        """State a name, for the first time or as a correction; the latest counts. Return whether it fitted."""
+        """State a name, for the first time or as a correction; the last name counts. Return whether it fitted."""
         name = topics.random_name(self.rng)
         anew = self.name is not None and self.rng.random() < 0.5
         wordings = sentences.CORRECTIONS if anew else sentences.INTRODUCTIONS
         return self.add(topics.introduction(self.rng, name, wordings), name=name)
 
     def add_random(self) -> bool:
-        """Append a random exchange; return whether it fitted."""
+        """Append a random exchange if it fits; return whether it did."""
         chance, (introduced, asked) = self.rng.random(), (0.06, 0.18) if self.name else (0.13, 0.18)
         if chance < introduced:
             return self.introduce()
@@ -93,7 +94,7 @@ class ConversationBuilder:
 
 
 def length(exchange: Exchange) -> int:
-    """Return the number of tokens: characters, a role and an end for each turn."""
+    """Return the number of tokens: the characters, and a role and an end for each turn."""
     return sum(2 + len(turn) for turn in exchange if turn)
 
 
@@ -112,7 +113,7 @@ def short_conversation(rng: Random) -> Conversation:
 
 
 def long_conversation(rng: Random, without_start: bool = False) -> Conversation:
-    """Return as much as fits; a third ends with the question for the name, a third with thanks or a farewell."""
+    """Return as many exchanges as fit; a third end by asking for the name, a third with thanks or a farewell."""
     end = rng.randrange(3)
     builder = ConversationBuilder(rng, MAX_TOKENS - 60 if end < 2 else MAX_TOKENS)  # 60 tokens for the end
     (builder.begin_with_an_answer if without_start else builder.begin)()
@@ -149,7 +150,7 @@ RANDOM_KINDS: dict[str, tuple[int, Callable[[Random], Conversation]]] = {
 
 
 def systematic_exchanges(rng: Random) -> Iterator[tuple[str, Exchange]]:
-    """Yield what must not depend on chance: all small talk, every sum in some wordings, every fact."""
+    """Yield the exchanges that must not depend on chance: all small talk, every sum in some wordings, every fact."""
     for questions, (answer,) in sentences.SMALL_TALK:
         yield from (("small talk", (question, answer)) for question in questions)
     yield from (("names not told", (question, sentences.NOT_TOLD)) for question in sentences.WHO_AM_I)

@@ -1,4 +1,4 @@
-"""Topics of the embedded chat: each function returns one exchange, a question as people type it and its answer."""
+"""Topics of the bundled chat data: each function returns one exchange, a question as a user types it and its answer."""
 
 from collections.abc import Callable
 from importlib.resources import files
@@ -44,7 +44,7 @@ def talk(rng: Random, row: tuple[list[str], list[str]]) -> Exchange:
 
 
 def sum_of(rng: Random, a: int, sign: str, b: int, wordings: list[str]) -> Exchange:
-    """Return a sum in a random wording; the answer has one wording, and says so if a number is too large."""
+    """Return a sum in a random wording; the answer has one wording, and another one if a number is too large."""
     word = {"+": "plus", "-": "minus"}[sign]
     aa, bb = (sentences.DIGITS[n] if n < len(sentences.DIGITS) else str(n) for n in (a, b))
     question = typed(rng, capital(rng.choice(wordings).format(a=a, b=b, sign=sign, word=word, aa=aa, bb=bb)))
@@ -119,7 +119,7 @@ def counting(rng: Random) -> Exchange:
 
 
 def echo(rng: Random) -> Exchange:
-    """Ask to repeat words, which teaches the model to copy."""
+    """Ask the model to repeat words, which teaches it to copy."""
     words = [
         random_name(rng) if rng.random() < 0.7 else rng.choice(list(sentences.OPPOSITES))
         for _ in range(rng.choice([1, 1, 2, 3]))
@@ -170,9 +170,9 @@ INITIALS = [[name for name in PEOPLE if name[0] == letter] for letter in sorted(
 
 
 def random_name(rng: Random) -> str:
-    """Return a name, often one made of two halves of others, which can only be copied letter by letter.
+    """Return a name, often built from two halves of other names, which can only be copied letter by letter.
 
-    A third of them draw the initial first, so that every capital letter occurs often enough.
+    For a third of the names, the initial is drawn first, so that every capital letter occurs often enough.
     """
     name = rng.choice(rng.choice(INITIALS) if rng.random() < 0.33 else PEOPLE)
     if rng.random() < 0.3:
@@ -186,7 +186,7 @@ def introduction(rng: Random, name: str, wordings: list[str] = sentences.INTRODU
 
 
 def name_question(rng: Random, name: str | None) -> Exchange:
-    """Ask for the user's name; the answer has the last one that the conversation contains, if any."""
+    """Ask for the user's name; the answer contains the last name in the conversation, if there is one."""
     return typed(rng, rng.choice(sentences.WHO_AM_I)), sentences.REMEMBERED.format(name) if name else sentences.NOT_TOLD
 
 

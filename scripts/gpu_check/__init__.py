@@ -1,1 +1,1 @@
-"""Checks and measurements of the torch engine on a GPU, in parts with time limits; scripts/gpu_check.sh starts them."""
+"""Checks and measurements of the PyTorch engine on a GPU, in parts with time limits; started by gpu_check.sh."""

@@ -1,4 +1,4 @@
-"""The command line of scripts/gpu_check.sh: each part in a process of its own, killed at the end of its time."""
+"""The command line of scripts/gpu_check.sh: each part runs in a separate process, which is killed at its time limit."""
 
 import argparse
 import contextlib
@@ -31,22 +31,26 @@ from microgpt.runs.environment import environment, git_state, version_of
 from microgpt.runs.record import timestamp
 
 NAMES = tuple(PARTS)
-EXIT_CODES = {FAILED: 1, NOT_RUN: 124, TIMED_OUT: 124}  # of a part; the first that occurs is the check's
-OUT_OF_TIME, RESTART = 124, 75  # exit codes of a part's process
-MARGIN = 8.0  # seconds before a part is killed, in which it finishes a measurement
-LEAST_SECONDS = 10.0  # a part is not started for less
+EXIT_CODES = {
+    FAILED: 1,
+    NOT_RUN: 124,
+    TIMED_OUT: 124,
+}  # for the status of a part; the first one that occurs is the exit code of the check
+OUT_OF_TIME, RESTART = 124, 75  # exit codes of the process of a part
+MARGIN = 8.0  # seconds for finishing a measurement before a part is killed
+LEAST_SECONDS = 10.0  # a part is not started if less time is left
 
 
 def parser() -> argparse.ArgumentParser:
     p = harness.parser(__doc__, prog="gpu_check.sh")
-    p.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: in the place of a GPU (cuda)")
-    p.add_argument("--quick", action="store_true", help="small models and few steps: shows that the parts work")
-    p.add_argument("--nanogpt-dir", metavar="DIR", help="a checkout of nanoGPT; without it, ours is measured alone")
+    p.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: use the CPU instead of a GPU (cuda)")
+    p.add_argument("--quick", action="store_true", help="use small models and few steps, to check that the parts work")
+    p.add_argument("--nanogpt-dir", metavar="DIR", help="a checkout of nanoGPT; without it, only microgpt is measured")
     p.add_argument("--parts", type=harness.one_of(NAMES), default=list(NAMES), help=f"({','.join(NAMES)})")
     p.add_argument("--replicas", metavar="R,R", help="numbers of models (64,1024,4096,16384; with --quick 4,64)")
     p.add_argument("--seconds", type=harness.above_0, default=480.0, help="time limit of the whole check (480)")
     p.add_argument("--out", type=Path, metavar="DIR", help="output folder (results/gpu_check_<UTC>)")
-    p.add_argument("--part", choices=NAMES, help=argparse.SUPPRESS)  # in the part's own process
+    p.add_argument("--part", choices=NAMES, help=argparse.SUPPRESS)  # in the process of a part
     p.add_argument("--part-end", type=float, help=argparse.SUPPRESS)  # time.time()
     return p
 
@@ -55,12 +59,12 @@ def numbers_of_replicas(a: argparse.Namespace) -> list[int]:
     given = a.replicas or ("4,64" if a.quick else "64,1024,4096,16384")
     numbers = [int(word) if word.isdecimal() else 0 for word in given.split(",")]
     if min(numbers) < 1:
-        raise UserError(f"--replicas={given} is not allowed: it is whole numbers of at least 1, such as 64,1024")
+        raise UserError(f"--replicas={given} is not allowed: it must be whole numbers of at least 1, as in 64,1024")
     return numbers
 
 
 def run_part(a: argparse.Namespace) -> int:
-    """Run a part in this process. Its limits are those of its process."""
+    """Run a part in this process, within the limits of the process."""
     from gpu_check.measuring import Check
     from microgpt.engines.torch.device import choose_device
 
@@ -79,20 +83,20 @@ def run_part(a: argparse.Namespace) -> int:
 
 
 def run_limited(command: list[str], log: IO[str], limit: float) -> int | None:
-    """Run a command with its output in a log; return its exit code, None if it was killed at the end of its time."""
+    """Run a command with its output in a log; return its exit code, or None if it was killed at its time limit."""
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         return process.wait(limit)
     except subprocess.TimeoutExpired:
         return None
-    finally:  # what the part has started, too, also if this process is interrupted
+    finally:  # including processes that the part started, and even if this process is interrupted
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
 def last_error(log: Path, start: int) -> str:
-    """Return the last error in a log from a place on; its last line if there is none."""
+    """Return the last error in a log after position `start`, or the last line if there is no error."""
     lines = [line for line in log.read_text(errors="replace")[start:].splitlines() if line.strip()] or ["no output"]
     found = next((line for line in reversed(lines) if "rror:" in line), lines[-1])
     return found.removeprefix("error: ").strip()
@@ -135,7 +139,7 @@ def run_check(a: argparse.Namespace) -> int:
     if a.nanogpt_dir is not None and not (Path(a.nanogpt_dir) / "model.py").is_file():
         raise UserError(f"--nanogpt-dir={a.nanogpt_dir} is not a checkout of nanoGPT: it has no model.py")
     if (out / "results.json").exists():
-        raise UserError(f"--out={out} holds the results of another check")
+        raise UserError(f"--out={out} contains the results of another check")
     out.mkdir(parents=True, exist_ok=True)
     parts = [PartResult(name, PARTS[name].title, PARTS[name].columns) for name in NAMES if name in a.parts]
     command = f"bash scripts/gpu_check.sh {shlex.join(sys.argv[1:])}".strip()

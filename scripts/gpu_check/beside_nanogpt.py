@@ -1,7 +1,7 @@
-"""The torch engine beside nanoGPT's model.py: the same model, weights, data and optimizer.
+"""Compare the PyTorch engine with nanoGPT's model.py: the same model, weights, data and optimizer.
 
-nanoGPT is used from a checkout given by path. Its model is GPT-2 without biases, so is ours here; from equal weights
-both must have the same loss. Products of float32 are exact in both (no TF32).
+nanoGPT is imported from a local checkout. Its model is GPT-2 without biases, and so is ours here; with equal weights,
+both must have the same loss. Products in float32 are exact in both (no TF32).
 """
 
 import importlib.util
@@ -26,14 +26,14 @@ from microgpt.engines.options import EngineOptions
 from microgpt.errors import MicrogptError, UserError
 from microgpt.model.spec import ModelSpec
 
-VOCAB_SIZE = 65  # of the characters of Shakespeare, so that 6/6/384 has the usual 10.65 M parameters
+VOCAB_SIZE = 65  # characters of Shakespeare, so that 6/6/384 has the usual 10.65 M parameters
 RATE, CLIP, DECAY, BETAS = 1e-3, 1.0, 0.1, (0.9, 0.99)
-LARGEST_DIFFERENCE = 1e-3  # of the first loss, in float32
+LARGEST_DIFFERENCE = 1e-3  # between the first losses, in float32
 EAGER, COMPILED = ("eager", "cuda_graph"), ("compiled", "compiled cuda_graph")
-AGAINST = dict.fromkeys(EAGER, EAGER[0]) | dict.fromkeys(COMPILED, COMPILED[0])  # nanoGPT's kernel
-# What is most worth knowing comes first, as compiling may take more time than there is.
+AGAINST = dict.fromkeys(EAGER, EAGER[0]) | dict.fromkeys(COMPILED, COMPILED[0])  # our kernel -> nanoGPT's kernel
+# The most important settings come first, because compiling may exceed the time limit.
 ORDER = (("bfloat16", COMPILED), ("bfloat16", EAGER), ("float32", EAGER), ("float32", COMPILED))
-SAMPLED = {True: 16, False: 200}  # tokens of a text, by --quick
+SAMPLED = {True: 16, False: 200}  # tokens per text, by --quick
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def ours(check: Check, shape: Shape, dtype: str, kernel: str) -> Engine:
 
 
 class NanoGPT:
-    """nanoGPT's model and optimizer, trained as its train.py does, without evaluation and printing."""
+    """nanoGPT's model and optimizer, trained as by its train.py, without evaluation and printing."""
 
     def __init__(self, check: Check, shape: Shape, dtype: str, compiled: bool):
         self.check, self.shape = check, shape
@@ -104,13 +104,13 @@ class NanoGPT:
         for _ in range(steps):
             with self.autocast():
                 _, self.loss = self.step_model(*batch)
-            batch = self.batch()  # while the GPU computes
+            batch = self.batch()  # prepared while the GPU computes
             self.loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         if not np.isfinite(self.loss.item()):
-            raise MicrogptError("a loss is not finite")
+            raise MicrogptError("a loss became non-finite")
 
 
 @cache
@@ -125,7 +125,7 @@ def load_model_file(folder: str) -> Any:
 
 
 def nanogpt_weights(shape: Shape, arrays: Arrays) -> dict[str, Tensor]:
-    """Return our weights (R = 1) by nanoGPT's names."""
+    """Return our weights (R = 1), keyed by nanoGPT's names."""
     ours = {name: torch.from_numpy(array[0]) for name, array in arrays.items()}
     found = {
         "transformer.wte.weight": ours["wte"],
@@ -146,7 +146,7 @@ def nanogpt_weights(shape: Shape, arrays: Arrays) -> dict[str, Tensor]:
 
 
 def loss_difference(check: Check, shape: Shape) -> float:
-    """Return the difference of both programs' losses on the same examples, from equal weights, in float32."""
+    """Return the difference between both programs' losses on the same examples, with equal weights, in float32."""
     examples = corpus_of(shape.block_size).examples[: shape.batch_size]
     expected = float(ours(check, shape, "float32", "eager").evaluate(examples)[0])
     theirs = NanoGPT(check, shape, "float32", compiled=False)
@@ -180,7 +180,7 @@ def measure(check: Check) -> None:
     if compared:
         for shape in SHAPES[check.quick]:
             difference = loss_difference(check, shape)
-            check.results.add_note("nanogpt", f"{shape}: from equal weights the losses differ by {difference:.1e}")
+            check.results.add_note("nanogpt", f"{shape}: with equal weights, the losses differ by {difference:.1e}")
             if not difference < LARGEST_DIFFERENCE:
                 raise MicrogptError(f"{shape}: the programs do not compute the same model")
     measurements = []
@@ -193,23 +193,23 @@ def measure(check: Check) -> None:
 
 
 def nanogpt_row(check: Check, row: Row) -> Row:
-    """Return nanoGPT's row of these settings; an empty one if it has not been measured."""
+    """Return nanoGPT's row for these settings, or an empty row if nanoGPT has not been measured."""
     wanted = {**row, "program": "nanoGPT"}.items()
     return next((found for found in check.results.part("nanogpt").rows if wanted <= found.items()), {})
 
 
 def prepare(check: Check, part: str) -> bool:
-    """Return whether nanoGPT is measured; state it if it is not. Raises UserError for a folder that is no checkout."""
+    """Return whether nanoGPT is measured; add a note if it is not. Raises UserError if the folder is no checkout."""
     torch.backends.cuda.matmul.allow_tf32 = False
     if check.nanogpt_dir is None:
-        check.results.add_note(part, "nanoGPT is left out: --nanogpt-dir names no checkout of it")
+        check.results.add_note(part, "nanoGPT is left out: --nanogpt-dir is not set")
         return False
     load_model_file(check.nanogpt_dir)
     return True
 
 
 def sample(check: Check) -> None:
-    """Sample one text, a token at a time. nanoGPT computes every token of the text again for the next one."""
+    """Sample one text, a token at a time. For each token, nanoGPT computes all earlier tokens again."""
     count = SAMPLED[check.quick]
 
     def one(shape: Shape, program: str, dtype: str) -> Row:

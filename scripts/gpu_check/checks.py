@@ -18,15 +18,15 @@ from microgpt.errors import MicrogptError
 
 ROOT = Path(__file__).resolve().parents[2]
 LISTED = 10  # failures
-MOST_PROCESSES = 8  # of pytest: each has its own CUDA context
-# For the CPU: the same cases on the CPU; the quick ones are those of one test.
+MOST_PROCESSES = 8  # of pytest; each process has its own CUDA context
+# With --device cpu, the same cases run on the CPU; --quick selects the cases of one test.
 SELECTED = {("cuda", False): "cuda", ("cpu", False): "torch-cpu", ("cuda", True): "masked and torch-cuda"}
 SELECTED["cpu", True] = "masked and torch-cpu"
 SUITES = ("test_compliance.py", "test_compliance_options.py", "test_torch_engine.py", "test_torch_cuda_graphs.py")
 
 
 def doctor(check: Check) -> None:
-    """Run nvidia_doctor.sh; a row is one of its lines."""
+    """Run nvidia_doctor.sh; each row is a line of its output."""
     required = check.device == "cuda"
     variables = {"REQUIRE_GPU": str(int(required)), "PYTHON": sys.executable, "DOCTOR_TIMEOUT": "45"}
     script = ["bash", str(ROOT / "scripts" / "nvidia_doctor.sh")]
@@ -42,7 +42,7 @@ def doctor(check: Check) -> None:
 
 
 def compliance(check: Check) -> None:
-    """Run the tests that compare the torch engine on this device with the scalar engine."""
+    """Run the tests that compare the PyTorch engine on this device with the scalar engine."""
     selected = SELECTED[check.device, check.quick]
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -68,7 +68,7 @@ def compliance(check: Check) -> None:
 
 
 def run_pytest(check: Check, selected: str, lines: Path) -> int | None:
-    """Run the suites until the deadline; return the exit code, None if they were killed then."""
+    """Run the suites until the deadline; return the exit code, or None if they were killed at the deadline."""
     command = [
         sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-m", "not slow", "-p", "no:cacheprovider",
         "--noconftest", "-p", "gpu_check.pytest_results", "-k", selected,
@@ -76,12 +76,12 @@ def run_pytest(check: Check, selected: str, lines: Path) -> int | None:
     ]  # fmt: skip
     if not check.quick and find_spec("xdist") is not None:
         command += ["-p", "xdist.plugin", "-n", str(min(MOST_PROCESSES, len(available_cores()) or 1))]
-    # Without the plugins of whatever else is installed there.
+    # Do not load other plugins that happen to be installed.
     variables = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", VARIABLE: str(lines)}
     process = subprocess.Popen(command, cwd=ROOT, env=os.environ | variables)
     try:
         return process.wait(max(0.0, check.deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
-        process.kill()  # its workers end with the part's process group
+        process.kill()  # its workers end with the process group of the part
         process.wait()
         return None

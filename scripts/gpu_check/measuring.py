@@ -1,4 +1,4 @@
-"""Models, steps and times that the parts share."""
+"""Models, training steps and timing, shared by the parts."""
 
 import gc
 import resource
@@ -23,7 +23,7 @@ from microgpt.engines.options import EngineOptions
 from microgpt.errors import MicrogptError
 from microgpt.model.spec import ModelSpec, constant_value
 
-DISTINCT = 64  # seeds; thousands of replicas repeat them, as drawing weights in Python takes milliseconds a model
+DISTINCT = 64  # seeds; thousands of replicas reuse them, because drawing weights takes milliseconds per model
 MIB = 1 << 20
 ROUNDS = 3
 NO_TIME = "no time"
@@ -37,7 +37,7 @@ KERNELS: dict[str, dict[str, Any]] = {  # name in the tables -> options of the e
 
 @dataclass(frozen=True)
 class Check:
-    """What was requested, and the time until which a part may measure."""
+    """The requested options, and the deadline for the measurements of a part."""
 
     device: str
     quick: bool
@@ -52,16 +52,16 @@ class Check:
         return 0.05 if self.quick else 0.7
 
     def why_left_out(self, kernel: str) -> str | None:
-        """Return why a kind of kernel is not measured, None if it is."""
+        """Return the reason why a kind of kernel is not measured, or None if it is."""
         if "cuda_graph" in kernel and self.device != "cuda":
             return "needs CUDA"
-        return "--quick compiles nothing" if self.quick and "compiled" in kernel else None
+        return "not compiled with --quick" if self.quick and "compiled" in kernel else None
 
     def measure_all(self, part: str, measurements: Sequence[tuple[Row, Callable[[], Row]]]) -> None:
-        """Add a row for each measurement that has none: what identifies it, then its figures, or why it has none.
+        """Add a row for each measurement that has none: its identification, then its figures or why there are none.
 
-        Raises RestartError after a failure on a GPU, and at the end MicrogptError if one failed, OutOfTimeError if
-        there was no time for one.
+        Raises RestartError after a failure on a GPU. At the end, raises MicrogptError if a measurement failed, and
+        OutOfTimeError if there was no time for one.
         """
         rows = self.results.part(part).rows
         for row, measure in measurements:
@@ -77,7 +77,7 @@ class Check:
             say(f"{part}: {name} ...")
             try:
                 figures = measure_alone(measure)
-            except (MicrogptError, RuntimeError) as error:  # out of memory, too
+            except (MicrogptError, RuntimeError) as error:  # including out of memory
                 figures = {"problem": (str(error).strip().splitlines() or [type(error).__name__])[0]}
             self.results.add_row(part, row | figures)
             if "problem" in figures and self.device == "cuda":
@@ -90,22 +90,22 @@ class Check:
 
 
 def measure_alone(measure: Callable[[], Row]) -> Row:
-    """Return the figures of a measurement and the most memory that it used."""
+    """Return the figures of a measurement and its maximum memory."""
     on_gpu = torch.cuda.is_available()
-    if "torch._dynamo" in sys.modules:  # it compiles a function at most eight times, and then falls back to eager
+    if "torch._dynamo" in sys.modules:  # it compiles a function at most eight times and then falls back to eager
         torch.compiler.reset()
     if on_gpu:
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     figures = measure()
-    # ru_maxrss, in KiB on Linux, is the largest of the whole process so far.
+    # ru_maxrss, in KiB on Linux, is the maximum of the whole process so far.
     peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     return {**figures, "MiB": peak / MIB}
 
 
 def seconds_a_step(advance: Callable[[int], object], seconds: float, warm_up: int = 3) -> float:
-    """Return the median over rounds. `advance(n)` trains n steps and returns when the device has finished."""
+    """Return the median over rounds. `advance(n)` trains n steps and returns after the device has finished."""
     advance(warm_up)  # compiles, records, allocates
     start = time.perf_counter()
     advance(warm_up)
@@ -119,7 +119,7 @@ def seconds_a_step(advance: Callable[[int], object], seconds: float, warm_up: in
 
 
 class Training:
-    """An engine that goes on where it stopped."""
+    """An engine that continues training with each call."""
 
     def __init__(self, engine: Engine, replicas: int, rate: float):
         self.engine, self.replicas, self.rate = engine, replicas, rate
@@ -131,11 +131,11 @@ class Training:
         self.step += steps
         self.last = losses[-1]
         if not np.isfinite(losses).all():
-            raise MicrogptError("a loss is not finite")
+            raise MicrogptError("a loss became non-finite")
 
 
 def random_state(spec: ModelSpec, seeds: Sequence[int]) -> EngineState:
-    """Return weights of the initial distribution, drawn by numpy."""
+    """Return weights with the initial distribution, drawn with NumPy."""
     drawn = []
     for seed in seeds:
         rng = np.random.default_rng(seed)
@@ -156,7 +156,7 @@ def engine_of(
     batch_size: int,
     replicas: int = 1,
 ) -> Engine:
-    """Return an engine whose replicas have DISTINCT seeds, in turn."""
+    """Return an engine whose replicas cycle through DISTINCT seeds."""
     distinct = min(replicas, DISTINCT)
     state = random_state(spec, range(distinct))
     places = np.arange(replicas) % distinct

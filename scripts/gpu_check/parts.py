@@ -1,4 +1,4 @@
-"""The parts of a check, in the order in which they run; the last one has the time that the others leave."""
+"""The parts of a check, in the order in which they run; the last part gets the remaining time."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,8 @@ class Part:
     title: str
     limit: int  # seconds
     columns: list[str]  # of its table
-    module: str  # in gpu_check, imported in the part's own process
-    function: str  # adds rows to its argument, a `Check`; raises MicrogptError if it finds something wrong
+    module: str  # in gpu_check, imported in the process of the part
+    function: str  # adds rows to its argument, a `Check`; raises MicrogptError if a check fails
 
 
 PARTS = {

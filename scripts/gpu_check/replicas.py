@@ -1,4 +1,4 @@
-"""Many default models side by side: time, memory, and where the time goes."""
+"""Many default models side by side: their time and memory, and a profile of their steps."""
 
 import tempfile
 from functools import partial
@@ -16,7 +16,7 @@ from microgpt.errors import MicrogptError
 from microgpt.model.spec import ModelSpec
 
 COMPARED_STEPS = 5
-TOLERANCE = 1e-3  # of a loss, between kinds of kernels
+TOLERANCE = 1e-3  # for the difference of losses between kinds of kernels
 PROFILED_STEPS = 5
 LISTED = 6  # operators
 
@@ -28,14 +28,14 @@ def models(check: Check, corpus: Corpus, replicas: int, kernel: str) -> Engine:
 
 
 def measure(check: Check) -> None:
-    """Measure each number of replicas with each kind of kernel; the compiled ones last, as they take longest."""
+    """Measure each number of replicas with each kind of kernel; compiled kernels come last as they take longest."""
     corpus, first_losses = names_corpus(), {}
 
     def one(replicas: int, kernel: str) -> Row:
         engine = models(check, corpus, replicas, kernel)
         training = Training(engine, replicas, 1e-3)
         training(COMPARED_STEPS)
-        compared = first_losses.setdefault("losses", training.last)  # of the first kernel and number
+        compared = first_losses.setdefault("losses", training.last)  # from the first kernel and number of replicas
         shared = min(len(compared), replicas, DISTINCT)
         difference = float(np.abs(compared[:shared] - training.last[:shared]).max())
         if not difference < TOLERANCE:
@@ -54,7 +54,7 @@ def measure(check: Check) -> None:
 
 
 def profile(check: Check) -> None:
-    """Profile steps of few and of many models. `busy` is the share of the time in which a GPU kernel ran."""
+    """Profile steps of few and of many models. `busy` is the fraction of the time in which a GPU kernel ran."""
     corpus = names_corpus()
 
     def one(replicas: int, kernel: str) -> Row:

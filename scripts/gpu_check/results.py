@@ -1,4 +1,4 @@
-"""The results of a check: results.json and report.md, written anew after every measurement."""
+"""The results of a check: results.json and report.md, rewritten after every measurement."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -18,16 +18,16 @@ Row = dict[str, Any]
 
 
 class OutOfTimeError(MicrogptError):
-    """The time of a part is used up before its last measurement."""
+    """The time of a part ran out before its last measurement."""
 
 
 class RestartError(MicrogptError):
-    """A measurement on a GPU failed: the next ones need a new process, as the state of this one is not known."""
+    """A measurement on a GPU failed; the next ones need a new process, because the state of this one is unknown."""
 
 
 @dataclass
 class PartResult:
-    """What one part found. A row with `problem` is a failed measurement, one with `left_out` was not attempted."""
+    """The results of one part. A row with `problem` is a failed measurement; one with `left_out` was not attempted."""
 
     name: str
     title: str
@@ -41,7 +41,7 @@ class PartResult:
 
 @dataclass
 class Results:
-    """The document of a check and the folder of its files."""
+    """The results of all parts, and the folder of their files."""
 
     folder: Path
     machine: dict[str, Any]
@@ -91,7 +91,7 @@ class Results:
 
 
 def section(part: PartResult) -> str:
-    """Return the Markdown of a part: its notes, its table, and one sentence for each row without figures."""
+    """Return a part as Markdown: its notes, its table, and one sentence for each row without figures."""
     parts = [f"## {part.title}"]
     if part.status != COMPLETED:
         parts.append(f"**{part.status}**{f': {part.reason}' if part.reason else ''}")

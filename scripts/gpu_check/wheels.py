@@ -1,9 +1,9 @@
-"""The packages beyond PyTorch that the parts of gpu_check.sh import: collected as wheels, unpacked without a network.
+"""Collect the packages that gpu_check.sh needs besides PyTorch as wheels, and unpack them without a network.
 
     python scripts/gpu_check/wheels.py collect DIR [--python 3.12] [--machine x86_64]
     python scripts/gpu_check/wheels.py unpack DIR SITE
 
-`unpack` leaves out what the Python that runs it has already. Needs the standard library alone.
+`unpack` skips packages that the running Python already has. Uses only the standard library.
 """
 
 import argparse
@@ -18,18 +18,20 @@ NEEDED = (  # versions: constraints.txt
     "hydra-core", "omegaconf", "PyYAML", "packaging", "numpy", "safetensors", "filelock", "psutil",
     "pytest", "iniconfig", "pluggy", "Pygments", "pytest-xdist", "execnet",
 )  # fmt: skip
-WITHOUT_WHEEL = ("antlr4-python3-runtime",)  # plain Python, published as source: of hydra-core and omegaconf
+WITHOUT_WHEEL = (
+    "antlr4-python3-runtime",
+)  # pure Python, published only as source; required by hydra-core and omegaconf
 OLDEST_GLIBC, NEWEST_GLIBC = 5, 39  # minor versions of glibc 2 in the names of wheels
 
 
 def platforms(machine: str) -> list[str]:
-    """Return the names of Linux platforms in wheels."""
+    """Return the names of the Linux platforms in the names of wheels."""
     named = [f"manylinux{year}_{machine}" for year in (1, 2010, 2014)]
     return [*(f"manylinux_2_{minor}_{machine}" for minor in range(OLDEST_GLIBC, NEWEST_GLIBC + 1)), *named]
 
 
 def pip_commands(folder: Path, python: str, machine: str) -> list[list[str]]:
-    """Return the arguments of pip that collect the wheels for another Python."""
+    """Return the arguments of pip for collecting the wheels for another Python."""
     constraints = ["--constraint", str(ROOT / "constraints.txt")]
     tags = [f"--platform={name}" for name in platforms(machine)]
     chosen = ["--only-binary=:all:", f"--python-version={python}", "--implementation=cp", *tags]
@@ -63,13 +65,15 @@ def unpack(folder: Path, site: Path) -> int:
     """Unpack the wheels whose packages are missing into a folder for PYTHONPATH."""
     wheels = sorted(folder.glob("*.whl"))
     if not wheels:
-        print(f"error: --wheels {folder}: there are no wheels (--collect-wheels collects them)", file=sys.stderr)
+        print(
+            f"error: --wheels {folder}: the folder contains no wheels (--collect-wheels collects them)", file=sys.stderr
+        )
         return 2
     missing = [wheel for wheel in wheels if not is_installed(wheel.name.split("-")[0])]
     for wheel in missing:
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(site)
-    print(f"{len(missing)} of {len(wheels)} packages come from {folder}, the others were there", file=sys.stderr)
+    print(f"{len(missing)} of {len(wheels)} packages come from {folder}; the others are installed", file=sys.stderr)
     return 0
 
 
@@ -78,7 +82,9 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     collecting, unpacking = commands.add_parser("collect"), commands.add_parser("unpack")
     collecting.add_argument("folder", type=Path)
-    collecting.add_argument("--python", default="3.12", help="version of the Python that imports them (3.12)")
+    collecting.add_argument(
+        "--python", default="3.12", help="version of the Python that will import the packages (3.12)"
+    )
     collecting.add_argument("--machine", choices=["x86_64", "aarch64"], default="x86_64", help="(x86_64)")
     unpacking.add_argument("folder", type=Path)
     unpacking.add_argument("site", type=Path)

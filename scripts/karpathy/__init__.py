@@ -1,1 +1,1 @@
-"""The comparison with microgpt.py, nanoGPT and nanochat; scripts/benchmark_karpathy.py runs it."""
+"""The comparison with microgpt.py, nanoGPT and nanochat, run by scripts/benchmark_karpathy.py."""

@@ -1,6 +1,6 @@
 """Compare this project with microgpt.py, nanoGPT and nanochat on the same work: from a command line to a report.
 
-Writes results/benchmark_karpathy_<UTC>.json, .md and _logs/. Standard output has the tables alone.
+Writes results/benchmark_karpathy_<UTC>.json, .md and _logs/. Standard output contains only the tables.
 """
 
 import argparse
@@ -43,7 +43,7 @@ STOP_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the benchmark; the results until then are written."""
+    """A signal ended the benchmark; the results up to then are written."""
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Benchmark:
     def compose(
         self, baseline: str, scratch: Path, copy: Path | None, python: str, origin: dict[str, Any]
     ) -> BaselineComparison:
-        """Return the comparison with one baseline; write nothing. Raises UserError for a text that is too short."""
+        """Return the comparison with one baseline; write nothing. Raises UserError if the text is too short."""
         a, copy = self.arguments, copy or scratch / "checkout"
         setup = make_setup(baseline, self.profile, self.choice.device, a.seed, a.steps, a.threads)
         if baseline == "microgpt":
@@ -91,7 +91,7 @@ class Benchmark:
         return compare(copy, python, origin, text, setup, settings, scratch)
 
     def prepare(self, baseline: str, scratch: Path, conditions: Conditions) -> None:
-        """Obtain a baseline, write the files of its comparison, and warm up; record why it is not available."""
+        """Obtain a baseline, write the files of its comparison and warm up; if it is not available, record why."""
         origin, folder = self.origin(baseline), scratch / baseline
         self.comparisons.append(self.compose(baseline, folder, None, sys.executable, {"origin": origin.action()}))
         try:
@@ -108,7 +108,7 @@ class Benchmark:
         say(f"  unavailable: {self.comparisons[-1].problem}")
 
     def write_report(self, code: int, interrupted: bool = False) -> str:
-        """Write the report's files; return its Markdown."""
+        """Write the files of the report; return its Markdown."""
         for comparison in self.comparisons:
             finish(comparison, self.arguments.val_loss)
         found = {
@@ -206,7 +206,7 @@ def read_report(file: str | None) -> dict[str, Any] | None:
 
 
 def new_stem(results_dir: str) -> Path:
-    """Return results/benchmark_karpathy_<UTC>, of which no file exists."""
+    """Return results/benchmark_karpathy_<UTC> such that no file of that name exists."""
     while True:
         stem = Path(results_dir) / time.strftime("benchmark_karpathy_%Y%m%dT%H%M%SZ", time.gmtime())
         if not stem.with_suffix(".json").exists() and not stem.with_name(f"{stem.name}_logs").exists():

@@ -1,8 +1,8 @@
-"""A comparison: the programs that train the same, and their runs. A failure is recorded, and the others continue.
+"""A comparison: the programs that train the same model, and their runs. After a failure, the others continue.
 
-A warm-up of every program comes first, then rounds in which each runs once. Every other round is in reversed
-order, so that a drift of the machine's speed affects all programs. A round covers all comparisons before the next one
-begins, so that the rounds of each lie minutes apart and show how much the machine itself varies.
+A warm-up of every program comes first, then rounds in which each program runs once. Every other round is in reversed
+order, so that a drift in the speed of the machine affects all programs. A round includes all comparisons, so that the
+rounds of one comparison are minutes apart and show how much the speed of the machine varies.
 """
 
 import math
@@ -19,20 +19,25 @@ from karpathy.processes import Command, Finished, run_command
 from karpathy.workloads import INTERVALS, Precision, Setup
 from microgpt.errors import UserError
 
-# The status of a run, and of a program: the last two have no runs.
+# The status of a run, and of a program; a program with one of the last two has no runs.
 COMPLETED, FAILED, TIMED_OUT, FELL_BACK = "completed", "failed", "timed out", "cpu fallback"
 UNAVAILABLE, NOT_RUN = "unavailable", "not run"
-EXIT_CODES = {FAILED: 1, UNAVAILABLE: 1, FELL_BACK: 3, TIMED_OUT: 124}  # the first that occurs is the benchmark's
-WARM_UP_STEPS = 2 * INTERVALS  # fills caches, and compiles
+EXIT_CODES = {
+    FAILED: 1,
+    UNAVAILABLE: 1,
+    FELL_BACK: 3,
+    TIMED_OUT: 124,
+}  # the first one that occurs is that of the benchmark
+WARM_UP_STEPS = 2 * INTERVALS  # fills caches and compiles
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One run of a program: its command, and how its figures are read."""
+    """One run of a program: its command, and the function that reads its figures."""
 
     command: Command
     read: Callable[[Finished], Figures]  # raises NoFiguresError
-    prepare: Callable[[], None] = lambda: None  # writes the files that it needs
+    prepare: Callable[[], None] = lambda: None  # writes the files that the run needs
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Contestant:
     precision: Precision
     device: str  # requested
     launch: Callable[[Setup, int], Launch]
-    against: str | None = None  # for this project: the label of the baseline that it is compared with
+    against: str | None = None  # for this project, the label of the baseline to compare with
     differences: Sequence[str] = ()  # the keys of the comparison's differences that apply to this program
 
 
@@ -55,7 +60,7 @@ class Run:
     contestant: str
     round: int
     status: str
-    reason: str = ""  # a sentence unless it is completed
+    reason: str = ""  # a sentence, unless the run completed
     figures: Figures | None = None
     command: str = ""
     cwd: str = ""
@@ -86,22 +91,22 @@ class BaselineComparison:
     val_loss: float | None = None  # the target of the time to a loss
 
     def completed(self, label: str) -> list[Run]:
-        """Return the completed runs of a program without its warm-up."""
+        """Return the completed runs of a program, without its warm-up."""
         return [r for r in self.runs if r.contestant == label and r.round > 0 and r.status == COMPLETED]
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """How all commands of a benchmark are run."""
+    """The conditions under which all commands of a benchmark run."""
 
     repeats: int
-    timeout: float  # seconds a command
+    timeout: float  # seconds per command
     logs: Path
     gpu_memory: Callable[[], int | None]
 
 
 def run_round(comparison: BaselineComparison, number: int, conditions: Conditions) -> None:
-    """Run every program of a comparison once, except those that failed before. Round 0 is the warm-up."""
+    """Run every program of a comparison once, except programs that have failed. Round 0 is the warm-up."""
     failed = {run.contestant for run in comparison.runs if run.status != COMPLETED}
     for contestant in harness.in_turn(comparison.contestants, number):
         if contestant.label in failed:
@@ -117,7 +122,7 @@ def run_round(comparison: BaselineComparison, number: int, conditions: Condition
 
 
 def prepare(comparison: BaselineComparison, conditions: Conditions) -> bool:
-    """Write what all programs need; on an error record it as the comparison's problem and return False."""
+    """Write the files that all programs need; record an error as the problem of the comparison and return False."""
     try:
         comparison.prepare()
     except (UserError, OSError) as error:
@@ -158,9 +163,9 @@ def run_once(comparison: BaselineComparison, contestant: Contestant, number: int
         run.reason = f"it completed without figures: {error}"
         return run
     if not all(map(math.isfinite, [*run.figures.losses.values(), *run.figures.val_losses.values()])):
-        run.reason = "a loss is not finite"
+        run.reason = "a loss became non-finite"
     elif contestant.device == "cuda" and run.figures.device != "cuda":
-        run.status, run.reason = FELL_BACK, f"a GPU was requested, and it computed on {run.figures.device}"
+        run.status, run.reason = FELL_BACK, f"a GPU was requested, but the run computed on {run.figures.device}"
     else:
         run.status = COMPLETED
     return run
@@ -173,7 +178,7 @@ def failure(done: Finished, conditions: Conditions) -> str:
 
 
 def exit_code(comparisons: list[BaselineComparison]) -> int:
-    """Return the exit code of all runs: 0 if every one completed, else that of the first status in EXIT_CODES."""
+    """Return the exit code of all runs: 0 if all completed, otherwise that of the first status in EXIT_CODES."""
     found = {run.status for comparison in comparisons for run in comparison.runs}
     found |= {UNAVAILABLE for comparison in comparisons if comparison.problem}
     return next((code for status, code in EXIT_CODES.items() if status in found), 0)

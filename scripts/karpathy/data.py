@@ -1,7 +1,7 @@
 """The text that all programs of a comparison train on, split and cut once.
 
-The split, and the order in which a seed visits the examples, are this project's (data/corpus.py). The baselines get
-files with the same examples, as far as their readers allow.
+This project (data/corpus.py) determines the split and the order of the examples for a seed. The baselines get files
+with the same examples, as far as their readers allow.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ VAL_FRACTION, SPLIT_SEED = 0.1, 0  # the defaults of data.val_fraction and data.
 
 @dataclass(frozen=True)
 class Text:
-    """A text as lines (a document each), or as one running text in pieces of the block."""
+    """A text as lines (one document each), or as one running text in pieces of the block size."""
 
     corpus: Corpus
     text_format: str  # lines | stream
@@ -45,7 +45,7 @@ class Text:
         return [self.corpus.tokenizer.decode([t for t in example if t != bos]) for example in examples]
 
     def order(self, seed: int) -> np.ndarray:
-        """Return indices into `train` in the order in which a seed visits them."""
+        """Return indices into `train`, in the order in which a seed visits the documents."""
         return example_order(seed, len(self.corpus.train.examples))[0]
 
     def targets(self, seed: int, batch_size: int) -> np.ndarray:
@@ -56,7 +56,7 @@ class Text:
 
 
 def read_data(path: str | None) -> Source:
-    """Read a file, or the embedded names. Raises UserError unless it is ASCII, so that each character is one token."""
+    """Read a file or the bundled names. Raises UserError unless it is ASCII, so that each character is one token."""
     if path is None:
         return read_source("names", None)
     try:
@@ -64,7 +64,7 @@ def read_data(path: str | None) -> Source:
     except OSError as error:
         raise UserError(f"--data={path} cannot be read: {error.strerror}") from error
     if not source.text.isascii():
-        raise UserError(f"--data={path} is not plain ASCII: nanochat would make several tokens of a character")
+        raise UserError(f"--data={path} is not plain ASCII: nanochat would divide a character into several tokens")
     return source
 
 
@@ -74,7 +74,7 @@ def lines_text(source: Source, block_size: int, eval_documents: int) -> Text:
 
 
 def stream_text(source: Source, block_size: int, batch_size: int, eval_documents: int) -> Text:
-    """Cut one running text into whole pieces; a whole number of batches of held-out pieces is evaluated."""
+    """Cut one running text into whole pieces; the evaluation uses a whole number of batches of held-out pieces."""
     text = source.text.replace("\r\n", "\n")
     text = text[: len(text) // block_size * block_size]
     held_out = make_text(source, text, "stream", block_size, eval_documents).corpus.val.documents

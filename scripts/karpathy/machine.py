@@ -16,7 +16,7 @@ VERSIONS = ("torch", "numpy", "numba", "hydra-core")
 
 
 def nvidia_smi(query: str) -> list[list[str]]:
-    """Return a row of fields for each GPU; nothing if nvidia-smi is missing or fails."""
+    """Return a row of fields for each GPU; no rows if nvidia-smi is missing or fails."""
     program = shutil.which("nvidia-smi")
     try:
         done = program and captured([program, f"--query-gpu={query}", "--format=csv,noheader,nounits"], 20.0)
@@ -28,13 +28,13 @@ def nvidia_smi(query: str) -> list[list[str]]:
 
 
 def visible_gpus() -> list[dict[str, Any]]:
-    """Return name, memory in MiB and driver of each GPU that nvidia-smi lists."""
+    """Return the name, memory in MiB and driver of each GPU that nvidia-smi lists."""
     rows = nvidia_smi("name,memory.total,driver_version")
     return [{"name": r[0], "memory_mib": r[1], "driver": r[2]} for r in rows if len(r) == 3]
 
 
 def gpu_memory_in_use() -> int | None:
-    """Return the bytes in use on the first GPU, by any program; None if they are not known."""
+    """Return the bytes in use by all programs on the first GPU; None if unknown."""
     rows = nvidia_smi("memory.used")
     return int(rows[0][0]) << 20 if rows and rows[0][0].isdigit() else None
 
@@ -67,19 +67,19 @@ class DeviceChoice:
     device: str  # cpu | cuda
     required: bool
     reason: str
-    refused: bool = False  # a GPU is required and cannot be used: nothing is run
+    refused: bool = False  # a GPU is required but cannot be used: nothing is run
 
 
 def choose_device(
     require: bool | None, gpus: Sequence[dict[str, Any]], baselines: Sequence[str], usable: Callable[[], bool]
 ) -> DeviceChoice:
-    """Choose CPU or GPU. `require` None: a visible GPU is required. `usable` returns whether PyTorch finds one."""
+    """Choose CPU or GPU. With `require` None, a visible GPU is required. `usable` returns whether PyTorch finds one."""
     if list(baselines) == ["microgpt"] and not require:
-        return DeviceChoice("cpu", False, "not used: microgpt.py computes on the CPU only")
+        return DeviceChoice("cpu", False, "not used: microgpt.py computes only on the CPU")
     if not gpus:
         if require:
-            return DeviceChoice("cpu", True, "--require-gpu, and nvidia-smi lists none: nothing is run", refused=True)
-        why = "--no-require-gpu" if require is False else "not required, as no GPU is visible to nvidia-smi"
+            return DeviceChoice("cpu", True, "--require-gpu, but nvidia-smi lists none: nothing is run", refused=True)
+        why = "--no-require-gpu" if require is False else "not required, because no GPU is visible to nvidia-smi"
         return DeviceChoice("cpu", False, f"{why}: all runs are on the CPU")
     name = gpus[0]["name"]
     if usable():
@@ -89,4 +89,4 @@ def choose_device(
     if require is False:
         return DeviceChoice("cpu", False, f"--no-require-gpu: PyTorch cannot use {name}, all runs are on the CPU")
     why = "--require-gpu" if require else "required, as it is visible (unless --no-require-gpu is given)"
-    return DeviceChoice("cpu", True, f"{why}, and PyTorch cannot use {name}: nothing is run", refused=True)
+    return DeviceChoice("cpu", True, f"{why}, but PyTorch cannot use {name}: nothing is run", refused=True)

@@ -1,7 +1,7 @@
-"""From the output of runs to figures: seconds a step, target tokens a second, time to a loss, medians and ratios.
+"""From the output of runs to figures: seconds per step, target tokens per second, time to a loss, medians, ratios.
 
-The time of every program is that of its training steps alone: start-up, compiling, the first steps (warm-up),
-evaluation and checkpoints are excluded.
+The time of a program includes only its training steps: start-up, compiling, the first steps (warm-up), evaluation and
+checkpoints are excluded.
 """
 
 import math
@@ -19,7 +19,7 @@ from karpathy.workloads import Setup
 
 
 class NoFiguresError(Exception):
-    """A run that ended well has no figures, for this reason."""
+    """A run completed but has no figures, for this reason."""
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Figures:
     losses: dict[int, float] = field(default_factory=dict)  # training loss after n steps
     val_losses: dict[int, float] = field(default_factory=dict)  # nats per target token after n steps
     device: str = "cpu"
-    facts: dict[str, Any] = field(default_factory=dict)  # what the program reports on its computation
+    facts: dict[str, Any] = field(default_factory=dict)  # reported by the program about its computation
 
     @property
     def seconds_per_step(self) -> float:
@@ -43,7 +43,7 @@ class Figures:
         return self.tokens / self.seconds
 
     def seconds_to(self, val_loss: float) -> float | None:
-        """Return the seconds of training until an evaluation finds this loss or a lower one; None if none did."""
+        """Return the seconds of training until an evaluation finds this loss or a lower one; None if there is none."""
         reached = [step for step, loss in sorted(self.val_losses.items()) if loss <= val_loss]
         return reached[0] * self.seconds_per_step if reached else None
 
@@ -55,12 +55,12 @@ class Figures:
 def read_figures(
     lines: Sequence[OutputLine], pattern: str, setup: Setup, targets: Callable[[int], int] | None = None, first: int = 0
 ) -> Figures:
-    """Return the losses of a program's output, and the time of the steps between two lines without an evaluation.
+    """Return the losses in the output of a program, and the time of the steps between lines without an evaluation.
 
-    `pattern` finds the number of a step (group 1; `first` is that of the first step) and its loss (group 2) in the
-    line that is printed after it. An evaluation precedes each step whose number, from 0, is a multiple of the
-    interval; the steps before the second evaluation are the warm-up. `targets` returns the number of target tokens
-    of a step; the default is a whole batch.
+    `pattern` matches the line printed after a step: group 1 is the number of the step (`first` for the first step), and
+    group 2 its loss. An evaluation precedes each step whose number, counted from 0, is a multiple of the interval; the
+    steps before the second evaluation are the warm-up. `targets` returns the number of target tokens of a step; the
+    default is a whole batch.
     """
     interval, a_batch = setup.interval, setup.batch_size * setup.block_size
     matches = [(found, line.seconds) for line in lines if (found := re.search(pattern, line.text))]
@@ -79,22 +79,22 @@ def read_figures(
 
 
 def numbers_by_step(lines: Sequence[OutputLine], pattern: str) -> dict[int, float]:
-    """Return the numbers (group 2) by step (group 1)."""
+    """Return the numbers (group 2), keyed by step (group 1)."""
     found = (re.search(pattern, line.text) for line in lines)
     return {int(match[1]): float(match[2]) for match in found if match}
 
 
 def spread(values: Sequence[float]) -> dict[str, Any] | None:
-    """Return median, smallest and largest of the rounds, and the interval expected for one more; None for no values."""
+    """Return median, smallest and largest of the rounds, and the prediction interval; None if there are no values."""
     return {**harness.spread(values), "expected": one_more(values)} if values else None
 
 
 def one_more(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the interval that holds one more value in 19 of 20 cases: Student's, of the logarithms.
+    """Return the interval that contains one more value in 19 of 20 cases: Student's, of the logarithms.
 
     mean +- t(n - 1, 0.975) s sqrt(1 + 1 / n), s the standard deviation of n values (Montgomery and Runger, Applied
-    Statistics and Probability for Engineers, 8-6). The range of three values holds the next one in half of all cases
-    only. None for fewer than two values, or if one is not positive.
+    Statistics and Probability for Engineers, 8-6). The range of three values contains the next one in only half of
+    all cases. None for fewer than two values, or if a value is not positive.
     """
     from scipy.special import stdtrit
 

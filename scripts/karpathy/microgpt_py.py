@@ -1,6 +1,7 @@
-"""The baseline microgpt.py: a script whose settings are constants in its text.
+"""The baseline microgpt.py: a script whose settings are constants in its source.
 
-The settings of the comparison are substituted in a copy; each must match exactly once. Nothing else is changed.
+In a copy, the constants are replaced with the settings of the comparison; each must match exactly once. Nothing else is
+changed.
 """
 
 import re
@@ -22,15 +23,15 @@ BOTH = LABEL, LABEL_WITHOUT_COLLECTOR = "microgpt.py", "microgpt.py, gc.disable(
 WITHOUT_COLLECTOR = "import gc, runpy; gc.disable(); runpy.run_path('microgpt.py', run_name='__main__')"
 AGREE = 6e-5  # losses are printed with four digits
 DIFFERENCES = {
-    "validation": "microgpt.py evaluates nothing: its validation losses are those of our float64 run, whose training "
-    "loss agrees with the printed one at every step that both report",
-    "float32": "microgpt.py computes in float64, this in float32",
+    "validation": "microgpt.py has no evaluation: its validation losses are those of our float64 run, whose training "
+    "loss agrees with the printed loss at every step that both report",
+    "float32": "microgpt.py computes in float64, this run in float32",
     "collector": "Python's cycle collector is off",
 }
 
 
 def patched(source: str, setup: Setup) -> str:
-    """Return the script with other settings. Raises UserError, which names the line that is not as expected."""
+    """Return the script with these settings. Raises UserError with the line that is not as expected."""
     s = setup
     lines = {
         r"random\.seed\(\d+\)": f"random.seed({s.seed})",

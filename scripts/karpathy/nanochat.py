@@ -1,7 +1,7 @@
-"""The baseline nanochat: its scripts.base_train with its own flags, and the benchmark's text as its data set.
+"""The baseline nanochat: its scripts.base_train with its own flags, and the text of the benchmark as its data set.
 
-Its tokenizer and its reader get a vocabulary of single characters, and documents that fill one row each, so that its
-rows are this project's examples in the same order, and its validation loss is over the same characters.
+nanochat gets a tokenizer of single characters, and documents that fill one row each. Its rows are therefore the
+examples of this project in the same order, and its validation loss covers the same characters.
 """
 
 import json
@@ -27,16 +27,16 @@ MODEL = ("model.tie_lm_head=false", "model.input_rmsnorm=true", "model.activatio
 DIFFERENCES = {
     "architecture": "nanochat has rotary positions, a norm on queries and keys, value embeddings, learned scalars on "
     "the residual stream, smeared embeddings, a norm before the output and capped logits; microgpt has none of these, "
-    "and learned positions",
-    "optimizer": "nanochat trains matrices with Muon and the rest with AdamW, at its own learning rates, which it "
-    "scales with the batch; microgpt trains all with the Adam named above",
-    "vocabulary": "nanochat has 9 special tokens and pads its tables to a multiple of 64; microgpt has BOS alone",
-    "init": "nanochat's weights come from its own distributions and from the seed 42 in its code; both "
-    "begin with the last matrix of attention and of MLP at zero",
-    "compile": "nanochat always requests torch.compile; not compiled means TORCHDYNAMO_DISABLE=1, which PyTorch reads",
-    "attention": "nanochat uses Flash Attention 3 if the package kernels is installed and the GPU supports it; "
-    "else both use PyTorch's own",
-    "bfloat16": "in bfloat16 nanochat keeps its embeddings in bfloat16 too; microgpt keeps all weights in float32",
+    "but learned positions",
+    "optimizer": "nanochat trains matrices with Muon and all else with AdamW, at its own learning rates, which depend "
+    "on the batch size; microgpt trains all parameters with the Adam listed above",
+    "vocabulary": "nanochat has 9 special tokens and pads its tables to a multiple of 64; microgpt has only BOS",
+    "init": "nanochat draws its weights from its own distributions with seed 42; in both programs, the last matrix of "
+    "attention and of the MLP starts at zero",
+    "compile": "nanochat always requests torch.compile; not compiled means with PyTorch's TORCHDYNAMO_DISABLE=1",
+    "attention": "nanochat uses Flash Attention 3 if the kernels package is installed and the GPU supports it; "
+    "otherwise both programs use PyTorch's attention",
+    "bfloat16": "in bfloat16, nanochat also keeps its embeddings in bfloat16; microgpt keeps all weights in float32",
 }
 DATA_SCRIPT = Path(__file__).with_name("nanochat_data.py")
 
@@ -50,7 +50,7 @@ def compare_nanochat(
     settings: Sequence[Precision],
     scratch: Path,
 ) -> BaselineComparison:
-    """Return the comparison. `checkout` is a copy; `python` has the packages, and writes the data too."""
+    """Return the comparison. `checkout` is a copy; `python` has the packages and also writes the data."""
     base = scratch / "base"  # nanochat reads and writes here
     ours, device = Ours(scratch / "ours", text, MODEL), setup.device
 

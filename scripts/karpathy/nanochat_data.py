@@ -1,8 +1,8 @@
-"""Write a text as nanochat reads it; run by the Python that has nanochat's libraries, which need not have microgpt.
+"""Write a text in the format of nanochat. Runs in the Python with nanochat's libraries, which may lack microgpt.
 
     python nanochat_data.py FOLDER     # FOLDER/text.json: {"chars": [...], "train": [...], "val": [...]}
 
-FOLDER becomes a NANOCHAT_BASE_DIR: two parquet files with a column `text`, of which nanochat takes the last for
+FOLDER becomes a NANOCHAT_BASE_DIR with two parquet files that have a column `text`, the last of which nanochat uses for
 validation, and a tokenizer whose tokens are the characters.
 """
 

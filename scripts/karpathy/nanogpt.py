@@ -1,4 +1,4 @@
-"""The baseline nanoGPT: its train.py with its own flags, in a copy that has the benchmark's text as a data set."""
+"""The baseline nanoGPT: its train.py with its own flags, in a copy that has the text of the benchmark as a data set."""
 
 import pickle
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ from karpathy.workloads import Precision, Setup, compiles_by_default
 PACKAGES = {"torch": "torch", "numpy": "numpy"}  # import name -> name to install
 MODEL = ("model.tie_lm_head=true", "model.input_rmsnorm=false", "model.activation=relu", "model.init_std=0.02")
 DIFFERENCES = {
-    "norm": "nanoGPT has LayerNorms with gains, one of them before the output; microgpt RMSNorms without gains, and "
-    "none before the output",
-    "activation": "nanoGPT has GELU, microgpt ReLU",
-    "init": "nanoGPT draws residual projections from a normal distribution narrower by sqrt(2 layers); all else is "
-    "drawn with 0.02 by both",
-    "batches": "nanoGPT draws windows at random places of the training pieces joined together; microgpt reads each "
-    "piece whole, after BOS, in rounds",
-    "validation": "nanoGPT's validation loss is over as many random windows of the held-out pieces joined together, "
-    "drawn anew each time; ours is over these pieces, each after BOS, the same each time",
-    "seed": "nanoGPT's weights and windows come from the seed 1337 in train.py",
+    "norm": "nanoGPT has LayerNorms with gains, one of them before the output; microgpt has RMSNorms without gains, "
+    "and none before the output",
+    "activation": "nanoGPT has GELU, and microgpt has ReLU",
+    "init": "nanoGPT draws residual projections with a standard deviation smaller by sqrt(2 layers); all other weights "
+    "have a standard deviation of 0.02 in both programs",
+    "batches": "nanoGPT draws random windows from the joined training pieces; microgpt reads each piece as a whole, "
+    "after BOS, in turn",
+    "validation": "nanoGPT's validation loss is over as many random windows of the joined held-out pieces, drawn again "
+    "at each evaluation; ours is over the pieces themselves, each after BOS, the same at each evaluation",
+    "seed": "nanoGPT draws weights and windows with the seed 1337 in train.py",
 }
 
 
@@ -39,7 +39,7 @@ def compare_nanogpt(
     settings: Sequence[Precision],
     scratch: Path,
 ) -> BaselineComparison:
-    """Return the comparison. `checkout` is a copy, to which the text is written; `python` has the packages."""
+    """Return the comparison. `checkout` is a copy to which the text is written; `python` has the packages."""
     ours, device = Ours(scratch / "ours", text, MODEL), setup.device
 
     def launch(precision: Precision, setup: Setup, number: int) -> Launch:
@@ -70,9 +70,9 @@ def write_data(folder: Path, text: Text) -> None:
 
 
 def flags_of(s: Setup, precision: Precision, eval_iters: int, out: str) -> dict[str, Any]:
-    """Return the flags by name. One more step is trained than counted, since train.py evaluates before a step.
+    """Return the flags by name. One more step is trained than counted, because train.py evaluates before a step.
 
-    Every tenth step is printed, as in nanoGPT's own small configuration: printing waits for the GPU.
+    Every tenth step is printed, as in nanoGPT's own small configuration, because printing waits for the GPU.
     """
     return {
         "dataset": "benchmark", "out_dir": out, "device": s.device, "dtype": precision.dtype,

@@ -1,7 +1,7 @@
-"""This project's side of a comparison: `python -m microgpt` through its command line, and its files.
+"""This project's side of a comparison: the command line of `python -m microgpt`, and its files.
 
-Steps are timed between the checkpoints of the evaluations: train_state.json has the seconds and target tokens
-of training so far, without compiling, evaluation and disk.
+Steps are timed between the checkpoints of the evaluations: train_state.json contains the seconds and target tokens of
+training so far, without compiling, evaluation and disk.
 """
 
 import json
@@ -24,12 +24,12 @@ FACTS = ("backend", "device", "using_gpu", "dtype", "kernel", "threads")
 
 @dataclass(frozen=True)
 class Ours:
-    """This project in one comparison. `model` holds the overrides that bring its model near the baseline's."""
+    """This project in one comparison. The overrides in `model` make its model similar to the baseline's."""
 
     folder: Path  # of the commands and the text
     text: Text
     model: Sequence[str]
-    log_every: int | None = None  # steps between lines of history.jsonl; None: the evaluations only
+    log_every: int | None = None  # steps between lines of history.jsonl; None: only at evaluations
 
     def prepare(self) -> None:
         """Write the text."""
@@ -55,9 +55,9 @@ class Ours:
         differences: Callable[[Precision], list[str]],
         compiled_by_default: bool,
     ) -> list[Contestant]:
-        """Return a PyTorch baseline in each precision, followed by our torch engine with the same one.
+        """Return a PyTorch baseline in each precision, each followed by our PyTorch engine in the same precision.
 
-        On a CPU the native engine is compared with the baseline's default; its kernels are always compiled.
+        On a CPU, the native engine, whose kernels are always compiled, is compared with the default of the baseline.
         """
         found, device = [], setup.device
         for precision in settings:
@@ -89,7 +89,7 @@ class Ours:
             try:
                 return read_run(outputs, setup)
             finally:
-                shutil.rmtree(outputs, ignore_errors=True)  # has the checkpoints of all evaluations
+                shutil.rmtree(outputs, ignore_errors=True)  # contains the checkpoints of all evaluations
 
         return Launch(Command(arguments, self.folder, precision.variables(device)), read)
 
@@ -112,7 +112,7 @@ class Ours:
 
 
 def read_run(outputs: Path, setup: Setup) -> Figures:
-    """Return the figures of the only run in a folder of outputs."""
+    """Return the figures of the only run in an outputs folder."""
     found = list(outputs.glob("*/*/run.json"))
     if len(found) != 1:
         raise NoFiguresError(f"it left {len(found)} run.json instead of one")

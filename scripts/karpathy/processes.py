@@ -1,4 +1,4 @@
-"""Run the commands of a benchmark with a time limit, the time of each line, the peak memory and a log."""
+"""Run the commands of a benchmark with a time limit and a log; record the time of each line and the peak memory."""
 
 import contextlib
 import os
@@ -30,14 +30,14 @@ class UnavailableError(Exception):
 
 @dataclass(frozen=True)
 class Command:
-    """A command, its folder and the variables that it adds to the environment."""
+    """A command, its folder, and the variables to add to the environment."""
 
     arguments: Sequence[str]
     cwd: Path
     env: Mapping[str, str] = field(default_factory=dict)
 
     def shown(self) -> str:
-        """Return the command as typed in its folder."""
+        """Return the command as it would be typed in its folder."""
         variables = [f"{key}={shlex.quote(value)}" for key, value in self.env.items()]
         return " ".join([*variables, shlex.join(self.arguments)])
 
@@ -50,18 +50,18 @@ class OutputLine:
 
 @dataclass
 class Finished:
-    """How a command ended. Memory in bytes: of its own process, and of the GPU."""
+    """The outcome of a command. Memory is in bytes: that of its process, and that of the GPU."""
 
-    exit_code: int | None = None  # None: it ran out of time, or could not be started
+    exit_code: int | None = None  # None: the command ran out of time or could not be started
     seconds: float = 0.0
     lines: list[OutputLine] = field(default_factory=list)
     timed_out: bool = False
     peak_memory: int = 0
     peak_gpu_memory: int | None = None
-    problem: str = ""  # why it could not be started
+    problem: str = ""  # why the command could not be started
 
     def last_line(self) -> str:
-        """Return the last line that is not empty: of a Python program that failed, the error."""
+        """Return the last non-empty line, which is the error of a Python program that failed."""
         return next((line.text.strip() for line in reversed(self.lines) if line.text.strip()), "no output")
 
 
@@ -71,7 +71,7 @@ def run_command(
     """Run a command to its end or, after `timeout` seconds, kill it with the processes that it started.
 
     `gpu_memory` returns the bytes in use on the GPU; the value before the start is subtracted. Standard output and
-    error are one stream, in the log too. Lines end with \\n or \\r.
+    error are one stream, which is also written to the log. Lines end with \\n or \\r.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **command.env}
@@ -94,7 +94,7 @@ def run_command(
         reader.start()
         try:
             watch(process, done, start + timeout, in_use, gpu_memory)
-        finally:  # after Ctrl-C too
+        finally:  # even after Ctrl-C
             end_group(process)
             reader.join(STOP_SECONDS)
         done.seconds = time.perf_counter() - start
@@ -137,9 +137,11 @@ def read_lines(stream: IO[bytes], start: float, lines: list[OutputLine], file: I
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """Stop a process and those that it started, first with SIGTERM."""
+    """Stop a process and the processes that it started, first with SIGTERM."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: of a group that has ended
+        with contextlib.suppress(
+            ProcessLookupError, PermissionError
+        ):  # macOS: raised for a process group that has ended
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_SECONDS)
@@ -170,7 +172,7 @@ def captured(arguments: Sequence[str], timeout: float = 60.0) -> subprocess.Comp
 
 
 def missing(python: str, packages: Mapping[str, str]) -> list[str]:
-    """Return the packages (import name -> name to install) that a Python lacks, by the names to install."""
+    """Return the names to install of the packages (import name -> name to install) that a Python lacks."""
     done = captured([python, "-c", FIND_MISSING, *packages])
     if done.returncode != 0:
         raise UnavailableError(f"{python} cannot list its packages: {done.stderr.strip()[-200:]}")
@@ -178,17 +180,17 @@ def missing(python: str, packages: Mapping[str, str]) -> list[str]:
 
 
 def python_for(baseline: str, packages: Mapping[str, str], install: bool, scratch: Path, logs: Path) -> str:
-    """Return the Python to run a baseline with. Raises UnavailableError, which names the missing packages.
+    """Return the Python to run a baseline with. Raises UnavailableError with the names of missing packages.
 
-    Packages are installed into a virtual environment in the scratch folder that has this Python's packages too: both
-    programs use the same PyTorch, and this Python is not changed.
+    Packages are installed into a virtual environment in the scratch folder, which also has the packages of this Python:
+    both programs use the same PyTorch, and this Python is not changed.
     """
     lacking = missing(sys.executable, packages)
     if not lacking:
         return sys.executable
     if not install:
         raise UnavailableError(
-            f"{baseline} needs {', '.join(lacking)}, which this Python lacks: install them or use --install-deps"
+            f"{baseline} needs {', '.join(lacking)}, which this Python lacks: install these or use --install-deps"
         )
     folder = scratch / "venv"
     python = str(folder / "bin" / "python")
@@ -209,5 +211,5 @@ def make_environment(folder: Path, scratch: Path, logs: Path) -> None:
     done = run_command(command, logs / "venv.log", INSTALL_SECONDS)
     packages = next(folder.glob("lib/python*/site-packages"), None)
     if done.exit_code != 0 or packages is None:
-        raise UnavailableError(f"no virtual environment can be made: {done.problem or done.last_line()}")
+        raise UnavailableError(f"no virtual environment can be created: {done.problem or done.last_line()}")
     (packages / "beside.pth").write_text("".join(f"{path}\n" for path in site.getsitepackages()))

@@ -12,21 +12,22 @@ from karpathy.microgpt_py import copy_validation
 from karpathy.workloads import counted
 
 MIB = 1 << 20
-RISE = 0.05  # nats by which a validation loss may exceed an earlier one
-SHORT = 0.2  # seconds; a shorter time gives no reliable rate
+RISE = 0.05  # nats by which a validation loss may exceed an earlier loss
+SHORT = 0.2  # seconds; shorter times give no reliable rate
 PROTOCOL = (
-    "Each program runs in its own process, one after another: a warm-up, then rounds through all of them, in reversed "
-    "order every other round. The time is that of training alone, without start-up, compiling, the first fifth of the "
-    "steps, evaluation and checkpoints. A step ends once its loss is known to the CPU. A target token is one that is "
-    "predicted. Figures are medians of the rounds; in parentheses, the interval that holds one more round in 19 of 20 "
-    "cases (Student's prediction interval of the logarithms). A ratio is taken within a round. The time to a loss is "
-    "the number of steps until an evaluation finds it times the time of a step. Memory is the maximum resident memory "
-    "of the process; on a GPU, the memory in use beyond what was in use before."
+    "Each program runs in a separate process, one after the other: first a warm-up of all programs, then rounds, with "
+    "the order reversed in every other round. The time includes only training, without start-up, compiling, the first "
+    "fifth of the steps, evaluation and checkpoints. A step ends when its loss is available on the CPU. A target token "
+    "is a token that is predicted. Figures are medians of the rounds; the interval in parentheses contains one more "
+    "round in 19 of 20 cases (Student's prediction interval of the logarithms). A ratio is computed within a round. "
+    "The time to a loss is the number of steps until an evaluation finds the loss, times the time of a step. Memory is "
+    "the maximum resident memory of the process; on a GPU, it is the memory in use minus the memory in use before the "
+    "start."
 )
 
 
 def finish(comparison: BaselineComparison, val_loss: float | None) -> None:
-    """Set what depends on all runs. May be called again after further runs."""
+    """Set the fields that depend on all runs. May be called again after further runs."""
     comparison.notes = []
     if comparison.baseline == "microgpt" and comparison.runs:
         comparison.notes.append(copy_validation(comparison.runs))
@@ -36,13 +37,13 @@ def finish(comparison: BaselineComparison, val_loss: float | None) -> None:
 
 
 def notes(comparison: BaselineComparison, contestant: Contestant) -> list[str]:
-    """Return what limits the meaning of a program's figures."""
+    """Return sentences about the limits of a program's figures."""
     found, label = [], contestant.label
     figures = [run.figures for run in comparison.completed(label) if run.figures]
     shortest = min((each.seconds for each in figures), default=math.inf)
     if shortest < SHORT:
         found.append(
-            f"the timed steps of {label} took {1000 * shortest:.3g} ms together, too short to be precise: use a larger "
+            f"the timed steps of {label} took {1000 * shortest:.3g} ms in total, too short to be precise: increase "
             "--steps"
         )
     curves = [[loss for _, loss in sorted(each.val_losses.items())] for each in figures if each.val_losses]
@@ -52,7 +53,7 @@ def notes(comparison: BaselineComparison, contestant: Contestant) -> list[str]:
 
 
 def summary(comparison: BaselineComparison, contestant: Contestant) -> dict[str, Any]:
-    """Return the figures of one program over the rounds. Rates in target tokens a second, memory in bytes."""
+    """Return the figures of one program over the rounds, with rates in target tokens per second and memory in bytes."""
     label, runs = contestant.label, comparison.completed(contestant.label)
     figures = [run.figures for run in runs if run.figures]
     failed = [r for r in comparison.runs if r.contestant == label and r.status != COMPLETED]
@@ -82,7 +83,7 @@ def summary(comparison: BaselineComparison, contestant: Contestant) -> dict[str,
 
 
 def ratios(comparison: BaselineComparison, contestant: Contestant) -> list[float]:
-    """Return ours / baseline in target tokens a second, for each round in which both completed."""
+    """Return the ratio ours / baseline in target tokens per second, for each round in which both completed."""
     theirs = {run.round: run.figures for run in comparison.completed(contestant.against or "")}
     pairs = [(run.figures, theirs.get(run.round)) for run in comparison.completed(contestant.label)]
     return [a.tokens_per_sec / b.tokens_per_sec for a, b in pairs if a and b]
@@ -104,9 +105,9 @@ def document(comparison: BaselineComparison) -> dict[str, Any]:
 
 
 def agreement(report: dict[str, Any], earlier: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return each ratio that both reports have, and whether it lies in the interval that the earlier one expected.
+    """Return each ratio in both reports, and whether it is in the interval that the earlier report predicted.
 
-    Only comparisons with the same setup count: other sizes or steps have other ratios.
+    Only comparisons with the same setup count, because ratios depend on sizes and steps.
     """
     before = {(work, row["label"]): row["ratio"] for work, row in rows_with_ratio(earlier)}
     found = []
@@ -120,7 +121,7 @@ def agreement(report: dict[str, Any], earlier: dict[str, Any]) -> list[dict[str,
 
 
 def rows_with_ratio(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Return baseline and setup, and the summary, of each program that has a ratio."""
+    """Return the baseline, the setup and the summary of each program that has a ratio."""
     rows = [(f"{c['baseline']}: {c['briefly']}", each) for c in report["comparisons"] for each in c["contestants"]]
     return [(work, contestant) for work, contestant in rows if contestant["ratio"] is not None]
 
@@ -212,7 +213,7 @@ def three_digits(value: float) -> str:
 
 
 def with_interval(values: dict[str, Any] | None, form: Callable[[float], str] = three_digits) -> str:
-    """Format a median with the interval of one more round, unless both ends look alike; "" for no values."""
+    """Format a median with the prediction interval, unless both ends look alike; "" if there are no values."""
     if values is None:
         return ""
     middle = form(values["median"])

@@ -1,4 +1,4 @@
-"""Copies of the baselines: of a local checkout, or of a pinned commit. Only the copy in the scratch folder is run."""
+"""Copies of the baselines, from a local checkout or a pinned commit. Only the copy in the scratch folder is run."""
 
 import hashlib
 import http.client
@@ -27,14 +27,14 @@ GIT_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a baseline comes from: a local path, or else a ref to clone (microgpt.py has none)."""
+    """The origin of a baseline: a local path, or a ref to clone (microgpt.py has none)."""
 
     baseline: str
     path: Path | None = None
     ref: str | None = None
 
     def action(self) -> str:
-        """Describe what `obtain` does."""
+        """Describe the action of `obtain`."""
         if self.path is not None:
             return f"copy {self.path}"
         if self.baseline == "microgpt":
@@ -43,7 +43,7 @@ class Origin:
         return f"clone {url} at {self.ref or pinned}"
 
     def obtain(self, scratch: Path) -> tuple[Path, dict[str, Any]]:
-        """Return a copy (a folder, or the file microgpt.py) and what identifies it. Raises UnavailableError."""
+        """Return a copy (a folder, or the file microgpt.py) and its identification. Raises UnavailableError."""
         return obtain_script(self, scratch) if self.baseline == "microgpt" else obtain_checkout(self, scratch)
 
 
@@ -96,7 +96,7 @@ def clone(url: str, ref: str, target: Path, baseline: str) -> None:
 
 
 def head_of(folder: Path) -> str | None:
-    """Return the commit of a git checkout, with "-dirty" if files were changed; None for another folder."""
+    """Return the commit of a git checkout, with "-dirty" if files have changed; None for any other folder."""
     if not (folder / ".git").exists():
         return None
 
@@ -109,7 +109,7 @@ def head_of(folder: Path) -> str | None:
 
 
 def digest(folder: Path) -> str:
-    """Return the SHA-256 over the names and contents of the Python files, which identifies a copy without a commit."""
+    """Return the SHA-256 of the names and contents of the Python files, to identify a copy without a commit."""
     total = hashlib.sha256()
     for file in sorted(folder.rglob("*.py")):
         content = file.read_bytes()

@@ -1,15 +1,15 @@
 """The training of each comparison: sizes, batch, optimizer and steps by baseline, profile and device.
 
-The baseline and this project get the same values; what a baseline cannot be given is in its own module.
+The baseline and this project get the same settings; the module of a baseline lists the exceptions.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 BASELINES = ("microgpt", "nanogpt", "nanochat")
-GROUPS = {"both": ("nanogpt", "nanochat"), "all": BASELINES}  # further values of --baseline
+GROUPS = {"both": ("nanogpt", "nanochat"), "all": BASELINES}  # additional values of --baseline
 PROFILES = ("quick", "full")
-INTERVALS = 5  # evaluations of a run: the steps before the first are its warm-up
+INTERVALS = 5  # evaluations of a run; the steps before the first one are its warm-up
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Precision:
 
 @dataclass(frozen=True)
 class Setup:
-    """The training that every program of a comparison does."""
+    """The training settings of every program in a comparison."""
 
     n_layer: int
     n_head: int
@@ -61,7 +61,7 @@ class Setup:
 
     @property
     def warmdown(self) -> int:
-        """Length of the descent of the learning rate: the last 65 % of the steps, nanochat's default."""
+        """Number of steps in which the learning rate descends: the last 65 %, as in nanochat by default."""
         return round(0.65 * self.steps)
 
     def summary(self) -> str:
@@ -82,12 +82,14 @@ def counted(number: int, noun: str) -> str:
 def make_setup(
     baseline: str, profile: str, device: str, seed: int, steps: int | None = None, threads: int | None = None
 ) -> Setup:
-    """Return the training of a comparison; `steps`, a multiple of INTERVALS, replaces the profile's number."""
+    """Return the settings of a comparison; `steps`, a multiple of INTERVALS, replaces the number of the profile."""
     is_full, on_gpu = profile == "full", device == "cuda"
     if baseline == "microgpt":  # the model and the optimizer of microgpt.py, which has no GPU support
         found = Setup(1, 4, 16, 16, 1, 1000 if is_full else 60, 0.01, 0.85, 0.99, None, "linear", 200, seed, "cpu")
     else:
-        block, batch = (128, 32) if is_full or on_gpu else (64, 12)  # the small one: nanoGPT's README, for a CPU
+        block, batch = (
+            (128, 32) if is_full or on_gpu else (64, 12)
+        )  # the small size is from nanoGPT's README, for a CPU
         count = {(False, False): 100, (True, False): 500, (False, True): 500, (True, True): 2000}[is_full, on_gpu]
         clip, schedule = (1.0, "cosine") if baseline == "nanogpt" else (None, "warmdown")
         found = Setup(4, 4, 128, block, batch, count, 1e-3, 0.9, 0.95, clip, schedule, 240, seed, device)
@@ -100,7 +102,7 @@ def compiles_by_default(baseline: str, device: str) -> bool:
 
 
 def precisions(baseline: str, profile: str, device: str) -> Sequence[Precision]:
-    """Return how a PyTorch baseline is run: quick, by its default; full, compiled and not."""
+    """Return how to run a PyTorch baseline: with its default (quick), or both compiled and not (full)."""
     default = compiles_by_default(baseline, device)
     compiled = [default] if profile == "quick" else [default, not default]
     dtypes = ["float32"] if device == "cpu" else ["float32", "bfloat16"]

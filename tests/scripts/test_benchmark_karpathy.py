@@ -166,7 +166,7 @@ def test_threads_limit_both_programs(stage: Stage) -> None:
         ("ours_torch:fail", "microgpt torch, float32", 1, FAILED, "out of luck"),
         ("nanogpt:quiet", "nanoGPT, float32", 1, FAILED, "no times of steps"),
         ("ours_native:quiet", "microgpt native, float32", 1, FAILED, "it left 0 run.json"),
-        ("nanogpt:nan", "nanoGPT, float32", 1, FAILED, "a loss is not finite"),
+        ("nanogpt:nan", "nanoGPT, float32", 1, FAILED, "a loss became non-finite"),
     ],
 )
 def test_failed_run_is_recorded_and_not_repeated_and_the_others_go_on(
@@ -212,7 +212,7 @@ def test_run_that_falls_back_to_the_cpu_is_recorded_and_ends_with_3(stage: Stage
     label = "nanoGPT, float32, compiled" if who == "nanogpt" else "microgpt torch, float32, compiled"
     (run,) = stage.runs(label)
     assert run["status"] == FELL_BACK
-    assert "a GPU was requested, and it computed on cpu" in run["reason"]
+    assert "a GPU was requested, but the run computed on cpu" in run["reason"]
 
 
 def test_nanochat_that_falls_back_to_the_cpu_ends_with_3(stage: Stage) -> None:
@@ -244,7 +244,7 @@ def test_missing_required_gpu_ends_with_3_before_any_run(stage: Stage) -> None:
 def test_visible_gpu_is_required(stage: Stage) -> None:
     see_gpu(stage, usable=False)
     assert stage("--baseline", "nanogpt") == 3
-    assert "required, as it is visible (unless --no-require-gpu is given), and PyTorch cannot use" in stage.err
+    assert "required, as it is visible (unless --no-require-gpu is given), but PyTorch cannot use" in stage.err
 
 
 @pytest.mark.slow
@@ -302,7 +302,7 @@ def test_missing_packages_are_named_with_the_option_that_installs_them(stage: St
     stage.monkeypatch.setitem(karpathy.PACKAGES, "nanogpt", {"absent_for_sure": "absent-for-sure", "json": "json"})
     assert stage("--baseline", "nanogpt") == 1
     problem = stage.report()["comparisons"][0]["problem"]
-    assert problem == "nanogpt needs absent-for-sure, which this Python lacks: install them or use --install-deps"
+    assert problem == "nanogpt needs absent-for-sure, which this Python lacks: install these or use --install-deps"
 
 
 def test_ctrl_c_writes_the_results_so_far_and_ends_with_130(stage: Stage) -> None:

@@ -122,7 +122,7 @@ def test_both_programs_are_measured_and_compared(tmp_path: Path, monkeypatch: py
     results.part("nanogpt").rows.clear()
     beside_nanogpt.measure(check_of(results))
     assert {row["program"] for row in results.part("nanogpt").rows} == {"microgpt"}
-    assert "nanoGPT is left out: --nanogpt-dir names no checkout of it." in (tmp_path / "report.md").read_text()
+    assert "nanoGPT is left out: --nanogpt-dir is not set." in (tmp_path / "report.md").read_text()
 
 
 def test_a_failed_measurement_stops_no_other_and_time_is_not_exceeded(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_how_a_part_ended(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--nanogpt-dir", "nowhere"], "--nanogpt-dir=nowhere is not a checkout of nanoGPT: it has no model.py"),
-        (["--replicas", "4,0"], "--replicas=4,0 is not allowed: it is whole numbers of at least 1, such as 64,1024"),
+        (["--replicas", "4,0"], "--replicas=4,0 is not allowed: it must be whole numbers of at least 1, as in 64,1024"),
     ],
 )
 def test_an_invalid_option_is_one_sentence(
