@@ -41,21 +41,21 @@ def serve_row(clients: int, column: int) -> str:
     return rf"^\| one name \| {clients} \| microgpt " + r"\| [^|]* " * (column - 4) + r"\| ([\d.]+) "
 
 
-PEERS = """The other programs are public: eemicrogpt, realies/microgpt.c, talos, and enjector/microgpt-c, whose gradient
-of keys and values is cut short, so that it does less work; each was changed to print a line of JSON with its time."""
+PEERS = """The other programs are public: eemicrogpt, realies/microgpt.c, talos, and enjector/microgpt-c, which cuts off
+the gradient of keys and values and therefore does less work. Each was changed to print its time as a line of JSON."""
 PARTS = (
     Part(
         "scalar",
         "The scalar engine",
-        "CPU time of a training step of microgpt.py's model (n_embd 16, one name a step) in `mode=scalar` and in "
-        "microgpt.py as published, in turn on one core.",
+        "CPU time of a training step of microgpt.py's model (n_embd 16, one name per step) in `mode=scalar` and in the "
+        "published microgpt.py, which run alternately on one core.",
         ("python scripts/benchmark_scalar.py --reference path/to/microgpt.py --steps 60 --repeats 5",),
         (Goal("microgpt.py takes at least 20 times as long", r"^microgpt\.py .* ([\d.]+)   -?[\d.]+$", 20, True),),
     ),
     Part(
         "native",
         "The native engine",
-        f"`backend=native` in float32 on one core, each program in a process of its own, in turn. {PEERS}",
+        f"`backend=native` in float32 on one core; the programs run alternately, in separate processes. {PEERS}",
         (
             "python scripts/benchmark_native.py --rounds 7 --seconds 0.5 "
             '--peer d16_b16="path/to/eemicrogpt 10000" --peer d16_b1="path/to/realies 50000" '
@@ -74,14 +74,14 @@ PARTS = (
     Part(
         "engines",
         "Training and sampling with each engine",
-        "`task=benchmark`: wall time with all cores of the machine; from its output, which is JSON.",
+        "`task=benchmark`: wall time with all cores of the machine. These are lines of its JSON output.",
         ("python -m microgpt task=benchmark benchmark.seconds=0.2 benchmark.engines=[native,torch]",),
         kept=r'^ *"(engine|threads|n_embd|batch_size|microseconds_per_name|how|tokens_per_sec)":',
     ),
     Part(
         "torch_replicas",
-        "Replicas in the torch engine",
-        "One torch engine with 64 replicas beside 64 engines with one replica each.",
+        "Replicas in the PyTorch engine",
+        "One PyTorch engine with 64 replicas, compared with 64 engines with one replica each.",
         ("python scripts/benchmark_torch_replicas.py",),
     ),
     Part(
@@ -97,8 +97,8 @@ PARTS = (
     Part(
         "ablation",
         "A sweep: 256 runs of 1000 steps",
-        "`experiment=ablation`, report included, with this project's launcher and with Hydra's `basic`; both leave the "
-        "same histories byte for byte.",
+        "`experiment=ablation`, including the report, with this project's launcher and with Hydra's `basic` launcher; "
+        "both write byte-identical histories.",
         ("python scripts/benchmark_sweep.py --seeds 64", "python scripts/benchmark_sweep.py --compose 1000"),
         (
             Goal("256 runs with the report: at most 6 s", r"launcher=vectorized +([\d.]+) s", 6),
@@ -109,7 +109,7 @@ PARTS = (
     Part(
         "many_runs",
         "A sweep: 4096 runs of 100 steps",
-        "Wall time of the whole command, and what it leaves on disk.",
+        "Wall time of the whole command, and the size of the files that it writes.",
         ('python -m microgpt -m mode=tensor "seed=range(4096)" train.steps=100',),
         (
             Goal("at most 8 ms a run: 32.8 s", r"^wall time ([\d.]+) s", 32.8),
@@ -120,7 +120,7 @@ PARTS = (
     Part(
         "collect",
         "Reports",
-        "Collecting synthetic runs of the four variants of an ablation: tables, statistics, plots, page.",
+        "Collecting synthetic runs of the four variants of an ablation, with tables, statistics, plots and page.",
         ("python scripts/benchmark_collect.py --runs 256", "python scripts/benchmark_collect.py --runs 10000"),
         (
             Goal("256 runs: at most 2 s", r"^256 runs in ([\d.]+) s", 2),
@@ -130,14 +130,14 @@ PARTS = (
     Part(
         "memory",
         "Memory",
-        "Resident memory above that of the bare interpreter, each number from a fresh process.",
+        "Resident memory in excess of the bare interpreter; each number is from a new process.",
         ("python scripts/benchmark_memory.py --models 256 --steps 100,2000 --large-steps 3",),
     ),
     Part(
         "chat",
         "The chat model",
-        "`experiment=chat` (n_embd 128, 4 layers, block 256) for 60 of its 2400 steps; all of them should take at most "
-        "five minutes on two cores, which is 8 steps a second.",
+        "`experiment=chat` (n_embd 128, 4 layers, block 256) for 60 of its 2400 steps. All steps should take at most "
+        "five minutes on two cores, which is 8 steps per second.",
         ("python -m microgpt experiment=chat train.steps=60 schedule.warmup_steps=10",),
         (Goal("at least 8 steps a second", r"steps_per_sec=([\d.]+)", 8, True),),
         r"^mode=|^wall time",
@@ -145,8 +145,8 @@ PARTS = (
     Part(
         "serve",
         "Serving",
-        "`task=serve` with wrk beside it on the same cores. A bare route of FastAPI that checks the same body is the "
-        "upper limit, on the same parser and event loop (httptools, uvloop), and on a plain uvicorn's (h11, asyncio).",
+        "`task=serve` with wrk on the same cores. The upper limit is a bare FastAPI route that checks the same body, "
+        "with the same parser and event loop (httptools, uvloop) and with those of a plain uvicorn (h11, asyncio).",
         ("python scripts/benchmark_serve.py --seconds 2 --rounds 5 --earlier path/to/earlier",),
         (
             Goal(
@@ -158,13 +158,13 @@ PARTS = (
     Part(
         "page",
         "The exported page",
-        "The page of `export.format=html` in headless Chromium: size, training steps and tokens a second.",
+        "The page of `export.format=html` in headless Chromium: its size, and training steps and tokens per second.",
         ("python scripts/benchmark_page.py",),
     ),
     Part(
         "karpathy",
         "nanoGPT and nanochat",
-        "The same characters, shape, batch, precision and steps as in Karpathy's programs, one thread each.",
+        "Training with the same characters, shape, batch, precision and steps as Karpathy's programs, one thread each.",
         (
             "python scripts/benchmark_karpathy.py --baseline all --profile quick --threads 1 --install-deps "
             "--nanogpt-dir path/to/nanoGPT --nanochat-dir path/to/nanochat --microgpt-file path/to/microgpt.py",

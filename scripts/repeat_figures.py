@@ -140,7 +140,7 @@ def verdict(goal: Goal, figure: str, load: float) -> str:
         return "not measured"
     value = float(figure.replace(",", ""))
     is_met = value >= goal.limit if goal.at_least else value <= goal.limit
-    return ("met" if is_met else "**missed**") + (", beside other programs" if load >= BUSY else "")
+    return ("met" if is_met else "**missed**") + (", with other programs running" if load >= BUSY else "")
 
 
 def total(result: Result, duration: str) -> float:
@@ -179,7 +179,7 @@ def section(part: Part, result: Result | None) -> str:
             shown.append(f"`{run['command']}` failed with exit code {run['exit_code']}.")
     measured = f"Measured on {result['date']} at commit {result['commit']} in {total(result, 'seconds'):.0f} s"
     load = result["load_before"]
-    busy = f" Other programs ran beside it (load average {load}): the times are too long." if load >= BUSY else ""
+    busy = f" Other programs were running (load average {load}), so the times are too long." if load >= BUSY else ""
     return "\n\n".join([head, *shown, f"{measured} on {result['machine']}.{busy}"])
 
 
