@@ -330,7 +330,7 @@ def test_kernels_are_not_said_to_be_kept_where_nothing_can_be_written(
         assert process.said[0] == ONCE
         assert re.fullmatch(
             rf"compiled in \d+\.\d s; not kept, because {root}\S* cannot be written \(.+\): "
-            "NUMBA_CACHE_DIR=<folder> names another place",
+            "set NUMBA_CACHE_DIR=<folder> to use another folder",
             process.said[1],
         )
         assert process.works()
@@ -352,7 +352,7 @@ def test_kernels_are_used_although_the_disk_is_full(process: Process, monkeypatc
 
 def test_switched_off_compiler_is_one_sentence(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_cache.config, "DISABLE_JIT", 1)
-    with pytest.raises(UserError, match="NUMBA_DISABLE_JIT switches it off"):
+    with pytest.raises(UserError, match="NUMBA_DISABLE_JIT disables compilation"):
         process.start()
 
 

@@ -334,7 +334,7 @@ def test_evaluating_and_decoding_do_not_change_the_state() -> None:
 
 
 def test_another_device_than_the_cpu_raises() -> None:
-    with pytest.raises(UserError, match=r"^backend\.device=cuda is not allowed: backend=native runs on the cpu$"):
+    with pytest.raises(UserError, match=r"^backend\.device=cuda is not allowed: backend=native runs only on the cpu$"):
         engine_of(gpt(), random_state(gpt(), 1), device="cuda")
 
 

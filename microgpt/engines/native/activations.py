@@ -1,13 +1,13 @@
 """Activation functions of the MLP, with and without a gate, and their gradients.
 
-`pre` is the output of fc1, (rows, fc1_lanes) in A, and `act` the input of fc2, (rows, hidden_lanes):
+`pre` is the output of fc1, (rows, fc1_lanes) in A, and `act` is the input of fc2, (rows, hidden_lanes):
 
     act = f(pre)          without a gate
-    act = f(gate) * up    with one: a row of `pre` is gate, then up
+    act = f(gate) * up    with a gate: a row of `pre` contains gate, then up
 
-What the backward pass multiplies the gradient of `act` with takes the place of `pre`: f'(pre), or up f'(gate) and
-f(gate). So exponentials are computed once. relu without a gate is computed in place instead: its gradient follows from
-its output. f(0) is 0 for all f: padding stays zero.
+The forward pass overwrites `pre` with the factors by which the backward pass multiplies the gradient of `act`: f'(pre),
+or up f'(gate) and f(gate). Exponentials are therefore computed only once. relu without a gate is computed in place
+instead, because its gradient follows from its output. f(0) is 0 for every f, so that padding stays zero.
 """
 
 import math
@@ -30,7 +30,7 @@ ACTIVATIONS = {
 
 @register_jitable
 def is_in_place(activation: int, gated: bool) -> bool:
-    """Return whether `act` is computed in place of `pre`."""
+    """Return whether `act` overwrites `pre`."""
     return activation == RELU and not gated
 
 
@@ -52,12 +52,12 @@ def value_and_slope(x, activation):
     if activation == SILU:  # x sigmoid(x)
         s, rest = sigmoid(x)
         return x * s, s + x * s * rest
-    return x * math.nan, x * math.nan  # a code without a branch: NaN ends training at its first step
+    return x * math.nan, x * math.nan  # a code without a branch: NaN ends training at the first step
 
 
 @kernel
 def activate(A: Floats, act: int, pre: int, lanes: int, rows: int, gated: int, activation: int):
-    """act = f(pre) or f(gate) up; rows of `act` have `lanes` lanes, and so have those of `pre` without a gate."""
+    """act = f(pre) or f(gate) up; a row of `act` has `lanes` lanes, a row of `pre` twice as many with a gate."""
     if act == pre:
         for i in range(act, act + rows * lanes, LANES):
             value = load(A, i)
@@ -79,7 +79,7 @@ def activate(A: Floats, act: int, pre: int, lanes: int, rows: int, gated: int, a
 
 @kernel
 def activate_backward(A: Floats, dpre: int, dact: int, act: int, pre: int, lanes: int, rows: int, gated: int):
-    """Gradient of `pre` from that of `act`, which without a gate it replaces"""
+    """Gradient of `pre` from the gradient of `act`; without a gate, the two have the same place."""
     if act == pre:
         for i in range(0, rows * lanes, LANES):
             store(A, dpre + i, where_positive(load(A, act + i), load(A, dact + i)))

@@ -1,17 +1,17 @@
-"""Causal attention, softmax(scale q k^T) v with scale = 1 / sqrt(head_dim), of heads that share a vector.
+"""Causal attention, softmax(scale q k^T) v with scale = 1 / sqrt(head_dim), for heads that share a vector.
 
-The queries, keys and values of a position are rows of slots, one for each head (layout.py). The heads of a vector are
-computed at once: the horizontal sum over a slot leaves the head's score in all lanes of the slot. `group` stands for
-the slots that are computed together: one vector, or in decoding the `vectors` vectors of one larger head, which
-wide_head_attention.py trains. Lanes without a feature are zero and stay zero.
+The queries, keys and values of a position are rows of slots, one slot per head (layout.py). The heads of a vector are
+computed at once: the horizontal sum over a slot leaves the head's score in all lanes of the slot. A `group` consists of
+the slots that are computed together: one vector or, in decoding, the `vectors` vectors of one larger head (training of
+such heads is in wide_head_attention.py). Lanes without a feature are zero and stay zero.
 
-Queries come in tiles of 16, and a tile is computed in phases, each a loop of short independent steps: otherwise the
-processor would wait for the horizontal sums of one query at a time.
+Queries are processed in tiles of 16. A tile is computed in phases, each of which is a loop of short independent steps;
+otherwise the processor would wait for the horizontal sums of one query at a time.
 
-    q, k, v, o     offsets of the first query, key, value and output of a group; dq, dk, dv, do of their gradients
-    s              offset of scores, which become attention weights: one vector for each query and key
-    t, j           number of a query in its tile, of a key in its document
-    width          lanes of a slot
+    q, k, v, o     offsets of the first query, key, value and output of a group; dq, dk, dv, do: of their gradients
+    s              offset of scores, which become attention weights: one vector per query and key
+    t, j           index of a query in its tile, index of a key in its document
+    width          number of lanes of a slot
 """
 
 import math
@@ -22,13 +22,13 @@ from microgpt.engines.native.simd.exp import LOG2_E, exp2
 from microgpt.engines.native.simd.lanes import slot_sum
 from microgpt.engines.native.simd.vector import LANES, fma, get, load, maximum, splat, store
 
-# Parts of the forward pass, also for decoding, where keys and values come from a cache
+# Parts of the forward pass that are also used for decoding, where keys and values come from a cache
 
 
 @inlined
 def score(A: Floats, q: int, K: Floats, k: int, k_row: int, s: int, largest: int, count: int, vectors: int, width: int,
           scale: float):  # fmt: skip
-    """s[j] = log2(e) scale q k_j for one query and keys j < count, and the largest of them."""
+    """s[j] = log2(e) scale q k_j for one query and keys j < count; `largest` becomes their maximum."""
     maxima = splat(A, -1e30)
     for j in range(count):
         products = splat(A, 0.0)
@@ -73,7 +73,7 @@ def mix(A: Floats, o: int, V: Floats, v: int, v_row: int, s: int, count: int, ve
 
 @inlined
 def place_of_weights(layer: int, p: int, f: int, scratch: int, z: LayoutRecord) -> int:
-    """Offset of the attention weights of the query in row p and the group at lane f: in the layer, or in scratch."""
+    """Offset of the attention weights of the query in row p and the group at lane f, in the layer or in scratch"""
     kept = layer + z.attention + (p * z.head_lanes + f) * z.block
     return kept if z.keeps_attention else scratch
 
@@ -89,7 +89,7 @@ def attention_weights(A: Floats, q: int, k: int, row: int, s: int, s_row: int, s
                       width: int, scale: float):  # fmt: skip
     """s[t, j] = softmax_j(scale q_t k_j) over keys j <= first + t, for the queries t of a tile that begins at `first`.
 
-    Rows of q and k are `row` apart, rows of s `s_row`; `scratch` has a vector for each query.
+    Rows of q and k are `row` elements apart, rows of s are `s_row` apart; `scratch` has one vector per query.
     """
     for t in range(queries):
         score(A, q + t * row, A, k, row, s + t * s_row, scratch + t * LANES, first + t + 1, 1, width, scale)
@@ -103,8 +103,8 @@ def attention_weights(A: Floats, q: int, k: int, row: int, s: int, s_row: int, s
 def attention(A: Floats, layer: int, begins: Int64s, documents: int, z: LayoutRecord):
     """attended[p, :] of one layer, for every position p of every document d: rows begins[d] to begins[d + 1] - 1.
 
-    `layer` is the offset of the layer in A. The attention weights are kept there for the backward pass if the layout
-    has space for them; otherwise they go to scratch, and the backward pass computes them again.
+    `layer` is the offset of the layer in A. If the layout has space for the attention weights, they are stored in the
+    layer for the backward pass; otherwise they are written to scratch, and the backward pass computes them again.
     """
     features, width = z.head_lanes, z.slot_width
     qkv, out, scale = layer + z.qkv_rows, layer + z.attended, 1.0 / math.sqrt(z.embd / z.heads)
@@ -128,7 +128,7 @@ def attention(A: Floats, layer: int, begins: Int64s, documents: int, z: LayoutRe
 @kernel
 def tile_backward(A: Floats, q: int, dq: int, k: int, dk: int, v: int, row: int, o: int, do: int, o_row: int, s: int,
                   s_row: int, ds: int, ds_row: int, first: int, queries: int, width: int, scale: float):  # fmt: skip
-    """dq of the queries of a tile, and what they add to dk and dv, where dv = dk + v - k.
+    """dq of the queries of a tile, and the contributions of these queries to dk and dv, where dv = dk + v - k.
 
     ds = s (do v - do o) scale; dq_t = sum_j ds_tj k_j; dk_j += sum_t ds_tj q_t; dv_j += sum_t s_tj do_t.
     """

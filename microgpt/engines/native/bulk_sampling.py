@@ -1,4 +1,4 @@
-"""Bulk sampling in compiled code: many texts in progress at once, each a row of the decoder's passes."""
+"""Bulk sampling in compiled code: many texts are in progress at once, each as one row of the decoder's passes."""
 
 import math
 
@@ -15,9 +15,9 @@ from microgpt.engines.native.simd.vector import LANES, get, load, load_splat, of
 from microgpt.engines.native.weights import Weights
 from microgpt.errors import NonFiniteError
 
-SLOTS = 64  # texts in progress at once
-LARGEST_TABLE = 1 << 18  # numbers: it fits the caches next to the core
-SMALLEST_TEMPERATURE = 1e-30  # below, only the most likely token has a chance
+SLOTS = 64  # number of texts in progress at once
+LARGEST_TABLE = 1 << 18  # maximum number of elements, so that the table fits the caches next to the core
+SMALLEST_TEMPERATURE = 1e-30  # below this, only the most likely token can be sampled
 BELOW_ONE = 1 - 2.0**-22  # keeps u times the total, rounded to float32, below the total
 UINT = np.uint64
 GOLDEN, MIX1, MIX2 = UINT(0x9E3779B97F4A7C15), UINT(0xBF58476D1CE4E5B9), UINT(0x94D049BB133111EB)
@@ -41,7 +41,7 @@ def uniform(states: Int64s, row: int) -> float:
 
 @kernel
 def keep_top_k(A: Floats, logits: int, vocab: int, k: int):
-    """Set all logits except the k largest to -1e30; of equal ones the lower token is kept."""
+    """Set all logits except the k largest to -1e30; among equal logits, the lower token is kept."""
     value, token = math.inf, -1
     for _ in range(k):
         next_value, next_token = -math.inf, vocab
@@ -59,7 +59,7 @@ def keep_top_k(A: Floats, logits: int, vocab: int, k: int):
 @kernel
 def cumulative_weights(A: Floats, logits: int, sums: int, mask: Floats, inverse_temperature: float, top_k: int,
                        rows: int, z: LayoutRecord):  # fmt: skip
-    """Logits of each row become prefix sums of exp((logit - largest) / temperature) over the top_k largest."""
+    """Replace each row of logits with prefix sums of exp((logit - largest) / temperature) over the top_k largest."""
     lanes = z.vocab_lanes
     for r in range(rows):
         row = logits + r * lanes
@@ -76,7 +76,7 @@ def cumulative_weights(A: Floats, logits: int, sums: int, mask: Floats, inverse_
 
 @kernel
 def choose(A: Floats, sums: int, lanes: int, vocab: int, u: float) -> int:
-    """The token of u in [0, 1), from the prefix sums of the tokens' weights"""
+    """The token selected by u in [0, 1), given the prefix sums of the tokens' weights"""
     threshold = splat(A, u * get(A, sums + vocab - 1) * BELOW_ONE)
     token = 0
     for i in range(sums, sums + lanes, LANES):
@@ -86,7 +86,7 @@ def choose(A: Floats, sums: int, lanes: int, vocab: int, u: float) -> int:
 
 @kernel
 def begin_text(ids: Int64s, slots: int, row: int, number: int, prompt: Int64s, seed: int):
-    """Start a text in a row, with a generator that is determined by the seed and the text's number."""
+    """Start a text in a row, with a generator determined by the seed and the number of the text."""
     put(ids, row, get(prompt, 0))
     put(ids, slots + row, 0)
     put(ids, 3 * slots + row, number)
@@ -98,12 +98,12 @@ def draw_texts(P: FloatArray, T: FloatArray, A: FloatArray, cache: FloatArray, m
                  prompt: Int64Array, first: int, count: int, room: int, inverse_temperature: float, top_k: int,
                  seed: int, ids: Int64Array, slots: int, drawn: Int32Array, lengths: Int64Array,
                  z: LayoutRecord) -> int:  # fmt: skip
-    """Draw the texts number `first` to first + count - 1; return the number of tokens drawn, or -1 for bad logits.
+    """Draw the texts `first` to first + count - 1; return the number of tokens drawn, or -1 for non-finite logits.
 
-    drawn (count, room) receives the tokens of each text without prompt and end, lengths (count,) their number; a text
-    without an end fills its room. A text depends on its number and the seed, not on `slots`, the texts in progress at
-    once: when one ends, the next takes its row. ids is scratch of 5 slots integers: the rows' tokens, positions, slots,
-    numbers of texts, and states of generators.
+    drawn (count, room) receives the tokens of each text without prompt and end token, lengths (count,) their number; a
+    text without an end token fills its room. A text depends on its number and the seed, but not on `slots`, the number
+    of texts in progress at once: when a text ends, the next text takes its row. ids is scratch of 5 * slots integers:
+    for each row the token, the position, the slot, the number of the text and the state of the generator.
     """
     a, mask, row_ids, start = pointer(A, 0), pointer(mask, 0), pointer(ids, 0), pointer(prompt, 0)
     end, prompt_length = z.vocab - 1, len(prompt)
@@ -124,7 +124,7 @@ def draw_texts(P: FloatArray, T: FloatArray, A: FloatArray, cache: FloatArray, m
                 row += 1
                 continue
             weights = z.logits + row * z.vocab_lanes
-            if not math.isfinite(get(a, weights + end)):  # the sum of all weights
+            if not math.isfinite(get(a, weights + end)):  # the last prefix sum is the sum of all weights
                 return -1
             token = choose(a, weights, z.vocab_lanes, z.vocab, uniform(offset(row_ids, 4 * slots), row))
             chosen += 1
@@ -142,7 +142,7 @@ def draw_texts(P: FloatArray, T: FloatArray, A: FloatArray, cache: FloatArray, m
                 begun += 1
                 row += 1
                 continue
-            active -= 1  # the last row moves here, with the weights that it chooses from
+            active -= 1  # the last row moves to this row, with its token weights
             for part in range(5):
                 ids[part * slots + row] = ids[part * slots + active]
             for i in range(0, z.vocab_lanes, LANES):
@@ -151,7 +151,7 @@ def draw_texts(P: FloatArray, T: FloatArray, A: FloatArray, cache: FloatArray, m
 
 
 def draw(weights: Weights, replica: int, request: BulkRequest, slots: int) -> Draws:
-    """See base.BulkSampler; `slots` texts are in progress at once, which changes none of them."""
+    """See base.BulkSampler. `slots` is the number of texts in progress at once, which does not change the texts."""
     count, room = request.count, request.room
     assert len(request.prompt) - 1 + room <= weights.spec.block_size, "prompt and room must fit the block"
     slots, vocab = max(1, min(slots, count)), weights.spec.vocab_size

@@ -1,4 +1,4 @@
-"""Compile the kernels once for each float type, with explicit signatures: half of them in a second process.
+"""Compile the kernels once per float type, with explicit signatures. A second process compiles half of the kernels.
 
 The machine code is kept on disk (kernel_cache.py).
 """
@@ -42,24 +42,24 @@ from microgpt.engines.native.compilation import build
 from microgpt.engines.native.kernels import halves, with_called
 sys.exit(build(sys.argv[1], Path(sys.argv[2]), with_called(halves()[1])) is not None)
 """
-SECONDS_OF_SILENCE = 5  # between two lines about the progress of a compilation
+SECONDS_OF_SILENCE = 5  # minimum time between two progress lines during compilation
 
-READY: set[str] = set()  # the float types whose kernels this process has
-UNREPORTED: dict[str, float] = {}  # seconds of compiling for a float type that `compile_kernels` has not returned
+READY: set[str] = set()  # float types whose kernels are loaded in this process
+UNREPORTED: dict[str, float] = {}  # compilation seconds by float type that `compile_kernels` has not returned yet
 IN_THIS_PROCESS = threading.Lock()
 
 
 def compile_kernels(dtype: str, say: Callable[[str], None]) -> float:
-    """Load all kernels for `dtype` (float32 or float64) from disk, or compile them; return the seconds of compiling."""
+    """Load all kernels for `dtype` (float32 or float64) from disk, or compile them; return the compilation seconds."""
     if config.DISABLE_JIT:  # pyright: ignore[reportAttributeAccessIssue]
-        raise UserError("backend=native compiles its kernels with numba, and NUMBA_DISABLE_JIT switches it off")
+        raise UserError("backend=native compiles its kernels with numba, but NUMBA_DISABLE_JIT disables compilation")
     prepare_kernels(dtype, say)
     with IN_THIS_PROCESS:
         return UNREPORTED.pop(dtype, 0.0)
 
 
 def prepare_kernels(dtype: str, say: Callable[[str], None]) -> None:
-    """Do what `compile_kernels` does, which returns the seconds later."""
+    """Load or compile the kernels; the next call of `compile_kernels` returns the compilation seconds."""
     with IN_THIS_PROCESS:
         if dtype not in READY:
             UNREPORTED[dtype] = load_or_compile(dtype, say)
@@ -71,7 +71,7 @@ def load_or_compile(dtype: str, say: Callable[[str], None]) -> float:
         folder = make_cache_directory()
         lock = FileLock(f"{folder}-{dtype}.lock")
         lock.acquire()  # a second process waits until the first has compiled
-    except OSError as error:  # such as a home that cannot be written: each process compiles for itself
+    except OSError as error:  # for example an unwritable home folder: each process compiles separately
         return compile_and_keep(dtype, None, say, refused=error)
     with lock:
         if not (folder / f"{dtype}.compiled").exists():
@@ -88,7 +88,7 @@ def load_or_compile(dtype: str, say: Callable[[str], None]) -> float:
 def compile_and_keep(
     dtype: str, folder: Path | None, say: Callable[[str], None], why: str = "", refused: OSError | None = None
 ) -> float:
-    """Compile all kernels and keep them in a folder, if there is one; return the seconds."""
+    """Compile all kernels and keep them in the folder, if any; return the seconds."""
     say(why or f"compiling the native kernels for {dtype}: once for this version on this machine")
     start = time.perf_counter()
     progress = Progress(say)
@@ -101,14 +101,14 @@ def compile_and_keep(
     if refused is not None:
         where = (
             f"not kept, because {refused.filename or cache_directory()} cannot be written ({refused.strerror}): "
-            "NUMBA_CACHE_DIR=<folder> names another place"
+            "set NUMBA_CACHE_DIR=<folder> to use another folder"
         )
     say(f"compiled in {seconds:.1f} s; {where}")
     return seconds
 
 
 def keep(dtype: str, folder: Path, progress: "Progress") -> OSError | None:
-    """Compile all kernels and keep them in a folder; return the error of a folder that cannot be written."""
+    """Compile all kernels and keep them in a folder; return the error if the folder cannot be written."""
     manifest, kept = folder / f"{dtype}.compiled", folder / dtype
     manifest.unlink(missing_ok=True)
     shutil.rmtree(kept, ignore_errors=True)
@@ -127,10 +127,10 @@ def keep(dtype: str, folder: Path, progress: "Progress") -> OSError | None:
 
 
 def build_in_two_processes(dtype: str, kept: Path, progress: "Progress") -> OSError | None:
-    """Compile all kernels; return the last error of writing in the folder `kept`.
+    """Compile all kernels; return the last error of writing to the folder `kept`.
 
-    On a machine of several cores a second process compiles half of them into a folder of its own, from which they are
-    then loaded. If that fails, for whatever reason, this process compiles them too.
+    On a machine with several cores, a second process compiles half of the kernels to a separate folder, from which they
+    are then loaded. If the second process fails for any reason, this process compiles its half as well.
     """
     ours, others = halves()
     if available_cores() < 2 or not ours or not others:
@@ -147,7 +147,7 @@ def build_in_two_processes(dtype: str, kept: Path, progress: "Progress") -> OSEr
 
 @contextmanager
 def second_process(dtype: str, kept: Path) -> Iterator[Callable[[], bool]]:
-    """Start a process that compiles the second half; yield a function that waits and returns whether it has."""
+    """Start a process that compiles the second half; yield a function that waits and returns whether it succeeded."""
     package = str(Path(__file__).resolve().parents[3])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(
@@ -156,7 +156,7 @@ def second_process(dtype: str, kept: Path) -> Iterator[Callable[[], bool]]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C reaches this process, which ends the other
+        start_new_session=True,  # Ctrl-C reaches only this process, which ends the second process
     )
     try:
         yield lambda: process.wait() == 0
@@ -167,9 +167,9 @@ def second_process(dtype: str, kept: Path) -> Iterator[Callable[[], bool]]:
 
 
 def without_scipy() -> None:
-    """Import the module of numba that would import scipy.linalg, to see whether it is there, for a third of a second.
+    """Import the module of numba that checks for scipy, but skip its import of scipy.linalg, which takes 0.3 s.
 
-    No kernel uses it. numba looks again when it compiles a function that does.
+    No kernel needs scipy. numba checks again when it compiles a function that does.
     """
     import numba.np.linalg
 
@@ -183,27 +183,27 @@ def without_scipy() -> None:
 
 
 def build(dtype: str, kept: Path | None, chosen: Sequence[Any], progress: "Progress | None" = None) -> OSError | None:
-    """Compile kernels for `dtype`, in order; those that Python calls with numba's cache in the folder `kept`.
+    """Compile kernels for `dtype`, in order; for kernels called by Python, use numba's cache in the folder `kept`.
 
-    Returns the last error of writing there: the kernels are compiled all the same.
+    The last error of writing to the folder is returned; the kernels are compiled anyway.
     """
     refused = None
     without_scipy()
-    config.reload_config()  # now: numba does it while it compiles if one of its variables has changed
+    config.reload_config()  # now, because numba would reload during compilation if a variable has changed
     before, config.CACHE_DIR = config.CACHE_DIR, str(kept or "")  # pyright: ignore[reportAttributeAccessIssue]
     try:
         for number, dispatcher in enumerate(chosen):
             dispatcher.disable_compile(False)
             try:
                 if is_entry(dispatcher.py_func):
-                    dispatcher._cache = NullCache()  # not that of another float type
+                    dispatcher._cache = NullCache()  # not the cache of another float type
                     if kept is not None:
-                        make_writable_folder(kept)  # else numba would choose another place
+                        make_writable_folder(kept)  # otherwise numba would use another folder
                         dispatcher.enable_caching()  # reads config.CACHE_DIR
                 compile_one(dispatcher, dtype)
             except OSError as error:
                 refused = error
-                compile_one(dispatcher, dtype)  # returns what is compiled already
+                compile_one(dispatcher, dtype)  # returns the already compiled kernel
             dispatcher.disable_compile()  # a call with other integer types converts them
             if progress is not None:
                 progress.show(number + 1, len(chosen))
@@ -213,7 +213,7 @@ def build(dtype: str, kept: Path | None, chosen: Sequence[Any], progress: "Progr
 
 
 def compile_one(dispatcher: Any, dtype: str) -> None:
-    """Compile a kernel. One that only kernels call is optimized again as a part of those, so little is enough here."""
+    """Compile a kernel; if only kernels call it, with little optimization, because it is optimized again in its callers."""
     before = config.OPT  # pyright: ignore[reportAttributeAccessIssue]
     if not is_entry(dispatcher.py_func):
         config.OPT = type(before)(1)  # pyright: ignore[reportAttributeAccessIssue]
@@ -224,7 +224,7 @@ def compile_one(dispatcher: Any, dtype: str) -> None:
 
 
 class Progress:
-    """Says every few seconds how many kernels are compiled, and about how long the others take."""
+    """Prints every few seconds how many kernels are compiled, and the estimated remaining time."""
 
     def __init__(self, say: Callable[[str], None]):
         self.say = say
@@ -238,7 +238,7 @@ class Progress:
 
 
 class Announcement(event.Listener):
-    """Says once that numba compiles."""
+    """Prints a text when numba compiles for the first time."""
 
     def __init__(self, say: Callable[[str], None], text: str):
         self.say, self.text = say, text

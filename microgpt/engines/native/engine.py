@@ -1,7 +1,7 @@
 """The native engine: compiled kernels on the CPU.
 
-Each model is computed alone, with the same operations in the same order whatever runs beside it: threads take whole
-models, or parts of one model's batch, and change no number.
+Each model is computed separately, with the same operations in the same order regardless of other models. Threads
+compute whole models, or parts of one model's batch; the number of threads does not change the results.
 """
 
 import math
@@ -28,13 +28,13 @@ from microgpt.errors import UserError
 from microgpt.model.init import Normals
 from microgpt.model.spec import ModelSpec
 
-CHUNK_ROWS = 64  # positions computed together: their activations fit the caches next to the core at the usual sizes
-PART_EXAMPLES = 16  # smallest part of a batch
-MAX_PARTS = 8  # of a batch; their gradients are added in this order, whichever thread computed them
-SPLIT_WORK = 2e8  # positions x parameters of a batch from which it is divided into more parts
-SPLIT_POSITIONS = 1024  # of such a part, but a batch has at least two
-SHARED_WORK = 2e7  # tokens x parameters of a step from which it pays to use several threads for one model
-LISTED_INDICES = 1 << 22  # example indices in memory at once
+CHUNK_ROWS = 64  # positions computed together; at the usual sizes, their activations fit the caches next to the core
+PART_EXAMPLES = 16  # minimum number of examples in a part of a batch
+MAX_PARTS = 8  # maximum number of parts of a batch; their gradients are added in a fixed order
+SPLIT_WORK = 2e8  # positions x parameters of a batch above which the batch is divided into more parts
+SPLIT_POSITIONS = 1024  # number of positions in such a part; the batch has at least two parts
+SHARED_WORK = 2e7  # tokens x parameters of a step above which several threads are faster for one model
+LISTED_INDICES = 1 << 22  # maximum number of example indices in memory
 EVALUATION_PART = 64  # examples whose losses are added before their sum is added to the total
 
 
@@ -45,7 +45,7 @@ class Workspace:
     activations: np.ndarray
     ids: np.ndarray  # scratch of train_kernels.gather
     gradient: np.ndarray
-    part_gradient: np.ndarray  # of the second and further parts of a batch
+    part_gradient: np.ndarray  # the gradient of the second and later parts of a batch
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Steps:
     first: int
     count: int
     batch_size: int
-    batches: np.ndarray  # (R, count, batch_size) indices of examples, flat
+    batches: np.ndarray  # (R, count, batch_size) example indices, flattened
     rates: np.ndarray  # (R, count)
     corrections: tuple[np.ndarray, np.ndarray]  # (count,) each, see optimizers.py
     losses: np.ndarray  # (R, count), the result
@@ -74,7 +74,7 @@ class NativeEngine:
         say: Callable[[str], None] = print,
     ):
         if options.device not in BACKENDS["native"].devices:
-            raise UserError(f"backend.device={options.device} is not allowed: backend=native runs on the cpu")
+            raise UserError(f"backend.device={options.device} is not allowed: backend=native runs only on the cpu")
         self.dtype = options.dtype or BACKENDS["native"].dtypes[0]
         self.spec, self.optimizer, self.workload = spec, optimizer, workload
         self.threads = options.threads or available_cores()
@@ -84,7 +84,7 @@ class NativeEngine:
         self.compile_seconds = compilation.compile_kernels(self.dtype, say)
         self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="native") if self.threads > 1 else None
         self.workspaces: list[Workspace] = []
-        self.part_gradients = np.empty(0)  # of `train_with_all_threads`
+        self.part_gradients = np.empty(0)  # used by `train_with_all_threads`
         self.load(state)
 
     # Training state
@@ -106,16 +106,16 @@ class NativeEngine:
 
     @cached_property
     def examples(self) -> Examples:
-        assert self.workload is not None, "this engine was made without a workload"
+        assert self.workload is not None, "this engine was created without a workload"
         return self.workload.packed
 
     @cached_property
     def targets(self) -> np.ndarray:
-        """Number of targets of each example"""
+        """The number of targets of each example."""
         return np.ascontiguousarray(self.examples.targets, np.int64)
 
     def advance(self, step: int, learning_rates: np.ndarray) -> np.ndarray:
-        assert self.workload is not None, "this engine was made without a workload"
+        assert self.workload is not None, "this engine was created without a workload"
         replicas = self.weights.replicas
         at_once = max(1, LISTED_INDICES // (replicas * self.workload.orders[0].batch_size))
         losses = np.full(learning_rates.shape, np.nan)
@@ -127,7 +127,7 @@ class NativeEngine:
         return losses
 
     def train(self, first: int, learning_rates: np.ndarray, running: np.ndarray) -> np.ndarray:
-        """Do what `advance` does, in one piece; models that are not `running` get NaN."""
+        """Do the same as `advance`, in one piece; models that are not `running` get NaN losses."""
         assert self.workload is not None
         orders, count = self.workload.orders, len(learning_rates)
         steps = Steps(
@@ -148,22 +148,22 @@ class NativeEngine:
         return steps.losses.T
 
     def is_shared(self, batch_size: int) -> bool:
-        """Return whether threads share the batches of one model, which changes the time but no number."""
+        """Return whether threads share the batches of one model. This affects the time but not the results."""
         parts = -(-batch_size // self.part_size(batch_size))
         tokens = batch_size * self.examples.positions.mean()
         return self.pool is not None and parts > 1 and tokens * self.weights.layout.size > SHARED_WORK
 
     def part_size(self, batch_size: int) -> int:
-        """Return the number of examples in a part of a batch, which depends on sizes alone, not on threads."""
+        """Return the number of examples in a part of a batch; it depends only on sizes, not on threads."""
         positions = batch_size * self.spec.block_size
         parts = -(-batch_size // PART_EXAMPLES)
         if positions * self.weights.layout.size >= SPLIT_WORK:
             wanted = max(2, positions // SPLIT_POSITIONS)
-            parts = max(parts, 1 << (wanted.bit_length() - 1))  # a power of two: equal shares for two or four threads
+            parts = max(parts, 1 << (wanted.bit_length() - 1))  # a power of two gives 2 or 4 threads equal shares
         return -(-batch_size // min(parts, batch_size, MAX_PARTS))
 
     def train_models(self, begin: int, end: int, steps: Steps, w: Workspace) -> None:
-        """Train the models from `begin` to before `end` in one thread."""
+        """Train the models begin .. end - 1 in one thread."""
         x, weights = self.examples, self.weights
         train_kernels.train(
             weights.parameters, weights.transposed, self.m, self.v, w.gradient, w.part_gradient, w.activations,
@@ -173,7 +173,7 @@ class NativeEngine:
         )  # fmt: skip
 
     def train_with_all_threads(self, model: int, steps: Steps) -> None:
-        """Train one model: threads compute gradients of parts of a batch, which are then added in their order."""
+        """Train one model: threads compute the gradients of the parts of a batch, which are added in a fixed order."""
         weights, batch_size, part = self.weights, steps.batch_size, self.part_size(steps.batch_size)
         size, parts = weights.layout.size, -(-batch_size // part)
         if len(self.part_gradients) != parts * size:
@@ -212,7 +212,7 @@ class NativeEngine:
         norm: float = 0.0,
         shares: int | None = None,
     ) -> float:
-        """Do a phase of the update after step number s of `steps` (train_kernels.finish_step) in `shares` threads."""
+        """Run a phase of the update after step s of `steps` (train_kernels.finish_step) in `shares` threads."""
         weights, size, shares = self.weights, self.weights.layout.size, shares or self.threads
 
         def compute(share: int, w: Workspace) -> float:
@@ -263,7 +263,7 @@ class NativeEngine:
         return NativeBatchDecoder(self.weights, replica, slots)
 
     def draw(self, replica: int, request: BulkRequest, slots: int = bulk_sampling.SLOTS) -> Draws:
-        """See base.BulkSampler; `slots` texts are in progress at once, which changes none of them."""
+        """See base.BulkSampler. `slots` is the number of texts in progress at once, which does not change the texts."""
         return bulk_sampling.draw(self.weights, replica, request, slots)
 
     @cached_property
@@ -277,7 +277,7 @@ class NativeEngine:
     # Threads
 
     def run_in_threads(self, works: list[Callable]) -> list:
-        """Run each function in a thread, with a workspace of its own as its argument; return the results in order."""
+        """Run each function in a thread, with a separate workspace as argument; return the results in order."""
         while len(self.workspaces) < len(works):
             self.workspaces.append(self.make_workspace())
         if self.pool is None or len(works) == 1:
@@ -296,7 +296,7 @@ class NativeEngine:
 
 
 def random_functions(dtype: str | None) -> tuple[Shuffle, Normals]:
-    """See engines/__init__.py; `dtype` is that of the engine's options."""
+    """See engines/__init__.py; `dtype` is the dtype in the engine's options."""
     compilation.prepare_kernels(dtype or BACKENDS["native"].dtypes[0], print)
     return python_random.shuffled, python_random.standard_normals
 
@@ -304,7 +304,7 @@ def random_functions(dtype: str | None) -> tuple[Shuffle, Normals]:
 def contiguous_ranges(numbers: np.ndarray, pieces: int) -> Iterator[tuple[int, int]]:
     """Yield ranges (begin, end) that cover the ascending numbers, in up to `pieces` shares of nearly equal size.
 
-    A gap among the numbers splits a range, so that there may be more ranges than shares.
+    A gap in the numbers splits a range, so that there may be more ranges than shares.
     """
     for share in np.array_split(numbers, min(pieces, max(len(numbers), 1))):
         for stretch in np.split(share, np.flatnonzero(np.diff(share) != 1) + 1):

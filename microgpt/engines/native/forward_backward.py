@@ -1,23 +1,23 @@
 """The forward and the backward pass of one model over a chunk of a batch.
 
-A chunk is the positions of several documents, one after the other; each position is a row of every activation. The
-features of a position lie in the lanes of vectors: embeddings, norms, residuals and their gradients are loads of whole
-vectors, a batch of a single name uses all lanes, and documents are not padded to the longest.
+A chunk consists of the positions of several documents, one after the other; each position is a row of every activation.
+The features of a position are in the lanes of vectors: embeddings, norms, residuals and their gradients load whole
+vectors, a batch of a single name uses all lanes, and documents are not padded to the longest document.
 
-Arguments of the kernels; the layout (layout.py) has the offsets and shapes of everything in the flat arrays:
+Arguments of the kernels (the offsets and shapes in the flat arrays are in layout.py):
 
     P  parameters of the model: matrices (outputs, inputs)
-    T  transposed copies of the matrices (inputs, outputs), which the forward pass reads
+    T  transposed copies of the matrices (inputs, outputs), read by the forward pass
     G  gradients of the parameters, in the layout of P
     A  activations and their gradients
     z  the layout
 
     rows       positions of the chunk
     tokens     (rows,) input token of each position
-    positions  (rows,) number of each position in its document
-    begins     (documents + 1,) first row of each document, and `rows`
+    positions  (rows,) index of each position in its document
+    begins     (documents + 1,) first row of each document, then `rows`
 
-    e, f, v, a lanes of a row of the residual stream, the MLP, the logits, and of q
+    e, f, v, a number of lanes in a row of the residual stream, the MLP, the logits and q
     w, t, s    offsets of a layer in P and G, in T, and in A
 """
 
@@ -44,9 +44,9 @@ from microgpt.engines.native.wide_head_attention import head_attention, head_att
 
 @kernel
 def transpose_weights(P: Floats, T: Floats, share: int, shares: int, z: LayoutRecord):
-    """Write the transposed copies of the matrices that the forward pass multiplies with.
+    """Write the transposed copies of the matrices for the forward pass.
 
-    A share has every `shares`-th layer, the last one lm_head too.
+    A share consists of every `shares`-th layer; the last share also includes lm_head.
     """
     e, f, ff, v, a = z.embd_lanes, z.hidden_lanes, z.fc1_lanes, z.vocab_lanes, z.head_lanes
     if share == shares - 1:
@@ -63,12 +63,12 @@ def transpose_weights(P: Floats, T: Floats, share: int, shares: int, z: LayoutRe
         transpose(P, w + z.fc2, f, T, t + z.t_fc2, e, e, f)
 
 
-# Parts of the forward pass, also for decoding, which differs in its attention
+# Parts of the forward pass that are also used for decoding, where only attention differs
 
 
 @kernel
 def embed_tokens(P: Floats, A: Floats, tokens: Int64s, positions: Int64s, rows: int, z: LayoutRecord):
-    """Input of the first layer, or of the output layer if there is no other: wte + wpe, with an RMSNorm if enabled."""
+    """Input of the first layer (without layers: of the output layer): wte + wpe, with an RMSNorm if enabled"""
     x = z.x if z.n_layer > 0 else z.last
     embed(A, z.embedded if z.input_rmsnorm else x, z.embd_lanes, P, z.wte, z.wpe, tokens, positions, rows)
     if z.input_rmsnorm:
@@ -77,7 +77,7 @@ def embed_tokens(P: Floats, A: Floats, tokens: Int64s, positions: Int64s, rows: 
 
 @kernel
 def project_qkv(P: Floats, T: Floats, A: Floats, positions: Int64s, layer: int, rows: int, z: LayoutRecord):
-    """Norm, then queries, keys and values of a layer."""
+    """Norm, then queries, keys and values of a layer"""
     e, a, t, s = z.embd_lanes, z.head_lanes, z.t_layers + layer * z.t_layer, layer * z.a_layer
     vectors, qkv = z.layer_vectors + layer * z.vectors, s + z.qkv_rows
     norm(P, A, s + z.norm1, s + z.unit1, s + z.scale1, s + z.x, rows, vectors + z.norm1_vectors, z)
@@ -92,7 +92,7 @@ def project_qkv(P: Floats, T: Floats, A: Floats, positions: Int64s, layer: int, 
 
 @kernel
 def residual(P: Floats, A: Floats, y: int, x: int, bias: int, rows: int, z: LayoutRecord):
-    """y = x, to which a linear layer is added, with the layer's bias"""
+    """y = x + bias, to which the output of a linear layer is then added"""
     if z.bias:
         add_vector(A, y, x, P, bias, z.embd_lanes, rows)
     else:
@@ -101,9 +101,9 @@ def residual(P: Floats, A: Floats, y: int, x: int, bias: int, rows: int, z: Layo
 
 @kernel
 def project_out_and_mlp(P: Floats, T: Floats, A: Floats, layer: int, rows: int, z: LayoutRecord):
-    """The rest of a layer after its attention: mid = x + wo(attended), then mid + fc2(activation(fc1(norm(mid)))).
+    """The rest of a layer after attention: mid = x + wo(attended), then mid + fc2(activation(fc1(norm(mid)))).
 
-    The result is the input of the next layer, or of the output layer.
+    The result is the input of the next layer or of the output layer.
     """
     e, f, ff, a = z.embd_lanes, z.hidden_lanes, z.fc1_lanes, z.head_lanes
     t, s, vectors = z.t_layers + layer * z.t_layer, layer * z.a_layer, z.layer_vectors + layer * z.vectors
@@ -137,7 +137,7 @@ def output_logits(P: Floats, T: Floats, A: Floats, rows: int, z: LayoutRecord):
 @kernel
 def forward(P: Floats, T: Floats, A: Floats, tokens: Int64s, positions: Int64s, begins: Int64s, documents: int,
             rows: int, z: LayoutRecord):  # fmt: skip
-    """Logits of every row; keeps in A what the backward pass reads."""
+    """Logits of every row; the values needed by the backward pass are left in A."""
     embed_tokens(P, A, tokens, positions, rows, z)
     for layer in range(z.n_layer):
         project_qkv(P, T, A, positions, layer, rows, z)
@@ -152,7 +152,7 @@ def forward(P: Floats, T: Floats, A: Floats, tokens: Int64s, positions: Int64s, 
 @kernel
 def backward(P: Floats, G: Floats, A: Floats, tokens: Int64s, positions: Int64s, begins: Int64s, documents: int,
              rows: int, accumulate: int, z: LayoutRecord):  # fmt: skip
-    """Gradients of all parameters from the gradient of the logits: written to G, or added with `accumulate`."""
+    """Gradients of all parameters from the gradient of the logits, written to G, or added to G with `accumulate`"""
     if not accumulate:  # gradients of embeddings, gains and biases are sums over positions
         for i in range(z.wte, z.decayed, LANES):
             store(G, i, splat(G, 0.0))

@@ -1,7 +1,8 @@
-"""What options do to the heads of queries and keys: rope, qk_norm, and heads of keys and values that several share.
+"""Options that change the heads of queries, keys and values: rope, qk_norm and grouped-query attention.
 
-Rows have 3 head_lanes: q, k, v, with a slot for each head of q (layout.py); k and v have a copy of their head for each
-head of q that shares it. `group` is the lanes of a slot's vectors, or of one vector of several slots.
+A row has 3 head_lanes lanes for q, k and v, each with one slot per query head (layout.py). In grouped-query attention,
+k and v contain a copy of a head for each query head that shares it. `group` is the number of lanes of a slot of whole
+vectors, or of one vector that contains several slots.
 """
 
 from numba.extending import register_jitable
@@ -15,7 +16,7 @@ from microgpt.engines.native.simd.vector import LANES, fma, get, load, put, spla
 
 @register_jitable(forceinline=True)
 def exchange_halves(x, width):
-    """The halves of each aligned slot of `width` lanes (2, 4, 8 or 16) change places."""
+    """Exchange the halves of each aligned slot of `width` lanes (2, 4, 8 or 16)."""
     if width == 2:
         return exchange(x, 1)
     if width == 4:
@@ -25,9 +26,9 @@ def exchange_halves(x, width):
 
 @inlined
 def rotate(A: Floats, x: int, table: int, group: int, width: int, sign: float):
-    """RoPE of the slots of a group, in place: x cos + partner(x) sin, where sin has its sign; back with sign -1.
+    """Apply RoPE in place to the slots of a group: x cos + partner(x) sin, with signed sin; sign=-1 rotates back.
 
-    Su et al., RoFormer (2021), with the pairs of Llama: a feature's partner has the same place in the other half.
+    Su et al., RoFormer (2021), with Llama's pairs: a feature's partner has the same index in the other half.
     """
     if group == LANES:
         value = load(A, x)
@@ -37,14 +38,14 @@ def rotate(A: Floats, x: int, table: int, group: int, width: int, sign: float):
         half = group // 2
         for i in range(x, x + half, LANES):
             first, second, t = load(A, i), load(A, i + half), table + i - x
-            sin = load(A, t + group + half) * sign  # in the first half it is the negative
+            sin = load(A, t + group + half) * sign  # from the second half; the first half of the table has -sin
             store(A, i, fma(first, load(A, t), second * (0.0 - sin)))
             store(A, i + half, fma(second, load(A, t), first * sin))
 
 
 @kernel
 def encode_heads(A: Floats, qkv: int, scales: int, positions: Int64s, rows: int, z: LayoutRecord):
-    """Rotate queries and keys, and normalize them, by head and in place; qk_norm leaves its factors at `scales`."""
+    """Rotate and normalize queries and keys in place, per head; qk_norm stores its factors at `scales`."""
     a, group, eps, share = z.head_lanes, z.slot_vectors * LANES, z.norm_eps, z.heads / z.embd
     for p in range(rows):
         table = z.rotations + get(positions, p) * 2 * group
@@ -64,7 +65,7 @@ def encode_heads(A: Floats, qkv: int, scales: int, positions: Int64s, rows: int,
 
 @kernel
 def encode_heads_backward(A: Floats, dqkv: int, qkv: int, scales: int, positions: Int64s, rows: int, z: LayoutRecord):
-    """The gradients of queries and keys become those before `encode_heads`."""
+    """Replace the gradients of queries and keys with the gradients of the inputs of `encode_heads`."""
     a, group, share = z.head_lanes, z.slot_vectors * LANES, z.heads / z.embd
     for p in range(rows):
         table = z.rotations + get(positions, p) * 2 * group
@@ -84,9 +85,9 @@ def encode_heads_backward(A: Floats, dqkv: int, qkv: int, scales: int, positions
 
 @kernel
 def transpose_shared(P: Floats, w: int, b: int, T: Floats, t: int, t_bias: int, z: LayoutRecord):
-    """T[i, :] = q, k, v of input i, from the matrix of q, k and v at w of P; their biases at `t_bias` from b.
+    """T[i, :] = q, k, v of input i, from the matrix of q, k and v at P[w]; biases are copied from P[b] to T[t_bias].
 
-    Blocks of 16 columns are copied: behind a narrower slot is what the next one, or at last q, overwrites.
+    Blocks of 16 columns are copied: the lanes written after a narrower slot are overwritten by the next slot or by q.
     """
     e, a, kv, slot = z.embd_lanes, z.head_lanes, z.kv_lanes, z.slot_vectors * z.slot_width
     sharing = z.heads // z.kv_heads
@@ -109,12 +110,12 @@ def transpose_shared(P: Floats, w: int, b: int, T: Floats, t: int, t_bias: int, 
 
 @kernel
 def add_up_shared(A: Floats, dqkv: int, rows: int, z: LayoutRecord):
-    """The gradients of the copies of each head of k and v add up: rows begin with q, then k and v of kv_lanes."""
+    """Add the gradients of the copies of each head of k and v. Rows then contain q, followed by k and v of kv_lanes."""
     a, kv, slot, sharing = z.head_lanes, z.kv_lanes, z.slot_vectors * z.slot_width, z.heads // z.kv_heads
     for p in range(rows):
         row = dqkv + p * 3 * a
         for part in range(2):
-            copies, target = row + (1 + part) * a, row + a + part * kv  # `target` is never ahead of what is read
+            copies, target = row + (1 + part) * a, row + a + part * kv  # never overwrites unread copies
             for head in range(z.kv_heads):
                 for i in range(slot):
                     total = 0.0

@@ -1,7 +1,7 @@
-"""Where the machine code of the kernels is kept on disk, and whether it is as it was written.
+"""The machine code of the kernels on disk: its folder, and a check that the files have not changed.
 
 <cache>/<digest>/float32/           numba's index and data files
-<cache>/<digest>/float32.compiled   the SHA-256 of each of them, written last
+<cache>/<digest>/float32.compiled   the SHA-256 of each of these files, written last
 """
 
 import hashlib
@@ -16,14 +16,14 @@ import numba
 import platformdirs
 from numba.core import config
 
-KEPT_VERSIONS = 3  # of compiled kernels, on disk
+KEPT_VERSIONS = 3  # number of versions of compiled kernels kept on disk
 
 
 def digest() -> str:
-    """Return a digest of what machine code depends on: the sources of this package, the compiler, the processor.
+    """Return a digest of everything that determines the machine code: the package's sources, compiler and processor.
 
-    numba's own cache compares only the file of a function, not those of the functions that it calls; it also compares
-    the path and the modification time of the file, so both are part of the digest.
+    numba's own cache compares only the file of a function, not the files of the functions that it calls. It also
+    compares the path and the modification time of the file, so both are part of the digest.
     """
     sources = b"".join(
         f"{source} {source.stat().st_mtime_ns}".encode() + source.read_bytes()
@@ -36,27 +36,27 @@ def digest() -> str:
 
 
 def cache_directory() -> Path:
-    """Return the folder of this digest in NUMBA_CACHE_DIR or the user's cache."""
+    """Return the folder for this digest in NUMBA_CACHE_DIR or in the user's cache."""
     root = os.environ.get("NUMBA_CACHE_DIR")
     return (Path(root) if root else platformdirs.user_cache_path("microgpt") / "kernels") / digest()
 
 
 def make_cache_directory() -> Path:
-    """Make the folder. Raises OSError if it cannot be made or written."""
+    """Create the folder. Raises OSError if it cannot be created or written."""
     folder = cache_directory()
     make_writable_folder(folder)
     return folder
 
 
 def make_writable_folder(folder: Path) -> None:
-    """Raises OSError if the folder cannot be made, or takes no file."""
+    """Create the folder if needed. Raises OSError if it cannot be created or written."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
 
 
 def remove_old_versions(folder: Path) -> None:
-    """Remove the compiled kernels of all versions beside `folder` except the newest."""
+    """Remove the compiled kernels of all but the newest versions from the parent of `folder`."""
     versions = sorted(folder.parent.glob("*/float*.compiled"), key=lambda path: path.stat().st_mtime)
     kept = {path.parent for path in versions[::-1][: 2 * KEPT_VERSIONS]}
     for path in versions:
@@ -65,13 +65,13 @@ def remove_old_versions(folder: Path) -> None:
 
 
 def checksums(kept: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file below a folder, by its path there."""
+    """Return the SHA-256 of each file in a folder, by relative path."""
     files = sorted(path for path in kept.rglob("*") if path.is_file())
     return {str(path.relative_to(kept)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def damaged_file(folder: Path, dtype: str) -> Path | None:
-    """Return a file of the kept kernels that is not as it was written, or None. numba would raise or not find it."""
+    """Return a cached file that has changed since it was written, or None. numba would fail to load such a file."""
     manifest, kept = folder / f"{dtype}.compiled", folder / dtype
     try:
         expected, found = json.loads(manifest.read_bytes()), checksums(kept)

@@ -1,4 +1,4 @@
-"""Declare a kernel: decorators, the types of its arguments, which kernels it calls."""
+"""Declare kernels: decorators, argument types, and calls between kernels."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -7,9 +7,8 @@ from typing import Annotated, Any
 import numba
 from numba import types
 
-# Annotations of a kernel's arguments, besides int (int64) and float (float64). Pointers are for kernels that are called
-# by kernels, arrays for kernels that are called by Python. Floats have the type that is compiled for, float32 or
-# float64.
+# Annotations of a kernel's arguments, besides int (int64) and float (float64). Kernels called by kernels take pointers;
+# kernels called by Python take arrays. Floats have the float type for which the kernel is compiled, float32 or float64.
 Floats = Annotated[Any, "pointer to floats"]
 FloatArray = Annotated[Any, "array of floats"]
 Int32s = Annotated[Any, types.CPointer(types.int32)]
@@ -20,11 +19,11 @@ Float64Array = Annotated[Any, types.Array(types.float64, 1, "C")]
 UInt64 = Annotated[Any, types.uint64]
 
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False}
-KERNELS: list[Any] = []  # numba dispatchers in the order of definition: a kernel comes after those that it calls
+KERNELS: list[Any] = []  # numba dispatchers in the order of definition: a kernel comes after the kernels that it calls
 
 
 def kernel(function: Callable) -> Any:
-    """Decorate a function that is compiled for the types that its annotations state."""
+    """Decorate a function that is compiled for the types in its annotations."""
     return declare(function, inline=False)
 
 
@@ -35,12 +34,12 @@ def entry(function: Callable) -> Any:
 
 
 def inlined(function: Callable) -> Any:
-    """Decorate a kernel that becomes part of the machine code of each kernel that calls it."""
+    """Decorate a kernel that is inlined in every kernel that calls it."""
     return declare(function, inline=True)
 
 
 def declare(function: Callable, inline: bool) -> Any:
-    # Wrappers, with which Python and C can call a kernel, would take a tenth of the time of compiling.
+    # Wrappers for calls from Python and C would take a tenth of the compilation time.
     more = {"forceinline": inline, "no_cpython_wrapper": not is_entry(function), "no_cfunc_wrapper": True}
     options: dict[str, Any] = OPTIONS | more
     dispatcher = numba.njit(**options)(function)
@@ -49,7 +48,7 @@ def declare(function: Callable, inline: bool) -> Any:
 
 
 def is_entry(function: Callable) -> bool:
-    """Return whether Python calls a kernel: only these are kept on disk, each with the kernels that it calls."""
+    """Return whether Python calls the kernel. Only such kernels are kept on disk, with the kernels that they call."""
     return FloatArray in function.__annotations__.values() or getattr(function, "is_entry", False)
 
 
@@ -74,7 +73,7 @@ def called_by(dispatcher: Any) -> list[Any]:
 
 
 def with_called(entries: Sequence[Any]) -> list[Any]:
-    """Return these kernels and all that they call, directly or through others, in the order of definition."""
+    """Return these kernels and all kernels that they call, directly or indirectly, in the order of definition."""
     needed, unread = set(), list(entries)
     while unread:
         dispatcher = unread.pop()
@@ -85,7 +84,7 @@ def with_called(entries: Sequence[Any]) -> list[Any]:
 
 
 def halves() -> tuple[list[Any], list[Any]]:
-    """Return the entries in two halves that take about as long to compile: those of training, and the others."""
+    """Return the entries in two halves with similar compilation times: the training kernels, and the others."""
     entries = [kernel for kernel in KERNELS if is_entry(kernel.py_func)]
     training = [kernel for kernel in entries if kernel.py_func.__module__.endswith(".train_kernels")]
     return training, [kernel for kernel in entries if kernel not in training]

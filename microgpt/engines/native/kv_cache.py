@@ -1,8 +1,8 @@
-"""Decoding with a KV cache: the next token's logits from the keys and values of earlier positions.
+"""Decoding with a KV cache: the next token's logits are computed from the keys and values of earlier positions.
 
 The rows of a pass are single positions of different texts, or consecutive positions of one text. Each text has a slot
-in the cache: (slots, n_layer, block, 2 head_lanes), key and value of every position. Other arguments as in
-forward_backward.py.
+in the cache, which contains the key and value of every position: (slots, n_layer, block, 2 head_lanes). Other arguments
+are the same as in forward_backward.py.
 """
 
 import math
@@ -19,7 +19,7 @@ from microgpt.engines.native.sampling_kernels import choose
 from microgpt.engines.native.simd.vector import LANES, get, load, offset, pointer, store
 from microgpt.engines.native.weights import Weights, aligned, workspace
 
-MIN_ROWS = 64  # of a batch decoder's pass
+MIN_ROWS = 64  # minimum number of rows in a batch decoder's pass
 
 
 @kernel
@@ -35,7 +35,7 @@ def store_keys_and_values(A: Floats, cache: Floats, layer: int, positions: Int64
 @kernel
 def cached_attention(A: Floats, cache: Floats, layer: int, positions: Int64s, slots: Int64s, rows: int,
                      z: LayoutRecord):  # fmt: skip
-    """Attention of each row's query to the positions of its text up to its own; in phases like `attention`."""
+    """Attention of each row's query to its text's positions up to its own, computed in phases as in `attention`"""
     a, group, scale = z.head_lanes, z.slot_vectors * LANES, 1.0 / math.sqrt(z.embd / z.heads)
     s, weights, s_row = layer * z.a_layer, z.scratch + QUERY_TILE * LANES, z.block * LANES
     slot_size = z.n_layer * z.block * 2 * a
@@ -58,7 +58,7 @@ def cached_attention(A: Floats, cache: Floats, layer: int, positions: Int64s, sl
 
 @kernel
 def read_table(A: Floats, cache: Floats, tokens: Int64s, positions: Int64s, rows: int, z: LayoutRecord):
-    """x, q, k and v of the first layer, from a table of tokens and positions: they depend on nothing else."""
+    """x, q, k and v of the first layer, read from a table, because they depend only on token and position"""
     e, qkv = z.embd_lanes, 3 * z.head_lanes
     for r in range(rows):
         row = z.table + (get(tokens, r) * z.block + get(positions, r)) * (e + qkv)
@@ -71,7 +71,7 @@ def read_table(A: Floats, cache: Floats, tokens: Int64s, positions: Int64s, rows
 @kernel
 def decode(P: FloatArray, T: FloatArray, A: FloatArray, cache: FloatArray, model: int, ids: Int64Array, stride: int,
            rows: int, z: LayoutRecord):  # fmt: skip
-    """Logits of every row, after its token is read. ids are tokens, positions and slots, `stride` apart."""
+    """Logits of every row after its token. ids contains tokens, positions and slots, `stride` elements apart."""
     p, t, a, kept = pointer(P, model * z.size), pointer(T, model * z.t_size), pointer(A, 0), pointer(cache, 0)
     tokens = pointer(ids, 0)
     positions, slots = offset(tokens, stride), offset(tokens, 2 * stride)
@@ -89,10 +89,10 @@ def decode(P: FloatArray, T: FloatArray, A: FloatArray, cache: FloatArray, model
 
 
 class DecodingBuffers:
-    """A cache of `slots` slots, and the workspace of passes of up to `rows` rows, for one model.
+    """A cache with `slots` slots, and the workspace for passes of up to `rows` rows, for one model.
 
-    With `tabulates`, a table behind the cache holds what the first layer computes from each token and position, with
-    the weights as they are now.
+    With `tabulates`, a table after the cache contains the first layer's x, q, k and v for each token and position,
+    computed with the current weights.
     """
 
     def __init__(self, weights: Weights, replica: int, rows: int, slots: int, tabulates: bool = False):
@@ -109,7 +109,7 @@ class DecodingBuffers:
             self.cache[size:] = first_layer(weights, replica).ravel()
 
     def decode(self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int]) -> np.ndarray:
-        """Read a token in each row with the weights as they are now; return logits (rows, V)."""
+        """Read one token per row with the current weights; return logits (rows, V)."""
         ids, rows = np.array([*tokens, *positions, *slots]), len(tokens)
         w = self.weights
         decode(w.parameters, w.transposed, self.activations, self.cache, self.replica, ids, rows, rows, self.record)
@@ -158,7 +158,7 @@ class NativeBatchDecoder:
 
     def feed(self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
         if len(tokens) > self.rows:
-            raise IndexError(f"{len(tokens)} rows in a pass: at most {self.rows} fit")
+            raise IndexError(f"a pass has {len(tokens)} rows, but at most {self.rows} fit")
         if max(positions) >= self.block_size:
             raise IndexError(f"position {max(positions)} is beyond block_size={self.block_size}")
         return self.buffers.decode(tokens, positions, slots)

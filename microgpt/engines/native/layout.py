@@ -1,9 +1,9 @@
 """Memory layout of a model in the kernels: sizes, and offsets into the flat arrays of parameters and activations.
 
 Every row is padded with zeros to whole vectors of 16 lanes, so that kernels need no code for incomplete vectors. The
-queries, keys and values of a position consist of slots, one for each head: up to 16 features lie in a slot of the next
-power of two lanes, and several slots share a vector; a larger head has a slot of several vectors (attention.py). With
-rope the two halves of a head's features, which it pairs, lie in the two halves of the slot (head_options.py).
+queries, keys and values of a position consist of slots, one per head. For up to 16 features, the slot size is the next
+power of two, and several slots share a vector; a larger head has a slot of several vectors (attention.py). With rope,
+which pairs the two halves of a head's features, these are in the two halves of the slot (head_options.py).
 
 Sizes and offsets count array elements.
 """
@@ -19,39 +19,39 @@ from microgpt.engines.native.activations import ACTIVATIONS, is_in_place
 from microgpt.engines.native.simd.vector import LANES
 from microgpt.model.spec import ModelSpec
 
-KINDS = ("gpt", "bigram")  # the kinds of model that forward_backward.py computes
+KINDS = ("gpt", "bigram")  # the kinds of model that forward_backward.py supports
 POSITIONS = {"learned": False, "rope": True, "none": False}  # whether queries and keys are rotated
 NORMS = {"rmsnorm": False, "layernorm": True}  # whether the mean is subtracted
-QUERY_TILE = 16  # queries that attention computes together
-SPARE_ROWS = LANES  # behind the rows of a workspace, which products and transposed copies read, or write, too
-KEPT_BLOCK_SIZE = 64  # up to it attention weights, which need memory of its square, are kept for the backward pass
+QUERY_TILE = 16  # number of queries that attention computes together
+SPARE_ROWS = LANES  # rows after the end of a workspace that matrix products and transposed copies also read or write
+KEPT_BLOCK_SIZE = 64  # largest block size for which attention weights (quadratic memory) are kept for the backward pass
 
 
 class Layout(NamedTuple):
-    """Sizes of a model and offsets into its arrays; offsets of a layer's parts count from the layer's beginning."""
+    """Sizes of a model and offsets into its arrays; offsets of a layer's parts are relative to the layer."""
 
     # Sizes
     n_layer: int
     embd: int  # features of the residual stream
-    hidden: int  # features of the MLP
+    hidden: int  # hidden features of the MLP
     heads: int
     kv_heads: int  # key/value heads; each serves heads / kv_heads consecutive query heads
     vocab: int
     block: int
     block_lanes: int
-    embd_lanes: int  # the same with padding: a row of the residual stream,
-    hidden_lanes: int  # of the MLP,
-    vocab_lanes: int  # of the logits,
-    head_lanes: int  # and of the slots of all heads: the width of q, and of k and v with a copy for each head of q
-    kv_lanes: int  # of the slots of the heads of keys and values: the width of k and v in the parameters
-    fc1_lanes: int  # of the outputs of fc1: hidden_lanes, or with a gated MLP twice as many: gate, then fc1
-    slot_vectors: int  # vectors of a head; 1 if heads share a vector
+    embd_lanes: int  # padded row of the residual stream
+    hidden_lanes: int  # padded row of the MLP's hidden features
+    vocab_lanes: int  # padded row of the logits
+    head_lanes: int  # slots of all query heads: the width of q, and of k and v with one copy per query head
+    kv_lanes: int  # slots of all key/value heads: the width of k and v in the parameters
+    fc1_lanes: int  # outputs of fc1: hidden_lanes or, with a gated MLP, twice as many: gate, then fc1
+    slot_vectors: int  # vectors per head; 1 if heads share a vector
     slot_width: int  # lanes of a head in a vector
     # Options
     activation: int  # code of the activation function (activations.py)
     gated: int  # 1: the MLP has a gate
     input_rmsnorm: int  # 1: a norm on the summed embedding
-    centered: int  # 1: the other norms subtract the mean
+    centered: int  # 1: the norms of the blocks and the final norm subtract the mean
     final_norm: int
     qk_norm: int
     bias: int  # 1: the linear layers of the blocks have biases
@@ -63,55 +63,55 @@ class Layout(NamedTuple):
     wpe: int  # (block, embd_lanes); -1: no position embedding
     layer_vectors: int  # gains and biases, layer after layer
     lm_head: int  # (vocab_lanes, embd_lanes); wte if tied
-    decayed: int  # weight decay applies from here on
+    decayed: int  # weight decay applies from this offset on
     layers: int
     layer: int  # size of a layer
     qkv: int  # (head_lanes + 2 kv_lanes, embd_lanes): attn_wq, attn_wk, attn_wv
     wo: int  # (embd_lanes, head_lanes)
     fc1: int  # (fc1_lanes, embd_lanes): mlp_gate if there is one, mlp_fc1
     fc2: int  # (embd_lanes, hidden_lanes)
-    size: int  # of all parameters
-    # Gains and biases, all in front of the matrices that decay
-    final_vectors: int  # of the final norm
-    vectors: int  # size of a layer's
-    norm1_vectors: int  # of the norm before attention
+    size: int  # size of all parameters
+    # Gains and biases, all before the matrices that decay
+    final_vectors: int  # vectors of the final norm
+    vectors: int  # size of a layer's gains and biases
+    norm1_vectors: int  # vectors of the norm before attention
     norm2_vectors: int
     qkv_bias: int
     wo_bias: int
     fc1_bias: int
     fc2_bias: int
-    gain: int  # place of the gain among the vectors of a norm; -1: none
-    shift: int  # and of the bias
-    # What the forward pass reads: transposed copies of the matrices (inputs, outputs), layer after layer
+    gain: int  # offset of the gain in the vectors of a norm; -1: none
+    shift: int  # offset of the bias in the vectors of a norm; -1: none
+    # Transposed copies of the matrices (inputs, outputs) for the forward pass, layer after layer
     t_lm_head: int
     t_layers: int
     t_layer: int  # size of a layer
-    t_qkv_bias: int  # (3 head_lanes,), as in t_qkv: a copy of the bias of k and v for each head of q
-    t_qkv: int  # (embd_lanes, 3 head_lanes): with a copy of the columns of k and v for each head of q
+    t_qkv_bias: int  # (3 head_lanes,): as in t_qkv, with one copy of the bias of k and v per query head
+    t_qkv: int  # (embd_lanes, 3 head_lanes): with one copy of the columns of k and v per query head
     t_wo: int
     t_fc1: int
     t_fc2: int
     t_size: int
-    # Activations: `rows` rows, one for each position. First those of each layer, kept for the backward pass
+    # Activations with `rows` rows, one per position. First the activations of each layer, kept for the backward pass
     rows: int
     a_layer: int  # size of a layer
     x: int  # (rows, embd_lanes): input of the layer
-    scale1: int  # (rows,): 1 / rms(x), of the norm before attention
-    norm1: int  # (rows, embd_lanes): its output
+    scale1: int  # (rows,): 1 / rms(x) of the norm before attention
+    norm1: int  # (rows, embd_lanes): output of the norm before attention
     qkv_rows: int  # (rows, 3 head_lanes): q, k, v
-    attention: int  # attention weights if they are kept, for each row: `block` vectors for each group of slots, or
-    # block_lanes for each head of whole vectors
+    attention: int  # attention weights, if kept; for each row, `block` vectors per group of slots, or block_lanes
+    # elements per head of whole vectors
     attended: int  # (rows, head_lanes): output of attention before wo
     mid: int  # (rows, embd_lanes): residual stream between attention and MLP
     scale2: int
     norm2: int
-    pre: int  # (rows, fc1_lanes): input of the activation function, or what activations.py leaves there
-    act: int  # (rows, hidden_lanes): input of fc2; pre if it is computed in place
-    unit1: int  # (rows, embd_lanes): norm1 before its gain and bias; norm1 without them
+    pre: int  # (rows, fc1_lanes): input of the activation function, later the factors of activations.py
+    act: int  # (rows, hidden_lanes): input of fc2; equals pre if computed in place
+    unit1: int  # (rows, embd_lanes): norm1 before gain and bias; equals norm1 if the norm has neither
     unit2: int
-    qk_scale: int  # a vector for each row and group of slots of q and k: 1 / rms of each head, with qk_norm
-    # Then those that layers share
-    embedded: int  # (rows, embd_lanes): summed embedding before its norm
+    qk_scale: int  # with qk_norm, 1 / rms of each head: one vector per row and group of slots of q and k
+    # Then the activations shared by all layers
+    embedded: int  # (rows, embd_lanes): summed embedding before the norm
     scale0: int
     last: int  # (rows, embd_lanes): output of the last layer
     logits: int  # (rows, vocab_lanes), then their gradient
@@ -120,24 +120,24 @@ class Layout(NamedTuple):
     dhidden: int  # (rows, fc1_lanes)
     dqkv: int
     dattended: int
-    sums: int  # (rows,): a number for each row, of the loss or of a sampler
-    scratch: int  # of attention, see there
-    turned: int  # of head_attention, see there: (lanes of a head, block_lanes)
+    sums: int  # (rows,): one number per row, used by the loss or a sampler
+    scratch: int  # used by attention.py
+    turned: int  # (lanes of a head, block_lanes): used by wide_head_attention.py
     scores: int  # (block_lanes + SPARE_ROWS, block_lanes)
     dscores: int
-    scale3: int  # of the final norm
-    final: int  # (rows, embd_lanes): its output; `last` without one
+    scale3: int  # (rows,): of the final norm
+    final: int  # (rows, embd_lanes): output of the final norm; equals `last` without a final norm
     unit3: int
     capped: int  # (rows, vocab_lanes): d(logit) / d(logit before the softcap)
-    dact: int  # (rows, hidden_lanes): gradient of act; dhidden without a gate
-    ones: int  # constants: (embd_lanes,) 1 for features, 0 for padding
+    dact: int  # (rows, hidden_lanes): gradient of act; equals dhidden without a gate
+    ones: int  # (embd_lanes,): constants, 1 for features and 0 for padding
     rotations: int  # (block, 2, lanes of a slot's vectors): cos and +-sin of rope (head_options.py); -1: none
-    muon: int  # scratch of muon.py, for three copies of a layer's largest matrix and two squares
+    muon: int  # scratch of muon.py for three copies of a layer's largest matrix and two square matrices
     a_size: int
-    table: int = -1  # of the first layer, in the cache of keys and values (kv_cache.py); -1: none
+    table: int = -1  # table of the first layer, in the KV cache (kv_cache.py); -1: none
 
 
-# Kernels take a layout as a record: one pointer, with fields by name.
+# Kernels receive a layout as a record: one pointer to named fields.
 DTYPE = np.dtype([(field, np.int64 if kind is int else np.float64) for field, kind in Layout.__annotations__.items()])
 LayoutRecord = Annotated[Any, numba.from_dtype(DTYPE)]
 
@@ -148,7 +148,7 @@ def whole(count: int) -> int:
 
 
 def section(**counts: int) -> tuple[dict[str, int], int]:
-    """Place parts of whole vectors one after the other; return their offsets and the size of all."""
+    """Arrange parts of whole vectors one after the other; return their offsets and the total size."""
     offsets, size = {}, 0
     for name, count in counts.items():
         offsets[name] = size
@@ -158,17 +158,17 @@ def section(**counts: int) -> tuple[dict[str, int], int]:
 
 @dataclass(frozen=True)
 class Widths:
-    """Lanes of the rows of a model, padded to whole vectors."""
+    """Numbers of lanes in the rows of a model, padded to whole vectors."""
 
     embd: int
-    hidden: int  # of the MLP
-    fc1: int  # of the outputs of fc1, gate included
+    hidden: int  # hidden features of the MLP
+    fc1: int  # outputs of fc1, including the gate
     vocab: int
-    heads: int  # of the slots of all heads of q
-    kv: int  # of those of the heads of keys and values
-    slot_vectors: int  # of a head
-    slot_width: int  # of a head in a vector
-    norm: int  # of the gain and the shift of a norm
+    heads: int  # slots of all query heads
+    kv: int  # slots of all key/value heads
+    slot_vectors: int  # vectors per head
+    slot_width: int  # lanes of a head in a vector
+    norm: int  # gain and bias of a norm
 
     @classmethod
     def of(cls, spec: ModelSpec, rotates: bool) -> "Widths":
@@ -182,7 +182,7 @@ class Widths:
 
 
 def layout_of(spec: ModelSpec, rows: int) -> Layout:
-    """Return the layout of a model with a workspace for `rows` positions; that of parameters is the same for any."""
+    """Return the layout of a model with a workspace for `rows` positions, on which the parameters do not depend."""
     place = "engines/native/layout.py"
     implementation(dict.fromkeys(KINDS), "model.kind", spec.kind, f"KINDS in {place}")
     rotates = implementation(POSITIONS, "model.position", spec.position, f"POSITIONS in {place}")
@@ -210,7 +210,7 @@ def keeps_attention(spec: ModelSpec) -> bool:
 
 
 def parameter_offsets(spec: ModelSpec, w: Widths) -> dict[str, int]:
-    """Return where the parameters are, and the sizes of all, of a layer and of its gains and biases."""
+    """Return the offsets of the parameters, and the sizes of all parameters, of a layer and of its gains and biases."""
     biased = int(spec.bias)
     of_vectors, vectors = section(
         norm1_vectors=w.norm, norm2_vectors=w.norm, qkv_bias=biased * (w.heads + 2 * w.kv), wo_bias=biased * w.embd,
@@ -233,7 +233,7 @@ def parameter_offsets(spec: ModelSpec, w: Widths) -> dict[str, int]:
 
 
 def transposed_offsets(spec: ModelSpec, w: Widths) -> dict[str, int]:
-    """Return where the transposed copies of the matrices are, and the sizes of all and of a layer's."""
+    """Return the offsets of the transposed copies of the matrices, and the sizes of all copies and of a layer's."""
     of_layer, layer = section(
         t_qkv_bias=int(spec.bias) * 3 * w.heads, t_qkv=3 * w.heads * w.embd, t_wo=w.embd * w.heads,
         t_fc1=w.fc1 * w.embd, t_fc2=w.embd * w.hidden,
@@ -243,7 +243,7 @@ def transposed_offsets(spec: ModelSpec, w: Widths) -> dict[str, int]:
 
 
 def workspace_offsets(spec: ModelSpec, w: Widths, n: int, in_place: bool, rotates: bool) -> dict[str, int]:
-    """Return where the activations and gradients of `n` rows are, and the sizes of all and of a layer's."""
+    """Return the offsets of the activations and gradients of `n` rows, and the sizes of all and of a layer's."""
     e, a, block = w.embd, w.heads, spec.block_size
     units, has_whole_heads, columns = n * e if w.norm else 0, w.slot_width == LANES, whole(block)
     kept_weights = a // (w.slot_vectors * LANES) * columns if has_whole_heads else a * block  # of a row
@@ -278,7 +278,7 @@ def workspace_offsets(spec: ModelSpec, w: Widths, n: int, in_place: bool, rotate
 
 
 def slot_lanes(head_dim: int, rotates: bool) -> int:
-    """Return the lanes of a head."""
+    """Return the number of lanes of a head."""
     if head_dim <= LANES:
         return 1 << (head_dim - 1).bit_length()
     return 2 * whole(head_dim // 2) if rotates else whole(head_dim)

@@ -1,13 +1,13 @@
 """Matrix products: one kernel, Y[i, :] (+)= sum_k X[i, k] W[k, :], for all three products of a linear layer.
 
-Rows of Y and W are vectors; X is read number by number with any two strides, so that the same code computes
+Rows of Y and W are vectors; X is read element by element with two arbitrary strides, so that the same code computes
 
     forward               y[p, :]  = sum_k  x[p, k]  W^T[k, :]     for every position p
     gradient of input     dx[p, :] = sum_o  dy[p, o] W[o, :]
     gradient of weights   dW[o, :] = sum_p  dy[p, o] x[p, :]       for every output o
 
-without an operation between lanes. The forward product reads a transposed copy of W. A tile keeps rows x vectors of Y
-in registers while k runs. The order in which an element of Y adds up does not depend on tiles and pieces.
+without operations between lanes. The forward product reads a transposed copy of W. A tile keeps rows x vectors of Y in
+registers during the loop over k. The order of the additions for an element of Y does not depend on tiles and pieces.
 """
 
 from microgpt.engines.native.kernels import Floats, inlined, kernel
@@ -28,7 +28,7 @@ from microgpt.engines.native.simd.vector import (
 
 
 def tile(rows, vectors):
-    """Make a kernel that computes a tile of `rows` rows x `vectors` vectors of Y, which begins at y."""
+    """Create a kernel that computes a tile of `rows` rows x `vectors` vectors of Y, starting at offset y."""
     count = rows * vectors
 
     @inlined
@@ -54,10 +54,11 @@ def tile(rows, vectors):
 
 
 def panel(vectors, size_1, size_2, size_3, size_4):
-    """Make a kernel that computes all rows of `vectors` vectors of Y, in tiles of four heights, the largest first.
+    """Create a kernel that computes all rows of `vectors` vectors of Y, in tiles of four heights, largest first.
 
-    The remaining rows take the smallest tile that holds them. size_4 is the smallest that pays: a tile with fewer sums
-    takes as long, since each sum waits for its previous addition. With `ahead` the next tile's part of Y is prefetched.
+    The remaining rows use the smallest tile that is large enough. size_4 is the smallest useful height: a tile with
+    fewer sums takes as long, because each sum waits for its previous addition. With `ahead`, the next tile's part of Y
+    is prefetched.
     """
     tile_1, tile_2, tile_3, tile_4 = (tile(size, vectors) for size in (size_1, size_2, size_3, size_4))
 
@@ -85,13 +86,13 @@ def panel(vectors, size_1, size_2, size_3, size_4):
 
 panel_4, panel_2, panel_1 = panel(4, 6, 4, 3, 2), panel(2, 8, 6, 4, 2), panel(1, 8, 7, 6, 4)
 
-PACKED_ROWS = 32  # from which it pays to copy W, in pieces of PACKED_INNER rows and 4 vectors that stay in the L1 cache
+PACKED_ROWS = 32  # from this number on, copying W is faster, in pieces of PACKED_INNER rows x 4 vectors (fits L1 cache)
 PACKED_INNER = 128
 
 
 @inlined
 def pack(copied: Floats, W: Floats, w: int, w_k: int, inner: int):
-    """Copy rows of 4 vectors of W, `w_k` apart, one after the other."""
+    """Copy rows of 4 vectors of W, which are `w_k` elements apart, to consecutive memory."""
     for k in range(inner):
         for j in range(0, 4 * LANES, LANES):
             store(copied, k * 4 * LANES + j, load(W, w + k * w_k + j))
@@ -103,7 +104,7 @@ def multiply(Y: Floats, y: int, y_row: int, X: Floats, x: int, x_row: int, x_k: 
     """Y[i, :] (+)= sum_k X[i, k] W[k, :] for i < rows and k < inner; a row of Y and W has `vectors` vectors.
 
     Y begins at y with rows y_row apart; X[i, k] is at x + i * x_row + k * x_k; W begins at w with rows w_k apart. Up to
-    3 rows more are computed: behind the last row of X and Y there must be space, with any content.
+    3 extra rows are computed, so that X and Y need space after the last row, with any content.
     """
     copied, packs = on_stack(W, 8192), rows >= PACKED_ROWS  # 8192: PACKED_INNER x 4 vectors
     j, size = 0, PACKED_INNER if packs else inner
@@ -126,9 +127,9 @@ def multiply(Y: Floats, y: int, y_row: int, X: Floats, x: int, x_row: int, x_k: 
 
 @kernel
 def add_row_of_few(A: Floats, y: int, x: int, T: Floats, w: int, inner: int, outputs: int):
-    """y[:] += sum_k x[k] W^T[k, :] for one row x with many zeros, such as relu leaves, which are left out.
+    """y[:] += sum_k x[k] W^T[k, :] for one row x with many zeros (for example after relu), which are skipped.
 
-    Each addition waits for the previous one. The sums are those of `linear`.
+    Each addition waits for the previous one. The result is the same as that of `linear`.
     """
     for j in range(0, outputs, LANES):
         total = load(A, y + j)
@@ -144,9 +145,9 @@ def add_row_of_few(A: Floats, y: int, x: int, T: Floats, w: int, inner: int, out
 @kernel
 def linear(A: Floats, y: int, outputs: int, x: int, inputs: int, features: int, T: Floats, w: int, rows: int,
            accumulate: int):  # fmt: skip
-    """y[p, :] (+)= W x[p, :] for every row p, from W^T at w of T.
+    """y[p, :] (+)= W x[p, :] for every row p, with W^T at offset w in T.
 
-    Rows of y and x have `outputs` and `inputs` lanes; x has `features` features in front of its padding.
+    Rows of y and x have `outputs` and `inputs` lanes; x has `features` features before its padding.
     """
     multiply(A, y, outputs, A, x, inputs, 1, T, w, outputs, rows, features, outputs // LANES, accumulate)
 
@@ -154,9 +155,9 @@ def linear(A: Floats, y: int, outputs: int, x: int, inputs: int, features: int, 
 @kernel
 def linear_backward(A: Floats, dx: int, x: int, inputs: int, dy: int, outputs: int, features: int, P: Floats,
                     G: Floats, w: int, rows: int, accumulate: int):  # fmt: skip
-    """dW (+)= sum_p dy[p, :] x[p, :]^T, dx[p, :] = W^T dy[p, :], with W at w of P and dW at w of G.
+    """dW (+)= sum_p dy[p, :] x[p, :]^T, dx[p, :] = W^T dy[p, :], with W at offset w in P and dW at offset w in G.
 
-    dy has `features` features in front of its padding.
+    dy has `features` features before its padding.
     """
     multiply(G, w, inputs, A, dy, 1, outputs, A, x, inputs, features, rows, inputs // LANES, accumulate)
     multiply(A, dx, inputs, A, dy, outputs, 1, P, w, inputs, rows, features, inputs // LANES, 0)

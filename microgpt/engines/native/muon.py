@@ -1,6 +1,6 @@
-"""Muon's update of a matrix, which moves it by a nearly orthogonal matrix (engines/scalar/optimizers.py).
+"""Muon's update of a matrix, which subtracts a nearly orthogonal matrix (engines/scalar/optimizers.py).
 
-Newton-Schulz iteration consists of matrix products, and so of calls of matmul.py.
+The Newton-Schulz iteration consists of matrix products, computed with matmul.py.
 """
 
 import math
@@ -15,9 +15,9 @@ from microgpt.engines.native.simd.vector import LANES, fma, load, splat, store
 
 @kernel
 def orthogonalize(A: Floats, x: int, y: int, t: int, gram: int, m: int, n: int, o: SettingsRecord) -> int:
-    """X <- a X + (b A + c A^2) X with A = X X^T, several times, for X (m, n) at x; return where the result is: x or y.
+    """X <- a X + (b A + c A^2) X with A = X X^T, o.steps times, for X (m, n) at x; return the result's offset, x or y.
 
-    Scratch: y and t of m n numbers, gram of 2 m^2. m and n are multiples of 16.
+    Scratch: m n elements at y and at t, 2 m^2 at gram. m and n are multiples of 16.
     """
     squared = gram + m * m
     for _ in range(o.steps):
@@ -38,8 +38,8 @@ def move_matrix(P: Floats, G: Floats, M: Floats, A: Floats, x: int, w: int, rows
                 inputs: int, lr: float, o: SettingsRecord):  # fmt: skip
     """m = momentum m + (1 - momentum) g, u = momentum m + (1 - momentum) g, W -= lr scale orthogonalized(U)
 
-    with scale = sqrt(max(1, outputs / inputs)), for the matrix (outputs, inputs) at w with its padding, (rows,
-    columns). Scratch from x of A: `muon` of the layout.
+    with scale = sqrt(max(1, outputs / inputs)), for the matrix (outputs, inputs) at w, padded to (rows, columns).
+    Scratch begins at x in A (the layout's `muon`).
     """
     size, is_tall, momentum = rows * columns, outputs > inputs, o.momentum
     y, t, gram = x + size, x + 2 * size, x + 3 * size

@@ -4,8 +4,9 @@
     unit = x / sqrt(mean(x^2) + epsilon)    `rmsnorm`
     y = unit gain + shift                   `scale_and_shift`, if there is a gain or a bias
 
-Arguments as in pointwise.py. A norm has the place of its output y and of what the backward pass reads: `unit` (y itself
-without a gain and a bias), and `scale`, a number 1 / sqrt(...) for each row. Its gain and bias are at w of P.
+Arguments are the same as in pointwise.py. A norm writes its output y and the values that the backward pass reads:
+`unit` (equal to y if the norm has neither gain nor bias) and `scale`, which is 1 / sqrt(...) for each row. The gain and
+the bias are at offset w in P.
 """
 
 from microgpt.engines.native.kernels import Floats, kernel
@@ -23,7 +24,7 @@ def rmsnorm(A: Floats, y: int, scale: int, x: int, lanes: int, rows: int, featur
         for i in range(p * lanes, (p + 1) * lanes, LANES):
             squares = fma(load(A, x + i), load(A, x + i), squares)
         put(A, scale + p, horizontal_sum(squares))
-    if rows == 1:  # a single number is quicker than 16
+    if rows == 1:  # computing one number is faster than computing 16
         put(A, scale, inverse_root(get(A, scale), 1.0 / features, epsilon))
     for p in range(0, rows if rows > 1 else 0, LANES):  # 16 positions share a division and a square root
         store(A, scale + p, splat(A, 1.0) / sqrt(load(A, scale + p) * (1.0 / features) + epsilon))
@@ -50,7 +51,7 @@ def rmsnorm_backward(A: Floats, dx: int, dy: int, y: int, scale: int, lanes: int
 
 @kernel
 def center(A: Floats, y: int, x: int, ones: int, lanes: int, rows: int, features: int, accumulate: int):
-    """y[p, :] = x[p, :] - mean(x[p, :]), or += with `accumulate`; `ones` are 1 for features and 0 for padding."""
+    """y[p, :] = x[p, :] - mean(x[p, :]), or += with `accumulate`; `ones` is 1 for features and 0 for padding."""
     for p in range(0, rows * lanes, lanes):
         total = splat(A, 0.0)
         for i in range(0, lanes, LANES):
@@ -90,7 +91,7 @@ def scale_and_shift_backward(A: Floats, dy: int, x: int, lanes: int, rows: int, 
 
 @kernel
 def norm(P: Floats, A: Floats, y: int, unit: int, scale: int, x: int, rows: int, w: int, z: LayoutRecord):
-    """y = the norm of x that the layout chooses"""
+    """y = norm(x), with the norm that the layout selects"""
     e, source = z.embd_lanes, x
     if z.centered:
         center(A, unit, x, z.ones, e, rows, z.embd, 0)
@@ -103,7 +104,7 @@ def norm(P: Floats, A: Floats, y: int, unit: int, scale: int, x: int, rows: int,
 @kernel
 def norm_backward(P: Floats, G: Floats, A: Floats, dx: int, dy: int, y: int, unit: int, scale: int, rows: int, w: int,
                   accumulate: int, z: LayoutRecord):  # fmt: skip
-    """The gradient of x written to dx, or added with `accumulate`; the content of dy is lost. dx and dy may be one."""
+    """Write the gradient of x to dx, or add it with `accumulate`; dy is overwritten. dx and dy may be the same."""
     e = z.embd_lanes
     if y != unit:
         scale_and_shift_backward(

@@ -1,4 +1,4 @@
-"""An optimizer and its settings as kernels take them: a code and a record of numbers."""
+"""An optimizer and its settings in the form that kernels receive: a code and a record of numbers."""
 
 import math
 from typing import Annotated, Any, NamedTuple
@@ -14,7 +14,7 @@ CODES = {"adam": ADAM, "adamw": ADAM, "sgd": SGD, "lion": LION, "muon": MUON}  #
 
 
 class Settings(NamedTuple):
-    """An OptimizerSpec as the plain numbers that the kernels take."""
+    """An OptimizerSpec as the plain numbers that kernels receive."""
 
     code: int
     moments: int
@@ -25,7 +25,7 @@ class Settings(NamedTuple):
     adam_lr_ratio: float
     decay: float  # decoupled weight decay; 0: none
     largest_norm: float  # infinity: gradients are not clipped
-    steps: int  # of Newton-Schulz iteration, X <- a X + (b A + c A^2) X
+    steps: int  # steps of the Newton-Schulz iteration X <- a X + (b A + c A^2) X
     a: float
     b: float
     c: float
@@ -37,7 +37,7 @@ SettingsRecord = Annotated[Any, numba.from_dtype(DTYPE)]
 
 
 def settings_record(spec: OptimizerSpec) -> np.record:
-    """Return an optimizer as kernels take it. Raises UserError for one without a kernel."""
+    """Return an optimizer's settings as a record for kernels. Raises UserError for an optimizer without a kernel."""
     settings = Settings(
         code=implementation(CODES, "optim.name", spec.name, "CODES in engines/native/optimizer_settings.py"),
         moments=spec.moments,
@@ -58,6 +58,6 @@ def settings_record(spec: OptimizerSpec) -> np.record:
 
 
 def bias_corrections(spec: OptimizerSpec, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return 1 - beta1^t and 1 - beta2^t of the steps from `begin` to before `end`, counted from 0: t is step + 1."""
+    """Return 1 - beta1^t and 1 - beta2^t, with t = step + 1, for the steps begin .. end - 1 (counted from 0)."""
     t = np.arange(begin + 1, end + 1)
     return 1 - spec.beta1**t, 1 - spec.beta2**t

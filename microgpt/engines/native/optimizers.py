@@ -1,18 +1,18 @@
-"""Optimizers on the flat parameters of one model; the formulas are those of engines/scalar/optimizers.py.
+"""Optimizers for the flat parameters of one model, with the formulas of engines/scalar/optimizers.py.
 
-An optimizer is a kernel that updates the parameters from `begin` to before `end`, with a code in CODES
-(optimizer_settings.py) and a branch in `apply`. Zeros must stay zero, since rows are padded with them: a zero gradient
-and zero moments move nothing.
+An optimizer is a kernel that updates the parameters begin .. end - 1, with a code in CODES (optimizer_settings.py) and
+a branch in `apply`. Zeros must stay zero because rows are padded with zeros: with a zero gradient and zero moments, a
+parameter must not change.
 
-    P, G, M, V  parameters, gradients, first and second moments: arrays of one layout; M is V if there is one moment
-    m, v, g     the moments and gradient of a parameter p
-    o           the settings, with a scalar for each
+    P, G, M, V  parameters, gradients, first and second moments, in the same layout; M is V if there is only one moment
+    m, v, g     the moments and the gradient of a parameter p
+    o           the settings, one scalar each
 
-Moments whose gradient stays zero, such as those of a unit that never fires, decay until they are subnormal, on which
-processors are several times slower. Every 32 steps such moments become zero: checking all in every step took 4 % of the
-time at batch size 1.
+If a gradient stays zero, for example because a unit is never active, its moments decay until they are subnormal
+numbers, with which processors are several times slower. Such moments are therefore set to zero every 32 steps; checking
+all moments in every step took 4 % of the time at batch size 1.
 
-Threads share the update of a large model: each does its share of every stretch of the arrays.
+Threads share the update of a large model: each thread updates its share of every section of the arrays.
 """
 
 import math
@@ -27,7 +27,7 @@ from microgpt.engines.native.simd.lanes import horizontal_sum
 from microgpt.engines.native.simd.vector import LANES, flush_subnormals, fma, load, splat, sqrt, store, where_positive
 
 FLUSHING_INTERVAL = 32  # steps
-SMALLEST_SHARING = 1e-15  # smallest eps with which the product of two denominators is sure to be a normal float32
+SMALLEST_SHARING = 1e-15  # smallest eps for which the product of two denominators is always a normal float32
 
 
 @kernel
@@ -35,8 +35,8 @@ def adam(P: Floats, G: Floats, M: Floats, V: Floats, begin: int, end: int, lr: f
          correction2: float, o: SettingsRecord):  # fmt: skip
     """m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2, p -= lr m' / (sqrt(v') + eps)
 
-    with m' = m / correction1 and v' = v / correction2. Two vectors share one division, the slowest instruction of all:
-    a / b = a d / (b d), c / d = c b / (b d).
+    with m' = m / correction1 and v' = v / correction2. Two vectors share one division, which is the slowest
+    instruction: a / b = a d / (b d), c / d = c b / (b d).
     """
     old1, new1, old2, new2 = splat(P, o.beta1), splat(P, 1 - o.beta1), splat(P, o.beta2), splat(P, 1 - o.beta2)
     rate, inverse2, epsilon = splat(P, lr / correction1), splat(P, 1 / correction2), splat(P, o.eps)
@@ -79,7 +79,7 @@ def sgd(P: Floats, G: Floats, M: Floats, begin: int, end: int, lr: float, o: Set
 def lion(P: Floats, G: Floats, M: Floats, begin: int, end: int, lr: float, o: SettingsRecord):
     """p -= lr sign(beta1 m + (1 - beta1) g), m = beta2 m + (1 - beta2) g
 
-    Without fma, with which terms that cancel would have the sign of a rounding error.
+    Without fma, because the sum of terms that cancel would have the sign of a rounding error.
     """
     old1, new1, old2, new2 = splat(P, o.beta1), splat(P, 1 - o.beta1), splat(P, o.beta2), splat(P, 1 - o.beta2)
     rate = splat(P, lr)
@@ -100,7 +100,7 @@ def multiply_by(X: Floats, begin: int, end: int, factor: float):
 @kernel
 def apply(P: Floats, G: Floats, M: Floats, V: Floats, begin: int, end: int, lr: float, correction1: float,
           correction2: float, code: int, o: SettingsRecord):  # fmt: skip
-    """Update the parameters from `begin` to before `end` with the optimizer of this code."""
+    """Update the parameters begin .. end - 1 with the optimizer of this code."""
     if code == ADAM:
         adam(P, G, M, V, begin, end, lr, correction1, correction2, o)
     elif code == SGD:
@@ -113,7 +113,7 @@ def apply(P: Floats, G: Floats, M: Floats, V: Floats, begin: int, end: int, lr: 
 
 @kernel
 def gradient_norm(G: Floats, size: int) -> float:
-    """Euclidean norm of all gradients together"""
+    """Euclidean norm of all gradients"""
     squares = splat(G, 0.0)
     for i in range(0, size, LANES):
         squares = fma(load(G, i), load(G, i), squares)
@@ -134,7 +134,7 @@ def whole_pairs(count):
 
 @register_jitable
 def share_of(begin, end, share, shares):
-    """Return where share number `share` of a stretch of the arrays begins and ends, in whole pairs of vectors."""
+    """Return the begin and end of share `share` of a section of the arrays, in whole pairs of vectors."""
     pairs = (end - begin) // (2 * LANES)
     first, last = begin + pairs * share // shares * 2 * LANES, begin + pairs * (share + 1) // shares * 2 * LANES
     return first, end if share == shares - 1 else last
@@ -143,16 +143,16 @@ def share_of(begin, end, share, shares):
 @kernel
 def update(P: Floats, G: Floats, M: Floats, V: Floats, A: Floats, step: int, lr: float, correction1: float,
            correction2: float, norm: float, share: int, shares: int, o: SettingsRecord, z: LayoutRecord):  # fmt: skip
-    """Clip, decay and update a share of a model's parameters in step number `step`, counted from 0; A is scratch.
+    """Clip gradients, then decay and update a share of a model's parameters; steps count from 0, A is scratch.
 
-    Clipping scales all gradients together so that their norm, which is `norm`, is at most o.largest_norm (Pascanu et
+    Clipping scales all gradients by one factor so that their norm, now `norm`, is at most o.largest_norm (Pascanu et
     al., 2013).
     """
     code, rate, e, flushes = o.code, lr, z.embd_lanes, step % FLUSHING_INTERVAL == FLUSHING_INTERVAL - 1
-    if o.code == MUON:  # of what is not a matrix of the blocks
+    if o.code == MUON:  # for all tensors except the matrices of the blocks
         code, rate = ADAM, lr * o.adam_lr_ratio
     for stretch in range(5):
-        # Without the rows of zeros behind the vocabulary: with 27 characters they would be 4 % of the parameters.
+        # Excluding the rows of zeros after the vocabulary, which with 27 characters would be 4 % of the parameters.
         begin, end = z.wte, z.wte + whole_pairs(z.vocab * e)
         if stretch == 1:
             begin, end = z.wpe, z.wpe + whole_pairs(z.block * e) if z.wpe >= 0 else z.wpe
@@ -164,7 +164,7 @@ def update(P: Floats, G: Floats, M: Floats, V: Floats, A: Floats, step: int, lr:
             begin, end = z.layers, z.size
         if stretch < 4 or o.code != MUON:
             begin, end = share_of(begin, end, share, shares)
-        elif share > 0:  # the first share has all matrices
+        elif share > 0:  # the first share updates all matrices
             break
         if norm > o.largest_norm:
             multiply_by(G, begin, end, o.largest_norm / norm)

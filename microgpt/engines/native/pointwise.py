@@ -1,7 +1,7 @@
-"""Operations on each position: embedding, biases, soft cap, cross-entropy, each with its gradient.
+"""Operations on each position: embedding, biases, soft cap and cross-entropy, each with its gradient.
 
-A is the array of activations, in which x, y, dx, ... are offsets. A row has `lanes` lanes, a multiple of 16; lanes
-behind the last feature are zero and stay zero.
+A is the array of activations; x, y, dx, ... are offsets into A. A row has `lanes` lanes, a multiple of 16; lanes after
+the last feature are zero and stay zero.
 """
 
 import math
@@ -21,9 +21,9 @@ from microgpt.engines.native.simd.vector import (
     store,
 )
 
-ROWS_A_LOGARITHM = 16  # factors of a product of normalizers, each at most vocab_size: it stays finite in float64
-# Distance in nats from the largest logit at which a probability is 0 in float64, and its loss infinite, as the scalar
-# engine computes it.
+ROWS_A_LOGARITHM = 16  # factors in a product of normalizers (each at most vocab_size), which stays finite in float64
+# Distance in nats from the largest logit above which a probability is 0 in float64 and the loss is infinite, as in the
+# scalar engine.
 LARGEST_GAP = 745.13
 
 
@@ -83,7 +83,7 @@ def repeat_vector(A: Floats, y: int, P: Floats, b: int, lanes: int, rows: int):
 
 @kernel
 def add_column_sums(A: Floats, dy: int, row: int, G: Floats, db: int, lanes: int, rows: int):
-    """db += sum_p dy[p, :]; rows of dy are `row` apart."""
+    """db += sum_p dy[p, :]; rows of dy are `row` elements apart."""
     for i in range(0, lanes, LANES):
         total = load(G, db + i)
         for p in range(rows):
@@ -117,7 +117,7 @@ def multiply_by(A: Floats, x: int, factors: int, count: int):
 def mask_and_max(A: Floats, row: int, end: int, mask: Floats) -> float:
     """Add `mask` to the last vector of logits[row : end], and return the largest logit.
 
-    The mask is 0 for tokens and -1e30 for the padding behind the vocabulary.
+    The mask is 0 for tokens and -1e30 for the padding after the vocabulary.
     """
     last = end - LANES
     store(A, last, load(A, last) + load(mask, 0))
@@ -132,8 +132,8 @@ def cross_entropy(A: Floats, logits: int, lanes: int, sums: int, targets: Int64s
                   weight: float) -> float:  # fmt: skip
     """sum_p -log softmax(logits[p, :])[target_p]; logits become their gradient, weight (softmax - one_hot).
 
-    The row of a masked target (a negative one) has no loss and a gradient of 0. `sums` is scratch for one number a row;
-    `mask` as in `mask_and_max`. Like attention, in phases of short independent steps.
+    A row with a masked (negative) target has no loss and a gradient of 0. `sums` is scratch for one number per row;
+    `mask` is the same as in `mask_and_max`. As in attention, the phases are loops of short independent steps.
     """
     total, product = 0.0, 1.0
     for p in range(rows):

@@ -1,4 +1,4 @@
-"""Python's random generator in compiled code: the numbers of random.Random, and its shuffle."""
+"""Python's random generator in compiled code: the numbers and the shuffle of random.Random."""
 
 import math
 import random
@@ -7,7 +7,7 @@ import numpy as np
 
 from microgpt.engines.native.kernels import Float64Array, Int32Array, Int64Array, entry, kernel
 
-STATE_WORDS, STATE_MIDDLE = 624, 397  # of MT19937; a state has one more number: how many of the words are used
+STATE_WORDS, STATE_MIDDLE = 624, 397  # of MT19937; after its words, a state contains the number of used words
 
 
 @kernel
@@ -28,7 +28,7 @@ def next_word(state: Int64Array) -> int:
 
 @kernel
 def next_uniform(state: Int64Array) -> float:
-    """What random.Random.random returns next"""
+    """The next number of random.Random.random"""
     high = next_word(state) >> 5
     return (high * 67108864.0 + (next_word(state) >> 6)) * (1.0 / 9007199254740992.0)
 
@@ -48,7 +48,7 @@ def shuffle(order: Int32Array, state: Int64Array):
 
 @entry
 def fill_normals(values: Float64Array, state: Int64Array):
-    """An even count of what random.Random.gauss(0, 1) returns, if it keeps no number of an earlier call"""
+    """Fill an array of even length with numbers of random.Random.gauss(0, 1), which must keep no earlier number."""
     for i in range(0, len(values), 2):
         angle = next_uniform(state) * (2.0 * math.pi)
         radius = math.sqrt(-2.0 * math.log(1.0 - next_uniform(state)))
@@ -56,19 +56,19 @@ def fill_normals(values: Float64Array, state: Int64Array):
 
 
 class State:
-    """The state of a generator as kernels take it."""
+    """The state of a generator in the form that kernels receive."""
 
     def __init__(self, rng: random.Random):
         self.version, words, self.gauss_next = rng.getstate()
         self.words = np.array(words, np.int64)
 
     def store(self, rng: random.Random) -> None:
-        """Set the generator to where kernels have brought the state."""
+        """Set the generator to this state, which kernels have advanced."""
         rng.setstate((self.version, tuple(self.words.tolist()), self.gauss_next))
 
 
 def shuffled(count: int, rng: random.Random) -> np.ndarray:
-    """Return what the function of this name in data/batches.py does."""
+    """Return the same result as the function of this name in data/batches.py."""
     state, order = State(rng), np.arange(count, dtype=np.int32)
     shuffle(order, state.words)
     state.store(rng)
@@ -76,7 +76,7 @@ def shuffled(count: int, rng: random.Random) -> np.ndarray:
 
 
 def standard_normals(rng: random.Random, count: int) -> list[float]:
-    """Return what the function of this name in model/init.py does."""
+    """Return the same result as the function of this name in model/init.py."""
     state, kept = State(rng), rng.getstate()[2]
     first = [] if kept is None else [kept]
     values = np.zeros((count - len(first) + 1) // 2 * 2)

@@ -1,6 +1,6 @@
 """Sampling tokens from logits in compiled code, bit-identical to inference/sampling.py and `random.choices`.
 
-The order of operations, the functions of the C library and the way in which `sum` adds are those of Python.
+The order of operations, the C library functions and the summation method are the same as in Python.
 """
 
 import math
@@ -13,12 +13,12 @@ from microgpt.engines.base import Choices
 from microgpt.engines.native.kernels import Float64Array, FloatArray, Int64Array, kernel
 from microgpt.engines.native.simd.vector import get, pointer
 
-COMPENSATED_SUM = int(sys.version_info >= (3, 12))  # from then on, `sum` of floats is Neumaier's
+COMPENSATED_SUM = int(sys.version_info >= (3, 12))  # since Python 3.12, `sum` of floats uses Neumaier's method
 
 
 @kernel
 def python_sum(values: Float64Array, begin: int, end: int, compensated: int) -> float:
-    """`sum` of values[begin:end]"""
+    """Python's `sum` of values[begin:end]"""
     high, low = values[begin], 0.0
     for i in range(begin + 1, end):
         x = values[i]
@@ -31,10 +31,10 @@ def python_sum(values: Float64Array, begin: int, end: int, compensated: int) -> 
 
 @kernel
 def keep_top_k(scores: Float64Array, begin: int, vocab: int, k: int):
-    """Set all scores except the k largest to -inf; of equal ones the lower token is kept."""
+    """Set all scores except the k largest to -inf; among equal scores, the lower token is kept."""
     for token in range(vocab):
         own, before = scores[begin + token], 0
-        for i in range(vocab):  # those that are -inf already leave k larger ones
+        for i in range(vocab):  # scores already set to -inf are not among the k largest
             other = scores[begin + i]
             before += other > own or (other == own and i < token)
         if before >= k:
@@ -44,7 +44,7 @@ def keep_top_k(scores: Float64Array, begin: int, vocab: int, k: int):
 @kernel
 def to_probabilities(scores: Float64Array, begin: int, vocab: int, temperature: float, k: int, minus_one: float,
                      compensated: int) -> int:  # fmt: skip
-    """Logits scores[begin : begin + vocab] become softmax(logits / temperature); return 0 if one is not finite."""
+    """Replace the logits scores[begin : begin + vocab] with softmax(logits / temperature); return 0 if not finite."""
     largest = 0
     for i in range(vocab):
         if not math.isfinite(scores[begin + i]):
@@ -55,7 +55,7 @@ def to_probabilities(scores: Float64Array, begin: int, vocab: int, temperature: 
         for i in range(vocab):
             scores[begin + i] = i == largest
         return 1
-    scale = math.pow(temperature, minus_one)  # the compiler would replace a constant exponent by a division
+    scale = math.pow(temperature, minus_one)  # with a constant exponent, the compiler would use a division
     top = scores[begin + largest] * scale
     for i in range(vocab):
         scores[begin + i] *= scale
@@ -71,7 +71,7 @@ def to_probabilities(scores: Float64Array, begin: int, vocab: int, temperature: 
 
 @kernel
 def choose_by(probs: Float64Array, begin: int, vocab: int, uniform: float) -> int:
-    """The token that `random.choices` chooses with this random number"""
+    """The token that `random.choices` selects with this random number"""
     whole = 0.0
     for i in range(vocab):
         whole += probs[begin + i]
@@ -86,7 +86,7 @@ def choose_by(probs: Float64Array, begin: int, vocab: int, uniform: float) -> in
 def choose_tokens(A: FloatArray, logits: int, stride: int, vocab: int, rows: Int64Array, uniforms: Float64Array,
                   temperatures: Float64Array, top_k: Int64Array, minus_one: float, compensated: int,
                   probs: Float64Array, tokens: Int64Array):  # fmt: skip
-    """Sample a token for each of `rows`, whose logits begin at logits + row * stride; see base.ChoosesTokens.
+    """Sample a token for each of `rows`; the logits of a row begin at logits + row * stride; see base.ChoosesTokens.
 
     probs (len(rows) * vocab,) receives the probabilities.
     """
@@ -109,7 +109,7 @@ def choose(
     temperatures: Sequence[float],
     top_k: Sequence[int | None],
 ) -> Choices:
-    """See base.ChoosesTokens; row r's logits begin at activations[logits + r * stride]."""
+    """See base.ChoosesTokens; the logits of row r begin at activations[logits + r * stride]."""
     probs, tokens = np.empty(len(rows) * vocab), np.empty(len(rows), np.int64)
     choose_tokens(
         activations, logits, stride, vocab, np.array(rows), np.array(uniforms), np.array(temperatures, np.float64),

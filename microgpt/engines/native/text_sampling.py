@@ -1,7 +1,7 @@
-"""Sampling as inference/generation.py does it, in compiled code: texts one after the other from Python's generator.
+"""inference/generation.py in compiled code: texts are sampled one after the other with Python's random generator.
 
-The logits are those of a `Decoder`, the random numbers those of random.Random, and a token is chosen by the same
-operations in the same order (sampling_kernels.py). A text is therefore the same, character for character.
+The logits equal those of a `Decoder`, the random numbers equal those of random.Random, and tokens are selected by the
+same operations in the same order (sampling_kernels.py). The texts are therefore identical, character for character.
 """
 
 import random
@@ -26,7 +26,7 @@ from microgpt.engines.native.sampling_kernels import COMPENSATED_SUM, choose_by,
 from microgpt.engines.native.simd.vector import get, pointer
 from microgpt.errors import NonFiniteError
 
-MOST_WORK = 1e9  # tokens x parameters of a call, after which Python may look at signals
+MOST_WORK = 1e9  # maximum tokens x parameters per call, so that Python can handle signals between calls
 
 
 @kernel
@@ -34,8 +34,8 @@ def favour_phrases(scores: Float64Array, vocab: int, text: Int64Array, length: i
                    phrases: Int64Array, ends: Int64Array, bias: float):  # fmt: skip
     """Add `bias` once to each token that begins or continues a phrase; see phrase_characters in inference/sampling.py.
 
-    Phrases are token ids one after the other, each up to its end; -1 is a character that the vocabulary lacks. text
-    has the characters so far. scores[vocab :] is scratch.
+    `phrases` contains the concatenated token ids of all phrases, `ends` the end of each phrase; -1 is a character that
+    the vocabulary lacks. text contains the characters so far. scores[vocab :] is scratch.
     """
     for i in range(vocab):
         scores[vocab + i] = 0.0
@@ -63,11 +63,12 @@ def sample_texts(P: FloatArray, T: FloatArray, A: FloatArray, cache: FloatArray,
                  phrase_ends: Int64Array, bias: float, state: Int64Array, ids: Int64Array, text: Int64Array,
                  scores: Float64Array, drawn: Int32Array, lengths: Int64Array, minus_one: float, compensated: int,
                  z: LayoutRecord) -> int:  # fmt: skip
-    """Sample the texts number `begin` to end - 1; return 0, or -1 if logits are not finite.
+    """Sample the texts begin .. end - 1; return 0, or -1 if logits are non-finite.
 
-    Text n continues prompts[prompt_ends[n - 1] : prompt_ends[n]] until a token of is_end, `most_tokens` tokens, or the
-    end of the block. drawn (texts, block) receives its tokens, lengths their number. The arrays is_end, is_word and
-    has_text have a number for each token. ids, text and scores are scratch of 3, 2 block and 2 vocab numbers.
+    Text n continues prompts[prompt_ends[n - 1] : prompt_ends[n]] until an end token (is_end), `most_tokens` tokens or
+    the end of the block. drawn (texts, block) receives the tokens of each text, lengths their number. The arrays
+    is_end, is_word and has_text have one element per token id. ids, text and scores are scratch of 3, 2 * block and
+    2 * vocab elements.
     """
     a: Floats = pointer(A, 0)
     for number in range(begin, end):
@@ -105,7 +106,7 @@ def sample_texts(P: FloatArray, T: FloatArray, A: FloatArray, cache: FloatArray,
 
 
 class TextSampler:
-    """Samples texts of the models of `buffers.weights`."""
+    """Samples texts from the models of `buffers.weights`."""
 
     def __init__(self, buffers: DecodingBuffers):
         self.buffers = buffers
@@ -138,5 +139,5 @@ class TextSampler:
 
 
 def flat(sequences: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return numbers one sequence after the other, and where each ends."""
+    """Return the concatenated sequences, and the end of each sequence."""
     return np.array([*chain(*sequences)], np.int64), np.array([*accumulate(map(len, sequences))], np.int64)

@@ -1,14 +1,14 @@
-"""The kernels that Python calls to train and to evaluate: k steps, the loss of a part of a batch, an update.
+"""The kernels that Python calls for training and evaluation: k steps, the loss of a part of a batch, an update.
 
-Arguments as in forward_backward.py and optimizers.py, and
+Arguments are the same as in forward_backward.py and optimizers.py, and in addition
 
-    P, T, M, V, A, G  the arrays of all models, one model after the other; A, G and H are the workspace of a thread
-    H                 gradients of another part of the batch
+    P, T, M, V        the arrays of all models, one model after the other
+    A, G, H           the workspace of a thread; H contains the gradients of another part of the batch
     tokens, starts, ends, targets
-                      examples (data/examples.py): token ids one after the other, where each example begins and ends,
-                      and its number of targets; a token id ~id is masked as a target
-    batch             indices of examples
-    ids               scratch of 4 rows + 1 integers, see `gather`
+                      examples (data/examples.py): concatenated token ids, and for each example its begin, its end and
+                      its number of targets; a token ~id is a masked target
+    batch             example indices
+    ids               scratch of 4 * rows + 1 integers, see `gather`
     mask              added to the last vector of a row of logits, see pointwise.py
 
 No kernel holds the GIL.
@@ -41,8 +41,8 @@ def gather(tokens: Int32s, starts: Int64s, ends: Int64s, batch: Int64s, begin: i
            ids: Int64s) -> int:  # fmt: skip
     """Lay out the examples batch[begin], ... as rows, up to batch[end - 1] or as many as fit; return their number.
 
-    ids becomes `rows` inputs, `rows` targets, `rows` positions, and the first row of each example and of what follows.
-    A masked token ~id is the input id and the negative target ~id.
+    ids becomes `rows` inputs, `rows` targets, `rows` positions, the first row of each example, and the end of the last.
+    A masked token ~id becomes the input id and the negative target ~id.
     """
     documents, p = 0, 0
     for b in range(begin, end):
@@ -67,7 +67,7 @@ def part_loss(P: Floats, T: Floats, G: Floats, A: Floats, tokens: Int32s, starts
               begin: int, end: int, weight: float, ids: Int64s, mask: Floats, z: LayoutRecord) -> float:  # fmt: skip
     """Sum of the losses of the examples batch[begin : end], chunk by chunk; G becomes `weight` times its gradient.
 
-    With a weight of 0 there is no backward pass, and G stays as it is.
+    With a weight of 0, there is no backward pass, and G does not change.
     """
     inputs, targets = ids, offset(ids, z.rows)
     positions, begins = offset(ids, 2 * z.rows), offset(ids, 3 * z.rows)
@@ -85,7 +85,7 @@ def part_loss(P: Floats, T: Floats, G: Floats, A: Floats, tokens: Int32s, starts
 
 @kernel
 def add(G: Floats, H: Floats, begin: int, end: int):
-    """G += H, from `begin` to before `end`"""
+    """G += H, for the elements begin .. end - 1"""
     for i in range(begin, end, LANES):
         store(G, i, load(G, i) + load(H, i))
 
@@ -95,8 +95,8 @@ def look_ahead(tokens: Int32s, starts: Int64s, ends: Int64s, targets: Int64s, ba
                end: int):  # fmt: skip
     """Prefetch the examples of the next two steps, which may be anywhere in memory.
 
-    Of batch[begin : after], the next step, the tokens; of batch[after : end] where the tokens begin and end, which has
-    to be read before they can be prefetched.
+    For batch[begin : after], the next step, the tokens are prefetched; for batch[after : end], the starts and ends of
+    the tokens, which must be read before the tokens can be prefetched.
     """
     for b in range(begin, after):
         prefetch(tokens, get(starts, get(batch, b)))
@@ -122,11 +122,11 @@ def train(P: FloatArray, T: FloatArray, M: FloatArray, V: FloatArray, G: FloatAr
           first_step: int, steps: int, batch_size: int, part: int, rates: Float64Array, corrections1: Float64Array,
           corrections2: Float64Array, losses: Float64Array, ids: Int64Array, mask: FloatArray, begin_model: int,
           end_model: int, z: LayoutRecord, o: SettingsRecord):  # fmt: skip
-    """Train the models from begin_model to before end_model, one after the other, `steps` steps from `first_step` on.
+    """Train the models begin_model .. end_model - 1, one after the other, for `steps` steps from `first_step` on.
 
-    batches (models, steps, batch_size), rates and losses (models, steps), corrections (steps,). A batch is cut into
-    parts of `part` examples, whose gradients are added in their order. A step with a loss that is not finite changes
-    nothing and is the last of its model.
+    Shapes: batches (models, steps, batch_size), rates and losses (models, steps), corrections (steps,). A batch is
+    divided into parts of `part` examples, whose gradients are added in order. A step with a non-finite loss changes
+    nothing and is the last step of its model.
     """
     g, h, a, mask, ids = pointer(G, 0), pointer(H, 0), pointer(A, 0), pointer(mask, 0), pointer(ids, 0)
     tokens, starts, ends = pointer(tokens, 0), pointer(starts, 0), pointer(ends, 0)
@@ -159,7 +159,7 @@ def train(P: FloatArray, T: FloatArray, M: FloatArray, V: FloatArray, G: FloatAr
 
 @kernel
 def prepare(P: FloatArray, T: FloatArray, begin_model: int, end_model: int, z: LayoutRecord):
-    """Write the transposed copies of the models from begin_model to before end_model."""
+    """Write the transposed copies of the models begin_model .. end_model - 1."""
     for model in range(begin_model, end_model):
         transpose_weights(pointer(P, model * z.size), pointer(T, model * z.t_size), 0, 1, z)
 
@@ -169,10 +169,10 @@ def losses(P: FloatArray, T: FloatArray, G: FloatArray, A: FloatArray, tokens: I
            ends: Int64Array, batch: Int64Array, count: int, part: int, parts: int, first: int, last: int, weight: float,
            stride: int, ids: Int64Array, mask: FloatArray, model: int, sums: Float64Array,
            z: LayoutRecord):  # fmt: skip
-    """Write `part_loss` of the parts number `first` to last - 1 to sums.
+    """Write `part_loss` of the parts first .. last - 1 to sums.
 
-    The `count` examples of the batch are divided into `parts` parts of `part` examples for each model from `model` on.
-    The gradient of part n is at G[n stride].
+    For each model from `model` on, the `count` examples of the batch are divided into `parts` parts of `part` examples.
+    The gradient of part n is at G[n * stride].
     """
     for n in range(first, last):
         m, begin = model + n // parts, n % parts * part
@@ -188,10 +188,10 @@ def finish_step(P: FloatArray, T: FloatArray, M: FloatArray, V: FloatArray, G: F
                 A: FloatArray, parts: int, step: int, lr: float, correction1: float, correction2: float, model: int,
                 phase: int, norm: float, share: int, shares: int, z: LayoutRecord,
                 o: SettingsRecord) -> float:  # fmt: skip
-    """Do a share of what follows the gradients of a batch's parts, in one of four phases.
+    """Compute a share of one of the four phases that follow the gradients of a batch's parts.
 
-    ADD the gradients of the other parts (H, one after the other) to G; return their NORM, in one share; UPDATE the
-    parameters; TRANSPOSE the matrices. All shares of a phase end before the next begins.
+    ADD the gradients of the other parts (one after the other in H) to G; return the NORM of the sum, in one share;
+    UPDATE the parameters; TRANSPOSE the matrices. All shares of a phase must end before the next phase begins.
     """
     g, p, t = pointer(G, 0), pointer(P, model * z.size), pointer(T, model * z.t_size)
     if phase == ADD:

@@ -8,15 +8,16 @@ from microgpt.engines.native.layout import Layout, head_feature_lanes, layout_of
 from microgpt.engines.native.simd.vector import LANES
 from microgpt.model.spec import ModelSpec
 
-CACHE_LINE = 64  # bytes: a vector that crosses a cache line costs two accesses
-PAGE = 4096
-SPACING = 13 * CACHE_LINE  # measured: 11 to 15 lines are equally good; without spacing a step takes 1 % longer
+CACHE_LINE = 64  # bytes; a vector that crosses a cache line needs two accesses
+PAGE = 4096  # bytes
+SPACING = 13 * CACHE_LINE  # measured: 11 to 15 lines are equally fast; without spacing, a step takes 1 % longer
 
 
 def aligned(count: int, dtype: str, place: int = 0) -> np.ndarray:
-    """Return `count` zeros that begin on a cache line.
+    """Return an array of `count` zeros that begins on a cache line.
 
-    Arrays that are read together get different places: in a page, and so in the cache, each begins elsewhere.
+    Arrays that are read together need different values of `place`, so that they begin at different offsets in a page
+    and therefore in the cache.
     """
     size = np.dtype(dtype).itemsize
     room = np.zeros(count + (PAGE + CACHE_LINE) // size, dtype)
@@ -25,7 +26,7 @@ def aligned(count: int, dtype: str, place: int = 0) -> np.ndarray:
 
 
 def workspace(spec: ModelSpec, layout: Layout, dtype: str, place: int = 0) -> np.ndarray:
-    """Return an array of activations (see `aligned`) with its constants."""
+    """Return an array for activations (see `aligned`), with the constants of the layout filled in."""
     activations = aligned(layout.a_size, dtype, place)
     activations[layout.ones : layout.ones + spec.n_embd] = 1
     if layout.rotations >= 0:
@@ -35,10 +36,10 @@ def workspace(spec: ModelSpec, layout: Layout, dtype: str, place: int = 0) -> np
 
 
 def rope_tables(spec: ModelSpec, layout: Layout) -> np.ndarray:
-    """Return cos and sin of the angle of every position and lane of a group of slots: (block, 2, lanes).
+    """Return cos and sin of the angle for every position and lane of a group of slots: (block, 2, lanes).
 
-    sin is negative in the first half of a slot. The angle of features j and j + D/2 is position theta^(-2j / D), with D
-    features in a head. Lanes without a feature have zeros.
+    The sign of sin is negative in the first half of a slot. The angle of features j and j + D/2 is
+    position theta^(-2j / D), where D is the number of features in a head. Lanes without a feature are zero.
     """
     half, slot = spec.head_dim // 2, layout.slot_width * layout.slot_vectors
     frequencies = spec.rope_theta ** (-2 * np.arange(half) / spec.head_dim)
@@ -51,11 +52,11 @@ def rope_tables(spec: ModelSpec, layout: Layout) -> np.ndarray:
 
 
 def tensor_indices(spec: ModelSpec, layout: Layout) -> dict[str, np.ndarray]:
-    """Return for every tensor the indices (rows, columns) of its elements in a model's flat array."""
+    """Return the indices (rows, columns) of every tensor's elements in a model's flat array."""
     e, f, a, kv = layout.embd_lanes, layout.hidden_lanes, layout.head_lanes, layout.kv_lanes
     embd, hidden, vocab = np.arange(spec.n_embd), np.arange(layout.hidden), np.arange(spec.vocab_size)
     slots = np.arange(spec.n_head)[:, np.newaxis] * (layout.slot_width * layout.slot_vectors)
-    q_lanes = (slots + head_feature_lanes(spec, layout)).ravel()  # lane of every feature of q, and in front of k and v
+    q_lanes = (slots + head_feature_lanes(spec, layout)).ravel()  # of all features of q; k and v use the first
     kv_lanes = q_lanes[: spec.kv_heads * spec.head_dim]
 
     def matrix(begin: int, rows: np.ndarray, columns: np.ndarray, row: int) -> np.ndarray:
@@ -92,18 +93,18 @@ def norm_indices(name: str, layout: Layout, begin: int) -> dict[str, np.ndarray]
 
 
 class Weights:
-    """The weights of R models, which training, evaluation and decoders share.
+    """The weights of R models, shared by training, evaluation and decoders.
 
-    `parameters` and `transposed` hold the models one after the other, in the layout of layout.py.
+    `parameters` and `transposed` contain the models one after the other, in the layout of layout.py.
     """
 
     def __init__(self, spec: ModelSpec, dtype: str, rows: int):
-        """`rows` positions fit the workspace of a thread."""
+        """`rows` is the number of positions in the workspace of a thread."""
         self.spec, self.dtype = spec, dtype
         self.layout = layout_of(spec, rows)
         self.record = layout_record(self.layout)
         self.indices = tensor_indices(spec, self.layout)
-        # Added to the last vector of a row of logits: takes the padding out of a softmax.
+        # Added to the last vector of a row of logits, to exclude the padding from the softmax.
         self.mask = aligned(LANES, dtype)
         self.mask[LANES - (self.layout.vocab_lanes - spec.vocab_size) :] = -1e30
 
@@ -114,7 +115,7 @@ class Weights:
         train_kernels.prepare(self.parameters, self.transposed, 0, self.replicas, self.record)
 
     def pack(self, arrays: Arrays, place: int) -> np.ndarray:
-        """Copy tensors (R, rows, columns) into a flat array (see `aligned`); without tensors it is zero."""
+        """Copy tensors (R, rows, columns) to a flat array (see `aligned`), which is zero without tensors."""
         flat = aligned(self.replicas * self.layout.size, self.dtype, place)
         models = flat.reshape(self.replicas, self.layout.size)
         for name, indices in self.indices.items() if arrays else ():

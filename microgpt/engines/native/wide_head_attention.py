@@ -1,7 +1,7 @@
-"""Causal attention of heads of one or more whole vectors, and its gradient, by matrix products (matmul.py).
+"""Causal attention and its gradient for heads of one or more whole vectors, computed with matmul.py.
 
-attention.py computes the heads that share a vector. Here the keys of a query lie in the lanes of its scores, so that 16
-keys share an exponential. For one head of one document of T positions, with D lanes in the head:
+attention.py is for heads that share a vector. Here, the lanes of a query's scores correspond to keys, so that a vector
+exponential covers 16 keys. For one head of one document of T positions, with D lanes in the head:
 
     S = Q K^T            (T, T lanes)   from a transposed copy of the keys, (D, T lanes)
     P = softmax(scale S)                in place; 0 for later keys
@@ -9,13 +9,15 @@ keys share an exponential. For one head of one document of T positions, with D l
     dS = scale P (dO V^T - rows(dO O))  rows(dO O): the sum of dO O over the lanes of each query
     dQ = dS K, dK = dS^T Q, dV = P^T dO
 
-Queries come in tiles of TILE, which compute the keys up to the end of the tile. So do keys in dK and dV.
+Queries are processed in tiles of TILE, with the keys up to the end of the tile; in dK and dV, keys are processed in
+tiles in the same way.
 
-A product computes up to 3 rows too many (matmul.py). They belong to positions that are computed later, or lie behind
-the last one: documents, tiles and the rows of a result come in ascending order, and each is written before it is read.
+A product computes up to 3 extra rows (matmul.py). The extra rows belong to positions that are computed later, or follow
+the last position: documents, tiles and rows are computed in ascending order, and every row is written before it is
+read.
 
-    q, k, v, o     offsets of the head in the first row of the document; rows of q, k and v are `row` apart
-    s, ds          P and dS, rows `s_row` apart
+    q, k, v, o     offsets of the head in the first row of the document; rows of q, k and v are `row` elements apart
+    s, ds          P and dS, with rows `s_row` elements apart
     turned         transposed copy of k or v
     length         T
 """
@@ -31,12 +33,12 @@ from microgpt.engines.native.simd.exp import LOG2_E, exp2
 from microgpt.engines.native.simd.lanes import horizontal_max, keep_first, slot_sum
 from microgpt.engines.native.simd.vector import LANES, fma, get, load, maximum, splat, store, where_positive
 
-TILE = 48  # queries that are computed together, of which at most the first waits for the keys of all
+TILE = 48  # number of queries computed together, all with the keys up to the last query of the tile
 
 
 @kernel
 def softmax_rows(A: Floats, s: int, s_row: int, first: int, queries: int, vectors: int, scale: float):
-    """s[t, j] = softmax_j(scale s[t, j]) over keys j <= first + t, 0 for later ones; a row has `vectors` vectors."""
+    """s[t, j] = softmax_j(scale s[t, j]) over keys j <= first + t, 0 for later keys; a row has `vectors` vectors."""
     factor = scale * LOG2_E
     for t in range(queries):
         row, count = s + t * s_row, first + t + 1
@@ -67,7 +69,7 @@ def softmax_rows(A: Floats, s: int, s_row: int, first: int, queries: int, vector
 @kernel
 def head_weights(A: Floats, q: int, row: int, turned: int, turned_row: int, s: int, s_row: int, lanes: int, first: int,
                  queries: int, scale: float):  # fmt: skip
-    """P of the queries of a tile, which begins at number `first` of the document, from the keys' transposed copy"""
+    """P of the queries of a tile that begins at position `first` of the document, from the transposed keys"""
     vectors = (first + queries + LANES - 1) // LANES
     multiply(A, s, s_row, A, q, row, 1, A, turned, turned_row, queries, lanes, vectors, 0)
     softmax_rows(A, s, s_row, first, queries, vectors, scale)
@@ -75,7 +77,7 @@ def head_weights(A: Floats, q: int, row: int, turned: int, turned_row: int, s: i
 
 @register_jitable
 def kept_weights(layer, p, f, z):
-    """Offset of P of the query in row p and the head at lane f, and the distance of its rows, if they are kept"""
+    """Offset of P for the query in row p and the head at lane f, and the distance between its rows, if kept"""
     lanes = z.slot_vectors * LANES
     row = z.head_lanes // lanes * z.block_lanes
     return layer + z.attention + p * row + f // lanes * z.block_lanes, row

@@ -23,13 +23,13 @@ from microgpt.engines.native.simd.vector import (
 
 @instruction(same, literal=True)
 def exchange(builder, argument_types, x, distance):
-    """Lane i gets lane i ^ distance (a literal)."""
+    """A vector whose lane i is lane i ^ distance (a literal) of x"""
     return builder.shuffle_vector(x, x, ir.Constant(INT32_VECTOR, [i ^ distance for i in range(LANES)]))
 
 
 @instruction(same, literal=True)
 def shift(builder, argument_types, x, distance):
-    """Lane i gets lane i - distance (a literal); the first lanes get 0."""
+    """A vector whose lane i is lane i - distance (a literal) of x; the first lanes are 0."""
     order = [LANES + i - distance for i in range(LANES)]
     return builder.shuffle_vector(constant(argument_types[0], 0.0), x, ir.Constant(INT32_VECTOR, order))
 
@@ -42,7 +42,7 @@ def lane(builder, argument_types, x, number):
 
 @instruction(same)
 def keep_first(builder, argument_types, x, count, other):
-    """The first `count` lanes of x, and `other`, a scalar, in the following ones"""
+    """The first `count` lanes of x, and the scalar `other` in the remaining lanes"""
     (vector, _, number), integers = argument_types, ir.VectorType(INT64, LANES)
     counts = broadcast(builder, integers, count)
     is_kept = builder.icmp_signed("<", ir.Constant(integers, list(range(LANES))), counts)
@@ -66,7 +66,7 @@ def horizontal_sum(x):
 
 @register_jitable
 def horizontal_max(x):
-    """Largest of all lanes, a scalar"""
+    """Maximum of all lanes, a scalar"""
     x = maximum(x, exchange(x, 1))
     x = maximum(x, exchange(x, 2))
     x = maximum(x, exchange(x, 4))
@@ -75,7 +75,7 @@ def horizontal_max(x):
 
 @register_jitable
 def prefix_sum(x):
-    """Lane i gets the sum of lanes 0 to i."""
+    """A vector whose lane i is the sum of the lanes 0 to i of x"""
     x = x + shift(x, 1)
     x = x + shift(x, 2)
     x = x + shift(x, 4)
@@ -90,13 +90,13 @@ def count_at_most(builder, argument_types, x, y):
 
 @instruction(lambda x: types.int64)
 def nonzero_lanes(builder, argument_types, x):
-    """A bit for each lane, 1 where x is not 0"""
+    """One bit per lane, 1 where x is not 0"""
     return builder.zext(builder.bitcast(builder.fcmp_unordered("!=", x, constant(argument_types[0], 0.0)), MASK), INT64)
 
 
 @instruction(lambda bits: types.int64)
 def lowest_bit(builder, argument_types, bits):
-    """Number of the lowest bit that is 1"""
+    """Index of the lowest bit that is 1"""
     return builder.cttz(bits, ir.Constant(ir.IntType(1), 1))
 
 
@@ -104,7 +104,7 @@ def lowest_bit(builder, argument_types, bits):
 def transpose_block(builder, argument_types, source, i, source_stride, target, j, target_stride):
     """target[j + c * target_stride + r] = source[i + r * source_stride + c] for r, c < 16
 
-    In four rounds: rows 8, 4, 2 and 1 apart exchange halves, quarters, eighths and sixteenths.
+    Takes four rounds, in which rows at a distance of 8, 4, 2 and 1 exchange halves, quarters, eighths and sixteenths.
     """
     pointer_type = argument_types[0]
 

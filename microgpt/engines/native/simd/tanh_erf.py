@@ -1,4 +1,4 @@
-"""Vector sigmoid and tanh, and the cumulative distribution of the normal distribution, which is that of erf."""
+"""Vector sigmoid, tanh and cumulative distribution function of the normal distribution (for erf)."""
 
 import math
 
@@ -11,7 +11,7 @@ from microgpt.engines.native.simd.exp import LOG2_E, exp2
 from microgpt.engines.native.simd.vector import FLOATS, INT32, LANES, call, constant, instruction, same
 
 # tail(x) = exp(-x^2 / 2) p(t) for x >= 0 with t = 1 / (1 + TAIL_SCALE x), as in Abramowitz and Stegun, 7.1.26; highest
-# power first, without a constant. Fitted by iteratively reweighted least squares: the largest absolute error is 4e-9.
+# power first, without a constant term. Fitted by iteratively reweighted least squares; maximum absolute error 4e-9.
 TAIL_SCALE = 0.25
 TAIL_COEFFICIENTS = (
     -0.09186564882124852, 0.34271395174718333, -0.26884084384145607, 0.2827351136819221, 0.02409563909402224,
@@ -32,7 +32,7 @@ def where_sign(builder, argument_types, x, y, z):
 
 @register_jitable(forceinline=True)
 def sigmoid(x):
-    """1 / (1 + exp(-x)), and 1 minus it"""
+    """s = 1 / (1 + exp(-x)), and 1 - s"""
     e = exp2(absolute(x) * -LOG2_E)
     near_1 = 1.0 / (e + 1.0)
     near_0 = e * near_1
@@ -41,7 +41,7 @@ def sigmoid(x):
 
 @register_jitable(forceinline=True)
 def tanh(x):
-    """tanh(x), and its derivative"""
+    """tanh(x) and its derivative"""
     e = exp2(absolute(x) * (-2 * LOG2_E))
     inverse = 1.0 / (e + 1.0)
     magnitude = (1.0 - e) * inverse
@@ -50,7 +50,7 @@ def tanh(x):
 
 @register_jitable(forceinline=True)
 def normal_cdf(x):
-    """The probability that a standard normal number is below x, (1 + erf(x / sqrt(2))) / 2, and its derivative"""
+    """The probability that a standard normal number is less than x, (1 + erf(x / sqrt(2))) / 2, and its derivative"""
     e = exp2(x * x * (-0.5 * LOG2_E))
     above = tail(absolute(x), e)
     return where_sign(x, 1.0 - above, above), e * (2 * math.pi) ** -0.5
@@ -58,9 +58,9 @@ def normal_cdf(x):
 
 @instruction(same)
 def tail(builder, argument_types, x, e):
-    """The probability that a standard normal number is above x >= 0; e = exp(-x^2 / 2).
+    """The probability that a standard normal number exceeds x >= 0; e = exp(-x^2 / 2).
 
-    float32: a polynomial. float64: the C library's erfc, lane by lane.
+    float32: a polynomial. float64: the C library's erfc for each lane.
     """
     vector = argument_types[0]
     if vector.dtype == types.float64:
@@ -74,7 +74,7 @@ def tail(builder, argument_types, x, e):
 
 
 def by_lane(builder, name, x, vector, factor):
-    """Call a function of the C library for each lane of a float64 vector, and multiply by a factor."""
+    """Call a C library function for each lane of a float64 vector, and multiply the results by a factor."""
     number = FLOATS["float64"]
     function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(number, [number]), name)
     results = ir.Constant(vector.llvm, ir.Undefined)

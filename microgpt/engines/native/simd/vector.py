@@ -1,9 +1,9 @@
-"""A vector of 16 lanes as a numba type, with loads, stores and arithmetic lane by lane.
+"""A vector of 16 lanes as a numba type, with loads, stores and lane-wise arithmetic.
 
-A lane is a float32 or a float64. LLVM maps a float32 vector to one AVX-512 register, two of AVX2, or four of SSE or
-NEON. Arithmetic is IEEE without re-association, so that a result does not depend on how a loop is cut into tiles; the
-one freedom is `fma`, a product and a sum with one rounding or two, by what the processor has. An index counts elements
-from a pointer, and bounds are not checked.
+A lane is a float32 or a float64. LLVM maps a float32 vector to one AVX-512 register, two AVX2 registers, or four SSE or
+NEON registers. Arithmetic follows IEEE 754 without re-association, so that a result does not depend on how a loop is
+divided into tiles. The only exception is `fma`, a product and a sum with one or two roundings, depending on the
+processor. An index counts elements from a pointer; bounds are not checked.
 """
 
 import inspect
@@ -34,7 +34,7 @@ class VectorType(types.Type):
 
 
 class RegistersType(types.Type):
-    """An array of vectors that a kernel indexes by constants: LLVM keeps it in registers."""
+    """An array of vectors with constant indices, which LLVM keeps in registers."""
 
     def __init__(self, vector):
         self.vector = vector
@@ -54,17 +54,17 @@ class RegistersModel(models.PrimitiveModel):
 
 
 def instruction(result: Callable[..., Any], literal: bool = False) -> Callable[[Callable], Any]:
-    """Make a numba intrinsic from a function that emits LLVM code.
+    """Decorate a function that emits LLVM code, to create a numba intrinsic.
 
-    `result` maps the numba types of the arguments to the type of the value. The function receives the LLVM builder,
-    these types and the arguments, integers as int64; with `literal` the last argument is a Python integer known at
-    compile time.
+    `result` maps the numba types of the arguments to the type of the result. The function receives the LLVM builder,
+    the argument types and the arguments (integers as int64). With `literal`, the last argument is a Python integer
+    known at compile time.
     """
 
     def decorate(emitter):
         def define(typing, *argument_types):
             if literal and not isinstance(argument_types[-1], types.IntegerLiteral):
-                raise RequireLiteralValue("the last argument must be a literal")  # numba tries again with literals
+                raise RequireLiteralValue("the last argument must be a literal")  # numba then retries with literals
 
             def emit(context, builder, signature, values):
                 arguments = [context.cast(builder, v, t, types.int64) if isinstance(t, types.Integer) else v
@@ -76,7 +76,7 @@ def instruction(result: Callable[..., Any], literal: bool = False) -> Callable[[
 
             return result(*argument_types)(*argument_types), emit
 
-        # numba matches arguments by name: `typing`, then those of the emitter behind builder and argument_types
+        # numba matches arguments by name: `typing`, then the emitter's parameters after builder and argument_types
         _, _, *own = inspect.signature(emitter).parameters.values()
         context = inspect.Parameter("typing", inspect.Parameter.POSITIONAL_OR_KEYWORD)
         define.__signature__ = inspect.Signature([context, *own])
@@ -86,7 +86,7 @@ def instruction(result: Callable[..., Any], literal: bool = False) -> Callable[[
     return decorate
 
 
-# Results of instructions
+# Result types of instructions
 
 
 def vector_of(pointer, *_):
@@ -110,7 +110,7 @@ def constant(vector, number):
 
 
 def broadcast(builder, vector, number):
-    """Return a vector of an LLVM type with a scalar of its element type in all lanes."""
+    """Return a vector of the LLVM type `vector`, with the scalar `number` in all lanes."""
     undefined = ir.Constant(vector, ir.Undefined)
     lane_0 = builder.insert_element(undefined, number, INT32(0))
     return builder.shuffle_vector(lane_0, undefined, ir.Constant(INT32_VECTOR, [0] * LANES))
@@ -148,7 +148,7 @@ def vector_at(builder, pointer_type, pointer, index):
 
 
 def define_pointer(typing, array, index):
-    """Pointer to array[index]. Kernels pass pointers to each other: numba passes an array as seven values."""
+    """Pointer to array[index]. Kernels pass pointers to each other, because numba passes an array as seven values."""
 
     def emit(context, builder, signature, values):
         data = context.make_array(array)(context, builder, values[0]).data
@@ -195,7 +195,7 @@ def put(builder, argument_types, pointer, index, value):
 
 @instruction(nothing)
 def prefetch(builder, argument_types, pointer, index):
-    """Fetch the cache line of pointer[index], which is read soon."""
+    """Prefetch the cache line of pointer[index], which will be read soon."""
     byte = ir.IntType(8).as_pointer()
     function_type = ir.FunctionType(ir.VoidType(), [byte, INT32, INT32, INT32])
     function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
@@ -205,7 +205,7 @@ def prefetch(builder, argument_types, pointer, index):
 
 @instruction(vector_of)
 def splat(builder, argument_types, like, number):
-    """`number` in all lanes; `like` is a pointer or a vector with the element type."""
+    """A vector with `number` in all lanes; `like` is a pointer or vector that determines the element type."""
     dtype = argument_types[0].dtype
     return broadcast(builder, VectorType(dtype).llvm, convert(builder, number, argument_types[1], dtype))
 
@@ -250,7 +250,7 @@ def on_stack(builder, argument_types, like, count):
 
 
 def overload_operator(symbol, name):
-    """Define an operator on two vectors, and on a vector and a scalar, by an instruction of the LLVM builder."""
+    """Define an operator for two vectors, or a vector and a scalar, with an instruction of the LLVM builder."""
 
     @instruction(same)
     def operation(builder, argument_types, x, y):
@@ -276,26 +276,26 @@ overload_operator(operator.truediv, "fdiv")
 
 @instruction(same)
 def fma(builder, argument_types, x, y, z):
-    """x * y + z, with one rounding on processors that have such an instruction"""
+    """x * y + z, with one rounding on processors that have an FMA instruction"""
     return call(builder, "fmuladd", argument_types[0], x, y, z)
 
 
 @instruction(same)
 def maximum(builder, argument_types, x, y):
-    """The larger lane by lane; y where either is NaN"""
+    """The lane-wise maximum; y where either is NaN"""
     return builder.select(builder.fcmp_ordered(">", x, y), x, y)
 
 
 @instruction(same)
 def where_positive(builder, argument_types, x, y):
-    """y where x > 0, else 0; y where x is NaN"""
+    """y where x > 0 or x is NaN, otherwise 0"""
     zero = constant(argument_types[0], 0.0)
     return builder.select(builder.fcmp_ordered("<=", x, zero), zero, y)
 
 
 @instruction(same)
 def flush_subnormals(builder, argument_types, x):
-    """x, with 0 for lanes below the smallest normal float32, on which processors are several times slower"""
+    """x, with subnormal float32 lanes set to 0, because processors are several times slower with subnormal numbers"""
     magnitude = call(builder, "fabs", argument_types[0], x)
     too_small = builder.fcmp_ordered("<", magnitude, constant(argument_types[0], SMALLEST_NORMAL))
     return builder.select(too_small, constant(argument_types[0], 0.0), x)
@@ -308,7 +308,7 @@ def sqrt(builder, argument_types, x):
 
 @instruction(same)
 def inverse_root(builder, argument_types, x, factor, addend):
-    """1 / sqrt(x factor + addend) of a scalar, rounded as in the lanes of a vector of its type"""
+    """1 / sqrt(x factor + addend) for a scalar, rounded as in the lanes of a vector of the same type"""
     dtype, factor_type, addend_type = argument_types
     factor, addend = convert(builder, factor, factor_type, dtype), convert(builder, addend, addend_type, dtype)
     number = FLOATS[dtype.name]
