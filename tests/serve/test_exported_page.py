@@ -379,7 +379,7 @@ def test_one_step_shows_gradients_and_updates_and_goes_on_from_the_model_s_weigh
     page.locator("#train-error", has_text="16 is not a multiple of 3").wait_for()
     page.fill("#train-lines", " \n ")
     page.click("#train-one")
-    page.locator("#train-error", has_text="no line to train on").wait_for()
+    page.locator("#train-error", has_text="no lines to train on").wait_for()
 
 
 @pytest.mark.slow

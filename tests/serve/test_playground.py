@@ -414,7 +414,7 @@ def test_the_card_has_the_model_s_figures_and_its_curve(names: Served, open_page
 @pytest.mark.slow
 def test_a_key_is_asked_for_where_one_is_needed(locked: Served, open_page: Open) -> None:
     page = open_page(locked, refused=2)
-    page.locator("#key-why", has_text="asks for a key").wait_for()
+    page.locator("#key-why", has_text="requires a key").wait_for()
     assert not page.locator("#prompt").is_visible()
     page.fill("#key", "wrong")
     page.press("#key", "Enter")

@@ -1,4 +1,4 @@
-// The server: JSON, and texts that come token by token. An error is always one sentence.
+// Requests to the server, which answers with JSON or streams a text token by token. An error is always one sentence.
 
 const KEY = "microgpt-api-key";
 
@@ -26,7 +26,7 @@ async function request(path, body, signal) {
     answer = await fetch(new URL(`microgpt/v1/${path}`, document.baseURI), options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Refused("The server does not answer: it may have been stopped.");
+    throw new Refused("The server does not answer; it may have been stopped.");
   }
   if (answer.ok) return answer;
   if (answer.status === 401) askForKey();
@@ -38,7 +38,7 @@ async function words(answer) {
   try {
     said = (await answer.json()).error ?? said;
   } catch {
-    // no JSON: from something between here and the server
+    // no JSON: the answer of a proxy between the page and the server
   }
   const seconds = answer.headers.get("Retry-After");
   return seconds ? `${said} (Try again in ${seconds} s.)` : said;
@@ -48,8 +48,8 @@ export async function ask(path, body, signal) {
   return (await request(path, body, signal)).json();
 }
 
-// The events of POST stream, one by one, as they come; ends with the event of type "end". Raises Refused for one of type
-// "error", and where the answer breaks off.
+// Yield the events of POST stream as they arrive, up to the event of type "end". Throws Refused for an event of type
+// "error", and if the answer ends early.
 export async function* stream(body, signal) {
   const reader = (await request("stream", body, signal)).body.getReader();
   const decoder = new TextDecoder();
@@ -79,7 +79,7 @@ export async function* stream(body, signal) {
   }
 }
 
-/** The model's weights: float32, all tensors one after the other in the order of the card. @returns {Promise<ArrayBuffer>} */
+/** The model's weights: float32, all tensors concatenated in the order of the card. @returns {Promise<ArrayBuffer>} */
 export async function weights() {
   return (await request("weights")).arrayBuffer();
 }

@@ -1,4 +1,4 @@
-// Attention: for a text, the loss of each token and what every head of every layer looks at from there.
+// Attention: for a text, the loss of each token and the attention weights of every head of every layer.
 
 import { ask } from "./api.js";
 import { bringIntoSight, byId, complain, make, rove, say, submitOnEnter } from "./dom.js";
@@ -11,9 +11,9 @@ export class Attention {
   constructor(card) {
     this.card = card;
     this.seen = null; // the server's answer
-    this.wanted = null; // a text that was not looked at yet
+    this.wanted = null; // a text that has not been shown yet
     this.query = 0; // the position whose row is marked
-    this.head = [0, 0]; // layer and head that are shown large
+    this.head = [0, 0]; // layer and index of the enlarged head
     byId("attention-plain").hidden = card.is_chat;
     byId("attention-question-field").hidden = !card.is_chat;
     byId("attention-answer-field").hidden = !card.is_chat;
@@ -37,7 +37,7 @@ export class Attention {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.seen && this.showHeads());
   }
 
-  // A text to look at when the section is opened.
+  // Set the text to show when the section is opened.
   fill({ prompt, text }) {
     if (this.card.is_chat) {
       byId("attention-question").value = prompt;
@@ -77,16 +77,16 @@ export class Attention {
 
   summary() {
     const { tokens, attention, losses } = this.seen;
-    // Of a conversation the answer counts: a question is there to be read.
+    // In a conversation, only the loss of the answer counts: the model does not have to predict the question.
     const answer = tokens.findLastIndex((token) => token.special === "assistant") + 1;
     const counted = losses.slice(answer).filter((loss) => loss !== null);
     const mean = counted.reduce((sum, loss) => sum + loss, 0) / counted.length;
     const heads = attention.length * (attention[0]?.length ?? 0);
     const looks = heads
       ? ` ${heads} heads in ${attention.length} layer${attention.length === 1 ? "" : "s"}.`
-      : " A bigram looks at the last token alone: it has no heads.";
-    const which = answer ? "of the answer (a question need not be foreseen) " : "";
-    const loss = counted.length ? ` The mean loss ${which}is ${mean.toFixed(2)} nats a token.` : "";
+      : " A bigram looks only at the last token: it has no heads.";
+    const which = answer ? "of the answer " : "";
+    const loss = counted.length ? ` The mean loss ${which}is ${mean.toFixed(2)} nats per token.` : "";
     return `${tokens.length} tokens.${loss}${looks}`;
   }
 
@@ -147,11 +147,11 @@ export class Attention {
     this.showHead();
   }
 
-  // The row of a map under the pointer.
+  // Select the row of a map under the pointer.
   overMap(event) {
     const canvas = event.target.closest(".map-frame")?.querySelector("canvas");
     const isSmall = byId("heads").contains(canvas);
-    if (!canvas || event.clientY === 0) return; // a click by the keyboard has no place
+    if (!canvas || event.clientY === 0) return; // a click by keyboard has no position
     const box = canvas.getBoundingClientRect();
     const row = Math.floor(((event.clientY - box.top) / box.height) * this.seen.tokens.length);
     this.ask(Math.max(0, Math.min(this.seen.tokens.length - 1, row)), isSmall);
@@ -164,7 +164,7 @@ export class Attention {
     this.ask(Math.max(0, Math.min(this.seen.tokens.length - 1, this.query + step)), true);
   }
 
-  // Mark the row of a token everywhere, and bring it into sight where a large map has to be scrolled.
+  // Mark the row of a token everywhere, and scroll a large map to the row.
   ask(position, follow = false) {
     if (position === undefined || Number(position) === this.query) return;
     this.query = Number(position);

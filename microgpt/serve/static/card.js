@@ -1,4 +1,4 @@
-// The model card: what the model is, what it was trained to, and where it runs.
+// The model card: the model's architecture, its training, and the device on which it runs.
 
 import { showHistory } from "./curve.js";
 import { byId, make, say } from "./dom.js";
@@ -23,7 +23,7 @@ function facts(card) {
     ...Object.entries(card.options).map(([key, value]) => [key, value === true ? "yes" : value]),
     ["Style", card.style ?? "none"],
     ["Trained for", `${grouped(card.step)} steps`],
-    ["Validation loss", card.val_loss === null ? "not measured" : `${card.val_loss.toFixed(4)} nats a token`],
+    ["Validation loss", card.val_loss === null ? "not measured" : `${card.val_loss.toFixed(4)} nats per token`],
     ["Seed", card.seed ?? "unknown"],
     ["Backend", card.backend],
     ["Device", card.device + (card.using_gpu ? " (GPU)" : "")],
@@ -34,7 +34,7 @@ function facts(card) {
 export function showCard(card) {
   const kind = card.is_chat ? "a chat model" : card.kind === "gpt" ? "a GPT" : "a bigram";
   const loss = card.val_loss === null ? "" : `, validation loss ${card.val_loss.toFixed(3)}`;
-  const steps = `${grouped(card.step)} steps of training`;
+  const steps = `${grouped(card.step)} training steps`;
   say(
     "summary",
     `${card.id}, ${kind} with ${grouped(card.parameters)} parameters after ${steps}${loss}. Runs on ${card.device} (${card.backend}).`,

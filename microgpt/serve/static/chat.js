@@ -1,4 +1,4 @@
-// Chat: turns with a model that was trained on conversations.
+// Chat: a conversation with a model that was trained on conversations.
 
 import { byId, complain, make, mistake, say, submitOnEnter, tie } from "./dom.js";
 import { Run, whyItEnded } from "./run.js";
@@ -29,11 +29,11 @@ export class Chat {
     byId("chat-stop").disabled = true;
     byId("turns").replaceChildren();
     complain("chat-error", "");
-    say("chat-status", "The conversation is forgotten.");
+    say("chat-status", "The conversation was cleared.");
     byId("message").focus();
   }
 
-  // A turn as it is shown; its text is returned, to be added to.
+  // Show a turn; returns its element and the element of its text, to which tokens are appended.
   add(role, content) {
     const text = make("p", { text: content });
     const turn = make(
@@ -86,7 +86,7 @@ export class Chat {
     this.onText({ prompt: messages.at(-1).content, text: answer });
   }
 
-  // A turn that was not answered leaves no trace but its text in the field.
+  // Remove a turn that was not answered, and put its text back into the field.
   takeBack(error, content, shown) {
     shown.forEach(({ turn }) => turn.remove());
     if (!byId("message").value) byId("message").value = content;

@@ -1,11 +1,11 @@
-// The loss curve, as SVG. Its numbers also stand in a table.
+// The loss curve, as SVG and as a table of numbers.
 
 import { make } from "./dom.js";
 
 const HEIGHT = 280;
 const MARGIN = { left: 46, right: 24, top: 12, bottom: 40 };
-const ROWS = 40; // of the table at most
-const FEW = 40; // points that are marked, each by a dot
+const ROWS = 40; // maximum number of rows in the table
+const FEW = 40; // maximum number of points that are marked with dots
 
 function svg(tag, attributes = {}, ...children) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -14,7 +14,7 @@ function svg(tag, attributes = {}, ...children) {
   return element;
 }
 
-// About `count` round numbers between low and high.
+// Return about `count` round numbers between low and high.
 function ticks(low, high, count) {
   const rough = (high - low) / count || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -28,9 +28,9 @@ function ticks(low, high, count) {
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 
 /**
- * One line of a curve.
+ * One line of a plot.
  * @typedef {object} Series
- * @property {string} kind its class: loss, val, faint or mean
+ * @property {string} kind CSS class: loss, val, faint or mean
  * @property {string} name
  * @property {[number, number][]} points steps and losses
  */
@@ -46,7 +46,7 @@ export class Curve {
     new ResizeObserver(() => this.drawing.clientWidth !== this.width && this.draw()).observe(this.drawing);
   }
 
-  /** Show lines, the last one on top. @param {Series[]} series */
+  /** Show lines, with the last one on top. @param {Series[]} series */
   show(series) {
     const names = (all) => all.map(({ name, points }) => name + Boolean(points.length)).join();
     const isNew = names(series) !== names(this.series);
@@ -55,7 +55,7 @@ export class Curve {
     this.draw();
   }
 
-  /** Show the numbers in a table, too. @param {Element} table */
+  /** Also show the numbers in a table. @param {Element} table */
   showTable(table) {
     this.table?.remove();
     this.table = table;
@@ -69,12 +69,12 @@ export class Curve {
   }
 }
 
-// The curve of the run that a model comes from.
+// Show the loss curve of the run that trained the model.
 export function showHistory(place, history) {
   const points = (key) => history.filter((line) => isNumber(line[key])).map((line) => [line.step, line[key]]);
   const [loss, val] = [points("loss"), points("val_loss")];
   if (!loss.length && !val.length) {
-    const none = "The run’s history does not lie beside this checkpoint, so there is no curve to show.";
+    const none = "This checkpoint has no history of its run, so there is no curve to show.";
     place.replaceChildren(make("p", { text: none }));
     return;
   }
@@ -123,7 +123,7 @@ function draw(series, width) {
   }
   picture.append(svg("text", { class: "tick middle", x: (width + MARGIN.left) / 2, y: HEIGHT - 4 }, "step"));
   const across = `translate(12 ${(HEIGHT - MARGIN.bottom) / 2}) rotate(-90)`;
-  picture.append(svg("text", { class: "tick middle", transform: across }, "nats a token"));
+  picture.append(svg("text", { class: "tick middle", transform: across }, "nats per token"));
   const bottom = HEIGHT - MARGIN.bottom;
   picture.append(svg("path", { class: "axes", d: `M${MARGIN.left} ${MARGIN.top}V${bottom}H${width - MARGIN.right}` }));
   for (const { kind, points } of series) {
@@ -149,7 +149,7 @@ function legend(series) {
   return list;
 }
 
-/** A table that can be unfolded: the step and the losses of one line in `every`. */
+/** Return a collapsible table with the step and the losses of one line in `every`. */
 export function numbers(titles, rows, every) {
   const body = make("tbody");
   for (const [step, ...losses] of rows) {

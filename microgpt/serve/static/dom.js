@@ -1,8 +1,8 @@
-// Elements, and errors in words. Knows nothing of models.
+// Functions for elements, messages and forms.
 
 export const byId = (id) => document.getElementById(id);
 
-// make("p", {class: "hint", text: "..."}, child, ...): text is never markup, so that no model's output can be any.
+// make("p", {class: "hint", text: "..."}, child, ...): text is never parsed as markup, because it may be a model's output.
 export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -17,19 +17,19 @@ export function say(id, words) {
   byId(id).textContent = words;
 }
 
-// Show an error in its place, or take it away with "".
+// Show an error, or remove it with "".
 export function complain(id, words) {
   byId(id).hidden = !words;
   say(id, words);
   if (words) byId(id).scrollIntoView({ block: "nearest" });
 }
 
-// Bring what has changed into sight, where it begins below it.
+// Scroll to a changed element if it begins near or below the bottom of the window.
 export function bringIntoSight(element) {
   if (element.getBoundingClientRect().top > innerHeight * 0.7) element.scrollIntoView({ block: "start" });
 }
 
-// The first field of a form that cannot be used, in words, with the focus on it; "" where all can.
+// Return a message about the first invalid field of a form, and focus the field; "" if all fields are valid.
 export function mistake(form) {
   for (const field of form.elements) {
     if (field.willValidate && !field.checkValidity()) {
@@ -42,13 +42,13 @@ export function mistake(form) {
   return "";
 }
 
-// A slider and a number that say the same.
+// Keep the values of a slider and a number field equal.
 export function tie(slider, number) {
   slider.addEventListener("input", () => (number.value = slider.value));
   number.addEventListener("input", () => (slider.value = number.value));
 }
 
-// Arrow keys, Home and End move the focus among a container's buttons; one of them is in the tab order.
+// Let arrow keys, Home and End move the focus between a container's buttons; only one button is in the tab order.
 export function rove(container, selector) {
   const items = () => [...container.querySelectorAll(selector)];
   container.addEventListener("keydown", (event) => {
@@ -65,7 +65,7 @@ export function rove(container, selector) {
   });
 }
 
-// Enter in a text, and Ctrl+Enter in any field, submit a form; Shift+Enter begins a new line.
+// Submit a form on Enter in a text area and on Ctrl+Enter in any field; Shift+Enter begins a new line.
 export function submitOnEnter(form) {
   form.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;

@@ -1,10 +1,10 @@
-// Generate: a text that appears token by token, each with the candidates it was drawn from.
+// Generate: a text that appears token by token, with the candidates for each token.
 
 import { bringIntoSight, byId, complain, make, mistake, rove, say, submitOnEnter, tie } from "./dom.js";
 import { Run, whyItEnded } from "./run.js";
 import { candidateTable, chip, percent, press } from "./tokens.js";
 
-const EARLIER = 12; // texts that stay in sight
+const EARLIER = 12; // number of earlier texts shown
 const SPECIAL_START = { special: "bos", text: "" };
 
 export class Generate {
@@ -14,13 +14,13 @@ export class Generate {
     this.onText = onText;
     this.run = null;
     this.isPlaying = false;
-    this.follows = true; // whether the newest token's candidates are shown, until someone chooses another
+    this.follows = true; // whether to show the newest token's candidates; false after another token is selected
     tie(byId("temperature-slider"), byId("temperature"));
     byId("max-tokens").max = card.limits.max_new_tokens;
     byId("top-k").max = card.vocab_size;
     if (card.is_chat) {
       say("prompt-label", "Question");
-      say("prompt-hint", "The model answers it, with nothing said before.");
+      say("prompt-hint", "The model answers this question without any earlier turns.");
       byId("prompt").required = true;
     } else byId("prompt").maxLength = card.block_size - 1;
     byId("generate-form").addEventListener("submit", (event) => {
@@ -39,7 +39,7 @@ export class Generate {
     byId("tokens").addEventListener("click", (event) => this.choose(event.target.closest("button")));
   }
 
-  // What the fields ask for; null, and said, where they cannot be used.
+  // Return the request that the fields describe. If a field is invalid, show an error and return null.
   body() {
     const wrong = mistake(byId("generate-form"));
     complain("generate-error", wrong);
@@ -86,7 +86,7 @@ export class Generate {
     });
   }
 
-  // The next token of the text under way; the first of a new one where there is none, or the fields ask for another.
+  // Draw the next token of the current text, or the first token of a new text if there is none or a field has changed.
   async step() {
     const body = this.body();
     if (!body || this.isPlaying) return;
@@ -104,7 +104,7 @@ export class Generate {
     this.finish(this.run);
   }
 
-  // Do something with the run, with the buttons as they should be meanwhile, and say how it ended.
+  // Do some work with the run, disable and enable the buttons accordingly, and show how the run ended.
   async busy(work) {
     const run = this.run;
     this.isPlaying = true;

@@ -1,20 +1,20 @@
-// From logits to text: temperature, top-k, a style's bias, and a text in progress, as inference/sampling.py and
-// inference/generation.py do it. An equal seed gives an equal text.
+// From logits to text: temperature, top-k, a style's bias and generation, as in inference/sampling.py and
+// inference/generation.py. The same seed gives the same text.
 
 import { Decoder } from "./model.js";
 
-const SMALLEST_TEMPERATURE = 1e-100; // below, 1 / temperature could overflow, and the likeliest token is certain anyway
+const SMALLEST_TEMPERATURE = 1e-100; // below, 1 / temperature could overflow, and only the likeliest token is possible
 
 /**
  * @typedef {object} Policy
  * @property {number} temperature 0: always the likeliest token
  * @property {number | null} topK null: the whole vocabulary
  * @property {number | null} maxTokens null: until the block is full
- * @property {string[]} phrases of the model's style
+ * @property {string[]} phrases phrases of the model's style
  * @property {number} bias added to the logit of each character that begins or continues a phrase
  */
 
-/** softmax(logits / temperature) over the topK likeliest tokens (V,); ties go to the lower id. */
+/** Return softmax(logits / temperature) over the topK likeliest tokens (V,); ties go to the lower id. */
 export function probabilities(logits, { temperature, topK }) {
   if (!logits.every(Number.isFinite)) throw new Error("the model's logits contain NaN or infinity: training probably diverged");
   if (temperature < SMALLEST_TEMPERATURE) {
@@ -30,10 +30,10 @@ export function probabilities(logits, { temperature, topK }) {
   return exps.map((exp) => exp * norm);
 }
 
-/** Token ids, the likeliest first. */
+/** Return token ids, the likeliest first. */
 export const byLikelihood = (scores) => [...scores.keys()].sort((a, b) => scores[b] - scores[a]);
 
-/** The characters that begin or continue a phrase after `text`, at the beginning of words only. */
+/** Return the characters that begin or continue a phrase after `text`; phrases begin only at the beginning of a word. */
 function phraseCharacters(text, phrases) {
   const found = new Set();
   const before = [...text];
@@ -57,8 +57,9 @@ function addStyleBias(logits, tokens, tokenizer, { phrases, bias }) {
 }
 
 /**
- * Draw the text that follows a prompt, token by token. With maxTokens a full block slides: the later half of the text is
- * read again from position 0. The returned reason is end (the model ended the text), length or block.
+ * Draw the text that follows a prompt, token by token. With maxTokens, the context slides when the block is full: the
+ * second half of the block is read again from position 0. The returned reason is end (ended by the model), length or
+ * block.
  * @param {import("./spec.js").Spec} spec
  * @param {import("./spec.js").Weights} weights
  * @param {import("./tokenizer.js").Tokenizer} tokenizer
@@ -91,7 +92,7 @@ export function* generate(spec, weights, tokenizer, prompt, policy, random) {
   }
 }
 
-/** The text that a generator of `generate` draws, as a string. */
+/** Return a text drawn with `generate`, as a string. */
 export function drawText(spec, weights, tokenizer, policy, random) {
   const tokens = generate(spec, weights, tokenizer, [tokenizer.bos], policy, random);
   let next = tokens.next();

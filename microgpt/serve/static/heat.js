@@ -1,12 +1,12 @@
-// Heat maps: how a share between 0 and 1 looks, alone, as a map of one head, and as a table with its values.
+// Heat maps: the colour scale for shares between 0 and 1, the map of a head, and a table with the values of a head.
 
 import { make } from "./dom.js";
 import { name, narrow, percent } from "./tokens.js";
 
-const PIXELS = 64; // tokens up to which every share of a small map is a square of its own
-const TABLE = 24; // tokens up to which a head is shown as a table with every value
+const PIXELS = 64; // maximum number of tokens for which every share of a small map is a separate square
+const TABLE = 24; // maximum number of tokens for which a head is shown as a table with every value
 
-// The colours that shares go between, from the style sheet: they differ between light and dark.
+// The colours for the shares 0 and 1, from the style sheet; they differ between the light and the dark theme.
 const ends = () => colours("--heat-none", "--heat-all");
 
 function colours(...keys) {
@@ -19,7 +19,7 @@ function colours(...keys) {
 
 const mix = ([none, all], share) => none.map((channel, i) => Math.round(channel + (all[i] - channel) * share));
 
-// Relative luminance, as WCAG 2 defines it
+// Relative luminance as defined in WCAG 2
 function luminance(colour) {
   const [r, g, b] = colour.map((channel) => {
     const c = channel / 255;
@@ -32,13 +32,13 @@ export function paintScale(canvas) {
   paint(canvas, [Array.from({ length: 101 }, (_, i) => i / 100)], false);
 }
 
-// One pixel a share; the browser enlarges it. Where a causal head cannot look, nothing is painted.
+// Paint one pixel per share; the browser enlarges the pixels. Positions hidden by the causal mask are not painted.
 export function paint(canvas, rows, causal = true) {
   const colours = ends();
   const width = rows[0].length;
   canvas.width = width;
   canvas.height = rows.length;
-  canvas.classList.toggle("fine", width > PIXELS); // made smaller, pixels are averaged instead of left out
+  canvas.classList.toggle("fine", width > PIXELS); // when a map is reduced, pixels are averaged instead of skipped
   const pixels = canvas.getContext("2d").createImageData(width, rows.length);
   rows.forEach((row, t) =>
     row.forEach((share, s) => {
@@ -48,8 +48,8 @@ export function paint(canvas, rows, causal = true) {
   canvas.getContext("2d").putImageData(pixels, 0, 0);
 }
 
-// A matrix of numbers with a sign, row major: one pixel a number, in one colour below 0 and in another above. The largest
-// number has the full colour.
+// Paint a matrix of signed numbers (row major): one pixel per number, with different colours below and above 0. The number
+// with the largest magnitude has the full colour.
 export function paintSigned(canvas, numbers, rows, columns) {
   const [none, below, above] = colours("--heat-none", "--drawn", "--accent");
   const largest = numbers.reduce((most, number) => Math.max(most, Math.abs(number)), 0) || 1;
@@ -57,19 +57,19 @@ export function paintSigned(canvas, numbers, rows, columns) {
   canvas.height = rows;
   const pixels = canvas.getContext("2d").createImageData(columns, rows);
   numbers.forEach((number, i) => {
-    const share = Math.sqrt(Math.abs(number) / largest); // the root, so that small numbers can be seen
+    const share = Math.sqrt(Math.abs(number) / largest); // the square root makes small numbers visible
     pixels.data.set([...mix([none, number < 0 ? below : above], share), 255], 4 * i);
   });
   canvas.getContext("2d").putImageData(pixels, 0, 0);
 }
 
-// One head large: a table with every value, or, of a longer text, a map.
+// Return an enlarged head: a table with every value or, for longer texts, a map.
 export function largeHead(tokens, rows, label) {
   if (tokens.length <= TABLE) return headTable(tokens, rows, label);
   const canvas = make("canvas", {
     class: "map",
     role: "img",
-    "aria-label": `${label}, as a map; its rows are read beside it`,
+    "aria-label": `${label}, as a map; the selected row is listed next to it`,
   });
   paint(canvas, rows);
   const frame = make("div", { class: "map-frame" }, canvas, make("div", { class: "row-mark" }));

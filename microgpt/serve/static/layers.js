@@ -1,9 +1,9 @@
 // Forward and backward passes of layers over flat arrays. T is the number of positions of an example; a matrix (T, n) is row
-// major. A backward pass adds to the gradients that it is given.
+// major. A backward pass adds to the given gradients.
 
-const EPSILON = 1e-5; // of every RMSNorm
+const EPSILON = 1e-5; // for every RMSNorm
 
-// Matrix products: four terms of a sum, or four sums, at once read and write the arrays less often.
+// Matrix products compute four sums, or four terms of a sum, at once, so that arrays are read and written less often.
 
 /** Y = X W^T: X (T, n), W (rows, n), Y (T, rows). */
 export function linear(Y, X, W, T, n, rows) {
@@ -53,7 +53,7 @@ function addRows(out, from, factors, first, step, M, n, count) {
     const c = factors[at + 2 * step];
     const d = factors[at + 3 * step];
     at += 4 * step;
-    if (a === 0 && b === 0 && c === 0 && d === 0) continue; // behind a relu that is 0
+    if (a === 0 && b === 0 && c === 0 && d === 0) continue; // for example at a relu whose output is 0
     const m = k * n;
     for (let i = 0; i < n; i++) {
       out[from + i] += a * M[m + i] + b * M[m + n + i] + (c * M[m + 2 * n + i] + d * M[m + 3 * n + i]);
@@ -66,7 +66,7 @@ function addRows(out, from, factors, first, step, M, n, count) {
   }
 }
 
-/** Y = X / sqrt(mean(X^2) + eps) of each row (T, n), and the factors (T,); Y may be X. */
+/** Y = X / sqrt(mean(X^2) + eps) for each row (T, n), and the factors (T,); Y may be X. */
 export function rmsnorm(Y, scales, X, T, n) {
   for (let t = 0, row = 0; t < T; t++, row += n) {
     let sum = 0;
@@ -76,7 +76,7 @@ export function rmsnorm(Y, scales, X, T, n) {
   }
 }
 
-/** dX += scale (dY - Y mean(dY Y)) of each row (T, n), from the norm's output Y. */
+/** dX += scale (dY - Y mean(dY Y)) for each row (T, n), from the norm's output Y. */
 export function rmsnormBackward(dX, dY, Y, scales, T, n) {
   for (let t = 0, row = 0; t < T; t++, row += n) {
     let sum = 0;
@@ -148,7 +148,7 @@ export function attentionBackward(block, dq, dk, dv, dmixed, dshares, T, E, head
   }
 }
 
-/** Replace logits (n,) from `start` on by their softmax; returns -log softmax[target]. */
+/** Replace the n logits from `start` on with their softmax; returns -log softmax[target]. */
 export function crossEntropy(logits, start, n, target) {
   let largest = -Infinity;
   for (let i = start; i < start + n; i++) if (logits[i] > largest) largest = logits[i];

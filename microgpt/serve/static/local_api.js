@@ -1,4 +1,4 @@
-// Takes the place of api.js in an exported page, which has no server: its model lies in the page and computes in a worker.
+// Replaces api.js in an exported page, which has no server: the model is part of the page and runs in a worker.
 
 import { WorkerClient } from "./worker_client.js";
 
@@ -14,7 +14,7 @@ export const setKey = () => {};
 export const hasKey = () => false;
 export const onKeyWanted = () => {};
 
-/** The text of a data block of the page. */
+/** Return the text of a data block in the page. */
 const block = (id) => document.getElementById(id).textContent.trim();
 
 function bytes(base64) {
@@ -34,10 +34,13 @@ let content = null;
 /** @returns {Promise<{card: object, description: object}>} */
 const page = () => (content ??= unzipped(block("data-model")).then(JSON.parse));
 
-/** The model's weights: float32, all tensors one after the other in the order of the card. @returns {Promise<ArrayBuffer>} */
+/** The model's weights: float32, all tensors concatenated in the order of the card. @returns {Promise<ArrayBuffer>} */
 export const weights = async () => bytes(block("data-weights")).buffer;
 
-/** The embedded names, one per line, in alphabetical order. Each is stored as how much it shares with the one before. */
+/**
+ * The embedded names, one per line, in alphabetical order. A name is stored as the length of the prefix that it shares
+ * with the previous name (A: 0) and its remaining letters.
+ */
 export async function names() {
   const found = [];
   let last = "";
@@ -48,7 +51,7 @@ export async function names() {
   return found.join("\n");
 }
 
-/** A worker that runs worker.js, whose script lies in the page. */
+/** A worker that runs worker.js, whose script is part of the page. */
 export async function startWorker() {
   const script = await unzipped(block("script-worker"));
   const address = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
@@ -80,7 +83,7 @@ async function told(request) {
   }
 }
 
-/** The events of a text, one by one, as they come. */
+/** Yield the events of a text as they arrive. */
 export async function* stream(body, signal) {
   const events = [];
   let isOver = false;
@@ -93,7 +96,7 @@ export async function* stream(body, signal) {
     isOver = true;
     wake();
   });
-  request.catch(() => {}); // reported below
+  request.catch(() => {}); // handled below
   while (events.length || !isOver) {
     if (events.length) yield events.shift();
     else await new Promise((resolve) => (wake = resolve));

@@ -1,5 +1,5 @@
-// A model that reads a text token by token with a KV cache. Options and formulas are those of model/spec.py. Weights may be
-// float32 or float64; sums are float64.
+// A model that reads a text token by token with a KV cache. Options and formulas are the same as in model/spec.py. Weights
+// may be float32 or float64; sums are float64.
 
 import { hasPositions, kvHeads, mlpWidth, outputTensor } from "./spec.js";
 
@@ -14,12 +14,12 @@ export const ACTIVATIONS = {
   silu: (x) => (x * (1 + Math.tanh(x / 2))) / 2,
 };
 
-/** How an encoding of positions rotates a head's query or key x (D,) at position t. */
+/** Position encoding -> function that rotates a head's query or key x (D,) at position t. */
 const ROTATIONS = { learned: () => {}, rope, none: () => {} };
 
 const NORMS = { rmsnorm, layernorm };
 
-/** A model reading one text. */
+/** Decodes one text with a model. */
 export class Decoder {
   /** @param {Spec} spec @param {Weights} weights */
   constructor(spec, weights) {
@@ -28,9 +28,9 @@ export class Decoder {
     this.position = 0;
     const E = spec.n_embd;
     this.headSize = E / spec.n_head; // D
-    this.keySize = kvHeads(spec) * this.headSize; // features of the keys of a position
+    this.keySize = kvHeads(spec) * this.headSize; // number of features of the keys of a position
     const cache = () => Array.from({ length: spec.n_layer }, () => new Float64Array(spec.block_size * this.keySize));
-    this.keys = cache(); // of each layer (block_size, keySize)
+    this.keys = cache(); // per layer (block_size, keySize)
     this.values = cache();
     this.x = new Float64Array(E); // the residual stream
     this.normed = new Float64Array(E);
@@ -42,7 +42,7 @@ export class Decoder {
     this.attention = [];
   }
 
-  /** Read a token. Returns the logits (V,) of the one after it. */
+  /** Read a token. Returns the logits (V,) of the next token. */
   feed(token) {
     const { spec, weights, x } = this;
     const E = spec.n_embd;
@@ -62,7 +62,7 @@ export class Decoder {
     return cap ? logits.map((logit) => cap * Math.tanh(logit / cap)) : logits;
   }
 
-  /** Attention: this position reads from the earlier ones. */
+  /** Attention: this position reads from itself and from earlier positions. */
   attend(layer) {
     const { spec, normed, q, x } = this;
     const name = `layer${layer}`;
@@ -118,7 +118,7 @@ export class Decoder {
     return shares;
   }
 
-  /** MLP: this position alone. */
+  /** MLP: each position is processed independently. */
   transform(layer) {
     const { spec, normed, hidden, gate, x } = this;
     const activation = ACTIVATIONS[spec.activation];
@@ -155,7 +155,7 @@ function multiply(y, x, W) {
   const n = x.length;
   const even = n - (n % 4);
   for (let o = 0, w = 0; o < y.length; o++) {
-    let a = 0; // four sums, because one would wait for each addition
+    let a = 0; // four sums, because a single sum would wait for each addition
     let b = 0;
     let c = 0;
     let d = 0;
@@ -199,7 +199,7 @@ function rope(x, t, theta) {
   }
 }
 
-/** erf(x) = 2 / sqrt(pi) e^(-x^2) (x + 2 x^3 / 3 + 4 x^5 / 15 + ...), whose terms all have the sign of x. */
+/** erf(x) = 2 / sqrt(pi) e^(-x^2) (x + 2 x^3 / 3 + 4 x^5 / 15 + ...); all terms have the sign of x. */
 function erf(x) {
   if (Math.abs(x) > 6) return Math.sign(x);
   let term = x;
@@ -209,9 +209,9 @@ function erf(x) {
 }
 
 /**
- * Read a whole text (token ids, the first begins it).
- * @returns {{attention: number[][][][], losses: (number | null)[]}} attention [layer][head][t][s], 0 for s > t; nats of
- *   each token, given those before it
+ * Read a whole text (token ids, bos first).
+ * @returns {{attention: number[][][][], losses: (number | null)[]}} attention [layer][head][t][s], 0 for s > t; losses in
+ *   nats of each token, given the tokens before it
  */
 export function readText(spec, weights, tokens) {
   const decoder = new Decoder(spec, weights);

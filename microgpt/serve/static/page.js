@@ -1,5 +1,5 @@
-// A playground for one model: what it would say next, what it looks at, how such a model learns, what it is. No library,
-// no build, no other host.
+// A playground for one model: generation, attention, chat, training and the model card. Uses no library, no build step and
+// no other host.
 
 import { ask, hasKey, onKeyWanted, setKey } from "./api.js";
 import { Attention } from "./attention.js";
@@ -45,7 +45,7 @@ function startTabs() {
 function startKey() {
   onKeyWanted(() => {
     byId("key-form").hidden = false;
-    say("key-why", hasKey() ? "The server does not accept this key." : "This server asks for a key.");
+    say("key-why", hasKey() ? "The server does not accept this key." : "This server requires a key.");
     byId("key").focus();
   });
   byId("key-form").addEventListener("submit", (event) => {

@@ -1,14 +1,14 @@
-// CPython's random.Random: the same numbers from the same seed. MT19937 is by Matsumoto and Nishimura (1998); the methods
-// are those of Modules/_randommodule.c and Lib/random.py of Python 3.11.
+// CPython's random.Random: the same seed gives the same numbers. MT19937 is by Matsumoto and Nishimura (1998); the methods
+// follow Modules/_randommodule.c and Lib/random.py of Python 3.11.
 
-const SIZE = 624; // words of the state
+const SIZE = 624; // number of words in the state
 const SHIFT = 397;
 const UPPER = 0x80000000;
 const LOWER = 0x7fffffff;
 const MATRIX = 0x9908b0df;
 
 export class PythonRandom {
-  /** @param {number | bigint} seed a non-negative whole number; a number must be below 2^53 */
+  /** @param {number | bigint} seed a non-negative integer; if it is a number, less than 2^53 */
   constructor(seed) {
     this.state = new Uint32Array(SIZE);
     this.index = SIZE;
@@ -24,7 +24,7 @@ export class PythonRandom {
     this.seedByArray(key);
   }
 
-  /** @param {number[]} key words of 32 bits, the lowest first (init_by_array) */
+  /** @param {number[]} key words of 32 bits, lowest first (init_by_array) */
   seedByArray(key) {
     const state = this.state;
     state[0] = 19650218;
@@ -53,7 +53,7 @@ export class PythonRandom {
     this.nextGauss = null;
   }
 
-  /** The next 32 bits of the generator. */
+  /** Return the next 32 bits of the generator. */
   bits32() {
     const state = this.state;
     if (this.index === SIZE) {
@@ -70,18 +70,18 @@ export class PythonRandom {
     return (y ^ (y >>> 18)) >>> 0;
   }
 
-  /** A number from 0 to below 1, with 53 random bits. */
+  /** Return a number in [0, 1) with 53 random bits. */
   random() {
     const high = this.bits32() >>> 5;
     return (high * 67108864 + (this.bits32() >>> 6)) / 9007199254740992;
   }
 
-  /** @param {number} count of bits, 1 to 32 */
+  /** @param {number} count number of bits, 1 to 32 */
   getrandbits(count) {
     return this.bits32() >>> (32 - count);
   }
 
-  /** A whole number from 0 to below n, 1 <= n < 2^32 (_randbelow). */
+  /** Return an integer in [0, n), 1 <= n < 2^32 (_randbelow). */
   below(n) {
     const count = 32 - Math.clz32(n);
     let found = this.getrandbits(count);
@@ -97,7 +97,7 @@ export class PythonRandom {
     }
   }
 
-  /** A number from a normal distribution. Equal to Python's up to the last bits of log, sin and cos. */
+  /** Return a number from a normal distribution, equal to Python's up to the last bits of log, sin and cos. */
   gauss(mean, deviation) {
     let z = this.nextGauss;
     this.nextGauss = null;
@@ -110,7 +110,7 @@ export class PythonRandom {
     return mean + z * deviation;
   }
 
-  /** The index that `choices(range(n), weights)[0]` draws. @param {ArrayLike<number>} weights (n,) */
+  /** Return the same index as `choices(range(n), weights)[0]`. @param {ArrayLike<number>} weights (n,) */
   choice(weights) {
     const upTo = new Float64Array(weights.length);
     let total = 0;

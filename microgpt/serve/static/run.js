@@ -1,13 +1,13 @@
-// One text under way: the server's events are kept as they come, and handed out one by one, when they are asked for.
+// A text in progress: the server's events are stored as they arrive and returned one by one on request.
 
 import { stream } from "./api.js";
 
 export class Run {
   constructor(body) {
     this.body = body;
-    this.tokens = []; // come so far
-    this.next = 0; // how many of them were handed out
-    this.end = null; // the last event, once it has come
+    this.tokens = []; // received so far
+    this.next = 0; // number of tokens returned by `take`
+    this.end = null; // the last event, once it has arrived
     this.start = null;
     this.error = null;
     this.stopped = false;
@@ -36,12 +36,12 @@ export class Run {
     this.wake();
   }
 
-  // Whether everything was handed out that will ever come.
+  // Whether `take` will return no more tokens.
   get isOver() {
     return this.stopped || (this.next === this.tokens.length && Boolean(this.end || this.error));
   }
 
-  // The next token; null where no more comes. Raises what went wrong.
+  // Return the next token, or null if there are no more. Throws the error of the request, if any.
   async take() {
     while (!this.stopped && this.next === this.tokens.length) {
       if (this.error) throw this.error;
@@ -52,14 +52,14 @@ export class Run {
   }
 }
 
-// Why a text ended, in words.
+// Return why a text ended, as a sentence.
 export function whyItEnded(run, card) {
   if (run.stopped) return "Stopped.";
   switch (run.end?.stop_reason) {
     case "end":
       return "Ended by the model.";
     case "length":
-      return "It has as many tokens as were asked for.";
+      return "The maximum number of tokens is reached.";
     case "block":
       return `The block of ${card.block_size} tokens is full.`;
     default:

@@ -1,16 +1,16 @@
-// The architecture of a model: its tensors and their shapes, as in model/spec.py. microgpt.py is the default of every option.
+// The architecture of a model: its tensors and their shapes, as in model/spec.py.
 
 /**
  * The architecture of a model: the fields of ModelSpec in model/spec.py.
  * @typedef {object} Spec
  * @property {string} kind gpt or bigram
- * @property {number} vocab_size V, with the token that begins and ends a text
+ * @property {number} vocab_size V, including the token that begins and ends a text
  * @property {number} n_embd E, width of the residual stream; V for a bigram
  * @property {number} n_head H
  * @property {number} n_layer 0 for a bigram
  * @property {number} block_size the maximum number of tokens in the context
- * @property {boolean} tie_lm_head the output matrix is wte
- * @property {boolean} input_rmsnorm a norm on the summed embedding
+ * @property {boolean} tie_lm_head whether wte is also the output matrix
+ * @property {boolean} input_rmsnorm whether the summed embedding is normalized
  * @property {string} activation a key of ACTIVATIONS in model.js
  * @property {string} position learned or a key of ROTATIONS in model.js
  * @property {number} rope_theta
@@ -24,13 +24,13 @@
  * @property {number | null} mlp_width null: 4 E
  * @property {number | null} n_kv_head null: H
  * @property {number | null} logit_softcap
- * @property {number} init_std of the initial weights, when the page trains
+ * @property {number} init_std standard deviation of the initial weights, for training
  * @property {string} residual_init zero: attn_wo and mlp_fc2 start at 0; normal
  */
 
 /** @typedef {Record<string, Float32Array | Float64Array>} Weights tensors by name, row major (outputs, inputs) */
 
-/** Whether wpe is added to the embedding of a token. */
+/** Return whether wpe is added to the embedding of a token. */
 export const hasPositions = (spec) => spec.kind === "gpt" && spec.position === "learned";
 export const kvHeads = (spec) => spec.n_kv_head ?? spec.n_head;
 export const mlpWidth = (spec) => spec.mlp_width ?? 4 * spec.n_embd;
@@ -38,7 +38,7 @@ export const mlpWidth = (spec) => spec.mlp_width ?? 4 * spec.n_embd;
 export const outputTensor = (spec) => (spec.tie_lm_head ? "wte" : "lm_head");
 
 /**
- * The tensors of a model in their order: [name, rows, columns].
+ * Return the tensors of a model in order, as [name, rows, columns].
  * @param {Spec} spec
  * @returns {[string, number, number][]}
  */
@@ -72,7 +72,7 @@ export function shapes(spec) {
   return found;
 }
 
-/** The tensors of a model by name, from the numbers of all of them one after the other. */
+/** Return the tensors of a model by name, given a buffer with all tensors concatenated. */
 export function namedWeights(spec, /** @type {ArrayBuffer} float32 */ buffer) {
   let start = 0;
   const named = shapes(spec).map(([name, rows, columns]) => {

@@ -1,4 +1,4 @@
-// A trained model in this browser: the answers of the server's routes model, attention and stream, computed here.
+// A trained model in this browser, which computes the answers of the server's routes model, attention and stream.
 
 import { byLikelihood, generate } from "./generation.js";
 import { readText } from "./model.js";
@@ -14,8 +14,8 @@ export class TextModel {
    * @param {import("./spec.js").Spec} description.spec
    * @param {string[]} description.chars
    * @param {string[]} description.special
-   * @param {string[]} description.phrases of the style
-   * @param {number} description.bias of the style
+   * @param {string[]} description.phrases phrases of the style
+   * @param {number} description.bias bias of the style
    * @param {number} description.max_new_tokens
    * @param {ArrayBuffer} weights float32, in the order of `shapes`
    */
@@ -40,7 +40,7 @@ export class TextModel {
     return { temperature: body.temperature, topK: body.top_k ?? null, maxTokens, phrases, bias };
   }
 
-  /** The events of the route `stream`. */
+  /** Yield the events of the route `stream`. */
   *stream(body) {
     const { tokens, dropped } = this.prompt(body);
     const policy = this.policy(body, tokens.length);
@@ -58,7 +58,7 @@ export class TextModel {
     return { type: "token", ...described(id), candidates: likeliest.filter((each) => probs[each] > 0).map(described) };
   }
 
-  /** The answer of the route `attention`. */
+  /** Return the answer of the route `attention`. */
   attention({ text, messages }) {
     const { tokenizer, spec } = this;
     const tokens = messages

@@ -1,10 +1,10 @@
-// Characters to token ids and back, and conversations to prompts, as data/tokenizer.py and data/conversations.py do it.
-// The sorted characters are ids 0 .. n - 1, then come a chat model's special tokens, and last the one that begins and
-// ends a text (bos).
+// Convert characters to token ids and back, and conversations to prompts, as in data/tokenizer.py and
+// data/conversations.py. The sorted characters have the ids 0 .. n - 1, followed by a chat model's special tokens and by
+// the token that begins and ends a text (bos).
 
 const ANSWER_SHARE = 4; // 1/4 of the block is reserved for an answer
 const MIN_PROMPT = 5; // tokens: bos, user, one character, end_turn, assistant
-const MAX_SHOWN = 200; // characters of a text that an error repeats
+const MAX_SHOWN = 200; // maximum number of characters of the text in an error message
 
 /** @typedef {{role: "user" | "assistant", content: string}} Message */
 
@@ -19,11 +19,11 @@ export class Tokenizer {
     this.special = new Map(special.map((name, i) => [name, chars.length + i]));
     this.bos = chars.length + special.length;
     this.size = this.bos + 1;
-    this.ends = new Set([this.bos, ...this.special.values()]); // tokens that end a generation
+    this.ends = new Set([this.bos, ...this.special.values()]); // tokens that end generation
     this.names = new Map([...this.special, ["bos", this.bos]].map(([name, id]) => [id, name]));
   }
 
-  /** A tokenizer of all characters that occur in the texts, in the order of their code points. */
+  /** Return a tokenizer for all characters that occur in the texts, in the order of their code points. */
   static of(texts) {
     const chars = new Set();
     for (const text of texts) for (const char of text) chars.add(char);
@@ -34,7 +34,7 @@ export class Tokenizer {
     return this.special.size > 0;
   }
 
-  /** Token ids of a text, without bos. Throws UserError for unknown characters; `name` is the text's in the message. */
+  /** Return the token ids of a text, without bos. Throws UserError for unknown characters, with `name` in the message. */
   encode(text, name = "text") {
     const chars = [...text];
     const unknown = [...new Set(chars)].filter((char) => !this.ids.has(char));
@@ -52,7 +52,7 @@ export class Tokenizer {
     return [...ids].map((id) => this.chars[id] ?? "").join("");
   }
 
-  /** A token as the page shows it. */
+  /** Return a token in the form that the page shows. */
   token(id) {
     return { id, text: this.chars[id] ?? "", special: this.names.get(id) ?? null };
   }
@@ -63,13 +63,13 @@ export class Tokenizer {
   }
 }
 
-/** A text in quotes, with control characters escaped. */
+/** Return a text in quotes, with control characters escaped. */
 const quoted = (text) => {
   const escaped = JSON.stringify(text).slice(1, -1).replaceAll('\\"', '"');
   return text.includes("'") ? `"${escaped}"` : `'${escaped}'`;
 };
 
-/** bos and the text's tokens. Throws UserError for unknown characters and a text that is too long. */
+/** Return bos and the tokens of a text. Throws UserError for unknown characters and a text that is too long. */
 export function encodePrompt(text, tokenizer, blockSize, name) {
   const tokens = [tokenizer.bos, ...tokenizer.encode(text, name)];
   if (tokens.length > blockSize) {
@@ -81,10 +81,10 @@ export function encodePrompt(text, tokenizer, blockSize, name) {
 export const promptRoom = (blockSize) => blockSize - Math.floor(blockSize / ANSWER_SHARE);
 
 /**
- * The prompt of a conversation, [bos] + turns + [assistant], without what does not fit: oldest turns first, then the
- * beginning of the last turn. Throws UserError if the last turn is not the user's or is empty.
+ * Return the prompt of a conversation, [bos] + turns + [assistant]. If it is too long, the oldest turns are dropped first,
+ * then the beginning of the last turn. Throws UserError if the last turn is empty or not the user's.
  * @param {Message[]} messages
- * @returns {{tokens: number[], dropped: number}} dropped: how many tokens did not fit
+ * @returns {{tokens: number[], dropped: number}} dropped: number of tokens that did not fit
  */
 export function encodeConversation(messages, tokenizer, blockSize) {
   requireChat(tokenizer);
@@ -112,7 +112,7 @@ export function encodeConversation(messages, tokenizer, blockSize) {
   };
 }
 
-/** The tokens of a conversation, whoever spoke last. Throws UserError if it does not fit the block. */
+/** Return the tokens of a conversation, which may end with any role. Throws UserError if it does not fit the block. */
 export function encodeWhole(messages, tokenizer, blockSize) {
   requireChat(tokenizer);
   const tokens = [tokenizer.bos, ...messages.flatMap((message) => tokenizer.encodeTurn(message))];

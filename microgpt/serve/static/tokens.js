@@ -1,4 +1,4 @@
-// Tokens as people see them: a glyph, a name, a chip that is filled as high as its share.
+// The display of tokens: a glyph, a name, and a chip that is filled in proportion to a share.
 
 import { make } from "./dom.js";
 
@@ -9,7 +9,7 @@ const SPECIAL = {
   assistant: ["assistant", "the assistant’s turn"],
   end_turn: ["end", "end of turn"],
 };
-// What a text begins with also ends it
+// The token that begins a text also ends it
 const ENDING = { ...SPECIAL, bos: ["end", "end of text"] };
 
 function described(token, drawn) {
@@ -22,7 +22,7 @@ function described(token, drawn) {
   return [token.text, token.text];
 }
 
-// One character for every token, where room is scarce.
+// One character per token, for narrow places.
 const LETTERS = { bos: "S", user: "U", assistant: "A", end_turn: "E" };
 export function narrow(token) {
   if (!token.special) return make("span", { text: glyph(token).length > 2 ? "·" : glyph(token) });
@@ -32,7 +32,7 @@ export function narrow(token) {
 export const glyph = (token, drawn = false) => described(token, drawn)[0];
 export const name = (token, drawn = false) => described(token, drawn)[1];
 
-// A share as a whole percentage that never says 0 or 100 for what is not quite.
+// Return a share as a whole percentage; only exact shares are shown as 0% or 100%.
 export function percent(share) {
   if (share > 0 && share < 0.005) return "<1%";
   if (share < 1 && share > 0.995) return ">99%";
@@ -46,10 +46,10 @@ export function exactPercent(share) {
   return `${shown} %`;
 }
 
-// A token with a figure under it; `share` (0 to 1) says how high it is filled. A button where it can be chosen; `label` is
-// said after what is seen.
+// Return a token with a figure below it, filled in proportion to `share` (0 to 1). With `button` the token can be
+// selected; `label` is appended to its accessible name.
 export function chip(token, { figure = "", share = 0, drawn = false, label = "", button = true } = {}) {
-  // What is seen comes first, so that a voice command can say it; then what it is called, where that differs.
+  // The accessible name begins with the visible text, for voice control, followed by the token's name if it differs.
   const seen = glyph(token, drawn);
   const called = name(token, drawn) === seen ? [] : [name(token, drawn)];
   const said = [`${seen} ${figure}`, ...called, label].join(", ");
@@ -74,9 +74,9 @@ export function press(container, chosen) {
   }
 }
 
-const NEXT_TO_NOTHING = 1e-9; // what the server rounds to 0: no candidate is impossible
+const NEXT_TO_NOTHING = 1e-9; // shown for a probability that the server rounds to 0; no candidate is impossible
 
-// What a token was drawn from: bars with percentages, the drawn one marked, and what is left over.
+// Return the candidates for a token: bars with percentages, the drawn token marked, and the share of all others.
 export function candidateTable(token, position) {
   const rows = [...token.candidates];
   if (!rows.some((each) => each.id === token.id)) rows.push(token);

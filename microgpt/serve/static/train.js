@@ -1,4 +1,4 @@
-// Train: a model learns in this browser, in a worker. Its losses, samples and attention are shown as it learns.
+// Train: a model is trained in this browser, in a worker. Losses, samples and attention are shown during training.
 
 import { names, startWorker, weights } from "./api.js";
 import { Curve, numbers } from "./curve.js";
@@ -7,21 +7,21 @@ import { TrainForm } from "./train_form.js";
 import { explainStep, showHeads, showTokenLosses } from "./train_pictures.js";
 import { WorkerClient } from "./worker_client.js";
 
-const MEAN = 50; // steps whose losses the bold line averages
-const POINTS = 500; // of a line at most
-const ROWS = 40; // of the table at most
+const MEAN = 50; // number of steps averaged in the bold line
+const POINTS = 500; // maximum number of points in a line
+const ROWS = 40; // maximum number of rows in the table
 const grouped = (number) => number.toLocaleString("en");
 
 export class Train {
   constructor(card) {
     this.card = card;
-    this.client = null; // the worker; it holds one training
-    this.key = null; // what the training was started with
-    this.losses = []; // of all its steps
+    this.client = null; // the worker, which holds one training session
+    this.key = null; // the options of the current session, as JSON
+    this.losses = []; // of all steps of the session
     this.isOver = false;
     this.isBusy = false;
-    this.pause = null; // an AbortController while it runs
-    this.epoch = 0; // counts the resets: what was begun before one is dropped
+    this.pause = null; // an AbortController while training runs
+    this.epoch = 0; // number of resets; results of work that began before a reset are discarded
     this.curve = new Curve(byId("train-curve"));
     this.form = new TrainForm(card);
     byId("train-form").addEventListener("submit", (event) => {
@@ -31,7 +31,7 @@ export class Train {
     });
     submitOnEnter(byId("train-form"));
     byId("train-lines").addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.ctrlKey) event.stopPropagation(); // begins a line
+      if (event.key === "Enter" && !event.ctrlKey) event.stopPropagation(); // begins a new line
     });
     byId("train-one").addEventListener("click", () => this.step());
     byId("train-reset").addEventListener("click", () => this.reset());
@@ -39,7 +39,7 @@ export class Train {
     byId("train-watch").addEventListener("change", () => this.watch());
   }
 
-  /** Start a training, unless the one there was started with the same fields and has not ended. */
+  /** Start a session, unless the current one was started with the same fields and has not ended. */
   async prepare() {
     const body = this.form.body();
     if (!body) return false;
@@ -72,7 +72,7 @@ export class Train {
     return true;
   }
 
-  /** Do something with the training, unless it is busy; an error is shown. */
+  /** Do some work with the session, unless it is busy; show errors. */
   async attempt(work) {
     if (this.isBusy) return;
     const { epoch } = this;
@@ -119,7 +119,7 @@ export class Train {
     });
   }
 
-  /** The training in words. */
+  /** Return a description of the session. */
   described() {
     const { spec, parameters, documents, cut } = this.started;
     const cutShort = cut ? `, of which ${grouped(cut)} are cut to the block` : "";
@@ -142,7 +142,7 @@ export class Train {
     byId("train-result").hidden = true;
     byId("train-reset").disabled = true;
     say("train-progress", "");
-    say("train-status", "The training is forgotten.");
+    say("train-status", "The training was reset.");
     this.showButtons();
     byId("train-run").focus();
   }
@@ -205,7 +205,7 @@ export class Train {
     }
   }
 
-  /** Watch the text of the earlier training in a new one, if its characters are known. */
+  /** Watch the text of the previous session in the new one, if its characters are known. */
   async watchAgain() {
     if (!this.watched) return;
     try {
@@ -225,7 +225,7 @@ export class Train {
 
 const average = (numbers) => numbers.reduce((sum, number) => sum + number, 0) / numbers.length;
 
-/** [step, mean of the `width` losses up to it] of one step in `every`. */
+/** Return [step, mean of the last `width` losses] for one step in `every`. */
 function points(losses, every, width) {
   const found = [];
   for (let step = every; step <= losses.length; step += every) {

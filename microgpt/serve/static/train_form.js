@@ -1,11 +1,11 @@
-// The fields of Train: what a training is started with.
+// The fields of Train: the options of a training session.
 
 import { byId, complain, mistake, say } from "./dom.js";
 
-const LR_OF_TRAINED = 0.001; // to train on from weights that have learnt something
+const LR_OF_TRAINED = 0.001; // for continuing from trained weights
 const GPT_ALONE = ["n_embd", "n_head", "n_layer", "activation"];
 const SHAPE = ["kind", ...GPT_ALONE, "block_size", "input_rmsnorm", "tie_lm_head"];
-// The rest of a spec: microgpt.py's
+// The other fields of a spec, as in microgpt.py
 const MICROGPT = {
   init_std: 0.08,
   residual_init: "normal",
@@ -34,7 +34,7 @@ export class TrainForm {
     this.showFields();
   }
 
-  /** Fill in the model's own shape and a smaller learning rate, or again what was there before. */
+  /** Fill in the model's shape and a smaller learning rate, or restore the previous fields. */
   choose() {
     if (byId("train-start").value === "model") {
       this.before = { shape: chosenShape(), lr: byId("train-lr").value };
@@ -47,7 +47,7 @@ export class TrainForm {
     this.showFields();
   }
 
-  /** Show the fields that the choices leave open. */
+  /** Show and enable the fields that apply to the selected options. */
   showFields() {
     const isModel = byId("train-start").value === "model";
     const isBigram = byId("train-kind").value === "bigram";
@@ -55,12 +55,12 @@ export class TrainForm {
     for (const name of SHAPE) field(name).disabled = isModel;
     for (const name of GPT_ALONE) field(name).disabled = isModel || isBigram;
     const hint = isModel
-      ? "The optimizer starts anew: with a learning rate well above 0.001 the model forgets at first. The other tabs keep the weights as they were."
+      ? "The optimizer starts from zero: with a learning rate well above 0.001, the model forgets at first. The other tabs keep the original weights."
       : (this.card.not_trainable ?? "");
     say("train-start-hint", hint);
   }
 
-  /** What the fields ask for; null, and said, if they cannot be used. */
+  /** Return the options in the fields. If a field is invalid, show an error and return null. */
   body() {
     const wrong = mistake(byId("train-form"));
     complain("train-error", wrong);
@@ -83,7 +83,7 @@ export class TrainForm {
   }
 }
 
-/** The values of the fields of a model's shape. */
+/** Return the values of the shape fields. */
 function chosenShape() {
   const value = ({ type, value, checked }) => ({ number: Number(value), checkbox: checked })[type] ?? value;
   return { ...Object.fromEntries(SHAPE.map((key) => [key, value(field(key))])), ...MICROGPT };

@@ -1,4 +1,4 @@
-// Pictures of a training: attention maps, the loss of each token, and what one step did to each tensor.
+// Pictures of training: attention maps, the loss of each token, and the effect of one step on each tensor.
 
 import { byId, make, say } from "./dom.js";
 import { paint, paintSigned } from "./heat.js";
@@ -6,7 +6,7 @@ import { chip } from "./tokens.js";
 
 const FULL = 5; // nats at which a token's chip is full
 
-/** Chips of a text, each as full as its loss is high; the first token has none. */
+/** Show a text as chips that are filled in proportion to the token's loss; the first token has no loss. */
 export function showTokenLosses(place, tokens, losses) {
   const chips = tokens.map((token, i) => {
     const loss = losses[i];
@@ -22,7 +22,7 @@ export function showTokenLosses(place, tokens, losses) {
   place.replaceChildren(...chips);
 }
 
-/** The map of every head. @param {number[][][][]} attention [layer][head][t][s] */
+/** Show the map of every head. @param {number[][][][]} attention [layer][head][t][s] */
 export function showHeads(place, attention) {
   const layers = attention.map((heads, layer) => {
     const maps = make("div", { class: "maps" });
@@ -38,11 +38,11 @@ export function showHeads(place, attention) {
     });
     return make("div", { class: "layer" }, make("h3", { text: `Layer ${layer + 1}` }), maps);
   });
-  if (!layers.length) layers.push(make("p", { text: "This model has no heads: it looks at the last token alone." }));
+  if (!layers.length) layers.push(make("p", { text: "This model has no heads: it looks only at the last token." }));
   place.replaceChildren(...layers);
 }
 
-/** Show one step of a training: its document, and each tensor's gradient and update. */
+/** Show one training step: its document, and each tensor's gradient and update. */
 export function explainStep({ step, loss, lr, tokens, losses, tensors }) {
   say("train-step-title", `Step ${step}: loss ${loss.toFixed(4)}, learning rate ${Number(lr.toPrecision(4))}`);
   showTokenLosses(byId("train-step-tokens"), tokens, [null, ...losses]);

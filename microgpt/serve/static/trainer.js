@@ -1,6 +1,6 @@
-// Training in float64: forward pass, hand-written backward pass and Adam over flat arrays. The formulas are those of
-// engines/scalar, for microgpt.py and the bigram: of the options of a model tie_lm_head, input_rmsnorm and two activations.
-// T is the number of positions of an example.
+// Training in float64: forward pass, hand-written backward pass and Adam over flat arrays. The formulas are the same as in
+// engines/scalar, for microgpt.py's model and the bigram; the supported options are tie_lm_head, input_rmsnorm and two
+// activations. T is the number of positions of an example.
 
 import {
   attention,
@@ -14,7 +14,7 @@ import {
 import { ACTIVATIONS } from "./model.js";
 import { outputTensor, shapes } from "./spec.js";
 
-/** The derivatives of the activations; that of relu at 0 is 0. */
+/** The derivatives of the activations; the derivative of relu at 0 is 0. */
 const SLOPES = { relu: (x) => (x > 0 ? 1 : 0), relu_squared: (x) => (x > 0 ? 2 * x : 0) };
 
 /** @typedef {import("./spec.js").Spec} Spec */
@@ -26,7 +26,7 @@ const SLOPES = { relu: (x) => (x > 0 ? 1 : 0), relu_squared: (x) => (x > 0 ? 2 *
  * @property {number} eps
  */
 
-/** Initial values of every tensor, drawn in microgpt.py's order. @returns {Record<string, Float64Array>} */
+/** Return the initial weights of every tensor, drawn in microgpt.py's order. @returns {Record<string, Float64Array>} */
 export function initialWeights(/** @type {Spec} */ spec, /** @type {PythonRandom} */ random) {
   /** @type {Record<string, Float64Array>} */
   const weights = {};
@@ -35,11 +35,11 @@ export function initialWeights(/** @type {Spec} */ spec, /** @type {PythonRandom
     const deviation = startsAtZero ? 0 : spec.init_std;
     weights[name] = Float64Array.from({ length: rows * columns }, () => random.gauss(0, deviation));
   }
-  if (spec.tie_lm_head) delete weights.lm_head; // drawn all the same, so that the other tensors have the same values
+  if (spec.tie_lm_head) delete weights.lm_head; // drawn nevertheless, so that the other tensors have the same weights
   return weights;
 }
 
-/** What the backward pass of one block needs from the forward pass. */
+/** The values of one block's forward pass that its backward pass needs. */
 class Block {
   constructor(spec, length) {
     const matrix = (columns) => new Float64Array(length * columns);
@@ -54,7 +54,7 @@ class Block {
     this.middle = matrix(E); // the residual stream between attention and MLP
     this.normed2 = matrix(E);
     this.scale2 = matrix(1);
-    this.before = matrix(4 * E); // the activation's input and output
+    this.before = matrix(4 * E); // input and output of the activation function
     this.after = matrix(4 * E);
     this.out = matrix(E);
   }
@@ -71,7 +71,7 @@ export class Trainer {
     this.adam = adam;
     const sizes = shapes(spec).map(([, rows, columns]) => rows * columns);
     const count = sizes.reduce((sum, size) => sum + size, 0);
-    this.parameters = new Float64Array(count); // all tensors, one after the other
+    this.parameters = new Float64Array(count); // all tensors, concatenated
     this.gradients = new Float64Array(count);
     this.m = new Float64Array(count); // Adam's moments
     this.v = new Float64Array(count);
@@ -85,7 +85,7 @@ export class Trainer {
       this.weights[name].set(weights[name]);
       start += rows * columns;
     }
-    this.losses = new Float64Array(spec.block_size); // of the last example's targets
+    this.losses = new Float64Array(spec.block_size); // losses of the last example's targets
     this.allocate();
   }
 
@@ -108,8 +108,8 @@ export class Trainer {
   }
 
   /**
-   * One step: forward, backward, update. A loss that is not finite changes nothing.
-   * @param {Int32Array[]} batch examples: token ids, each of which but the last predicts its successor
+   * Train one step: forward pass, backward pass, update. A step with a non-finite loss changes nothing.
+   * @param {Int32Array[]} batch examples: token ids; every token except the last predicts its successor
    * @param {number} step counted from 0
    * @param {number} lr
    * @returns {number} the mean loss over the batch's targets, in nats
@@ -120,7 +120,7 @@ export class Trainer {
     return loss;
   }
 
-  /** Set `gradients` to those of the batch's mean loss, and return it. */
+  /** Set `gradients` to the gradients of the batch's mean loss, and return this loss. */
   backward(batch) {
     this.gradients.fill(0);
     const targets = batch.reduce((sum, tokens) => sum + tokens.length - 1, 0);
@@ -170,7 +170,7 @@ export class Trainer {
     return block.out;
   }
 
-  /** Add the gradient of share * (the sum of the example's losses). */
+  /** Add the gradient of share * (sum of the example's losses). */
   backwardExample(tokens, share) {
     const { spec, weights, grads, probs, dx } = this;
     const [T, E, V] = [tokens.length - 1, spec.n_embd, spec.vocab_size];
@@ -194,7 +194,7 @@ export class Trainer {
     if (grads.wpe) for (let i = 0; i < T * E; i++) grads.wpe[i] += dx[i];
   }
 
-  /** Turn dx from the gradient of the block's output into that of its input. */
+  /** Replace dx, the gradient of the block's output, with the gradient of its input. */
   backwardBlock(block, layer, T) {
     const { spec, weights, grads, dx, dnormed, dhidden, dq, dk, dv, dmixed } = this;
     const E = spec.n_embd;

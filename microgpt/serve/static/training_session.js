@@ -1,5 +1,5 @@
-// Training microgpt on lines of text: what a seed determines, the steps, and what can be watched meanwhile. As
-// training/from_config.py does it: shuffle the documents, draw the weights, then train one batch after the other.
+// Training microgpt on lines of text: the initial state, the steps, and the samples and attention shown during training. As
+// in training/from_config.py, the documents are shuffled first, then the weights are drawn, then batches are trained.
 
 import { drawText } from "./generation.js";
 import { readText } from "./model.js";
@@ -8,10 +8,10 @@ import { namedWeights, shapes } from "./spec.js";
 import { Tokenizer, UserError } from "./tokenizer.js";
 import { initialWeights, Trainer } from "./trainer.js";
 
-const ADAM = { beta1: 0.85, beta2: 0.99, eps: 1e-8 }; // microgpt.py's
+const ADAM = { beta1: 0.85, beta2: 0.99, eps: 1e-8 }; // as in microgpt.py
 const SAMPLES = { temperature: 0.5, topK: null, maxTokens: null, phrases: [], bias: 0 };
 const PREVIEW_TIME = 200; // milliseconds
-const MAX_SHOWN = 20; // unknown characters that an error names
+const MAX_SHOWN = 20; // maximum number of unknown characters in an error message
 
 /**
  * @typedef {object} TrainingOptions
@@ -19,10 +19,10 @@ const MAX_SHOWN = 20; // unknown characters that an error names
  * @property {number} seed
  * @property {number} steps
  * @property {number} lr learning rate of the first step; it falls linearly to 0
- * @property {number} batch_size documents in a step
- * @property {object} shape the spec without vocab_size; for a bigram without n_embd, too
- * @property {string[] | null} chars the vocabulary of the model to train on; null: that of the text
- * @property {ArrayBuffer | null} weights to train on from, float32; null: random ones
+ * @property {number} batch_size documents per step
+ * @property {object} shape the spec without vocab_size and, for a bigram, without n_embd
+ * @property {string[] | null} chars the vocabulary of the starting model; null: the characters of the text
+ * @property {ArrayBuffer | null} weights the starting weights, float32; null: random weights
  */
 
 export class TrainingSession {
@@ -30,7 +30,7 @@ export class TrainingSession {
   constructor(options) {
     this.options = options;
     const documents = documentsOf(options.text);
-    if (!documents.length) throw new UserError("There is no line to train on: write or paste at least one.");
+    if (!documents.length) throw new UserError("There are no lines to train on: write or paste at least one.");
     this.tokenizer = options.chars ? new Tokenizer(options.chars) : Tokenizer.of(documents);
     const unknown = [...new Set(documents.join(""))].filter((char) => !this.tokenizer.ids.has(char));
     if (unknown.length) {
@@ -48,18 +48,18 @@ export class TrainingSession {
       throw new UserError(`The width must be a multiple of the number of heads: ${width} is not a multiple of ${heads}.`);
     }
     this.examples = documents.map((text) => this.example(text));
-    this.cut = documents.filter((text) => [...text].length + 1 > this.spec.block_size).length; // documents cut short
+    this.cut = documents.filter((text) => [...text].length + 1 > this.spec.block_size).length; // truncated documents
     this.random = new PythonRandom(options.seed);
     this.order = documents.map((_, i) => i);
     this.random.shuffle(this.order);
-    const drawn = initialWeights(this.spec, this.random); // drawn in any case: the samples' numbers come after them
+    const drawn = initialWeights(this.spec, this.random); // always drawn, because the samples use the numbers after them
     const weights = options.weights ? namedWeights(this.spec, options.weights) : drawn;
     this.trainer = new Trainer(this.spec, weights, ADAM);
-    this.done = 0; // steps
+    this.done = 0; // number of completed steps
     this.watched = this.examples[this.order[0]].slice(0, -1);
   }
 
-  /** bos + characters + bos, cut to block_size targets. */
+  /** Return bos + characters + bos, cut to block_size targets. */
   example(text) {
     const { bos } = this.tokenizer;
     return Int32Array.from([bos, ...this.tokenizer.encode(text), bos].slice(0, this.spec.block_size + 1));
@@ -69,7 +69,7 @@ export class TrainingSession {
     return this.done >= this.options.steps;
   }
 
-  /** The examples of a step; after the last document the first follows again. */
+  /** Return the examples of a step; documents are repeated cyclically. */
   batch(step) {
     const { batch_size: size } = this.options;
     return Array.from({ length: size }, (_, i) => this.examples[this.order[(step * size + i) % this.order.length]]);
@@ -79,7 +79,7 @@ export class TrainingSession {
     return this.options.lr * (1 - this.done / this.options.steps);
   }
 
-  /** Train one step. Returns its loss; throws if that is not finite. */
+  /** Train one step. Returns the loss; throws if it is not finite. */
   step() {
     const loss = this.trainer.step(this.batch(this.done), this.done, this.lr);
     if (!Number.isFinite(loss)) {
@@ -89,7 +89,7 @@ export class TrainingSession {
     return loss;
   }
 
-  /** Train one step and describe it: its documents, and each tensor's gradient and update. */
+  /** Train one step and return its last document, and each tensor's gradient and update. */
   explainedStep() {
     const { trainer } = this;
     const before = trainer.parameters.slice();
@@ -111,8 +111,8 @@ export class TrainingSession {
   }
 
   /**
-   * Texts that the model would write now; the same random numbers each time, so that only the model differs. Fewer than
-   * `count` if a large model takes long for them.
+   * Return samples of the current model, always drawn with the same random numbers, so that only the model differs. A slow
+   * model returns fewer than `count`.
    */
   preview(count) {
     const random = new PythonRandom(this.options.seed);
@@ -122,7 +122,7 @@ export class TrainingSession {
     return texts;
   }
 
-  /** Texts drawn from the numbers that follow the initial weights, as microgpt.py does after training. */
+  /** Return samples drawn with the random numbers that follow the initial weights, as in microgpt.py after training. */
   samples(count) {
     return Array.from({ length: count }, () => this.draw(this.random));
   }
@@ -131,12 +131,12 @@ export class TrainingSession {
     return drawText(this.spec, this.trainer.weights, this.tokenizer, SAMPLES, random);
   }
 
-  /** Choose the text whose attention is watched. Throws UserError for unknown characters. */
+  /** Set the text whose attention is shown. Throws UserError for unknown characters. */
   watch(text) {
     this.watched = this.example(text).slice(0, -1);
   }
 
-  /** The watched text's tokens, attention [layer][head][t][s] and losses. */
+  /** Return the watched text's tokens, attention [layer][head][t][s] and losses. */
   attention() {
     const tokens = [...this.watched];
     const described = tokens.map((id) => this.tokenizer.token(id));

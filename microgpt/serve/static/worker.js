@@ -1,4 +1,4 @@
-// The Web Worker of the page: training on both pages, and on the exported one the model itself. Requests are
+// The page's Web Worker: it trains on both pages and, on the exported page, also runs the model. Requests are
 // {id, type, body}; answers are {id, event}, then {id, result} or {id, error}. "cancel" ends a request early.
 
 import { TextModel } from "./text_model.js";
@@ -7,10 +7,10 @@ import { TrainingSession } from "./training_session.js";
 
 const TURN = 25; // milliseconds of computing between two turns of the event loop
 const NEWS = 100; // milliseconds between two reports of losses
-const PICTURES = 700; // milliseconds between two reports of samples and attention, at least
-const SHARE = 5; // and at least this multiple of the time that computing them took
-const PREVIEW = 10; // samples in a report
-const FINAL = 20; // samples after the last step, as in microgpt.py
+const PICTURES = 700; // minimum milliseconds between two reports of samples and attention
+const SHARE = 5; // minimum interval between these reports, as a multiple of the time taken to compute them
+const PREVIEW = 10; // number of samples in a report
+const FINAL = 20; // number of samples after the last step, as in microgpt.py
 
 let model = null;
 let training = null;
@@ -41,7 +41,7 @@ const handlers = {
     return { parameters, spec, documents: examples.length, cut, ...pictures() };
   },
 
-  // Train until the last step, or until the request is cancelled.
+  // Train until the last step or until the request is cancelled.
   async train(_, { post, isCancelled }) {
     let losses = [];
     let seconds = 0; // spent in steps
@@ -87,7 +87,7 @@ const handlers = {
 
 const pictures = () => ({ preview: training.preview(PREVIEW), attention: training.attention() });
 
-// A message to oneself, because setTimeout(0) waits for 4 ms.
+// Waits for a message to the worker itself, because setTimeout(0) waits for 4 ms.
 const channel = new MessageChannel();
 const sleeping = [];
 channel.port1.onmessage = () => sleeping.shift()();

@@ -1,22 +1,22 @@
-// Requests to worker.js, and its answers.
+// Requests to worker.js, and the answers.
 
 export class WorkerClient {
   /** @param {Worker} worker */
   constructor(worker) {
     this.worker = worker;
     this.count = 0;
-    this.waiting = new Map(); // of requests by id
+    this.waiting = new Map(); // pending requests by id
     this.isDead = false;
     worker.addEventListener("message", ({ data }) => this.receive(data));
     worker.addEventListener("error", (event) => this.fail(event.message));
   }
 
   /**
-   * Send a request. Resolves with its result; rejects with the worker's sentence.
+   * Send a request. Resolves with the result; rejects with the worker's error message.
    * @param {string} type a handler of worker.js
    * @param {object} [body]
    * @param {(event: any) => void} [onEvent]
-   * @param {AbortSignal} [signal] ends the request early; its result still comes
+   * @param {AbortSignal} [signal] ends the request early; the result still arrives
    */
   ask(type, body, onEvent = () => {}, signal = undefined) {
     if (this.isDead) return Promise.reject(new Error("The worker has ended."));
@@ -51,6 +51,6 @@ export class WorkerClient {
   end() {
     this.worker.terminate();
     this.isDead = true;
-    this.waiting.clear(); // their promises stay open: whoever ended the worker wants no answer
+    this.waiting.clear(); // the promises stay pending, because the caller that ended the worker needs no answer
   }
 }
