@@ -213,7 +213,7 @@ def build(dtype: str, kept: Path | None, chosen: Sequence[Any], progress: "Progr
 
 
 def compile_one(dispatcher: Any, dtype: str) -> None:
-    """Compile a kernel; if only kernels call it, with little optimization, because it is optimized again in its callers."""
+    """Compile a kernel, with little optimization if only kernels call it: it is optimized again in its callers."""
     before = config.OPT  # pyright: ignore[reportAttributeAccessIssue]
     if not is_entry(dispatcher.py_func):
         config.OPT = type(before)(1)  # pyright: ignore[reportAttributeAccessIssue]
