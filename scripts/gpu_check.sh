@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Checks and measures the torch engine on a GPU in at most eight minutes; PyTorch is all that the machine must have.
+# Checks and measures the PyTorch engine on a GPU in at most eight minutes. The machine only needs PyTorch.
 #
-#   bash scripts/gpu_check.sh --collect-wheels DIR      with a network: the other packages as wheels (20 MB; for Python
-#                                                       3.12 on x86_64: --python 3.13, --machine aarch64 change that)
-#   bash scripts/gpu_check.sh --wheels DIR              without a network: uses them where packages are missing
-#   bash scripts/gpu_check.sh --nanogpt-dir DIR         beside nanoGPT, from a checkout
-#   bash scripts/gpu_check.sh --device cpu --quick      the CPU in the GPU's place, in seconds
-#   bash scripts/gpu_check.sh --options                 every option
+#   bash scripts/gpu_check.sh --collect-wheels DIR      with a network: collects the other packages as wheels (20 MB,
+#                                                       for Python 3.12 on x86_64, or --python, --machine)
+#   bash scripts/gpu_check.sh --wheels DIR              without a network: uses these wheels for missing packages
+#   bash scripts/gpu_check.sh --nanogpt-dir DIR         also measures nanoGPT, from a checkout
+#   bash scripts/gpu_check.sh --device cpu --quick      uses the CPU instead of a GPU; takes seconds
+#   bash scripts/gpu_check.sh --options                 lists every option
 #
-# Parts, each with its own time limit: doctor (scripts/nvidia_doctor.sh); the compliance suite's tests of this device;
-# many small models side by side; a profile of their steps; sampling; training beside nanoGPT. A part that fails or
-# runs out of time does not stop the others. results/gpu_check_<UTC>/ has report.md and results.json, both written
-# after every measurement, and log.txt. Nothing is installed or downloaded, except by --collect-wheels.
+# The parts have separate time limits: doctor (scripts/nvidia_doctor.sh); the compliance suite on this device; many
+# small models side by side; a profile of their steps; sampling; training, compared with nanoGPT. A part that fails or
+# runs out of time does not stop the others. results/gpu_check_<UTC>/ contains report.md and results.json, which are
+# written after every measurement, and log.txt. Nothing is installed or downloaded, except with --collect-wheels.
 #
-# Variables: PYTHON (default: python, else python3, on PATH).
+# Variables: PYTHON (default: python or python3 on PATH).
 # Exit codes: 0 all parts completed; 1 a part failed; 2 an invalid option; 124 a part ran out of time, none failed.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
@@ -28,7 +28,7 @@ if [ -z "$python" ]; then
   command -v python >/dev/null 2>&1 || python=python3
 fi
 command -v "$python" >/dev/null 2>&1 || {
-  echo "error: there is no Python: $python cannot be run" >&2
+  echo "error: Python was not found: $python cannot be run" >&2
   exit 1
 }
 case ${1:-} in
@@ -43,7 +43,7 @@ wheels=''
 if [ "${1:-}" = --wheels ]; then
   wheels=${2:-}
   [ -n "$wheels" ] || {
-    echo 'error: --wheels names no folder' >&2
+    echo 'error: --wheels needs a folder' >&2
     exit 2
   }
   shift 2

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Checks whether microgpt can train on this machine's NVIDIA GPU: a line for each check; the last line is the verdict.
+# Checks whether microgpt can train on the NVIDIA GPU of this machine. Prints a line for each check, then a verdict.
 #
-#   bash scripts/nvidia_doctor.sh                  the GPU is required
-#   REQUIRE_GPU=0 bash scripts/nvidia_doctor.sh    the same verdict, exit code 0
+#   bash scripts/nvidia_doctor.sh                  a GPU is required
+#   REQUIRE_GPU=0 bash scripts/nvidia_doctor.sh    prints the same verdict, but exits with code 0
 #
-# The verdict is OK only if a small training by PyTorch and one by microgpt have both run on the GPU. Nothing is
-# installed or downloaded, and no file remains.
+# The verdict is OK only if a small training with PyTorch and one with microgpt have both run on the GPU. Nothing is
+# installed or downloaded, and no files are left behind.
 #
-# Variables: REQUIRE_GPU=1|0 (default 1); PYTHON (default: python, else python3, on PATH); DOCTOR_TIMEOUT (time
-# limit of a check in seconds, default 180).
-# Exit codes: 0 the GPU is usable, or REQUIRE_GPU=0; 1 it is not; 2 an invalid variable or option.
+# Variables: REQUIRE_GPU=1|0 (default 1); PYTHON (default: python or python3 on PATH); DOCTOR_TIMEOUT (time limit of a
+# check in seconds, default 180).
+# Exit codes: 0 the GPU is usable, or REQUIRE_GPU=0; 1 the GPU is not usable; 2 an invalid variable or option.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$here")
@@ -35,7 +35,7 @@ first_line() { sed -n '/[^[:space:]]/{p;q;}' "$1"; }
 last_line() { sed -n '/[^[:space:]]/p' "$1" | tail -n 1; }
 
 # Runs a command for at most $limit seconds (then exit code 124); its output goes to $work/stdout and $work/stderr.
-# With a broken driver a program may hang so that only SIGKILL ends it.
+# With a broken driver, a program may hang such that only SIGKILL ends it.
 limited() {
   local end=$((SECONDS + limit)) status=''
   "$@" >"$work/stdout" 2>"$work/stderr" &
@@ -93,7 +93,7 @@ find_python() {
   python=$(command -v "$asked" 2>/dev/null)
   if [ -z "$python" ]; then
     line python MISSING "$asked cannot be run"
-    blame "there is no Python ($asked cannot be run)"
+    blame "Python was not found ($asked cannot be run)"
     return 1
   fi
   case $python in /*) ;; *) python=$PWD/$python ;; esac
@@ -101,7 +101,7 @@ find_python() {
 
 fact() { sed -n "s/^$1=//p" "$work/facts" | head -n 1; }
 
-# Runs gpu_probe.py; blames the first obstacle to a training on the GPU.
+# Runs gpu_probe.py; records the first obstacle to training on the GPU.
 check_torch() {
   local status torch error
   limited "$python" "$here/gpu_probe.py"
@@ -129,7 +129,7 @@ check_torch() {
   fi
 }
 
-# Reports what the probe found about GPUs: $1 its exit code, $2 the platform that PyTorch was built for.
+# Reports the probe's results about GPUs: $1 is its exit code, $2 the platform that PyTorch was built for.
 check_probe() {
   local visible probe says device
   visible=$(fact visible) gpu=$(fact gpu) probe=$(fact probe) says=$(fact probe_says) device=$(fact probe_device)
@@ -154,7 +154,7 @@ check_probe() {
   fi
 }
 
-# Reports the platform that PyTorch was built for: $1 its version, $2 its build.
+# Reports the platform that PyTorch was built for: $1 is its version, $2 its build.
 check_build() {
   case $2 in
     cuda*)
@@ -166,13 +166,13 @@ check_build() {
   line pytorch 'NO CUDA' "$1, built for ${2:-something unknown}"
 }
 
-# If the driver has a GPU, why PyTorch may see none: $1 its build.
+# If the driver lists a GPU, prints why PyTorch may not see it: $1 is the build of PyTorch.
 why_none() {
   [ "$driver" = ok ] || return
-  echo ", though nvidia-smi does: perhaps the driver is too old for $1, or CUDA_VISIBLE_DEVICES hides it"
+  echo ", although nvidia-smi does: perhaps the driver is too old for $1, or CUDA_VISIBLE_DEVICES hides the GPU"
 }
 
-# Runs microgpt, of this checkout if there is one; its last line and its record must both have using_gpu=true.
+# Runs microgpt, from this checkout if there is one; its output and its record must both have using_gpu=true.
 check_microgpt() {
   local status record
   mkdir "$work/run" && cd "$work/run" || exit 1
@@ -188,13 +188,13 @@ check_microgpt() {
     line microgpt 'NOT GPU' 'its run does not report using_gpu=true'
     blame "microgpt's own run did not use the GPU"
   else
-    line microgpt ok 'a run of its own reports using_gpu=true'
+    line microgpt ok 'a run reports using_gpu=true'
   fi
 }
 
 verdict() {
   if [ -z "$reasons" ]; then
-    [ -z "$driver_reason" ] || echo "warning: $driver_reason, yet the GPU works"
+    [ -z "$driver_reason" ] || echo "warning: $driver_reason, but the GPU works"
     echo "verdict: OK: PyTorch and microgpt trained on $gpu"
     return 0
   fi
@@ -210,10 +210,10 @@ verdict() {
 case ${1:-} in
   '') ;;
   -h | --help) usage && exit 0 ;;
-  *) mistake "$1 is not an option: there is --help; REQUIRE_GPU, PYTHON and DOCTOR_TIMEOUT are variables" ;;
+  *) mistake "$1 is not an option: the only option is --help; REQUIRE_GPU, PYTHON and DOCTOR_TIMEOUT are variables" ;;
 esac
-case $require in 0 | 1) ;; *) mistake "REQUIRE_GPU=$require is not allowed: it is 1 or 0" ;; esac
-case $limit in '' | *[!0-9]*) mistake "DOCTOR_TIMEOUT=$limit is not allowed: it is a whole number of seconds" ;; esac
+case $require in 0 | 1) ;; *) mistake "REQUIRE_GPU=$require is not allowed: it must be 1 or 0" ;; esac
+case $limit in '' | *[!0-9]*) mistake "DOCTOR_TIMEOUT=$limit is not allowed: it must be a whole number of seconds" ;; esac
 
 child=''
 work=$(mktemp -d) || exit 1

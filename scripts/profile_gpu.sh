@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Profiles a short training of microgpt's torch engine: which operators and GPU kernels take the time of a step.
+# Profiles a short training with microgpt's PyTorch engine: which operators and GPU kernels take the time of a step.
 #
-#   bash scripts/profile_gpu.sh                                  into results/profile_<UTC>/
-#   bash scripts/profile_gpu.sh mine --n-embd 64 --compile       into mine/; `--help` lists the options of the training
-#   PROFILER=nsys bash scripts/profile_gpu.sh                    by NVIDIA Nsight Systems (needs nsys)
+#   bash scripts/profile_gpu.sh                                  writes to results/profile_<UTC>/
+#   bash scripts/profile_gpu.sh mine --n-embd 64 --compile       writes to mine/; --help lists the training options
+#   PROFILER=nsys bash scripts/profile_gpu.sh                    uses NVIDIA Nsight Systems (requires nsys)
 #   REQUIRE_GPU=0 bash scripts/profile_gpu.sh                    profiles the CPU if there is no GPU
-#   DRY_RUN=1 bash scripts/profile_gpu.sh                        prints what would run
+#   DRY_RUN=1 bash scripts/profile_gpu.sh                        prints the command
 #
-# Writes profile.json (device, times, the operators that take longest), operators.txt and trace.json, or nsys.nsys-rep;
-# and gpu.csv, the GPU's utilization and memory every 0.2 s, if nvidia-smi is available. Downloads nothing.
+# Writes profile.json (device, times, the operators that take longest), operators.txt and trace.json, or nsys.nsys-rep.
+# If nvidia-smi is available, gpu.csv has the utilization and memory of the GPU every 0.2 s. Downloads nothing.
 #
-# Variables: REQUIRE_GPU=1|0 (default 1), PROFILER=torch|nsys (default torch), PYTHON (default: python, else python3, on
+# Variables: REQUIRE_GPU=1|0 (default 1), PROFILER=torch|nsys (default torch), PYTHON (default: python or python3 on
 # PATH), DRY_RUN=0|1.
 # Exit codes: 0 profiled; 1 there is no GPU and REQUIRE_GPU=1, or the training failed; 2 an invalid variable or option.
 set -u
@@ -27,7 +27,7 @@ mistake() {
   exit 2
 }
 
-# Prints a command as it could be typed.
+# Prints a command as it would be typed.
 show() {
   printf '+'
   printf ' %q' "$@"
@@ -41,12 +41,12 @@ find_python() {
     command -v python >/dev/null 2>&1 || python=python3
   fi
   command -v "$python" >/dev/null 2>&1 || {
-    echo "error: there is no Python: $python cannot be run" >&2
+    echo "error: Python was not found: $python cannot be run" >&2
     exit 1
   }
 }
 
-# nvidia-smi's samples while the training runs; their process is ended by `stop_watching`.
+# Records samples of nvidia-smi while the training runs; `stop_watching` ends the process.
 watch_gpu() {
   watching=''
   command -v nvidia-smi >/dev/null 2>&1 || return 0
@@ -62,9 +62,9 @@ stop_watching() {
   watching=''
 }
 
-case $require in 0 | 1) ;; *) mistake "REQUIRE_GPU=$require is not allowed: it is 1 or 0" ;; esac
-case $dry in 0 | 1) ;; *) mistake "DRY_RUN=$dry is not allowed: it is 0 or 1" ;; esac
-case $profiler in torch | nsys) ;; *) mistake "PROFILER=$profiler is not allowed: it is torch or nsys" ;; esac
+case $require in 0 | 1) ;; *) mistake "REQUIRE_GPU=$require is not allowed: it must be 1 or 0" ;; esac
+case $dry in 0 | 1) ;; *) mistake "DRY_RUN=$dry is not allowed: it must be 0 or 1" ;; esac
+case $profiler in torch | nsys) ;; *) mistake "PROFILER=$profiler is not allowed: it must be torch or nsys" ;; esac
 out=results/profile_$(date -u +%Y%m%dT%H%M%SZ)
 case ${1:-} in
   -h | --help)

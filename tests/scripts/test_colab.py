@@ -99,7 +99,7 @@ def test_colab_compares_nothing_without_a_required_gpu(machine: Machine) -> None
     done = machine(COLAB)
     assert done.returncode == 1
     assert "verdict: NOT USABLE" in done.stdout
-    assert done.stderr.startswith("error: without a usable GPU nothing is compared")
+    assert done.stderr.startswith("error: without a usable GPU, nothing is compared")
     assert steps(machine) == ["doctor"]
 
 
@@ -157,7 +157,7 @@ def test_unknown_option_and_missing_python_are_errors(machine: Machine) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: --gpu is not an option")
     done = machine(COLAB)
-    assert (done.returncode, done.stderr) == (1, "error: there is no Python: python3 cannot be run\n")
+    assert (done.returncode, done.stderr) == (1, "error: Python was not found: python3 cannot be run\n")
 
 
 # colab_url.py

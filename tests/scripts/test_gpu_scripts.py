@@ -93,7 +93,7 @@ def test_an_invalid_variable_is_exit_code_2(machine: Machine, variable: str) -> 
 
 def test_without_python_there_is_no_profile(machine: Machine) -> None:
     done = machine(PROFILE)
-    assert (done.returncode, done.stderr) == (1, "error: there is no Python: python3 cannot be run\n")
+    assert (done.returncode, done.stderr) == (1, "error: Python was not found: python3 cannot be run\n")
 
 
 @pytest.mark.slow

@@ -134,14 +134,14 @@ def test_the_warning_of_pytorch_is_shown(machine: Machine) -> None:
     done = machine(DOCTOR, CUDA_VISIBLE_DEVICES="3")
     assert "PyTorch sees no GPU (CUDA_VISIBLE_DEVICES=3)" in done.stdout
     assert "UserWarning: the driver is too old (found version 11040)" in done.stdout
-    assert "though nvidia-smi does: perhaps the driver is too old for cuda 12.8" in verdict(done)
+    assert "although nvidia-smi does: perhaps the driver is too old for cuda 12.8" in verdict(done)
 
 
 def test_a_missing_python_is_the_reason(machine: Machine) -> None:
     machine.program("nvidia-smi", SMI)
-    assert verdict(machine(DOCTOR)) == "verdict: NOT USABLE: there is no Python (python3 cannot be run)"
+    assert verdict(machine(DOCTOR)) == "verdict: NOT USABLE: Python was not found (python3 cannot be run)"
     other = machine(DOCTOR, PYTHON="nowhere/python", REQUIRE_GPU="0")
-    assert "there is no Python (nowhere/python cannot be run)" in verdict(other)
+    assert "Python was not found (nowhere/python cannot be run)" in verdict(other)
     assert other.returncode == 0
 
 
