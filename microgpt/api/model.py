@@ -191,7 +191,7 @@ class Model:
         from microgpt.data.conversations import USER, Turn, turns_of
 
         if not self._trained.is_chat:
-            raise UserError("messages are not allowed: this model is not a chat model; it can only continue a prompt")
+            raise UserError("messages are not allowed: this model is not a chat model; it continues a prompt")
         if isinstance(messages, str):
             return [Turn(USER, messages)]
         return turns_of([dict(message) for message in messages], "messages")

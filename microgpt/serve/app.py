@@ -1,4 +1,4 @@
-"""The web application: routes, the page, health, metrics, documentation."""
+"""The web application: routes, the page, health, metrics and documentation."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -31,7 +31,7 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-DESCRIPTION = """A tiny GPT over HTTP. Errors are JSON. If a key is set, requests that compute must send
+DESCRIPTION = """A tiny GPT over HTTP. Errors are JSON. If the server has an API key, requests to the model must send
 `Authorization: Bearer <key>`."""
 
 

@@ -1,4 +1,4 @@
-"""Errors as JSON: {"error": message}, below /v1 in OpenAI's format. None contains a path or a stack trace."""
+"""Errors as JSON: {"error": message}, or OpenAI's format under /v1. They never contain paths or stack traces."""
 
 import asyncio
 import json
@@ -15,9 +15,9 @@ from starlette.responses import JSONResponse, Response
 
 from microgpt.errors import NonFiniteError, UserError
 
-MAX_SHOWN_VALUE = 60  # characters of a value that an error repeats
+MAX_SHOWN_VALUE = 60  # characters of a value to repeat in an error
 RETRY_AFTER = "1"  # seconds
-DELAY_429 = (0.25, 0.75)  # random delay of a 429, so that clients that retry at once do not keep the server busy
+DELAY_429 = (0.25, 0.75)  # seconds, random delay of a 429: clients that retry immediately would keep the server busy
 OPENAI_ERROR_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -62,7 +62,7 @@ class RequestError(UserError):
 
 @contextmanager
 def naming(param: str) -> Iterator[None]:
-    """State the key to which the UserError of a block belongs."""
+    """Add the request's key `param` to a UserError raised in the block."""
     try:
         yield
     except UserError as error:
@@ -74,10 +74,10 @@ class ErrorResponse:
     status: int
     message: str
     headers: dict[str, str] = field(default_factory=dict)
-    param: str | None = None  # the key of the request that is at fault
+    param: str | None = None  # the invalid key of the request
 
     def body(self, path: str) -> dict[str, Any]:
-        """Return the JSON body: {"error": message}, or OpenAI's format below /v1."""
+        """Return the JSON body: {"error": message}, or OpenAI's format under /v1."""
         if not is_openai(path):
             return {"error": self.message}
         kind = OPENAI_ERROR_TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
@@ -89,7 +89,7 @@ def is_openai(path: str) -> bool:
 
 
 def error_response(path: str, error: Exception) -> ErrorResponse:
-    """Return the response to an exception. An invalid value is 400 in OpenAI's API, 422 in the native one."""
+    """Return the response to an exception. An invalid value is a 400 in OpenAI's API and a 422 in the native API."""
     invalid, retry = 400 if is_openai(path) else 422, {"Retry-After": RETRY_AFTER}
     if isinstance(error, HTTPException):
         return ErrorResponse(error.status_code, str(error.detail), dict(error.headers or {}))
@@ -101,11 +101,11 @@ def error_response(path: str, error: Exception) -> ErrorResponse:
     if isinstance(error, QueueFullError):
         return ErrorResponse(429, "the server is busy: the queue is full; try again later", retry)
     if isinstance(error, RequestTimeoutError):
-        return ErrorResponse(503, "the time limit of this request has passed", retry)
+        return ErrorResponse(503, "the request exceeded its time limit", retry)
     if isinstance(error, ClosedError):
         return ErrorResponse(503, "the server is shutting down", retry)
     if isinstance(error, ClientDisconnectedError):
-        return ErrorResponse(499, "the client has left")
+        return ErrorResponse(499, "the client closed the connection")
     if isinstance(error, NonFiniteError):
         return ErrorResponse(500, str(error))
     return ErrorResponse(500, "an internal error occurred")
@@ -136,7 +136,7 @@ async def respond_with_error(request: Request, error: Exception) -> Response:
 
 
 def validation_message(error: ValidationError) -> tuple[str, str | None]:
-    """Return a sentence about the first error (key, value, what is allowed), and the key; None for the whole body."""
+    """Return one sentence about the first error (key, value, what is allowed), and the key; None for the whole body."""
     first = error.errors(include_url=False)[0]
     key = ""
     for part in first["loc"]:
@@ -163,7 +163,7 @@ def shorten_to_ascii(text: str) -> str:
 
 
 STATUS_DESCRIPTIONS = {
-    400: "not valid JSON, or not allowed",
+    400: "the body is not valid JSON, or a value is not allowed",
     401: "the key is missing or wrong",
     403: "the Host is not allowed",
     404: "not found",
@@ -172,7 +172,7 @@ STATUS_DESCRIPTIONS = {
     415: "the body is not application/json",
     422: "a value is not allowed",
     429: "the queue is full",
-    503: "the time limit has passed, or the server is shutting down",
+    503: "the request exceeded its time limit, or the server is shutting down",
 }
 
 

@@ -1,4 +1,4 @@
-"""The generation of one request: its parameters, what arrives on the event loop, and its texts in progress."""
+"""The generation of one request: its parameters, its results on the event loop, and its texts in progress."""
 
 import asyncio
 import random
@@ -16,37 +16,37 @@ from microgpt.serve.stop_sequences import StopSequences
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """The texts that one HTTP request needs."""
+    """The texts to generate for one HTTP request."""
 
-    prompts: Sequence[Sequence[int]]  # token ids; one text is generated after each
+    prompts: Sequence[Sequence[int]]  # token ids; one text is generated for each prompt
     policy: SamplingPolicy
     seed: int
-    stop: tuple[str, ...] = ()  # a text ends before the first of these
-    streaming: bool = False  # deliver each token at once, instead of all texts at the end
-    with_probs: bool = False  # of a stream
+    stop: tuple[str, ...] = ()  # a text ends before the first of these sequences
+    streaming: bool = False  # deliver each token immediately instead of all texts at the end
+    with_probs: bool = False  # include probabilities in a stream
 
 
 @dataclass(frozen=True)
 class GeneratedText:
     text: str
     stop_reason: str  # end | length | block (inference/generation.py), or stop
-    tokens: int  # without the one that ended it
+    tokens: int  # number of tokens, without the token that ended the text
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratedToken:
     number: int  # index of the text within the request
     token: int
-    text: str  # what can be shown now: nothing while it may be the beginning of a stop sequence
-    probs: np.ndarray | None  # (V,), the probabilities that it was sampled from, if requested
-    stop_reason: str | None  # of a text's last token, see GeneratedText
+    text: str  # text that can be shown now; empty while it may be the start of a stop sequence
+    probs: np.ndarray | None  # (V,), the probabilities from which the token was sampled, if requested
+    stop_reason: str | None  # set for the last token of a text, see GeneratedText
 
 
 Arrived = list[GeneratedToken] | list[GeneratedText]
 
 
 class Generation:
-    """What has been generated for one request, as it arrives on the event loop until the request's deadline."""
+    """The results of one request, which arrive on the event loop until the request's deadline."""
 
     def __init__(self, request: GenerationRequest, seconds: float):
         self.request = request
@@ -56,7 +56,7 @@ class Generation:
         self.arrived: list = []
         self.error: Exception | None = None
         self.changed = asyncio.Event()
-        self.ended = False  # all has arrived, or the rest is not wanted
+        self.ended = False  # all results have arrived, or the rest is not needed
 
     def add(self, arrived: Arrived, is_last: bool) -> None:
         self.arrived += arrived
@@ -75,14 +75,14 @@ class Generation:
         self.timer.cancel()
 
     async def texts(self) -> list[GeneratedText]:
-        """Return all texts of a request that is not a stream. Raises what `fail` was called with."""
+        """Return all texts of a request that is not a stream. Raises the error passed to `fail`."""
         await self.changed.wait()
         if self.error is not None:
             raise self.error
         return self.arrived
 
     async def tokens(self) -> AsyncIterator[list[GeneratedToken]]:
-        """Yield the tokens of a stream in order, in each list those that came since the last one. Raises as `texts`."""
+        """Yield the tokens of a stream in order, in lists of new tokens. Raises the error passed to `fail`."""
         is_last = False
         while not is_last:
             await self.changed.wait()
@@ -118,7 +118,7 @@ class ActiveGeneration:
             self.read = 0  # number of pending tokens that the engine has read
 
     def sample(self, logits: list[float]) -> None:
-        """Sample the next token; `logits` (V,) are the model's output after the last pending token."""
+        """Sample the next token from `logits` (V,), the model's output after the last pending token."""
         token = self.text.sample(logits)
         self.deliver(token, np.array(self.text.probs) if self.request.with_probs else None)
 
@@ -128,7 +128,7 @@ class ActiveGeneration:
         self.deliver(token, probs if self.request.with_probs else None)
 
     def deliver(self, token: int, probs: np.ndarray | None) -> None:
-        """Note what is to be delivered of the token just sampled."""
+        """Add the token just sampled, or the text that it completes, to the undelivered results."""
         text, reason, self.read = self.text, self.text.stop_reason, 0
         if self.request.streaming or self.request.stop:
             shown, stopped = self.stop_sequences.add("" if reason == "end" else self.tokenizer.decode((token,)))

@@ -1,8 +1,8 @@
-"""The generation queue: one thread generates for all requests, one token of every text in each pass of the engine.
+"""The generation queue: one thread generates for all requests, one token per text in each pass of the engine.
 
 `submit` returns a `Generation`, which receives texts or tokens on the event loop; the thread never waits for a client.
-The texts of one request are generated one after the other with one random generator: they equal those that
-`task=sample sample.seed=...` prints, whatever else is being generated.
+The texts of one request are generated one after the other with one random number generator, so they equal the samples
+of `task=sample sample.seed=...`, regardless of other requests.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from microgpt.errors import NonFiniteError
 from microgpt.serve.errors import ClosedError, QueueFullError
 from microgpt.serve.generation import ActiveGeneration, Generation, GenerationRequest
 
-PAUSE_INTERVAL = 0.002  # seconds of generation between two turns of the event loop
-MAX_PAUSE = 0.005  # seconds that one of these turns may take
+PAUSE_INTERVAL = 0.002  # seconds of generation between two pauses for the event loop
+MAX_PAUSE = 0.005  # maximum seconds of a pause
 Call = tuple[Callable[..., None], tuple[Any, ...]]  # a function and its arguments
 
 
 class SequentialDecoder:
-    """The interface of a batch decoder for an engine that has none: texts are read one after the other."""
+    """A batch decoder for an engine without one: it reads the texts one after the other."""
 
     def __init__(self, new_decoder: Callable[[], Decoder], slots: int):
         self.rows = slots
@@ -51,7 +51,7 @@ def batch_decoder(engine: Engine, slots: int) -> BatchDecoder:
 
 
 class GenerationQueue:
-    """The queue and its thread. `run` and the methods below it run in the thread, all others on the event loop."""
+    """The queue and its thread. `run` and the methods after it run in the thread, the others on the event loop."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class GenerationQueue:
         *,
         max_active: int,
         max_queue: int,
-        count: Callable[[int, int], None] = lambda read, generated: None,  # called after each pass: numbers of tokens
+        count: Callable[[int, int], None] = lambda read, generated: None,  # called after each pass with token counts
     ):
         self.engine, self.tokenizer, self.block_size = engine, tokenizer, block_size
         self.max_active, self.max_queue, self.count = max_active, max_queue, count
@@ -90,7 +90,7 @@ class GenerationQueue:
         with self.changed:
             if self.closing:
                 raise ClosedError
-            if len(self.waiting) >= self.max_queue + len(self.free):  # those with a free slot leave the queue at once
+            if len(self.waiting) >= self.max_queue + len(self.free):  # free slots take requests from the queue
                 raise QueueFullError
             generation = Generation(request, seconds)
             self.waiting.append(generation)
@@ -98,7 +98,7 @@ class GenerationQueue:
         return generation
 
     def cancel(self, generation: Generation) -> None:
-        """Generate no more for a request; without effect on a finished one."""
+        """Stop generating for a request. Has no effect on a finished request."""
         generation.end()
         with self.changed:
             if generation in self.waiting:
@@ -123,12 +123,12 @@ class GenerationQueue:
                 self.changed.wait()
             count = min(len(self.waiting), len(self.free))
             admitted = [(self.waiting.popleft(), self.free.pop()) for _ in range(count)]
-        # Outside the lock, for which the event loop would wait.
+        # Outside the lock, because the event loop would have to wait for it.
         self.active += [ActiveGeneration(*each, self.tokenizer, self.block_size) for each in admitted]
         return not self.closing
 
     def advance(self) -> None:
-        """Run one pass: one token of every text, then as many prompt tokens as there are rows left."""
+        """Run one pass: one token of every text, then as many prompt tokens as fit the remaining rows."""
         slots, positions, tokens, last_rows = [], [], [], []
         for one in sorted(self.active, key=lambda one: len(one.text.pending) - one.read):
             text = one.text
@@ -149,18 +149,18 @@ class GenerationQueue:
         self.deliver(failures)
 
     def sample(self, logits: np.ndarray, rows: Sequence[tuple[ActiveGeneration, int]]) -> list[Call]:
-        """Sample the next token of each text from its row of `logits` (rows, V); return how to report failures."""
+        """Sample the next token of each text from its row of `logits` (rows, V). Returns calls that report failures."""
         failures: list[Call] = []
         for one, row in self.choose(rows):
             try:
                 one.sample(logits[row].tolist())
-            except NonFiniteError as error:  # fails this request only
+            except NonFiniteError as error:  # fails only this request
                 one.done = True
                 failures.append((one.generation.fail, (error,)))
         return failures
 
     def choose(self, rows: Sequence[tuple[ActiveGeneration, int]]) -> list[tuple[ActiveGeneration, int]]:
-        """Sample with the decoder if it can; return the rows that are left: with a style's bias, or not finite."""
+        """Sample with the decoder if possible. Returns the other rows: with a style's bias or non-finite logits."""
         able = [each for each in rows if not each[0].policy.is_biased] if self.chooser else []
         left = [each for each in rows if each[0].policy.is_biased] if self.chooser else list(rows)
         if self.chooser and able:
@@ -178,9 +178,9 @@ class GenerationQueue:
         return left
 
     def yield_to_event_loop(self) -> None:
-        """Every PAUSE_INTERVAL, wait until the event loop has done what was ready, MAX_PAUSE at most.
+        """Every PAUSE_INTERVAL, wait until the event loop has run all ready callbacks, for at most MAX_PAUSE.
 
-        Python runs one thread at a time: without this the loop would compete for every turn and respond slowly.
+        Python runs one thread at a time: without these pauses, the event loop would compete for the GIL and be slow.
         """
         if time.monotonic() < self.next_pause:
             return
@@ -191,7 +191,7 @@ class GenerationQueue:
         self.next_pause = time.monotonic() + PAUSE_INTERVAL
 
     def deliver(self, calls: list[Call]) -> None:
-        """Deliver the tokens of streams and the texts of finished requests, in one call for a whole pass."""
+        """Deliver tokens of streams and texts of finished requests, with one call to the event loop per pass."""
         for one in self.active:
             if one.undelivered and (one.done or one.request.streaming):
                 calls.append((one.generation.add, (one.undelivered, one.done)))
@@ -199,7 +199,7 @@ class GenerationQueue:
         call_on_loop(calls, self.active[0].generation.loop)
 
     def fail(self, error: Exception) -> None:
-        """Raise an error in every active generation, and in the waiting ones if the queue closes."""
+        """Raise an error in every active generation and, if the queue closes, in every waiting one."""
         with self.changed:
             failed = [one.generation for one in self.active] + list(self.waiting if self.closing else ())
             self.free += [one.slot for one in self.active]
@@ -209,7 +209,7 @@ class GenerationQueue:
 
 
 def call_on_loop(calls: Sequence[Call], loop: asyncio.AbstractEventLoop) -> None:
-    """Call functions on the event loop, which is woken up once."""
+    """Call functions on the event loop, waking it up only once."""
 
     def call_all() -> None:
         for function, arguments in calls:

@@ -1,4 +1,4 @@
-"""The routes of /microgpt/v1: generation, chat, token streams with probabilities, attention, the model card."""
+"""The routes under /microgpt/v1: generation, chat, token streams with probabilities, attention, the model card."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -37,13 +37,13 @@ async def card(request: Request) -> Response:
     | {200: {"content": {"application/octet-stream": {}}}},
 )
 async def weights(request: Request) -> Response:
-    """Return the weights for the page to train on from: float32, the tensors one after the other as the card lists."""
+    """Return the weights that the page trains further: all tensors as float32, in the order of the card."""
     return Response(service_of(request).model.weights(), media_type="application/octet-stream")
 
 
 @router.post("/generate", response_model=microgpt_schemas.GenerateAnswer, responses=ERRORS)
 async def generate(request: Request, body: microgpt_schemas.GenerateRequest) -> Response:
-    """Generate texts after a prompt; they equal those of `task=sample sample.seed=<seed>`."""
+    """Generate samples for a prompt. They equal the samples of `task=sample sample.seed=<seed>`."""
     service = service_of(request)
     prompt = service.model.prompt(body.prompt)
     policy = service.model.policy(len(prompt), body.temperature, body.max_tokens, body.top_k)
@@ -53,7 +53,7 @@ async def generate(request: Request, body: microgpt_schemas.GenerateRequest) -> 
 
 @router.post("/chat", response_model=microgpt_schemas.ChatAnswer, responses=ERRORS)
 async def chat(request: Request, body: microgpt_schemas.ChatRequest) -> Response:
-    """Generate the answer of a chat model."""
+    """Generate a chat model's answer."""
     service = service_of(request)
     prompt, dropped = service.model.conversation(turns(body.messages))
     policy = service.model.policy(len(prompt), body.temperature, body.max_tokens, body.top_k)
@@ -67,14 +67,15 @@ async def chat(request: Request, body: microgpt_schemas.ChatRequest) -> Response
     responses=ERRORS | {200: {"content": {"text/event-stream": {}}}},
 )
 async def stream(request: Request, body: microgpt_schemas.StreamRequest) -> Response:
-    """Stream one text token by token: events of the types start, token, end and error, each a JSON object.
+    """Stream one text token by token, as JSON events of the types start, token, end and error.
 
-    A token has its sampling probability, after temperature, top_k and the style's bias, and the likeliest candidates.
+    A token event has the sampling probability after temperature, top_k and the style's bias, and the most likely
+    candidates.
     """
     service = service_of(request)
     model = service.model
     if (body.prompt is None) == (body.messages is None):
-        raise UserError("one of prompt and messages is needed, and only one")
+        raise UserError("exactly one of prompt and messages is required")
     if body.messages is not None:
         prompt, dropped = model.conversation(turns(body.messages))
     else:
@@ -101,10 +102,10 @@ async def stream(request: Request, body: microgpt_schemas.StreamRequest) -> Resp
 
 @router.post("/attention", response_model=microgpt_schemas.AttentionAnswer, responses=ERRORS)
 async def attention(request: Request, body: microgpt_schemas.AttentionRequest) -> Response:
-    """Return the attention of every head on a text, and the loss of each token."""
+    """Return the attention weights of every head for a text, and the loss of each token."""
     model = service_of(request).model
     if (body.text is None) == (body.messages is None):
-        raise UserError("one of text and messages is needed, and only one")
+        raise UserError("exactly one of text and messages is required")
     if body.messages is not None:
         tokens = model.whole_conversation(turns(body.messages))
     else:

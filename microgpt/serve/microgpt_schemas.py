@@ -1,4 +1,4 @@
-"""The requests and responses of /microgpt/v1, which FastAPI validates and documents."""
+"""The requests and responses under /microgpt/v1, which FastAPI validates and documents."""
 
 from typing import Annotated, Literal
 
@@ -7,13 +7,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from microgpt.serve.card import MAX_CANDIDATES, MAX_SAMPLES
 
 MAX_SEED = 2**63 - 1
-MAX_TOKEN_COUNT = 10**9  # of tokens; serve.max_new_tokens is the limit
+MAX_TOKEN_COUNT = 10**9  # in the schema; serve.max_new_tokens is the actual limit
 
 Temperature = Annotated[
-    float, Field(ge=0, allow_inf_nan=False, description="0: always the likeliest token", examples=[0.5])
+    float, Field(ge=0, allow_inf_nan=False, description="0: always the most likely token", examples=[0.5])
 ]
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="equal seeds give equal answers", examples=[42])]
-TopK = Annotated[int | None, Field(ge=1, description="choose among the k likeliest tokens", examples=[None])]
+Seed = Annotated[
+    int, Field(ge=0, le=MAX_SEED, description="requests with the same seed get the same answer", examples=[42])
+]
+TopK = Annotated[int | None, Field(ge=1, description="sample only from the k most likely tokens", examples=[None])]
 MaxTokens = Annotated[
     int | None,
     Field(ge=1, le=MAX_TOKEN_COUNT, description="null: up to the end of the model's block", examples=[16]),
@@ -34,7 +36,7 @@ class Message(BaseModel):
     content: str = Field(examples=["hello"])
 
 
-Messages = Annotated[list[Message], Field(min_length=1, description="the last one is the user's")]
+Messages = Annotated[list[Message], Field(min_length=1, description="the last message must be the user's")]
 
 
 class GenerateRequest(Strict):
@@ -65,17 +67,17 @@ class ChatAnswer(BaseModel):
 
 
 class StreamRequest(Strict):
-    prompt: str | None = Field(None, examples=["an"], description="this or messages")
+    prompt: str | None = Field(None, examples=["an"], description="required if messages is null")
     messages: Annotated[list[Message] | None, Field(min_length=1, examples=[None])] = None
     temperature: Temperature = 0.5
     seed: Seed = 42
     max_tokens: MaxTokens = None
     top_k: TopK = None
-    candidates: int = Field(10, ge=0, le=MAX_CANDIDATES, description="number of likeliest tokens to report")
+    candidates: int = Field(10, ge=0, le=MAX_CANDIDATES, description="number of most likely tokens to report")
 
 
 class AttentionRequest(Strict):
-    text: str | None = Field(None, examples=["anna"], description="this or messages")
+    text: str | None = Field(None, examples=["anna"], description="required if messages is null")
     messages: Annotated[list[Message] | None, Field(min_length=1, examples=[None])] = None
 
 
@@ -88,7 +90,7 @@ class Token(BaseModel):
 class AttentionAnswer(BaseModel):
     tokens: list[Token]
     attention: list[list[list[list[float]]]] = Field(description="layer, head, query position, key position")
-    losses: list[float | None] = Field(description="nats of each token, given those before it")
+    losses: list[float | None] = Field(description="nats of each token given the previous tokens")
 
 
 class TensorCard(BaseModel):
@@ -114,7 +116,9 @@ class ModelCard(BaseModel):
     tie_lm_head: bool
     input_rmsnorm: bool
     activation: str
-    options: dict[str, str | int | float | bool | None] = Field(description="others that differ from microgpt's")
+    options: dict[str, str | int | float | bool | None] = Field(
+        description="other options in which the model differs from microgpt"
+    )
     vocab_size: int
     characters: list[str]
     special_tokens: list[str]
@@ -126,7 +130,7 @@ class ModelCard(BaseModel):
     using_gpu: bool
     dtype: str
     tensors: list[TensorCard]
-    not_trainable: str | None = Field(description="why the page cannot train on from these weights, in a sentence")
+    not_trainable: str | None = Field(description="one sentence on why the page cannot train the model further")
     val_loss: float | None
     history: list[HistoryPoint] = Field(description="of the run, if its folder exists")
     limits: dict[str, int]

@@ -1,4 +1,4 @@
-"""The served model: texts and conversations to prompts, sampling policies, attention, and its card."""
+"""The served model: prompts from texts and conversations, sampling policies, attention weights, and the model card."""
 
 import asyncio
 import hashlib
@@ -19,16 +19,16 @@ from microgpt.inference.sampling import SamplingPolicy
 from microgpt.serve.card import model_card, packed_weights, why_not_trainable
 from microgpt.serve.errors import QueueFullError
 
-DECIMALS = 4  # of attention weights and losses
+DECIMALS = 4  # decimal places of attention weights and losses
 MAX_ATTENTION_QUEUE = 4  # attention requests that may wait for the current one
 
 
 class ServedModel:
-    """A trained model, immutable while it is served. Raises UserError for weights that are not finite."""
+    """A trained model, immutable while it is served. Raises UserError for non-finite weights."""
 
     def __init__(self, trained: TrainedModel, max_new_tokens: int):
         if not trained.checkpoint.state.is_finite():
-            raise UserError(f"checkpoint {trained.checkpoint.path} has weights that are not finite")
+            raise UserError(f"checkpoint {trained.checkpoint.path} contains non-finite weights")
         self.trained = trained
         self.tokenizer, self.block_size = trained.tokenizer, trained.block_size
         self.max_new_tokens = max_new_tokens
@@ -47,13 +47,13 @@ class ServedModel:
         self.attention_requests = 0
 
     def prompt(self, text: str, name: str = "prompt") -> list[int]:
-        """Return the tokens of a prompt; for a chat model, of a user's turn. Raises a UserError naming the key."""
+        """Return the tokens of a prompt or, for a chat model, of a user turn. Raises UserError with the key."""
         if self.trained.is_chat:
             return self.conversation([Turn(USER, text)])[0]
         return encode_prompt(text, self.tokenizer, self.block_size, name)
 
     def conversation(self, turns: Sequence[Turn]) -> tuple[list[int], int]:
-        """Return the prompt of a conversation, and how many tokens were dropped so that it fits. Raises UserError."""
+        """Return the prompt of a conversation, and the number of tokens dropped to make it fit. Raises UserError."""
         self.require_chat()
         return encode_prompt_turns(turns, self.tokenizer, self.block_size)
 
@@ -62,7 +62,7 @@ class ServedModel:
             raise UserError("messages are not allowed: this model is not a chat model; it continues a prompt")
 
     def whole_conversation(self, turns: Sequence[Turn]) -> list[int]:
-        """Return the tokens of a conversation, whoever spoke last. Raises UserError if it does not fit the block."""
+        """Return the tokens of a conversation that may end with any role. Raises UserError if it does not fit."""
         self.require_chat()
         tokens = [self.tokenizer.bos, *(t for turn in turns for t in encode_turn(turn, self.tokenizer, True))]
         if len(tokens) > self.block_size:
@@ -74,13 +74,13 @@ class ServedModel:
     ) -> SamplingPolicy:
         """Return the sampling policy of a request. Raises UserError for too many tokens."""
         if max_tokens is not None and max_tokens > self.max_new_tokens:
-            raise UserError(f"max_tokens={max_tokens} is not allowed: at most {self.max_new_tokens}")
+            raise UserError(f"max_tokens={max_tokens} is not allowed: it must be at most {self.max_new_tokens}")
         if max_tokens is None and self.block_size - prompt_tokens + 1 > self.max_new_tokens:
             max_tokens = self.max_new_tokens
         return replace(self.trained.policy, temperature=temperature, top_k=top_k, max_new_tokens=max_tokens)
 
     async def attention(self, tokens: list[int]) -> bytes:
-        """Return the attention of every head as JSON. Raises QueueFullError."""
+        """Return the attention weights of every head as JSON. Raises QueueFullError."""
         if self.attention_requests > MAX_ATTENTION_QUEUE:
             raise QueueFullError
         self.attention_requests += 1
@@ -102,9 +102,9 @@ class ServedModel:
         return model_card(self.trained.checkpoint, self.trained.engine.info, self.max_new_tokens)
 
     def weights(self) -> bytes:
-        """Return all tensors in the order of the card: float32, little-endian. Raises UserError for a model too large.
+        """Return all tensors in the order of the card, as little-endian float32, for training on the page.
 
-        The page reads them to train on from.
+        Raises UserError if the page cannot train the model.
         """
         meta = self.trained.checkpoint.meta
         if reason := why_not_trainable(meta.spec, meta.special):
@@ -113,7 +113,7 @@ class ServedModel:
 
 
 def as_json(array: np.ndarray) -> str:
-    """Return nested lists of rounded numbers, one row at a time, since one call for megabytes would hold the GIL."""
+    """Return nested JSON lists of rounded numbers, row by row, because one call for megabytes would hold the GIL."""
     if array.ndim == 1:
         return json.dumps(np.round(array, DECIMALS).tolist(), allow_nan=False, separators=(",", ":"))
     return f"[{','.join(map(as_json, array))}]"

@@ -1,4 +1,4 @@
-"""The OpenAI-compatible routes of /v1: models, completions, chat completions, whole or as a stream."""
+"""The OpenAI-compatible routes under /v1: models, completions and chat completions, as a whole or as a stream."""
 
 import secrets
 import time
@@ -37,7 +37,7 @@ async def models(request: Request) -> Response:
 
 @router.get("/models/{id:path}", response_model=schemas.ModelEntry, responses=MISSING)
 async def model(request: Request, id: str) -> Response:
-    """Return the served model by its id."""
+    """Return the served model if it has this id."""
     served = service_of(request).model
     check_model_id(served, id)
     return AsciiJSON(entry(served))
@@ -45,7 +45,7 @@ async def model(request: Request, id: str) -> Response:
 
 @router.post("/completions", response_model=schemas.CompletionAnswer, responses=ERRORS)
 async def completions(request: Request, body: schemas.CompletionRequest) -> Response:
-    """Generate texts after one prompt or several."""
+    """Generate completions for one or more prompts."""
     service = accept(request, body)
     texts = [text for text in body.prompts for _ in range(body.n or 1)]
     with naming("prompt"):
@@ -56,7 +56,7 @@ async def completions(request: Request, body: schemas.CompletionRequest) -> Resp
 
 @router.post("/chat/completions", response_model=schemas.ChatCompletionAnswer, responses=ERRORS)
 async def chat_completions(request: Request, body: schemas.ChatCompletionRequest) -> Response:
-    """Generate the answer of a chat model. A conversation that is too long loses its oldest turns."""
+    """Generate a chat model's answer. If a conversation is too long, its oldest turns are dropped."""
     service = accept(request, body)
     with naming("messages"):
         prompt, _ = service.model.conversation([Turn(message.role, message.text) for message in body.messages])
@@ -70,7 +70,7 @@ class Completions:
     prefix, whole_object, chunk_object = "cmpl-", "text_completion", "text_completion"
 
     def __init__(self, echoes: Sequence[str]):
-        self.echoes = echoes  # the prompts to repeat before each text, or empty strings
+        self.echoes = echoes  # the prompt to repeat before each text, or empty strings
 
     def whole(self, index: int, text: GeneratedText) -> Choice:
         return self.piece(index, self.echoes[index] + text.text) | {"finish_reason": FINISH[text.stop_reason]}
@@ -118,12 +118,12 @@ def accept(request: Request, body: schemas.CompletionOptions) -> Service:
 def check_model_id(served: ServedModel, id: str) -> None:
     if id != served.id:
         name = id[:60].encode("ascii", "backslashreplace").decode()
-        raise HTTPException(404, f"the model {name!r} does not exist here: this server has {served.id!r}")
+        raise HTTPException(404, f"the model {name!r} does not exist: this server has {served.id!r}")
 
 
 @dataclass(frozen=True)
 class Chunks:
-    """The server-sent events of a stream; the last but one has the usage, unless `prompt_tokens` is None."""
+    """The server-sent events of a stream. The second to last event has the usage, unless `prompt_tokens` is None."""
 
     head: dict[str, Any]
     shape: Completions | ChatCompletions
@@ -131,7 +131,7 @@ class Chunks:
 
     @cached_property
     def around_choice(self) -> tuple[str, str]:
-        """The JSON before and after the choice of a chunk, which is the same in all of them."""
+        """The JSON before and after the choice of a chunk, which is the same in all chunks."""
         chunk = {**self.head, "choices": [0], **({} if self.prompt_tokens is None else {"usage": None})}
         before, _, after = to_json(chunk).rpartition("[0]")
         return f"data: {before}[", f"]{after}\n\n"
@@ -182,7 +182,7 @@ async def respond(
     max_tokens: int | None,
     shape: Completions | ChatCompletions,
 ) -> Response:
-    """Generate one text for each prompt, and return them whole or as a stream."""
+    """Generate one text for each prompt, and return the texts as a whole or as a stream."""
     longest = max(map(len, prompts))
     temperature = 1.0 if body.temperature is None else body.temperature
     with naming("max_tokens"):
@@ -196,7 +196,7 @@ async def respond(
         "model": service.model.id,
         "system_fingerprint": service.model.fingerprint,
     }
-    prompt_tokens = sum(map(len, prompts[:: body.n or 1]))  # several texts of one prompt count it once
+    prompt_tokens = sum(map(len, prompts[:: body.n or 1]))  # count a prompt of several texts once
     if body.stream:
         chunks = Chunks(head, shape, prompt_tokens if body.include_usage else None)
         if max_tokens == 0:

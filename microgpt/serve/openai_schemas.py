@@ -1,6 +1,6 @@
 """The requests and responses of the OpenAI API that this server supports. Unsupported keys are errors.
 
-Keys and their meaning are those of the API's reference; some are accepted with their neutral value only.
+Keys have the meaning given in the OpenAI API reference; some are accepted only with their neutral value.
 """
 
 from collections.abc import Callable, Mapping
@@ -45,16 +45,16 @@ def string_or(
     minimum: int = 0,
     is_item: Callable[[Any], bool] = lambda item: isinstance(item, str),
 ) -> BeforeValidator:
-    """Check a field that is a string or a list in one sentence; a union type would report each of its members."""
+    """Check a field that is a string or a list, with a one-sentence error: a union type would report every member."""
 
     def check(value: Any) -> Any:
         if isinstance(value, list) and all(map(is_item, value)):
             if maximum is not None and len(value) > maximum:
-                raise ValueError(f"at most {maximum} {items}")
+                raise ValueError(f"it must have at most {maximum} {items}")
             if len(value) < minimum:
-                raise ValueError(f"at least {minimum} of {items}")
+                raise ValueError(f"it must have {minimum} or more {items}")
         elif not isinstance(value, str):
-            raise ValueError(f"it is a string or an array of {items}")
+            raise ValueError(f"it must be a string or an array of {items}")
         return value
 
     return BeforeValidator(check)
@@ -78,9 +78,9 @@ class CompletionOptions(Strict):
     max_tokens: int | None = Field(None, ge=1, le=MAX_TOKEN_COUNT)
     temperature: float | None = Field(None, ge=0, allow_inf_nan=False, description="null: 1")
     n: int | None = Field(None, ge=1, le=MAX_SAMPLES)
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="equal seeds give equal answers")
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="requests with the same seed get the same answer")
     stop: Annotated[str | list[str] | None, or_null(string_or("stop sequences", MAX_STOP_SEQUENCES))] = Field(
-        None, description="the text ends before the first of these"
+        None, description="sequences before which the text ends"
     )
     top_k: TopK = None  # an extension
     stream: bool | None = None
@@ -101,7 +101,7 @@ class CompletionOptions(Strict):
             if key in IGNORED_KEYS or (key in NEUTRAL and value in NEUTRAL[key]):
                 continue
             if key in NEUTRAL:
-                raise RequestError(key, f"{key} is not supported by this server: leave it out")
+                raise RequestError(key, f"{key} is not supported by this server: omit it")
             name = key[:60].encode("ascii", "backslashreplace").decode()
             raise RequestError(name, f"{name} is not a key of this request")
 
@@ -110,7 +110,7 @@ class CompletionRequest(CompletionOptions):
     prompt: Annotated[str | list[str], string_or("prompts", MAX_PROMPTS, minimum=1)] = Field(
         "", examples=["an"], description="the text to continue; a chat model answers it"
     )
-    max_tokens: int | None = Field(None, ge=0, le=MAX_TOKEN_COUNT, description="0: no text, as with echo alone")
+    max_tokens: int | None = Field(None, ge=0, le=MAX_TOKEN_COUNT, description="0: generate nothing, for use with echo")
     echo: bool | None = Field(None, description="repeat the prompt before the text")
 
     @property
@@ -137,7 +137,7 @@ class ChatMessage(BaseModel):
 
 
 class ChatCompletionRequest(CompletionOptions):
-    messages: list[ChatMessage] = Field(min_length=1, description="the last one is the user's")
+    messages: list[ChatMessage] = Field(min_length=1, description="the last message must be the user's")
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKEN_COUNT)
 
 

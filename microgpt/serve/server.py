@@ -1,4 +1,4 @@
-"""The HTTP server: bind the port, serve until a signal, let active requests finish."""
+"""The HTTP server: binds the port, serves until a signal, and lets active requests finish."""
 
 import asyncio
 import gc
@@ -19,14 +19,14 @@ from microgpt.serve.service import Service
 
 SHUTDOWN_GRACE = 5.0  # seconds after serve.drain to answer the remaining requests with an error
 KEEP_ALIVE = 20  # seconds that a connection may be idle between requests
-BACKLOG = 1024  # connections that wait to be accepted
-HEAD_SECONDS = 15.0  # for the head of a request, the first one from the opening of its connection
-UNREAD_SECONDS = 15.0  # that a client may leave what was written unread
-MAX_EXCESS = 65536  # bytes of a request besides its body: head, framing of chunks, trailers
+BACKLOG = 1024  # connections that may wait to be accepted
+HEAD_SECONDS = 15.0  # time limit for a request's head; for the first request, counted from the start of the connection
+UNREAD_SECONDS = 15.0  # time limit for a client to read what was written
+MAX_EXCESS = 65536  # maximum bytes of a request besides its body: head, chunk framing, trailers
 
 
 class DrainingServer(uvicorn.Server):
-    """After a signal no request is accepted; active ones have `seconds` to finish, then end with an error."""
+    """After a signal, it accepts no requests. Active requests have `seconds` to finish, then end with an error."""
 
     def __init__(self, config: uvicorn.Config, service: Service, seconds: float):
         super().__init__(config)
@@ -38,7 +38,7 @@ class DrainingServer(uvicorn.Server):
 
 
 class GatheredWrites:
-    """A transport that writes in one call what was written to it in one turn of the event loop: head and body."""
+    """A transport that joins all writes of one iteration of the event loop, such as head and body, in one call."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop):
         self.transport, self.loop = transport, loop
@@ -63,15 +63,15 @@ class GatheredWrites:
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """Close connections, which uvicorn keeps, of clients that send a head too slowly, too much, or do not read in time.
+    """Closes connections of clients that send a head too slowly, send too much, or do not read in time.
 
-    A request that is not valid HTTP is answered in JSON.
+    uvicorn would keep them open. A request that is not valid HTTP gets a response in JSON.
     """
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.transport: Any = GatheredWrites(transport, self.loop)
-        transport.set_write_buffer_limits(high=0)  # so that writing pauses whenever something is unread
+        transport.set_write_buffer_limits(high=0)  # so that writing pauses whenever data is unread
         self.excess = 0  # bytes of the current request besides its body
         self.head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
         self.unread_timer: asyncio.TimerHandle | None = None
@@ -101,7 +101,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        # `close` would wait until everything is read.
+        # `close` would wait until all data is read.
         self.unread_timer = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
@@ -135,7 +135,7 @@ def run(trained: TrainedModel, config: ServeConfig, api_key: str | None) -> None
     print(f"backend={info.backend} device={info.device} using_gpu={str(info.using_gpu).lower()} dtype={info.dtype}")
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     print(f"serving {service.model.id} on {url} (page: {url}/  documentation: {url}/docs  OpenAI's base_url: {url}/v1)")
-    print("a key is needed" if api_key else "no key is needed", "- Ctrl-C stops", flush=True)
+    print("API key required" if api_key else "no API key required", "- press Ctrl-C to stop", flush=True)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     uvicorn_config = uvicorn.Config(
         build_app(service), http=LimitedProtocol, ws="none", loop="uvloop", lifespan="on", access_log=False,
@@ -146,10 +146,10 @@ def run(trained: TrainedModel, config: ServeConfig, api_key: str | None) -> None
     for number in (
         signal.SIGINT,
         signal.SIGTERM,
-    ):  # uvicorn raises the signal again after its shutdown: this handler ignores it
+    ):  # after shutdown, uvicorn raises the signal again, and this handler ignores it
         signal.signal(number, server.handle_exit)
     gc.collect()
-    gc.freeze()  # these objects are permanent, and scanning them would block the event loop for 0.1 s each time
+    gc.freeze()  # these objects are permanent; each scan of them would block the event loop for 0.1 s
     with listener:
         server.run(sockets=[listener])
     print("stopped", flush=True)

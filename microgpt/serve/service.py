@@ -1,4 +1,4 @@
-"""What the routes share: the model, the generation queue, the limits and the metrics."""
+"""The objects that the routes share: the model, the generation queue, the limits and the metrics."""
 
 from collections.abc import AsyncIterator, Callable
 
@@ -30,7 +30,7 @@ class Service:
         )
 
     async def generate(self, request: Request, wanted: GenerationRequest) -> list[GeneratedText]:
-        """Return all texts of a request. Raises QueueFullError and what collect_texts raises."""
+        """Return all texts of a request. Raises QueueFullError and the errors of collect_texts."""
         return await collect_texts(request.receive, self.queue, self.queue.submit(wanted, self.config.timeout))
 
     def stream(
@@ -39,7 +39,7 @@ class Service:
         events: Callable[[Generation], AsyncIterator[str]],
         error_event: Callable[[Exception], str],
     ) -> EventStream:
-        """Return the server-sent events that `events` makes of a generation. Raises QueueFullError and ClosedError."""
+        """Return the server-sent events that `events` creates from a generation. Raises QueueFullError, ClosedError."""
         generation = self.queue.submit(wanted, self.config.timeout)
         return EventStream(self.queue, generation, events(generation), error_event)
 

@@ -1,8 +1,8 @@
-"""The page as one HTML file that makes no request: its modules become one script, its styles and icon are inlined.
+"""Builds the page as one HTML file that makes no requests: modules become one script, styles and icon are inlined.
 
-A module becomes a function that returns its exports. That needs no bundler, because the page's modules follow a few
-rules, which are checked: an import is `import { ... } from "./file.js";` at the beginning of a line, an export is a
-declaration of a function, class or constant with `export` before it, and imports have no cycle.
+A module becomes a function that returns its exports. No bundler is needed because the page's modules follow a few
+rules, which are checked: an import is `import { ... } from "./file.js";` at the start of a line, an export is the
+declaration of a function, class or constant preceded by `export`, and imports have no cycles.
 """
 
 import base64
@@ -20,15 +20,15 @@ ENDS_SCRIPT = re.compile(r"</script|<!--", re.I)
 
 
 def script_of(entry: str, replaced: Mapping[str, str] | None = None) -> str:
-    """Return a module and all that it imports as one classic script. Raises ValueError for what it cannot express.
+    """Return a module and its imports as one classic script. Raises ValueError if a module breaks the rules.
 
-    `replaced` maps names of modules to the names of those to use in their place.
+    `replaced` maps the names of modules to the names of their replacements.
     """
     parts = [wrapped(name, source, replaced or {}) for name, source in in_order(entry, replaced or {}, [])]
     script = '"use strict";\n' + "\n".join(parts)
     if ENDS_SCRIPT.search(script):
         raise ValueError(
-            f"{entry} or a module that it imports contains </script or <!--, which a script in a page must not contain"
+            f"{entry} or a module that it imports contains </script or <!--, which is not allowed in an inline script"
         )
     return script
 
@@ -36,7 +36,7 @@ def script_of(entry: str, replaced: Mapping[str, str] | None = None) -> str:
 def in_order(
     name: str, replaced: Mapping[str, str], above: list[str], done: set[str] | None = None
 ) -> Iterator[tuple[str, str]]:
-    """Yield the names and sources of a module's imports, then its own; each module once."""
+    """Yield the names and sources of a module's imports, then of the module itself. Each module is yielded once."""
     done = set() if done is None else done
     if name in above:
         raise ValueError(f"modules import each other: {' -> '.join([*above, name])}")
@@ -69,9 +69,9 @@ def variable(name: str) -> str:
 
 
 def single_file(data: Mapping[str, str]) -> str:
-    """Return the page with the given data blocks, by id: base64 text for local_api.js.
+    """Return the page with the given data blocks, which map ids to base64 text for local_api.js.
 
-    The script of the worker is a data block, too, and compressed.
+    The compressed script of the worker is also a data block.
     """
     main = script_of("page.js", {"api.js": "local_api.js"})
     style = (STATIC / "page.css").read_text(encoding="utf-8")
@@ -99,7 +99,7 @@ def single_file(data: Mapping[str, str]) -> str:
 
 
 def zipped(text: str) -> str:
-    """Return a text compressed, as base64; equal texts give equal results."""
+    """Return a compressed text as base64. Equal texts give equal results."""
     return encoded(gzip.compress(text.encode(), 9, mtime=0))
 
 

@@ -1,22 +1,22 @@
-"""Stop sequences in streamed text: what may be the beginning of one is held back until that is decided."""
+"""Handles stop sequences in streamed text: a possible start of a stop sequence is held back until it is resolved."""
 
 from collections.abc import Sequence
 
 
 class StopSequences:
-    """The filter of one text."""
+    """A filter for one text."""
 
     def __init__(self, sequences: Sequence[str]):
         self.sequences = [sequence for sequence in sequences if sequence]
         self.held = ""
 
     def add(self, piece: str) -> tuple[str, bool]:
-        """Append a piece; return what can be shown now, and whether a stop sequence is complete (it is not shown)."""
+        """Append a piece. Returns the text to show now, and whether a stop sequence (never shown) is complete."""
         self.held += piece
         if not self.sequences:
             return self.rest(), False
         found = [(self.held.find(one) + len(one), -len(one)) for one in self.sequences if one in self.held]
-        if found:  # the one that ends first; of several that end together the longest
+        if found:  # take the sequence that ends first and, of several that end together, the longest
             end, negative_length = min(found)
             shown, self.held = self.held[: end + negative_length], ""
             return shown, True
@@ -27,6 +27,6 @@ class StopSequences:
         return shown, False
 
     def rest(self) -> str:
-        """Return what is held back, at the end of a text."""
+        """Return the held-back text at the end of a text."""
         rest, self.held = self.held, ""
         return rest

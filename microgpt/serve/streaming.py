@@ -1,4 +1,4 @@
-"""From a generation to a response, whole or as server-sent events, while the client is connected."""
+"""Turns a generation into a response, as a whole or as server-sent events, while the client is connected."""
 
 import asyncio
 import contextlib
@@ -15,13 +15,13 @@ from microgpt.serve.errors import ClientDisconnectedError, ClosedError, RequestT
 from microgpt.serve.generation import GeneratedText, Generation
 from microgpt.serve.generation_queue import GenerationQueue
 
-READING_SECONDS = 10.0  # that a slow client has after the deadline of the generation
-WATCH_AFTER = 0.05  # seconds; a task that waits for the client to leave costs more than what most requests need
+READING_SECONDS = 10.0  # time for a slow client to read after the deadline of the generation
+WATCH_AFTER = 0.05  # seconds; a task that watches for a disconnect costs more than most requests
 
 
 @contextmanager
 def watched(receive: Receive, generation: Generation) -> Iterator[None]:
-    """Fail a generation with ClientDisconnectedError when its client leaves."""
+    """Fail a generation with ClientDisconnectedError if its client closes the connection."""
 
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -39,7 +39,7 @@ def watched(receive: Receive, generation: Generation) -> Iterator[None]:
 
 
 async def collect_texts(receive: Receive, queue: GenerationQueue, generation: Generation) -> list[GeneratedText]:
-    """Return all texts; the slot is freed in any case.
+    """Return all texts. The slot is always freed.
 
     Raises ClosedError, RequestTimeoutError, ClientDisconnectedError, NonFiniteError.
     """
@@ -57,10 +57,10 @@ def event(content: Any) -> str:
 
 
 class EventStream(Response):
-    """Server-sent events of a generation, while the client reads them in time; then its slot is freed.
+    """The server-sent events of a generation. When they end or the client does not read in time, its slot is freed.
 
-    Each string of `events` is sent at once. The status of a started stream cannot change, so an error becomes its last
-    event.
+    Each string from `events` is sent immediately. The status of a started stream cannot change, so an error is sent as
+    the last event.
     """
 
     media_type = "text/event-stream"
@@ -82,7 +82,7 @@ class EventStream(Response):
 
         try:
             with contextlib.suppress(TimeoutError), watched(receive, self.generation):
-                # The limit is for a client that does not read; uvicorn closes the connection.
+                # The time limit is for a client that does not read; uvicorn then closes the connection.
                 async with asyncio.timeout_at(self.generation.deadline + READING_SECONDS):
                     await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                     async for content in self.with_error():

@@ -118,12 +118,12 @@ def test_head_routes_are_not_in_the_openapi_document(connect: Connect) -> None:
 @pytest.mark.parametrize(
     ("body", "param", "message"),
     [
-        ({"stop": ["a"] * 5}, "stop", "at most 4 stop sequences"),
-        ({"stop": 3}, "stop", "it is a string or an array of stop sequences"),
-        ({"stop": ["a", 3]}, "stop", "it is a string or an array of stop sequences"),
-        ({"prompt": []}, "prompt", "at least 1 of prompts"),
-        ({"prompt": None}, "prompt", "it is a string or an array of prompts"),
-        ({"prompt": [1, 2]}, "prompt", "it is a string or an array of prompts"),
+        ({"stop": ["a"] * 5}, "stop", "it must have at most 4 stop sequences"),
+        ({"stop": 3}, "stop", "it must be a string or an array of stop sequences"),
+        ({"stop": ["a", 3]}, "stop", "it must be a string or an array of stop sequences"),
+        ({"prompt": []}, "prompt", "it must have 1 or more prompts"),
+        ({"prompt": None}, "prompt", "it must be a string or an array of prompts"),
+        ({"prompt": [1, 2]}, "prompt", "it must be a string or an array of prompts"),
         ({"prompt": ["a"] * 17}, "prompt", "at most 16 prompts"),
         ({"prompt": "!"}, "prompt", "characters that the model does not know"),
         ({"max_tokens": 100_000}, "max_tokens", "at most 1024"),
@@ -147,7 +147,7 @@ def test_the_content_of_a_message_is_text_or_text_parts(connect: Connect, conten
     answer = connect(chat=True).post("/v1/chat/completions", json={"model": "gpt", "messages": messages})
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, "messages[0].content")
-    assert "it is a string or an array of text parts" in error["message"]
+    assert "it must be a string or an array of text parts" in error["message"]
 
 
 def test_max_tokens_0_gives_the_prompt_without_a_text(connect: Connect) -> None:

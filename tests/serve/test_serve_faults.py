@@ -217,4 +217,4 @@ def test_with_a_key_what_computes_wants_it_and_nothing_prints_it(names: Program,
         assert not any(key in answer.text or key in str(answer.headers) for answer in answers)
         server.stop()
     assert key not in server.said() + server.complained()
-    assert "a key is needed" in server.said()
+    assert "API key required" in server.said()

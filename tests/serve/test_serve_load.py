@@ -102,7 +102,7 @@ def test_when_time_is_up_a_request_hears_so_and_its_slot_is_free(endless: Progra
             else:
                 assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
                 error = answer.json()["error"]
-            assert (error["message"] if path == COMPLETIONS else error) == "the time limit of this request has passed"
+            assert (error["message"] if path == COMPLETIONS else error) == "the request exceeded its time limit"
             server.wait_for_metric(ACTIVE, 0)
         assert server.complained() == ""
 

@@ -100,7 +100,7 @@ def test_max_tokens_stop_echo_and_temperature_are_obeyed(names: Server) -> None:
         ({"prompt": "ABC"}, "has characters that the model does not know: 'A' 'B' 'C'"),
         ({"prompt": "a", "temperature": -1}, "temperature=-1 is not allowed"),
         ({"prompt": "a", "max_tokens": 100_000}, "at most 1024"),
-        ({"prompt": "a", "top_p": 0.5}, "top_p is not supported by this server: leave it out"),
+        ({"prompt": "a", "top_p": 0.5}, "top_p is not supported by this server: omit it"),
         ({"prompt": "a", "logprobs": 3}, "logprobs is not supported"),
         ({"prompt": "a", "extra_body": {"beam": 4}}, "beam is not a key of this request"),
         ({"prompt": [1, 2, 3]}, "prompt"),

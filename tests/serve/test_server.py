@@ -256,7 +256,7 @@ def test_an_engine_that_fails_fails_its_requests_and_the_next_ones_are_served(tm
 def test_a_model_with_weights_that_are_no_numbers_is_not_served(tmp_path: Path) -> None:
     broken = trained(tmp_path)
     broken.checkpoint.state.parameters["wte"][0, 0, 0] = np.nan
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match="contains non-finite weights"):
         Service(broken, ServeConfig(), None)
 
 
@@ -300,7 +300,7 @@ def test_chat_answers_and_tells_how_much_of_a_long_conversation_is_dropped(
         ("generate", {"temperature": -0.1}, "temperature=-0.1 is not allowed"),
         ("generate", {"seed": -1}, "seed=-1 is not allowed"),
         ("generate", {"seed": 2**63}, "seed="),
-        ("generate", {"max_tokens": 2000}, "max_tokens=2000 is not allowed: at most 1024"),
+        ("generate", {"max_tokens": 2000}, "max_tokens=2000 is not allowed: it must be at most 1024"),
         ("generate", {"prompt": "ab!X"}, "prompt='ab!X' has characters that the model does not know: '!' 'X'"),
         ("generate", {"prompt": "a" * 24}, "prompt token count 25 exceeds max prompt tokens 24"),
         ("generate", {"tempratur": 1}, "tempratur is not a key of this request"),
@@ -313,10 +313,10 @@ def test_chat_answers_and_tells_how_much_of_a_long_conversation_is_dropped(
         ),
         ("chat", {}, "messages is missing"),
         ("chat", {"messages": [{"role": "system", "content": "a"}]}, 'messages[0].role="system" is not allowed'),
-        ("stream", {}, "one of prompt and messages is needed, and only one"),
+        ("stream", {}, "exactly one of prompt and messages is required"),
         ("stream", {"prompt": "a", "candidates": 21}, "candidates=21 is not allowed"),
         ("attention", {"text": "a" * 24}, "prompt token count 25"),
-        ("attention", {}, "one of text and messages is needed, and only one"),
+        ("attention", {}, "exactly one of text and messages is required"),
     ],
 )
 def test_a_wrong_value_is_one_sentence(text_client: TestClient, path: str, body: Any, sentence: str) -> None:

@@ -98,9 +98,11 @@ def test_a_model_that_the_page_cannot_compute_is_refused_in_a_sentence(monkeypat
     for name in OPTIONS:
         refuse_unsupported(with_options(name, residual_init="zero"))
     with pytest.raises(
-        UserError, match=r"export\.format=html .* model\.position=alibi, only learned and rope and none"
+        UserError, match=r"export\.format=html .* model\.position=alibi; it supports only learned and rope and none"
     ):
         refuse_unsupported(gpt(position="alibi"))
     monkeypatch.setattr(html_page, "NUMBERS", [key for key in html_page.NUMBERS if key != "logit_softcap"])
-    with pytest.raises(UserError, match=r"model\.logit_softcap=3\.0, only None"):  # as of an option that is added later
+    with pytest.raises(
+        UserError, match=r"model\.logit_softcap=3\.0; it supports only None"
+    ):  # as of an option that is added later
         refuse_unsupported(gpt(logit_softcap=3.0))
