@@ -1,6 +1,6 @@
 """The configuration files as a package: `initialize_config_module("microgpt.conf")`, `hydra.searchpath=[pkg://microgpt.conf]`.
 
-Importing it registers the schema, the first entry in the defaults list of conf/config.yaml.
+Importing the package registers the schema, which is the first entry in the defaults list of conf/config.yaml.
 """
 
 from microgpt.config.hydra_schema import register_schema

@@ -1,14 +1,14 @@
-"""The sentences of the embedded chat, all written for this project, in proper English (topics.py varies the typing).
+"""The sentences of the bundled chat data, written for this project in standard English (topics.py varies the typing).
 
 Syntax of the tables: "|" separates alternatives, ">" a question from its answer, "=" a thing from its property, {} is a
-placeholder. A line that ends with "|" or ">" continues on the next.
+placeholder. A line that ends with "|" or ">" continues on the next line.
 """
 
 import re
 
 
 def rows(table: str, mark: str) -> list[tuple[list[str], list[str]]]:
-    """The lines of a table; each has on both sides of the mark some sentences or words."""
+    """Return the lines of a table; each has sentences or words on both sides of `mark`."""
     whole = re.sub(r"([|>])\n", r"\1", table.strip())
     sides = (line.split(mark) for line in whole.splitlines())
     return [(equals(left), equals(right)) for left, right in sides]
@@ -19,7 +19,7 @@ def equals(side: str) -> list[str]:
 
 
 def lookup(table: str) -> dict[str, str]:
-    """Of every line `a | b = c`: {a: c, b: c}."""
+    """Return {a: c, b: c} for every line `a | b = c`."""
     return {said: told for sayings, (told,) in rows(table, "=") for said in sayings}
 
 
