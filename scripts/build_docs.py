@@ -19,7 +19,8 @@ word of its output has changed, or a number by more than 2 %; times, rates and d
 command on which no output depends runs only 50 steps: one that has no block of output and follows the last output that
 reads earlier runs. A block marked `<!-- not run -->` is not run.
 
-The content of a block marked `<!-- code: FILE NAME -->` is replaced with the source of that function or class.
+The content of a block marked `<!-- code: FILE NAME -->` is replaced with the source of that function or class; with
+`<!-- code: FILE NAME without docstring -->`, its docstring is left out.
 """
 
 import argparse
@@ -244,12 +245,15 @@ def prepare(folder: Path) -> None:
 
 
 def source_of(place: str) -> str:
-    """Return the source of a function or class, given as `FILE NAME`."""
-    file, name = place.split()
+    """Return the source of a function or class, given as `FILE NAME` or `FILE NAME without docstring`."""
+    file, name, *without_docstring = place.split()
     code = (ROOT / file).read_text()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
             lines = code.splitlines()[node.lineno - 1 : node.end_lineno]
+            if without_docstring:
+                docstring = node.body[0]
+                del lines[docstring.lineno - node.lineno : (docstring.end_lineno or 0) - node.lineno + 1]
             return textwrap.dedent("\n".join(lines)) + "\n"
     raise SystemExit(f"error: {file} has no {name}")
 
