@@ -9,28 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 from support.compliance import Case, Results, assert_computes, each_dtype, each_engine, options_of, results
-from support.models import EACH_OPTIMIZER
+from support.models import ALTERNATIVES, DEFAULTS, EACH_OPTIMIZER
 
 from microgpt.data.batches import BatchOrder
 from microgpt.engines.base import EngineState, Workload
 from microgpt.engines.options import EngineOptions
-from microgpt.model.spec import ACTIVATIONS, NORMS, POSITIONS, ModelSpec
+from microgpt.model.spec import ModelSpec
 
 # The factors of a case: a key of the model and its values. A case has a value for each, in this order.
 FACTORS: dict[str, tuple[Any, ...]] = {
     "sizes": ((8, 2, None), (8, 2, 1), (16, 4, 2), (12, 6, 3)),  # n_embd, n_head, n_kv_head
-    "mlp_width": (None, 5, 19),
     "n_layer": (1, 2),
-    "position": tuple(POSITIONS),
-    "norm": tuple(NORMS),
-    "norm_gain": (False, True),
-    "final_norm": (False, True),
-    "qk_norm": (False, True),
-    "bias": (False, True),
-    "activation": ACTIVATIONS,
-    "gated_mlp": (False, True),
-    "logit_softcap": (None, 1.5),
-    "norm_eps": (1e-5, 0.1),
+    **{name: (DEFAULTS[name], *values) for name, values in ALTERNATIVES.items() if name != "n_kv_head"},
+    "mlp_width": (None, 5, 19),
     "input_rmsnorm": (True, False),
     "tie_lm_head": (False, True),
     "optimizer": tuple(EACH_OPTIMIZER),

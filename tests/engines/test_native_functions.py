@@ -68,7 +68,7 @@ def test_smooth_functions_of_zero_nan_and_infinity() -> None:
 @pytest.mark.parametrize(("n_embd", "n_head"), [(12, 6), (12, 2), (40, 1), (64, 2)])
 def test_rope_turns_the_pairs_of_a_head_by_the_angle_of_their_position(n_embd: int, n_head: int) -> None:
     """As lanes: the first half of a head's features is in front of its slot, the second in the middle."""
-    spec = gpt(n_embd=n_embd, n_head=n_head, **OPTIONS["rope"])
+    spec = gpt(n_embd=n_embd, n_head=n_head, **OPTIONS["position=rope"])
     layout = layout_of(spec, 8)
     tables, half, slot = rope_tables(spec, layout), n_embd // n_head // 2, layout.slot_vectors * layout.slot_width
     assert tables.shape == (spec.block_size, 2, max(slot, LANES))

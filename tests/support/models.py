@@ -1,6 +1,6 @@
 """Small models, examples and engines for the tests of engines."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from microgpt.engines import make_engine
 from microgpt.engines.base import Arrays, Engine, EngineState, Workload
 from microgpt.engines.optimizer import OPTIMIZERS, OptimizerSpec
 from microgpt.engines.options import EngineOptions
-from microgpt.model.spec import ModelSpec
+from microgpt.model.spec import ACTIVATIONS, BLOCK_OPTIONS, NORMS, POSITIONS, ModelSpec
 
 SETTINGS = {"beta1": 0.85, "beta2": 0.99, "eps": 1e-8, "momentum": 0.9, "weight_decay": 0.3, "adam_lr_ratio": 0.5}
 # Every optimizer of the table. One with another key needs a value in SETTINGS.
@@ -30,23 +30,22 @@ def bigram(**changes: Any) -> ModelSpec:
     return replace(ModelSpec("bigram", vocab_size=7, n_embd=7, n_head=1, n_layer=0, block_size=7), **changes)
 
 
+# Values of each option besides the default. An option that is a number needs one here.
+NUMBERS = {"norm_eps": 0.1, "mlp_width": 5, "n_kv_head": 1, "logit_softcap": 1.5}
+CHOICES = {"position": POSITIONS, "norm": NORMS, "activation": ACTIVATIONS}
+WITHOUT_EFFECT_ON_THE_FORWARD_PASS = ("residual_init", "zero_init_residual")
+DEFAULTS = {field.name: field.default for field in fields(ModelSpec)}
+ALTERNATIVES: dict[str, tuple[Any, ...]] = {
+    name: (not DEFAULTS[name],)
+    if isinstance(DEFAULTS.get(name), bool)
+    else tuple(value for value in CHOICES.get(name, (NUMBERS.get(name),)) if value != DEFAULTS[name])
+    for name in ("norm_eps", *BLOCK_OPTIONS)
+    if name not in ("rope_theta", *WITHOUT_EFFECT_ON_THE_FORWARD_PASS)
+}
 # Each option of the architecture alone, then the presets' combinations, and everything at once.
 OPTIONS: dict[str, dict[str, Any]] = {
-    "rope": {"position": "rope", "rope_theta": 50.0},
-    "no-position": {"position": "none"},
-    "layernorm": {"norm": "layernorm"},
-    "eps": {"norm_eps": 0.1},
-    "gain": {"norm_gain": True},
-    "final-norm": {"final_norm": True},
-    "qk-norm": {"qk_norm": True},
-    "bias": {"bias": True},
-    "gelu": {"activation": "gelu"},
-    "gelu-tanh": {"activation": "gelu_tanh"},
-    "silu": {"activation": "silu"},
-    "gated": {"gated_mlp": True},
-    "mlp-width": {"mlp_width": 5},
-    "kv-head": {"n_kv_head": 1},
-    "softcap": {"logit_softcap": 1.5},
+    **{f"{name}={value}": {name: value, **({"rope_theta": 50.0} if value == "rope" else {})}
+       for name, values in ALTERNATIVES.items() for value in values},
     "layernorm-bias": {"norm": "layernorm", "bias": True},
     "gpt2": {
         "input_rmsnorm": False, "tie_lm_head": True, "norm": "layernorm", "norm_gain": True, "final_norm": True,
