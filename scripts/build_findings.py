@@ -315,7 +315,7 @@ def write(results: Mapping[str, Mapping[str, Result]], stored: dict[str, Any]) -
         }
         if STUDIES[name].are_differences:
             continue
-        lines = {text: list(result.analysis.findings) for text, result in found.items()}
+        lines = {text: [*result.analysis.findings, *result.analysis.last] for text, result in found.items()}
         stored.setdefault("sentences", {})[name] = lines
         for text, result in found.items():
             if result.analysis.plots:

@@ -45,8 +45,8 @@ def as_json(hashes: dict[str, str]) -> str:
 def report_picture(page: "Page", folder: Path) -> None:
     page.goto((folder / "results" / "report.html").as_uri())
     boxes = [
-        page.locator("figure").filter(has_text=title).first.bounding_box()
-        for title in ("Distribution over seeds", "Main effects")
+        page.locator("figure").filter(has=page.get_by_text(title, exact=True)).first.bounding_box()
+        for title in ("Distribution over seeds", "Effects")
     ]
     left, right = boxes
     assert left is not None

@@ -17,7 +17,13 @@ from microgpt.reports.settings import fingerprint, label
 
 SIZES = ("model.n_embd", "model.n_head", "model.n_layer", "model.block_size")
 ONLY_ENDS = 2  # evaluations of a run that was evaluated only before the first step and after the last
-MOST_NAMED = 12  # variants whose parameter counts a sentence compares
+MOST_NAMED = 12  # variants that a sentence lists
+FEWEST_SECONDS = 1.0  # of training, for a comparison at equal time
+CLOSE = 1e-6  # relative, of times that are equal but for rounding
+TOO_SHORT = (
+    f"Not compared at equal time: the runs trained for less than {FEWEST_SECONDS:g} s, in which speed is not measured "
+    "reliably."
+)
 
 Reader = Callable[[Row], Curve]
 Evaluations = tuple[np.ndarray, np.ndarray]  # places on an axis, ascending, and val_loss there
@@ -36,13 +42,44 @@ class Budget:
 
 
 def at_equal_time(family: Family, read: Reader) -> Budget:
-    """Return val_loss at the longest time that every run was trained for, interpolated between evaluations."""
+    """Return val_loss at the longest time that every run was trained for, interpolated between evaluations.
+
+    There is none for short runs, whose speed is a single measurement of a moment, and none at a time before the first
+    evaluation of a variant after the start, where a line from the untrained model says nothing.
+    """
+    if is_too_short(family):
+        return Budget("seconds", family, TOO_SHORT)
     budget = on_axis(family, "seconds", read)
+    if budget.at is None:
+        return budget
+    early = early_steps(family, budget.at, read)
+    if early:
+        named = ", ".join([f"{name} at about step {steps:.0f}" for name, steps in list(early.items())[:MOST_NAMED]])
+        reason = f"after {budget.at:.3g} s some variants were before their first evaluation: {named}"
+        return Budget("seconds", family, f"Not compared at equal time: {reason}.")
     rates = [row.steps_per_sec for row in family.rows]
-    if budget.at is None or len(set(rates)) == len(rates):
+    if len(set(rates)) == len(rates):
         return budget
     shared = " Runs trained side by side share one measurement of time, which seeds do not repeat: no test is made."
     return replace(budget, sentence=budget.sentence + shared, independent=False)
+
+
+def is_too_short(family: Family) -> bool:
+    """Whether every run was trained for less time than a measurement of speed needs."""
+    times = [row.steps / row.steps_per_sec for row in family.rows if row.steps and row.steps_per_sec]
+    return bool(times) and max(times) < FEWEST_SECONDS
+
+
+def early_steps(family: Family, seconds: float, read: Reader) -> dict[str, float]:
+    """Return the step at a time of each variant that has not reached its first evaluation after the start."""
+    found: dict[str, float] = {}
+    for variant in family.variants:
+        for row in variant.rows.values():
+            steps, _ = evaluations(read(row), "step")
+            step = seconds * (row.steps_per_sec or 0.0)
+            if len(steps) >= ONLY_ENDS and step < steps[1] * (1 - CLOSE):
+                found[variant.name] = step
+    return found
 
 
 def at_equal_steps(family: Family, read: Reader) -> Budget:
@@ -125,10 +162,11 @@ def at_equal_parameters(family: Family) -> Budget:
     equal = [f"{' and '.join(names)} ({count})" for count, names in by_count.items() if len(names) > 1]
     if equal:
         return Budget("parameters", family, f"Equal parameter counts: {'; '.join(equal)}.")
-    sizes = "sizes were not swept for two or more kinds of model (for example by model.n_embd=8,16,32)"
-    if len(kinds) > 1:
-        sizes = "not all variants are comparable" if family.obstacle else "the ranges of sizes do not overlap"
-    reason = f"no two variants have the same number ({', '.join(map(str, sorted(by_count)))}), and {sizes}"
+    counts = ", ".join(map(str, sorted(by_count)))
+    if len(kinds) < 2:  # the sizes are what was swept, or no size was
+        return Budget("parameters", family, f"No two variants have the same number of parameters ({counts}).")
+    sizes = "not all variants are comparable" if family.obstacle else "the ranges of sizes do not overlap"
+    reason = f"no two variants have the same number ({counts}), and {sizes}"
     return Budget("parameters", family, f"Loss at equal parameters is not available: {reason}.")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from microgpt.reports.curves import Band
 from microgpt.reports.paired_statistics import Interval
-from microgpt.reports.plot_style import COLOURS, FAINT, INK, PAPER, line_style, new_axes, plot_style, shortened
+from microgpt.reports.plot_style import COLOURS, FAINT, INK, PAPER, WIDTH, line_style, new_axes, plot_style, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +22,8 @@ LOSS = "validation loss (nats per token)"
 MOST_DOTS = 300  # in one strip
 STRIP_HEIGHT = 0.5  # inches
 LEGEND_ROW = 0.19  # inches
+MARGIN = 0.42  # inches, for the names of references
+REFERENCE_NAMES = {"unigram": "unigram\ncounts", "bigram": "bigram\ncounts"}
 ON_PAPER = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}  # hides lines behind a label
 
 
@@ -33,7 +35,7 @@ class Strip:
     values: Sequence[float]
     mean: float
     interval: Interval | None
-    series: int = 0  # number of its colour and marker
+    series: int | None = 0  # number of its colour and marker; None: of a row that is no curve in the other plots
 
 
 def curves(
@@ -43,16 +45,19 @@ def curves(
     y_label: str = LOSS,
     references: Mapping[str, float] | None = None,
     from_x: float | None = None,
+    highest: float | None = None,
 ) -> "Figure":
     """Draw a line with a band for each name; with `from_x`, only the part from there on.
 
-    References are horizontal lines; one outside of the range of the curves is left out.
+    References are horizontal lines; one outside of the range of the curves is left out. The y-axis spans the curves
+    that are not above `highest`, if there are any.
     """
     columns = 1 if max(map(len, bands), default=0) > 24 else 2
     legend = LEGEND_ROW * math.ceil(len(bands) / columns)
     with plot_style():
         figure, axes = new_axes(2.75 + legend, bottom=0.46 + legend)
         means: list[np.ndarray] = []
+        high_means: list[np.ndarray] = []
         ends: list[np.ndarray] = []
         for number, (name, band) in enumerate(bands.items()):
             rows = slice(None) if from_x is None else band.x >= from_x
@@ -60,10 +65,11 @@ def curves(
             every = max(1, len(x) // 8)
             axes.plot(x, mean, label=shortened(name, 54), markevery=(number % every, every), **line_style(number))
             axes.fill_between(x, low, high, color=COLOURS[number % len(COLOURS)], alpha=0.18, linewidth=0)
-            means.append(mean)
-            ends += [low, high]
-        limit_to(axes, np.concatenate(means), np.concatenate(ends))
-        mark_references(axes, references or {}, list(bands.values()))
+            is_high = highest is not None and is_above(band.mean, highest)
+            (high_means if is_high else means).append(mean)
+            ends += [] if is_high else [low, high]
+        limit_to(axes, np.concatenate(means or high_means), np.concatenate(ends or high_means))
+        mark_references(axes, references or {})
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         figure.legend(
@@ -71,6 +77,11 @@ def curves(
             handlelength=3.2,
         )  # fmt: skip
     return figure
+
+
+def is_above(mean: np.ndarray, highest: float) -> bool:
+    """Whether a curve is above a loss after its first point, which is the same for all that start alike."""
+    return bool((mean[1:] if len(mean) > 1 else mean).max() > highest)
 
 
 def limit_to(axes: "Axes", means: np.ndarray, bands: np.ndarray) -> None:
@@ -84,66 +95,80 @@ def limit_to(axes: "Axes", means: np.ndarray, bands: np.ndarray) -> None:
     axes.set_ylim(low - air, high + air)
 
 
-def mark_references(axes: "Axes", references: Mapping[str, float], bands: Sequence[Band]) -> None:
-    """Draw lines at known losses, each with its name at the side where the curves are farther away."""
+def mark_references(axes: "Axes", references: Mapping[str, float]) -> None:
+    """Draw lines at known losses, each with its name at the right of the axes."""
     low, high = axes.get_ylim()
-    left, right = axes.get_xlim()
-    part = 0.25 * (right - left)  # width of a name
-    for name, value in references.items():
-        if low <= value <= high:
-            at_right = distance(bands, right - part, right, value) > distance(bands, left, left + part, value)
-            axes.axhline(value, color=FAINT, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1.5)
-            axes.annotate(
-                f"{name} {value:.3f}", (float(at_right), value), xycoords=("axes fraction", "data"),
-                xytext=(-2 if at_right else 2, 2), textcoords="offset points", ha="right" if at_right else "left",
-                va="bottom", fontsize=8, color=FAINT, bbox={**ON_PAPER, "alpha": 0.7},
-            )  # fmt: skip
-
-
-def distance(bands: Sequence[Band], left: float, right: float, value: float) -> float:
-    """Return the vertical distance from a value to the nearest of the curves between two x."""
-    found = np.inf
-    for band in bands:
-        places = np.linspace(max(left, band.x[0]), min(right, band.x[-1]), 20)
-        found = min(found, float(np.abs(np.interp(places, band.x, band.mean) - value).min()))
-    return found
+    known = {name: value for name, value in references.items() if low <= value <= high}
+    if known:
+        place = axes.get_position()
+        axes.set_position((place.x0, place.y0, place.width - MARGIN / WIDTH, place.height))
+    for name, value in known.items():
+        axes.axhline(value, color=FAINT, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1.5)
+        axes.annotate(
+            REFERENCE_NAMES.get(name, name), (1, value), xycoords=("axes fraction", "data"), xytext=(3, 0),
+            textcoords="offset points", va="center", fontsize=7.5, color=FAINT, linespacing=0.9,
+        )  # fmt: skip
 
 
 def strips(
-    rows: Sequence[Strip], *, x_label: str, zero: bool = False, references: Mapping[str, float] | None = None
+    rows: Sequence[Strip],
+    *,
+    x_label: str,
+    zero: bool = False,
+    references: Mapping[str, float] | None = None,
+    highest: float | None = None,
 ) -> "Figure":
     """Draw a row for each strip, the first on top: its values as dots, below them the mean on its 95 % interval.
 
     Labels are above their rows, so that they may be long. `zero` adds a line at zero. References are vertical lines;
-    one outside of the range of the rows is left out.
+    one outside of the range of the rows is left out. The x-axis spans the rows with a mean that is not above `highest`,
+    if there are any; the means of others are at its right end in figures.
     """
     with plot_style():
-        figure, axes = new_axes(0.7 + STRIP_HEIGHT * len(rows), left=0.22, bottom=0.5)
-        axes.set_ylim(len(rows) - (0.25 if references else 0.5), -0.66)  # names of references are at the bottom
+        top = 0.36 if references else 0.12  # names of references are above the axes
+        figure, axes = new_axes(0.58 + top + STRIP_HEIGHT * len(rows), left=0.22, bottom=0.5, top=top)
+        axes.set_ylim(len(rows) - 0.5, -0.66)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         if zero:
             axes.axvline(0, color=INK, linewidth=1, zorder=1.5)
+        inside = [row for row in rows if highest is None or row.mean <= highest] or rows
         for place, row in enumerate(rows):
             draw_strip(axes, place, row)
+        if len(inside) < len(rows):
+            limit_strips(axes, inside)
         low, high = axes.get_xlim()
-        for name, value in (references or {}).items():
-            if low <= value <= high:
-                at_left = value > low + 0.75 * (high - low)  # the name does not fit at the right
-                axes.axvline(value, color=FAINT, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1.5)
+        for place, row in enumerate(rows):
+            if row.mean > high:
                 axes.annotate(
-                    f"{name} {value:.3f}", (value, 0), xycoords=("data", "axes fraction"),
-                    xytext=(-3 if at_left else 3, 3), ha="right" if at_left else "left", textcoords="offset points",
-                    fontsize=8, color=FAINT, bbox=ON_PAPER,
+                    f"mean {row.mean:.3f} →", (1, place), xycoords=("axes fraction", "data"), ha="right",
+                    va="center", fontsize=8, color=FAINT,
                 )  # fmt: skip
+        known = {name: value for name, value in (references or {}).items() if low <= value <= high}
+        for name, value in known.items():
+            axes.axvline(value, color=FAINT, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1.5)
+            at = (value - low) / (high - low)
+            axes.annotate(
+                REFERENCE_NAMES.get(name, name), (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
+                ha="right" if at > 0.9 else "left" if at < 0.1 else "center", textcoords="offset points", fontsize=7.5,
+                color=FAINT, linespacing=0.9,
+            )  # fmt: skip
         axes.locator_params(axis="x", nbins=7)
         axes.set_xlabel(x_label)
     return figure
 
 
+def limit_strips(axes: "Axes", rows: Sequence[Strip]) -> None:
+    """Let the x-axis span the values and the intervals of some rows."""
+    ends = [end for row in rows for end in (*row.values, row.mean)]
+    ends += [end for row in rows if row.interval for end in (row.interval.low, row.interval.high)]
+    air = 0.06 * (max(ends) - min(ends)) or 0.01
+    axes.set_xlim(min(ends) - air, max(ends) + air)
+
+
 def draw_strip(axes: "Axes", place: int, row: Strip) -> None:
     """Draw from the top the label, the dots, and the mean, which would hide dots on the same height."""
-    style = line_style(row.series)
+    style = {"color": INK, "marker": "."} if row.series is None else line_style(row.series)
     values = thinned(row.values)
     few = len(values) <= 24
     axes.scatter(

@@ -16,7 +16,9 @@ from typing import Any
 
 from microgpt.atomic import write_atomically
 from microgpt.errors import MicrogptError, UserError
+from microgpt.reports.analyses import plan_of_family
 from microgpt.reports.document import json_text
+from microgpt.reports.effect_report import comparisons_of
 from microgpt.reports.html import html
 from microgpt.reports.markdown import image_name, markdown
 from microgpt.reports.plot_style import png, skip_if_failing
@@ -34,7 +36,6 @@ from microgpt.reports.terminal import (
     terminal_width,
 )
 
-FEW_SETTINGS = 4  # of a sweep whose table says enough on the terminal
 RENDERERS = {"report.html": html, "report.md": markdown, "report.json": json_text}  # of the same report
 
 
@@ -143,11 +144,12 @@ def collect_and_print(folders: Sequence[Path], results_dir: Path, sweep: Path | 
         ablations = [section for section in ablations if len(variants.get(section.comparison, ())) > 1]
         if len(variants) > 1 or not ablations:  # the table of an ablation has a line for each setting too
             family = sweep_family(jobs, sweep.name)
-            print(settings_text(family, width))
             sweeps = [one for one in results.reports if one.family.kind == "sweep"]
-            page = next((one.page for one in sweeps if jobs[0] in one.family.members), None)
-            if page is not None and len(family.variants) > FEW_SETTINGS:
-                print(findings_text(page, width))
+            found = next((one for one in sweeps if jobs[0] in one.family.members), None)
+            compared = found.compared if found else comparisons_of(family, plan_of_family(family))[0]
+            print(settings_text(family, compared, width))
+            if found is not None:
+                print(findings_text(found.page, width))
     elif rows:
         print(runs_text(rows, width))
     if ablations:

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from microgpt.reports.experiment_plan import Plan
-from microgpt.reports.paired_statistics import Summary
+from microgpt.reports.factor_effects import Compared
+from microgpt.reports.paired_statistics import Difference, Summary, Verdict
 from microgpt.reports.report import (
     Analysis,
     Bullets,
@@ -42,7 +43,9 @@ def section_object(section: Section) -> dict[str, Any]:
     return {"title": section.title, "summary": section.summary, "data": section.data, "blocks": blocks}
 
 
-def family_object(family: Family, plan: Plan, analyses: Mapping[str, Analysis]) -> dict[str, Any]:
+def family_object(
+    family: Family, plan: Plan, analyses: Mapping[str, Analysis], compared: Compared | None
+) -> dict[str, Any]:
     """Return the numbers of a family for report.json."""
     summaries = {variant.name: found for variant, found in family.ranked}
     return {
@@ -51,7 +54,10 @@ def family_object(family: Family, plan: Plan, analyses: Mapping[str, Analysis]) 
         "metric": family.metric,
         "runs": {"completed": len(family.rows), "not_completed": len(family.missing)},
         "plan": asdict(plan),
-        "variants": [variant_object(one, summaries.get(one.name)) for one in family.variants],
+        "variants": [
+            {**variant_object(one, summaries.get(one.name)), "from_best": from_best_object(one, compared)}
+            for one in family.variants
+        ],
         "analyses": {name: one.data for name, one in analyses.items()},
     }
 
@@ -70,6 +76,29 @@ def variant_object(variant: Variant, found: Summary | None) -> dict[str, Any]:
         "median": found.median if found else None,
         "low": interval.low if interval else None,
         "high": interval.high if interval else None,
+    }
+
+
+def from_best_object(variant: Variant, compared: Compared | None) -> dict[str, Any] | None:
+    """Return the difference from the variant with the lowest mean; None for that one, and without a comparison."""
+    found = compared.from_best.get(variant.name) if compared else None
+    return None if found is None else difference_object(found)
+
+
+def difference_object(found: Difference) -> dict[str, Any]:
+    """Return the numbers of a difference; `low` and `high` are the interval that the report shows."""
+    return {
+        "estimate": found.mean,
+        "low": found.interval.low if found.interval else None,
+        "high": found.interval.high if found.interval else None,
+        "standard_error": found.error,
+        "df": found.df,
+        "p": found.p,
+        "p_adjusted": found.p_adjusted,
+        "seeds": found.n,
+        "paired": found.paired,
+        "verdict": found.verdict.name.lower(),
+        "seeds_needed": None if found.verdict is Verdict.SHOWN else found.seeds_needed,
     }
 
 

@@ -14,42 +14,47 @@ from microgpt.reports.plot_style import COLOURS, FAINT, INK, line_style, new_axe
 from microgpt.reports.plots import LOSSES, MOST_STRIPS, UNIT, difference_strips, dots_caption, joined
 from microgpt.reports.report import Plot
 from microgpt.reports.run_families import Family
+from microgpt.reports.settings import with_short_keys
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_BARS = 20
-FEWEST_RANKED = 5  # effects, from which they are drawn by size and against chance
+FEWEST_RANKED = 5  # effects, from which they are drawn by size and, if they are independent, against chance
 MOST_INTERACTIONS = 3
+MOST_LABELS, LABEL_HEIGHT = 6, 0.06  # of the effects against chance; the height in parts of the largest
+SIMULTANEOUS = "Intervals are simultaneous."
 LARGEST_DRAWN = 12  # levels of a factor in the plot of an interaction
 SIZES = ("trend", "difference", "interaction")  # kinds of effects that are ranked; a departure belongs to its trend
 
 
 def plots_of_effects(family: Family, found: Effects) -> list[Plot]:
-    known = [one for one in found.effects if one.difference.mean is not None]
+    known = [one for one in found.stated if one.difference.mean is not None]
     ranked = [one for one in known if one.contrast.kind in SIZES]
-    plots = effect_strips(family, known, len(found.design.factors) > 1)
-    if len(found.design.factors) > 1 and len(ranked) >= FEWEST_RANKED:
-        plots += [pareto(family, ranked), half_normal(ranked)]
+    keys = [factor.key for factor in found.design.factors]
+    plots = effect_strips(family, known, keys)
+    if len(keys) > 1 and len(ranked) >= FEWEST_RANKED:
+        plots.append(pareto(family, ranked, keys))
+        plots += [half_normal(ranked, keys)] if found.is_screening else []
     return plots + interactions(family, found)
 
 
-def effect_strips(family: Family, known: Sequence[Effect], several: bool) -> list[Plot]:
+def effect_strips(family: Family, known: Sequence[Effect], keys: Sequence[str]) -> list[Plot]:
     """Return the plot of the effects seed by seed, of many those with the smallest p."""
     chosen = sorted(known, key=lambda one: (one.difference.p is None, one.difference.p or 0))[:MOST_STRIPS]
-    rows = difference_strips({one.contrast.label: one.difference for one in known if one in chosen})
+    rows = difference_strips({
+        with_short_keys(one.contrast.label, keys): one.difference for one in known if one in chosen
+    })  # fmt: skip
     if not rows:
         return []
     figure = strips(rows, x_label=f"effect on the {LOSSES[family.metric]} ({UNIT})", zero=True)
     some = f"The {len(chosen)} of {len(known)} effects with the smallest p are drawn." * (len(chosen) < len(known))
-    caption = joined("Left of zero, the loss is lower.", dots_caption("seed", rows), "The bars hold together.", some)
-    return [
-        Plot("effects", "Main effects and interactions" if several else "Differences between levels", caption, figure)
-    ]
+    caption = joined("Left of zero, the loss is lower.", dots_caption("seed", rows), SIMULTANEOUS, some)
+    return [Plot("effects", "Effects" if len(keys) > 1 else "Differences between levels", caption, figure)]
 
 
-def pareto(family: Family, ranked: Sequence[Effect]) -> Plot:
-    """Return bars of the sizes of the effects, the largest on top, with the ends of their intervals."""
+def pareto(family: Family, ranked: Sequence[Effect], keys: Sequence[str]) -> Plot:
+    """Return bars of the effects, the largest on top, with their intervals."""
     rows = sorted(ranked, key=lambda one: -abs(one.difference.mean or 0))[:MOST_BARS]
     with plot_style():
         figure, axes = new_axes(0.6 + STRIP_HEIGHT * 0.8 * len(rows), left=0.22, bottom=0.5)
@@ -57,28 +62,25 @@ def pareto(family: Family, ranked: Sequence[Effect]) -> Plot:
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         for place, one in enumerate(rows):
-            size, interval = abs(one.difference.mean or 0), one.difference.interval
+            mean, interval = one.difference.mean or 0, one.difference.interval
             axes.barh(
-                place, size, 0.34, color=COLOURS[0] if one.is_shown else FAINT, alpha=0.85 if one.is_shown else 0.5
+                place, mean, 0.34, color=COLOURS[0] if one.is_shown else FAINT, alpha=0.85 if one.is_shown else 0.5
             )
             if interval is not None:
-                half = (interval.high - interval.low) / 2
-                axes.plot([max(0, size - half), size + half], [place, place], color=INK, linewidth=1.4)
-            sign = "lower" if (one.difference.mean or 0) < 0 else "higher"
+                axes.plot([interval.low, interval.high], [place, place], color=INK, linewidth=1.4)
+            label = with_short_keys(one.contrast.label, keys) + " (not shown)" * (not one.is_shown)
             axes.annotate(
-                shortened(f"{one.contrast.label} ({sign})", 62), (0, place - 0.22), xycoords=("axes fraction", "data"),
+                shortened(label, 62), (0, place - 0.22), xycoords=("axes fraction", "data"),
                 va="bottom", fontsize=8.5, bbox=ON_PAPER,
             )  # fmt: skip
-        axes.set_xlim(left=0)
-        axes.set_xlabel(f"size of the effect on the {LOSSES[family.metric]} ({UNIT})")
+        axes.axvline(0, color=INK, linewidth=1)
+        axes.set_xlabel(f"effect on the {LOSSES[family.metric]} ({UNIT})")
     some = f"The {len(rows)} largest of {len(ranked)}." * (len(rows) < len(ranked))
-    caption = joined(
-        "Coloured: shown. Grey: not shown. The line is the 95 % interval; the intervals hold together.", some
-    )
+    caption = joined(f"Coloured: shown. Grey: not shown. The line is the 95 % interval. {SIMULTANEOUS}", some)
     return Plot("pareto", "Effects by size", caption, figure)
 
 
-def half_normal(ranked: Sequence[Effect]) -> Plot:
+def half_normal(ranked: Sequence[Effect], keys: Sequence[str]) -> Plot:
     """Return the effects in their standard errors against the quantiles that chance alone would give."""
     from scipy.special import ndtri
 
@@ -94,12 +96,16 @@ def half_normal(ranked: Sequence[Effect]) -> Plot:
             axes.plot([0, end], [0, end], color=FAINT, linewidth=1, linestyle=(0, (4, 2)))
         for is_shown, colour in ((False, FAINT), (True, COLOURS[0])):
             axes.scatter(places[shown == is_shown], sizes[shown == is_shown], s=22, color=colour, linewidth=0)
-        for number in np.flatnonzero(shown)[-6:]:
+        above = float("inf")
+        for number in np.flatnonzero(shown)[-MOST_LABELS:][::-1]:
+            if above - sizes[number] < LABEL_HEIGHT * sizes[-1]:
+                continue
+            above = sizes[number]
             left = places[number] > 0.5 * places[-1]  # where the label has room
             axes.annotate(
-                shortened(rows[number].contrast.label, 34), (places[number], sizes[number]),
+                shortened(with_short_keys(rows[number].contrast.label, keys), 44), (places[number], sizes[number]),
                 xytext=(-6 if left else 6, 0), textcoords="offset points", ha="right" if left else "left",
-                va="center", fontsize=8, bbox={**ON_PAPER, "alpha": 0.7},
+                va="center", fontsize=8,
             )  # fmt: skip
         axes.set_xlim(0, float(places[-1]) * 1.1)
         axes.set_ylim(bottom=0)
@@ -120,7 +126,7 @@ def size_of(one: Effect, in_errors: bool) -> float:
 def interactions(family: Family, found: Effects) -> list[Plot]:
     """Return a plot of the means of each pair of factors that is shown to interact, the surest first."""
     shown = sorted(
-        (one for one in found.effects if one.is_shown and one.contrast.kind == "interaction"),
+        (one for one in found.averaged if one.is_shown and one.contrast.kind == "interaction"),
         key=lambda one: one.difference.p or 0,
     )
     plots = []
@@ -129,7 +135,8 @@ def interactions(family: Family, found: Effects) -> list[Plot]:
         if figure is not None:
             names = " and ".join(factor.name for factor in factors)
             caption = (
-                "Mean over seeds and the other factors; the bar is its 95 % interval. Parallel lines: no interaction."
+                "Mean over seeds and the other factors; the bar is the 95 % interval of that mean. Parallel lines: no "
+                "interaction."
             )
             name = f"interaction{'abc'[len(plots)]}" if plots else "interaction"
             plots.append(Plot(name, f"Interaction of {names}", caption, figure))

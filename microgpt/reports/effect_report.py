@@ -5,57 +5,99 @@ from typing import Any
 
 from microgpt.errors import UserError
 from microgpt.reports.budgets import Reader
+from microgpt.reports.context_sentences import failure_sentences, fixed_rates, reference_sentences, tried_rates
+from microgpt.reports.document import difference_object
 from microgpt.reports.effect_plots import plots_of_effects
 from microgpt.reports.experiment_plan import Levels, Plan, control_of, levels_of, nuisance_of
-from microgpt.reports.factor_effects import Effect, Effects, against_best, effects_of
-from microgpt.reports.factors import Design, design_of
-from microgpt.reports.paired_statistics import Difference, number_of_seeds, summary
+from microgpt.reports.factor_effects import Compared, Effect, Effects, against_best, compare
+from microgpt.reports.factors import Design, design_of, variants_of
+from microgpt.reports.paired_statistics import number_of_seeds, summary
 from microgpt.reports.plot_style import skip_if_failing
 from microgpt.reports.plots import joined
 from microgpt.reports.report import Analysis, Plot, Table
 from microgpt.reports.run_families import Family
-from microgpt.reports.tables import effect_rows
+from microgpt.reports.tables import effect_rows, explanation
 from microgpt.reports.wording import best_sentence, effect_sentences
 
-OPTIMIZER, LEARNING_RATE = "optim.name", "optim.lr"
 MOST_ROWS = 60
 MOST_REMARKS = 8
 FEW_SEEDS = 4
 WIDE = 5.0  # ratio of a variant's standard deviation to the median of all, from which it is named
-NOTE = (
-    "Below zero, the loss is lower. A row is a mean of differences taken seed by seed, with an error of its own. The "
-    "95 % intervals hold together for all rows of this table, and p (adjusted) is for all rows."
+MEASURED = "Effects are means over measured combinations only; a row that needs another combination is left out."
+ON_AVERAGE = "A row without “with” is a mean over the levels of the other factors."
+CROSSED = (
+    "In a row with ×, the difference is that of two effects: below zero, the effect of the first setting is smaller "
+    "(more negative) with the second."
 )
+OFF_THE_LINE = "In a row “off the line”, below zero: the mean is below the straight line."
 INDEPENDENT = (
     "Some variants share too few seeds to be compared seed by seed; as independent samples they need many more seeds."
 )
-SURVIVORS = "If their runs failed, the settings that fail look better than they are."
-ON_AVERAGE = "The effect of a factor is its mean over the levels of the others."
 
 
 def effects_analysis(family: Family, plan: Plan, read: Reader | None) -> Analysis | None:
     """Return the effects of the swept keys; None if no two variants have results."""
-    design, _ = design_and_levels(family, plan)
-    if design is None:
+    compared, design = comparisons_of(family, plan)
+    if compared is None:
         return None
-    found = effects_of(design)
-    shown = found.effects[:MOST_ROWS]
-    rest = f"{len(found.effects) - MOST_ROWS} more rows are in report.json." if len(found.effects) > MOST_ROWS else ""
-    note = joined(NOTE, ON_AVERAGE if len(found.design.factors) > 1 else "", rest)
+    found = compared.effects
+    stated = found.stated if design else []
+    shown = stated[:MOST_ROWS]
+    is_tuned = bool(nuisance_among(family, plan))  # another analysis has the best values
     without_results = sum(not variant.rows for variant in family.variants)
     plots: list[Plot] = []
-    if read:
+    if read and stated:
         with skip_if_failing(f"effects of {family.key}"):
             plots = plots_of_effects(family, found)
+    remarks = [*(design.remarks if design else ()), *found.remarks, *caveats(found)]
     return Analysis(
         findings=[
-            *([] if family.obstacle else best_sentence(*against_best(design), family.metric, without_results)),
-            *effect_sentences(found, family.metric),
-            *[*own_rates(family, found), *design.remarks, *found.remarks, *caveats(found)][:MOST_REMARKS],
+            *([] if family.obstacle else best_sentence(compared, family.metric, without_results)),
+            *failure_sentences(family),
+            *reference_sentences(family),
+            *([] if is_tuned else tried_rates(family, compared)),
+            *(effect_sentences(found, family.metric) if design else []),
+            *([] if is_tuned else fixed_rates(family)),
+            *remarks[:MOST_REMARKS],
         ],
         plots=plots,
-        blocks=[Table("Effects", effect_rows(shown), note)] if shown else [],
-        data=effects_data(found),
+        blocks=[Table("Effects", effect_rows(shown), note_of(found, shown, len(stated)))] if shown else [],
+        data=effects_data(found) if design else {},
+        compared=compared,
+    )
+
+
+def comparisons_of(family: Family, plan: Plan) -> tuple[Compared | None, Design | None]:
+    """Return all comparisons of a family, and the design of its effects; None if no two variants have results.
+
+    The variants of a family with a nuisance are compared with the best one on all their seeds.
+    """
+    design, _ = design_and_levels(family, plan)
+    variants = variants_of(family)
+    if variants is None:
+        return None, None
+    if design is None:
+        return compare(variants), None
+    compared = compare(design)
+    if nuisance_among(family, plan):
+        return Compared(compared.effects, *against_best(variants)), design
+    return compared, design
+
+
+def nuisance_among(family: Family, plan: Plan) -> list[str]:
+    return nuisance_of(plan, levels_of([variant.settings for variant in family.variants]))
+
+
+def note_of(found: Effects, shown: list[Effect], number: int) -> str:
+    """Return the caption of the table of effects."""
+    labels = [one.contrast.label for one in shown]
+    several = len(found.design.factors) > 1
+    return joined(
+        explanation([one.difference for one in shown]),
+        f"{MEASURED} {ON_AVERAGE}" if several else "",
+        CROSSED if any("×" in label for label in labels) else "",
+        OFF_THE_LINE if any(label.endswith("off the line") for label in labels) else "",
+        f"{number - len(shown)} more rows are in report.json." if number > len(shown) else "",
     )
 
 
@@ -76,25 +118,17 @@ def caveats(found: Effects) -> list[str]:
     samples = [cell.sample for cell in found.design.cells]
     every, shared = set().union(*samples), set(samples[0]).intersection(*samples[1:])
     sentences = []
-    paired = all(one.difference.paired for one in found.effects)
+    paired = all(one.difference.paired for one in found.stated)
     if not paired:
         sentences.append(INDEPENDENT)
     elif shared != every and len(found.design.factors) > 1:
         left_out = number_of_seeds(len(every) - len(shared))
-        sentences.append(f"The effects are without {left_out}, which not every combination has. {SURVIVORS}")
+        sentences.append(
+            f"Effects that average over all combinations are without {left_out}, which not every combination has."
+        )
     if 1 < len(shared) <= FEW_SEEDS and paired:
         sentences.append(f"{len(shared)} seeds are few: the intervals are several times as wide as with 16.")
     return [*sentences, *wide_variants(found.design)]
-
-
-def own_rates(family: Family, found: Effects) -> list[str]:
-    """Say that optimizers were compared at one learning rate each, if they were."""
-    keys = {factor.key for factor in found.design.factors}
-    if OPTIMIZER not in keys or LEARNING_RATE in family.variants[0].settings:
-        return []
-    rates = {str(row.setting("optim", "name")): row.setting("optim", "lr") for row in family.rows}
-    stated = ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
-    return [f"Each optimizer has one learning rate ({stated}): at others, their order may be another."]
 
 
 def wide_variants(design: Design) -> list[str]:
@@ -107,15 +141,16 @@ def wide_variants(design: Design) -> list[str]:
     consequence = (
         "comparisons with it have wide intervals, the others are not affected"
         if len(design.factors) == 1
-        else "effects that average over it are as uncertain, interactions with its levels may be due to it"
+        else "effects that average over it are as uncertain, and interactions with its levels may be due to it"
     )
-    times = "times as much over seeds as is typical here"
-    return [f"{name} varies {ratio:.0f} {times}: {consequence}." for name, ratio in wide.items()]
+    return [
+        f"The standard deviation of {name} over seeds is {ratio:.0f} times the median of all variants: {consequence}."
+        for name, ratio in wide.items()
+    ]
 
 
 def effects_data(found: Effects) -> dict[str, Any]:
     """Return the factors, the cells and the effects for report.json."""
-    factors = found.design.factors
     return {
         "factors": [
             {
@@ -123,12 +158,13 @@ def effects_data(found: Effects) -> dict[str, Any]:
                 "levels": list(one.levels),
                 "reference": one.levels[one.reference],
                 "scale": one.scale or "categories",
+                "depends_on": [other.key for other in found.depends.get(one, ())],
             }
-            for one in factors
+            for one in found.design.factors
         ],
         "cells": len(found.design.cells),
         "combinations": found.design.combinations,
-        "effects": [effect_data(one) for one in found.effects],
+        "effects": [effect_data(one) for one in found.stated],
     }
 
 
@@ -137,23 +173,7 @@ def effect_data(one: Effect) -> dict[str, Any]:
         "label": one.contrast.label,
         "kind": one.contrast.kind,
         "factors": [factor.key for factor in one.contrast.factors],
+        "at": {factor.key: factor.levels[level] for factor, level in one.contrast.at},
         "confounded_with": list(one.contrast.aliases),
-        **difference_data(one.difference),
-    }
-
-
-def difference_data(found: Difference) -> dict[str, Any]:
-    """Return the numbers of a difference; `low` and `high` are the interval that the report shows."""
-    return {
-        "estimate": found.mean,
-        "low": found.interval.low if found.interval else None,
-        "high": found.interval.high if found.interval else None,
-        "standard_error": found.error,
-        "df": found.df,
-        "p": found.p,
-        "p_adjusted": found.p_adjusted,
-        "seeds": found.n,
-        "paired": found.paired,
-        "verdict": found.verdict.name.lower(),
-        "seeds_needed": found.seeds_needed,
+        **difference_object(one.difference),
     }

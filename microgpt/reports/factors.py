@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ FEWEST_SEEDS = 0.5  # a cell with a smaller share of the seeds of the others is 
 Scale = Literal["", "natural", "log"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Factor:
     """A swept key with its levels: numbers ascending, false before true, others in the order of the sweep."""
 
@@ -70,6 +71,12 @@ class Design:
     factors: tuple[Factor, ...]
     cells: tuple[Cell, ...]
     remarks: tuple[str, ...] = ()  # sentences: what was left out, and why
+    others: tuple[Cell, ...] = ()  # results that no effect uses, without numbers of levels
+
+    @cached_property
+    def number_of_cell(self) -> dict[tuple[int, ...], int]:
+        """The number of the cell with some numbers of levels."""
+        return {cell.levels: number for number, cell in enumerate(self.cells)}
 
     @property
     def combinations(self) -> int:
@@ -86,6 +93,8 @@ def design_of(family: Family, nuisance: Sequence[str] = (), control: Mapping[str
     kept, remarks = measured(family, [key for key in swept if key not in nuisance])
     if len(kept) < 2:
         return None
+    samples, used = family.samples(), {variant.name for variant, _ in kept}
+    others = [one for one in family.variants if one.name in samples and one.name not in used and not nuisance]
     settings = [variant.settings for variant, _ in kept]
     base = baseline_of([variant for variant, _ in kept]).settings
     candidates = [factor_of(key, settings, base, control or {}) for key in swept if key not in nuisance]
@@ -94,10 +103,12 @@ def design_of(family: Family, nuisance: Sequence[str] = (), control: Mapping[str
         Cell(tuple(number_of(factor, variant.settings[factor.key]) for factor in factors), variant, sample)
         for variant, sample in kept
     ]
-    design = Design(factors, tuple(cells), tuple(remarks))
+    apart = tuple(Cell((), variant, samples[variant.name]) for variant in others)
+    design = Design(factors, tuple(cells), tuple(remarks), apart)
     if not factors or design.combinations == len(cells):
         return design if factors else None
-    return replace(design, remarks=(*remarks, f"{len(cells)} of the {design.combinations} combinations have results."))
+    number = f"The effects use {len(cells)} of the {design.combinations} combinations of the values."
+    return replace(design, remarks=(*remarks, number))
 
 
 def as_variants(design: Design) -> Design:
@@ -106,7 +117,14 @@ def as_variants(design: Design) -> Design:
     base = baseline_of(cell.variant for cell in design.cells).name
     factor = Factor(VARIANT, names, names.index(base))
     cells = tuple(replace(cell, levels=(number,)) for number, cell in enumerate(design.cells))
-    return Design((factor,), cells, design.remarks)
+    return replace(design, factors=(factor,), cells=cells)
+
+
+def variants_of(family: Family) -> Design | None:
+    """Return all variants that have results as the levels of a single factor; None for fewer than two."""
+    samples = family.samples()
+    cells = tuple(Cell((), one, samples[one.name]) for one in family.variants if one.name in samples)
+    return as_variants(Design((), cells)) if len(cells) > 1 else None
 
 
 def measured(family: Family, keys: Sequence[str]) -> tuple[list[tuple[Variant, Sample]], list[str]]:

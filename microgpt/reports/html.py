@@ -34,6 +34,7 @@ def resource(name: str) -> str:
 
 
 def left_columns(table: Table) -> set[str]:
-    """Return the columns to align at the left: the first, and those in which a cell begins with a letter."""
-    first = list(table.rows[0])[:1]
-    return {*first, *(name for row in table.rows for name, cell in row.items() if cell[:1].isalpha())}
+    """Return the columns to align at the left: the first, and those in which most cells begin with a letter."""
+    columns = {name: [row[name] for row in table.rows if row[name]] for name in table.rows[0]}
+    words = {name for name, cells in columns.items() if 2 * sum(cell[0].isalpha() for cell in cells) > len(cells)}
+    return {next(iter(columns)), *words}

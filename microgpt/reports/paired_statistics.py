@@ -3,13 +3,13 @@
 A sample maps seeds to values. Runs of one seed share data order and initial weights, so differences are taken seed by
 seed if possible.
 
-Intervals are two-sided, 95 %, and not adjusted for other comparisons; verdicts follow Holm's adjusted p once a set of
-comparisons has been `corrected`. All tests use Student's t, powers the noncentral t (statistical_power.py).
+Intervals are two-sided, 95 %, and not adjusted for other comparisons: simultaneous.py adjusts those of a family, and
+`corrected` only the verdicts. All tests use Student's t, powers the noncentral t (statistical_power.py).
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -66,14 +66,30 @@ class Difference:
     df: float | None = None
     p: float | None = None  # two-sided, unadjusted
     p_adjusted: float | None = None  # for all comparisons: by Holm in `corrected`, or in simultaneous.py
+    comparisons: int = 1  # that the verdict is corrected for
+    level: float = ALPHA  # of the test that decides the verdict
     effect_size: float | None = None  # mean / sd, see effect_name
-    seeds_needed: int | None = None  # to detect this effect size with 80 % power; None: more than a million
-    detectable: float | None = None  # the true difference that is detected with 80 % power at this n and sd
     values: tuple[float, ...] = ()  # paired: the differences, by seed
+    # seeds of each sample -> sd / standard error, degrees of freedom
+    precision: Callable[[int], tuple[float, float]] | None = field(default=None, compare=False, repr=False)
 
     @property
     def n(self) -> int:
         return min(self.n_a, self.n_b)
+
+    @property
+    def seeds_needed(self) -> int | None:
+        """The seeds that detect this effect size with 80 % power at `level`; None: no test, or more than a million."""
+        if self.effect_size is None or self.precision is None:
+            return None
+        return seeds_needed(self.effect_size, self.precision, self.level)
+
+    @property
+    def detectable(self) -> float | None:
+        """The true difference that is detected with 80 % power at `level`, with this n and sd."""
+        if self.df is None or self.error is None:
+            return None
+        return detectable(self.df, self.level) * self.error
 
     @property
     def effect_name(self) -> str:
@@ -83,8 +99,12 @@ class Difference:
     @property
     def sentence(self) -> str:
         """The verdict about a: `lower at 64 seeds`, `no difference shown at 8 seeds (...)`."""
+        return self.verdict_as("lower", "higher")
+
+    def verdict_as(self, below: str, above: str) -> str:
+        """Return the verdict with words for a mean below zero, and for one above."""
         left = f"; {number_of_seeds(self.left_out)} without a partner left out" if self.left_out else ""
-        return verdict_words(self) + left
+        return verdict_words(self, below, above) + left
 
 
 def summary(values: Sequence[float]) -> Summary:
@@ -176,8 +196,11 @@ def holm(ps: Sequence[float]) -> list[float]:
 def corrected(family: Sequence[Difference]) -> list[Difference]:
     """Return the differences with `p_adjusted` and the verdict that follows; those without a test do not count."""
     adjusted = iter(holm([found.p for found in family if found.p is not None]))
+    count = sum(found.p is not None for found in family)
     return [
-        found if found.p is None else replace(found, p_adjusted=(p := next(adjusted)), verdict=verdict_of(p))
+        found
+        if found.p is None
+        else replace(found, p_adjusted=(p := next(adjusted)), verdict=verdict_of(p), comparisons=count)
         for found in family
     ]
 
@@ -202,8 +225,7 @@ def tested(found: Difference, sizes: Sequence[int], precision: Precision) -> Dif
         p=p,
         verdict=verdict_of(p),
         effect_size=found.mean / found.sd,
-        seeds_needed=seeds_needed(found.mean / found.sd, lambda seeds: precision([seeds] * len(sizes))),
-        detectable=detectable(df) * error,
+        precision=lambda seeds: precision([seeds] * len(sizes)),
     )
 
 
@@ -251,18 +273,18 @@ def number_of_seeds(number: int) -> str:
     return f"{number} seed{'s' * (number != 1)}"
 
 
-def verdict_words(found: Difference) -> str:
+def verdict_words(found: Difference, below: str, above: str) -> str:
     at = f"at {number_of_seeds(found.n)}"
     if found.verdict is Verdict.UNTESTED:
         return "nothing to compare" if found.n == 0 else "one seed: cannot be told from chance"
     if found.verdict is Verdict.ZERO:
         return f"no difference shown {at}: all differences are zero"
     assert found.mean is not None
-    direction = "lower" if found.mean < 0 else "higher"
+    direction = below if found.mean < 0 else above
     if found.verdict is Verdict.EQUAL:
         return f"{direction} by the same {abs(found.mean):.4g} {at}: no t test"
     if found.verdict is Verdict.SHOWN:
         return f"{direction} {at}"
     if found.p is not None and found.p <= ALPHA:
-        return f"no difference shown {at}, as there are several comparisons"
+        return f"no difference shown {at} after correction for {found.comparisons} comparisons"
     return f"no difference shown {at} (one of {found.detectable:.3g} would be seen with 80 % power)"

@@ -3,19 +3,23 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from microgpt.reports.charts import MOST_DOTS, Strip, curves, strips
+from microgpt.reports.budgets import is_too_short
+from microgpt.reports.charts import MOST_DOTS, Strip, curves, is_above, strips
 from microgpt.reports.curves import Band, Curve, Loss, over_runs
 from microgpt.reports.paired_statistics import Difference, summary
 from microgpt.reports.plot_style import skip_if_failing
 from microgpt.reports.report import Plot
 from microgpt.reports.rows import Row
-from microgpt.reports.run_families import Family, Variant
+from microgpt.reports.run_families import ABLATION, Family, Variant
+from microgpt.reports.settings import with_short_keys
 from microgpt.reports.variant_comparisons import Comparison
 
 MOST_CURVES = 8  # variants that colours, dashes and markers distinguish
 MOST_STRIPS = 16
+MOST_LEFT_OUT = 2  # variants that a caption names
 LOSSES = {"val_loss": "validation loss", "mean_loss_last_n": "mean of the last training losses"}
 UNIT = "nats per token"
+TOGGLE_NAMES = "tied: tie_lm_head=true, untied: false; no_input_rmsnorm: input_rmsnorm=false, input_rmsnorm: true."
 SAME_TOKENS = 0.02  # relative difference in tokens seen, up to which there is no plot against tokens
 
 Histories = Mapping[str, Sequence[Curve]]  # name of variant -> curves of its runs
@@ -41,15 +45,18 @@ def plots_of(
     `read` returns the history of a run.
     """
     selected = select(family, MOST_CURVES)
-    histories = {variant.name: [read(row) for row in variant.rows.values()] for variant in selected.variants}
+    histories = {
+        with_short_keys(variant.name, list(variant.settings)): [read(row) for row in variant.rows.values()]
+        for variant in selected.variants
+    }
     plots: list[Plot] = []
     for name, draw in {
         "validation loss": lambda: loss_curves(histories, references, selected.note),
         "distribution over seeds": lambda: distribution(family, references),
         "analyses": lambda: list(analyses),
         "differences": lambda: difference_plots(family, compared),
-        "training loss": lambda: training_curves(histories, selected.note),
-        "loss against time and tokens": lambda: compute_curves(histories, references, selected.note),
+        "training loss": lambda: training_curves(histories, references, selected.note),
+        "loss against time and tokens": lambda: compute_curves(family, histories, references, selected.note),
     }.items():
         with skip_if_failing(f"{name} of {family.key}"):
             plots += draw()
@@ -65,8 +72,11 @@ def select(family: Family, most: int) -> Selection:
     for variant in ranked:
         if len(chosen) < most:
             chosen.add(variant.name)
-    note = f"Of {len(ranked)} variants the best, the baseline and the worst are drawn; the table has all."
-    return Selection(tuple(variant for variant in family.variants if variant.name in chosen), note)
+    left_out = [variant.name for variant in ranked if variant.name not in chosen]
+    drawn = f"{len(chosen)} of {len(ranked)} variants are drawn"
+    which = f"{drawn}: the best, the baseline ({family.baseline.name}) and the worst"
+    rest = f"Not drawn: {', '.join(left_out)}." if len(left_out) <= MOST_LEFT_OUT else "The table has all."
+    return Selection(tuple(variant for variant in family.variants if variant.name in chosen), f"{which}. {rest}")
 
 
 def bands_of(histories: Histories, loss: Loss, x: str = "step") -> dict[str, Band]:
@@ -89,48 +99,59 @@ def loss_curves(histories: Histories, references: Mapping[str, float], note: str
     bands = bands_of(histories, "val_loss")
     if not bands:
         return []
-    caption = joined(band_caption(bands), note, reference_caption(references))
-    whole = curves(bands, x_label="training steps", references=references)
+    highest = references.get("uniform")
+    caption = joined(band_caption(bands), clipped(bands, highest), note, reference_caption(references))
+    whole = curves(bands, x_label="training steps", references=references, highest=highest)
     found = [Plot("curves", "Validation loss", caption, whole)]
     half = max(band.x[-1] for band in bands.values()) / 2
     if min((band.x >= half).sum() for band in bands.values()) >= 2:
-        late = curves(bands, x_label="training steps", references=references, from_x=half)
+        late = curves(bands, x_label="training steps", references=references, from_x=half, highest=highest)
         found.append(Plot("late", "Validation loss, second half enlarged", caption, late))
     return found
+
+
+def clipped(bands: Mapping[str, Band], highest: float | None) -> str:
+    """Return which curves the y-axis does not span."""
+    high = [name for name, band in bands.items() if highest is not None and is_above(band.mean, highest)]
+    if not high or len(high) == len(bands):
+        return ""
+    named = ", ".join(high) if len(high) <= MOST_LEFT_OUT else f"{len(high)} variants"
+    return f"The y-axis does not span curves that rise above uniform ({named})."
 
 
 def reference_caption(references: Mapping[str, float]) -> str:
     if not references:
         return ""
     values = ", ".join(f"{name} {loss:.4f}" for name, loss in references.items())
-    return f"References, drawn if they are in range: {values}."
+    return f"References (losses of counting), drawn if they are in range: {values}."
 
 
-def training_curves(histories: Histories, note: str) -> list[Plot]:
+def training_curves(histories: Histories, references: Mapping[str, float], note: str) -> list[Plot]:
     bands = bands_of(histories, "loss")
     if not bands or max(len(band.x) for band in bands.values()) < 2:
         return []
-    figure = curves(bands, x_label="training steps", y_label=f"training loss ({UNIT})")
-    caption = joined("Loss of each step's batch.", band_caption(bands), note)
+    highest = 1.5 * references["uniform"] if "uniform" in references else None  # losses of single batches vary
+    figure = curves(bands, x_label="training steps", y_label=f"training loss ({UNIT})", highest=highest)
+    caption = joined("Loss of each step's batch.", band_caption(bands), clipped(bands, highest), note)
     return [Plot("training", "Training loss", caption, figure)]
 
 
-def compute_curves(histories: Histories, references: Mapping[str, float], note: str) -> list[Plot]:
-    """Return plots against seconds and, if variants saw different numbers of tokens, against tokens."""
-    found = []
-    seconds = bands_of(histories, "val_loss", "seconds")
+def compute_curves(family: Family, histories: Histories, references: Mapping[str, float], note: str) -> list[Plot]:
+    """Return plots against seconds, of runs that are long enough, and, if variants saw more tokens, against tokens."""
+    found, highest = [], references.get("uniform")
+    seconds = {} if is_too_short(family) else bands_of(histories, "val_loss", "seconds")
     if seconds:
-        scale, unit = (1000, "milliseconds") if max(band.x[-1] for band in seconds.values()) < 0.5 else (1, "seconds")
-        scaled = {name: Band(b.x * scale, b.mean, b.low, b.high, b.runs) for name, b in seconds.items()}
-        figure = curves(scaled, x_label=f"{unit} of training", references=references)
+        figure = curves(seconds, x_label="seconds of training", references=references, highest=highest)
         rates = [run.steps_per_sec for runs in histories.values() for run in runs]
-        shared = "Runs trained side by side share one measurement of time." * (len(set(rates)) < len(rates))
+        shared = "Runs that were trained side by side have the same speed, which was measured once." * (
+            len(set(rates)) < len(rates)
+        )
         caption = joined("Training time only, by each run's mean rate on its machine.", shared, note)
         found.append(Plot("seconds", "Validation loss against training time", caption, figure))
     tokens = bands_of(histories, "val_loss", "tokens")
     ends = [band.x[-1] for band in tokens.values()]
     if ends and max(ends) > min(ends) * (1 + SAME_TOKENS):
-        figure = curves(tokens, x_label="target tokens seen", references=references)
+        figure = curves(tokens, x_label="target tokens seen", references=references, highest=highest)
         found.append(
             Plot("tokens", "Validation loss against tokens", joined("Target tokens trained on.", note), figure)
         )
@@ -145,11 +166,15 @@ def distribution(family: Family, references: Mapping[str, float]) -> list[Plot]:
         values = list(variant.values(family.metric).values())
         if values:
             found = summary(values)
-            rows.append(Strip(variant.name, values, found.mean, found.interval, numbers.get(variant.name, 7)))
+            name = with_short_keys(variant.name, list(variant.settings))
+            rows.append(Strip(name, values, found.mean, found.interval, numbers.get(variant.name)))
     if not rows:
         return []
-    figure = strips(rows, x_label=f"{LOSSES[family.metric]} ({UNIT})", references=references)
-    return [Plot("seeds", "Distribution over seeds", joined(dots_caption("run", rows), selected.note), figure)]
+    highest = references.get("uniform")
+    figure = strips(rows, x_label=f"{LOSSES[family.metric]} ({UNIT})", references=references, highest=highest)
+    names = TOGGLE_NAMES if {variant.name for variant in family.variants} <= set(ABLATION) else ""
+    caption = joined(dots_caption("run", rows), names, reference_caption(references), selected.note)
+    return [Plot("seeds", "Distribution over seeds", caption, figure)]
 
 
 def dots_caption(what: str, rows: Sequence[Strip]) -> str:
@@ -174,6 +199,6 @@ def difference_plots(family: Family, compared: Sequence[Comparison]) -> list[Plo
     figure = strips(rows, x_label=f"difference of the {LOSSES[family.metric]} ({UNIT})", zero=True)
     some = f"The {len(chosen)} of {len(known)} comparisons with the smallest p are drawn." * (chosen is not known)
     paired = "A dot is a seed's difference" if any(one.difference.paired for one in chosen) else ""
-    rest = "the diamond is the mean, the bar its 95 % interval, not adjusted for other comparisons."
+    rest = "the diamond is the mean, the bar its simultaneous 95 % interval."
     caption = f"{paired}; {rest}" if paired else rest.capitalize()
     return [Plot("differences", "Differences between variants", joined(caption, some), figure)]

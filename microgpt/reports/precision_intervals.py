@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from microgpt.reports.budgets import Reader
+from microgpt.reports.contrasts import Contrast
 from microgpt.reports.effect_report import design_and_levels
 from microgpt.reports.experiment_plan import Levels, Plan, control_of
-from microgpt.reports.factor_effects import Contrast, effects_of
+from microgpt.reports.factor_effects import effects_of
 from microgpt.reports.factors import Cell, Design
 from microgpt.reports.paired_statistics import number_of_seeds
 from microgpt.reports.planned_contrasts import answers_of
@@ -24,8 +25,8 @@ from microgpt.reports.two_stage import FirstStage, first_stage
 
 NOTE = (
     "Below zero, the first has the lower loss. An interval is the mean over all seeds plus or minus a half-width from "
-    "the variance of the first stage alone (Stein's two-stage procedure). They hold together with 95 % coverage, "
-    "although the data chose the number of seeds. The other intervals of this report are those of a fixed number."
+    "the variance of the first stage alone (Stein's two-stage procedure). The intervals are simultaneous with 95 % "
+    "coverage although the data chose the number of seeds; the other intervals of this report assume a fixed number."
 )
 
 
@@ -108,7 +109,7 @@ def contrasts_of(design: Design, plan: Plan, levels: Levels) -> list[Contrast]:
     """Return the planned contrasts or, if there are none, comparisons with the control, or of all pairs of cells."""
     if plan.contrasts:
         answers, _ = answers_of(plan, levels, effects_of(design))
-        return [one.contrast for one in answers.effects]
+        return [one.contrast for one in answers.averaged]
     unit, names = np.eye(len(design.cells)), [cell.name for cell in design.cells]
     pairs = list(itertools.combinations(range(len(design.cells)), 2))
     if plan.control:

@@ -3,6 +3,7 @@
 Each fact is stated once, with the number of runs that it holds for.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -15,6 +16,7 @@ from microgpt.reports.tables import counted, shortened
 LONGEST_SETTING = 80  # characters
 MOST_COMMANDS = 10
 MOST_FAILURES = 12  # rows of the table of failures
+LOSS_AT_STEP = re.compile(r"(?:the )?(?:validation )?loss (?:after|of) step (\d+) is (-?\w+)(?: \(lr \S+\))?")
 
 
 def common_settings(family: Family) -> list[str]:
@@ -89,18 +91,36 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     return [f"{kind}: {text}" for kind, text in dict.fromkeys(found) if text]
 
 
-def failures(rows: Sequence[Row]) -> list[Table]:
-    """Return a table of runs that are not completed, by status and reason; none for no runs."""
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((str(row.status), reason(row)), []).append(row)
+def failures(family: Family) -> list[Table]:
+    """Return a table of runs that are not completed, by variant and kind of cause; none for no runs."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in family.missing:
+        groups.setdefault((family.names[row.fingerprint], str(row.status), kind_of_cause(reason(row))), []).append(row)
     found = [
-        {"status": status, "runs": str(len(runs)), "reason": why or "-", "first run": runs[0].path}
-        for (status, why), runs in sorted(groups.items(), key=lambda item: -len(item[1]))
+        {"variant": name, "status": status, "runs": str(len(runs)), "reason": cause_of(runs), "first run": runs[0].path}
+        for (name, status, _), runs in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]
     rest = len(found) - MOST_FAILURES
     note = f"{counted(rest, 'more reason')} left out." if rest > 0 else ""
     return [Table("Not completed", found[:MOST_FAILURES], note, is_text=True)] if found else []
+
+
+def kind_of_cause(text: str) -> str:
+    """Return what is the same in the reasons of runs that failed alike: losses at any step, other text as it is."""
+    return LOSS_AT_STEP.sub("loss", text).partition(";")[0] if LOSS_AT_STEP.search(text) else text
+
+
+def cause_of(rows: Sequence[Row]) -> str:
+    """Return the reason of runs that failed alike; of losses the values, and the first and the last step."""
+    found = [LOSS_AT_STEP.search(reason(row)) for row in rows]
+    losses = [one for one in found if one]
+    if len(losses) < len(rows) or len(rows) == 1:
+        return reason(rows[0]) or "-"
+    steps = [int(one[1]) for one in losses]
+    values = " or ".join(dict.fromkeys(one[2] for one in losses))
+    where = f"between steps {min(steps)} and {max(steps)}" if min(steps) < max(steps) else f"at step {steps[0]}"
+    advice = reason(rows[0]).partition("; ")[2]
+    return f"loss {values} {where}{f'; {advice}' if advice else ''}"
 
 
 def reason(row: Row) -> str:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from microgpt.reports.factor_effects import Compared
+
 Cells = dict[str, str]  # column -> text
 
 
@@ -81,6 +83,8 @@ class Analysis:
     blocks: Sequence[Block] = ()  # below the plots
     data: Mapping[str, Any] = field(default_factory=dict)  # the numbers, of plain types, for report.json
     first: Sequence[Block] = ()  # above all findings
+    last: Sequence[str] = ()  # sentences for the end of "What the data show"
+    compared: "Compared | None" = None  # of the analysis of effects: each variant with the best one
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ results.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -58,6 +58,7 @@ class Family:
     metric: str  # ranks the variants: val_loss, or mean_loss_last_n if a run has no validation
     members: tuple[Row, ...]  # all its runs
     obstacle: str | None = None  # the sentence that says why some variants are not comparable
+    names: Mapping[str, str] = field(default_factory=dict)  # fingerprint of a run -> name of its variant
 
     @cached_property
     def baseline(self) -> Variant:
@@ -179,7 +180,8 @@ def new_family(kind: Literal["sweep", "ablation"], key: str, rows: Sequence[Row]
     numbers, obstacle = comparable_groups([next(iter(variant.rows.values())) for variant in measured], metric)
     group_of = {variant.name: number for variant, number in zip(measured, numbers, strict=True)}
     grouped = tuple(replace(variant, group=group_of.get(variant.name, 0)) for variant in variants)
-    return Family(kind, key, grouped, metric, tuple(rows), obstacle)
+    names = {group[0].fingerprint: variant.name for group, variant in zip(groups, variants, strict=True)}
+    return Family(kind, key, grouped, metric, tuple(rows), obstacle, names)
 
 
 def new_variant(rows: Sequence[Row], keys: Sequence[str]) -> Variant:

@@ -8,13 +8,27 @@ from microgpt.data.display import escaped
 from microgpt.reports import provenance, tables
 from microgpt.reports.analyses import analysed, plan_of_family
 from microgpt.reports.budgets import Reader, at_equal_parameters, at_equal_steps, at_equal_time
+from microgpt.reports.context_sentences import common_references
 from microgpt.reports.curves import Curve, read_curve
+from microgpt.reports.descriptions import SIZES, best_of, caveat, runs_sentence, subject, varied
 from microgpt.reports.document import family_object
-from microgpt.reports.factor_effects import effects_of
-from microgpt.reports.factors import design_of
+from microgpt.reports.effect_report import comparisons_of
+from microgpt.reports.factor_effects import Compared
 from microgpt.reports.plots import MOST_CURVES, plots_of, select
 from microgpt.reports.records import Collected
-from microgpt.reports.report import Block, Bullets, Heading, Paragraph, Plots, Report, Samples, Section, Table
+from microgpt.reports.report import (
+    Analysis,
+    Block,
+    Bullets,
+    Cells,
+    Heading,
+    Paragraph,
+    Plots,
+    Report,
+    Samples,
+    Section,
+    Table,
+)
 from microgpt.reports.rows import Row
 from microgpt.reports.run_families import Family, families
 from microgpt.reports.tables import counted, value_cell
@@ -23,24 +37,23 @@ from microgpt.reports.variant_comparisons import Comparison, comparisons
 MOST_DRAWN = 8  # families, the newest, whose histories are read and drawn
 MOST_SINGLES = 200
 SAMPLE_SEEDS, SAMPLES = 3, 8  # of each variant, of each seed
-SIZES = ("n_embd", "n_head", "n_layer", "block_size")
 REFERENCES = (
     "References: uniform is ln V; unigram and bigram count tokens and pairs of tokens in the training documents. They "
     "are evaluated on the same validation documents."
 )
 CONTRASTS = (
-    "Contrasts are computed seed by seed, over the seeds that all four variants have. The interaction is the effect of "
-    "the first toggle with the second on, minus its effect with the second off."
+    "An effect is averaged over the other toggle. The interaction is the effect of the first toggle with the second "
+    "on, minus its effect with the second off."
 )
-ONE_SEED = (
-    "One seed: a difference between variants cannot be distinguished from chance. Add seeds, for example "
-    "`seed=range(8)`."
+MEANS = (
+    "Losses in nats per target token, ranked by {}, best first. The interval is that of one variant's mean over seeds "
+    "(initial weights, order of data){}. Do not compare variants by the overlap of their intervals: they share seeds, "
+    "and their differences are known more exactly."
 )
-UNEQUAL_SEEDS = (
-    "The variants were not run with the same seeds: a comparison leaves out the seeds that one of its variants lacks, "
-    "and says how many."
+FROM_BEST = (
+    "from best: mean difference from the best variant, seed by seed. Its 95 % interval is simultaneous for all {} "
+    "comparisons of this report; shown: yes if it does not contain zero."
 )
-LOWER = "Below zero, the first has the lower loss."
 EXPLORATORY = "What else the data show (exploratory: not named before the runs began)"
 NOTHING = "No two variants can be compared."
 NOT_DRAWN = "Only the newest families have plots; collect this folder by itself to see its plots."
@@ -51,6 +64,7 @@ class FamilyReport:
     family: Family
     page: Section  # of report.html
     ablation: Section | None  # of an ablation: for Markdown and the terminal
+    compared: Compared | None = None  # each variant with the best one
 
 
 def family_reports(rows: Sequence[Row], most_drawn: int = MOST_DRAWN) -> list[FamilyReport]:
@@ -71,10 +85,12 @@ def family_report(family: Family, *, with_plots: bool) -> FamilyReport:
     def read(row: Row) -> Curve:
         return read_curve(row.folder, row.steps_per_sec)
 
-    compared = comparisons(family) if family.kind == "ablation" else []
-    page = page_section(family, compared, read if with_plots else None)
+    analyses = analysed(family, read if with_plots else None)
+    effects = analyses.get("effects")
+    compared = effects.compared if effects else comparisons_of(family, plan_of_family(family))[0]
+    page = page_section(family, analyses, compared, read if with_plots else None)
     ablation = ablation_section(family, compared, page, read) if family.kind == "ablation" else None
-    return FamilyReport(family, page, ablation)
+    return FamilyReport(family, page, ablation, compared)
 
 
 def page_report(collected: Collected, reports: Sequence[FamilyReport]) -> Report:
@@ -114,11 +130,13 @@ def single_runs(rows: Sequence[Row]) -> Section:
     return Section("Single runs", [Table("", cells, note)], anchor="singles")
 
 
-def page_section(family: Family, compared: Sequence[Comparison], read: Reader | None) -> Section:
+def page_section(
+    family: Family, analyses: Mapping[str, Analysis], compared: Compared | None, read: Reader | None
+) -> Section:
     """Return a family's section of the page; without `read`, leave out what needs histories."""
     plan = plan_of_family(family)
-    analyses = analysed(family, read)
     found = list(analyses.values())
+    pairs = pairs_of_ablation(family, compared)
     known = [*family.rows, *family.missing]
     references = common_references(family.rows)
     warnings = [
@@ -127,25 +145,28 @@ def page_section(family: Family, compared: Sequence[Comparison], read: Reader | 
         *provenance.git_warnings(known),
     ]
     settings = provenance.common_settings(family)
-    sentences, budgets = common_budgets(family, read) if read else ([], [])
+    facts, budgets = common_budgets(family, read) if read else ([], [])
     own = [plot for one in found for plot in one.plots]
-    plots = Plots(plots_of(family, compared, own, references, read)) if read else Paragraph(NOT_DRAWN, "caption")
-    sentences = [*(sentence for one in found for sentence in one.findings), *sentences]
+    plots = Plots(plots_of(family, pairs, own, references, read)) if read else Paragraph(NOT_DRAWN, "caption")
+    sentences = [sentence for one in found for sentence in one.findings]
+    sentences += [sentence for one in found for sentence in one.last]
     runs = runs_sentence(family)
     blocks: list[Block] = [
         Paragraph(subject(family)),
+        *(Paragraph(line) for line in [varied(family)] if line),
         Paragraph(f"{runs}."),
         *(Paragraph(remark) for remark in provenance.remarks(known)),
         *(Paragraph(warning, "strong") for warning in warnings),
         *([Paragraph("Settings of all these runs that differ from the defaults:", code=settings)] if settings else []),
-        *provenance.failures(family.missing),
+        *provenance.failures(family),
         *(block for one in found for block in one.first),
         Heading(EXPLORATORY if plan.contrasts else "What the data show"),
         Bullets(sentences or [NOTHING]),
-        variants_table(family, references),
+        variants_table(family, references, compared),
+        *([Paragraph(" ".join(facts), "caption")] if facts else []),
         plots,
         *(block for one in found for block in one.blocks),
-        *difference_tables(compared),
+        *difference_tables(pairs),
         *budgets,
         *samples_of(family),
         *provenance.commands(known),
@@ -156,80 +177,53 @@ def page_section(family: Family, compared: Sequence[Comparison], read: Reader | 
         title,
         blocks,
         summary="; ".join(filter(None, [runs, best_of(family)])),
-        data=family_object(family, plan, analyses),
+        data=family_object(family, plan, analyses, compared),
     )
 
 
-def subject(family: Family) -> str:
-    """Return a sentence about what was trained, without what the variants differ in."""
-    forms = {"model.name": "model {}"} | {f"model.{key}": f"{key} {{}}" for key in SIZES}
-    forms |= {"data.name": "data {}", "style.name": "style {}", "train.steps": "{} steps"}
-    forms |= {"train.batch_size": "batch {}", "optim.name": "optimizer {}", "optim.lr": "lr {}"}
-    forms |= {"schedule.name": "schedule {}", "mode.name": "mode {}"}
-    values = {key: text_of(key, family) for key in forms if key not in family.variants[0].settings}
-    return f"Trained: {', '.join(forms[key].format(value) for key, value in values.items() if value is not None)}."
-
-
-def text_of(key: str, family: Family) -> str | None:
-    """Return the value of a key; `0.01 (adam) or 0.1 (sgd)` if the options of its group have their own; None: null."""
-    group, name = key.split(".")
-    found: dict[str, str] = {}
-    for row in family.rows:
-        if (value := row.setting(group, name)) is not None:
-            found.setdefault(str(value), str(row.setting(group, "name")))
-    if len(found) > 1:
-        return " or ".join(f"{value} ({option})" for value, option in found.items())
-    return next(iter(found), None)
-
-
-def runs_sentence(family: Family) -> str:
-    ended = [f"{len(family.rows):,} completed"]
-    for status in ("failed", "interrupted", "running"):
-        number = sum(row.status == status for row in family.missing)
-        ended += [f"{number:,} {status}"] * (number > 0)
-    seeds = {row.seed for row in family.rows}
-    return (
-        f"{counted(len(family.rows) + len(family.missing), 'run')}: {', '.join(ended)}; "
-        f"{counted(len(family.variants), 'variant')}, {counted(len(seeds), 'seed')}"
-    )
-
-
-def best_of(family: Family) -> str:
-    """Return the metric's mean, and the best variant's name if there are several.
-
-    Return an empty string if the variants are not comparable or none has a result.
-    """
-    if not family.ranked or family.obstacle is not None:
-        return ""
-    variant, found = family.ranked[0]
-    return f"{family.metric} {found.mean:.4f}{f', best {variant.name}' if len(family.ranked) > 1 else ''}"
-
-
-def common_references(rows: Sequence[Row]) -> dict[str, float]:
-    """Return the baseline losses of counting if they are the same for all runs, else nothing."""
-    return rows[0].baselines if rows and all(row.baselines == rows[0].baselines for row in rows) else {}
-
-
-def variants_table(family: Family, references: Mapping[str, float]) -> Table:
-    rows = tables.variant_rows(family)
-    note = f"Losses in nats per target token. Ranked by {family.metric}, best first."
+def variants_table(family: Family, references: Mapping[str, float], compared: Compared | None) -> Table:
+    rows = without_constants(tables.variant_rows(family, compared))
+    documents = {row.evaluated_documents for row in family.rows}
+    known = family.metric == "val_loss" and len(documents) == 1 and None not in documents
+    count = f"; the {documents.pop():,} validation documents are the same for all" if known else ""
+    tested = [one for one in compared.from_best.values() if one.p is not None] if compared else []
+    note = MEANS.format(family.metric, count)
+    if tested:
+        note += f" {FROM_BEST.format(max(one.comparisons for one in tested))}"
+    last_n = {row.last_n for row in family.rows if row.last_n}
+    if len(last_n) == 1 and any("mean_loss_last_n" in name for name in rows[0]):
+        note += f" mean_loss_last_n: mean training loss of the last {last_n.pop()} steps."
     if family.metric != "val_loss" or not references:
         return Table("", rows, note)
-    known = [{"variant": f"reference: {name}", "val_loss mean": f"{loss:.4f}"} for name, loss in references.items()]
+    rest = [{"variant": f"reference: {name}", "val_loss mean": f"{loss:.4f}"} for name, loss in references.items()]
     return Table(
-        "", rows, f"{note} {REFERENCES}", [{column: one.get(column, "") for column in rows[0]} for one in known]
+        "", rows, f"{note} {REFERENCES}", [{column: one.get(column, "") for column in rows[0]} for one in rest]
     )
+
+
+def without_constants(rows: list[Cells]) -> list[Cells]:
+    """Leave out the columns `parameters` and `failed` if they say the same of all variants: the page states it once."""
+    constant = {name for name in ("parameters", "failed") if len({row[name] for row in rows}) == 1}
+    constant -= {"failed"} if rows[0]["failed"] != "0" else set()
+    return [{name: text for name, text in row.items() if name not in constant} for row in rows]
+
+
+def pairs_of_ablation(family: Family, compared: Compared | None) -> list[Comparison]:
+    """Return all pairs of the variants of an ablation, in the family of comparisons of the report."""
+    if family.kind != "ablation":
+        return []
+    return comparisons(family, pairs_of=compared.pairs if compared else None)
 
 
 def difference_tables(compared: Sequence[Comparison]) -> list[Table]:
     if not compared:
         return []
-    note = f"{LOWER} {tables.explanation([one.difference for one in compared])}"
+    note = f"The difference is a - b. {tables.explanation([one.difference for one in compared])}"
     return [Table("Differences between variants", tables.comparison_rows(compared), note)]
 
 
 def common_budgets(family: Family, read: Reader) -> tuple[list[str], list[Table]]:
-    """Return sentences about losses at equal time, steps and parameters, and tables of those that differ."""
+    """Return facts about losses at equal time, steps and parameters, and tables of those that differ."""
     if len(family.ranked) < 2:
         return [], []
     sentences, found = [], []
@@ -243,27 +237,25 @@ def common_budgets(family: Family, read: Reader) -> tuple[list[str], list[Table]
 
 
 def samples_of(family: Family) -> list[Block]:
-    """Return generated texts of the first seeds of each variant that is drawn."""
+    """Return generated texts of the first completed seeds of each variant that is drawn."""
     found = {}
     for variant in select(family, MOST_CURVES).variants:
         first = list(variant.rows.items())[:SAMPLE_SEEDS]
         found[variant.name] = {seed: tuple(map(escaped, row.samples[:SAMPLES])) for seed, row in first if row.samples}
     found = {name: seeds for name, seeds in found.items() if seeds}
-    return [Heading("Samples side by side"), Samples(found)] if found else []
+    which = Paragraph(f"Of each variant, the first {SAMPLE_SEEDS} completed seeds.", "caption")
+    return [Heading("Samples side by side"), which, Samples(found)] if found else []
 
 
-def ablation_section(family: Family, compared: Sequence[Comparison], page: Section, read: Reader) -> Section:
+def ablation_section(family: Family, compared: Compared | None, page: Section, read: Reader) -> Section:
     """Return the section of an ablation for Markdown and the terminal; the plots are those of the page."""
     note = f"Ranked by {family.metric}, best first. {caveat(family)}"
     found = [Table("", tables.variant_rows(family), note)]
     if any(ranked.n > 1 for _, ranked in family.ranked):
-        design = design_of(family)
-        if design is not None and not family.obstacle:
-            rows = tables.effect_rows_of_ablation(effects_of(design))
+        if compared is not None and not family.obstacle:
+            rows = tables.effect_rows_of_ablation(compared.effects)
             found.append(Table("Main effects and interaction", rows, CONTRASTS))
-        explanation = tables.explanation([one.difference for one in compared])
-        note = f"Mean of a - b: below zero, a is better. {explanation}"
-        found.append(Table("Differences between variants", tables.comparison_rows(compared), note))
+        found += difference_tables(pairs_of_ablation(family, compared))
         time, steps, parameters = at_equal_time(family, read), at_equal_steps(family, read), at_equal_parameters(family)
         note = f"{time.sentence} {steps.sentence} {parameters.sentence}"
         found.append(Table("At equal time, steps and parameters", tables.budget_rows(time), note))
@@ -276,18 +268,3 @@ def ablation_section(family: Family, compared: Sequence[Comparison], page: Secti
         f"schedule {row.setting('schedule', 'name')}, mode {row.mode}"
     )
     return Section(title, [*found, Plots(page.plots)], comparison=family.key)
-
-
-def caveat(family: Family) -> str:
-    """Return what the tables do not show: missing seeds, different versions of the code, unfinished runs."""
-    seeds = [set(variant.rows) for variant in family.variants]
-    if any(own != seeds[0] for own in seeds):
-        found = [UNEQUAL_SEEDS]
-    elif len(seeds[0]) == 1:
-        found = [ONE_SEED]
-    else:
-        found = [f"All variants have the same {len(seeds[0])} seeds; sd and intervals are over seeds."]
-    if len({(row.git_commit, row.git_dirty) for row in family.rows}) > 1:
-        found.append("The runs were made with different versions of the code.")
-    unfinished = sum(variant.unfinished for variant in family.variants)
-    return " ".join([*found, *([f"Unfinished runs: {unfinished}."] if unfinished else [])])

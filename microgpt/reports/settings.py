@@ -5,6 +5,7 @@ Configurations are plain dictionaries, as run.json has them.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property, lru_cache
@@ -19,6 +20,7 @@ DATA = "data.sha256"  # of the text: a setting like the keys, although it is mea
 # torch sums in an order that depends on the number of threads; auto: the run was stopped before it began
 SAME_WITH_ANY_THREADS = ("python", "native", "auto")
 LONGEST_VALUE = 40  # characters of a value in a label
+LARGEST_PLAIN = 1e6  # from which a number may have an exponent
 
 Settings = dict[str, Any]  # {"model.n_embd": 16, ...}
 
@@ -113,7 +115,23 @@ def short(key: str) -> str:
     return key.removeprefix("model.") if key in TOGGLES else key.removesuffix(".name")
 
 
+def column_names(keys: Sequence[str]) -> dict[str, str]:
+    """Return short names of keys: the last part, or more of those that would be the same."""
+    last = [short(key).rpartition(".")[2] for key in keys]
+    return {key: name if last.count(name) == 1 else short(key) for key, name in zip(keys, last, strict=True)}
+
+
+def with_short_keys(text: str, keys: Sequence[str]) -> str:
+    """Return a label with short names in place of the keys."""
+    for key, name in column_names(keys).items():
+        text = re.sub(rf"(?<![\w.]){re.escape(short(key))}(?![\w.])", name, text)
+    return text
+
+
 def written(value: Any) -> str:
+    """Return a value as on a command line; 30.0 as 30."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < LARGEST_PLAIN:
+        return str(int(value))
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 

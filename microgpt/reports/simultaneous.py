@@ -21,7 +21,7 @@ from functools import lru_cache
 import numpy as np
 
 from microgpt.reports.paired_statistics import Difference, Verdict, t_interval
-from microgpt.reports.statistical_power import ALPHA, detectable
+from microgpt.reports.statistical_power import ALPHA
 
 DRAWS = 50_000
 FEW_DRAWS = 200  # below which a probability is not taken from the simulation but from the bound
@@ -122,5 +122,6 @@ def simultaneous(one: Difference, distribution: Joint, level: float) -> Differen
         interval=t_interval(one.mean, one.error, one.df, level),
         p_adjusted=distribution.adjusted(one.p),
         verdict=Verdict.SHOWN if one.p <= level else Verdict.NOT_SHOWN,
-        detectable=detectable(one.df, level) * one.error,
+        comparisons=distribution.count,
+        level=level,
     )

@@ -32,11 +32,11 @@ def p_value(t: float, df: float) -> float:
     return float(min(1.0, 2 * stdtr(df, -abs(t))))
 
 
-def power(noncentrality: float, df: float) -> float:
+def power(noncentrality: float, df: float, level: float = ALPHA) -> float:
     """Return the probability that the test rejects; the noncentrality is the true difference / standard error, >= 0."""
     if noncentrality >= CERTAIN:
         return 1.0
-    critical = critical_t(df)
+    critical = critical_t(df, level)
     return 1 - probability_below(critical, noncentrality, df) + probability_below(-critical, noncentrality, df)
 
 
@@ -59,15 +59,15 @@ def detectable(df: float, level: float = ALPHA) -> float:
     return float(nctdtrinc(df, 1 - POWER, critical_t(df, level)))
 
 
-def seeds_needed(effect_size: float, design: Design) -> int | None:
-    """Return the least number of seeds that detect this effect size (difference / sd) with probability POWER.
+def seeds_needed(effect_size: float, design: Design, level: float = ALPHA) -> int | None:
+    """Return the least number of seeds with which a test at `level` detects an effect size with probability POWER.
 
     None for no effect, and if more than MOST_SEEDS would be needed.
     """
 
     def enough(seeds: int) -> bool:
         scale, df = design(seeds)
-        return power(abs(effect_size) * scale, df) >= POWER
+        return power(abs(effect_size) * scale, df, level) >= POWER
 
     if not enough(MOST_SEEDS):
         return None

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 
 from microgpt.reports.budgets import Budget
-from microgpt.reports.factor_effects import Effect, Effects, by_themselves
-from microgpt.reports.paired_statistics import Difference, Interval, summary
+from microgpt.reports.factor_effects import Compared, Effect, Effects
+from microgpt.reports.paired_statistics import Difference, Interval, Verdict, number_of_seeds, summary
 from microgpt.reports.report import Cells
 from microgpt.reports.run_families import Family
 from microgpt.reports.variant_comparisons import Comparison, comparisons
@@ -13,18 +13,37 @@ from microgpt.reports.variant_comparisons import Comparison, comparisons
 MOST_DECIMALS = 6
 RATES = ("steps_per_sec", "tokens_per_sec")
 EXPLANATION = (
-    "Intervals are 95 % and not adjusted. p (Holm) is adjusted for all comparisons of the table and decides the "
-    "verdict at 0.05. Seeds needed: to detect a difference of this size with 80 % power in a single test at 0.05."
+    "Below zero, the loss is lower. Differences are taken seed by seed. The 95 % intervals are simultaneous for all {} "
+    "comparisons of this report: with 95 % probability all of them contain the true values. p (adjusted) is corrected "
+    "for all of them and decides the verdict at 0.05. Seeds needed: for 80 % power after the correction, if the effect "
+    "is as large as estimated."
 )
 EFFECT_NAMES = {
-    "d_z": "d_z: mean difference over the standard deviation of the differences, seed by seed.",
-    "d_av": "d_av: difference of the means over the root of the mean variance, for variants with different seeds; "
-    "each variant then needs that number of seeds.",
+    "d_z": "d_z: mean difference divided by its standard deviation over seeds.",
+    "d_av": "d_av: difference of the means divided by the root of the mean variance, for variants with different "
+    "seeds; each variant then needs that number of seeds.",
+}
+# kinds of effects -> the words for a mean below zero, and for one above
+DIRECTIONS = {
+    "difference": ("lower", "higher"),
+    "trend": ("falls", "rises"),
+    "departure": ("below the line", "above the line"),
+    "interaction": ("below zero", "above zero"),
+}
+SHOWN = {
+    Verdict.SHOWN: "yes",
+    Verdict.NOT_SHOWN: "no",
+    Verdict.ZERO: "no",
+    Verdict.EQUAL: "no test",
+    Verdict.UNTESTED: "one seed",
 }
 
 
-def variant_rows(family: Family) -> list[Cells]:
-    """Return a row for each variant, best first; variants without a completed run last."""
+def variant_rows(family: Family, compared: Compared | None = None) -> list[Cells]:
+    """Return a row for each variant, best first, with its difference from the best one if they were `compared`.
+
+    Variants without a completed run are last.
+    """
     others = [column for column in ("mean_loss_last_n", "steps_per_sec") if column != family.metric]
     rows = []
     for variant, found in family.ranked:
@@ -39,6 +58,7 @@ def variant_rows(family: Family) -> list[Cells]:
             "sd": "-" if found.sd is None else number(found.sd),
             "median": number(found.median),
             "95 % interval": interval_cell(found.interval, f"{{:.{digits}f}}"),
+            **from_best_cells(variant.name, compared),
         }
         means = {column: summary(list(variant.values(column).values())).mean for column in others}
         rows.append(row | {column: value_cell(column, mean) for column, mean in means.items()})
@@ -49,21 +69,40 @@ def variant_rows(family: Family) -> list[Cells]:
     return rows
 
 
+def from_best_cells(name: str, compared: Compared | None) -> Cells:
+    """Return the difference of a variant from the best one, its interval, and whether it is shown."""
+    names = ("from best", "95 % interval of the difference", "shown")
+    if compared is None:
+        return {}
+    if name == compared.best.name:
+        return dict(zip(names, ("best", "", ""), strict=True))
+    found = compared.from_best.get(name)
+    if found is None:
+        return dict.fromkeys(names, "-")
+    some = f" ({number_of_seeds(found.n)})" if found.left_out else ""
+    form = f"{{:+.{max(4, decimals(found.interval))}f}}"
+    mean = signed(found.mean) if found.interval is None or found.mean is None else form.format(found.mean)
+    return dict(zip(names, (mean, interval_cell(found.interval, form), f"{SHOWN[found.verdict]}{some}"), strict=True))
+
+
 def effect_rows(effects: Sequence[Effect]) -> list[Cells]:
-    """Return a row for each effect, with simultaneous intervals."""
+    """Return a row for each effect."""
     return [
         {
             "effect": one.contrast.label,
-            **difference_cells(one.difference, "p (adjusted)", decimals(one.difference.interval)),
+            **difference_cells(one.difference, decimals(one.difference.interval), DIRECTIONS[one.contrast.kind]),
         }
         for one in effects
     ]
 
 
 def effect_rows_of_ablation(effects: Effects) -> list[Cells]:
-    """Return a row for each main effect and one for the interaction, with intervals of their own and Holm's p."""
-    names = [*(one.contrast.label for one in effects.effects[:-1]), "interaction"]
-    return [{"effect": name, **difference_cells(one)} for name, one in zip(names, by_themselves(effects), strict=True)]
+    """Return a row for each main effect and one for the interaction."""
+    names = [*(one.contrast.label for one in effects.averaged[:-1]), "interaction"]
+    return [
+        {"effect": name, **difference_cells(one.difference, directions=DIRECTIONS[one.contrast.kind])}
+        for name, one in zip(names, effects.averaged, strict=True)
+    ]
 
 
 def comparison_rows(compared: Sequence[Comparison]) -> list[Cells]:
@@ -76,7 +115,7 @@ def budget_rows(budget: Budget) -> list[Cells]:
     compared = comparisons(budget.family, budget.samples, most_paired=0)
     against = {one.a.name: one.difference for one in compared if one.b is baseline}
     summaries = {name: summary(list(sample.values())) for name, sample in budget.samples.items()}
-    tests = ("95 % interval", "p (Holm)", "verdict")
+    tests = ("95 % interval", "p (adjusted)", "verdict")
     rows = []
     for name, found in sorted(summaries.items(), key=lambda item: item[1].mean):
         difference = against.get(name)
@@ -86,30 +125,39 @@ def budget_rows(budget: Budget) -> list[Cells]:
             "mean": cell(found.mean),
             "95 % interval": interval_cell(found.interval, "{:.4f}"),
             f"against {baseline.name}": signed(difference.mean if difference else None),
-            "p (Holm)": p_cell(difference.p_adjusted if difference else None),
+            "p (adjusted)": p_cell(difference.p_adjusted if difference else None),
             "verdict": difference.sentence if difference else "-",
         }
         rows.append({column: text for column, text in row.items() if budget.independent or column not in tests})
     return rows
 
 
-def difference_cells(found: Difference, adjusted: str = "p (Holm)", digits: int = 4) -> Cells:
-    needed = ">1000000" if found.seeds_needed is None else str(found.seeds_needed)
+def difference_cells(found: Difference, digits: int = 4, directions: tuple[str, str] = ("lower", "higher")) -> Cells:
     return {
         "difference": signed(found.mean) if digits == 4 or found.mean is None else f"{found.mean:+.{digits}f}",
         "95 % interval": interval_cell(found.interval, f"{{:+.{digits}f}}"),
         "p": p_cell(found.p),
-        adjusted: p_cell(found.p_adjusted),
+        "p (adjusted)": p_cell(found.p_adjusted),
         "effect size": "-" if found.effect_size is None else f"{found.effect_name} {found.effect_size:+.2f}",
-        "seeds needed": "-" if found.p is None else needed,
-        "verdict": found.sentence,
+        "seeds needed": seeds_needed_cell(found),
+        "verdict": found.verdict_as(*directions),
     }
+
+
+def seeds_needed_cell(found: Difference) -> str:
+    """Return the seeds that an effect of this size needs; empty if it is shown, as they were enough."""
+    if found.p is None or found.verdict is Verdict.SHOWN:
+        return ""
+    needed = found.seeds_needed
+    return ">1000000" if needed is None else str(needed)
 
 
 def explanation(differences: Sequence[Difference]) -> str:
     """Return the note that explains the columns of tables of differences."""
-    names = dict.fromkeys(found.effect_name for found in differences if found.p is not None)
-    return " ".join([EXPLANATION, *(EFFECT_NAMES[name] for name in names)])
+    tested = [found for found in differences if found.p is not None]
+    names = dict.fromkeys(found.effect_name for found in tested)
+    number = max((found.comparisons for found in tested), default=0)
+    return " ".join([EXPLANATION.format(number), *(EFFECT_NAMES[name] for name in names)])
 
 
 def cell(value: object) -> str:
@@ -140,7 +188,8 @@ def signed(value: float | None) -> str:
     """Return a difference with four decimals, or two digits of a small one."""
     if value is None:
         return "-"
-    return f"{value:+.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:+.1e}"
+    digits = 4 if value == 0 else max(4, 1 - math.floor(math.log10(abs(value))))
+    return f"{value:+.{digits}f}" if digits <= MOST_DECIMALS else f"{value:+.1e}"
 
 
 def interval_cell(interval: Interval | None, form: str) -> str:

@@ -3,21 +3,20 @@
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from textwrap import fill
 from typing import Any
 
 from microgpt.data.display import escaped
+from microgpt.reports.factor_effects import Compared
 from microgpt.reports.markdown import text_table
-from microgpt.reports.paired_statistics import Difference, Interval, Verdict
+from microgpt.reports.paired_statistics import Interval
 from microgpt.reports.provenance import remarks
 from microgpt.reports.report import Bullets, Cells, Section, Table
 from microgpt.reports.rows import Row, swept_keys
 from microgpt.reports.run_families import Family, Variant, new_family, with_data
-from microgpt.reports.settings import abbreviated, setting, short, written
-from microgpt.reports.tables import cell, counted, interval_cell, shortened, signed
+from microgpt.reports.settings import abbreviated, column_names, setting, written
+from microgpt.reports.tables import cell, counted, from_best_cells, interval_cell, shortened
 from microgpt.reports.tables import value_cell as column_cell
-from microgpt.reports.variant_comparisons import comparisons
 
 RUN_COLUMNS = ("variant", "model", "style", "steps", "seed", "val_loss", "mean_loss_last_n", "steps_per_sec", "status")
 OF_EACH_RUN = ("seed", "val_loss", "mean_loss_last_n", "steps_per_sec")
@@ -28,15 +27,10 @@ LEFT_OUT_OF_ABLATIONS = (
 SHORTEST = 12  # characters of a text that is cut
 MOST_LINES = 40
 MOST_SETTINGS = 12  # lines of a sweep over more than two keys
-MOST_FINDINGS = 12
+MOST_FINDINGS = 16
 MOST_COLUMNS, PAGE_WIDTH = 5, 160  # of settings, side by side; of a table with more of them that is not on a terminal
-SHOWN = {
-    Verdict.SHOWN: "yes",
-    Verdict.NOT_SHOWN: "no",
-    Verdict.ZERO: "no",
-    Verdict.EQUAL: "no test",
-    Verdict.UNTESTED: "one seed",
-}
+INTERVAL = "95 % interval of the difference"
+SHORT = {INTERVAL: "its 95 % interval"}  # column -> its name on the terminal, next to `from best`
 
 
 def terminal_width() -> int | None:
@@ -67,7 +61,7 @@ def sweep_family(jobs: Sequence[Row], name: str) -> Family:
     return new_family("sweep", name, with_data(jobs), range(len(jobs)))
 
 
-def settings_text(family: Family, width: int | None) -> str:
+def settings_text(family: Family, compared: Compared | None, width: int | None) -> str:
     """Return a line for each setting of a sweep, the best first, and how it compares with the best."""
     names = column_names(list(family.variants[0].settings))
     most = MOST_LINES if len(names) <= 2 else MOST_SETTINGS
@@ -78,7 +72,6 @@ def settings_text(family: Family, width: int | None) -> str:
         return heading
     best, summaries = ranked[0][0], {variant.name: found for variant, found in ranked}
     lines = [variant for variant, _ in ranked]
-    against = with_best(family, best, lines)
     lines = [*lines, *(variant for variant in family.variants if not variant.rows)][:most]
     trials = {variant.name: trial_of(variant) for variant in lines}
     counts = [name for name in ("failed", "unfinished") if any(getattr(variant, name) for variant in lines)]
@@ -86,12 +79,12 @@ def settings_text(family: Family, width: int | None) -> str:
     def table(is_narrow: bool) -> list[Cells]:
         found = []
         for variant in lines:
-            summary, difference = summaries.get(variant.name), against.get(variant.name)
-            mean = "best" if variant is best else signed(difference.mean if difference else None)
-            verdict = "" if variant is best else SHOWN[difference.verdict] if difference else "-"
+            summary, against = summaries.get(variant.name), from_best_cells(variant.name, compared)
             cells = {"seeds": str(summary.n if summary else 0), family.metric: cell(summary.mean if summary else None)}
             cells |= interval_cells(summary.interval if summary else None, is_narrow)
-            cells |= {"from best": mean, "shown": verdict}
+            if is_narrow:
+                against.pop(INTERVAL, None)
+            cells |= {SHORT.get(name, name): text for name, text in against.items()}
             cells |= {name: str(getattr(variant, name)) for name in counts}
             found.append(({"trial": trials[variant.name]} if any(trials.values()) else {}) | cells)
         return found
@@ -102,7 +95,7 @@ def settings_text(family: Family, width: int | None) -> str:
     if width is not None and table_width(whole) > width:
         parts.append(f"best: {words(best.settings, names)}; the others by what differs from it")
         whole = with_settings(table(True), [differences(variant, best) for variant in lines], names, width)
-    parts += [text_table(whole), explanation(family, against), *map(escaped, remarks(family.members))]
+    parts += [text_table(whole), explanation(family, compared), *map(escaped, remarks(family.members))]
     return "\n".join(part if "\n" in part else filled(part, width) for part in parts if part)
 
 
@@ -164,6 +157,7 @@ def narrowed(table: Sequence[Cells], width: int | None) -> Sequence[Cells]:
     last = list(table[0])[-1]
     if table_width([{**row, last: row[last][:SHORTEST]} for row in table]) > width:
         table = without(table, "95 % interval")
+        table = [{"p (adj.)" if name == "p (adjusted)" else name: text for name, text in row.items()} for row in table]
     room = max(width - table_width([{**row, last: ""} for row in table]) + len(last), SHORTEST)
     return [{**row, last: shortened(row[last], room)} for row in table]
 
@@ -178,38 +172,21 @@ def interval_cells(interval: Interval | None, is_narrow: bool) -> Cells:
     return {"95 % interval": interval_cell(interval, "{:.4f}")}
 
 
-def column_names(keys: Sequence[str]) -> dict[str, str]:
-    """Return short names of keys: the last part, or more of those that would be the same."""
-    last = [short(key).rpartition(".")[2] for key in keys]
-    return {key: name if last.count(name) == 1 else short(key) for key, name in zip(keys, last, strict=True)}
-
-
 def words(settings: Mapping[str, Any], names: Mapping[str, str]) -> str:
     return " ".join(f"{names[key]}={value_cell(value)}" for key, value in settings.items())
 
 
-def with_best(family: Family, best: Variant, variants: Sequence[Variant]) -> dict[str, Difference]:
-    """Return the differences of variants from the best, by name.
-
-    Their p values are corrected for all pairs, since the best was found by looking at all.
-    """
-    samples = family.samples()
-    chosen = {variant.name: samples[variant.name] for variant in variants if variant.group == best.group}
-    found = {}
-    for one in comparisons(family, chosen, most_paired=MOST_LINES):
-        if best in (one.a, one.b):
-            other, sign = (one.a, 1) if one.b is best else (one.b, -1)
-            mean = one.difference.mean
-            found[other.name] = replace(one.difference, mean=None if mean is None else sign * mean)
-    return found
-
-
-def explanation(family: Family, against: Mapping[str, Difference]) -> str:
-    tested = [found for found in against.values() if found.p is not None]
+def explanation(family: Family, compared: Compared | None) -> str:
+    against = compared.from_best.values() if compared else ()
+    tested = [found for found in against if found.p is not None]
     parts = [family.obstacle] if family.obstacle else []
     if tested:
         way = "seed by seed" if all(found.paired for found in tested) else "seed by seed where seeds are shared"
-        parts.append(f"Differences are taken {way}; shown: p <= 0.05, corrected for all pairs of settings (Holm).")
+        number = max(found.comparisons for found in tested)
+        parts.append(
+            f"Differences are taken {way}; their intervals are simultaneous for {counted(number, 'comparison')}. "
+            "shown: the interval does not contain zero."
+        )
     elif against:
         parts.append("One seed of each: a difference cannot be told from chance.")
     return " ".join(parts)

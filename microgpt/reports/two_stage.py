@@ -7,7 +7,7 @@ coverage, whatever the true variance is. Here, for m contrasts of variants that 
 
 - The values of contrast k are its weighted sums of losses, seed by seed; s_k is their standard deviation over the first
   n0 seeds, with f = n0 - 1 degrees of freedom. Variances and correlations of the variants may be any.
-- The intervals hold together (single-step; Healy, Annals of Mathematical Statistics 27, 1956, p. 687-702, with a
+- The intervals are simultaneous (single-step; Healy, Annals of Mathematical Statistics 27, 1956, p. 687-702, with a
   common variance; here, as in Hochberg and Tamhane, Multiple Comparison Procedures, 1987, with a variance of each
   contrast): c is Student's t at the level a for which the smallest of m p values is below a with probability 5 %
   (simultaneous.py).

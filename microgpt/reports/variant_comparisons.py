@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from microgpt.reports.paired_statistics import Difference, corrected, difference
 from microgpt.reports.run_families import Family, Samples, Variant, baseline_of
 from microgpt.reports.settings import exact
+from microgpt.reports.simultaneous import Joint, adjusted, together
 
 MOST_PAIRED = 6  # variants of which all pairs are compared; more are compared only with the baseline
 
@@ -19,12 +22,15 @@ MOST_PAIRED = 6  # variants of which all pairs are compared; more are compared o
 class Comparison:
     a: Variant  # the difference is a - b; b is the baseline if that is one of the two
     b: Variant
-    difference: Difference  # with p_holm, over all comparisons of the family
+    difference: Difference  # with an adjusted p, for all comparisons of its family
 
 
-def comparisons(family: Family, samples: Samples | None = None, most_paired: int = MOST_PAIRED) -> list[Comparison]:
-    """Compare each variant with the baseline, and all pairs of up to `most_paired` variants, with Holm's correction.
+def comparisons(
+    family: Family, samples: Samples | None = None, most_paired: int = MOST_PAIRED, pairs_of: Joint | None = None
+) -> list[Comparison]:
+    """Compare each variant with the baseline, and all pairs of up to `most_paired` variants.
 
+    The intervals are simultaneous for the family with the distribution `pairs_of`, by default these comparisons.
     `samples` are values of something other than the family's metric, in the form of `Family.samples`. Each group of
     comparable variants has its own baseline.
     """
@@ -34,7 +40,15 @@ def comparisons(family: Family, samples: Samples | None = None, most_paired: int
         if variant.name in known:
             groups.setdefault(variant.group, []).append(variant)
     pairs = [pair for members in groups.values() for pair in pairs_among(members, family.baseline, most_paired)]
-    return compared(pairs, known)
+    found = [difference(known[a.name], known[b.name]) for a, b in pairs]
+    if pairs_of is None:
+        names = list(known)
+        unit = np.eye(len(names))
+        weights = [unit[names.index(a.name)] - unit[names.index(b.name)] for a, b in pairs]
+        found = together(found, np.array(weights).reshape(len(pairs), len(names)))
+    else:
+        found = adjusted(found, pairs_of)
+    return [Comparison(a, b, one) for (a, b), one in zip(pairs, found, strict=True)]
 
 
 def comparisons_in(family: Family, keys: Sequence[str], most_paired: int = MOST_PAIRED) -> list[Comparison]:
@@ -46,10 +60,6 @@ def comparisons_in(family: Family, keys: Sequence[str], most_paired: int = MOST_
             others = [key for key in variant.settings if key not in keys]
             alike.setdefault((str(variant.group), *values(variant.settings, others)), []).append(variant)
     pairs = [pair for members in alike.values() for pair in pairs_among(members, family.baseline, most_paired)]
-    return compared(pairs, known)
-
-
-def compared(pairs: Sequence[tuple[Variant, Variant]], known: Samples) -> list[Comparison]:
     found = corrected([difference(known[a.name], known[b.name]) for a, b in pairs])
     return [Comparison(a, b, one) for (a, b), one in zip(pairs, found, strict=True)]
 

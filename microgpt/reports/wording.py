@@ -1,42 +1,45 @@
-"""What the effects of a design mean, in sentences: one or a few for each factor, and one for each interaction shown."""
+"""The meaning of the effects of a design in sentences: for each factor, and for the interactions of two factors."""
 
 import math
 from collections.abc import Iterator, Sequence
 
-from microgpt.reports.factor_effects import Effect, Effects, level_weights
-from microgpt.reports.factors import Cell, Factor
+from microgpt.reports.contrasts import Kind, pair_label
+from microgpt.reports.factor_effects import Compared, Effect, Effects
+from microgpt.reports.factors import Factor
 from microgpt.reports.paired_statistics import Difference, Interval, Verdict
-from microgpt.reports.tables import MOST_DECIMALS, decimals
+from microgpt.reports.tables import decimals
 
 MOST_NAMED = 4  # pairs of levels, or variants, in a sentence
-MOST_LISTED = 6  # levels in a sentence
+MOST_TOLD = 12  # simple effects, or steps of a numeric factor, in a sentence
 MOST_INTERACTIONS = 6  # sentences about interactions
 ONE_SEED = "One seed of each: no effect can be told from chance. Add seeds, for example `seed=range(8)`."
 
 
-def best_sentence(
-    best: Cell, others: Sequence[tuple[Cell, Difference]], metric: str, without_results: int = 0
-) -> list[str]:
-    """Say which variant has the lowest mean, and which others are not shown to be worse."""
-    tested = [(cell, found) for cell, found in others if found.verdict is not Verdict.UNTESTED]
+def best_sentence(found: Compared, metric: str, without_results: int = 0) -> list[str]:
+    """Return which variant has the lowest mean, and which others are not shown to be worse."""
+    tested = {name: one for name, one in found.from_best.items() if one.verdict is not Verdict.UNTESTED}
     if not tested:
         return []
-    close = [cell.name for cell, found in tested if found.verdict in (Verdict.NOT_SHOWN, Verdict.ZERO)]
-    first = f"Lowest mean {metric}: {best.name}, {math.fsum(best.sample.values()) / len(best.sample):.4f}"
+    sample = found.best.sample
+    first = f"Lowest mean {metric}: {found.best.name}, {math.fsum(sample.values()) / len(sample):.4f}"
     which = " with results" if without_results else ""
+    close = {name: one for name, one in tested.items() if one.verdict in (Verdict.NOT_SHOWN, Verdict.ZERO)}
     if not close:
-        return [f"{first}; every other variant{which} is shown to be worse."]
-    if len(close) == len(tested):
+        name, nearest = min(tested.items(), key=lambda item: item[1].mean or 0)
+        by = f"by {size(nearest)}" if len(tested) == 1 else f"the nearest, {name}, by {size(nearest)}"
+        return [f"{first}; every other variant{which} is shown to be worse, {by}."]
+    if len(close) == len(tested) > MOST_NAMED:
         return [f"{first}; no other variant{which} is shown to be worse."]
-    named = ", ".join(close) if len(close) <= MOST_NAMED else f"{len(close)} of the {len(tested)} others"
-    return [f"{first}. Not shown to be worse: {named}."]
+    if len(close) > MOST_NAMED:
+        return [f"{first}. {len(close)} of the {len(tested)} others are not shown to be worse."]
+    return [f"{first}. Not shown to be worse: {', '.join(f'{name} ({signed(one)})' for name, one in close.items())}."]
 
 
 def effect_sentences(found: Effects, metric: str) -> list[str]:
     """Return sentences about each factor, the surest first, then about interactions."""
-    if not found.effects:
+    if not found.averaged and not found.simple:
         return []
-    if all(effect.difference.verdict is Verdict.UNTESTED for effect in found.effects):
+    if all(one.difference.verdict is Verdict.UNTESTED for one in (*found.averaged, *found.simple)):
         return [ONE_SEED]
     factors = sorted(found.design.factors, key=lambda factor: smallest_p(found.of(factor)))
     main = [sentence for factor in factors for sentence in factor_sentences(factor, found, metric)]
@@ -48,161 +51,176 @@ def smallest_p(effects: Sequence[Effect]) -> float:
 
 
 def factor_sentences(factor: Factor, found: Effects, metric: str) -> Iterator[str]:
-    own = found.of(factor)
-    by_kind = {kind: [one for one in own if one.contrast.kind == kind] for kind in ("trend", "departure", "difference")}
-    if by_kind["trend"]:
-        yield trend_sentence(factor, by_kind["trend"][0], by_kind["departure"], metric)
-    if by_kind["difference"]:
-        shown = [one.contrast for one in found.effects if one.contrast.kind == "interaction" and one.is_shown]
-        others = dict.fromkeys(other for one in shown if factor in one.factors for other in one.factors)
-        others.pop(factor, None)
-        yield from difference_sentences(factor, by_kind["difference"], found, metric, list(others))
-
-
-def difference_sentences(
-    factor: Factor, effects: Sequence[Effect], found: Effects, metric: str, others: Sequence[Factor]
-) -> Iterator[str]:
-    """`others` are the factors that this one is shown to interact with."""
-
-    def sentence(one: Effect) -> str:
-        return f"{one.contrast.label} {what_it_does(one.difference, metric)}{on_average(one, found, others)}."
-
-    if len(effects) == 1:
-        yield sentence(effects[0])
+    if factor in found.depends and not found.is_screening:
+        yield dependent_sentence(factor, found)
         return
-    shown = sorted((one for one in effects if one.is_shown), key=lambda one: -abs(one.difference.mean or 0))
-    yield from map(sentence, shown[:MOST_NAMED])
+    own = found.of(factor)
+    average = on_average(factor, found)
+    if factor.is_numeric and not factor.has_control:
+        yield from numeric_sentence(factor, found, metric, average)
+        return
+    shown = sorted((one for one in own if one.is_shown), key=lambda one: -abs(one.difference.mean or 0))
+    yield from (f"{effect_sentence(one, metric)}{average}." for one in shown[:MOST_NAMED])
     if len(shown) > MOST_NAMED:
         yield f"{len(shown) - MOST_NAMED} more differences between levels of {factor.name} are shown: see the table."
-    rest = [one for one in effects if not one.is_shown]
-    bounds = [bound for one in rest if (bound := largest(one.difference)) is not None]
-    if not bounds:
-        return
-    which = f"Between the other {len(rest)} pairs of levels of {factor.name}"
-    if not shown:
-        which = f"Between any two of {factor.name}={','.join(map(factor.value, range(len(factor.levels))))}"
-    elif len(rest) <= MOST_NAMED:
-        which = f"For {', '.join(one.contrast.label for one in rest)}"
-    yield f"{which} no difference is shown; if there is one, it is at most {rounded_up(max(bounds))}."
+    rest = [one for one in own if not one.is_shown]
+    if len(rest) > MOST_NAMED:
+        yield f"{len(rest)} {'other ' * bool(shown)}differences between levels of {factor.name} are not shown: " + (
+            f"their intervals lie {between(rest)}{average}."
+        )
+    else:
+        yield from (f"{effect_sentence(one, metric)}{average}." for one in rest)
 
 
-def on_average(one: Effect, found: Effects, others: Sequence[Factor]) -> str:
-    """Return a clause about a difference that depends on other factors: where its direction is the opposite."""
+def on_average(factor: Factor, found: Effects) -> str:
+    """Return the factors that an effect is averaged over; in a screening only those that it depends on."""
+    others = [one.name for one in found.design.factors if one is not factor]
     if not others:
         return ""
+    if not found.is_screening:
+        return f", on average over {listed(others)}"
+    partners = [one.name for one in found.depends.get(factor, ())]
+    return f", on average over {listed(partners)}, on which it depends" if partners else ""
+
+
+def effect_sentence(one: Effect, metric: str) -> str:
+    """Return `optim=muon is worse than lion: val_loss is higher by 0.09 [0.08, 0.10]`, or what is not shown."""
+    found = one.difference
+    if not one.is_shown or found.mean is None:
+        return f"{one.contrast.label}: {told(found, metric)}"
     (factor,), (pair,) = one.contrast.factors, one.contrast.pairs
-    weights, opposite = level_weights(factor, pair), []
-    for other in others:
-        means = marginal_means(found, factor, other) or {}
-        for level in range(len(other.levels) if means else 0):
-            value = sum(weight * means[i, level] for i, weight in enumerate(weights))
-            if value * (one.difference.mean or 0) < 0:
-                opposite.append(f"{value:+.{decimals(one.difference.interval)}f} with {other.label(level)}")
-    names = listed([other.name for other in others])
-    depends = f" on average over {names}, on which it depends (see below)"
-    return f"{depends}; the direction is the opposite at some levels: {listed(opposite)}" if opposite else depends
+    assert pair is not None
+    helps = found.mean < 0
+    words = f"{factor.label(pair[0])} is {'better' if helps else 'worse'} than {factor.value(pair[1])}"
+    if factor.levels[pair[0]] is True:
+        words = f"{factor.label(pair[0])} {'helps' if helps else 'hurts'}"
+    return f"{words}: {told(found, metric)}"
 
 
-def what_it_does(found: Difference, metric: str) -> str:
-    """Return `helps: val_loss is lower by 0.031 [0.028, 0.034]`, or how large an effect can at most be."""
+def told(found: Difference, metric: str) -> str:
+    """Return `val_loss is lower by 0.031 [0.028, 0.034]`, or what the interval leaves possible."""
     if found.mean is None or found.verdict is Verdict.UNTESTED:
-        return f"is not tested: {found.sentence}"
+        return f"not tested ({found.sentence})"
     if found.verdict is Verdict.ZERO:
-        return "changes nothing: all differences are zero"
-    direction = f"helps: {metric} is lower" if found.mean < 0 else f"hurts: {metric} is higher"
+        return "no effect, all differences are zero"
+    direction = f"{metric} is {'lower' if found.mean < 0 else 'higher'} by"
     if found.verdict is Verdict.EQUAL:
-        return f"{direction} by {abs(found.mean):.4g} with every seed"
-    if found.verdict is Verdict.SHOWN and found.interval is not None:
-        return f"{direction} by {size(found.mean, found.interval)}"
-    bound = largest(found)
-    return (
-        "shows no effect" if bound is None else f"shows no effect; if there is one, it is at most {rounded_up(bound)}"
-    )
-
-
-def trend_sentence(factor: Factor, trend: Effect, departures: Sequence[Effect], metric: str) -> str:
-    found = trend.difference
-    ends = f"from {factor.label(0)} to {factor.value(len(factor.levels) - 1)}"
-    if found.mean is None or found.interval is None:
-        return f"{factor.name} {what_it_does(found, metric)}."
-    first = f"{metric} shows no trend {ends}; if there is one, it is at most {rounded_up(largest(found) or 0)}"
+        return f"{direction} {abs(found.mean):.4g} with every seed"
     if found.verdict is Verdict.SHOWN:
-        doublings = factor.positions[-1] - factor.positions[0]
-        each = f" ({abs(found.mean) / doublings:.2g} for each doubling)" if factor.scale == "log" else ""
-        verb = "falls" if found.mean < 0 else "rises"
-        first = f"{metric} {verb} by {size(found.mean, found.interval)} {ends}, by a straight line{each}"
+        return f"{direction} {size(found)}"
+    return f"no effect is shown ({between_ends(found.interval)})"
+
+
+def dependent_sentence(factor: Factor, found: Effects) -> str:
+    """Return the effects of a factor at each level of those that it depends on."""
+    others = found.depends[factor]
+    names = listed([other.name for other in others])
+    pairs = [(factor, other) for other in others] + [(other, factor) for other in others]
+    shown = any(one.is_shown for one in found.averaged if one.contrast.factors in pairs)
+    first = f"The effect of {factor.name} depends on {names}"
+    if not shown:
+        first = f"Whether the effect of {factor.name} depends on {names} is not known for all combinations"
+    effects = [one for one in found.simple if one.is_about(factor)]
+    if len(effects) > MOST_TOLD:
+        return f"{first}; the table of effects has its {len(effects)} differences, each with its interval."
+    by_pair: dict[str, list[str]] = {}
+    for one in effects:
+        (pair,) = one.contrast.pairs
+        assert pair is not None
+        values = by_pair.setdefault(pair_label(factor, pair), [])
+        name = "label" if not values or len(others) > 1 else "value"
+        where = " ".join(getattr(other, name)(level) for other, level in one.contrast.at)
+        values.append(f"{signed(one.difference)} with {where}")
+    combinations = math.prod(len(other.levels) for other in others)
+    for name, values in by_pair.items():
+        if len(values) < combinations:
+            by_pair[name] = [f"{listed(values)}, without the {names} at which results of one of the two are missing"]
+    rest = [other.name for other in found.design.factors if other is not factor and other not in others]
+    average = f" (averaged over {listed(rest)})" if rest else ""
+    return f"{first}{average}. {'; '.join(f'{name}: {listed(values)}' for name, values in by_pair.items())}."
+
+
+def numeric_sentence(factor: Factor, found: Effects, metric: str, average: str) -> Iterator[str]:
+    """Yield the straight line of a numeric factor, or of one that is off it, each step between its levels."""
+    of = {kind: [one for one in found.of(factor) if one.contrast.kind == kind] for kind in KINDS}
     line = f"a straight line in {'the logarithm of ' * (factor.scale == 'log')}{factor.name}"
-    off = [one for one in departures if one.is_shown]
+    off = [one for one in of["departure"] if one.is_shown]
     if off:
-        most = max(off, key=lambda one: abs(one.difference.mean or 0)).difference
-        label = next(one.contrast.label for one in off if one.difference is most)
-        course = f"{metric} does not follow {line}: {label} by {signed_size(most)}"
-        return f"{course}. A line fitted to it all the same: {first}."
-    bounds = [bound for one in departures if (bound := largest(one.difference)) is not None]
-    fit = f"; no departure from {line} is shown, and none can be above {rounded_up(max(bounds))}" if bounds else ""
-    return f"{first}{fit}."
+        most = max(off, key=lambda one: abs(one.difference.mean or 0))
+        label = most.contrast.label.removesuffix(" off the line")
+        yield f"{metric} does not follow {line}: {label} is off it by {signed(most.difference)}{average}."
+    elif of["trend"]:
+        yield line_sentence(factor, of["trend"][0].difference, of["departure"], metric, line, average)
+        return
+    if len(of["difference"]) > MOST_TOLD:
+        yield f"The table of effects has each of the {len(of['difference'])} steps of {factor.name}."
+        return
+    steps = [step(factor, one) for one in of["difference"]]
+    if steps:
+        yield f"Each step of {factor.name}{average}: {'; '.join(steps)}."
+
+
+KINDS: tuple[Kind, ...] = ("trend", "departure", "difference")
+
+
+def step(factor: Factor, one: Effect) -> str:
+    (pair,) = one.contrast.pairs
+    assert pair is not None
+    where = f"from {factor.value(pair[1])} to {factor.value(pair[0])}"
+    if not one.is_shown:
+        return f"{where} no difference is shown ({signed(one.difference)})"
+    return f"{where} it {'falls' if (one.difference.mean or 0) < 0 else 'rises'} by {size(one.difference)}"
+
+
+def line_sentence(
+    factor: Factor, trend: Difference, departures: Sequence[Effect], metric: str, line: str, average: str
+) -> str:
+    ends = f"from {factor.label(0)} to {factor.value(-1)}"
+    if trend.mean is None or trend.interval is None or trend.verdict is not Verdict.SHOWN:
+        first = f"{metric} {ends}: {told(trend, metric)}"
+        return f"{first}{average}."
+    doublings = factor.positions[-1] - factor.positions[0]
+    each = f", {abs(trend.mean) / doublings:.2g} for each doubling" if factor.scale == "log" else ""
+    verb = "falls" if trend.mean < 0 else "rises"
+    known = [one for one in departures if one.difference.interval is not None]
+    fit = f"; departures from it are not shown, their intervals lie {between(known)}" if known else ""
+    return f"{metric} {verb} by {size(trend)} {ends}{average}, along {line}{each}{fit}."
 
 
 def interaction_sentences(found: Effects) -> Iterator[str]:
-    """Say which interactions are shown, the surest first, and how large the others can be."""
-    interactions = [one for one in found.effects if one.contrast.kind == "interaction"]
+    """Yield which pairs of factors of a screening interact, and for any design how large the others can be."""
+    interactions = [one for one in found.averaged if one.contrast.kind == "interaction"]
     shown = sorted((one for one in interactions if one.is_shown), key=lambda one: one.difference.p or 0)
-    pairs = list(dict.fromkeys(one.contrast.factors for one in shown))
-    for factors in pairs[:MOST_INTERACTIONS]:
-        yield interaction_sentence(found, [one for one in shown if one.contrast.factors == factors])
-    if len(pairs) > MOST_INTERACTIONS:
-        yield f"{len(pairs) - MOST_INTERACTIONS} more pairs of factors interact: see the table."
-    bounds = [bound for one in interactions if not one.is_shown and (bound := largest(one.difference)) is not None]
-    if not bounds:
-        return
-    bound = f"at most {rounded_up(max(bounds))}"
-    if shown:
-        number = len(bounds)
-        which, each = (f"{number} other interactions are", "each") if number > 1 else ("The other interaction is", "it")
-        yield f"{which} not shown; {each} is {bound}."
-    elif len(bounds) > 1:
-        yield f"None of the {len(bounds)} interactions is shown; each is {bound}."
-    else:
-        yield f"No interaction is shown; if there is one, it is {bound}."
+    if found.is_screening:
+        yield from (interaction_sentence(found, one) for one in shown[:MOST_INTERACTIONS])
+        if len(shown) > MOST_INTERACTIONS:
+            yield f"{len(shown) - MOST_INTERACTIONS} more pairs of factors interact: see the table."
+    pairs = {one.contrast.factors for one in shown}
+    rest = [one for one in interactions if one.contrast.factors not in pairs and one.difference.interval is not None]
+    others = list(dict.fromkeys(one.contrast.factors for one in rest))
+    if others:
+        named = "; ".join(" × ".join(factor.name for factor in pair) for pair in others)
+        number = f"{len(others)} {'other ' * bool(pairs)}interactions of two factors are not shown"
+        which = number if len(others) > MOST_NAMED else f"Not shown: {named}"
+        yield f"{which}; the intervals of {'their contrasts' if len(rest) > 1 else 'its contrast'} lie {between(rest)}."
+    if len(found.design.factors) > 2 and interactions:
+        yield "Interactions of three or more factors were not examined."
 
 
-def interaction_sentence(found: Effects, shown: Sequence[Effect]) -> str:
-    """Say how the effect of one factor differs between the levels of another, by the means of the cells.
-
-    `shown` are contrasts of one pair of factors. The sentence is about a factor with a single effect, if there is one.
-    """
-    most = max(shown, key=lambda one: abs(one.difference.mean or 0))
-    order = sorted((0, 1), key=lambda i: not has_one_effect(most.contrast.factors[i]))
-    a, b = (most.contrast.factors[i] for i in order)
-    pair_a, pair_b = (most.contrast.pairs[i] for i in order)
+def interaction_sentence(found: Effects, one: Effect) -> str:
+    """Return how the effect of a two-level factor differs between the levels of another, by the means of the cells."""
+    a, b = one.contrast.factors
+    pair_a, pair_b = one.contrast.pairs
     means = marginal_means(found, a, b)
-    if means is None or len(b.levels) > MOST_LISTED:
-        return f"The effect of {a.name} depends on {b.name}: {most.contrast.label} is {signed_size(most.difference)}."
-    effect = f"{a.label(len(a.levels) - 1)} against {a.value(0)}, by a straight line,"
-    if pair_a is not None:
-        effect = f"{a.label(pair_a[0])} against {a.value(pair_a[1])}"
-    digits = decimals(most.difference.interval)
-    weights = level_weights(a, pair_a)
-    at = [sum(weight * means[i, level] for i, weight in enumerate(weights)) for level in range(len(b.levels))]
-    values = [f"{value:+.{digits}f} with {b.label(level)}" for level, value in enumerate(at)]
-    told = sorted(shown, key=lambda one: -abs(one.difference.mean or 0)) if has_one_effect(a) else [most]
-    compared = [(one.contrast.pairs[order[1]], signed_size(one.difference)) for one in told[:MOST_NAMED]]
-    if pair_b is None:
-        differences = [f"along a straight line in {b.name} it changes by {size}" for _, size in compared]
-    elif len(b.levels) == 2:
-        differences = [f"{size} between the two" for _, size in compared]
-    else:
-        differences = [f"{b.value(pair[0])} against {b.value(pair[1])} {size}" for pair, size in compared if pair]
-    return f"The effect of {effect} depends on {b.name}: it is {listed(values)}. Differences: {'; '.join(differences)}."
-
-
-def has_one_effect(factor: Factor) -> bool:
-    return factor.is_numeric or len(factor.levels) == 2
-
-
-def listed(texts: Sequence[str]) -> str:
-    """Return `a, b and c`."""
-    return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
+    assert pair_a is not None
+    assert pair_b is not None
+    effect = f"{a.label(pair_a[0])} against {a.value(pair_a[1])}"
+    if means is None:
+        return f"The effect of {effect} depends on {b.name}: {one.contrast.label} is {signed(one.difference)}."
+    digits = decimals(one.difference.interval)
+    at = {level: means[pair_a[0], level] - means[pair_a[1], level] for level in pair_b}
+    values = listed([f"{value:+.{digits}f} with {b.label(level)}" for level, value in at.items()])
+    return f"The effect of {effect} depends on {b.name}: {values}, a difference of {signed(one.difference)}."
 
 
 def marginal_means(found: Effects, a: Factor, b: Factor) -> dict[tuple[int, int], float] | None:
@@ -216,19 +234,22 @@ def marginal_means(found: Effects, a: Factor, b: Factor) -> dict[tuple[int, int]
     return {at: math.fsum(means) / len(means) for at, means in groups.items()} if full else None
 
 
-def largest(found: Difference) -> float | None:
-    """Return the largest effect, in either direction, that the interval allows."""
-    return None if found.interval is None else max(abs(found.interval.low), abs(found.interval.high))
+def listed(texts: Sequence[str]) -> str:
+    """Return `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
 
 
-def size(mean: float, interval: Interval) -> str:
+def size(found: Difference) -> str:
     """Return `0.031 [0.028, 0.034]` of an effect, without its sign."""
+    mean, interval = found.mean or 0.0, found.interval
+    if interval is None:
+        return f"{abs(mean):.4g}"
     digits = decimals(interval)
     low, high = (interval.low, interval.high) if mean > 0 else (-interval.high, -interval.low)
     return f"{abs(mean):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def signed_size(found: Difference) -> str:
+def signed(found: Difference) -> str:
     """Return `+0.031 [+0.028, +0.034]`, of a difference without an interval the mean alone."""
     if found.mean is None or found.interval is None:
         return "-" if found.mean is None else f"{found.mean:+.4g}"
@@ -236,9 +257,15 @@ def signed_size(found: Difference) -> str:
     return f"{found.mean:+.{digits}f} [{found.interval.low:+.{digits}f}, {found.interval.high:+.{digits}f}]"
 
 
-def rounded_up(bound: float) -> str:
-    """Return a bound with two digits, not below it."""
-    if bound <= 0:
-        return "0"
-    digits = min(MOST_DECIMALS + 2, max(0, 1 - math.floor(math.log10(bound))))
-    return f"{math.ceil(bound * 10**digits - 1e-9) / 10**digits:.{digits}f}"
+def between(effects: Sequence[Effect]) -> str:
+    """Return the range of the intervals of several effects."""
+    known = [one.difference.interval for one in effects if one.difference.interval is not None]
+    if not known:
+        return "at zero"
+    return between_ends(Interval(min(one.low for one in known), max(one.high for one in known)))
+
+
+def between_ends(interval: Interval | None) -> str:
+    assert interval is not None
+    digits = decimals(interval)
+    return f"between {interval.low:+.{digits}f} and {interval.high:+.{digits}f}"

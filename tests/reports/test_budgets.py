@@ -28,12 +28,13 @@ def only_family(sweep: Sweep) -> Family:
 
 
 CURVE = [(0, 3.0), (50, 2.0), (100, 1.0)]
+OFTEN = [(0, 3.0), (25, 2.5), (50, 2.0), (100, 1.0)]
 
 
 def test_at_equal_time_a_fast_variant_is_interpolated_at_the_end_of_the_slow_one(sweep):
     for seed in range(2):
-        sweep.add(seed, evaluations=CURVE, steps_per_sec=100.0, train__steps=100, model__n_layer=2)  # 1 s
-        sweep.add(seed, evaluations=CURVE, steps_per_sec=200.0 + seed, train__steps=100)  # half of that
+        sweep.add(seed, evaluations=OFTEN, steps_per_sec=100.0, train__steps=100, model__n_layer=2)  # 1 s
+        sweep.add(seed, evaluations=OFTEN, steps_per_sec=200.0 + seed, train__steps=100)  # half of that
     budget = at_equal_time(only_family(sweep), read)
     assert budget.axis == "seconds"
     assert budget.at == pytest.approx(100 / 201)
@@ -42,13 +43,34 @@ def test_at_equal_time_a_fast_variant_is_interpolated_at_the_end_of_the_slow_one
     assert budget.sentence.startswith("val_loss after 0.498 s of training, which every run reached")
 
 
+def test_a_time_before_the_first_evaluation_of_a_variant_is_not_compared(sweep):
+    for seed in range(2):
+        sweep.add(seed, evaluations=CURVE, steps_per_sec=40.0, train__steps=100, model__n_layer=2)
+        sweep.add(seed, evaluations=CURVE, steps_per_sec=100.0 + seed, train__steps=100)
+    budget = at_equal_time(only_family(sweep), read)
+    assert budget.samples == {}
+    assert budget.sentence == (
+        "Not compared at equal time: after 0.99 s some variants were before their first evaluation: "
+        "model.n_layer=2 at about step 40."
+    )
+
+
+def test_runs_of_less_than_a_second_are_not_compared_at_equal_time(sweep):
+    for seed in range(2):
+        for lr in (0.01, 0.02):
+            sweep.add(seed, evaluations=CURVE, steps_per_sec=1001.0 + seed, optim__lr=lr)
+    budget = at_equal_time(only_family(sweep), read)
+    assert budget.samples == {}
+    assert "trained for less than 1 s" in budget.sentence
+
+
 def test_runs_that_were_timed_one_by_one_are_compared_at_equal_time(sweep):
     for seed in range(3):
         for lr in (0.01, 0.02):
             sweep.add(seed, evaluations=CURVE, steps_per_sec=100.0 + seed + 10 * lr, optim__lr=lr)
     budget = at_equal_time(only_family(sweep), read)
     assert budget.independent
-    assert {"p (Holm)", "verdict", "95 % interval"} <= set(budget_rows(budget)[0])
+    assert {"p (adjusted)", "verdict", "95 % interval"} <= set(budget_rows(budget)[0])
 
 
 @pytest.mark.parametrize("rates", [(100.0, 100.0), (100.0, 120.0)], ids=["one group", "a group for each variant"])
@@ -171,9 +193,7 @@ def test_two_different_sizes_cannot_be_compared(sweep):
     for tied in (True, False):
         sweep.add(model__tie_lm_head=tied, parameters=3760 if tied else 4192)
     sentence = at_equal_parameters(only_family(sweep)).sentence
-    assert sentence.startswith(
-        "Loss at equal parameters is not available: no two variants have the same number (3760, 4192)"
-    )
+    assert sentence.startswith("No two variants have the same number of parameters (3760, 4192).")
 
 
 def test_histories_are_read_only_if_needed_and_once_per_run(sweep):

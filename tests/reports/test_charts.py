@@ -76,7 +76,7 @@ def test_references_in_range_are_lines():
     figure = curves({"a": band(3.3, 2.8, 2.6, 2.5)}, x_label="x", references={"bigram": 2.6, "uniform": 9.0})
     references = [np.array(line.get_xydata()) for line in figure.axes[0].get_lines()[1:]]
     assert [line[:, 1].tolist() for line in references] == [[2.6, 2.6]]
-    assert texts(figure) == ["bigram 2.600"]
+    assert texts(figure) == ["bigram\ncounts"]
 
 
 def test_from_x_draws_only_the_points_from_there_on():
@@ -153,7 +153,7 @@ def test_a_strip_without_dots_and_one_without_an_interval_are_drawn():
 
 def test_references_of_strips_in_range_are_vertical_lines():
     figure = strips([strip("a", 2.4, 2.6)], x_label="x", references={"bigram": 2.5, "uniform": 9.0})
-    assert texts(figure) == ["a", "bigram 2.500"]
+    assert texts(figure) == ["a", "bigram\ncounts"]
     assert vertical_lines(figure) == [2.5]
 
 

@@ -12,7 +12,8 @@ import pytest
 from scipy.special import stdtr
 from support.report_rows import design
 
-from microgpt.reports.factor_effects import effects_of
+from microgpt.reports.contrasts import averaged_contrasts
+from microgpt.reports.factor_effects import all_simple_contrasts, compare, different, effects_of, family_of
 from microgpt.reports.factors import Design
 from microgpt.reports.paired_statistics import Difference, Verdict, corrected, difference, paired, unpaired
 from microgpt.reports.simultaneous import joint
@@ -25,15 +26,18 @@ DESIGNS = {
     "four levels": {"optim.name": ("adam", "lion", "muon", "sgd")},
     "2^3": {"model.tie_lm_head": (False, True), "model.bias": (False, True), "model.qk_norm": (False, True)},
     "3x2": {"optim.name": ("adam", "lion", "muon"), "model.bias": (False, True)},
-    "against a control": {"style.name": tuple("abcdefgh")},  # more levels than all pairs are compared of
+    "eight levels": {"style.name": tuple("abcdefgh")},  # of which the effects are comparisons with the first
+    "3x2x2": {"optim.name": ("adam", "lion", "muon"), "model.bias": (False, True), "model.qk_norm": (False, True)},
 }
 
 
-def simulated(cells: int, seeds: int, generator: int, cell_sd: np.ndarray | float = RUN_SD) -> np.ndarray:
-    """Return losses of experiments without an effect: (COUNT, cells, seeds)."""
+def simulated(
+    cells: int, seeds: int, generator: int, cell_sd: np.ndarray | float = RUN_SD, count: int = COUNT
+) -> np.ndarray:
+    """Return losses of experiments without an effect: (count, cells, seeds)."""
     rng = np.random.default_rng(generator)
-    own = rng.normal(0, 1, (COUNT, cells, seeds)) * np.reshape(cell_sd, (1, -1, 1))
-    return rng.normal(2.4, SEED_SD, (COUNT, 1, seeds)) + own
+    own = rng.normal(0, 1, (count, cells, seeds)) * np.reshape(cell_sd, (1, -1, 1))
+    return rng.normal(2.4, SEED_SD, (count, 1, seeds)) + own
 
 
 def of_levels(levels: dict[str, tuple], losses: np.ndarray) -> Design:
@@ -63,17 +67,32 @@ def is_shown(found: Difference) -> bool:
 @pytest.mark.parametrize("seeds", [4, 16])
 @pytest.mark.parametrize("name", DESIGNS)
 def test_one_experiment_in_twenty_claims_an_effect_that_does_not_exist(name, seeds):
-    """Over all effects of the experiment; the verdicts of a few experiments are those of the p values compared here."""
-    losses = simulated(int(np.prod([len(levels) for levels in DESIGNS[name].values()])), seeds, generator=seeds)
-    found = effects_of(of_levels(DESIGNS[name], losses[0]))
-    weights = np.array([one.contrast.weights for one in found.effects])
-    level = joint(weights, seeds - 1).level
+    """Over all that a report may claim: averaged and simple effects, and the differences of all pairs.
+
+    The verdicts of a few experiments are those of the p values compared here.
+    """
+    cells = int(np.prod([len(levels) for levels in DESIGNS[name].values()]))
+    losses = simulated(cells, seeds, generator=seeds, count=4 * COUNT)
+    first = of_levels(DESIGNS[name], losses[0])
+    weights = family_weights(first)
+    level = compare(first).effects.averaged[0].difference.level
     ps = p_values(weights, losses)
     for number in [0, *np.flatnonzero(ps.min(axis=1) < level)[:2]]:
-        effects = effects_of(of_levels(DESIGNS[name], losses[number])).effects
-        assert [one.difference.p for one in effects] == pytest.approx(ps[number].tolist(), rel=1e-6)
-        assert [is_shown(one.difference) for one in effects] == (ps[number] < level).tolist()
+        found = compare(of_levels(DESIGNS[name], losses[number]))
+        averaged = [one.difference for one in found.effects.averaged]
+        own = p_values(np.array([one.contrast.weights for one in found.effects.averaged]), losses[number : number + 1])
+        assert [one.p for one in averaged] == pytest.approx(own[0].tolist(), rel=1e-6)
+        differences = [*averaged, *(one.difference for one in found.effects.simple), *found.from_best.values()]
+        assert all(is_shown(one) == (one.p is not None and one.p <= level) for one in differences)
     assert abs((ps.min(axis=1) < level).mean() - 0.05) <= BOUND
+
+
+def family_weights(design: Design) -> np.ndarray:
+    """Return the weights of all comparisons of a design: its contrasts, and all pairs of cells."""
+    contrasts = [*averaged_contrasts(design), *all_simple_contrasts(design)]
+    rows, pairs = family_of(design, contrasts, with_pairs=True)
+    unit = np.eye(len(design.cells))
+    return different(np.vstack([rows, *(unit[a : a + 1] - unit[b] for a, b in pairs)]))
 
 
 @pytest.mark.slow
@@ -81,7 +100,7 @@ def test_one_experiment_in_twenty_claims_an_effect_that_does_not_exist(name, see
 def test_a_variant_of_another_variance_adds_no_false_claims(sd):
     """The correlation of the contrasts is then not the assumed one; the intervals of the others stay as narrow."""
     losses = simulated(4, 8, generator=3, cell_sd=RUN_SD * np.array(sd))
-    effects = effects_of(of_levels(DESIGNS["four levels"], losses[0])).effects
+    effects = effects_of(of_levels(DESIGNS["four levels"], losses[0])).averaged
     weights = np.array([one.contrast.weights for one in effects])
     level = joint(weights, 7).level
     assert 0.02 <= (p_values(weights, losses).min(axis=1) < level).mean() <= 0.05 + 1.5 * BOUND
@@ -89,7 +108,7 @@ def test_a_variant_of_another_variance_adds_no_false_claims(sd):
         own = next(one.difference for one in effects if one.contrast.label == "optim=lion against adam")
         assert own.interval is not None
         assert (own.interval.high - own.interval.low) / 2 == pytest.approx(
-            critical_t(7, level) * np.std(losses[0, 1] - losses[0, 0], ddof=1) / np.sqrt(8)
+            critical_t(7, own.level) * np.std(losses[0, 1] - losses[0, 0], ddof=1) / np.sqrt(8)
         )
 
 

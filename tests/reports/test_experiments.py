@@ -163,7 +163,7 @@ def test_power_laws_are_found(tmp_path: Path) -> None:
     assert len(both["points"]) == 16
     assert both["remarks"] == []
     assert [law["of"] for law in found.data["laws"]] == ["at 5,600 tokens", "with 49,152 parameters", ""]
-    assert found.findings[-1] == (
+    assert found.last[-1] == (
         "For each combination of sizes, the learning rate with the lowest mean loss counts. For 16 of 16 combinations "
         "it is the lowest or the highest rate that was run."
     )
@@ -173,7 +173,7 @@ def test_power_laws_are_found(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_size_without_effect_has_no_exponent(tmp_path: Path) -> None:
     found = analysis(of_sizes(tmp_path, (1.8, 0.0, 1.0, 20.0, 0.6)), "scaling")
-    assert "the fit ends at a bound (exponent 0." in found.findings[0]  # of N alone, at the most tokens
+    assert "the fit ends at a bound (exponent 0." in found.last[0]  # of N alone, at the most tokens
     assert not any("exponent of D" in remark for remark in found.data["laws"][1]["remarks"])
 
 
@@ -208,7 +208,7 @@ def test_a_screening_by_a_fraction_names_exactly_what_was_planted() -> None:
         for levels in fraction.rows
     }  # fmt: skip
     found = effects_of(design([f"factor{number}" for number in range(8)], samples))
-    named = {tuple(factor.key for factor in one.contrast.factors): one for one in found.effects}
+    named = {tuple(factor.key for factor in one.contrast.factors): one for one in found.stated}
     assert len(named) == 36
     shown = {keys: one.difference.mean for keys, one in named.items() if one.is_shown}
     assert shown == {

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from support.report_rows import Sweep, read
 
 from microgpt.reports.budgets import at_equal_time
-from microgpt.reports.factor_effects import by_themselves, effects_of
+from microgpt.reports.factor_effects import effects_of
 from microgpt.reports.factors import design_of
 from microgpt.reports.markdown import markdown
 from microgpt.reports.report import Plot, Plots, Report, Section
@@ -81,20 +81,20 @@ def test_effects_and_differences_have_their_verdicts(sweep):
     page = page_of(section_of(sweep))
     tied, normed, interaction = table(page, "Main effects and interaction")
     assert tied["effect"] == "tie_lm_head=true against false"
-    assert (tied["p (Holm)"], tied["verdict"]) == ("<0.0001", "higher at 8 seeds")
+    assert (tied["p (adjusted)"], tied["verdict"]) == ("<0.0001", "higher at 8 seeds")
     for line in (normed, interaction):
-        assert line["verdict"].startswith("no difference shown at 8 seeds (one of 0.00")
+        assert line["verdict"].startswith("no difference shown at 8 seeds (one of 0.0")
     family = only_family(sweep)
     design = design_of(family)
     assert design is not None
-    found = by_themselves(effects_of(design))[1]
+    found = effects_of(design).averaged[1].difference
     assert found.mean is not None
     assert normed["difference"] == signed(found.mean)
     assert normed["seeds needed"] == str(found.seeds_needed)
     assert normed["effect size"] == f"d_z {found.effect_size:+.2f}"
     lines = table(page, "Differences between variants")
     assert [(line["a"], line["b"]) for line in lines] == [(one.a.name, one.b.name) for one in comparisons(family)]
-    assert "Intervals are 95 % and not adjusted." in page
+    assert "The 95 % intervals are simultaneous for all 9 comparisons of this report" in page
 
 
 def test_the_loss_at_equal_time_is_the_last_table(sweep):
@@ -124,7 +124,7 @@ def test_the_terminal_has_the_cells_of_the_markdown(sweep):
     for width in (80, 120):
         narrow = ablations_text([section], width)
         assert max(map(len, narrow.splitlines())) <= width
-        assert "p (Holm)" in narrow
+        assert "p (adj" in narrow
 
 
 def test_one_seed_has_a_note_and_no_tests(sweep):
@@ -166,7 +166,7 @@ def test_a_variant_without_a_completed_run_is_the_last_row(sweep):
 
     family = only_family(sweep)
     last = variant_rows(family)[-1]
-    assert (last["variant"], last["seeds"], last["failed"]) == ("optim.lr=1000.0", "0", "2")
+    assert (last["variant"], last["seeds"], last["failed"]) == ("optim.lr=1000", "0", "2")
     assert last["val_loss mean"] == "-"
 
 
@@ -180,7 +180,14 @@ def test_a_budget_without_losses_has_no_rows(sweep):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "-"), (0.0, "+0.0000"), (0.01234, "+0.0123"), (-0.5, "-0.5000"), (-0.000123, "-1.2e-04")],
+    [
+        (None, "-"),
+        (0.0, "+0.0000"),
+        (0.01234, "+0.0123"),
+        (-0.5, "-0.5000"),
+        (-0.000123, "-0.00012"),
+        (1.5e-9, "+1.5e-09"),
+    ],
 )
 def test_a_small_difference_is_not_rounded_away(value, text):
     assert signed(value) == text

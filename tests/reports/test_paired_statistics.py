@@ -307,7 +307,7 @@ def test_verdicts_follow_the_adjusted_p_and_leave_untested_differences_out():
     assert [one.verdict for one in family] == [
         Verdict.NOT_SHOWN, Verdict.UNTESTED, Verdict.SHOWN, Verdict.NOT_SHOWN,
     ]  # fmt: skip
-    assert family[0].sentence == "no difference shown at 10 seeds, as there are several comparisons"
+    assert family[0].sentence == "no difference shown at 10 seeds after correction for 3 comparisons"
     assert corrected([]) == []
 
 

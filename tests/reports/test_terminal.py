@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ from support.report_rows import Sweep
 from microgpt.config.identity import config_hash
 from microgpt.config.schema import Config
 from microgpt.reports.collect import collect, collect_and_print
+from microgpt.reports.effect_report import comparisons_of
+from microgpt.reports.experiment_plan import Plan
 from microgpt.reports.paired_statistics import Verdict
 from microgpt.reports.rows import swept_keys
-from microgpt.reports.terminal import column_names, runs_text, settings_text, sweep_family
-from microgpt.reports.variant_comparisons import comparisons
+from microgpt.reports.run_families import Family
+from microgpt.reports.settings import column_names
+from microgpt.reports.terminal import runs_text, settings_text, sweep_family
 
 RATES = {0.01: 0.0, 0.02: 0.2, 0.03: 0.0001}  # learning rate: how much higher its loss is, with noise of 0.01
 
@@ -34,9 +38,13 @@ def sweep(tmp_path: Path) -> Sweep:
     return jobs
 
 
+def settings_of(family: Family, width: int | None) -> str:
+    return settings_text(family, comparisons_of(family, Plan())[0], width)
+
+
 def test_a_sweep_has_one_line_for_each_setting_the_best_first(sweep: Sweep) -> None:
     family = sweep_family(sweep.rows, "it")
-    text = settings_text(family, None)
+    text = settings_of(family, None)
     assert text.startswith("it: 35 completed runs of 7 settings; val_loss, best first\n")
     header, *lines = text.splitlines()[1:9]
     assert header.split()[:4] == ["optim", "lr", "seeds", "val_loss"]
@@ -51,34 +59,44 @@ def test_a_sweep_has_one_line_for_each_setting_the_best_first(sweep: Sweep) -> N
     assert [line.split()[-1] for line in lines] == ["0", "0", "0", "0", "0", "1", "1"]  # failed
 
 
-def test_what_is_shown_is_what_the_paired_statistics_say_after_correction_for_all_pairs(sweep: Sweep) -> None:
+def test_the_differences_from_the_best_are_those_of_the_report(sweep: Sweep, tmp_path: Path) -> None:
+    """One family of comparisons: the same difference, interval and verdict on the terminal, in the page and in JSON."""
     family = sweep_family(sweep.rows, "it")
-    best = family.ranked[0][0]
-    lines = settings_text(family, None).splitlines()[2:8]
-    known = {frozenset((one.a.name, one.b.name)): one.difference for one in comparisons(family, most_paired=9)}
-    for (variant, found), line in zip(family.ranked[1:], lines[1:], strict=True):
-        difference = known[frozenset((variant.name, best.name))]
-        assert (line.split()[-2] == "yes") is (difference.verdict is Verdict.SHOWN)
-        assert float(line.split()[-3]) == pytest.approx(found.mean - family.ranked[0][1].mean, abs=0.06)
-        assert line.split()[-3].startswith("+")
-    assert {line.split()[-2] for line in lines[1:]} == {"yes", "no"}
+    compared, _ = comparisons_of(family, Plan())
+    assert compared is not None
+    lines = settings_of(family, None).splitlines()[3:8]
+    collect([tmp_path / "outputs"], tmp_path / "results")
+    data = json.loads((tmp_path / "results" / "report.json").read_text())["sections"][0]["data"]
+    stored = {one["name"]: one["from_best"] for one in data["variants"]}
+    page = (tmp_path / "results" / "report.md").read_text()
+    for (variant, _), line in zip(family.ranked[1:], lines, strict=True):
+        found = compared.from_best[variant.name]
+        assert found.interval is not None
+        interval = f"[{found.interval.low:+.4f}, {found.interval.high:+.4f}]"
+        shown = "yes" if found.interval.low > 0 else "no"
+        some = " (5 seeds)" if found.left_out else ""
+        assert re.search(rf" \{found.mean:+.4f} {re.escape(interval)} +{shown}{re.escape(some)} ", line)
+        assert f"| {found.mean:+.4f} | {interval} | {shown}{some} |" in page
+        assert (stored[variant.name]["low"], stored[variant.name]["high"]) == (found.interval.low, found.interval.high)
+        assert stored[variant.name]["verdict"] == found.verdict.name.lower()
+    assert {found.verdict for found in compared.from_best.values()} == {Verdict.SHOWN, Verdict.NOT_SHOWN}
 
 
 @pytest.mark.parametrize("width", [70, 80, 120])
 def test_no_line_is_wider_than_the_terminal(sweep: Sweep, width: int) -> None:
     for seed in range(2):
         sweep.add(seed, 3.0, optim__name="adamw", schedule__warmup_steps=10, model__n_embd=32, train__batch_size=4)
-    for text in (settings_text(sweep_family(sweep.rows, "it"), width), runs_text(sweep.rows, width)):
+    for text in (settings_of(sweep_family(sweep.rows, "it"), width), runs_text(sweep.rows, width)):
         assert max(map(len, text.splitlines())) <= width
     if width < 120:
-        assert "best: n_embd=16 optim=adam lr=0.01" in settings_text(sweep_family(sweep.rows, "it"), width)
+        assert "best: n_embd=16 optim=adam lr=0.01" in settings_of(sweep_family(sweep.rows, "it"), width)
 
 
 def test_one_seed_of_each_shows_no_difference(tmp_path: Path) -> None:
     jobs = Sweep(tmp_path)
     for number in range(60):
         jobs.add(1, 2 + number / 100, optim__lr=0.01 + number / 1000)
-    text = settings_text(sweep_family(jobs.rows, "it"), None)
+    text = settings_of(sweep_family(jobs.rows, "it"), None)
     assert "60 settings; val_loss, best first, the first 40 of which are listed" in text
     assert "One seed of each: a difference cannot be told from chance." in text
     assert text.count("one seed") == 39
@@ -133,7 +151,7 @@ def test_a_sweep_ends_with_its_own_settings(sweep: Sweep, tmp_path: Path, capsys
     assert printed.splitlines()[2].split()[:4] == ["adam", "0.01", "7", "6"]
     assert "\nNotes: mi\\x1bne\n" in printed
     assert "n_layer" not in printed
-    assert printed.index("\n- Lowest mean val_loss: ") < printed.index("\n- optim=sgd against adam hurts: val_loss is ")
+    assert printed.index("\n- Lowest mean val_loss: ") < printed.index("\n- optim=sgd is worse than adam: val_loss is ")
     assert "collected 39 runs (2 not completed)" in printed
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from microgpt.reports.budgets import Reader
-from microgpt.reports.effect_report import difference_data
+from microgpt.reports.document import difference_object
 from microgpt.reports.experiment_plan import Plan
 from microgpt.reports.experiments.charts import Rung, ladder_chart
 from microgpt.reports.paired_statistics import Difference, Interval, Verdict, difference, summary
@@ -24,7 +24,7 @@ NAME, WIDTH = "model.name", "model.mlp_width"
 MOST_NAMED = 3  # changes in a sentence
 NOTE = (
     "Differences are means over seeds of differences that are taken seed by seed; below zero, the loss is lower. "
-    "Their 95 % intervals hold together for all differences of this table; a star marks those without zero. time is "
+    "Their 95 % intervals are simultaneous for this table; a star marks those that do not contain zero. time is "
     "that of a training step, relative to the first model; models were trained side by side."
 )
 
@@ -75,7 +75,7 @@ def first_row(variant: Variant) -> Row:
 
 
 def steps_of(rungs: Mapping[int, Variant], metric: str) -> list[Step]:
-    """Return the models with their differences, whose intervals hold together."""
+    """Return the models with their differences, whose intervals are simultaneous."""
     variants = list(rungs.values())
     samples = [variant.values(metric) for variant in variants]
     unit = np.eye(len(variants))
@@ -180,5 +180,5 @@ def data_of(step: Step) -> dict[str, Any]:
         "change": step.change,
         "variant": step.variant.name,
         "parameters": step.variant.parameters,
-        **{name: None if one is None else difference_data(one) for name, one in both.items()},
+        **{name: None if one is None else difference_object(one) for name, one in both.items()},
     }

@@ -26,11 +26,16 @@ SIZES = (
 FEWEST_LEVELS, FEWEST_SEEDS = 4, 3
 NOTABLE = 3.0  # standard errors of the means
 TERMS = {"N": "A N^-a", "D": "B D^-b"}
+LETTERS = {"N": "a", "D": "b"}  # the exponents
 NOTE = (
     "N is the number of parameters, D that of target tokens that were trained on, E the loss that remains. Fitted by "
     f"robust least squares from several starts, with exponents up to {STEEPEST:g}; 95 % intervals are percentiles over "
-    f"{RESAMPLES} resamples of the seeds. residual: root of the residuals' sum of squares over the points that "
-    "the law leaves free; noise: root mean square of the standard errors of the means."
+    f"{RESAMPLES} resamples of the seeds. residual: standard deviation of the means around the curve; noise: root mean "
+    "square of the standard errors of the means, which share seeds, so that differences between them are known better."
+)
+LIMITS = (
+    "The intervals are for seeds only. The curve describes these sizes and this training; other curves were not tried, "
+    "and E is not a limit for longer training."
 )
 
 
@@ -83,12 +88,14 @@ def scaling_analysis(family: Family, plan: Plan, read: Reader | None) -> Analysi
     if read:
         with skip_if_failing(f"scaling of {family.key}"):
             plots = plots_of(laws[-1], points, family.metric)
-    table = Table("Power laws", [row_of(law) for law in laws], NOTE)
+    rows = [row_of(law) for law in laws]
+    columns = [column for column in rows[0] if any(row[column] for row in rows)]
+    table = Table("Power laws", [{column: row[column] for column in columns} for row in rows], NOTE)
     rates = ["For each combination of sizes, the learning rate with the lowest mean loss counts."] * tuned
     if at_edge:
         rates[0] += f" For {at_edge} of {len(points)} combinations it is the lowest or the highest rate that was run."
     findings = [*(sentence for law in laws for sentence in sentences(law)), *rates]
-    return Analysis(findings, plots, [table], {"laws": [data_of(law) for law in laws]})
+    return Analysis(plots=plots, blocks=[table], data={"laws": [data_of(law) for law in laws]}, last=findings)
 
 
 def points_of(family: Family) -> tuple[list[Point], bool, int]:
@@ -156,17 +163,18 @@ def sentences(law: Law) -> list[str]:
     if law.rise is not None:
         return [f"No power law describes the loss{where}: it rises from {law.rise[0]:,.0f} to {law.rise[1]:,.0f}."]
     exponents = zip(found.names, found.exponents, found.exponent_intervals, strict=True)
-    powers = " and ".join(f"{name}^-{power:.2f} {told(interval, 2)}" for name, power, interval in exponents)
-    remarks = found.remarks()
-    text = f"The loss{where} falls as {powers} towards {found.level:.3f} {told(found.level_interval, 3)}"
-    return [f"{text}." if not remarks else f"{text}; but {'; '.join(remarks)}."]
+    powers = ", ".join(f"{LETTERS[name]} = {power:.2f} {told(interval, 2)}" for name, power, interval in exponents)
+    level = f"E = {found.level:.3f} {told(found.level_interval, 3)}"
+    text = f"A curve {law.formula} through the {len(law.points)} means{where} has {powers} and {level}"
+    remarks = "".join(f"; {remark}" for remark in found.remarks())
+    return [f"{text}{remarks}. {LIMITS}"]
 
 
 def row_of(law: Law) -> Cells:
     found = law.fit
     cells = {"law": law.formula, "of": law.where or "all sizes", "points": str(len(law.points))}
     cells["E"] = f"{found.level:.3f} {told(found.level_interval, 3)}"
-    for name, letter in (("N", "a"), ("D", "b")):
+    for name, letter in LETTERS.items():
         place = found.names.index(name) if name in found.names else None
         cells[letter.upper()] = "" if place is None else f"{found.factors[place]:.3g}"
         power = "" if place is None else f"{found.exponents[place]:.3f} {told(found.exponent_intervals[place], 3)}"
