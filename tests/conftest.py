@@ -38,13 +38,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the files by length; the order within a file stays."""
+    """Sort the files by length, keeping the order within each file."""
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Of several processes the first two compile for one kind of float each, so that none waits for the other."""
+    """With several processes, the first two compile for one float type each, so that neither waits for the other."""
     dtype = {"gw0": "float32", "gw1": "float64"}.get(os.environ.get("PYTEST_XDIST_WORKER", ""))
     if dtype and any(item.path.name.startswith(("test_compliance", "test_native")) for item in session.items):
         import microgpt.engines.native.engine  # all kernels are known once it is there
@@ -56,13 +56,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture
 def microgpt(tmp_path: Path) -> Iterator[Program]:
-    """The program in the test's own folder."""
+    """The program in a separate folder for the test."""
     yield from make_program(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def shared_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """The program in a folder that the tests of a file share, for runs that several of them look at."""
+    """The program in a folder shared by the tests of a file, for runs that several tests use."""
     yield from make_program(tmp_path_factory.mktemp("shared"))
 
 

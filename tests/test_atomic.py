@@ -1,4 +1,4 @@
-"""Atomic writes: the old content or the new one, and no other file."""
+"""Atomic writes leave the old or the new content and no other file."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Packages import downward only, and heavy libraries are imported in few packages."""
+"""Packages import only downward, and heavy libraries are imported in few packages."""
 
 import ast
 import sys
@@ -39,7 +39,7 @@ def imports(file: Path) -> tuple[str, ...]:
 
 
 def imported_names(file: Path) -> Iterator[str]:
-    """Yield the full names that a file imports, inside functions too: `from a import b` is a.b."""
+    """Yield the full names of a file's imports, including those in functions: `from a import b` is a.b."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -61,7 +61,7 @@ def package_of(file: Path) -> str:
 
 
 def imported_package(name: str) -> str | None:
-    """The package, or module of the root, that a full name belongs to; None outside microgpt."""
+    """Return the package or root module of a full name, or None outside microgpt."""
     parts = name.split(".")
     if parts[0] != "microgpt":
         return None

@@ -1,4 +1,4 @@
-"""The command that installs an extra works where the user is."""
+"""The command that installs an extra works in a checkout and with an installed wheel."""
 
 import os
 import re
@@ -44,7 +44,7 @@ def test_cpu_wheel_of_pytorch_is_mentioned_for_the_extras_that_install_it() -> N
 
 
 def test_commands_are_written_in_one_place_and_name_extras_that_exist() -> None:
-    """No message has a command of its own; those of documents are of this project and of extras that exist."""
+    """No message contains its own command, and commands in documents refer to this project and existing extras."""
     sources = [*(ROOT / "microgpt").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]
     printed = {file.name for file in sources if re.search(r"pip install [^\n]*\[", file.read_text())}
     assert printed == {"installation.py", "build_names.py"}

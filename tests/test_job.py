@@ -1,4 +1,4 @@
-"""One job: the folder that Hydra's keys name, the working directory, Hydra's files, and what is left behind."""
+"""One job: the folder set by Hydra's keys, the working directory, Hydra's files, and the state afterwards."""
 
 import importlib
 import json
@@ -40,7 +40,7 @@ PICKLING = "+hydra.callbacks.pickling._target_=hydra.experimental.callbacks.Pick
 
 
 def files(folder: Path) -> list[str]:
-    """Return the paths of all files and folders except that of the data."""
+    """Return the paths of all files and folders except the data folder."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name != "names.txt")
 
 
@@ -218,7 +218,7 @@ def test_what_cannot_be_done_is_one_sentence(folder: Path, arguments: str, sente
 
 @pytest.mark.slow
 def test_a_launcher_that_is_not_ours_leaves_each_job_its_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It calls Hydra's own run_job, which writes into the folder of the job's number before the job is checked."""
+    """It calls Hydra's own run_job, which writes to the folder with the job's number before the job is checked."""
     monkeypatch.setattr("microgpt.app.run_job", utils.run_job)
     for resume in ("auto", "never"):
         microgpt("-m", "seed=1", *QUICK, "hydra/launcher=basic", "hydra.sweep.dir=S", f"train.resume={resume}")
@@ -316,7 +316,7 @@ def test_hydra_full_error_changes_no_sentence(
 
 
 def test_the_configuration_is_a_package_with_its_schema() -> None:
-    """In a checkout too: microgpt/conf leads to conf/."""
+    """This also works in a checkout, where microgpt/conf links to conf/."""
     assert (ROOT / "microgpt" / "conf").resolve() == ROOT / "conf"
     GlobalHydra.instance().clear()
     with initialize_config_module("microgpt.conf", version_base="1.3"):

@@ -1,4 +1,4 @@
-"""The commands of README and of the guides, the output that they show, and what the documents say of files."""
+"""The commands in README and the guides, their output, and statements of the documents about files."""
 
 import re
 from pathlib import Path

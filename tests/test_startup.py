@@ -1,4 +1,4 @@
-"""Starting the program is cheap: --help, --cfg and the scalar mode load no heavy library."""
+"""Starting the program is fast: --help, --cfg and the scalar mode load no heavy libraries."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A small run that several tests look at."""
+"""A small run that is shared by several tests."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ SMALL = {
 
 @contextlib.contextmanager
 def quietly(folder: Path) -> Iterator[io.StringIO]:
-    """Run the block in a folder; what it prints is in the object that the block receives."""
+    """Run the block in a folder. The object that the block receives contains the printed output."""
     before = Path.cwd()
     os.chdir(folder)
     try:

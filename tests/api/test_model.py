@@ -1,4 +1,4 @@
-"""A trained model: its texts are those of task=sample, its numbers those of the engine and of the run's record."""
+"""A trained model: samples equal those of task=sample, and losses equal those of the engine and the run's record."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Values of Python as overrides: Hydra reads them back as they were."""
+"""Python values as overrides: Hydra reads them back unchanged."""
 
 from typing import Any
 

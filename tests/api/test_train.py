@@ -1,4 +1,4 @@
-"""`train` and `sweep` are the program's runs and sweeps: the same files, sentences and bits; nothing is left behind."""
+"""`train` and `sweep` behave like the program: the same files, errors and bits, and no state is left behind."""
 
 import os
 import shutil
@@ -41,7 +41,7 @@ assert callable(microgpt.runs)
 
 
 def test_calls_leave_nothing_behind(tmp_path: Path, run: microgpt.Run) -> None:
-    """A mistake does not spoil the next call, the application around it keeps its Hydra, and the bits are the same."""
+    """An error does not affect the next call, the calling application keeps its Hydra state, and results are equal."""
     (tmp_path / "config.yaml").write_text("x: 1\n")
     ConfigStore.instance().store(name="schema", node={"y": 2})
     arguments = list(sys.argv)

@@ -1,4 +1,4 @@
-"""Each table of choices names exactly what is implemented, and conf/ has an option for each name."""
+"""Each table of choices lists exactly the implemented names, and conf/ has an option for each name."""
 
 from collections.abc import Iterable, Sequence
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""A user's mistake is one sentence on stderr and exit code 2, and leaves no files; in a sweep only its job fails."""
+"""A user error gives one sentence on stderr, exit code 2 and no files; in a sweep, it fails only its job."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ CHECKPOINT_OF_A_RUN = "experiment=debug", "train.steps=1", "style=classic", "sam
 
 
 def refused(program: Program, *arguments: str) -> str:
-    """The sentence for a command that must fail and leave no files."""
+    """Return the error message of a command that must fail and leave no files."""
     before = program.files()
     done = program(*arguments, expect=2)
     assert program.files() == before
@@ -104,7 +104,7 @@ SWEEP = ("-m", "experiment=debug", "train.steps=2", "train.eval_documents=5", "s
 
 
 def failed_job_of_a_sweep(program: Program, *arguments: str) -> dict[str, object]:
-    """The record of the second job of three; the two others must complete, and the tables must have all three."""
+    """Return the record of the second of three jobs. The others must complete, and the tables must have all three."""
     done = program(*SWEEP, *arguments, expect=2)
     assert "Traceback" not in done.stderr
     first, second, third = (read_record(job) for job in program.jobs())

@@ -1,4 +1,4 @@
-"""Errors of Hydra, of a user's own files and of the system are one sentence on stderr."""
+"""Errors of Hydra, of a user's files and of the system are reported in one sentence on stderr."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Every key of Hydra is honoured or refused in one sentence; a key of a new version of Hydra fails here by name."""
+"""Every Hydra key takes effect or is rejected with one sentence; a key of a new Hydra version fails here by name."""
 
 import logging
 import re
@@ -71,7 +71,7 @@ WHOLE = ("sweeper", "launcher", "callbacks", "hydra_logging", "job_logging", "he
 
 
 def keys(node: dict[str, Any], path: str) -> Iterator[str]:
-    """Yield the keys of Hydra's node. What plugins, logging and help read below a key is theirs."""
+    """Yield the keys of the hydra node, without the inner keys of plugins, logging and help."""
     for name, value in node.items():
         if isinstance(value, dict) and name not in (*WHOLE, "env_set", "choices"):
             yield from keys(value, f"{path}.{name}")

@@ -1,4 +1,4 @@
-"""config_hash stays what it was for every configuration; what a key affects decides which runs differ."""
+"""config_hash does not change for any configuration; the effect of a key decides which runs differ."""
 
 # ruff: noqa: RUF009 (`key` and `group` return dataclass fields)
 import json

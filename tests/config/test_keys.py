@@ -1,4 +1,4 @@
-"""Constraints of keys, each broken by a value: the sentence says what is allowed."""
+"""Every violated constraint gives one sentence with what is allowed."""
 
 # ruff: noqa: RUF009 (`key` and `group` return dataclass fields)
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Every option of every group composes, keeps the rules, and has the documented values; the schema's defaults."""
+"""Every option of every group composes, is valid and has the documented values; the schema's defaults."""
 
 from dataclasses import replace
 from pathlib import Path

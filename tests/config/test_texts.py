@@ -1,4 +1,4 @@
-"""A key that takes a text takes an override as it is written, alone and in a sweep; a file's value must be a text."""
+"""Overrides of text keys are read as written, in single runs and in sweeps; values in files must be strings."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def _registered() -> None:
 
 
 def jobs_of(*overrides: str) -> list[list[str]]:
-    """The overrides of each job, as Hydra's sweeper writes them."""
+    """Return the overrides of each job as Hydra's sweeper writes them."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     return combinations(parsed)
 

@@ -1,4 +1,4 @@
-"""A key of the command line that the task or the chosen options do not use is refused in one sentence."""
+"""A command-line key that the task or the chosen options do not use is rejected with one sentence."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ OF_EVERY_TASK = {"task.name", "checkpoint", "outputs_dir", "results_dir"}
 
 
 def refusal(*overrides: str) -> str | None:
-    """The sentence for a command, or None if it is allowed."""
+    """Return the error message of a command, or None if it is allowed."""
     config = composed(*overrides)
     try:
         check(config)

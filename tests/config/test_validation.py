@@ -1,4 +1,4 @@
-"""A value or combination of values that is not allowed is one sentence with key, value and what is allowed."""
+"""An invalid value or combination of values gives one sentence with key, value and what is allowed."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Attention maps against the scalar engine, and against a model small enough to compute by hand."""
+"""Attention maps agree with the scalar engine and with a model that is small enough to compute by hand."""
 
 import math
 import random
@@ -42,7 +42,7 @@ def name_of(spec: ModelSpec) -> str:
 
 
 def random_parameters(spec: ModelSpec, seed: int = 0) -> dict[str, np.ndarray]:
-    """Larger than initial values, so that attention is not nearly uniform."""
+    """Return weights larger than initial weights, so that attention is not nearly uniform."""
     rng = np.random.default_rng(seed)
     return {name: rng.normal(0, 0.4, (1, *shape)) for name, shape in spec.shapes().items()}
 
@@ -132,7 +132,7 @@ def test_attention_weights_equal_the_scalar_engine_s(spec: ModelSpec, monkeypatc
 
 
 def test_two_tokens_by_hand() -> None:
-    """One head whose query matches its own token: of two different tokens the second has weights 1/4 and 3/4."""
+    """One head whose query matches its own token: with two different tokens, the second has the weights 1/4 and 3/4."""
     s = (1 + RMSNORM_EPSILON) ** -0.5  # rmsnorm of (1, 1) is (s, s)
     one, zero = np.eye(2), np.zeros((2, 2))
     spec = ModelSpec("gpt", vocab_size=2, n_embd=2, n_head=1, n_layer=1, block_size=3, input_rmsnorm=False)

@@ -1,4 +1,4 @@
-"""meta.json and train_state.json: the earlier format, chat models, and values that are refused."""
+"""meta.json and train_state.json: the earlier format, chat models, and rejected values."""
 
 import re
 from dataclasses import replace
@@ -70,7 +70,7 @@ def test_an_invalid_origin_is_damage(tmp_path, origin):
 
 
 def chat_meta(special: Any, vocab_size: int = 7) -> dict[str, Any]:
-    """meta.json of a chat model of the earlier format: three characters, three special tokens, BOS."""
+    """Return meta.json of a chat model in the earlier format, with three characters, three special tokens and BOS."""
     sizes = {"n_embd": 6, "n_head": 2, "n_layer": 2, "block_size": 5}
     return {"vocab_size": vocab_size, **sizes, "chars": CHARS, "special_tokens": special}
 

@@ -1,4 +1,4 @@
-"""`latest` and `best` in copies of a run and on file systems without links: a run is sampled from and resumed there."""
+"""`latest` and `best` in copies of runs and on file systems without links: sampling and resuming work there."""
 
 import errno
 import os
@@ -42,7 +42,7 @@ def names(directory: Path) -> set[str]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run with the steps 5 (the best), 7 and 9."""
+    """Create a run with checkpoints of the steps 5 (the best), 7 and 9."""
     store = CheckpointStore(tmp_path / "run" / "checkpoint", keep=2)
     saved(store, 5)
     store.mark_best(5)

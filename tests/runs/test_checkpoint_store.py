@@ -1,4 +1,4 @@
-"""The checkpoints of a run: which are kept, and what a crash leaves."""
+"""The checkpoints of a run: which ones are kept, and the files after a crash."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Folders of runs: new ones, the one of an interrupted run, and the lock that keeps two runs out of one folder."""
+"""Folders of runs: new folders, interrupted runs, and the lock that prevents two runs from using one folder."""
 
 import json
 import multiprocessing
@@ -60,7 +60,7 @@ def earlier_run(
 
 @contextmanager
 def held_elsewhere(path: Path) -> Iterator[subprocess.Popen]:
-    """Another process holds the lock of a folder."""
+    """Hold the lock of a folder in another process."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(path / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -73,7 +73,7 @@ def held_elsewhere(path: Path) -> Iterator[subprocess.Popen]:
 
 
 def resumable(outputs: Path) -> Path | None:
-    """The folder that would be resumed, released at once."""
+    """Return the folder that would be resumed, without keeping its lock."""
     found = interrupted(outputs)
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""history.jsonl: full precision, and what a resumed run keeps of it."""
+"""history.jsonl: full precision, and the lines that a resumed run keeps."""
 
 import contextlib
 import json
@@ -85,7 +85,7 @@ def test_crash_during_rewind_loses_no_earlier_line(tmp_path, monkeypatch):
 
 
 def test_rewind_replaces_the_file(tmp_path: Path) -> None:
-    """If it were rewritten in place, a crash in between would lose all lines."""
+    """If the file were rewritten in place, a crash could lose all lines."""
     history = History(tmp_path / "history.jsonl")
     history.write([{"step": step} for step in range(5)])
     before = tmp_path / "as_it_was.jsonl"

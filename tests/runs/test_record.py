@@ -1,4 +1,4 @@
-"""run.json: its keys, reading records of other versions, and what is written for values that JSON lacks."""
+"""run.json: its keys, records of other versions, and the representation of values that are not valid JSON."""
 
 import json
 import math
@@ -34,7 +34,7 @@ def new_record() -> RunRecord:
 
 
 def whole_record() -> RunRecord:
-    """A record with a value in every part."""
+    """Return a record with a value in every part."""
     before = Provenance(GitState("a" * 40, False), Environment("3", "Linux", "a CPU", 2, None, {"numpy": "2"}), 1)
     return replace(
         new_record(),

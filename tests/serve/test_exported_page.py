@@ -1,4 +1,4 @@
-"""The page of export.format=html, opened from a file: what it computes, and its training, against the engines."""
+"""The page of export.format=html, opened from a file: its results and its training agree with the engines."""
 
 import base64
 import json
@@ -46,7 +46,7 @@ Open = Callable[..., "Page"]
 
 
 def checkpoint_of(folder: Path, name: str) -> Checkpoint:
-    """A checkpoint with random weights in float32, whose logits are of about the same size at any width."""
+    """Create a checkpoint with random float32 weights whose logits have about the same size at any width."""
     spec = SPECS[name]
     special = CHAT_SPECIAL if spec.vocab_size == CHAT.vocab_size else ()
     state = random_state(spec)
@@ -72,7 +72,7 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture
 def open_file(browser: "Browser") -> Iterator[Open]:
-    """Opens an exported page; in the end it has made no request and nothing went wrong in it."""
+    """Opens an exported page, and finally checks that it has made no requests and has no errors."""
     contexts, asked, wrong = [], [], []
 
     def opened(path: Path, section: str = "", **options: Any) -> "Page":

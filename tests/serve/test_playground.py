@@ -33,7 +33,7 @@ def files(*suffixes: str) -> list[Path]:
 
 
 class Markup(HTMLParser):
-    """The elements of a page, and the texts of its scripts."""
+    """Return the elements of a page and the sources of its scripts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def test_every_field_has_a_label(markup: Markup) -> None:
 
 
 def colours(which: str) -> dict[str, tuple[float, ...]]:
-    """The colours of the style sheet by name; the dark ones stand in the second block."""
+    """Return the colours of the style sheet by name. The dark colours are in the second block."""
     block = (STATIC / "page.css").read_text().split(":root {")[1 if which == "light" else 2].split("}")[0]
     found = re.findall(r"--([a-z-]+): #([0-9a-f]{6});", block)
     return {name: tuple(int(value[i : i + 2], 16) / 255 for i in (0, 2, 4)) for name, value in found}
@@ -114,12 +114,12 @@ def test_text_has_a_contrast_of_4_5_and_edges_of_3(which: str) -> None:
 
 @dataclass(frozen=True)
 class Served:
-    """A server of one model."""
+    """A server with one model."""
 
     address: str  # http://127.0.0.1:<port>
 
     def ask(self, path: str, **body: Any) -> Any:
-        """What /microgpt/v1/<path> answers; of a stream its events."""
+        """Return the response of /microgpt/v1/<path>, or the events of a stream."""
         request = urllib.request.Request(
             f"{self.address}/microgpt/v1/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
@@ -131,7 +131,7 @@ class Served:
 
 
 def serve(program: Program, *arguments: str) -> Served:
-    """Start a server on a free port, and wait until it says where."""
+    """Start a server on a free port, and wait until it prints its address."""
     process = program.start("task=serve", "serve.port=0", *arguments)
     assert process.stdout is not None
     said = []
@@ -143,7 +143,7 @@ def serve(program: Program, *arguments: str) -> Served:
 
 
 def trained(program: Program, *arguments: str) -> str:
-    """Train a small model; returns its run's folder."""
+    """Train a small model. Returns the run's folder."""
     before = set(program.runs())
     program("mode=tensor", "backend=native", "style=classic", "sample.num_samples=1", *arguments)
     (run,) = set(program.runs()) - before
@@ -172,7 +172,7 @@ def chat(program: Program) -> Served:
 
 @pytest.fixture(scope="module")
 def locked(program: Program) -> Served:
-    """A bigram, for those who have the key."""
+    """A server with a bigram and an API key."""
     return serve(program, f"checkpoint={trained(program, 'model=bigram', 'train.steps=50')}", f"serve.api_key={KEY}")
 
 
@@ -183,7 +183,7 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture
 def open_page(browser: "Browser") -> Iterator[Open]:
-    """Opens the page of a server; in the end nothing went wrong in it, and it asked no one but its server."""
+    """Opens the page of a server, and finally checks for errors and for requests to other servers."""
     asked: set[str] = set()
     wrong: list[str] = []
     remarks: list[str] = []
@@ -197,7 +197,7 @@ def open_page(browser: "Browser") -> Iterator[Open]:
         page.on("console", lambda said: wrong.extend([said.text] if said.type in ("error", "warning") else []))
 
     def open_at(server: Served, section: str = "", refused: int = 0, gone: bool = False, **options: Any) -> "Page":
-        """The browser is expected to remark on `refused` requests, or on some where the server will be `gone`."""
+        """The browser may log errors for `refused` requests, or for any request if the server will be `gone`."""
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
         page.set_default_timeout(30_000)

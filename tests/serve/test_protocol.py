@@ -1,4 +1,4 @@
-"""The protocol of the HTTP server on a transport that keeps what is written: limits, and writes in one call."""
+"""The protocol of the HTTP server on a recording transport: limits, and joined writes."""
 
 import asyncio
 from typing import Any
@@ -48,7 +48,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def exchange(*pieces: bytes) -> Transport:
-    """Return the transport after a client has sent the pieces, one in each turn of the event loop."""
+    """Return the transport after a client has sent the pieces, one per iteration of the event loop."""
 
     async def run() -> Transport:
         config = uvicorn.Config(echo, http=LimitedProtocol, ws="none", log_config=None, lifespan="off")

@@ -1,4 +1,4 @@
-"""The server when something goes wrong: kills, signals, wrong starts, wrong keys."""
+"""The server under faults: kills, signals, failed starts, wrong keys."""
 
 import hashlib
 import json
@@ -50,7 +50,7 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 
 
 def wait_for_refusal(server: Server) -> None:
-    """Until new connections are refused: a signal is not heard at once."""
+    """Wait until new connections are refused, since a signal does not take effect immediately."""
     end = time.monotonic() + 30
     while time.monotonic() < end:
         try:

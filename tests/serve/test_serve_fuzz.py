@@ -1,4 +1,4 @@
-"""The server and ten thousand requests that no client should send: an error in JSON for each, and nothing grows."""
+"""Ten thousand invalid requests each get a JSON error, and memory, files and threads do not grow."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ def names(shared_program: Program) -> Iterator[Server]:
 
 
 def answers_of(server: Server) -> list[Any]:
-    """What must be the same before and after."""
+    """Return the state that must be the same before and after."""
     with server.client() as client:
         asked = client.post("/microgpt/v1/generate", json={"num_samples": 10, "seed": 5})
         looked = client.post("/microgpt/v1/attention", json={"text": "anna"})
@@ -42,7 +42,7 @@ def answers_of(server: Server) -> list[Any]:
 
 
 def size_of(server: Server) -> dict[str, int]:
-    """Memory in bytes, file descriptors, threads; once nothing is under way."""
+    """Return memory in bytes, file descriptors and threads once no requests are running."""
     for gauge in ("microgpt_requests_active", "microgpt_requests_waiting"):
         server.wait_for_metric(gauge, 0)
     process = psutil.Process(server.process.pid)
@@ -106,7 +106,7 @@ def test_what_schemathesis_makes_of_the_openapi_document_is_answered_as_document
 
 
 async def slow_client(port: int, wrong: Wrong, pause: float) -> tuple[float, bytes]:
-    """Send a request byte by byte; returns after how many seconds the server ended it, and what it said."""
+    """Send a request byte by byte. Returns the seconds until the server closed the connection, and its response."""
     begun = time.monotonic()
     async with asyncio.timeout(LIMIT):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -1,4 +1,4 @@
-"""The server when too much is asked at once, or for too long, or by clients that leave; nobody notices the others."""
+"""The server with too many requests, too long requests and disconnecting clients: other clients are not affected."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ CLIENTS = 64
 
 @pytest.fixture(scope="module")
 def server(shared_program: Program) -> Iterator[Server]:
-    """Of names, as it is by default."""
+    """A model trained on names, as by default."""
     with start_server(train_names(shared_program)) as server:
         yield server
 
@@ -50,13 +50,13 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 
 @pytest.fixture(scope="module")
 def narrow(endless: Program) -> Iterator[Server]:
-    """One request at a time, and one that waits; a request may ask for seconds of work."""
+    """A server with one active and one waiting request, whose requests may take seconds."""
     with start_server(endless, "serve.max_active=1", "serve.max_queue=1", f"serve.max_new_tokens={LONG}") as server:
         yield server
 
 
 def leave(server: Server, path: str, body: Any, read: int = 0) -> None:
-    """Ask, read so many bytes of the answer, and go."""
+    """Send a request, read some bytes of the response, and disconnect."""
     content = json.dumps(body).encode()
     head = (
         f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -109,7 +109,7 @@ def test_when_time_is_up_a_request_hears_so_and_its_slot_is_free(endless: Progra
 
 @pytest.mark.parametrize(("path", "body"), [LONG_REQUESTS[0], *LONG_STREAMS, LONG_REQUESTS[1]])
 def test_a_client_that_leaves_frees_its_slot(narrow: Server, path: str, body: dict[str, Any]) -> None:
-    """Its request would go on for much longer than anyone waits here."""
+    """The request would take much longer than this test."""
     is_stream = (path, body) in LONG_STREAMS
     for _ in range(3):
         leave(narrow, path, body, read=100 if is_stream else 0)
@@ -132,7 +132,7 @@ def test_a_client_that_leaves_the_queue_makes_room_in_it(narrow: Server) -> None
 
 
 def told(answer: httpx.Response) -> Any:
-    """An answer without what is new each time: OpenAI's ids and times."""
+    """Return a response without the parts that always change: OpenAI ids and times."""
     assert answer.status_code == 200, answer.text
     streamed = answer.headers["Content-Type"].startswith("text/event-stream")
     found = events(answer) if streamed else [answer.json()]
@@ -141,7 +141,7 @@ def told(answer: httpx.Response) -> Any:
 
 
 def asked_of(seed: int) -> list[tuple[str, dict[str, Any]]]:
-    """Requests of one seed: whole and streamed, short and long, ours and OpenAI's."""
+    """Return requests with one seed: whole and streamed, short and long, for both APIs."""
     openai = {"model": "gpt", "prompt": "ma", "seed": seed, "n": 3, "stop": ["a"], "temperature": 0.9}
     return [
         (GENERATE, {"num_samples": 10, "seed": seed, "temperature": 0.8, "max_tokens": 40}),

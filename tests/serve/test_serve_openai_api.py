@@ -1,4 +1,4 @@
-"""The official `openai` client against the server as a user starts it."""
+"""The official `openai` client with a server started by the command line."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""The server's parts and its routes, in this process: what it draws, answers, refuses and counts."""
+"""The server's parts and routes in this process: samples, responses, errors and metrics."""
 
 import asyncio
 import json
@@ -43,7 +43,7 @@ JSON_TYPE = {"content-type": "application/json"}
 
 
 def trained(path: Path, *, chat: bool = False, backend: str = "python", block_size: int = 24) -> TrainedModel:
-    """A model of random weights, as if a checkpoint had brought it."""
+    """Return a model with random weights, as if loaded from a checkpoint."""
     tokenizer = Tokenizer(CHARS, CHAT_SPECIAL if chat else ())
     spec = ModelSpec(
         "gpt", vocab_size=tokenizer.vocab_size, n_embd=6, n_head=2, n_layer=1, block_size=block_size, init_std=0.08
@@ -120,7 +120,7 @@ def test_what_may_begin_a_stop_is_not_shown_before_it_is_known() -> None:
 
 
 def generated_by(queue: GenerationQueue, several: Sequence[GenerationRequest]) -> list[list[str]]:
-    """The texts of requests that are generated at the same time."""
+    """Return the texts of requests that are generated at the same time."""
 
     async def one(body: GenerationRequest) -> list[str]:
         generation = queue.submit(body, 60)

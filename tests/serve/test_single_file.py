@@ -1,4 +1,4 @@
-"""The page as one file: how its modules become a script, what it contains, and what it refuses."""
+"""The page as one file: modules become a script, its content, and rejected modules."""
 
 import gzip
 import re

@@ -1,4 +1,4 @@
-"""Mistakes in a sweep: one of all jobs is one sentence and nothing is written; those of some jobs fail these alone."""
+"""Errors in a sweep: an error of all jobs is raised and nothing is written; any other error fails only its job."""
 
 from pathlib import Path
 

@@ -65,7 +65,7 @@ OVERRIDES = st.dictionaries(st.sampled_from(list(VALUES)), st.integers(0, 10), m
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(chosen=st.lists(OVERRIDES, min_size=1, max_size=3))
 def test_a_quick_composition_equals_hydra_s(composer: Composer, chosen: list[dict[str, int]]) -> None:
-    """Several in a row: the values of one must not be in the next."""
+    """Compose several jobs in a row: the values of one job must not appear in the next."""
     for each in chosen:
         overrides = [f"{key}={VALUES[key][number % len(VALUES[key])]}" for key, number in each.items()]
         assert quickly(composer, overrides) == as_hydra_does(composer, overrides)

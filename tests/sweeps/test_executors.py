@@ -1,4 +1,4 @@
-"""Workers of joblib, submitit and Ray write what one process writes, also after they were stopped or lost."""
+"""Workers of joblib, submitit and Ray write the same files as one process, even after they were stopped or lost."""
 
 import json
 import re
@@ -177,7 +177,7 @@ def test_one_worker_of_joblib_is_a_process_of_its_own(tmp_path: Path, capsys: py
 
 @contextmanager
 def once_a_run_trains(folder: Path, act: Callable[[], None]) -> Iterator[None]:
-    """Call `act` in another thread when the first run trains: this one waits for the workers."""
+    """Call `act` in another thread once the first run trains, because this thread waits for the workers."""
 
     def watch() -> None:
         wait_for(folder, "**/history.jsonl", TIMEOUT)
@@ -235,7 +235,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 @pytest.fixture(scope="module")
 def uninterrupted(shared_program: Program) -> list[dict[str, Any]]:
-    """The files of the sweep's jobs, written by one process that is not stopped."""
+    """Return the files of the sweep's jobs as written by one process without interruption."""
     names(shared_program.folder)
     shared_program("-m", *LONG)
     return [written_by(job) for job in shared_program.jobs()]
@@ -252,7 +252,7 @@ def uninterrupted(shared_program: Program) -> list[dict[str, Any]]:
 def test_workers_of_a_stopped_sweep_stop_and_the_same_command_completes_it(
     microgpt: Program, uninterrupted: list[dict[str, Any]], executor: str, number: signal.Signals
 ) -> None:
-    """Also if the starting process is killed: its workers notice, or Ray kills its own first."""
+    """This includes a killed starting process: its workers detect this, or Ray kills them first."""
     pytest.importorskip(executor)
     names(microgpt.folder)
     command = "-m", *COMMANDS[executor], *LONG

@@ -1,4 +1,4 @@
-"""The commands of experiments: planted effects are found in real runs, and a killed command gives the same tables."""
+"""Commands of experiments: known effects are found in real runs, and a killed command gives the same tables."""
 
 import json
 import time
@@ -26,7 +26,7 @@ VARYING = {"steps_per_sec", "tokens_per_sec", "started_at", "finished_at", "git_
 
 
 def effects(program: Program) -> dict[str, dict[str, Any]]:
-    """Return the effects of the report by the keys that they are about."""
+    """Return the effects in the report, keyed by their configuration keys."""
     (family,) = families(read_rows([program.folder / "outputs"]).rows)
     found = analysed(family, None)["effects"].data["effects"]
     return {" x ".join(sorted(one["factors"])): one for one in found}
@@ -60,7 +60,7 @@ def test_a_screening_killed_in_either_stage_has_the_same_tables(microgpt: Progra
 
 
 def kill_at(program: Program, runs: int) -> None:
-    """Send SIGKILL to the command once that number of runs exists."""
+    """Send SIGKILL to the command once the given number of runs exists."""
     process = program.start(*TUNED)
     end = time.monotonic() + TIMEOUT
     while process.poll() is None and len(list(program.folder.glob("outputs/sweeps/*/*/run.json"))) < runs:
@@ -71,7 +71,7 @@ def kill_at(program: Program, runs: int) -> None:
 
 
 def tables(program: Program, output: str) -> list[Any]:
-    """Return what the report says and the rows of the tables, without times and rates, and the rates chosen."""
+    """Return the report and the table rows, both without times and rates, and the chosen learning rates."""
     rows = map(json.loads, (program.folder / "results" / "runs_style-classic.jsonl").read_text().splitlines())
     (chosen,) = [line for line in output.splitlines() if line.startswith("learning rates chosen")]
     same = sorted(json.dumps({k: v for k, v in row.items() if k not in VARYING}) for row in rows)

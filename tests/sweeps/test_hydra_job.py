@@ -36,7 +36,7 @@ VALUES = [
 
 
 class Plain:
-    """What Hydra's own sweeper, launcher and run_job make of a command, whose task only notes its configuration."""
+    """Run a command whose task only stores its configuration with Hydra's own sweeper, launcher and run_job."""
 
     def __init__(self, overrides: list[str]):
         self.values: list[dict[str, Any]] = []
@@ -52,7 +52,7 @@ class Plain:
 
 @pytest.fixture
 def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Hydra with microgpt's configuration, in a folder of its own."""
+    """Set up Hydra with microgpt's configuration in a separate folder."""
     monkeypatch.chdir(tmp_path)
     register_schema()
     OmegaConf.register_new_resolver("sweep_id", lambda: "it", replace=True)
@@ -67,7 +67,7 @@ def composer(overrides: list[str]) -> Composer:
 
 
 def jobs(overrides: list[str]) -> list[list[str]]:
-    """The overrides of each job as a sweeper writes them."""
+    """Return the overrides of each job as a sweeper writes them."""
     own = [one for one in overrides if not one.lstrip("+").startswith("hydra")]
     return combinations(OverridesParser.create().parse_overrides(own))
 
@@ -119,7 +119,7 @@ def without_choices(file: Any) -> Any:
 
 
 class Noting(Callback):
-    """Notes its calls in a file, in whatever process."""
+    """Logs its calls to a file, in any process."""
 
     def __init__(self, file: str):
         self.file = file
@@ -156,7 +156,7 @@ def calls(folder: Path, launcher: str, *arguments: str) -> list[dict[str, Any]]:
 def test_callbacks_are_called_for_each_job_and_know_of_a_failed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second job fails while it trains, the third one computes the same as the first."""
+    """The second job fails during training, and the third job computes the same as the first."""
     monkeypatch.chdir(tmp_path)
     arguments = "optim.lr=0.01,1e300,0.010", "seed=1", "optim=sgd", "train.steps=3"
     ours = calls(tmp_path, "vectorized", *arguments)

@@ -1,4 +1,4 @@
-"""Sweeps: the ablation of four variants, what they share, and a repeated command."""
+"""Sweeps: the ablation of four variants, their common files, and a repeated command."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ FIRST_COLUMNS = [
 
 @pytest.fixture(scope="module")
 def ablation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """The folder of an ablation. Its exit code has a test of its own."""
+    """Return the folder of an ablation. Another test checks the exit code."""
     for program in make_program(tmp_path_factory.mktemp("ablation")):
         program.start(*FOUR).communicate()
         yield program
@@ -151,7 +151,7 @@ def test_a_sweep_of_legs_again_runs_nothing(microgpt: Program) -> None:
 
 @pytest.mark.slow
 def test_a_sweep_of_legs_from_the_latest_checkpoint_is_an_error(microgpt: Program) -> None:
-    """Each job would continue the one before it."""
+    """Each job would continue the previous one."""
     microgpt("experiment=debug", "train.steps=1", "sample.num_samples=0")
     before = microgpt.files()
     done = microgpt("-m", "seed=1,2", "experiment=debug", "train.resume=latest", expect=2)

@@ -1,4 +1,4 @@
-"""hydra/sweeper=optuna with the real plugin: proposals, trials side by side, failing trials, a study that goes on."""
+"""hydra/sweeper=optuna with the real plugin: proposals, trials side by side, failed trials, and continued studies."""
 
 import json
 from importlib import metadata

@@ -1,4 +1,4 @@
-"""hydra/sweeper=precision: its stages, what it prints and refuses, and the intervals that the report makes of them."""
+"""hydra/sweeper=precision: its stages, output and errors, and the resulting intervals in the report."""
 
 import json
 import re
@@ -25,12 +25,12 @@ RATES = ("0.1", "0.2", "0.3")
 
 
 def planted(rate: str, seed: int) -> float | None:
-    """Return a loss in which rates differ by 0.01, with noise of 0.01 for each run; None for a run that fails."""
+    """Return a loss that differs by 0.01 between learning rates, with noise of 0.01 per run; None for a failed run."""
     return 2.4 + float(rate) / 10 + np.random.default_rng([seed, int(rate[-1])]).normal(0, 0.01)
 
 
 class Launcher:
-    """Writes the records of the jobs without training; a job that has a record is not run again."""
+    """Writes the records of the jobs without training. A job with a record is not run again."""
 
     def __init__(self, outputs: Path, loss_of: Callable[[str, int], float | None], **keys: Any):
         self.loss_of = loss_of

@@ -1,4 +1,4 @@
-"""Jobs trained side by side write what each writes alone; values, tasks and launchers of a sweep."""
+"""Jobs trained side by side write the same files as jobs trained alone; values, tasks and launchers of a sweep."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ EQUAL = {
 
 
 def jobs_on(folder: Path, *overrides: str) -> list[Job]:
-    """Return jobs on a small file below the folder."""
+    """Return jobs that train on a small file in the folder."""
     chosen = {override.split("=")[0] for override in overrides}
     kept = [override for override in SMALL if override.split("=")[0] not in chosen]
     return jobs_of(*kept, "data=text", f"data.path={names(folder)}", *overrides)

@@ -24,7 +24,7 @@ GO_ON = "the same command continues from there"
 
 
 def prepared(program: Program, name: str = "") -> Program:
-    """Return the program in a folder below its own that has the documents."""
+    """Return the program in a subfolder with the training documents."""
     folder = program.folder / name
     folder.mkdir(exist_ok=True)
     names(folder)
@@ -49,7 +49,7 @@ def all_written(program: Program) -> dict[str, Any]:
 
 
 def files(program: Program) -> int:
-    """Return the number of files and folders; os.walk accepts that some come and go meanwhile."""
+    """Return the number of files and folders. os.walk tolerates concurrent changes."""
     return sum(len(folders) + len(files) for _, folders, files in os.walk(program.folder))
 
 
@@ -133,7 +133,7 @@ def test_ctrl_c_stops_a_group_at_a_checkpoint_and_the_same_command_finishes(micr
 
 
 def test_a_full_disk_ends_the_sweep_with_a_sentence_and_the_same_command_finishes(microgpt: Program) -> None:
-    """A limit on the size of files stands for the full disk: the write itself fails."""
+    """A limit on file sizes simulates a full disk: the write itself fails."""
     whole, full = prepared(microgpt, "whole"), prepared(microgpt, "full")
     command = [each for each in COMMAND if not each.startswith("train.")]
     command += ["seed=1,2,3", "model.tie_lm_head=true,false", "train.steps=600", "train.log_every=1"]

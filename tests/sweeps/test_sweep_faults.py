@@ -1,4 +1,4 @@
-"""A sweep that is killed, interrupted, shared, out of disk space or partly failing writes the same in the end."""
+"""A sweep that is killed, interrupted, shared, out of disk space or partly failing finally writes the same files."""
 
 import random
 import re
@@ -72,7 +72,7 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Four]:
 
 
 def assert_stopped_sweeps_write_the_same(folder: Path, four: Four, moments: list[int], event: str) -> None:
-    """Stop sweeps at each of the moments and once more at half of it; finish them, and compare what was written."""
+    """Stop sweeps at each of the times and again at half of it, finish them, and compare their files."""
     sweeps = [folder / f"{event}_{moment}" for moment in moments]
     stages = [[SweepProcess(sweep, moment, event)] for sweep, moment in zip(sweeps, moments, strict=True)]
     again = [[replace(stage[0], after=stage[0].after // 2)] for stage in stages]
@@ -113,7 +113,7 @@ def test_a_sweep_stopped_before_any_operation_on_a_file_writes_the_same_in_the_e
 
 @pytest.fixture(scope="module")
 def dozen(tmp_path_factory: pytest.TempPathFactory, four: Four) -> tuple[list[Job], dict[str, Any]]:
-    """Twelve jobs of one shape, one of which diverges, and what one process writes."""
+    """Return twelve jobs of one shape, one of which diverges, and the files that one process writes."""
     folder = tmp_path_factory.mktemp("dozen")
     jobs = quick(folder, "seed=1|2|3|4|5|6", "optim.lr=0.01|0.02")
     jobs[7] = replace(jobs[7], config=replace(jobs[7].config, optim=replace(jobs[7].config.optim, lr=1e30)))

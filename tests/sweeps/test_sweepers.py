@@ -1,4 +1,4 @@
-"""Sweepers that know their jobs beforehand: stages, numbers, batches, plans."""
+"""Sweepers that know their jobs in advance: stages, job numbers, batches, plans."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ class BestOfThree(PlannedSweeper):
 
 
 class Launcher:
-    """Returns |lr - 0.2|, or what `value_of` says, without training."""
+    """Returns |lr - 0.2|, or the result of `value_of`, without training."""
 
     def __init__(self) -> None:
         self.value_of: Callable[[Sequence[str]], float] = lambda job: abs(learning_rate(job) - 0.2)
@@ -46,7 +46,7 @@ class Launcher:
 
 
 def prepare(sweeper: PlannedSweeper, folder: Path) -> Launcher:
-    """Give a sweeper what its `setup` gives it in the program, with a launcher that trains nothing."""
+    """Set up a sweeper as the program does, with a launcher that does not train."""
     sweeper.loader, sweeper.master, sweeper.folder = composer().loader, composer().master, folder
     sweeper.job_launcher = launcher = Launcher()  # pyright: ignore[reportAttributeAccessIssue]
     sweeper.checker = JobChecker(composer(), folder, trains_here=True)
@@ -215,7 +215,7 @@ def test_a_grid_has_a_plan_if_it_has_a_question(tmp_path: Path, capsys: pytest.C
 
 @pytest.mark.parametrize("preset", ["gpt2", "llama", "nanochat"])
 def test_the_ladder_of_the_architectures_passes_through_the_presets(preset: str, tmp_path: Path) -> None:
-    """After the rung that names a preset, the changes before it are all that it differs in from model=gpt."""
+    """A preset differs from model=gpt in exactly the changes of the rungs before its own rung."""
     sweeper = LadderSweeper()
     experiment(sweeper, tmp_path, "experiment=architecture")
     names = list(sweeper.master.ladder.rungs)

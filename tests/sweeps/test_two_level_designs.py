@@ -1,4 +1,4 @@
-"""Two-level designs: their sizes, their resolution, and what is aliased."""
+"""Two-level designs: sizes, resolution, and aliased effects."""
 
 from itertools import combinations
 from math import prod
@@ -9,7 +9,7 @@ from microgpt.sweeps.two_level_designs import Design, choose
 
 
 def resolution(design: Design) -> int:
-    """Return the least number of factors whose product is constant, of at most five."""
+    """Return the smallest number of factors, up to five, whose product is constant."""
     signs = [[1 - 2 * level for level in row] for row in design.rows]
     for size in range(1, 5):
         for chosen in combinations(range(len(design.columns)), size):

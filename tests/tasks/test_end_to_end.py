@@ -1,4 +1,4 @@
-"""Train, export and serve a model, then use it with curl, OpenAI's client and the page."""
+"""Train, export and serve a model, then use it with curl, the OpenAI client and the page."""
 
 import json
 import shutil
@@ -82,7 +82,7 @@ def test_train_export_serve_and_generate(microgpt: Program) -> None:
 
 
 def on_the_page(server: Server, prompt: str) -> str:
-    """The likeliest text after a prompt, as a browser shows it."""
+    """Return the most likely continuation of a prompt, as shown in a browser."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra dev")
     if CHROMIUM is None:
         pytest.skip("all but the page was tried: needs Chromium or Chrome on PATH")

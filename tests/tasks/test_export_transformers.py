@@ -1,4 +1,4 @@
-"""export.format=transformers: stock classes load the folder, and compute and tokenize what we do; and the way back."""
+"""export.format=transformers: stock classes load the folder with the same results, and microgpt reads it back."""
 
 import json
 import subprocess
@@ -228,7 +228,7 @@ def greedy(checkpoint: Checkpoint, tokenizer: Tokenizer, prompt: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["llama", "gpt2"])
 def test_a_trained_model_in_a_process_without_microgpt(microgpt: Program, preset: str) -> None:
-    """Greedy texts and the mean loss of 200 held-out names are the same, and the card states how the model was made."""
+    """Greedy samples and the mean loss on 200 held-out names are the same, and the card describes the training."""
     microgpt(f"model={preset}", "mode=tensor", "backend=torch", "style=classic", "train.steps=300")
     done = microgpt("task=export", "checkpoint=latest", "export.format=transformers", "export.path=out")
     assert "model.safetensors" in done.stdout

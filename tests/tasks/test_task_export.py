@@ -76,7 +76,7 @@ def weights(spec: ModelSpec, seed: int = 0, dtype: type = np.float64) -> Arrays:
 def checkpoint_of(
     folder: Path, spec: ModelSpec = SPEC, parameters: Arrays | None = None, special: tuple[str, ...] = ()
 ) -> Checkpoint:
-    """A loaded checkpoint in float64 with moments."""
+    """Return a loaded checkpoint in float64 with moments."""
     chars = CHARS[: spec.vocab_size - 1 - len(special)]
     path = folder / "outputs" / "2026-01-02" / "08-00-00_abcdef12" / "checkpoint" / "step_00000500"
     parameters = weights(spec) if parameters is None else parameters
@@ -91,7 +91,7 @@ def exported(checkpoint: Checkpoint, folder: Path, dtype: str = "float32") -> Pa
 
 
 def raw(path: Path) -> tuple[dict[str, tuple[str, list[int], bytes]], bytes]:
-    """Name -> (type, shape, bytes) of a safetensors file, and the bytes of all numbers, read without a library."""
+    """Return name -> (dtype, shape, bytes) of a safetensors file, and the bytes of all tensors, without a library."""
     content = path.read_bytes()
     (size,) = struct.unpack("<Q", content[:8])
     header, data = json.loads(content[8 : 8 + size]), content[8 + size :]
@@ -102,7 +102,7 @@ def raw(path: Path) -> tuple[dict[str, tuple[str, list[int], bytes]], bytes]:
 
 
 def logits_of(checkpoint: Checkpoint, tokens: Sequence[int], backend: str = "python", **options: Any) -> np.ndarray:
-    """The logits after each token by an engine: (T, V)."""
+    """Return an engine's logits after each token: (T, V)."""
     spec = checkpoint.meta.spec
     engine = make_engine(EngineOptions(backend, **options), spec, OptimizerSpec("sgd"), None, checkpoint.state)
     decoder = engine.decoder(0)
@@ -167,7 +167,7 @@ def test_half_takes_exactly_half_the_bytes(tmp_path):
 
 
 def earlier_reader(folder: Path, tokens: Sequence[int]) -> np.ndarray:
-    """The logits (V,) after some tokens from the raw bytes: y = x W^T with every W row major."""
+    """Compute the logits (V,) after some tokens from the raw bytes: y = x W^T with row-major W."""
     meta = json.loads((folder / "meta.json").read_text("utf-8"))
     found, _ = raw(folder / "weights.safetensors")
     w = {
@@ -547,7 +547,7 @@ def test_rounding_changes_greedy_text_only_between_about_equally_likely_characte
 
 
 def greedy(checkpoint: Checkpoint, prompts: Sequence[str]) -> Iterator[tuple[list[int], list[float]]]:
-    """The likeliest continuation, and the difference between the two largest logits at each token."""
+    """Return the most likely continuation, and the difference between the two largest logits at each token."""
     tokenizer, spec = Tokenizer(checkpoint.meta.chars), checkpoint.meta.spec
     engine = make_engine(EngineOptions("native", dtype="float64"), spec, OptimizerSpec("sgd"), None, checkpoint.state)
     for prompt in prompts:

@@ -23,7 +23,7 @@ UNVALIDATED = ("experiment=debug", "train.steps=2", "sample.num_samples=1", "sty
 
 @pytest.fixture(scope="module")
 def twins(shared_program: Program) -> tuple[Program, list[str]]:
-    """Two processes of the same command at the same time, and the standard output of each."""
+    """Run two processes of the same command at the same time, and return their standard output."""
     processes = [shared_program.start("experiment=debug") for _ in range(2)]
     outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
@@ -32,7 +32,7 @@ def twins(shared_program: Program) -> tuple[Program, list[str]]:
 
 @pytest.fixture(scope="module")
 def run(twins: tuple[Program, list[str]]) -> Path:
-    """A completed run of experiment=debug."""
+    """Return a completed run of experiment=debug."""
     return twins[0].runs()[0]
 
 
@@ -41,7 +41,7 @@ def console(stdout: str) -> dict[str, str]:
 
 
 def sample_lines(stdout: str) -> list[str]:
-    """The printed samples, without stop reasons."""
+    """Return the printed samples without stop reasons."""
     return [re.sub(r"  \[stopped: \w+\]$", "", s) for s in re.findall(r"^sample +\d+: (.*)$", stdout, re.MULTILINE)]
 
 
@@ -353,7 +353,7 @@ def test_greedy_samples_of_a_prompt_are_equal(twins: tuple[Program, list[str]], 
 
 @pytest.mark.slow
 def test_samples_come_from_the_trained_weights(microgpt: Program) -> None:
-    """Trained on one name, a model generates it; untrained, it does not."""
+    """A model trained on one name generates this name; an untrained model does not."""
     (microgpt.folder / "input.txt").write_text("otto\n" * 9)
     text = "data=text", "data.path=input.txt", "data.val_fraction=0", "style=classic", "train.log_every=50"
     for steps in (0, 100):

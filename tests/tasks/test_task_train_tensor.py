@@ -1,4 +1,4 @@
-"""mode=tensor as a program: every engine trains, resumes, samples, and computes what scalar mode does."""
+"""mode=tensor as a program: every engine trains, resumes and samples, with the same results as scalar mode."""
 
 import json
 import math
@@ -31,7 +31,7 @@ MISSING = [device for device in ("cuda", "mps") if device not in available_devic
 
 
 def write_text(folder: Path) -> None:
-    """Documents of one character, of exactly a block and its neighbours, and of several blocks."""
+    """Create documents of one character, of about one block, and of several blocks."""
     rng = random.Random(1)
     lengths = [1, 2, 14, 15, 16, 17, 31, 40, 100, *(rng.randint(2, 9) for _ in range(60))]
     lines = ["".join(rng.choices("abcdef ", [6, 5, 4, 3, 2, 1, 1], k=length)).strip() or "a" for length in lengths]
@@ -43,12 +43,12 @@ def losses(run: Path, key: str = "loss") -> list[float]:
 
 
 def is_close(found: list[float], expected: list[float], tolerance: float) -> bool:
-    """Both lists are there, and equal but for the tolerance."""
+    """Return whether both lists are non-empty and equal within the tolerance."""
     return bool(found) and len(found) == len(expected) and np.allclose(found, expected, rtol=tolerance, atol=0)
 
 
 def facts(stdout: str) -> str:
-    """The line that names backend and device."""
+    """Return the line with the backend and the device."""
     (line,) = re.findall(r"^backend=\S+ device=\S+ using_gpu=.*$", stdout, re.MULTILINE)
     return line
 
@@ -58,7 +58,7 @@ def sample_lines(stdout: str) -> list[str]:
 
 
 def wait_for_all(program: Program, *commands: tuple[str, ...]) -> list[str]:
-    """Run the commands at the same time; return the standard output of each."""
+    """Run the commands at the same time, and return the standard output of each."""
     outputs = []
     for process in [program.start(*command) for command in commands]:
         stdout, stderr = process.communicate()
@@ -72,7 +72,7 @@ def wait_for_all(program: Program, *commands: tuple[str, ...]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def debug(shared_program: Program) -> tuple[Program, dict[str, str]]:
-    """The same 20 steps by each engine, native twice, each in outputs_dir=<name>, and their standard output."""
+    """Train the same 20 steps with each engine (native twice) in outputs_dir=<name>; return the standard outputs."""
     commands = {
         "scalar": (*DEBUG, *SCALAR),
         "native": (*DEBUG, *NATIVE),
@@ -194,7 +194,7 @@ def test_info_describes_a_native_float32_checkpoint(debug: Debug) -> None:
 
 @pytest.fixture(scope="module")
 def legs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, str], Path]]:
-    """For each pair of engines, the run of 15 steps by the second after 20 of the first."""
+    """For each pair of engines, train 15 steps with the second after 20 steps with the first."""
     for program in make_program(tmp_path_factory.mktemp("legs")):
         write_text(program.folder)
         for engine in ENGINES:
@@ -251,7 +251,7 @@ def test_a_leg_does_not_repeat_the_first_steps(legs: Legs) -> None:
 
 
 def compared(tmp_path_factory: pytest.TempPathFactory, *overrides: str) -> Iterator[list[tuple[Path, Path]]]:
-    """The jobs of a sweep in scalar mode and in native float64, in pairs."""
+    """Return the jobs of a sweep in scalar mode and in native float64, in pairs."""
     folder = tmp_path_factory.mktemp("compared")
     for program in make_program(folder):
         write_text(folder)
@@ -366,7 +366,7 @@ def test_zero_steps_report_the_untrained_model(microgpt: Program, engine: tuple[
 
 @pytest.mark.slow
 def test_the_number_of_threads_does_not_change_results(microgpt: Program) -> None:
-    """Batch and model are large enough to be divided among threads."""
+    """The batch and the model are large enough to be split among threads."""
     run = (*DEBUG, *NATIVE, "train.batch_size=64", "model.n_embd=64", "sample.num_samples=2", "train.steps=15")
     wait_for_all(microgpt, *((*run, f"backend.threads={n}", f"outputs_dir=threads{n}") for n in (1, 2)))
     one, two = (microgpt.only_run(f"threads{n}") for n in (1, 2))
@@ -492,7 +492,7 @@ def test_a_killed_torch_run_gives_the_bits_of_an_uninterrupted_one(microgpt: Pro
 
 @pytest.mark.slow
 def test_another_engine_does_not_resume_an_interrupted_run(microgpt: Program) -> None:
-    """Another engine or dtype is another configuration, whose results differ in bits."""
+    """Another engine or dtype is a different configuration, and the results are not bit-identical."""
     microgpt.stop(microgpt.start(*LONG, *NATIVE), "step 20000 ", signal.SIGINT)
     (stopped,) = microgpt.runs()
     before = (stopped / "run.json").read_bytes()
