@@ -94,15 +94,15 @@ def read_output(done: Finished, text: Text, setup: Setup) -> Figures:
 
 
 def copy_validation(runs: list[Run]) -> str:
-    """Give microgpt.py's runs the validation losses of our run that computes the same; return a sentence on it.
+    """Copy the validation losses of our equivalent run to the runs of microgpt.py; return a sentence about it.
 
-    It computes the same if the training losses agree to the printed digits at every step that both report.
+    Our run is equivalent if the training losses agree to the printed digits at every step that both report.
     """
     measured = [(run.contestant, run.figures) for run in runs if run.figures and run.round > 0]
     ours = next((figures for _, figures in measured if figures.facts.get("dtype") == "float64"), None)
     theirs = [figures for contestant, figures in measured if contestant in BOTH]
     if ours is None or not theirs:
-        return "no float64 run of ours completed, so microgpt.py's validation loss is not known"
+        return "no float64 run of ours completed, so the validation loss of microgpt.py is not known"
     largest, compared = 0.0, 0
     for figures in theirs:
         shared = figures.losses.keys() & ours.losses.keys()
