@@ -219,7 +219,7 @@ class ServeConfig:
     )  # fmt: skip
     port: int = key(8080, "0: any free port", at_least=0, at_most=65535)
     api_key: str | None = key(
-        None, "key that clients send as `Authorization: Bearer <key>`; null: $MICROGPT_API_KEY, or no key",
+        None, "key that clients send as `Authorization: Bearer <key>`; null: the variable MICROGPT_API_KEY, or no key",
         holds=is_bearer_token, allowed="a key must be one or more printable ASCII characters without spaces",
         secret=True,
     )  # fmt: skip
