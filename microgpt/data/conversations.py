@@ -104,7 +104,7 @@ def turn_of(message: object, number: int, where: str) -> Turn:
             raise UserError(f'{where}: "{key}" of message {number} must be a string, found {json_type(message[key])}')
     role, content = message["role"], message["content"]
     if role not in ROLES:
-        shown = json.dumps(role[:40])  # escapes what is not ASCII
+        shown = json.dumps(role[:40])  # escapes non-ASCII characters
         raise UserError(f'{where}: unknown role {shown} (expected "user" or "assistant")')
     try:
         content.encode()

@@ -86,8 +86,8 @@ def build_corpus(
     style_documents: Sequence[str] = (),
     style_long_documents: str = "window",
 ) -> Corpus:
-    """Split and tokenize a text. Raises UserError if too little is left to train on or to validate with."""
-    text = io.StringIO(source.text, newline=None).read()  # normalises line ends
+    """Split and tokenize a text. Raises UserError if no documents are left for training or validation."""
+    text = io.StringIO(source.text, newline=None).read()  # normalises line endings
     chosen = FORMATS[text_format]
     documents = chosen.documents(text, block_size)
     tokenizer = Tokenizer.of([*documents, *style_documents])

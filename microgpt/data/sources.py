@@ -77,7 +77,7 @@ class SourceChoice:
     mixes_styles: bool = True  # whether the documents of a style can be added
 
 
-# Every value of data.name.
+# All allowed values of data.name.
 SOURCES = {
     "names": SourceChoice(read_names),
     "makemore": SourceChoice(read_makemore),

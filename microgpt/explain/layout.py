@@ -109,7 +109,7 @@ def spread(row: list[Place], gap: float) -> None:
 
 
 def settle(row: list[Place], gap: float) -> None:
-    """Move a row's places as close as possible (least squares) to the means of their neighbours.
+    """Move a row's places as close as possible (in least squares) to the mean x of their neighbours.
 
     The places keep their order and do not overlap. Isotonic regression by pooling adjacent violators (Ayer et al.,
     1955).

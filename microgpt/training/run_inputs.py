@@ -74,7 +74,7 @@ class InputReader:
             self.options(config)
 
     def inputs(self, config: Config) -> RunInputs:
-        """Return everything that a run needs. Raises UserError."""
+        """Return everything that a run needs. Raises UserError if the run cannot start."""
         corpus, spec, prompts, leg_from, other_data = self.start_of(config)
         options = self.options(config)
         share, batch_size = config.style.share, config.train.batch_size
@@ -104,9 +104,9 @@ class InputReader:
             other_data = data_differences(leg_from, config, corpus)
             if other_data and not config.train.resume_on_other_data:
                 raise UserError(
-                    f"train.resume={config.train.resume} was trained on other data ({'; '.join(other_data)}), so its "
-                    "training documents may include validation documents of this run; set "
-                    "train.resume_on_other_data=true to continue anyway"
+                    f"the checkpoint of train.resume={config.train.resume} was trained on other data "
+                    f"({'; '.join(other_data)}), so its training documents may include validation documents of this "
+                    "run; set train.resume_on_other_data=true to continue anyway"
                 )
         return corpus, spec, prompts, leg_from, other_data
 

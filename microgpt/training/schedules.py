@@ -13,7 +13,7 @@ class Schedule:
     warmdown_steps: int | None = None  # w; None: floor(T / 2 + 1/2)
 
     def factor(self, step: int) -> float:
-        """Return the factor of the learning rate at a step: the schedule's, times min(1, (s + 1) / warmup_steps)."""
+        """Return the learning-rate factor at a step: the schedule's factor times min(1, (s + 1) / warmup_steps)."""
         warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         return warmup * SCHEDULES[self.name](step, self.total_steps, self.warmdown)
 
@@ -28,7 +28,7 @@ def linear(s: int, t: int, w: int) -> float:
 
 
 def cosine(s: int, t: int, w: int) -> float:
-    """(1 + cos(pi s/T)) / 2, as in the first microgpt.py (Loshchilov and Hutter, SGDR, 2016)."""
+    """(1 + cos(pi s/T)) / 2, as in the first version of microgpt.py (Loshchilov and Hutter, SGDR, 2016)."""
     return 0.5 * (1 + math.cos(math.pi * s / t))
 
 

@@ -32,7 +32,7 @@ class Optimizer:
     def __init__(self, spec: OptimizerSpec, weights: dict[str, list[list[Value]]]):
         self.spec = spec
         self.parameters: list[Value] = []
-        self.decays: list[bool] = []  # which parameters weight decay applies to
+        self.decays: list[bool] = []  # for each parameter, whether weight decay applies
         self.tensors: list[Tensor] = []
         for name, matrix in weights.items():
             begin = len(self.parameters)

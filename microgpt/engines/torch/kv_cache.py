@@ -13,7 +13,7 @@ class KeyValueCache:
         self.kept = like.new_zeros(spec.n_layer, 2, spec.block_size, spec.n_head, spec.head_dim)
 
     def attention(self, layer: int, heads: Tensor) -> Tensor:
-        """Append one token's key and value, and attend to all tokens so far: (3, H, D) -> (1, E)."""
+        """Append one token's key and value, and return its attention to all tokens so far: (3, H, D) -> (1, E)."""
         self.kept[layer, :, self.length] = heads[1:]
         keys, values = self.kept[layer, :, : self.length + 1].transpose(1, 2)  # (H, T, D)
         scores = keys @ heads[0, :, :, None] * heads.shape[2] ** -0.5  # (H, T, 1)

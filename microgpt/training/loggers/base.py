@@ -34,7 +34,7 @@ class Point:
 
 
 class LibraryRun(Protocol):
-    """One run in one library. Raises whatever the library raises."""
+    """One run in one library. The methods raise the errors of the library."""
 
     @property
     def last_step(self) -> int:
