@@ -33,7 +33,7 @@ def write_all_atomically(contents: Mapping[Path, bytes | str], durable: bool = T
             with naming(path):
                 beside = path.with_name(f".{path.name}.{os.getpid()}_{threading.get_ident()}")
                 temporary[path] = beside
-                # File names that are not UTF-8 contain lone surrogates. They are written as \uXXXX, which is JSON.
+                # Lone surrogates in file names that are not UTF-8 are written as \uXXXX, which is valid JSON.
                 write_file(beside, content.encode(errors="backslashreplace") if isinstance(content, str) else content)
         if durable and temporary:
             with naming(next(iter(temporary))):

@@ -61,10 +61,10 @@ class ModeConfig:
 @dataclass(frozen=True)
 class BackendConfig:
     name: str = key("python", one_of=BACKENDS)
-    device: str = key("auto", "auto: the fastest one available", one_of=DEVICES)
-    dtype: str | None = key(None, "null: float64 for python, float32 for the others", one_of=DTYPES)
+    device: str = key("auto", "auto is the fastest one available", one_of=DEVICES)
+    dtype: str | None = key(None, "null is float64 for python, float32 for the others", one_of=DTYPES)
     threads: int | None = key(None, "CPU threads; null: one per core", at_least=1)
-    kernel: str = key("auto", "native: auto, features; torch: auto, eager, cuda_graph", one_of=KERNELS)
+    kernel: str = key("auto", "native has auto and features; torch has auto, eager and cuda_graph", one_of=KERNELS)
     compile: bool = key(False, "torch: use torch.compile")
     micro_batch: int | None = key(None, "torch: examples per pass; gradients accumulate over the passes", at_least=1)
 
@@ -95,7 +95,10 @@ class ModelConfig:
     n_kv_head: int | None = key(None, "key and value heads; must divide n_head; null: n_head", at_least=1, new=True)
     logit_softcap: float | None = key(None, "c in logits = c tanh(logits / c); null: no cap", above=0, new=True)
     residual_init: str = key(
-        "normal", "initial attn_wo and mlp_fc2; scaled: divided by sqrt(2 n_layer)", one_of=RESIDUAL_INITS, new=True
+        "normal",
+        "initial attn_wo and mlp_fc2; scaled is normal divided by sqrt(2 n_layer)",
+        one_of=RESIDUAL_INITS,
+        new=True,
     )
     init: str = key(
         "normal", "standard deviation of the initial matrices: init_std, or 1 / sqrt(inputs)", one_of=INITS, new=True
@@ -125,7 +128,7 @@ class DataConfig:
     val_fraction: float = key(0.1, "fraction of the distinct documents held out for validation", at_least=0, below=1)
     split_seed: int = key(0, "seed of the split; separate from `seed`, so that all seeds share a split", at_least=0)
     long_documents: str = key("truncate", "what to do with a document longer than block_size", one_of=LONG_DOCUMENTS)
-    loss_on: str = key("assistant", "data=chat: the turns to train on", one_of=LOSS_ON)
+    loss_on: str = key("assistant", "the turns of data=chat to train on", one_of=LOSS_ON)
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ class OptimConfig:
         None, f"{used_by('weight_decay')}: decoupled decay, not applied to embeddings", at_least=0
     )
     adam_lr_ratio: float | None = key(
-        None, f"{used_by('adam_lr_ratio')}: learning rate of all parameters outside the blocks' matrices, as a ratio",
+        None, f"{used_by('adam_lr_ratio')}: lr of the parameters outside the blocks' matrices, relative to optim.lr",
         at_least=0, new=True,
     )  # fmt: skip
     grad_clip: float | None = key(None, "maximum norm of the gradient; null: no clipping", above=0)
@@ -219,7 +222,7 @@ class ServeConfig:
     )  # fmt: skip
     port: int = key(8080, "0: any free port", at_least=0, at_most=65535)
     api_key: str | None = key(
-        None, "key that clients send as `Authorization: Bearer <key>`; null: the variable MICROGPT_API_KEY, or no key",
+        None, "key that clients send as `Authorization: Bearer <key>`; null: the variable MICROGPT_API_KEY, if set",
         holds=is_bearer_token, allowed="a key must be one or more printable ASCII characters without spaces",
         secret=True,
     )  # fmt: skip

@@ -163,7 +163,7 @@ def generate_many(
     if not isinstance(engine, BulkSampler):
         raise UserError(f"sample.bulk=true is not allowed: backend={engine.info.backend} has no bulk sampler")
     if tokenizer.special:
-        raise UserError("sample.bulk=true is not allowed: bulk sampling cannot tell where a chat model's answer ends")
+        raise UserError("sample.bulk=true is not allowed: bulk sampling cannot detect the end of a chat model's answer")
     if policy.is_biased:
         raise UserError(
             "sample.bulk=true is not allowed: bulk sampling does not support a style's phrases; add style.bias=0"

@@ -1,4 +1,4 @@
-"""Provides what Hydra gives a job besides its configuration: files, environment variables and callback calls.
+"""Provides the files, environment variables and callback calls that Hydra gives a job besides its configuration.
 
 Hydra's function run_job does this for a job that runs alone (checked_job.py); this module does it for jobs that are
 trained together.

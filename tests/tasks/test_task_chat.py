@@ -141,7 +141,7 @@ def test_sample_prints_answers_and_info_the_special_tokens(trained: Program) -> 
     (["task=sample", "checkpoint=latest"], "sample.prompt= is not allowed: a chat model needs a question"),
     (["data=chat", "style=futuristic"], "style=futuristic is not allowed: data=chat cannot be mixed with documents"),
     (["task=sample", "checkpoint=latest", "mode=tensor", "sample.bulk=true", "sample.prompt=hi"],
-     "sample.bulk=true is not allowed: bulk sampling cannot tell where a chat model's answer ends"),
+     "sample.bulk=true is not allowed: bulk sampling cannot detect the end of a chat model's answer"),
     (["data=chat", "style=classic", "data.long_documents=skip"], "data.long_documents=skip is not allowed"),
     (["data.loss_on=all"], "data.loss_on=all is not allowed: it requires data=chat"),
     (["data=chat", "style=classic", "data.loss_on=user"], "data.loss_on=user is not allowed: data.loss_on must be "),
