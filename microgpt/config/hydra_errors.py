@@ -85,8 +85,8 @@ def explain_composition(error: BaseException) -> str:
     if "Config group override must be a string" in text:
         return "a config group takes the name of an option, as in model=gpt, not null or a number"
     if found := re.match(r"Ambiguous value for argument '(.*)'", text):
-        how = "to run all of them, add -m (in Python, call microgpt.sweep)"
-        return f"{found.group(1)} has several values: {how}; to use them as one value, put it in quotes"
+        how = "add -m (in Python, call microgpt.sweep) to run all of them"
+        return f"{found.group(1)} has several values: {how}, or put them in quotes to use them as one value"
     return explain_value(error)
 
 

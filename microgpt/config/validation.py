@@ -82,7 +82,7 @@ def check_backend(backend: BackendConfig) -> None:
     reads = {name: choice.keys for name, choice in BACKENDS.items()}
     refuse_unused("backend", replace(backend, threads=None), reads)
     require(backend.device != "mps" or backend.dtype != "float64", "backend.dtype", backend.dtype,
-            "backend.device=mps has no float64")  # fmt: skip
+            "backend.device=mps does not support float64")  # fmt: skip
 
 
 def check_model(model: ModelConfig) -> None:
@@ -136,7 +136,7 @@ def check_schedule(config: Config) -> None:
                 f"the schedule must cover all train.steps={steps}")  # fmt: skip
     horizon = schedule.total_steps or steps
     for key, value in (("warmup_steps", schedule.warmup_steps), ("warmdown_steps", schedule.warmdown_steps or 0)):
-        require(value <= horizon or steps == 0, f"schedule.{key}", value, f"the schedule has {horizon} steps")
+        require(value <= horizon or steps == 0, f"schedule.{key}", value, f"the schedule has only {horizon} steps")
 
 
 def check_task(config: Config) -> None:

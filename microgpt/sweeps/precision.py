@@ -50,7 +50,10 @@ class PrecisionSweeper(PlannedSweeper):
         seconds = self.seconds_of_a_run(began, time.perf_counter() - clock)
         found = self.found()
         if found is None:
-            print("no contrast can be estimated: fewer than two variants have all seeds of the first stage", flush=True)
+            print(
+                "no contrast can be estimated: fewer than two variants have all seeds of the first stage",
+                flush=True,
+            )
             return
         whole = [variant for n, variant in enumerate(variants) if is_whole(results[n * len(seeds) :][: len(seeds)])]
         more = min(found.seeds_needed, self.max_seeds) - len(seeds)
@@ -147,7 +150,7 @@ class PrecisionSweeper(PlannedSweeper):
     def after_first_stage(self, found: "Precise", more: int, runs: int, seconds: float | None) -> list[str]:
         """Return the lines about the result of the first stage and the number of runs that follow."""
         first, needed, count = found.stage.seeds, found.seeds_needed, len(found.labels)
-        together = f", the widest of {count} intervals together" if count > 1 else ""
+        together = f", the widest of {count} simultaneous intervals" if count > 1 else ""
         width = found.stage.half_widths(first).max()
         lines = [
             f"the first {first} seeds give a half-width of {width:.3g} (95 %{together}); "

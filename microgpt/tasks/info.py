@@ -62,7 +62,7 @@ def model_properties(meta: Meta) -> dict[str, Any]:
         "characters": escaped("".join(meta.chars)).replace("\n", "\\n").replace("\t", "\\t"),
         "special tokens": " ".join(meta.special) or None,
         "style": meta.style.get("name"),
-        **({"exported from": f"{meta.origin.name}, which had {meta.origin.dtype}"} if meta.origin else {}),
+        **({"exported from": f"{meta.origin.name} ({meta.origin.dtype})"} if meta.origin else {}),
     }
 
 

@@ -92,7 +92,7 @@ def test_the_second_stage_has_the_seeds_that_the_first_one_asks_for(
     printed = capsys.readouterr().out
     assert "first stage: 3 variants, 32 seeds each: 96 runs;" in printed
     assert "at most 256 seeds each: 768 runs" in printed
-    assert f"(95 %, the widest of 3 intervals together); 0.005 needs {needed} seeds" in printed
+    assert f"(95 %, the widest of 3 simultaneous intervals); 0.005 needs {needed} seeds" in printed
     assert f"second stage: {needed - 32} more seeds of each variant: {3 * (needed - 32)} runs" in printed
     means = PAIRS @ losses(RATES, range(7, 7 + needed)).mean(axis=1)
     halves = stage.half_widths(needed)
