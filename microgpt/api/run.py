@@ -38,9 +38,9 @@ class Run:
 
     @property
     def metrics(self) -> Metrics:
-        """Losses in nats per target token; rates in steps and target tokens per second.
+        """Losses in nats per target token, rates in steps and target tokens per second.
 
-        Raises UserError if the run ended before training began.
+        Raises UserError if the run ended before training started.
         """
         if self.record.metrics is None:
             raise UserError(f"the run in {self.folder} has no metrics: its status is {self.record.status}")

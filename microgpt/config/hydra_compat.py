@@ -94,7 +94,7 @@ def register_plugins(module: str) -> None:
     Hydra accepts only plugins from the package `hydra_plugins`. They are added to this package when the program starts
     instead of at installation, so that a checkout works without being installed.
     """
-    plugins = Plugins.instance()  # before the module is imported: this executes Hydra's own plugin modules again
+    plugins = Plugins.instance()  # must come before the import: it executes Hydra's own plugin modules again
     ours = importlib.import_module(module)
     try:
         package = importlib.import_module("hydra_plugins")  # exists if any plugin is installed

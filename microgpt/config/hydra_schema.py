@@ -23,7 +23,7 @@ def register_schema() -> None:
     From then on, an override of a text key is read as it is written, and the value in a file must be a string.
     """
     node = OmegaConf.structured(Config)
-    for part in (node, *(node[key] for key in node)):  # frozen dataclasses make read-only nodes
+    for part in (node, *(node[key] for key in node)):  # frozen dataclasses become read-only nodes
         if isinstance(part, DictConfig):
             OmegaConf.set_readonly(part, None)
     ConfigStore.instance().repo.pop("schema.yaml", None)  # Hydra 1.4 warns of a second one

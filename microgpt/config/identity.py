@@ -13,7 +13,7 @@ from microgpt.config.schema import Config
 
 
 def config_hash(config: Config) -> str:
-    """Return the SHA-256 (hex) of the keys that affect what a run computes or writes."""
+    """Return the SHA-256 (hex) of the keys that affect a run's results or output."""
     return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()
 
 

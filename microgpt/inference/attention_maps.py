@@ -97,7 +97,7 @@ def gpt(spec: ModelSpec, weights: Weights, ids: np.ndarray) -> tuple[np.ndarray,
 
 
 def bigram(spec: ModelSpec, weights: Weights, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return a row of the table for each token (T, V), and no attention weights."""
+    """Return the table's row of each token (T, V), and empty attention weights."""
     x = weights["wte"][ids]
     return (rmsnorm(x, spec.norm_eps) if spec.input_rmsnorm else x), np.zeros((0, spec.n_head, len(ids), len(ids)))
 
@@ -140,7 +140,7 @@ def split_heads(x: np.ndarray, head_dim: int) -> np.ndarray:
 
 
 def attention_weights(q: np.ndarray, k: np.ndarray) -> np.ndarray:
-    """softmax(q k^T / sqrt(D)) over the positions up to each query's (Vaswani et al., 2017): (H, T, D) -> (H, T, T)."""
+    """softmax(q k^T / sqrt(D)) over positions up to each query (Vaswani et al., 2017): (H, T, D) -> (H, T, T)."""
     scores = q @ k.swapaxes(1, 2) / np.sqrt(q.shape[-1])
     later = np.triu(np.ones(scores.shape[1:], dtype=bool), k=1)
     scores = np.where(later, -np.inf, scores)

@@ -119,7 +119,7 @@ class Leg:
 
 @dataclass(frozen=True)
 class Failure:
-    """An earlier attempt that failed; the run started again in its folder."""
+    """An earlier, failed attempt. The run started again in the same folder."""
 
     at: str | None
     error: str | None
@@ -138,7 +138,7 @@ class Provenance:
 class Resumption:
     at: str
     step: int
-    before: Provenance  # of the part before this resumption
+    before: Provenance  # provenance of the part before this resumption
 
 
 @dataclass(kw_only=True)

@@ -43,7 +43,7 @@ class ClientDisconnectedError(Exception):
     """The client has closed the connection."""
 
 
-# JSON in ASCII, which can represent any string, even half a surrogate pair from a request.
+# JSON in ASCII, which can represent any string, even a lone surrogate from a request.
 to_json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 

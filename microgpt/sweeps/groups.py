@@ -22,7 +22,7 @@ MOST_FLOATS_ON_GPU = 2**31
 
 @dataclass(frozen=True)
 class Job:
-    """One training of a sweep, composed and checked."""
+    """A training job of a sweep, composed and checked."""
 
     number: int
     config: Config
