@@ -186,10 +186,8 @@ def distribution_of(
         return Joint(max(1, len(different(rows)) + len(pairs)))
     unit = np.eye(rows.shape[1])
     rows = different(np.vstack([rows, *(unit[a : a + 1] - unit[b] for a, b in pairs)]))
-    df = {one.df for one in found if one.p is not None and one.df is not None}
-    if not len(rows) or not df:
-        return Joint(1)
-    return min((joint(rows, one) for one in {min(df), max(df)}), key=lambda one: one.level)
+    df = [one.df for one in found if one.p is not None and one.df is not None]
+    return joint(rows, min(df)) if len(rows) and df else Joint(1)  # fewer degrees of freedom give wider intervals
 
 
 def family_of(

@@ -134,7 +134,7 @@ def budget_rows(budget: Budget) -> list[Cells]:
 
 def difference_cells(found: Difference, digits: int = 4, directions: tuple[str, str] = ("lower", "higher")) -> Cells:
     return {
-        "difference": signed(found.mean) if digits == 4 or found.mean is None else f"{found.mean:+.{digits}f}",
+        "difference": signed(found.mean) if found.interval is None else f"{found.mean:+.{digits}f}",
         "95 % interval": interval_cell(found.interval, f"{{:+.{digits}f}}"),
         "p": p_cell(found.p),
         "p (adjusted)": p_cell(found.p_adjusted),

@@ -199,9 +199,9 @@ def interaction_sentences(found: Effects) -> Iterator[str]:
     rest = [one for one in interactions if one.contrast.factors not in pairs and one.difference.interval is not None]
     others = list(dict.fromkeys(one.contrast.factors for one in rest))
     if others:
-        named = "; ".join(" × ".join(factor.name for factor in pair) for pair in others)
+        named = ", ".join(" × ".join(factor.name for factor in pair) for pair in others)
         number = f"{len(others)} {'other ' * bool(pairs)}interactions of two factors are not shown"
-        which = number if len(others) > MOST_NAMED else f"Not shown: {named}"
+        which = number if len(others) > MOST_NAMED else f"Interactions not shown: {named}"
         yield f"{which}; the intervals of {'their contrasts' if len(rest) > 1 else 'its contrast'} lie {between(rest)}."
     if len(found.design.factors) > 2 and interactions:
         yield "Interactions of three or more factors were not examined."

@@ -1,0 +1,240 @@
+"""What a report claims of sweeps with known effects: measured cells only, no contradictions, limits in words."""
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.report_rows import Sweep, read
+
+from microgpt.reports.analyses import analysed
+from microgpt.reports.charts import Strip, curves, strips
+from microgpt.reports.curves import Band
+from microgpt.reports.document import json_text
+from microgpt.reports.html import left_columns
+from microgpt.reports.paired_statistics import Interval
+from microgpt.reports.plots import clipped, select
+from microgpt.reports.provenance import failures
+from microgpt.reports.records import Collected
+from microgpt.reports.report import Table
+from microgpt.reports.run_families import Family, family_of
+from microgpt.reports.sections import family_reports, page_report
+
+SEEDS = 8
+REFERENCES = {"uniform": 3.2958, "unigram": 2.8142, "bigram": 2.4545}
+DIVERGED = "the validation loss after step {} is inf; lower optim.lr (now 0.01)"
+MEANS = {  # of nine settings; lion is better at the low rate and diverges at the high one
+    ("adam", 0.001): 2.46, ("adam", 0.003): 2.39, ("adam", 0.01): 2.36,
+    ("lion", 0.001): 2.38, ("lion", 0.003): 2.41, ("lion", 0.01): 2.60,
+    ("muon", 0.001): 2.58, ("muon", 0.003): 2.41, ("muon", 0.01): 2.35,
+}  # fmt: skip
+
+
+def noise(seed: int, number: int) -> float:
+    return 0.002 * float(np.random.default_rng([seed, number]).normal()) + 0.02 * seed
+
+
+def add(sweep: Sweep, mean: float, failing: Sequence[int] = (), **keys: Any) -> None:
+    """Add a setting's runs, of which some seeds diverge."""
+    number = len(sweep.rows)
+    for seed in range(SEEDS):
+        failed = seed in failing
+        row = sweep.add(
+            seed, None if failed else mean + noise(seed, number), status="failed" if failed else "completed",
+            data={"baselines": REFERENCES}, **keys,
+        )  # fmt: skip
+        if failed:
+            sweep.change(row, error=DIVERGED.format(100 + seed))
+
+
+def of_optimizers(folder: Path) -> Family:
+    sweep = Sweep(folder)
+    for (name, lr), mean in MEANS.items():
+        failing = range(5) if (name, lr) == ("lion", 0.01) else ()
+        add(sweep, mean - 0.07, failing, optim__name=name, optim__lr=lr)
+    return family_of(sweep.rows)
+
+
+@pytest.fixture(scope="module")
+def optimizers(tmp_path_factory: pytest.TempPathFactory) -> Family:
+    return of_optimizers(tmp_path_factory.mktemp("optimizers"))
+
+
+def findings(family: Family) -> list[str]:
+    return [line for one in analysed(family, None).values() for line in (*one.findings, *one.last)]
+
+
+def starting(lines: Sequence[str], text: str) -> str:
+    (line,) = [line for line in lines if line.startswith(text)]
+    return line
+
+
+# Effects
+
+
+def test_no_effect_is_estimated_from_a_cell_that_was_not_measured(optimizers: Family) -> None:
+    effects = analysed(optimizers, None)["effects"].data["effects"]
+    own = {(one["label"].partition(" with")[0], one["at"].get("optim.lr")): one for one in effects}
+    expected = {("optim=lion against adam", 0.001): -0.08, ("optim=lion against adam", 0.003): 0.02,
+                ("optim=muon against adam", 0.01): -0.01}  # fmt: skip
+    for key, difference in expected.items():
+        assert own[key]["estimate"] == pytest.approx(difference, abs=0.004)
+    assert ("optim=lion against adam", 0.01) not in own
+    assert ("optim=lion against adam", None) not in own  # the average over the rates
+    assert not [one for one in effects if one["kind"] == "trend"]
+    line = starting(findings(optimizers), "The effect of optim depends on optim.lr. optim=lion against adam: -0.08")
+    assert "without the optim.lr at which results of one of the two are missing" in line
+    assert "on average" not in line
+
+
+def test_an_effect_that_interacts_has_no_average_and_another_one_has(tmp_path: Path) -> None:
+    """Of three factors, two interact: the effect of each is given at the levels of the other, not of the third."""
+    sweep = Sweep(tmp_path)
+    for name, bias, tied in itertools.product(("relu", "gelu"), (False, True), (False, True)):
+        mean = 2.3 + 0.02 * bias + 0.03 * (bias and name == "gelu") + 0.01 * tied
+        add(sweep, mean, model__activation=name, model__bias=bias, model__tie_lm_head=tied)
+    family = family_of(sweep.rows)
+    lines = findings(family)
+    line = starting(lines, "The effect of model.bias depends on model.activation (averaged over tie_lm_head). ")
+    assert "model.bias=true against false: +0.02" in line
+    assert "with model.activation=relu and +0.0" in line
+    assert starting(lines, "tie_lm_head=true hurts: val_loss is higher by 0.0").endswith(
+        ", on average over model.activation and model.bias."
+    )
+    labels = [one["label"] for one in analysed(family, None)["effects"].data["effects"]]
+    assert "model.bias=true against false" not in labels
+    assert "tie_lm_head=true against false" in labels
+    assert "Interactions of three or more factors were not examined." in lines
+
+
+def test_a_numeric_factor_is_a_line_or_its_steps_and_not_both(tmp_path: Path) -> None:
+    straight, bent = Sweep(tmp_path / "straight"), Sweep(tmp_path / "bent")
+    for number, width in enumerate((8, 16, 32, 64)):
+        add(straight, 2.6 - 0.05 * number, model__n_embd=width, model__n_head=4)
+        add(bent, 2.6 - 0.05 * min(number, 2), model__n_embd=width, model__n_head=4)
+    line = starting(findings(family_of(straight.rows)), "val_loss falls by 0.15")
+    assert "from model.n_embd=8 to 64, along a straight line in the logarithm of model.n_embd, 0.05 for each" in line
+    lines = findings(family_of(bent.rows))
+    assert not [one for one in lines if one.startswith("val_loss falls by")]
+    step = starting(lines, "Each step of model.n_embd: from 8 to 16 it falls by 0.05")
+    assert "from 32 to 64 no difference is shown (" in step
+    kinds = {one["kind"] for one in analysed(family_of(bent.rows), None)["effects"].data["effects"]}
+    assert kinds == {"difference", "departure"}
+
+
+def test_a_contrast_of_two_sides_compares_means_over_the_same_settings(tmp_path: Path) -> None:
+    """A planned contrast of optimizers leaves out the rate at which one of them has no results."""
+    sweep = Sweep(tmp_path / "outputs")
+    for (name, lr), mean in MEANS.items():
+        failing = range(SEEDS) if (name, lr) == ("lion", 0.01) else ()
+        report = {"question": None, "contrasts": ["optim=lion - optim=adam"], "control": None, "nuisance": []}
+        add(sweep, mean, failing, optim__name=name, optim__lr=lr, report=report)
+    (one,) = analysed(family_of(sweep.rows), None)["planned"].data["contrasts"]
+    assert one["estimate"] == pytest.approx((2.38 + 2.41 - 2.46 - 2.39) / 2, abs=0.004)
+
+
+# One family of comparisons
+
+
+def test_sentences_tables_and_json_have_the_same_difference(optimizers: Family) -> None:
+    report = page_report(Collected(list(optimizers.members)), family_reports(optimizers.members, most_drawn=0))
+    data = json.loads(json_text(report))["sections"][0]
+    stored = {one["name"]: one["from_best"] for one in data["data"]["variants"]}
+    (table,) = [one for one in data["blocks"] if one["type"] == "table" and "from best" in one["columns"]]
+    rows = {row["variant"]: row for row in table["rows"]}
+    near, gap = stored["optim=adam optim.lr=0.01"], "0.01"
+    assert stored["optim=muon optim.lr=0.01"] is None
+    assert rows["optim=muon optim.lr=0.01"]["from best"] == "best"
+    interval = rows["optim=adam optim.lr=0.01"]["95 % interval of the difference"]
+    assert interval == f"[{near['low']:+.4f}, {near['high']:+.4f}]"
+    lines = [item for block in data["blocks"] for item in block.get("items", [])]
+    assert f"the nearest, optim=adam optim.lr=0.01, by {gap}" in lines[0]
+    effects = data["data"]["analyses"]["effects"]["effects"]
+    (same,) = [one for one in effects if one["label"] == "optim=muon against adam with optim.lr=0.01"]
+    assert (same["low"], same["high"], same["p_adjusted"]) == (-near["high"], -near["low"], near["p_adjusted"])
+    assert rows["optim=lion optim.lr=0.01"]["shown"] == "yes (3 seeds)"
+
+
+# Context
+
+
+def test_diverged_runs_are_one_cause_of_their_variant(optimizers: Family) -> None:
+    (table,) = failures(optimizers)
+    (row,) = table.rows
+    assert (row["variant"], row["runs"]) == ("optim=lion optim.lr=0.01", "5")
+    assert row["reason"] == "loss inf between steps 100 and 104; lower optim.lr (now 0.01)"
+    line = starting(findings(optimizers), "optim=lion optim.lr=0.01 diverged in 5 of 8 seeds; no other variant failed.")
+    assert line.endswith("is that of the 3 survivors and probably too low.")
+
+
+def test_each_optimizer_is_compared_at_its_best_rate_with_a_warning_at_the_edge(optimizers: Family) -> None:
+    lines = findings(optimizers)
+    line = starting(lines, "Each setting at its best of the 3 values of optim.lr tried: optim=muon 2.3")
+    assert "(lr 0.01), optim=adam 2.3" in line
+    assert "(lr 0.001). optim=muon is lower than optim=adam by 0.01" in line
+    assert "The rates were chosen on the same seeds" in line
+    starting(lines, "The best optim.lr of optim=adam, optim=lion and optim=muon is at the edge of those tried: ")
+
+
+def test_variants_are_placed_among_the_references(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    for lr, mean in ((0.1, 2.35), (1.0, 2.40), (3.0, 2.6), (30.0, 3.8)):
+        add(sweep, mean, optim__lr=lr)
+    lines = findings(family_of(sweep.rows))
+    assert "optim.lr=30 ends above the uniform reference (3.2958) in all 8 seeds: these runs did not learn." in lines
+    assert "optim.lr=1 and optim.lr=3 end above the bigram reference (2.4545)." in lines
+    assert not [line for line in lines if "unigram" in line]
+
+
+def test_a_rate_that_was_not_varied_is_said_not_to_be_tuned(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    for bias in (False, True):
+        add(sweep, 2.3, model__bias=bias)
+    assert "lr 0.01 was used for all variants and was not tuned for each." in findings(family_of(sweep.rows))
+
+
+# Tables and plots
+
+
+def test_seeds_needed_are_those_of_the_corrected_test_and_only_where_nothing_is_shown(optimizers: Family) -> None:
+    effects = analysed(optimizers, read)["effects"]
+    (table,) = [block for block in effects.blocks if isinstance(block, Table)]
+    for row in table.rows:
+        assert (row["seeds needed"] == "") == row["verdict"].startswith(("lower", "higher", "above", "below"))
+    assert {row["verdict"].split()[0] for row in table.rows if "×" in row["effect"]} <= {"below", "above", "no"}
+
+
+def drawn(draw: Callable[[float | None], Any], highest: float | None, limits: str) -> tuple[float, float]:
+    return getattr(draw(highest).axes[0], limits)()
+
+
+def test_a_diverged_variant_does_not_set_the_range_of_a_plot() -> None:
+    x = np.array([0.0, 1.0, 2.0])
+    low, high = (
+        Band(x, np.array(y), np.array(y) - 0.01, np.array(y) + 0.01, 4) for y in ([3.3, 2.6, 2.5], [3.3, 40, 50])
+    )
+    bands = {"good": low, "bad": high}
+    assert drawn(lambda limit: curves(bands, x_label="", highest=limit), 3.29, "get_ylim")[1] < 4
+    assert drawn(lambda limit: curves(bands, x_label="", highest=limit), None, "get_ylim")[1] > 40
+    assert drawn(lambda limit: curves({"bad": high}, x_label="", highest=limit), 3.29, "get_ylim")[1] > 40
+    assert clipped(bands, 3.29) == "The y-axis does not span curves that rise above uniform (bad)."
+    rows = [Strip("good", [2.4, 2.5], 2.45, Interval(2.4, 2.5)), Strip("bad", [9.0], 9.0, None)]
+    assert drawn(lambda limit: strips(rows, x_label="", highest=limit), 3.29, "get_xlim")[1] < 3
+    texts = [text.get_text() for text in strips(rows, x_label="", highest=3.29).axes[0].texts]
+    assert "mean 9.000 →" in texts
+
+
+def test_the_caption_says_how_many_variants_are_drawn_and_which_are_not(optimizers: Family) -> None:
+    assert select(optimizers, 9).note == ""
+    assert select(optimizers, 8).note == (
+        "8 of 9 variants are drawn: the best, the baseline (optim=adam optim.lr=0.01) and the worst. "
+        "Not drawn: optim=muon optim.lr=0.001."
+    )
+
+
+def test_a_column_of_numbers_with_one_word_is_aligned_at_the_right() -> None:
+    rows = [{"variant": "a", "from best": "best"}, *({"variant": "b", "from best": "+0.1"} for _ in range(2))]
+    assert left_columns(Table("", rows)) == {"variant"}
