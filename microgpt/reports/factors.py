@@ -153,7 +153,8 @@ def measured(family: Family, keys: Sequence[str]) -> tuple[list[tuple[Variant, S
             for variant, sample in few
         ]
         found = [pair for pair in found if pair not in few]
-        worse = [above_uniform(variant, sample) for variant, sample in found]
+        known = family.metric == "val_loss"  # a mean of training losses may be of the first steps
+        worse = [above_uniform(variant, sample) if known else "" for variant, sample in found]
         remarks += [
             f"{variant.name} is left out of the effects: it diverged ({above})."
             for (variant, _), above in zip(found, worse, strict=True)

@@ -97,11 +97,13 @@ def effect_rows(effects: Sequence[Effect]) -> list[Cells]:
 
 
 def effect_rows_of_ablation(effects: Effects) -> list[Cells]:
-    """Return a row for each main effect and one for the interaction."""
-    names = [*(one.contrast.label for one in effects.averaged[:-1]), "interaction"]
+    """Return a row for each main effect and one for the interaction; if a variant is missing, for what is left."""
     return [
-        {"effect": name, **difference_cells(one.difference, directions=DIRECTIONS[one.contrast.kind])}
-        for name, one in zip(names, effects.averaged, strict=True)
+        {
+            "effect": "interaction" if one.contrast.kind == "interaction" else one.contrast.label,
+            **difference_cells(one.difference, directions=DIRECTIONS[one.contrast.kind]),
+        }
+        for one in effects.averaged or effects.simple
     ]
 
 

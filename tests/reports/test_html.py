@@ -32,7 +32,7 @@ SWEEP = (
     "style=classic",
 )  # fmt: skip
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
-VOID = {"meta", "img", "br", "link", "input", "hr", "base"}
+VOID = {"wbr", "meta", "img", "br", "link", "input", "hr", "base"}
 Record = dict[str, Any]
 
 
@@ -192,7 +192,7 @@ def test_the_table_of_variants_has_the_figures_of_the_runs(outputs: Path) -> Non
 @pytest.mark.slow
 def test_the_table_of_pairs_has_the_differences_of_the_statistics(outputs: Path) -> None:
     found, known = read(outputs), losses(outputs)
-    rows = found.table("a", "b", "p (Holm)")
+    rows = found.table("a", "b", "p (adjusted)")
     assert len(rows) == 6
     for row in rows:
         expected = paired(known[row["a"]], known[row["b"]])
@@ -213,8 +213,8 @@ def test_the_page_has_main_effects_and_interaction(outputs: Path) -> None:
     digits = len(rows[0]["difference"].partition(".")[2])  # as many as the interval justifies
     assert float(rows[0]["difference"]) == pytest.approx(float((tied - untied).mean()), abs=0.51 * 10**-digits)
     assert rows[2]["effect"] == "tie_lm_head × input_rmsnorm"
-    assert len([text for text in found.all_of("li") if text.startswith(("tie_lm_head=true against", "input_rms"))]) == 2
-    assert len([text for text in found.all_of("li") if "interaction is shown" in text or "depends on" in text]) == 1
+    assert len([text for text in found.all_of("li") if text.startswith(("tie_lm_head=true", "input_rms"))]) == 2
+    assert len([text for text in found.all_of("li") if text.startswith("Interactions not shown")]) == 1
 
 
 @pytest.mark.slow
@@ -299,8 +299,9 @@ def test_failed_and_interrupted_runs_are_counted_with_their_reasons(outputs: Pat
     assert any(
         "12 runs: 9 completed, 2 failed, 1 interrupted; 4 variants, 3 seeds" in text for text in found.all_of("p")
     )
-    assert [(row["status"], row["runs"], row["reason"]) for row in found.table("status", "reason")] == [
-        ("failed", "2", "the loss of step 5 is nan"),
+    assert sorted((row["status"], row["runs"], row["reason"]) for row in found.table("status", "reason")) == [
+        ("failed", "1", "the loss of step 5 is nan"),
+        ("failed", "1", "the loss of step 5 is nan"),
         ("interrupted", "1", "stopped by signal 15"),
     ]
 
@@ -423,7 +424,7 @@ def test_loss_against_compute_is_over_the_training_time(outputs: Path) -> None:
     assert lines(figure)["tied_input_rmsnorm"][:, 0].tolist() == [0, 1, 2, 3, 4, 5]
     for run in runs(outputs):
         change(run, lambda record: record["metrics"].update(steps_per_sec=2000.0))
-    assert plots_of(outputs)["seconds"].axes[0].get_xlabel() == "milliseconds of training"
+    assert "seconds" not in plots_of(outputs)  # too short for a measurement of speed
 
 
 @pytest.mark.slow
@@ -457,7 +458,7 @@ def test_the_markdown_links_the_plots_beside_it(swept: Program) -> None:
     linked = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", markdown)
     assert set(linked) == {path.name for path in results.glob("*.png")}
     assert {re.sub(r"ablation_style-classic_[0-9a-f]{8}_|\.png", "", name) for name in linked} == {
-        "curves", "late", "seeds", "effects", "differences", "training", "seconds",
+        "curves", "late", "seeds", "effects", "differences", "training",
     }  # fmt: skip
 
 
@@ -504,11 +505,11 @@ def test_some_of_many_variants_are_drawn_and_all_are_in_the_table(outputs: Path)
     drawn = {plot.name: plot for plot in section.plots}
     shown = [name for name in lines(drawn["curves"].figure) if "lr" in name]
     assert len(shown) == 8
-    assert {"optim.lr=0.01", "optim.lr=0.06", "optim.lr=0.12"} <= set(shown)
-    assert "Of 12 variants the best, the baseline and the worst are drawn" in drawn["curves"].caption
+    assert {"lr=0.01", "lr=0.06", "lr=0.12"} <= set(shown)
+    assert "8 of 12 variants are drawn: the best, the baseline (optim.lr=0.01) and the worst" in drawn["curves"].caption
     assert len(dots(drawn["seeds"].figure)) == 12
-    assert len(dots(drawn["effects"].figure)) == 16  # of the trend, the levels off the line and the pairs
-    assert set(block_of(section, Samples).variants) == set(shown)
+    assert len(dots(drawn["effects"].figure)) == 16  # of the levels off the line and the steps
+    assert {name.removeprefix("optim.") for name in block_of(section, Samples).variants} == set(shown)
 
 
 @pytest.mark.slow
