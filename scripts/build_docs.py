@@ -191,7 +191,7 @@ class Commands:
                 stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
         end = time.monotonic() + SERVING_SECONDS
-        while "stops" not in (printed := log.read_text()):
+        while "Ctrl-C to stop" not in (printed := log.read_text()):
             if self.server.poll() is not None or time.monotonic() > end:
                 raise SystemExit(f"error: the server did not start: {printed}")
             time.sleep(0.05)
