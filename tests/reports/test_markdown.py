@@ -89,7 +89,7 @@ def test_effects_and_differences_have_their_verdicts(sweep):
     assert design is not None
     found = effects_of(design).averaged[1].difference
     assert found.mean is not None
-    assert normed["difference"] == signed(found.mean)
+    assert normed["difference"] == f"{found.mean:+.4f}"
     assert normed["seeds needed"] == str(found.seeds_needed)
     assert normed["effect size"] == f"d_z {found.effect_size:+.2f}"
     lines = table(page, "Differences between variants")
