@@ -50,7 +50,8 @@ assert not OmegaConf.has_resolver("sweep_id")
 
 
 def test_help_lists_groups_options_and_keys(microgpt: Program) -> None:
-    stdout = microgpt("--help").stdout
+    stdout = microgpt("--help", "notes='$5'").stdout
+    assert "notes: $5" in stdout, "Hydra would read a variable"
     for line in (
         "task: benchmark, chat, explain, export, info, sample, serve, train",
         "mode: scalar, tensor",

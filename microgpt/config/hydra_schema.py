@@ -58,7 +58,10 @@ def value_at(node: Any, path: str) -> Any:
 
 
 def keys_with_help(*, _root_: DictConfig) -> str:
-    """Return all keys and values as YAML, with help texts as comments. Registered as a resolver for conf/hydra/help."""
+    """Return all keys and values as YAML, with help texts as comments. Registered as a resolver for conf/hydra/help.
+
+    Hydra substitutes the variables of the result, so a dollar sign in a value is doubled.
+    """
     texts = {name: stated.text for name, _, stated in walk(Config())}
     lines, group = [], ""
     for line in OmegaConf.to_yaml(OmegaConf.masked_copy(_root_, list(keys_of(Config)))).splitlines():
@@ -66,7 +69,7 @@ def keys_with_help(*, _root_: DictConfig) -> str:
         group = group if line.startswith(" ") else name
         text = texts.get(f"{group}.{name.strip()}" if line.startswith(" ") else name)
         lines.append(f"{line:<31} # {text}" if text else line)
-    return "\n".join(lines)
+    return "\n".join(lines).replace("$", "$$")
 
 
 def from_omegaconf(composed: DictConfig, choices: dict[str, Any]) -> Config:
