@@ -66,7 +66,7 @@ def test_only_the_requested_engines_are_measured(microgpt: Program) -> None:
         ("benchmark.widths=[6]", "benchmark.widths=6 is not allowed"),
         ("benchmark.repeats=0", "benchmark.repeats must be at least 1"),
         ("benchmark.seconds=0", "benchmark.seconds must be finite and above 0"),
-        ("model.n_embd=32", "model cannot be changed with task=benchmark: it times microgpt.py's model"),
+        ("model.n_embd=32", "model cannot be changed with task=benchmark: it uses microgpt.py's model"),
         ("checkpoint=latest", "task=benchmark does not use a checkpoint"),
     ],
 )
