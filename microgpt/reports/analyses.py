@@ -1,4 +1,4 @@
-"""The analyses of a family, each of which adds sentences, plots, tables and numbers to the family's section.
+"""The analyses of a family. Each adds sentences, plots, tables and numbers to the family's section.
 
 An analysis is a function of the family, the plan of its runs, and `read`, which returns the history of a run and is
 None if nothing is drawn. It returns None for a family that it does not apply to.
@@ -18,7 +18,7 @@ from microgpt.reports.precision_intervals import precision_analysis
 from microgpt.reports.report import Analysis
 from microgpt.reports.run_families import Family
 
-# name in report.json -> analysis; a section has their sentences, plots and blocks in this order
+# name in report.json -> analysis, in the order of their sentences, plots and blocks in a section
 ANALYSES: dict[str, Callable[[Family, Plan, Reader | None], Analysis | None]] = {
     "planned": planned_analysis,
     "ladder": ladder_analysis,
@@ -30,12 +30,12 @@ ANALYSES: dict[str, Callable[[Family, Plan, Reader | None], Analysis | None]] = 
 SETTLED = {
     "learning_rate": (LR,),
     "scaling": (LR,),
-}  # an analysis -> keys of which the best values count in those after it
-REPLACED = {"ladder": "effects"}  # an analysis -> the one that it replaces in the families that it applies to
+}  # an analysis -> keys that the analyses after it use at their best values
+REPLACED = {"ladder": "effects"}  # an analysis -> the analysis that it replaces in the same family
 
 
 def analysed(family: Family, read: Reader | None) -> dict[str, Analysis]:
-    """Return what the analyses that apply to a family add to its section."""
+    """Return the results of the analyses that apply to a family, by name."""
     plan = plan_of_family(family)
     found: dict[str, Analysis] = {}
     for name, analyse in ANALYSES.items():

@@ -1,6 +1,6 @@
 """Budgets: the loss of a family's variants at equal training time, steps or parameters, seed by seed.
 
-Time is step / steps_per_sec, without evaluation, compilation and disk.
+Time is step / steps_per_sec; it excludes evaluation, compilation and disk access.
 """
 
 import math
@@ -16,36 +16,36 @@ from microgpt.reports.run_families import Family, Variant
 from microgpt.reports.settings import fingerprint, label
 
 SIZES = ("model.n_embd", "model.n_head", "model.n_layer", "model.block_size")
-ONLY_ENDS = 2  # evaluations of a run that was evaluated only before the first step and after the last
+ONLY_ENDS = 2  # evaluations of a run that is evaluated only before the first step and after the last step
 MOST_NAMED = 12  # variants that a sentence lists
 FEWEST_SECONDS = 1.0  # of training, for a comparison at equal time
-CLOSE = 1e-6  # relative, of times that are equal but for rounding
+CLOSE = 1e-6  # relative difference of times that are equal except for rounding
 TOO_SHORT = (
     f"Not compared at equal time: the runs trained for less than {FEWEST_SECONDS:g} s, in which speed is not measured "
     "reliably."
 )
 
 Reader = Callable[[Row], Curve]
-Evaluations = tuple[np.ndarray, np.ndarray]  # places on an axis, ascending, and val_loss there
+Evaluations = tuple[np.ndarray, np.ndarray]  # positions on an axis, ascending, and val_loss at each
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Losses on a common budget, for `comparisons(budget.family, budget.samples)`, or the reason why there are none."""
+    """Losses at a common budget, for `comparisons(budget.family, budget.samples)`, or the reason why there are none."""
 
     axis: str  # seconds | steps | parameters
-    family: Family  # has the variants that the samples name; at equal parameters each covers several sizes
-    sentence: str  # what the budget is and how the losses were computed, or why there are none
+    family: Family  # contains the variants in `samples`; at equal parameters each covers several sizes
+    sentence: str  # describes the budget and how the losses were computed, or why there are none
     at: float | None = None  # None without samples
     samples: dict[str, dict[int, float]] = field(default_factory=dict)  # name -> seed -> loss
-    independent: bool = True  # False: runs share a measurement of time, so seeds do not repeat it
+    independent: bool = True  # False: runs share one measurement of time, so seeds are not repeated measurements
 
 
 def at_equal_time(family: Family, read: Reader) -> Budget:
     """Return val_loss at the longest time that every run was trained for, interpolated between evaluations.
 
-    There is none for short runs, whose speed is a single measurement of a moment, and none at a time before the first
-    evaluation of a variant after the start, where a line from the untrained model says nothing.
+    There is none for short runs, whose speed is not measured reliably, and none if that time is before the first
+    evaluation of a variant after step 0, where interpolation would start at the untrained model.
     """
     if is_too_short(family):
         return Budget("seconds", family, TOO_SHORT)
@@ -65,13 +65,13 @@ def at_equal_time(family: Family, read: Reader) -> Budget:
 
 
 def is_too_short(family: Family) -> bool:
-    """Whether every run was trained for less time than a measurement of speed needs."""
+    """Whether all runs trained for less time than a reliable measurement of speed needs."""
     times = [row.steps / row.steps_per_sec for row in family.rows if row.steps and row.steps_per_sec]
     return bool(times) and max(times) < FEWEST_SECONDS
 
 
 def early_steps(family: Family, seconds: float, read: Reader) -> dict[str, float]:
-    """Return the step at a time of each variant that has not reached its first evaluation after the start."""
+    """Return, for each variant that is before its first evaluation after step 0 at that time, the step it is at."""
     found: dict[str, float] = {}
     for variant in family.variants:
         for row in variant.rows.values():
@@ -95,7 +95,7 @@ def at_equal_steps(family: Family, read: Reader) -> Budget:
 
 
 def on_axis(family: Family, column: str, read: Reader) -> Budget:
-    """Return val_loss at the largest x that every run reached. `column` is a Curve's: seconds or step."""
+    """Return val_loss at the largest x that every run reached. `column` is a column of Curve: seconds or step."""
     axis, name = ("seconds", "time") if column == "seconds" else ("steps", "steps")
     curves = {variant.name: curves_of(variant, column, read) for variant in family.variants if variant.rows}
     found = [curve for by_seed in curves.values() for curve in by_seed.values()]
@@ -137,7 +137,7 @@ def evaluations(curve: Curve, axis: str) -> Evaluations:
 
 
 def at_equal_parameters(family: Family) -> Budget:
-    """Return the metric at a parameter count that is within the sizes of all kinds of model.
+    """Return the metric at a parameter count that lies within the sizes of all kinds of model.
 
     It is interpolated seed by seed, linearly in log(parameters). If not several kinds were run in several sizes, the
     sentence names the variants that have equally many parameters.
@@ -163,7 +163,7 @@ def at_equal_parameters(family: Family) -> Budget:
     if equal:
         return Budget("parameters", family, f"Equal parameter counts: {'; '.join(equal)}.")
     counts = ", ".join(map(str, sorted(by_count)))
-    if len(kinds) < 2:  # the sizes are what was swept, or no size was
+    if len(kinds) < 2:  # only sizes were swept, or no size was
         return Budget("parameters", family, f"No two variants have the same number of parameters ({counts}).")
     sizes = "not all variants are comparable" if family.obstacle else "the ranges of sizes do not overlap"
     reason = f"no two variants have the same number ({counts}), and {sizes}"

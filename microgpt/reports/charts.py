@@ -35,7 +35,7 @@ class Strip:
     values: Sequence[float]
     mean: float
     interval: Interval | None
-    series: int | None = 0  # number of its colour and marker; None: of a row that is no curve in the other plots
+    series: int | None = 0  # number of the colour and marker; None if the other plots do not draw the variant
 
 
 def curves(
@@ -80,12 +80,12 @@ def curves(
 
 
 def is_above(mean: np.ndarray, highest: float) -> bool:
-    """Whether a curve is above a loss after its first point, which is the same for all that start alike."""
+    """Whether a curve exceeds a loss anywhere after its first point, the loss of the untrained model."""
     return bool((mean[1:] if len(mean) > 1 else mean).max() > highest)
 
 
 def limit_to(axes: "Axes", means: np.ndarray, bands: np.ndarray) -> None:
-    """Let the y-axis span the means, and the bands up to the same height again: those of two seeds are very wide."""
+    """Limit the y-axis to the means, plus the bands up to the range of the means: bands of two seeds are very wide."""
     low, high = float(means.min()), float(means.max())
     most = (high - low) or 0.05 * abs(high)
     known = bands[np.isfinite(bands)]
@@ -96,7 +96,7 @@ def limit_to(axes: "Axes", means: np.ndarray, bands: np.ndarray) -> None:
 
 
 def mark_references(axes: "Axes", references: Mapping[str, float]) -> None:
-    """Draw lines at known losses, each with its name at the right of the axes."""
+    """Draw a line at each reference loss, with its name to the right of the axes."""
     low, high = axes.get_ylim()
     known = {name: value for name, value in references.items() if low <= value <= high}
     if known:
@@ -118,11 +118,11 @@ def strips(
     references: Mapping[str, float] | None = None,
     highest: float | None = None,
 ) -> "Figure":
-    """Draw a row for each strip, the first on top: its values as dots, below them the mean on its 95 % interval.
+    """Draw a row for each strip, the first on top: dots for the values, and below them the mean and its 95 % interval.
 
     Labels are above their rows, so that they may be long. `zero` adds a line at zero. References are vertical lines;
     one outside of the range of the rows is left out. The x-axis spans the rows with a mean that is not above `highest`,
-    if there are any; the means of others are at its right end in figures.
+    if there are any; the means of others are printed at its right end.
     """
     with plot_style():
         top = 0.36 if references else 0.12  # names of references are above the axes
@@ -159,7 +159,7 @@ def strips(
 
 
 def limit_strips(axes: "Axes", rows: Sequence[Strip]) -> None:
-    """Let the x-axis span the values and the intervals of some rows."""
+    """Limit the x-axis to the values and intervals of the given rows."""
     ends = [end for row in rows for end in (*row.values, row.mean)]
     ends += [end for row in rows if row.interval for end in (row.interval.low, row.interval.high)]
     air = 0.06 * (max(ends) - min(ends)) or 0.01
@@ -167,7 +167,7 @@ def limit_strips(axes: "Axes", rows: Sequence[Strip]) -> None:
 
 
 def draw_strip(axes: "Axes", place: int, row: Strip) -> None:
-    """Draw from the top the label, the dots, and the mean, which would hide dots on the same height."""
+    """Draw, from top to bottom, the label, the dots, and the mean, which would hide dots at the same height."""
     style = {"color": INK, "marker": "."} if row.series is None else line_style(row.series)
     values = thinned(row.values)
     few = len(values) <= 24
@@ -186,7 +186,7 @@ def draw_strip(axes: "Axes", place: int, row: Strip) -> None:
 
 
 def thinned(values: Sequence[float]) -> np.ndarray:
-    """Return at most MOST_DOTS of the values, evenly spaced in their order, which is that of the seeds."""
+    """Return at most MOST_DOTS of the values, evenly spaced in the order of the seeds."""
     array = np.asarray(values, float)
     if len(array) <= MOST_DOTS:
         return array
@@ -194,5 +194,5 @@ def thinned(values: Sequence[float]) -> np.ndarray:
 
 
 def spread(count: int) -> np.ndarray:
-    """Return heights that separate dots of close values: by multiples of the golden ratio neighbours are far apart."""
+    """Return heights that separate dots with close values: multiples of the golden ratio keep neighbours apart."""
     return ((np.arange(count) * 0.6180339887) % 1 - 0.5) * (0.3 if count > 1 else 0)

@@ -1,6 +1,6 @@
-"""Collect runs: from every run.json below some folders to the tables of each style and the report.
+"""Collect runs: read every run.json under some folders, and write the tables of each style and the report.
 
-Files are written atomically, so that concurrent collectors leave whole files. Collecting again writes the same bytes.
+Files are written atomically, so concurrent collectors leave complete files. Collecting again writes the same bytes.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from microgpt.reports.terminal import (
     terminal_width,
 )
 
-RENDERERS = {"report.html": html, "report.md": markdown, "report.json": json_text}  # of the same report
+RENDERERS = {"report.html": html, "report.md": markdown, "report.json": json_text}  # file name -> renderer
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Results:
 
 
 def collect(folders: Sequence[Path], results_dir: Path) -> Results:
-    """Read every record below the folders, then write the tables and the report; without a run write nothing.
+    """Read every record under the folders, then write the tables and the report. Without a run, write nothing.
 
     Raises UserError if a folder is missing or the results cannot be written.
     """
@@ -81,7 +81,7 @@ def collect(folders: Sequence[Path], results_dir: Path) -> Results:
 
 
 def write_ablations(ablations: Sequence[tuple[Family, Section]], stem: Path) -> list[Path]:
-    """Write the ablations of one style with their plots; remove those that an earlier collection left."""
+    """Write the ablations of one style with their plots, and remove the files of an earlier collection."""
     sections = [section for _, section in ablations]
     images = write_plots(sections, stem)
     if not ablations:
@@ -96,7 +96,7 @@ def write_ablations(ablations: Sequence[tuple[Family, Section]], stem: Path) -> 
 
 
 def write_rows(rows: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
-    """Write rows of equal keys as CSV, with lists and the configuration as JSON, and as JSON Lines."""
+    """Write rows with the same keys as JSON Lines, and as CSV with lists and the configuration as JSON."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(rows[0])
@@ -112,7 +112,7 @@ def csv_cell(value: Any) -> Any:
 
 
 def write_plots(sections: Sequence[Section], stem: Path) -> list[Path]:
-    """Write the plots of ablations as PNG; remove those that an earlier collection left."""
+    """Write the plots of ablations as PNG, and remove the plots of an earlier collection."""
     written = []
     for section in sections:
         for plot in section.plots:
@@ -142,7 +142,7 @@ def collect_and_print(folders: Sequence[Path], results_dir: Path, sweep: Path | 
         for row in jobs:
             variants.setdefault(row.shared.comparison_key, set()).add(row.variant)
         ablations = [section for section in ablations if len(variants.get(section.comparison, ())) > 1]
-        if len(variants) > 1 or not ablations:  # the table of an ablation has a line for each setting too
+        if len(variants) > 1 or not ablations:  # the table of an ablation also has a line for each setting
             family = sweep_family(jobs, sweep.name)
             sweeps = [one for one in results.reports if one.family.kind == "sweep"]
             found = next((one for one in sweeps if jobs[0] in one.family.members), None)

@@ -1,4 +1,4 @@
-"""Comparability: whether the losses of several variants were measured on the same documents, and if not, why."""
+"""Comparability: whether the losses of several variants were measured on the same documents, and if not, why not."""
 
 import json
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from microgpt.reports.rows import Row
 
 
 def comparable_groups(rows: Sequence[Row], metric: str) -> tuple[list[int], str | None]:
-    """Return the number of each variant's group, and a sentence that says what separates the groups.
+    """Return the group number of each variant, and a sentence on the differences between the groups.
 
     Variants of one group may be compared; a single group has no sentence. `rows` has one run of each variant, `metric`
     is val_loss or mean_loss_last_n.
@@ -26,13 +26,13 @@ def comparable_groups(rows: Sequence[Row], metric: str) -> tuple[list[int], str 
 
 
 def distinct_values(conditions: Sequence[dict[str, Any]], key: str) -> list[str]:
-    """Return the different values of a condition as text, digests abbreviated."""
+    """Return the distinct values of a condition as text, with digests abbreviated."""
     texts = dict.fromkeys(json.dumps(found[key]).strip('"') for found in conditions)
     return [text if len(text) <= 20 else f"{text[:8]}..." for text in texts]
 
 
 def measuring_conditions(rows: Sequence[Row], metric: str) -> list[dict[str, Any]]:
-    """Return for each run what decides on which documents, and in which tokens, the metric was measured."""
+    """Return, for each run, the settings that determine the documents and tokens that the metric was measured on."""
     conditions = [configured_conditions(row, metric) for row in rows]
     limits = [row.setting("train", "eval_documents") for row in rows]
     if metric == "val_loss" and len(set(limits)) > 1:  # different limits may both exceed the documents
@@ -55,5 +55,5 @@ def configured_conditions(row: Row, metric: str) -> dict[str, Any]:
 
 
 def depends_on_block(row: Row) -> bool:
-    """Whether model.block_size changes what is measured: it cuts a stream, and documents that are longer."""
+    """Whether model.block_size changes the measured text: it splits a stream, and documents that are longer."""
     return row.setting("data", "format") == "stream" or row.long_documents != 0

@@ -11,16 +11,16 @@ from microgpt.reports.settings import fingerprint, label
 from microgpt.reports.wording import MOST_NAMED, listed, size
 
 LEARNING_RATE = "optim.lr"
-MOST_SETTINGS = 6  # whose best learning rates are in a sentence
+MOST_SETTINGS = 6  # settings whose best learning rates one sentence lists
 
 
 def common_references(rows: Sequence[Row]) -> dict[str, float]:
-    """Return the baseline losses of counting if they are the same for all runs, else nothing."""
+    """Return the reference losses if they are the same for all runs, else an empty dictionary."""
     return rows[0].baselines if rows and all(row.baselines == rows[0].baselines for row in rows) else {}
 
 
 def reference_sentences(family: Family) -> Iterator[str]:
-    """Yield which variants end above the losses of guessing uniformly and of counting."""
+    """Yield sentences on the variants that end above a reference loss."""
     references = common_references(family.rows) if family.metric == "val_loss" else {}
     known = [variant for variant in family.variants if variant.values("val_loss")]
     if "uniform" in references:
@@ -47,7 +47,7 @@ def reference_sentences(family: Family) -> Iterator[str]:
 
 
 def failure_sentences(family: Family) -> Iterator[str]:
-    """Yield how many runs of each variant with results failed, and that its mean is one of survivors."""
+    """Yield a sentence on each variant of which some runs failed: its mean is that of the survivors."""
     failing = [variant for variant in family.variants if variant.failed and variant.rows]
     everywhere = [variant for variant in family.variants if variant.failed]
     for variant in failing[:MOST_NAMED]:
@@ -67,7 +67,7 @@ def failure_sentences(family: Family) -> Iterator[str]:
 
 
 def fixed_rates(family: Family) -> Iterator[str]:
-    """Yield the learning rates of a family that did not vary them."""
+    """Yield a sentence on the learning rate if it was not varied."""
     rates = {str(row.setting("optim", "name")): row.setting("optim", "lr") for row in family.rows}
     known = all(isinstance(rate, int | float) for rate in rates.values())
     if len(family.variants) < 2 or LEARNING_RATE in family.variants[0].settings or not known:
@@ -80,7 +80,7 @@ def fixed_rates(family: Family) -> Iterator[str]:
 
 
 def tried_rates(family: Family, compared: Compared) -> Iterator[str]:
-    """Yield the best of the learning rates that were tried for each other setting, and which are at an edge."""
+    """Yield sentences on the best learning rate tried for each other setting, and on best rates at an edge."""
     if LEARNING_RATE not in family.variants[0].settings:
         return
     groups: dict[str, list[Variant]] = {}
@@ -113,7 +113,7 @@ def tried_rates(family: Family, compared: Compared) -> Iterator[str]:
 
 
 def best_rate(group: Sequence[Variant], metric: str) -> tuple[Variant, float] | None:
-    """Return the variant with the lowest mean, and its mean; one with failed runs only if all have some."""
+    """Return the variant with the lowest mean, and its mean. Variants with failed runs count only if all have some."""
     known = [one for one in group if one.values(metric)]
     known = [one for one in known if not one.failed] or known
     means = [(one, summary(list(one.values(metric).values())).mean) for one in known]

@@ -19,7 +19,7 @@ MOST_POINTS = 200  # of a band; more would not be visible
 
 @dataclass(frozen=True)
 class Curve:
-    """A run's history as float64 arrays of one length, NaN where a line lacks the value."""
+    """A run's history as float64 arrays of equal length, with NaN where a line lacks the value."""
 
     step: np.ndarray  # ascending
     tokens: np.ndarray  # targets seen so far
@@ -28,7 +28,7 @@ class Curve:
     steps_per_sec: float | None = None  # over the whole run
 
     def seconds(self) -> np.ndarray:
-        """Return the training time at each line by the run's mean rate: histories have no times, to be reproducible."""
+        """Return the training time at each line, from the run's mean speed: histories contain no times."""
         return self.step / self.steps_per_sec if self.steps_per_sec else np.full(len(self.step), np.nan)
 
     def x(self, name: str) -> np.ndarray:
@@ -54,7 +54,7 @@ def read_curve(folder: Path, steps_per_sec: float | None = None) -> Curve:
         lines = []
     table = np.array([number(line.get(name)) for name in COLUMNS for line in lines]).reshape(len(COLUMNS), -1)
     steps = table[0]
-    if not np.all(np.diff(steps) > 0):  # also if one is not a number
+    if not np.all(np.diff(steps) > 0):  # true also if a step is NaN
         table = table[:, np.isfinite(steps)]
         table = table[:, np.argsort(table[0], kind="stable")]
     return Curve(*table, steps_per_sec=steps_per_sec)
@@ -65,7 +65,7 @@ def number(value: Any) -> float:
 
 
 def over_runs(curves: Sequence[Curve], loss: Loss, x: str = "step") -> Band | None:
-    """Return the mean loss over the runs, at the steps where all of them have one; None if there is no such step.
+    """Return the mean loss over the runs at the steps that all runs have a loss for; None if there is no such step.
 
     Of more than MOST_POINTS steps, evenly spaced ones are used. `x` is step, tokens or seconds, its mean over the runs.
     """

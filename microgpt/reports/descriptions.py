@@ -1,4 +1,4 @@
-"""Sentences that describe a family: what was trained, what differs, which runs ended, and what its tables lack."""
+"""Sentences that describe a family: the training, the varied keys, the status of the runs, and missing seeds."""
 
 from microgpt.reports.run_families import Family
 from microgpt.reports.settings import abbreviated, short, written
@@ -17,7 +17,7 @@ UNEQUAL_SEEDS = (
 
 
 def subject(family: Family) -> str:
-    """Return a sentence about what was trained, without what the variants differ in."""
+    """Return a sentence on the model and training that all variants have in common."""
     forms = {"model.name": "model {}"} | {f"model.{key}": f"{key} {{}}" for key in SIZES}
     forms |= {"data.name": "data {}", "style.name": "style {}", "train.steps": "{} steps"}
     forms |= {"train.batch_size": "batch {}", "optim.name": "optimizer {}", "optim.lr": "lr {}"}
@@ -27,7 +27,7 @@ def subject(family: Family) -> str:
 
 
 def varied(family: Family) -> str:
-    """Return the keys in which the variants differ with their values, in the order of the sweep."""
+    """Return a sentence on the varied keys, with their values in the order of the sweep."""
     levels: dict[str, dict[str, None]] = {}
     for variant in family.variants:
         for key, value in variant.settings.items():
@@ -40,7 +40,7 @@ def varied(family: Family) -> str:
 
 
 def text_of(key: str, family: Family) -> str | None:
-    """Return the value of a key; `0.01 (adam) or 0.1 (sgd)` if the options of its group have their own; None: null."""
+    """Return the value of a key as text; `0.01 (adam) or 0.1 (sgd)` if it depends on the option; None for null."""
     group, name = key.split(".")
     found: dict[str, str] = {}
     for row in family.rows:
@@ -75,7 +75,7 @@ def best_of(family: Family) -> str:
 
 
 def caveat(family: Family) -> str:
-    """Return what the tables do not show: missing seeds, different versions of the code, unfinished runs."""
+    """Return sentences on missing seeds, different versions of the code and unfinished runs."""
     seeds = [set(variant.rows) for variant in family.variants]
     if any(own != seeds[0] for own in seeds):
         found = [UNEQUAL_SEEDS]

@@ -1,4 +1,4 @@
-"""Reports as JSON: everything that the page says, and the numbers of each section (docs/reports.md has the schema)."""
+"""Reports as JSON: the contents of the page, and the numbers of each section (docs/reports.md has the schema)."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -23,11 +23,11 @@ from microgpt.reports.report import (
 from microgpt.reports.run_families import Family, Variant
 from microgpt.runs.record_json import without_non_finite
 
-SCHEMA_VERSION = 1  # a higher one if a key changes its meaning or is removed
+SCHEMA_VERSION = 1  # is increased if a key changes its meaning or is removed
 
 
 def json_text(report: Report) -> str:
-    """Return the report as a JSON document of indented lines."""
+    """Return the report as an indented JSON document."""
     document = {
         "schema_version": SCHEMA_VERSION,
         "title": report.title,
@@ -80,13 +80,13 @@ def variant_object(variant: Variant, found: Summary | None) -> dict[str, Any]:
 
 
 def from_best_object(variant: Variant, compared: Compared | None) -> dict[str, Any] | None:
-    """Return the difference from the variant with the lowest mean; None for that one, and without a comparison."""
+    """Return the difference from the variant with the lowest mean; None for that variant and without a comparison."""
     found = compared.from_best.get(variant.name) if compared else None
     return None if found is None else difference_object(found)
 
 
 def difference_object(found: Difference) -> dict[str, Any]:
-    """Return the numbers of a difference; `low` and `high` are the interval that the report shows."""
+    """Return the numbers of a difference; `low` and `high` are the ends of the interval in the report."""
     return {
         "estimate": found.mean,
         "low": found.interval.low if found.interval else None,
@@ -107,7 +107,7 @@ def of_table(block: Table) -> dict[str, Any]:
     return {"title": block.title, "columns": list(rows[0]) if rows else [], "rows": rows, "note": block.note}
 
 
-# type of block -> its keys besides `type`
+# type of block -> a function that returns its keys other than `type`
 CONTENTS: dict[type, Callable[[Any], dict[str, Any]]] = {
     Heading: lambda block: {"text": block.text},
     Paragraph: lambda block: {"text": block.text, "style": block.style, "code": list(block.code)},

@@ -1,4 +1,4 @@
-"""Plots of the effects of factors: each with its seeds, sorted by size, against chance, and interactions."""
+"""Plots of the effects of factors: by seed, by size, against chance, and interactions."""
 
 import math
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def plots_of_effects(family: Family, found: Effects) -> list[Plot]:
 
 
 def effect_strips(family: Family, known: Sequence[Effect], keys: Sequence[str]) -> list[Plot]:
-    """Return the plot of the effects seed by seed, of many those with the smallest p."""
+    """Return the plot of the effects seed by seed; of many effects, those with the smallest p."""
     chosen = sorted(known, key=lambda one: (one.difference.p is None, one.difference.p or 0))[:MOST_STRIPS]
     rows = difference_strips({
         with_short_keys(one.contrast.label, keys): one.difference for one in known if one in chosen
@@ -81,7 +81,7 @@ def pareto(family: Family, ranked: Sequence[Effect], keys: Sequence[str]) -> Plo
 
 
 def half_normal(ranked: Sequence[Effect], keys: Sequence[str]) -> Plot:
-    """Return the effects in their standard errors against the quantiles that chance alone would give."""
+    """Return the effects in units of their standard errors against the quantiles expected by chance."""
     from scipy.special import ndtri
 
     tested = all(one.difference.t is not None for one in ranked)
@@ -124,7 +124,7 @@ def size_of(one: Effect, in_errors: bool) -> float:
 
 
 def interactions(family: Family, found: Effects) -> list[Plot]:
-    """Return a plot of the means of each pair of factors that is shown to interact, the surest first."""
+    """Return a plot of the means for each pair of factors shown to interact, the smallest p first."""
     shown = sorted(
         (one for one in found.averaged if one.is_shown and one.contrast.kind == "interaction"),
         key=lambda one: one.difference.p or 0,
@@ -144,7 +144,7 @@ def interactions(family: Family, found: Effects) -> list[Plot]:
 
 
 def interaction(family: Family, found: Effects, a: Factor, b: Factor) -> "Figure | None":
-    """Draw the means over the levels of the factor with more of them, a line for each level of the other."""
+    """Draw the means against the levels of the factor with more levels, with a line for each level of the other."""
     along, lines = sorted((a, b), key=lambda factor: (factor.is_numeric, len(factor.levels)), reverse=True)
     if len(along.levels) > LARGEST_DRAWN or len(lines.levels) > len(COLOURS):
         return None
@@ -177,7 +177,7 @@ def interaction(family: Family, found: Effects, a: Factor, b: Factor) -> "Figure
 
 
 def mean_at(found: Effects, numbers: Sequence[int], at: tuple[int, int]) -> Summary | None:
-    """Summarize over seeds the means over the cells at two levels."""
+    """Summarize, over seeds, the mean of the cells with the given levels of two factors."""
     samples = [cell.sample for cell in found.design.cells if (cell.levels[numbers[0]], cell.levels[numbers[1]]) == at]
     seeds = sorted(set(samples[0]).intersection(*samples[1:])) if samples else []
     return summary([math.fsum(sample[seed] for sample in samples) / len(samples) for seed in seeds]) if seeds else None

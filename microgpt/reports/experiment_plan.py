@@ -1,4 +1,4 @@
-"""The plan of an experiment: the question, and the contrasts that are named before the runs begin (`report.*`).
+"""The plan of an experiment: the question, and the contrasts that are specified before the runs begin (`report.*`).
 
 The records keep it. A contrast is one of
 
@@ -32,13 +32,13 @@ class PlannedContrast:
 
 @dataclass(frozen=True)
 class Plan:
-    """The group `report` of the configuration, as a record has it."""
+    """The `report` group of a recorded configuration."""
 
     question: str | None = None
     contrasts: tuple[str, ...] = ()
     control: str | None = None  # settings with which the others are compared: `optim=adam`
-    nuisance: tuple[str, ...] = ()  # keys that are no factors
-    remark: str = ""  # about runs of the family that were recorded with another plan
+    nuisance: tuple[str, ...] = ()  # swept keys that are not factors
+    remark: str = ""  # on runs of the family that were recorded with a different plan
 
     @property
     def is_empty(self) -> bool:
@@ -49,7 +49,7 @@ NONE = Plan()
 
 
 def plan_of(configs: Sequence[Mapping[str, Any]]) -> Plan:
-    """Return the plan of a family's runs, oldest first: the newest one, with a remark if other runs have another."""
+    """Return the newest plan of a family's runs, which are oldest first, with a remark if other runs differ."""
     plans = [recorded(config.get("report")) if config.get("report") else NONE for config in configs]
     if not plans:
         return Plan()
@@ -73,7 +73,7 @@ def recorded(node: Any) -> Plan:
 
 
 def levels_of(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Return the keys in which settings differ, with their values in order."""
+    """Return the keys in which the settings differ, with their values in order."""
     found: dict[str, list[Any]] = {}
     for key in differing_keys(settings):
         values = {written(value): value for value in (setting(one, key) for one in settings)}
@@ -82,7 +82,7 @@ def levels_of(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 def check_plan(plan: Plan, levels: Levels) -> None:
-    """Raise UserError, in one sentence, for a plan that names a key or a value that is not swept."""
+    """Raise UserError for a plan with a key or a value that is not swept."""
     for key in plan.nuisance:
         key_named(key, levels, f"report.nuisance=[{key}]")
     factors = {key: values for key, values in levels.items() if key not in nuisance_of(plan, levels)}
@@ -92,12 +92,12 @@ def check_plan(plan: Plan, levels: Levels) -> None:
 
 
 def nuisance_of(plan: Plan, levels: Levels) -> list[str]:
-    """Return the swept keys that are no factors."""
+    """Return the swept keys that are not factors."""
     return [key for key in levels if key in plan.nuisance or short(key) in plan.nuisance]
 
 
 def control_of(plan: Plan, levels: Levels) -> dict[str, Any]:
-    """Return the value of each factor that report.control names."""
+    """Return the value of each factor in report.control."""
     return side(plan.control, levels, f"report.control={plan.control}") if plan.control else {}
 
 
@@ -148,7 +148,7 @@ def key_named(name: str, levels: Levels, where: str) -> str:
 
 
 def is_written_as(level: Any, text: str) -> bool:
-    """Return whether a value is meant by a text of the command line: 0.010 and 1e-2 are the same number."""
+    """Return whether text from the command line denotes a value: 0.010 and 1e-2 are the same number."""
     if written(level) == text:
         return True
     try:

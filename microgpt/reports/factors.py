@@ -15,20 +15,20 @@ from microgpt.reports.paired_statistics import Sample
 from microgpt.reports.run_families import Family, Samples, Variant, baseline_of
 from microgpt.reports.settings import exact, label, short
 
-VARIANT = "variant"  # the factor of variants that are not the cells of a design: its levels are their names
-FEWEST_SEEDS = 0.5  # a cell with a smaller share of the seeds of the others is left out of a design of several factors
+VARIANT = "variant"  # a factor whose levels are the names of variants, which are not the cells of a design
+FEWEST_SEEDS = 0.5  # of several factors: a cell with a smaller share of the other cells' seeds is left out
 
 Scale = Literal["", "natural", "log"]
 
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """A swept key with its levels: numbers ascending, false before true, others in the order of the sweep."""
+    """A swept key with its levels: numbers in ascending order, false before true, others in the sweep's order."""
 
     key: str
     levels: tuple[Any, ...]
-    reference: int = 0  # number of the level with which others are compared: the control, or that of the baseline
-    scale: Scale = ""  # on which a numeric factor of three or more levels has a trend; "" for categories
+    reference: int = 0  # number of the level that others are compared with: the control's, or the baseline's
+    scale: Scale = ""  # scale of the trend of a numeric factor with three or more levels; "" for categories
     has_control: bool = False  # only comparisons with the reference are of interest (report.control)
 
     @property
@@ -49,13 +49,13 @@ class Factor:
 
     @property
     def positions(self) -> list[float]:
-        """The levels of a numeric factor on its scale; log is to base 2, so that a unit is a doubling."""
+        """The levels of a numeric factor on its scale; logarithms have base 2, so that a unit is a doubling."""
         return [math.log2(value) if self.scale == "log" else float(value) for value in self.levels]
 
 
 @dataclass(frozen=True)
 class Cell:
-    levels: tuple[int, ...]  # numbers of the level of each factor
+    levels: tuple[int, ...]  # for each factor, the number of its level
     variant: Variant
     sample: Sample  # the metric by seed
 
@@ -71,23 +71,23 @@ class Design:
     factors: tuple[Factor, ...]
     cells: tuple[Cell, ...]
     remarks: tuple[str, ...] = ()  # sentences: what was left out, and why
-    others: tuple[Cell, ...] = ()  # results that no effect uses, without numbers of levels
+    others: tuple[Cell, ...] = ()  # results that no effect uses; their `levels` are empty
 
     @cached_property
     def number_of_cell(self) -> dict[tuple[int, ...], int]:
-        """The number of the cell with some numbers of levels."""
+        """The number of each cell, keyed by its levels."""
         return {cell.levels: number for number, cell in enumerate(self.cells)}
 
     @property
     def combinations(self) -> int:
-        """How many cells a full factorial of the levels has."""
+        """The number of cells in the full factorial of the levels."""
         return math.prod(len(factor.levels) for factor in self.factors)
 
 
 def design_of(family: Family, nuisance: Sequence[str] = (), control: Mapping[str, Any] | None = None) -> Design | None:
     """Return the design of a family; None if fewer than two cells have results.
 
-    `control` has the level of some factors with which their others are compared.
+    `control` holds, for some factors, the level that the other levels are compared with.
     """
     swept = list(family.variants[0].settings) if family.variants else []
     kept, remarks = measured(family, [key for key in swept if key not in nuisance])
@@ -128,7 +128,7 @@ def variants_of(family: Family) -> Design | None:
 
 
 def measured(family: Family, keys: Sequence[str]) -> tuple[list[tuple[Variant, Sample]], list[str]]:
-    """Return a variant and its values for each cell that has enough of them, and sentences on what is left out."""
+    """Return a variant and its values for each cell with enough values, and sentences on the cells left out."""
     empty = [variant for variant in family.variants if not variant.rows]
     failed = {one.name: f" ({one.failed} failed)" if one.failed else "" for one in empty}
     remarks = [f"{name} has no completed run{number}: there is no loss to compare." for name, number in failed.items()]
@@ -143,7 +143,7 @@ def measured(family: Family, keys: Sequence[str]) -> tuple[list[tuple[Variant, S
         found.append((chosen, sample))
     if any(len(group) > 1 for group in groups.values()):
         remarks.append(
-            "A nuisance setting has in each cell the value that was best on other seeds than those compared here."
+            "Each combination has the nuisance value that was best for it on other seeds than those compared here."
         )
     most = max((len(sample) for _, sample in found), default=0)
     if len(keys) > 1:
@@ -172,10 +172,10 @@ def above_uniform(variant: Variant, sample: Sample) -> str:
 
 
 def best_of(variants: Sequence[Variant], samples: Samples) -> tuple[Variant, Sample]:
-    """Return the best of variants that differ in a nuisance only, and its values on seeds that did not choose it.
+    """Return the best of variants that differ only in a nuisance, and its values on seeds not used for the choice.
 
-    These are the seeds that it alone was run with; if there are none, half of the seeds choose and the others count.
-    A variant with fewer completed runs than another is not the best then.
+    These are the seeds that only this variant was run with. If there are none, half of the seeds are used for the
+    choice and the other half for the values; a variant with fewer completed runs than another is not chosen.
     """
     seeds = {one.name: set(samples[one.name]) for one in variants}
     alone = {

@@ -1,4 +1,4 @@
-"""Reports as one HTML page that is read offline.
+"""Reports as one HTML page that can be read offline.
 
 The page loads nothing: style and plots are part of it, and its policy forbids everything else. All text is escaped,
 since records, samples and errors may contain anything. Equal reports have equal bytes.

@@ -1,4 +1,4 @@
-"""The contrasts that were named before the runs began: their answers, which a section has first."""
+"""The contrasts that were specified before the runs began: their estimates, which come first in a section."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ NO_CONTRASTS = "No contrast was named before the runs began: all intervals are s
 
 
 def planned_analysis(family: Family, plan: Plan, read: Reader | None) -> Analysis | None:
-    """Return the question and the answers to the planned contrasts; None for a plan without either."""
+    """Return the question and the estimates of the planned contrasts; None for a plan without either."""
     if plan.question is None and not plan.contrasts:
         return None
     design, levels = design_and_levels(family, plan)
@@ -33,7 +33,7 @@ def planned_analysis(family: Family, plan: Plan, read: Reader | None) -> Analysi
 
 
 def answers_of(plan: Plan, levels: Levels, found: Effects) -> tuple[Effects, list[str]]:
-    """Return the planned contrasts with intervals of their own, and those that cannot be estimated."""
+    """Return the planned contrasts as a family of their own, and the contrasts that cannot be estimated."""
     contrasts: list[Contrast] = []
     missing = []
     for text in plan.contrasts:

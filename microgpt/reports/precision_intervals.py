@@ -1,4 +1,4 @@
-"""The contrasts of a sweep of hydra/sweeper=precision: what the first stage says, and the final intervals.
+"""The contrasts of a sweep by hydra/sweeper=precision: the estimates of the first stage, and the final intervals.
 
 Everything follows from the records: the losses by seed, and the stated half-width and number of first seeds, which the
 sweeper writes into each job's configuration (`precision`). The sweeper and the report call the same function.

@@ -54,7 +54,7 @@ def find_records(folder: str, below: str = "") -> Iterator[str]:
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:
-    """Return rows by their start; the jobs of a sweep are kept together, by their numbers."""
+    """Return the rows ordered by start time; the jobs of a sweep stay together, ordered by number."""
     group = {row: str(row.folder.parent) if row.job else row.path for row in rows}
     started: dict[str, str] = {}
     for row in rows:

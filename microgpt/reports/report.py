@@ -58,7 +58,7 @@ class Plots:
 
 @dataclass(frozen=True)
 class Drawing:
-    """An SVG element that is part of the page as it is, at its own size."""
+    """An SVG element that is included in the page unchanged, at its own size."""
 
     title: str
     svg: str
@@ -79,7 +79,7 @@ class Analysis:
     """What an analysis of a family adds to its section (analyses.py)."""
 
     findings: Sequence[str] = ()  # sentences for "What the data show"
-    plots: Sequence[Plot] = ()  # beside the other plots of the family
+    plots: Sequence[Plot] = ()  # next to the other plots of the family
     blocks: Sequence[Block] = ()  # below the plots
     data: Mapping[str, Any] = field(default_factory=dict)  # the numbers, of plain types, for report.json
     first: Sequence[Block] = ()  # above all findings
@@ -92,7 +92,7 @@ class Section:
     title: str
     blocks: Sequence[Block]
     anchor: str = ""  # of a link to the section
-    summary: str = ""  # beside such a link
+    summary: str = ""  # next to that link
     comparison: str = ""  # of an ablation: its comparison key
     data: Mapping[str, Any] = field(default_factory=dict)  # the numbers of a family, for report.json
 

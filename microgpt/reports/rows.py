@@ -1,4 +1,4 @@
-"""Rows: what a report knows about a run, with the columns of the tables in their order."""
+"""Rows: the data of a run in a report, with the columns of the tables in order."""
 
 import math
 import re
@@ -18,7 +18,7 @@ REPORT_ONLY = {"report_only": True}  # metadata of a field that is not a column
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One run: the columns of the tables, in their order, and what only the report shows.
+    """One run: the columns of the tables, in order, and the fields that only the report shows.
 
     Losses are in nats per target token. A run that is not completed may lack any of the metrics.
     """

@@ -57,7 +57,7 @@ class Family:
     variants: tuple[Variant, ...]  # in the order of the sweep's jobs, or in that of ABLATION
     metric: str  # ranks the variants: val_loss, or mean_loss_last_n if a run has no validation
     members: tuple[Row, ...]  # all its runs
-    obstacle: str | None = None  # the sentence that says why some variants are not comparable
+    obstacle: str | None = None  # a sentence on why some variants are not comparable
     names: Mapping[str, str] = field(default_factory=dict)  # fingerprint of a run -> name of its variant
 
     @cached_property
@@ -66,7 +66,7 @@ class Family:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The runs that count, variant by variant, by seed."""
+        """The completed runs, ordered by variant and seed."""
         return [row for variant in self.variants for row in variant.rows.values()]
 
     @cached_property
@@ -98,7 +98,7 @@ def baseline_of(variants: Iterable[Variant]) -> Variant:
 
 
 def families(rows: Sequence[Row]) -> list[Family]:
-    """Return the sweeps of two or more runs and the complete ablations, by the place of their first run.
+    """Return the sweeps with two or more runs and the complete ablations, in the order of their first runs.
 
     `rows` are oldest first and may belong to several styles. A sweep whose completed runs all belong to one ablation is
     left out, and so is one without completed runs.

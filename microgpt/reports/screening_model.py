@@ -45,7 +45,7 @@ class Model:
 
 
 def is_screening(design: Design) -> bool:
-    """Whether the design is one of two-level factors that are many, or of which a fraction of the cells was run."""
+    """Whether all factors have two levels, and are many or were run in a fraction of their combinations."""
     two_levels = all(len(factor.levels) == 2 for factor in design.factors)
     return two_levels and (len(design.factors) >= MANY or 1 < 2 * len(design.cells) <= design.combinations)
 

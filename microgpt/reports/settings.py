@@ -27,7 +27,7 @@ Settings = dict[str, Any]  # {"model.n_embd": 16, ...}
 
 @dataclass(frozen=True)
 class SharedSettings:
-    """The settings of all runs that differ in the seed only; one object for all of them, which nobody changes."""
+    """The settings of runs that differ only in the seed; one immutable object is shared by all of them."""
 
     config_text: str  # the configuration without the seed, as JSON
     backend: str | None
@@ -64,12 +64,12 @@ def settings_of(config: Mapping[str, Any], backend: str | None, data_sha256: str
 
 
 def fingerprint(settings: Mapping[str, Any], without: Sequence[str] = ()) -> str:
-    """Return a text that is equal for equal settings, apart from the keys `without`."""
+    """Return text that is equal for equal settings, ignoring the keys `without`."""
     return json.dumps({key: value for key, value in settings.items() if key not in without}, sort_keys=True)
 
 
 def comparison_key(settings: Settings) -> str:
-    """Return eight hex digits, equal for runs that differ only in the two toggles and the seed."""
+    """Return eight hex digits that are equal for runs that differ only in the two toggles and the seed."""
     return hashlib.sha256(fingerprint(settings, without=TOGGLES).encode()).hexdigest()[:8]
 
 
@@ -102,12 +102,12 @@ def determines(by: Sequence[str], key: str, variants: Sequence[Mapping[str, Any]
 
 
 def exact(settings: Mapping[str, Any], key: str) -> str:
-    """Return a value as text that no other value has."""
+    """Return a value as text that is unique to the value."""
     return json.dumps(settings.get(key), sort_keys=True)
 
 
 def label(settings: Mapping[str, Any]) -> str:
-    """Return `tie_lm_head=true optim.lr=0.005`: overrides as on a command line, the toggles without their group."""
+    """Return settings as overrides, `tie_lm_head=true optim.lr=0.005`, with the toggles without their group."""
     return " ".join(f"{short(key)}={abbreviated(written(value))}" for key, value in settings.items())
 
 
@@ -116,7 +116,7 @@ def short(key: str) -> str:
 
 
 def column_names(keys: Sequence[str]) -> dict[str, str]:
-    """Return short names of keys: the last part, or more of those that would be the same."""
+    """Return short names of keys: the last part, or the whole key if two last parts are the same."""
     last = [short(key).rpartition(".")[2] for key in keys]
     return {key: name if last.count(name) == 1 else short(key) for key, name in zip(keys, last, strict=True)}
 
@@ -136,14 +136,14 @@ def written(value: Any) -> str:
 
 
 def abbreviated(text: str) -> str:
-    """Return a long value as its beginning and a digest, so that labels of different values differ."""
+    """Return a long value as its first characters and a digest, so that labels of different values differ."""
     if len(text) <= LONGEST_VALUE:
         return text
     return f"{text[: LONGEST_VALUE // 2]}...{hashlib.sha256(text.encode()).hexdigest()[:4]}"
 
 
 def setting(settings: Mapping[str, Any], key: str) -> Any:
-    """Return a setting; one that is left out is at its default."""
+    """Return a setting, or its default if it is absent."""
     return settings.get(key, all_defaults().get(key))
 
 

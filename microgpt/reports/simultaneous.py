@@ -24,9 +24,9 @@ from microgpt.reports.paired_statistics import Difference, Verdict, t_interval
 from microgpt.reports.statistical_power import ALPHA
 
 DRAWS = 50_000
-FEW_DRAWS = 200  # below which a probability is not taken from the simulation but from the bound
-MOST_DIMENSIONS = 24  # rank of the contrasts up to which the distribution is simulated
-ORTHOGONAL = 0.05  # largest correlation that is treated as none
+FEW_DRAWS = 200  # with fewer draws below a p value, the bound is used instead of the simulation
+MOST_DIMENSIONS = 24  # largest rank of the contrasts for which the distribution is simulated
+ORTHOGONAL = 0.05  # largest correlation that is treated as zero
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class Joint:
 
     @property
     def level(self) -> float:
-        """The level of each interval at which all of them hold with probability 1 - ALPHA."""
+        """The level of each interval at which all intervals are correct with probability 1 - ALPHA."""
         if self.smallest is None:
             return 1 - (1 - ALPHA) ** (1 / self.count)
         return float(np.quantile(self.smallest, ALPHA))
@@ -95,7 +95,7 @@ def wishart_root(rng: np.random.Generator, size: int, rank: int, df: int) -> np.
 
 
 def together(found: Sequence[Difference], weights: np.ndarray) -> list[Difference]:
-    """Return the differences with simultaneous 95 % intervals, adjusted p values and the verdicts that follow.
+    """Return the differences with simultaneous 95 % intervals, adjusted p values and the resulting verdicts.
 
     `weights` (contrasts, cells) are those that the differences were computed with. Differences without a test, because
     of a single seed or no variation, do not count.
@@ -107,7 +107,7 @@ def together(found: Sequence[Difference], weights: np.ndarray) -> list[Differenc
 
 
 def adjusted(found: Sequence[Difference], distribution: Joint) -> list[Difference]:
-    """Return the differences, which are among those of the distribution, with its intervals and p values."""
+    """Return differences, which belong to the family of the distribution, with its intervals and p values."""
     level = distribution.level
     return [one if one.p is None else simultaneous(one, distribution, level) for one in found]
 

@@ -1,4 +1,4 @@
-"""Exact power of the two-sided t test: the seeds that a difference needs, the difference that n seeds detect.
+"""Exact power of the two-sided t test: the seeds that a difference needs, and the difference that n seeds detect.
 
 Only scipy.special is imported: scipy.stats takes four times as long.
 """

@@ -23,7 +23,7 @@ EFFECT_NAMES = {
     "d_av": "d_av: difference of the means divided by the root of the mean variance, for variants with different "
     "seeds; each variant then needs that number of seeds.",
 }
-# kinds of effects -> the words for a mean below zero, and for one above
+# kind of effect -> the words for a mean below zero and for a mean above zero
 DIRECTIONS = {
     "difference": ("lower", "higher"),
     "trend": ("falls", "rises"),
@@ -112,7 +112,7 @@ def comparison_rows(compared: Sequence[Comparison]) -> list[Cells]:
 
 
 def budget_rows(budget: Budget) -> list[Cells]:
-    """Return a row for each variant on a common budget, best first, with its difference from the baseline."""
+    """Return a row for each variant at a common budget, best first, with its difference from the baseline."""
     baseline = budget.family.baseline
     compared = comparisons(budget.family, budget.samples, most_paired=0)
     against = {one.a.name: one.difference for one in compared if one.b is baseline}
@@ -147,7 +147,7 @@ def difference_cells(found: Difference, digits: int = 4, directions: tuple[str, 
 
 
 def seeds_needed_cell(found: Difference) -> str:
-    """Return the seeds that an effect of this size needs; empty if it is shown, as they were enough."""
+    """Return the seeds that an effect of this size needs; empty if the effect is shown."""
     if found.p is None or found.verdict is Verdict.SHOWN:
         return ""
     needed = found.seeds_needed
@@ -155,7 +155,7 @@ def seeds_needed_cell(found: Difference) -> str:
 
 
 def explanation(differences: Sequence[Difference]) -> str:
-    """Return the note that explains the columns of tables of differences."""
+    """Return the caption that explains the columns of a table of differences."""
     tested = [found for found in differences if found.p is not None]
     names = dict.fromkeys(found.effect_name for found in tested)
     number = max((found.comparisons for found in tested), default=0)
@@ -177,7 +177,7 @@ def value_cell(column: str, value: object) -> str:
 
 
 def decimals(interval: Interval | None) -> int:
-    """Return the decimals that an interval justifies, two digits of its half width; four without an interval."""
+    """Return the number of decimals that shows two digits of an interval's half-width; four without an interval."""
     half = 0.0 if interval is None else (interval.high - interval.low) / 2
     return min(MOST_DECIMALS, max(0, 1 - math.floor(math.log10(half)))) if half > 0 else 4
 

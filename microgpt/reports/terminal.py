@@ -1,4 +1,4 @@
-"""Text for the terminal: the newest runs, the settings of a sweep, one line for each, and ablations."""
+"""Text for the terminal: the newest runs, one line for each setting of a sweep, and ablations."""
 
 import shutil
 import sys
@@ -20,17 +20,17 @@ from microgpt.reports.tables import value_cell as column_cell
 
 RUN_COLUMNS = ("variant", "model", "style", "steps", "seed", "val_loss", "mean_loss_last_n", "steps_per_sec", "status")
 OF_EACH_RUN = ("seed", "val_loss", "mean_loss_last_n", "steps_per_sec")
-LEFT_OUT_FIRST = ("steps_per_sec", "mean_loss_last_n", "tags", "variant")  # of runs, where the terminal is too narrow
+LEFT_OUT_FIRST = ("steps_per_sec", "mean_loss_last_n", "tags", "variant")  # if the terminal is narrow
 LEFT_OUT_OF_ABLATIONS = (
     "seeds needed", "effect size", "p", "mean_loss_last_n", "steps_per_sec", "median", "sd", "parameters",
 )  # fmt: skip
-SHORTEST = 12  # characters of a text that is cut
+SHORTEST = 12  # characters that remain of a shortened text
 MOST_LINES = 40
-MOST_SETTINGS = 12  # lines of a sweep over more than two keys
+MOST_SETTINGS = 12  # lines for a sweep over more than two keys
 MOST_FINDINGS = 16
-MOST_COLUMNS, PAGE_WIDTH = 5, 160  # of settings, side by side; of a table with more of them that is not on a terminal
+MOST_COLUMNS, PAGE_WIDTH = 5, 160  # of settings, and of output that has more of them and is not on a terminal
 INTERVAL = "95 % interval of the difference"
-SHORT = {INTERVAL: "its 95 % interval"}  # column -> its name on the terminal, next to `from best`
+SHORT = {INTERVAL: "its 95 % interval"}  # column -> its name on the terminal, after `from best`
 
 
 def terminal_width() -> int | None:
@@ -39,7 +39,7 @@ def terminal_width() -> int | None:
 
 
 def runs_text(rows: Sequence[Row], width: int | None) -> str:
-    """Return the newest runs as a table; what is the same in all of them stands above it."""
+    """Return the newest runs as a table, with the values that all of them share above it."""
     newest = rows[-MOST_LINES:]
     keys = [key for key in swept_keys(newest) if key != "train.steps"]  # `steps` is a column
     columns = [*RUN_COLUMNS, *(["tags"] if any(row.tags for row in newest) else [])]
@@ -62,7 +62,7 @@ def sweep_family(jobs: Sequence[Row], name: str) -> Family:
 
 
 def settings_text(family: Family, compared: Compared | None, width: int | None) -> str:
-    """Return a line for each setting of a sweep, the best first, and how it compares with the best."""
+    """Return a line for each setting of a sweep, best first, with its difference from the best."""
     names = column_names(list(family.variants[0].settings))
     most = MOST_LINES if len(names) <= 2 else MOST_SETTINGS
     ranked = family.ranked[:most]
@@ -100,7 +100,7 @@ def settings_text(family: Family, compared: Compared | None, width: int | None) 
 
 
 def findings_text(section: Section, width: int | None) -> str:
-    """Return what the data show, in the sentences of the report's section."""
+    """Return the findings of a section, one sentence per line."""
     found = [item for block in section.blocks if isinstance(block, Bullets) for item in block.items]
     more = len(found) - MOST_FINDINGS
     rest = [f"- {more} more in the report"] if more > 0 else []
@@ -110,7 +110,7 @@ def findings_text(section: Section, width: int | None) -> str:
 def with_settings(
     table: Sequence[Cells], settings: Sequence[Mapping[str, Any]], names: Mapping[str, str], width: int | None
 ) -> list[Cells]:
-    """Return a table with a column for each setting in front, or one for all of them if it would be too wide."""
+    """Return a table with a column for each setting first, or one column for all settings if it is too wide."""
     whole = [
         {names[key]: value_cell(value) for key, value in own.items()} | row
         for own, row in zip(settings, table, strict=True)
@@ -183,10 +183,8 @@ def explanation(family: Family, compared: Compared | None) -> str:
     if tested:
         way = "seed by seed" if all(found.paired for found in tested) else "seed by seed where seeds are shared"
         number = max(found.comparisons for found in tested)
-        parts.append(
-            f"Differences are taken {way}; their intervals are simultaneous for {counted(number, 'comparison')}. "
-            "shown: the interval does not contain zero."
-        )
+        together = f"; their intervals are simultaneous for {number} comparisons" if number > 1 else ""
+        parts.append(f"Differences are taken {way}{together}. shown: the interval does not contain zero.")
     elif against:
         parts.append("One seed of each: a difference cannot be told from chance.")
     return " ".join(parts)

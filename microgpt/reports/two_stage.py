@@ -1,4 +1,4 @@
-"""Stein's two-stage procedure for several contrasts: how many seeds give intervals of a stated half-width.
+"""Stein's two-stage procedure for several contrasts: the number of seeds for intervals of a given half-width.
 
 Stein (Annals of Mathematical Statistics 16, 1945, p. 243-258) estimates a variance from n0 values, takes as many more
 as the stated half-width d then needs, and keeps the first variance in the final interval. The number of values depends
@@ -35,7 +35,7 @@ FEWEST_DF = 2
 
 @dataclass(frozen=True, eq=False)
 class FirstStage:
-    """What the first seeds say about the contrasts."""
+    """The variances of the contrasts, estimated from the first seeds."""
 
     seeds: int
     sd: np.ndarray  # (contrasts,); 0 for one with the same value at every seed

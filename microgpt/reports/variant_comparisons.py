@@ -15,7 +15,7 @@ from microgpt.reports.run_families import Family, Samples, Variant, baseline_of
 from microgpt.reports.settings import exact
 from microgpt.reports.simultaneous import Joint, adjusted, together
 
-MOST_PAIRED = 6  # variants of which all pairs are compared; more are compared only with the baseline
+MOST_PAIRED = 6  # up to this number of variants, all pairs are compared; more are compared only with the baseline
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def comparisons_in(family: Family, keys: Sequence[str], most_paired: int = MOST_
 
 
 def pairs_among(variants: Sequence[Variant], baseline: Variant, most_paired: int) -> list[tuple[Variant, Variant]]:
-    """Return the pairs (a, b) to compare, those with the baseline first."""
+    """Return the pairs (a, b) to compare; pairs with the baseline are first."""
     base = baseline if baseline in variants else baseline_of(variants)
     others = [variant for variant in variants if variant is not base]
     among_others = itertools.combinations(others, 2) if len(variants) <= most_paired else ()

@@ -26,8 +26,9 @@ def best_sentence(found: Compared, metric: str, without_results: int = 0) -> lis
     close = {name: one for name, one in tested.items() if one.verdict in (Verdict.NOT_SHOWN, Verdict.ZERO)}
     if not close:
         name, nearest = min(tested.items(), key=lambda item: item[1].mean or 0)
-        by = f"by {size(nearest)}" if len(tested) == 1 else f"the nearest, {name}, by {size(nearest)}"
-        return [f"{first}; every other variant{which} is shown to be worse, {by}."]
+        if len(tested) == 1:
+            return [f"{first}; the other variant{which} is shown to be worse, by {size(nearest)}."]
+        return [f"{first}; every other variant{which} is shown to be worse, the nearest, {name}, by {size(nearest)}."]
     if len(close) == len(tested) > MOST_NAMED:
         return [f"{first}; no other variant{which} is shown to be worse."]
     if len(close) > MOST_NAMED:
@@ -66,7 +67,7 @@ def factor_sentences(factor: Factor, found: Effects, metric: str) -> Iterator[st
     rest = [one for one in own if not one.is_shown]
     if len(rest) > MOST_NAMED:
         yield f"{len(rest)} {'other ' * bool(shown)}differences between levels of {factor.name} are not shown: " + (
-            f"their intervals lie {between(rest)}{average}."
+            f"intervals {between(rest)}{average}."
         )
     else:
         yield from (f"{effect_sentence(one, metric)}{average}." for one in rest)
@@ -183,7 +184,7 @@ def line_sentence(
     each = f", {abs(trend.mean) / doublings:.2g} for each doubling" if factor.scale == "log" else ""
     verb = "falls" if trend.mean < 0 else "rises"
     known = [one for one in departures if one.difference.interval is not None]
-    fit = f"; departures from it are not shown, their intervals lie {between(known)}" if known else ""
+    fit = f"; departures from it are not shown (intervals {between(known)})" if known else ""
     return f"{metric} {verb} by {size(trend)} {ends}{average}, along {line}{each}{fit}."
 
 
@@ -202,7 +203,7 @@ def interaction_sentences(found: Effects) -> Iterator[str]:
         named = ", ".join(" × ".join(factor.name for factor in pair) for pair in others)
         number = f"{len(others)} {'other ' * bool(pairs)}interactions of two factors are not shown"
         which = number if len(others) > MOST_NAMED else f"Interactions not shown: {named}"
-        yield f"{which}; the intervals of {'their contrasts' if len(rest) > 1 else 'its contrast'} lie {between(rest)}."
+        yield f"{which} (interval{'s' * (len(rest) > 1)} {between(rest)})."
     if len(found.design.factors) > 2 and interactions:
         yield "Interactions of three or more factors were not examined."
 

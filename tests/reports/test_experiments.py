@@ -84,7 +84,7 @@ def test_a_ladder_says_what_matters(tmp_path: Path) -> None:
     found = analysed(family, read)
     assert list(found) == ["ladder"]  # not the effects of its keys, which a ladder cannot separate
     text = " ".join(found["ladder"].findings)
-    assert "Of the 3 changes of the ladder, 2 change the validation loss beyond chance." in text
+    assert "Of the 3 changes in the ladder, 2 are shown to change the validation loss." in text
     assert "In the ladder it is lowered most by gated_mlp=true -0.1" in text
     assert "In the ladder it is raised most by position=rope (llama) +" in text
     assert "In the ladder, the loss of llama is higher than that of gpt: +" in text

@@ -246,7 +246,7 @@ def test_a_nuisance_is_no_factor_and_is_chosen_on_other_seeds(tmp_path: Path):
         assert [factor.key for factor in found.factors] == ["optim.name"]
         assert [list(cell.sample) for cell in found.cells] == [seeds] * 2
         assert {cell.variant.settings["optim.lr"] for cell in found.cells} == {0.01, 0.001}
-        assert any("best on other seeds" in remark for remark in found.remarks)
+        assert any("best for it on other seeds" in remark for remark in found.remarks)
 
 
 def test_a_nuisance_with_failed_runs_is_not_chosen(tmp_path: Path) -> None:

@@ -33,12 +33,12 @@ def test_a_setting_without_results_is_not_said_to_be_worse(sweep: Sweep) -> None
     add(sweep, 2.3, optim__lr=0.01)
     add(sweep, 2.5, optim__lr=0.02)
     family = family_of(sweep.rows)
-    assert "; every other variant is shown to be worse, by 0.1" in findings(family)
+    assert "; the other variant is shown to be worse, by 0.1" in findings(family)
     assert at_equal_steps(family, lambda row: pytest.fail(row.path)).sentence == "Every run has 1000 steps."
     assert at_equal_parameters(family).sentence == "All variants have 4192 parameters."
     add(sweep, 0.0, failed=True, optim__lr=9.0)
     family = family_of(sweep.rows)
-    assert "; every other variant with results is shown to be worse, by 0.1" in findings(family)
+    assert "; the other variant with results is shown to be worse, by 0.1" in findings(family)
     assert at_equal_steps(family, lambda row: pytest.fail(row.path)).sentence == "Every completed run has 1000 steps."
     assert at_equal_parameters(family).sentence == "All variants with results have 4192 parameters."
 

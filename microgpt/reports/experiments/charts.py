@@ -1,4 +1,4 @@
-"""The charts of the experiments: a ladder of models, loss against learning rate, loss against size."""
+"""The charts of the experiments: a ladder of models, loss against learning rate, and loss against size."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Line:
-    """Points with intervals, and a curve through them if one was fitted."""
+    """Points with intervals, and the fitted curve if there is one."""
 
     x: Sequence[float]
     y: Sequence[float]

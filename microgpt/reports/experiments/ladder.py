@@ -1,4 +1,4 @@
-"""The table of a ladder: a model after each of its changes, compared with the model before and with the first one."""
+"""The table of a ladder: the model after each change, compared with the model before it and with the first model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from microgpt.reports.budgets import Reader
+from microgpt.reports.context_sentences import failure_sentences, reference_sentences
 from microgpt.reports.document import difference_object
 from microgpt.reports.experiment_plan import Plan
 from microgpt.reports.experiments.charts import Rung, ladder_chart
@@ -31,7 +32,7 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Step:
-    """A model of a ladder with what changed last."""
+    """A model in a ladder, and the change that led to it."""
 
     change: str
     variant: Variant
@@ -53,7 +54,11 @@ def ladder_analysis(family: Family, plan: Plan, read: Reader | None) -> Analysis
         with skip_if_failing(f"ladder of {family.key}"):
             plots = [plot_of(ladders, family.metric)]
     return Analysis(
-        findings=[sentence for name, steps in ladders.items() for sentence in sentences(name, steps, family.metric)],
+        findings=[
+            *(sentence for name, steps in ladders.items() for sentence in sentences(name, steps, family.metric)),
+            *failure_sentences(family),
+            *reference_sentences(family),
+        ],
         plots=plots,
         blocks=[Table(name.capitalize(), rows_of(steps, family.metric), NOTE) for name, steps in ladders.items()],
         data={name: [data_of(step) for step in steps] for name, steps in ladders.items()},
@@ -90,7 +95,7 @@ def steps_of(rungs: Mapping[int, Variant], metric: str) -> list[Step]:
 
 
 def change(before: Row, after: Row) -> str:
-    """Return what differs between two models, with the name of the second if it is another one."""
+    """Return what differs between two models, with the name of the second if it has another name."""
     own = [{key: value for key, value in row.settings.items() if key not in (NAME, WIDTH)} for row in (before, after)]
     text = label({key.removeprefix("model."): setting(own[1], key) for key in differing_keys(own)})
     return text if before.model == after.model else f"{text} ({after.model})"
@@ -136,12 +141,12 @@ def is_shown(found: Difference | None) -> bool:
 
 
 def sentences(name: str, steps: Sequence[Step], metric: str) -> list[str]:
-    """Return what a ladder shows: the changes that lower and that raise the loss most, and each named model."""
+    """Return sentences on the changes that lower and raise the loss most, and on each named model."""
     known = [step for step in steps[1:] if step.before is not None and step.before.mean is not None]
     shown = sorted((step for step in known if is_shown(step.before)), key=lambda step: mean_of(step.before))
     lower = [step for step in shown if mean_of(step.before) < 0][:MOST_NAMED]
     higher = [step for step in reversed(shown) if mean_of(step.before) > 0][:MOST_NAMED]
-    found = [f"Of the {len(known)} changes of the {name}, {len(shown)} change the {LOSSES[metric]} beyond chance."]
+    found = [f"Of the {len(known)} changes in the {name}, {len(shown)} are shown to change the {LOSSES[metric]}."]
     for word, chosen in (("lowered", lower), ("raised", higher)):
         if chosen:
             named = "; ".join(f"{step.change} {told(step.before).rstrip(' *')}" for step in chosen)

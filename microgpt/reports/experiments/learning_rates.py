@@ -22,7 +22,7 @@ FEWEST_RATES, FEWEST_SEEDS = 4, 3
 NEAR = 3.0  # the parabola is fitted to the rates within this factor of the best one
 RESAMPLES = 1000
 CLOSE = 0.01  # nats per token
-MOST_TOLD = 12  # settings, and trends, that have a sentence
+MOST_TOLD = 12  # settings, or trends, that each have a sentence
 HEIGHT = 0.5  # nats per token above the lowest loss that the plot shows
 NOTE = (
     "The optimum is that of a parabola through the mean losses over log(lr), fitted to the rates within a factor of "
@@ -38,14 +38,14 @@ class Curve:
     name: str
     settings: Mapping[str, Any]
     rates: np.ndarray  # (K,) ascending
-    losses: np.ndarray  # (K, S) of the seeds that all rates have
+    losses: np.ndarray  # (K, S), for the seeds that all rates have
 
 
 @dataclass(frozen=True)
 class Optimum:
     curve: Curve
     rate: float
-    loss: float  # of the parabola there
+    loss: float  # value of the parabola at `rate`
     resampled: np.ndarray  # the rate in each resample of the seeds
     is_at_edge: bool
 
@@ -117,7 +117,7 @@ def optimum(curve: Curve) -> Optimum:
 
 
 def lowest(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Return where the parabola through the points near the lowest one is lowest, and its value there.
+    """Return the position of the minimum of the parabola through the points near the lowest point, and its value.
 
     The lowest point itself, if it is the first or the last one, or if the parabola is not convex.
     """
@@ -142,7 +142,7 @@ def sentence(one: Optimum) -> str:
 
 
 def trends(optima: Sequence[Optimum]) -> list[tuple[str, str, dict[str, Any]]]:
-    """Return for each numeric key how the optimum changes when it doubles, other settings being equal.
+    """Return, for each numeric key, the change of the optimum when the key doubles, other settings being equal.
 
     A triple has the key, a sentence, and the numbers.
     """
@@ -197,7 +197,7 @@ def interval_text(found: Interval) -> str:
 
 
 def plots_of(optima: Sequence[Optimum], metric: str) -> list[Plot]:
-    """Return a plot for each setting apart from the sizes, such as each optimizer, with a line for each size."""
+    """Return a plot for each setting other than a size, such as each optimizer, with a line for each size."""
     groups: dict[str, list[Optimum]] = {}
     for one in optima:
         groups.setdefault(label({k: v for k, v in one.curve.settings.items() if not is_size(v)}), []).append(one)

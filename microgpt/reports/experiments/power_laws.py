@@ -14,10 +14,10 @@ import numpy as np
 from microgpt.reports.paired_statistics import Interval
 
 RESAMPLES = 200
-STEEPEST = 3.0  # largest exponent that is tried
-EDGE = 0.01  # an exponent or a loss this near to a bound, in parts of the range, is not determined
+STEEPEST = 3.0  # upper bound of an exponent
+EDGE = 0.01  # an exponent or loss within this fraction of the range from a bound is not determined
 STARTS = (0.1, 0.4, 1.0)  # exponents
-START_LEVELS = (0.3, 0.8, 0.97)  # E, in parts of the lowest loss
+START_LEVELS = (0.3, 0.8, 0.97)  # E, as fractions of the lowest loss
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,17 @@ class Fit:
     exponent_intervals: tuple[Interval, ...]
     residuals: np.ndarray  # loss - fit, of each point
     noise: float  # root mean square of the standard errors of the points
-    lowest: float  # of the losses, the upper bound of E
+    lowest: float  # lowest loss, the upper bound of E
 
     @property
     def spread(self) -> float:
-        """Root mean square of the residuals, for the degrees of freedom that are left."""
+        """Residual standard deviation: root of the sum of squares divided by the residual degrees of freedom."""
         free = len(self.residuals) - 1 - 2 * len(self.names)
         return float(np.sqrt((self.residuals**2).sum() / max(free, 1)))
 
     @property
     def is_at_bound(self) -> bool:
-        """Whether E is 0, or an exponent is 0 or as large as it may be: the fit says nothing."""
+        """Whether E or an exponent is at a bound, so that the fit determines nothing."""
         at_end = any(power < EDGE * STEEPEST or power > (1 - EDGE) * STEEPEST for power in self.exponents)
         return at_end or self.level < EDGE * self.lowest
 
@@ -52,7 +52,7 @@ class Fit:
         return np.sum([factor * size**-exponent for factor, size, exponent in terms], axis=0) + self.level
 
     def remarks(self) -> list[str]:
-        """Return what makes the fit unreliable."""
+        """Return the reasons why the fit is unreliable."""
         found = []
         for name, interval in zip(self.names, self.exponent_intervals, strict=True):
             if interval.low < EDGE * STEEPEST:

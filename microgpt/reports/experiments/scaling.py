@@ -1,4 +1,4 @@
-"""Loss against the number of parameters and of tokens, for a sweep over the size of a model and its training."""
+"""Loss against the numbers of parameters and tokens, for a sweep over the size of a model and of its training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Law:
-    """A fit and the points that it is of."""
+    """A fit and its points."""
 
     where: str  # "at 50,123 tokens"; empty for all points
     fit: Fit
@@ -63,7 +63,7 @@ class Law:
 
     @property
     def rise(self) -> tuple[float, float] | None:
-        """The sizes between which the loss rises by more than its noise, which no power law does."""
+        """The sizes between which the loss rises by more than the noise, which a power law cannot do."""
         if len(self.fit.names) > 1:
             return None
         sizes = [one.parameters if self.fit.names == ("N",) else one.tokens for one in self.points]
@@ -99,7 +99,7 @@ def scaling_analysis(family: Family, plan: Plan, read: Reader | None) -> Analysi
 
 
 def points_of(family: Family) -> tuple[list[Point], bool, int]:
-    """Return the sizes of a family that has nothing but sizes.
+    """Return the sizes of a family in which only sizes vary.
 
     Also whether a learning rate was chosen for them, and for how many of them at the edge of those that were run.
     """
@@ -140,7 +140,7 @@ def group_by(points: Sequence[Point], key: Any) -> list[list[Point]]:
 
 
 def law(names: tuple[str, ...], where: str, points: Sequence[Point]) -> Law | None:
-    """Return a fit over the seeds that all points have, or None if they share too few or do not differ."""
+    """Return a fit over the seeds that all points share, or None if these are too few or the losses do not vary."""
     seeds = sorted(set.intersection(*(set(point.losses) for point in points)))
     losses = np.array([[point.losses[seed] for seed in seeds] for point in points])
     if len(seeds) < FEWEST_SEEDS or not losses.std(axis=1).any():
@@ -154,7 +154,7 @@ def sizes_of(names: Sequence[str], points: Sequence[Point]) -> list[np.ndarray]:
 
 
 def sentences(law: Law) -> list[str]:
-    """Return the law in numbers, and what makes it unreliable."""
+    """Return a sentence with the fitted numbers and the reasons why they are unreliable."""
     found, where = law.fit, f" {law.where}" if law.where else ""
     if found.is_at_bound:
         exponents = " and ".join(f"{power:.2f}" for power in found.exponents)
