@@ -9,7 +9,7 @@ matmul.py           linear layers: one matrix product for forward pass and gradi
 pointwise.py        embedding, biases, soft cap, cross-entropy, and their gradients
 norms.py            RMSNorm and LayerNorm, and their gradients
 activations.py      activation functions and the gate of the MLP, and their gradients
-head_options.py     rope, qk_norm and grouped-query attention: the options that change queries, keys and values
+attention_options.py rope, qk_norm and grouped-query attention: the options that change queries, keys and values
 optimizer_settings.py
                     an optimizer's settings in the form that kernels receive
 optimizers.py       Adam, SGD, Lion, weight decay, gradient clipping

@@ -23,7 +23,12 @@ Arguments of the kernels (the offsets and shapes in the flat arrays are in layou
 
 from microgpt.engines.native.activations import activate, activate_backward, is_in_place
 from microgpt.engines.native.attention import attention, attention_backward
-from microgpt.engines.native.head_options import add_up_shared, encode_heads, encode_heads_backward, transpose_shared
+from microgpt.engines.native.attention_options import (
+    add_up_shared,
+    encode_heads,
+    encode_heads_backward,
+    transpose_shared,
+)
 from microgpt.engines.native.kernels import Floats, Int64s, kernel
 from microgpt.engines.native.layout import LayoutRecord
 from microgpt.engines.native.matmul import add_row_of_few, linear, linear_backward, transpose

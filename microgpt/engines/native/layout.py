@@ -3,7 +3,7 @@
 Every row is padded with zeros to whole vectors of 16 lanes, so that kernels need no code for incomplete vectors. The
 queries, keys and values of a position consist of slots, one per head. For up to 16 features, the slot size is the next
 power of two, and several slots share a vector; a larger head has a slot of several vectors (attention.py). With rope,
-which pairs the two halves of a head's features, these are in the two halves of the slot (head_options.py).
+which pairs the two halves of a head's features, these are in the two halves of the slot (attention_options.py).
 
 Sizes and offsets count array elements.
 """
@@ -131,7 +131,7 @@ class Layout(NamedTuple):
     capped: int  # (rows, vocab_lanes): d(logit) / d(logit before the softcap)
     dact: int  # (rows, hidden_lanes): gradient of act; equals dhidden without a gate
     ones: int  # (embd_lanes,): constants, 1 for features and 0 for padding
-    rotations: int  # (block, 2, lanes of a slot's vectors): cos and +-sin of rope (head_options.py); -1: none
+    rotations: int  # (block, 2, lanes of a slot's vectors): cos and +-sin of rope (attention_options.py); -1: none
     muon: int  # scratch of muon.py for three copies of a layer's largest matrix and two square matrices
     a_size: int
     table: int = -1  # table of the first layer, in the KV cache (kv_cache.py); -1: none
