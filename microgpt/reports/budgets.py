@@ -60,7 +60,7 @@ def at_equal_time(family: Family, read: Reader) -> Budget:
     rates = [row.steps_per_sec for row in family.rows]
     if len(set(rates)) == len(rates):
         return budget
-    shared = " Runs trained side by side share one measurement of time, which seeds do not repeat: no test is made."
+    shared = " Runs that were trained side by side share one measurement of time, so no test is made."
     return replace(budget, sentence=budget.sentence + shared, independent=False)
 
 

@@ -181,7 +181,7 @@ def draw_strip(axes: "Axes", place: int, row: Strip) -> None:
     axes.plot([row.mean], [below], marker="D", markersize=5, color=INK, markerfacecolor=PAPER, linestyle="none")
     axes.annotate(
         shortened(row.label, 60), (0, place - 0.26), xycoords=("axes fraction", "data"), va="bottom", fontsize=8.5,
-        bbox=ON_PAPER,
+        bbox={**ON_PAPER, "alpha": 0.6},
     )  # fmt: skip
 
 

@@ -29,9 +29,10 @@ def reference_sentences(family: Family) -> Iterator[str]:
             values = variant.values("val_loss").values()
             above = sum(value > loss for value in values)
             if above:
-                part = f"all {len(values)} seeds" if above == len(values) else f"{above} of {len(values)} seeds"
+                part = "all" if above == len(values) else f"{above} of"
                 runs = "this run" if above == 1 else "these runs"
-                yield f"{variant.name} ends above the uniform reference ({loss:.4f}) in {part}: {runs} did not learn."
+                seeds = f" in {part} {len(values)} seeds" if len(values) > 1 else ""
+                yield f"{variant.name} ends above the uniform reference ({loss:.4f}){seeds}: {runs} did not learn."
     means = {one.name: summary(list(one.values("val_loss").values())).mean for one in known}
     for name, higher in (("unigram", "uniform"), ("bigram", "unigram")):
         if name not in references:

@@ -70,7 +70,7 @@ def pareto(family: Family, ranked: Sequence[Effect], keys: Sequence[str]) -> Plo
                 axes.plot([interval.low, interval.high], [place, place], color=INK, linewidth=1.4)
             label = with_short_keys(one.contrast.label, keys) + " (not shown)" * (not one.is_shown)
             axes.annotate(
-                shortened(label, 62), (0, place - 0.22), xycoords=("axes fraction", "data"),
+                shortened(label, 66), (0, place - 0.22), xycoords=("axes fraction", "data"),
                 va="bottom", fontsize=8.5, bbox=ON_PAPER,
             )  # fmt: skip
         axes.axvline(0, color=INK, linewidth=1)

@@ -183,7 +183,8 @@ def distribution_of(
     """Return the distribution for a family: contrasts, and the differences of all comparable pairs of cells."""
     rows, pairs = family_of(design, contrasts, with_pairs=with_pairs)
     if rows.shape[1] > MOST_SIMULATED:
-        return Joint(max(1, len(different(rows)) + len(pairs)))
+        others = rows[(np.abs(rows) > TOLERANCE).sum(axis=1) > 2] if pairs else rows  # the rest are pairs themselves
+        return Joint(max(1, len(different(others)) + len(pairs)))
     unit = np.eye(rows.shape[1])
     rows = different(np.vstack([rows, *(unit[a : a + 1] - unit[b] for a, b in pairs)]))
     df = [one.df for one in found if one.p is not None and one.df is not None]

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.report_rows import Sweep, read
+from support.report_rows import Sweep, design, read
 
 from microgpt.reports.analyses import analysed
 from microgpt.reports.charts import Strip, curves, strips
 from microgpt.reports.curves import Band
 from microgpt.reports.document import json_text
+from microgpt.reports.factor_effects import compare
 from microgpt.reports.html import left_columns
 from microgpt.reports.paired_statistics import Interval
 from microgpt.reports.plots import clipped, select
@@ -238,3 +239,10 @@ def test_the_caption_says_how_many_variants_are_drawn_and_which_are_not(optimize
 def test_a_column_of_numbers_with_one_word_is_aligned_at_the_right() -> None:
     rows = [{"variant": "a", "from best": "best"}, *({"variant": "b", "from best": "+0.1"} for _ in range(2))]
     assert left_columns(Table("", rows)) == {"variant"}
+
+
+def test_the_family_of_many_cells_counts_each_pair_once() -> None:
+    """Comparisons with the first of 20 levels are among the 190 pairs."""
+    rng = np.random.default_rng(0)
+    cells = {(f"level{number:02d}",): dict(enumerate(rng.normal(2.4, 0.01, 4).tolist())) for number in range(20)}
+    assert compare(design(("key",), cells)).pairs.count == 190
