@@ -50,13 +50,15 @@ def effects_analysis(family: Family, plan: Plan, read: Reader | None) -> Analysi
         with skip_if_failing(f"effects of {family.key}"):
             plots = plots_of_effects(family, found)
     remarks = [*(design.remarks if design else ()), *found.remarks, *caveats(found)]
+    best = [] if family.obstacle else best_sentence(compared, family.metric, without_results)
+    is_told = bool(best) and len(compared.from_best) == 1  # the only difference
     return Analysis(
         findings=[
-            *([] if family.obstacle else best_sentence(compared, family.metric, without_results)),
+            *best,
             *failure_sentences(family),
             *reference_sentences(family),
             *([] if is_tuned else tried_rates(family, compared)),
-            *(effect_sentences(found, family.metric) if design else []),
+            *(effect_sentences(found, family.metric) if design and not is_told else []),
             *([] if is_tuned else fixed_rates(family)),
             *remarks[:MOST_REMARKS],
         ],
