@@ -82,7 +82,7 @@ def fixed_rates(family: Family) -> Iterator[str]:
 
 def tried_rates(family: Family, compared: Compared) -> Iterator[str]:
     """Yield sentences on the best learning rate tried for each other setting, and on best rates at an edge."""
-    if LEARNING_RATE not in family.variants[0].settings:
+    if not all(isinstance(one.settings.get(LEARNING_RATE), int | float) for one in family.variants):
         return
     groups: dict[str, list[Variant]] = {}
     for variant in family.variants:

@@ -120,7 +120,7 @@ def dependent_sentence(factor: Factor, found: Effects) -> str:
     shown = any(one.is_shown for one in found.averaged if one.contrast.factors in pairs)
     first = f"The effect of {factor.name} depends on {names}"
     if not shown:
-        first = f"Whether the effect of {factor.name} depends on {names} is not known for all combinations"
+        first = f"The effect of {factor.name} is given at each {names}, because some combinations lack results"
     effects = [one for one in found.simple if one.is_about(factor)]
     if len(effects) > MOST_TOLD:
         return f"{first}; the table of effects has its {len(effects)} differences, each with its interval."
@@ -135,7 +135,7 @@ def dependent_sentence(factor: Factor, found: Effects) -> str:
     combinations = math.prod(len(other.levels) for other in others)
     for name, values in by_pair.items():
         if len(values) < combinations:
-            by_pair[name] = [f"{listed(values)}, without the {names} at which results of one of the two are missing"]
+            by_pair[name] = [f"{listed(values)} (other combinations lack results)"]
     rest = [other.name for other in found.design.factors if other is not factor and other not in others]
     average = f" (averaged over {listed(rest)})" if rest else ""
     return f"{first}{average}. {'; '.join(f'{name}: {listed(values)}' for name, values in by_pair.items())}."

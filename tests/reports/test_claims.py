@@ -87,7 +87,7 @@ def test_no_effect_is_estimated_from_a_cell_that_was_not_measured(optimizers: Fa
     assert ("optim=lion against adam", None) not in own  # the average over the rates
     assert not [one for one in effects if one["kind"] == "trend"]
     line = starting(findings(optimizers), "The effect of optim depends on optim.lr. optim=lion against adam: -0.08")
-    assert "without the optim.lr at which results of one of the two are missing" in line
+    assert "with 0.003 (other combinations lack results); optim=muon against adam: +0.1" in line
     assert "on average" not in line
 
 
