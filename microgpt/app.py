@@ -24,7 +24,7 @@ from microgpt.distributed import this_process
 from microgpt.errors import Interrupted, UserError
 from microgpt.job import Application
 from microgpt.sweeps.checked_job import RUN_NAME, run_job
-from microgpt.sweeps.lifecycle import Sweep, new_sweep, start_sweep, sweep_id
+from microgpt.sweeps.lifecycle import Sweep, current_sweep, new_sweep, start_sweep, sweep_names
 
 
 def main() -> int:
@@ -74,8 +74,9 @@ def execute(arguments: Sequence[str], application: Application | None = None) ->
         register_plugins("microgpt.sweeps.plugins")
         use_our_option()
         share_config_store()
-        name = sweep_id(list(arguments))
-        register_resolver("sweep_id", lambda: name, use_cache=True)
+        sweep = current_sweep()
+        sweep.name = sweep_names(arguments)[0]
+        register_resolver("sweep_id", lambda: sweep.name, use_cache=True)
         register_resolver("run_name", lambda: RUN_NAME)
         register_resolver("keys_with_help", keys_with_help)
         try:

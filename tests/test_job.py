@@ -23,7 +23,7 @@ from microgpt.config.hydra_errors import explain
 from microgpt.errors import UserError
 from microgpt.runs.checkpoint_paths import resolve_checkpoint
 from microgpt.runs.record import RunRecord
-from microgpt.sweeps.lifecycle import Sweep, sweep_id
+from microgpt.sweeps.lifecycle import Sweep, sweep_names
 
 QUICK = (
     "mode=scalar", "train.steps=1", "train.eval_documents=2", "sample.num_samples=1", "train.eval_every=null",
@@ -265,13 +265,32 @@ def test_an_interrupted_sweep_names_the_folder_that_the_next_command_must_name(
     sweep = Sweep()
     sweep.folder = Path("sw/12")
     assert sweep.how_to_continue == "the same command with hydra.sweep.dir=sw/12 continues from there"
-    sweep.folder = Path("outputs/sweeps") / sweep_id(command)
+    sweep.folder = Path("outputs/sweeps") / sweep_names(command)[0]
     assert sweep.how_to_continue == "the same command continues from there"
+
+
+def test_tables_that_cannot_be_written_are_refused_before_a_sweep_begins(folder: Path) -> None:
+    (folder / "file").touch()
+    with pytest.raises(UserError, match=r"^results_dir=file/below cannot be written: .*/file is not a folder$"):
+        microgpt("-m", *QUICK, "seed=1,2", "results_dir=file/below")
+    assert files(folder) == ["file"]
+
+
+def test_the_place_of_the_tables_does_not_make_another_sweep(folder: Path) -> None:
+    """Except in folders of earlier versions, which the same command still continues."""
+    command = ["-m", *QUICK]
+    (name,) = sweep_names(command)
+    assert sweep_names([*command, "+results_dir=a"])[0] == name
+    (_, earlier) = sweep_names([*command, "results_dir=a"])
+    (folder / "outputs" / "sweeps" / earlier).mkdir(parents=True)
+    for results_dir, used in (("a", [earlier]), ("b", [earlier, name])):
+        microgpt(*command, f"results_dir={results_dir}")
+        assert {path.parent.parent.name for path in folder.glob("outputs/sweeps/*/0/run.json")} == set(used)
 
 
 def test_flags_that_choose_other_files_make_another_sweep() -> None:
     flags = [], ["--config-dir", "a"], ["--config-dir=b"], ["--config-name", "mine"], ["-cn=mine"], ["-cd", "./b/"]
-    names = [sweep_id(["-m", "seed=1,2", *chosen]) for chosen in flags]
+    names = [sweep_names(["-m", "seed=1,2", *chosen])[0] for chosen in flags]
     assert len(set(names)) == 4
     assert names[2] == names[5]
     assert names[3] == names[4]

@@ -36,7 +36,7 @@ from microgpt.runs.record import RECORD, STOPPED, Metrics, RunIdentity, RunRecor
 from microgpt.runs.record_json import parse
 
 OTHER_FILES = 200  # files that a process may have open in addition to its locks
-HOW_TO_BEGIN = ("train.resume=", "sweep.fresh=")  # overrides that do not change a job's identity
+WITHOUT_EFFECT = ("train.resume=", "sweep.fresh=", "results_dir=")  # overrides that do not change a job's identity
 
 Overrides = tuple[str, ...]
 
@@ -230,7 +230,7 @@ def lock_name(identity: RunIdentity) -> str:
 
 def own(overrides: Sequence[str]) -> Overrides:
     """Return the overrides that identify a job, sorted."""
-    return tuple(sorted(override for override in overrides if not override.startswith(HOW_TO_BEGIN)))
+    return tuple(sorted(override for override in overrides if not override.lstrip("+").startswith(WITHOUT_EFFECT)))
 
 
 def read_attempt(path: Path, stamp: tuple[int, int]) -> Attempt:

@@ -5,7 +5,7 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from itertools import count
 from pathlib import Path
@@ -24,6 +24,7 @@ class Sweep:
     """The jobs of one call of the program: those of a sweep or, without a folder, a single run."""
 
     def __init__(self) -> None:
+        self.name = ""  # of the sweep's folder (the resolver sweep_id)
         self.errors: list[Exception] = []  # errors of the jobs that ran in this process
         self.folder: Path | None = None
         self.archived: Path | None = None  # the new path of an earlier sweep of the same command (sweep.fresh=true)
@@ -33,15 +34,22 @@ class Sweep:
         self.results_dir = Path()
 
     def start(self, config: DictConfig) -> None:
-        """Start the sweep. Raises UserError under torchrun, or if an earlier sweep cannot be archived."""
+        """Start the sweep.
+
+        Raises UserError under torchrun, if the tables cannot be written, or if an earlier sweep cannot be archived.
+        """
         size = this_process().world_size
         if size > 1:
             why = "they train a single model; for parallel jobs, use workers (hydra/launcher) instead of torchrun"
             raise UserError(f"a sweep is not allowed with {size} processes of torchrun: {why}")
         check_hydra(config.hydra)
-        self.folder, self.started = Path(config.hydra.sweep.dir), timestamp()
-        self.has_trials = proposes_jobs(config.hydra.sweeper._target_)
         self.outputs_dir, self.results_dir = Path(config.outputs_dir), Path(config.results_dir)
+        earlier = (name for name in sweep_names(sys.argv[1:])[1:] if (self.outputs_dir / "sweeps" / name).is_dir())
+        self.name = next(earlier, self.name)
+        self.folder, self.started = Path(config.hydra.sweep.dir), timestamp()  # reads the name
+        self.has_trials = proposes_jobs(config.hydra.sweeper._target_)
+        if config.task.name == "train":  # the other tasks make no runs, and so no tables
+            check_results_dir(self.results_dir)
         if config.sweep.fresh:
             self.archived = archive(self.folder)
 
@@ -51,7 +59,7 @@ class Sweep:
 
         It includes the folder if the user set it: with ${now:...}, the next command would use another folder.
         """
-        is_own = self.folder is None or self.folder.name == sweep_id(sys.argv[1:])
+        is_own = self.folder is None or self.folder.name in sweep_names(sys.argv[1:])
         return f"the same command{'' if is_own else f' with hydra.sweep.dir={self.folder}'} continues from there"
 
     def finish(self, print_tables: bool = True) -> None:
@@ -137,10 +145,20 @@ def proposes_jobs(target: str) -> bool:
     return target.rpartition(".")[2] not in ("BasicSweeper", *planned)
 
 
-def sweep_id(arguments: list[str]) -> str:
-    """Return the name of the folder of a command's sweep, which does not depend on the order of the overrides.
+def check_results_dir(path: Path) -> None:
+    """Raise UserError if the folder of the tables cannot be created or written in. Writes nothing."""
+    found = next(one for one in (path.absolute(), *path.absolute().parents) if os.path.lexists(one))
+    if not found.is_dir():
+        raise UserError(f"results_dir={path} cannot be written: {found} is not a folder")
+    if not os.access(found, os.W_OK | os.X_OK):
+        raise UserError(f"results_dir={path} cannot be written: {found} is not writable")
 
-    Overrides for resuming or for the launcher do not change the name; flags that choose configuration files do.
+
+def sweep_names(arguments: Sequence[str]) -> list[str]:
+    """Return the name of the folder of a command's sweep, and the name in earlier versions if results_dir is set.
+
+    The name does not depend on the order of the overrides. Overrides for resuming, for the launcher and for the place
+    of the tables do not change it; flags that choose configuration files do.
     """
     how = ("train.resume=auto", "train.resume=never", "sweep.fresh", "hydra/launcher", "hydra.launcher")
     ignored = ("-", *how, *(f"hydra.sweeper.{key}" for key in EXTENDING))
@@ -149,9 +167,11 @@ def sweep_id(arguments: list[str]) -> str:
     experiment = next((o.split("=", 1)[1] for o in overrides if o.lstrip("+").startswith("experiment=")), "sweep")
     name = experiment if re.fullmatch(r"[\w.-]+", experiment) else "sweep"
     folders = {"--config-dir": flags.config_dir, "--config-path": flags.config_path}
-    overrides += [f"{flag}={os.path.relpath(folder)}" for flag, folder in folders.items() if folder is not None]
-    overrides += [f"--config-name={flags.config_name}"] if flags.config_name is not None else []
-    return f"{name}_{hashlib.sha256(os.fsencode(' '.join(overrides))).hexdigest()[:8]}"
+    files = [f"{flag}={os.path.relpath(folder)}" for flag, folder in folders.items() if folder is not None]
+    files += [f"--config-name={flags.config_name}"] if flags.config_name is not None else []
+    own = [one for one in overrides if not one.lstrip("+").startswith("results_dir=")]
+    hashes = (hashlib.sha256(os.fsencode(" ".join([*some, *files]))).hexdigest()[:8] for some in (own, overrides))
+    return list(dict.fromkeys(f"{name}_{digest}" for digest in hashes))
 
 
 def archive(folder: Path) -> Path | None:
