@@ -56,9 +56,7 @@ def run() -> int:
             if error in sweep.errors:  # raised again by Hydra's own sweepers after the job's error was reported
                 return finish(sweep)
             sweep.remove_if_empty()  # the error occurred while composing: no job ran
-            if isinstance(error, OSError) and sweep.folder is not None:
-                error = UserError(f"outputs_dir={sweep.outputs_dir} cannot be written: {error.strerror}")
-            return report(error)
+            return report(sweep.named(error))
 
 
 def execute(arguments: Sequence[str], application: Application | None = None) -> None:

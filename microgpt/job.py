@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from microgpt import tasks
 from microgpt.config.hydra_errors import report
-from microgpt.config.hydra_settings import check_hydra, check_removals, checked_by_rules
+from microgpt.config.hydra_settings import check_hydra, check_output_subdir, check_removals, checked_by_rules
 from microgpt.config.schema import Config
 from microgpt.config.usage import refuse_unused_keys
 from microgpt.config.validation import check_processes
@@ -20,7 +20,7 @@ from microgpt.distributed import this_process
 from microgpt.errors import UserError, is_recorded
 from microgpt.runs.invocation import Invocation, SweepJob
 from microgpt.sweeps.checked_job import StartedJob
-from microgpt.sweeps.hydra_job import job_name
+from microgpt.sweeps.hydra_job import job_name, without_hydra
 from microgpt.sweeps.lifecycle import current_sweep
 
 
@@ -43,7 +43,7 @@ class Application:
         job runs.
         """
         hydra_config: Any = HydraConfig.get()
-        own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+        own = without_hydra(composed)
         invocation = invocation_of(hydra_config)
         try:
             started = self.begin(checked(own, hydra_config, invocation), invocation)
@@ -69,6 +69,7 @@ def copy_hydra_files(hydra_config: HydraConf, folder: Path | None) -> None:
 
 def checked(own: DictConfig, hydra_config: HydraConf, invocation: Invocation) -> Config:
     check_hydra(hydra_config)
+    check_output_subdir(hydra_config.output_subdir)
     if invocation.job is None and invocation.folder is None:
         refuse_unknown_folder(own)
     check_removals(invocation.overrides)

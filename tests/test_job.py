@@ -76,6 +76,53 @@ def test_hydra_run_dir_names_the_folder_which_is_resumed_or_refused(folder: Path
         microgpt(*command)
 
 
+@pytest.mark.parametrize("launcher", [None, "vectorized", pytest.param("basic", marks=pytest.mark.slow)])
+def test_interpolations_in_a_job_have_the_types_of_their_keys_and_values_of_hydra(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, launcher: str | None
+) -> None:
+    monkeypatch.setenv("SEED", "5")
+    command = *QUICK, "seed=${oc.env:SEED}", "+hydra.job.env_set.FOO='s${seed}'", "tags=['${seed}']"
+    if launcher is None:
+        microgpt(*command, "notes=${oc.env:FOO}", "hydra.run.dir=S/job_0", "hydra.output_subdir=h0")
+    else:
+        names = "hydra.sweep.subdir=job_${hydra.job.num}", "hydra.output_subdir=h${hydra.job.num}"
+        launched = f"hydra/launcher={launcher}", "hydra.sweep.dir=S"
+        microgpt("-m", *command, "notes=${oc.env:FOO},n", *launched, *names)
+    notes = ["s5"] if launcher is None else ["s5", "n"]  # a job for each value, although it does not affect training
+    for number, note in enumerate(notes):
+        record = read_record(folder / "S" / f"job_{number}")
+        assert (record["seed"], record["config"]["seed"], record["config"]["tags"]) == (5, 5, ["5"])
+        assert record["config"]["notes"] == note
+        assert (folder / "S" / f"job_{number}" / f"h{number}" / "config.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("seed=${oc.env:GIVEN}", "seed=x is not allowed: seed must be an integer"),
+        ("tags=${oc.env:GIVEN}", "tags=x is not allowed: tags must be a list, as in [a,b], not a string: "),
+        ("tags=${seed}", "tags=42 is not allowed: tags must be a list, as in [a,b]"),
+        ("serve.allowed_hosts=${oc.decode:'[1]'}", r"serve.allowed_hosts=[1] is not allowed: each must be a string"),
+    ],
+)
+def test_an_interpolation_of_another_type_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, override: str, sentence: str
+) -> None:
+    monkeypatch.setenv("GIVEN", "x")
+    task = ("task=serve", "checkpoint=latest") if override.startswith("serve") else QUICK
+    with pytest.raises(Exception) as caught:  # noqa: PT011 (the message is compared)
+        microgpt(*task, override)
+    assert str(explain(caught.value)[0]).startswith(sentence)
+
+
+def test_hydra_s_keys_can_be_printed_with_values(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    microgpt("--cfg", "hydra", "--resolve", "outputs_dir=mine", "hydra.sweep.dir=${outputs_dir}/${seed}")
+    printed = OmegaConf.create(capsys.readouterr().out).hydra
+    assert (printed.run.dir.startswith("mine/2"), printed.sweep.dir) == (True, "mine/42")
+    microgpt("--cfg", "hydra", "--package", "hydra.sweep.dir")
+    assert capsys.readouterr().out.startswith("outputs/sweeps/sweep_")
+
+
 def test_an_interrupted_run_names_the_folder_that_the_next_command_must_name(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -89,8 +89,7 @@ def program() -> Iterator[Sweep]:
 
 def with_sentence(error: Exception, sweep: Sweep) -> Exception:
     """Return the error as an instance of the class with its exit code. A bug is returned unchanged."""
-    if isinstance(error, OSError) and sweep.folder is not None:
-        return UserError(f"outputs_dir={sweep.outputs_dir} cannot be written: {error.strerror}")
+    error = sweep.named(error)
     sentence, code = explain(error)
     if sentence is None or isinstance(error, MicrogptError):
         return error

@@ -200,9 +200,14 @@ def check_files(check: Callable[[Any, str], None]) -> None:
 # Running the application
 
 
-def hydra_run_job(*arguments: Any) -> JobReturn:
-    """Run a job as Hydra does, with the arguments of hydra.core.utils.run_job."""
-    return utils.run_job(*arguments)
+def hydra_run_job(*arguments: Any, environment: dict[str, str]) -> JobReturn:
+    """Run a job as Hydra does, with the arguments of hydra.core.utils.run_job.
+
+    `environment` has the values of hydra.job.env_set: Hydra would resolve them without the keys outside `hydra`.
+    """
+    override = utils.env_override
+    with replaced(utils, "env_override", lambda unresolved: override(environment)):
+        return utils.run_job(*arguments)
 
 
 def run_hydra(
@@ -228,12 +233,22 @@ def run_hydra(
         start_sweep(config)
         on_multirun_start(self, config=config, **others)
 
+    sanitized = application.Hydra.get_sanitized_hydra_cfg
+
+    def hydra_node(config: DictConfig) -> DictConfig:
+        """Return the `hydra` node for --cfg hydra. Hydra would resolve it without the other keys."""
+        if args.resolve or (args.package and not isinstance(OmegaConf.select(config, args.package), DictConfig)):
+            OmegaConf.set_readonly(config.hydra, False)
+            OmegaConf.resolve(config.hydra)
+        return sanitized(config)
+
     version.setbase("1.3" if HAS_VERSION_BASE else version._UNSPECIFIED_)
     args, parser = parse_arguments(arguments)
     with (
         composed_once(args),
         replaced(application, "run_job", run_job),
         replaced(basic_launcher, "run_job", run_job),
+        replaced(application.Hydra, "get_sanitized_hydra_cfg", staticmethod(hydra_node)),
         replaced(internal, "run_and_report", lambda function: function()),
         replaced(Callbacks, "on_multirun_start", start_multirun),
         replaced(application, "run_and_report", lambda function: function()),

@@ -6,6 +6,7 @@ from typing import Any
 
 from hydra.conf import HydraConf
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from microgpt.config.hydra_schema import explained_by_option, from_values
 from microgpt.config.keys import keys_of
@@ -47,11 +48,15 @@ def check_removals(overrides: Iterable[str]) -> None:
 def check_hydra(hydra: HydraConf) -> None:
     """Raise UserError for a key that Hydra would overwrite silently."""
     filled = (*FILLED, *FILLED_IN_SWEEPS) if hydra.mode == RunMode.MULTIRUN else FILLED
-    for override in hydra.overrides.hydra:
+    given: Any = OmegaConf.to_container(hydra.overrides.hydra)  # pyright: ignore[reportArgumentType] (as written)
+    for override in given:
         key = override.lstrip("+~").partition("=")[0]
         if starts_with(key, filled):
             raise UserError(f"{override} is not allowed: Hydra sets {key} itself")
-    subdir = hydra.output_subdir
+
+
+def check_output_subdir(subdir: str | None) -> None:
+    """Raise UserError for a folder of Hydra's files that is not inside the folder of the run."""
     if subdir is not None and (PurePosixPath(subdir).is_absolute() or ".." in PurePosixPath(subdir).parts):
         raise UserError(
             f"hydra.output_subdir={subdir} is not allowed: it must be a folder inside the folder of the run"

@@ -1,4 +1,4 @@
-"""The keys that distinguish runs: the hash of a configuration, and the settings that a report compares.
+"""The keys that distinguish runs: the hash of a configuration, its label, and the settings that a report compares.
 
 The schema defines the effect of each key.
 """
@@ -39,6 +39,18 @@ def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return settings_with(("training",), config)
 
 
+def label(config: Mapping[str, Any]) -> str:
+    """Return the values of a recorded configuration that only its record or log contains, as JSON.
+
+    Values equal to the defaults are left out; the label is empty if no value differs.
+    """
+    own = {name: value for name, value in config.items() if name in keys_of(Config)}
+    defaults = settings_with(("record",), as_plain(Config()))
+    settings = settings_with(("record",), own)
+    changed = {name: value for name, value in settings.items() if name not in defaults or value != defaults[name]}
+    return json.dumps(changed, sort_keys=True) if changed else ""
+
+
 def with_effect(config: Mapping[str, Any], node: type, effects: tuple[Effect, ...]) -> dict[str, Any]:
     """Return the keys of a plain configuration with one of the effects.
 
@@ -49,7 +61,8 @@ def with_effect(config: Mapping[str, Any], node: type, effects: tuple[Effect, ..
         if name in stated and (stated[name].effect not in effects or value in stated[name].without_effect):
             continue
         inner = stated[name].node if name in stated else None
-        value = with_effect(value, inner, effects) if inner is not None and isinstance(value, Mapping) else value
+        if inner is not None and isinstance(value, Mapping):  # a key without its own effect has that of its group
+            value = with_effect(value, inner, (*effects, "training"))
         if value != {}:
             found[name] = value
     return found

@@ -10,14 +10,15 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from microgpt.errors import UserError
 
 CHECKED: dict[str, Any] = {}  # the last valid group of each name: jobs of a sweep share groups
 Default = TypeVar("Default")
-# What a key affects: weights and losses (training), only other outputs of a run, such as samples (output), or neither.
-Effect = Literal["training", "output", "none"]
+# What a key affects: weights and losses (training), only other outputs of a run, such as samples (output), only what
+# else is recorded or logged about a run, such as notes (record), or none of these.
+Effect = Literal["training", "output", "record", "none"]
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,12 @@ def text_keys(node: type) -> dict[str, bool]:
     return found
 
 
+@cache
+def item_types(node: type) -> dict[str, type]:
+    """Return the type of the items of each key of a schema dataclass that takes a list, keyed by field name."""
+    return {name: get_args(hint)[0] for name, hint in get_type_hints(node).items() if get_origin(hint) is list}
+
+
 def with_absolute_paths(config: Default, directory: Path) -> Default:
     """Return the configuration with its relative paths resolved against `directory`."""
     changes: dict[str, Any] = {}
@@ -122,7 +129,17 @@ def check_keys(node: Any, path: str = "") -> None:
                 check_keys(value, f"{path}{name}.")
                 CHECKED[f"{path}{name}"] = value
         elif value is not None:
+            if name in item_types(type(node)):
+                check_items(f"{path}{name}", value, item_types(type(node))[name], stated)
             check_key(f"{path}{name}", value, stated)
+
+
+def check_items(name: str, value: Any, item: type, stated: Key) -> None:
+    """Check the type of a list and of its items: OmegaConf does not check a list that an interpolation returns."""
+    how = ", not a string: ${oc.decode:...} converts it" if isinstance(value, str) else ""
+    require(isinstance(value, list), name, value, f"{name} must be a list, as in [a,b]{how}")
+    allowed = stated.allowed or f"each must be {'a string' if item is str else 'an integer'}"
+    require(all(type(one) is item for one in value), name, value, allowed)
 
 
 def check_key(name: str, value: Any, stated: Key) -> None:

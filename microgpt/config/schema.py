@@ -314,12 +314,12 @@ class Config:
     serve: ServeConfig = group(ServeConfig, effect="none")
     benchmark: BenchmarkConfig = group(BenchmarkConfig, effect="none")
     explain: ExplainConfig = group(ExplainConfig, effect="none")
-    logger: LoggerConfig = group(LoggerConfig, effect="none")
+    logger: LoggerConfig = group(LoggerConfig, effect="record")
     sweep: SweepConfig = group(SweepConfig, effect="none")
     ladder: LadderConfig = group(LadderConfig, effect="none")
     screening: ScreeningConfig = group(ScreeningConfig, effect="none")
     precision: PrecisionConfig = group(PrecisionConfig, effect="none")
-    report: ReportConfig = group(ReportConfig, effect="none")
+    report: ReportConfig = group(ReportConfig, effect="record")
     seed: int = key(42, "seed of the example order, the initial weights and the samples", at_least=0)
     checkpoint: str | None = key(
         None,
@@ -330,5 +330,5 @@ class Config:
     )
     outputs_dir: str = key("outputs", "folder of runs and sweeps", effect="none", is_path=True)
     results_dir: str = key("results", "folder of tables and reports", effect="none", is_path=True)
-    tags: list[str] = key([], "your own tags, for tables and reports", holds=are_texts, allowed=TEXTS, effect="none")
-    notes: str = key("", "your own notes, for tables and reports", effect="none")
+    tags: list[str] = key([], "your own tags, for tables and reports", holds=are_texts, allowed=TEXTS, effect="record")
+    notes: str = key("", "your own notes, for tables and reports", effect="record")

@@ -205,6 +205,12 @@ def outputs_of(sweep: Path) -> Path:
     return sweep.parents[1] if sweep.parent.name == "sweeps" else sweep.parent
 
 
+def key_of_sweep(sweep: Path) -> str:
+    """Return the key=value that determines the folder of a sweep, for messages."""
+    is_default = sweep.parent.name == "sweeps" and re.fullmatch(r".+_[0-9a-f]{8}", sweep.name)  # lifecycle.sweep_id
+    return f"outputs_dir={outputs_of(sweep)}" if is_default else f"hydra.sweep.dir={sweep}"
+
+
 def is_free(path: Path) -> bool:
     """Return whether a folder has no files of a run. Files of Hydra and its callbacks do not count."""
     return not any((path / name).exists() for name in (RECORD, HISTORY, SAMPLES, CHECKPOINTS))

@@ -68,7 +68,8 @@ def run_job(
     try:
         if (folder := folder_named(config, job_dir_key, job_subdir_key)) is not None:
             set_hydra(config, "runtime", "output_dir", os.path.abspath(folder))  # noqa: PTH100 (as Hydra does)
-        with env_override(dict(config.hydra.job.env_set)):
+        environment = dict(config.hydra.job.env_set)
+        with env_override(environment):
             started: StartedJob = task_function.start(config)  # pyright: ignore[reportFunctionMemberAccess]
         try:
             if started.folder is None:
@@ -80,7 +81,7 @@ def run_job(
             set_hydra(config, "runtime", "output_dir", str((started.folder or Path()).absolute()))
             result = hydra_run_job(
                 lambda composed: started.run(), config, "hydra.runtime.output_dir", None, hydra_context,
-                configure_logging,
+                configure_logging, environment=environment,
             )  # fmt: skip
         except OSError as error:  # raised for Hydra's files: the error for a full disk has no path
             error.filename = error.filename or str(started.folder)

@@ -4,7 +4,6 @@ Hydra composes each job from all of its files, which takes 50 ms, longer than th
 groups, and keys that are added or deleted, are still composed by Hydra; it always applies a plain `key=value` last.
 """
 
-import copy
 import json
 import re
 from collections.abc import Sequence
@@ -16,11 +15,20 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.types import TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 
 from microgpt.config.hydra_compat import apply_overrides, dirname_style, is_group, overrides_dirname
+from microgpt.config.hydra_settings import check_output_subdir
 from microgpt.errors import UserError
-from microgpt.sweeps.hydra_job import HydraFiles, HydraJob, JobCallbacks, JobSettings, calls_jobs, template_of
+from microgpt.sweeps.hydra_job import (
+    HydraFiles,
+    HydraJob,
+    JobCallbacks,
+    JobSettings,
+    calls_jobs,
+    template_of,
+    without_hydra,
+)
 
 DEFAULT_SWEEP = "${outputs_dir}/sweeps/${sweep_id:}"  # the default of hydra.sweep.dir (conf/config.yaml)
 INTEGER = re.compile("0|[1-9][0-9]*")
@@ -88,9 +96,7 @@ class Base:
         OmegaConf.set_struct(full.hydra, False)
         self.full = full
         self.choices = dict(full.hydra.runtime.choices)
-        self.config = copy.deepcopy(full)
-        with read_write(self.config), open_dict(self.config):
-            del self.config["hydra"]
+        self.config = without_hydra(full)
         self.dirname_style = dirname_style(full)
         self.first: dict[str, Any] | None = None  # the values of one job, if they have no interpolations
         self.known_texts: dict[str, tuple[Any, str]] = {}  # key -> value of the last job, and its YAML
@@ -188,7 +194,8 @@ class Composer:
         return Composed(values, base.choices, lines, place, base, settings, config)
 
     def check_folder(self, composed: Composed) -> None:
-        """Raise UserError if the job's folder would not be inside the folder of the sweep."""
+        """Raise UserError if the job's folders would not be inside the folder of the sweep."""
+        check_output_subdir(composed.place.output_subdir)
         if self.sweep_dir is None and composed.place.sweep_dir != self.master.hydra.sweep.dir:
             raise UserError(
                 f"hydra.sweep.dir={composed.place.sweep_dir} is not allowed: it must be the same for all jobs of a "

@@ -4,11 +4,13 @@
     outputs/sweeps/<name>_<hash of the command>/.locks/   a lock for each job that was run, for each process that runs
                                                           the sweep, and for creating folders
 
-A job is identified by what it computes (the hashes of its configuration and its data), not by its number: the same
-overrides in another order are the same sweep. Only the holder of a job's lock may change the job's folder.
+A job is identified by what it computes (the hashes of its configuration and its data) and by its label (tags, notes),
+not by its number: the same overrides in another order are the same sweep. Only the holder of a job's lock may change
+the job's folder.
 """
 
 import contextlib
+import hashlib
 import json
 import resource
 from collections.abc import Iterator, Sequence
@@ -19,6 +21,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from microgpt.atomic import make_new
+from microgpt.config.identity import config_hash, label
+from microgpt.config.keys import as_plain
+from microgpt.config.schema import Config
 from microgpt.errors import UserError
 from microgpt.runs.folders import (
     RunFolder,
@@ -27,6 +32,7 @@ from microgpt.runs.folders import (
     has_failed_before_start,
     interrupted,
     is_free,
+    key_of_sweep,
     outputs_of,
     remove_results,
     remove_temporary_files,
@@ -42,12 +48,23 @@ Overrides = tuple[str, ...]
 
 
 @dataclass(frozen=True)
+class JobIdentity(RunIdentity):
+    """Identifies a job by what it computes and by the keys that only its record or log contains."""
+
+    label: str = ""
+
+
+def job_identity(config: Config, data_sha256: str | None) -> JobIdentity:
+    return JobIdentity(config_hash(config), data_sha256, label(as_plain(config)))
+
+
+@dataclass(frozen=True)
 class Attempt:
     """A job's folder and the parts of its record that the sweep needs; None for an unreadable record."""
 
     path: Path
     stamp: tuple[int, int]  # time and inode of the record's file, which change when the record is written again
-    identity: RunIdentity | None = None  # None for a job that failed before its data was read
+    identity: JobIdentity | None = None  # None for a job that failed before its data was read
     overrides: Overrides = ()
     status: str | None = None
     finished_at: str = ""
@@ -62,7 +79,7 @@ class SweepFolder:
         self.locks = path / ".locks"
         self.has_locks = False  # whether the folder of the locks exists
         self.attempts: dict[Path, Attempt] = {}
-        self.by_identity: dict[RunIdentity, list[Attempt]] = {}
+        self.by_identity: dict[JobIdentity, list[Attempt]] = {}
         self.failed_before_start: dict[Overrides, list[Path]] = {}
         self.refresh()
 
@@ -85,14 +102,14 @@ class SweepFolder:
             elif one.status == "failed":
                 self.failed_before_start.setdefault(one.overrides, []).append(one.path)
 
-    def attempts_at(self, identity: RunIdentity) -> list[Attempt]:
+    def attempts_at(self, identity: JobIdentity) -> list[Attempt]:
         """Return a job's attempts, oldest first."""
         return self.by_identity.get(identity, [])
 
-    def completed(self, identity: RunIdentity) -> Attempt | None:
+    def completed(self, identity: JobIdentity) -> Attempt | None:
         return next((one for one in self.attempts_at(identity) if one.status == "completed"), None)
 
-    def state(self, identity: RunIdentity, overrides: Sequence[str] = ()) -> str:
+    def state(self, identity: JobIdentity, overrides: Sequence[str] = ()) -> str:
         """Return completed, running (in another process), interrupted, failed or new."""
         statuses = {one.status for one in self.attempts_at(identity)}
         if "completed" in statuses:
@@ -106,7 +123,7 @@ class SweepFolder:
     def has_failed_before_start(self, overrides: Sequence[str]) -> bool:
         return own(overrides) in self.failed_before_start
 
-    def lock(self, identity: RunIdentity) -> FileLock | None:
+    def lock(self, identity: JobIdentity) -> FileLock | None:
         """Return the job's lock, or None if another process holds it. Raises UserError if files cannot be locked."""
         return self.acquire(lock_name(identity), wait=False)
 
@@ -121,13 +138,8 @@ class SweepFolder:
             return None
         except OSError as error:
             reason = error.strerror or "the file system does not support locks"
-            raise UserError(f"{self.named()} cannot be written: {reason}") from error
+            raise UserError(f"{key_of_sweep(self.path)} cannot be written: {reason}") from error
         return lock
-
-    def named(self) -> str:
-        """Return the key=value that determines the folder, for messages."""
-        default = self.path.parent.name == "sweeps"
-        return f"outputs_dir={outputs_of(self.path)}" if default else f"hydra.sweep.dir={self.path}"
 
     def is_locked(self, name: str) -> bool:
         lock = self.acquire(name, wait=False)
@@ -159,7 +171,7 @@ class SweepFolder:
         assert lock is not None
         return released(lock)
 
-    def folder_for(self, identity: RunIdentity, name: str, resume: bool) -> Path:
+    def folder_for(self, identity: JobIdentity, name: str, resume: bool) -> Path:
         """Return the job's folder, or the folder that `claim` would return if no other process runs the job."""
         completed = self.completed(identity)
         if resume and completed is not None:
@@ -168,7 +180,7 @@ class SweepFolder:
         found = next((one.path for one in attempts if one.status in (*STOPPED, "failed")), None)
         return found or next(path for path in attempt_paths(self.path, name) if is_claimable(path))
 
-    def claim(self, identity: RunIdentity, name: str, lock: FileLock, resume: bool, keep_checkpoints: int) -> RunFolder:
+    def claim(self, identity: JobIdentity, name: str, lock: FileLock, resume: bool, keep_checkpoints: int) -> RunFolder:
         """Return the folder for the holder of a job's lock.
 
         This is the folder of an interrupted attempt, the emptied folder of a failed attempt, or a new folder called
@@ -224,8 +236,9 @@ def process_lock(number: int) -> str:
     return f"process_{number}.lock"
 
 
-def lock_name(identity: RunIdentity) -> str:
-    return f"{identity.config_hash[:24]}_{(identity.data_sha256 or '')[:8]}.lock"
+def lock_name(identity: JobIdentity) -> str:
+    labelled = f"_{hashlib.sha256(identity.label.encode()).hexdigest()[:8]}" if identity.label else ""
+    return f"{identity.config_hash[:24]}_{(identity.data_sha256 or '')[:8]}{labelled}.lock"
 
 
 def own(overrides: Sequence[str]) -> Overrides:
@@ -241,11 +254,12 @@ def read_attempt(path: Path, stamp: tuple[int, int]) -> Attempt:
     if not isinstance(found, dict):
         return Attempt(path, stamp)
     data, overrides, hash_ = found.get("data"), found.get("overrides"), found.get("config_hash")
-    sha256 = data.get("sha256") if isinstance(data, dict) else None
+    sha256, config = data.get("sha256") if isinstance(data, dict) else None, found.get("config")
+    labelled = label(config) if isinstance(config, dict) else ""
     return Attempt(
         path=path,
         stamp=stamp,
-        identity=RunIdentity(hash_, sha256) if isinstance(hash_, str) else None,
+        identity=JobIdentity(hash_, sha256, labelled) if isinstance(hash_, str) else None,
         overrides=own(list(map(str, overrides if isinstance(overrides, list) else ()))),
         status=found.get("status"),
         finished_at=str(found.get("finished_at")),

@@ -111,9 +111,7 @@ class JobCallbacks:
         config, self.config = self.config, None
         if config is None:
             return
-        own = copy.deepcopy(config)
-        with read_write(own), open_dict(own):
-            del own["hydra"]
+        own = without_hydra(config)
         with self.current():
             HydraConfig.instance().set_config(config)
             job_return = JobReturn(
@@ -185,6 +183,14 @@ class HydraJob:
     def in_environment(self) -> contextlib.AbstractContextManager[None]:
         """Set the job's environment variables in the block."""
         return env_override(dict(self.environment))
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """Return a copy of a composed configuration without the `hydra` node. Unlike a masked copy, its keys have types."""
+    own = copy.deepcopy(config)
+    with read_write(own), open_dict(own):
+        del own["hydra"]
+    return own
 
 
 def job_name(subdir: str) -> str:

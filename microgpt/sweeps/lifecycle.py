@@ -62,6 +62,19 @@ class Sweep:
         is_own = self.folder is None or self.folder.name in sweep_names(sys.argv[1:])
         return f"the same command{'' if is_own else f' with hydra.sweep.dir={self.folder}'} continues from there"
 
+    def named(self, error: Exception) -> Exception:
+        """Return the error; if the sweep's folder cannot be written, return a UserError with the key that sets it."""
+        if not isinstance(error, OSError) or self.folder is None:
+            return error
+        from microgpt.runs.folders import key_of_sweep  # imports numpy, which --help does not need
+
+        folder = self.folder.absolute()
+        place = Path(os.fsdecode(error.filename or folder)).absolute()
+        if place not in (folder, *folder.parents) and folder not in place.parents:
+            return error
+        inside = f"{place.relative_to(folder)}: " if folder in place.parents else ""
+        return UserError(f"{key_of_sweep(self.folder)} cannot be written: {inside}{error.strerror}")
+
     def finish(self, print_tables: bool = True) -> None:
         """Report the number of failed jobs, and collect all outputs into the tables.
 

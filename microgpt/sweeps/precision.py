@@ -12,6 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from microgpt.config.schema import Config
 from microgpt.errors import UserError
 from microgpt.runs.record import RunRecord, timestamp
+from microgpt.sweeps.failures import FailedJob
 from microgpt.sweeps.sweepers import PlannedSweeper, Stage, Stages, values_of, what_is_trained
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ class PrecisionSweeper(PlannedSweeper):
     def stages(self, overrides: list[Override]) -> Stages:
         self.check_options()
         values = values_of(overrides)
-        seeds = self.seeds(values.pop("seed", []))
+        given = values.pop("seed", [])
         variants = self.variants(values)
+        seeds = self.seeds([self.seed_of([*variants[0], one]) for one in given] or [self.master.seed])
         stated = f"precision.half_width={self.half_width}", f"precision.first_seeds={len(seeds)}"
         began, clock = timestamp(), time.perf_counter()
         results = yield Stage(
@@ -79,16 +81,22 @@ class PrecisionSweeper(PlannedSweeper):
                 value = "null" if getattr(self, name) is None else getattr(self, name)
                 raise UserError(f"hydra.sweeper.{name}={value} is not allowed: it must be {allowed}")
 
-    def seeds(self, given: Sequence[str]) -> list[int]:
+    def seed_of(self, job: Sequence[str]) -> int:
+        """Return the seed that the last override of a job sets, which may be an interpolation. Raises UserError."""
+        value = job[-1].partition("=")[2]
+        if value.isdecimal():
+            return int(value)
+        (found,) = self.probe([job])
+        if isinstance(found, FailedJob):
+            raise found.error
+        return found.seed
+
+    def seeds(self, given: Sequence[int]) -> list[int]:
         """Return the seeds of the first stage: the listed seeds, or `first_seeds` seeds starting at a single one.
 
         Raises UserError.
         """
-        try:
-            found = [int(one.partition("=")[2]) for one in given] or [int(self.master.seed)]
-        except ValueError:
-            raise UserError(f"{given[0]} is not allowed: seed must be a whole number") from None
-        found = list(dict.fromkeys(found))
+        found = list(dict.fromkeys(given))
         if len(found) == 1:
             found = list(range(found[0], found[0] + (self.first_seeds or FIRST_SEEDS)))
         elif self.first_seeds not in (None, len(found)):

@@ -13,14 +13,13 @@ from typing import Any
 from filelock import FileLock
 
 from microgpt.config.hydra_errors import report
-from microgpt.config.identity import config_hash
 from microgpt.config.keys import as_plain
 from microgpt.engines.auto_backend import is_on_gpu
 from microgpt.errors import Interrupted, MicrogptError, UserError, is_recorded, place_of
 from microgpt.runs.invocation import Invocation, SweepJob
-from microgpt.runs.record import RunIdentity, RunRecord, timestamp
+from microgpt.runs.record import RunRecord, timestamp
 from microgpt.sweeps.failures import FailedJob, record_failures, report_by_cause, report_first
-from microgpt.sweeps.folder import SweepFolder, lockable
+from microgpt.sweeps.folder import JobIdentity, SweepFolder, job_identity, lockable
 from microgpt.sweeps.groups import Job, group, most_together, shape_of
 from microgpt.sweeps.lifecycle import current_sweep
 from microgpt.training.console import RunConsole, SweepConsole
@@ -56,8 +55,8 @@ class SweepRunner:
         self.max_group = max_group
         self.reader = reader or InputReader()
         # All dictionaries are keyed by job number.
-        self.identities: dict[int, RunIdentity] = {}
-        self.duplicates: dict[int, int] = {}  # a job -> the first job that computes the same
+        self.identities: dict[int, JobIdentity] = {}
+        self.duplicates: dict[int, int] = {}  # a job -> the first job with the same identity
         self.states: dict[int, str] = {}  # of jobs that are not duplicates, before this process trains them
         self.ended: dict[int, Outcome] = {}
         self.folders: dict[int, Path] = {}  # of jobs that are being trained or have been trained
@@ -95,7 +94,7 @@ class SweepRunner:
         Writes nothing. A missing library or device is an error only if the jobs are to run `on_this_machine`.
         """
         errors: dict[int, Exception] = {}
-        first: dict[RunIdentity, int] = {}
+        first: dict[JobIdentity, int] = {}
         for job in self.jobs:
             with job.hydra.in_environment():
                 try:
@@ -104,7 +103,7 @@ class SweepRunner:
                             "train.resume=latest is not allowed in a sweep: each job would change the latest "
                             "checkpoint; set the folder of a run"
                         )
-                    identity = RunIdentity(config_hash(job.config), self.reader.corpus(job.config).source.sha256)
+                    identity = job_identity(job.config, self.reader.corpus(job.config).source.sha256)
                     self.identities[job.number] = identity
                     if identity in first:  # the same values occur twice in the sweep
                         self.duplicates[job.number] = first[identity]

@@ -23,6 +23,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from microgpt.errors import Interrupted, MicrogptError, UserError
+from microgpt.runs.folders import key_of_sweep
 from microgpt.sweeps.groups import Job
 from microgpt.sweeps.runner import Outcome, SweepRunner
 from microgpt.training.guards import StopRequest, stop_on_signals
@@ -132,7 +133,7 @@ def workers_folder(sweep: Path) -> Iterator[Path]:
         parent.mkdir(parents=True, exist_ok=True)
         path = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}_", dir=parent))
     except OSError as error:
-        raise UserError(f"outputs_dir={sweep.parent.parent} cannot be written: {error.strerror}") from error
+        raise UserError(f"{key_of_sweep(sweep)} cannot be written: {error.strerror}") from error
     keep = False
     try:
         yield path

@@ -10,6 +10,7 @@ from microgpt.runs.folders import claim, claim_named
 from microgpt.runs.invocation import Invocation
 from microgpt.runs.record import RunIdentity
 from microgpt.sweeps.checked_job import StartedJob
+from microgpt.sweeps.folder import job_identity
 from microgpt.sweeps.groups import Job
 from microgpt.sweeps.runner import SweepRunner
 from microgpt.training.console import RunConsole
@@ -74,7 +75,7 @@ def start_job(config: Config, invocation: Invocation) -> StartedJob:
         config = replace(config, train=train)
     job = Job(place.number, config, invocation.overrides, place.name, place.trial is not None)
     runner = SweepRunner(place.sweep, [job])
-    identity = RunIdentity(config_hash(config), runner.reader.corpus(config).source.sha256)
+    identity = job_identity(config, runner.reader.corpus(config).source.sha256)
     folder = runner.sweep.folder_for(identity, job.folder_name, job.resumes)
     return StartedJob(lambda: train_job(runner, job), folder)
 

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 import pytest
 from support.compositions import composed
 
-from microgpt.config.identity import config_hash, identity, training_settings
-from microgpt.config.keys import group, key
+from microgpt.config.identity import config_hash, identity, label, training_settings
+from microgpt.config.keys import as_plain, group, key
 from microgpt.config.schema import Config, ServeConfig, TrainConfig
 
 # The first 16 digits of the hashes of version 0.1.0. A sweep that an earlier version began resumes only if they hold.
@@ -108,6 +108,17 @@ def test_training_settings_are_the_keys_that_affect_weights_or_losses() -> None:
 )  # fmt: skip
 def test_runs_that_differ_in_other_keys_have_the_same_training_settings(changed: Config) -> None:
     assert training_settings(asdict(changed)) == training_settings(asdict(Config()))
+
+
+@pytest.mark.parametrize("override", ["notes=a", "tags=[a]", "logger=tensorboard", "report.control='optim=adam'"])
+def test_label_distinguishes_runs_that_differ_only_in_what_is_recorded(override: str) -> None:
+    changed = composed(override)
+    assert (label(as_plain(changed)) != "", config_hash(changed)) == (True, config_hash(composed()))
+
+
+def test_label_leaves_out_defaults_and_keys_that_are_not_part_of_a_record() -> None:
+    assert label(as_plain(replace(Config(), outputs_dir="a", seed=3)) | {"unknown": 2}) == ""
+    assert label({}) == ""
 
 
 def test_keys_of_other_versions_count_as_settings() -> None:

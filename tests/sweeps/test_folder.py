@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,11 @@ from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint_format import Meta, Progress
 from microgpt.runs.checkpoint_store import CheckpointStore
-from microgpt.runs.record import RunIdentity
-from microgpt.sweeps.folder import SweepFolder, failed_since, lock_name
+from microgpt.sweeps.folder import JobIdentity, SweepFolder, failed_since, lock_name
 
 HASH, OTHER = "0123456789abcdef", "0123456799999999"
 DATA = "d" * 64
-JOB = RunIdentity(HASH, DATA)
+JOB = JobIdentity(HASH, DATA)
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_a_job_is_locked_by_one_process_at_a_time(folder: Path) -> None:
         assert holder.stdout.readline() == "held\n"
         assert sweep.lock(JOB) is None
         assert sweep.is_held()
-        other = sweep.lock(RunIdentity(OTHER, DATA))
+        other = sweep.lock(JobIdentity(OTHER, DATA))
         assert other is not None
         other.release()
         holder.kill()
@@ -166,14 +166,14 @@ def test_a_job_is_locked_by_one_process_at_a_time(folder: Path) -> None:
 
 def test_a_sweep_that_cannot_be_written_is_an_error_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    sweep = SweepFolder(tmp_path / "file" / "sweeps" / "it_abc")
-    with pytest.raises(UserError, match=r"outputs_dir=.*file cannot be written: "):
-        sweep.lock(JOB)
+    for folder, key in (("file/sweeps/it_0123abcd", "outputs_dir=.*file"), ("file/sweeps/it", "hydra.sweep.dir=.*it")):
+        with pytest.raises(UserError, match=f"^{key} cannot be written: "):
+            SweepFolder(tmp_path / folder).lock(JOB)
 
 
 def test_every_job_has_a_lock_of_its_own() -> None:
-    names = {lock_name(RunIdentity(config, data)) for config in (HASH, OTHER) for data in (DATA, "e" * 64)}
-    assert len(names) == 4
+    parts = product((HASH, OTHER), (DATA, "e" * 64), ("", '{"notes": "a"}', '{"notes": "b"}'))
+    assert len({lock_name(JobIdentity(*identity)) for identity in parts}) == 12
 
 
 def test_jobs_that_failed_in_other_processes_are_found(tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def test_killed_runs_of_the_second_stage_change_nothing(tmp_path: Path, capsys: 
         ({"params": {}}, [], "needs two or more variants that train differently"),
         ({}, ["optim.lr=0.1,0.1"], "needs two or more variants that train differently"),
         ({}, ["precision.half_width=1"], "precision.half_width=1 is not allowed: the sweeper sets it"),
-        ({}, ["seed=a"], "seed=a is not allowed: seed must be a whole number"),
+        ({}, ["seed=a"], "seed=a is not allowed: seed must be an integer"),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_written(
