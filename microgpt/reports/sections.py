@@ -52,7 +52,7 @@ MEANS = (
 )
 FROM_BEST = (
     "from best: mean difference from the best variant, seed by seed. Its 95 % interval is simultaneous for all {} "
-    "comparisons of this report; shown: yes if it does not contain zero."
+    "comparisons of this report; differs: yes if the interval does not contain zero."
 )
 EXPLORATORY = "What else the data show (exploratory: not named before the runs began)"
 NOTHING = "No two variants can be compared."

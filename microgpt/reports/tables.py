@@ -70,8 +70,8 @@ def variant_rows(family: Family, compared: Compared | None = None) -> list[Cells
 
 
 def from_best_cells(name: str, compared: Compared | None) -> Cells:
-    """Return the difference of a variant from the best one, its interval, and whether it is shown."""
-    names = ("from best", "95 % interval of the difference", "shown")
+    """Return the difference of a variant from the best one, its interval, and whether the difference is shown."""
+    names = ("from best", "95 % interval of the difference", "differs")
     if compared is None:
         return {}
     if name == compared.best.name:

@@ -30,7 +30,7 @@ MOST_SETTINGS = 12  # lines for a sweep over more than two keys
 MOST_FINDINGS = 16
 MOST_COLUMNS, PAGE_WIDTH = 5, 160  # of settings, and of output that has more of them and is not on a terminal
 INTERVAL = "95 % interval of the difference"
-SHORT = {INTERVAL: "its 95 % interval"}  # column -> its name on the terminal, after `from best`
+SHORT = {INTERVAL: "(95 % interval)"}  # column -> its name on the terminal, after `from best`
 
 
 def terminal_width() -> int | None:
@@ -184,7 +184,7 @@ def explanation(family: Family, compared: Compared | None) -> str:
         way = "seed by seed" if all(found.paired for found in tested) else "seed by seed where seeds are shared"
         number = max(found.comparisons for found in tested)
         together = f"; their intervals are simultaneous for {number} comparisons" if number > 1 else ""
-        parts.append(f"Differences are taken {way}{together}. shown: the interval does not contain zero.")
+        parts.append(f"Differences are taken {way}{together}. differs: the interval does not contain zero.")
     elif against:
         parts.append("One seed of each: a difference cannot be told from chance.")
     return " ".join(parts)

@@ -156,7 +156,7 @@ def test_sentences_tables_and_json_have_the_same_difference(optimizers: Family) 
     effects = data["data"]["analyses"]["effects"]["effects"]
     (same,) = [one for one in effects if one["label"] == "optim=muon against adam with optim.lr=0.01"]
     assert (same["low"], same["high"], same["p_adjusted"]) == (-near["high"], -near["low"], near["p_adjusted"])
-    assert rows["optim=lion optim.lr=0.01"]["shown"] == "yes (3 seeds)"
+    assert rows["optim=lion optim.lr=0.01"]["differs"] == "yes (3 seeds)"
 
 
 # Context
