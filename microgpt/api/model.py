@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import operator
+import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 from microgpt.api.overrides import Overrides, keys_of, overrides_of, written
 from microgpt.config.schema import Config, SampleConfig
@@ -28,19 +31,35 @@ Message = Mapping[str, str]  # {"role": "user", "content": "hello"}
 Text = str | Sequence[Message]  # a text or, for a chat model, a conversation
 
 
-def load(checkpoint: str | Path = "latest", *overrides: Overrides) -> Model:
-    """Return the model in a run's folder, a checkpoint's folder or an export; "latest" is the newest run's checkpoint.
+LATEST = "latest"
+LOADING = ("mode", "backend", "style", "style.phrases", "style.bias", "hydra.searchpath")  # keys that `load` uses
+# Keys of sampling -> the arguments of `Model.generate` to use instead
+SAMPLING = {f"sample.{name}": name for name in ("prompt", "temperature", "top_k", "max_new_tokens", "seed")}
+SAMPLING |= {"sample.num_samples": "n", "seed": "seed"}
+
+
+def load(checkpoint: str | os.PathLike[str] = LATEST, *overrides: Overrides) -> Model:
+    """Return the model of a run, a run's folder, a checkpoint's folder or an export; "latest" is the newest run's.
 
     Overrides choose the engine ("mode=scalar", "backend=torch", "backend.device=cuda"), the outputs_dir for "latest",
-    or the style's bias for generation ("style.bias=0"). mode=tensor is the default. Raises UserError if the checkpoint
-    cannot be read or the engine is not available on this machine.
+    or the style's bias for generation ("style.bias=0"). mode=tensor is the default. Raises UserError for any other
+    override, and if the checkpoint cannot be read or the engine is not available on this machine.
     """
     from microgpt.api.program import compose
     from microgpt.inference.loading import load_model
 
-    given = overrides_of(overrides)
+    if not isinstance(checkpoint, str | os.PathLike):
+        raise UserError(f"load takes a folder, a run or {LATEST!r}, not {type(checkpoint).__name__}")
+    folder, given = os.fspath(checkpoint), overrides_of(overrides)
+    for override, key in zip(given, keys_of(given), strict=True):
+        used = (*LOADING, "outputs_dir") if folder == LATEST else LOADING
+        if key not in used and not key.startswith("backend."):
+            why = f"load uses only {', '.join(used)} and the keys of backend"
+            if key in SAMPLING:
+                why = f"load does not sample; use the argument {SAMPLING[key]} of model.generate"
+            raise UserError(f"{override} is not allowed: {why}")
     mode = [] if "mode" in keys_of(given) else ["mode=tensor"]
-    return Model(load_model(*compose(["task=sample", *mode, f"checkpoint={written(str(checkpoint))}", *given])))
+    return Model(load_model(*compose(["task=sample", *mode, f"checkpoint={written(folder)}", *given])), given)
 
 
 class Model:
@@ -50,8 +69,13 @@ class Model:
     the vocabulary.
     """
 
-    def __init__(self, trained: TrainedModel):
+    def __init__(self, trained: TrainedModel, overrides: Sequence[str]):
         self._trained = trained
+        self._overrides = overrides
+
+    def __reduce__(self) -> Any:
+        """Pickle the model as its path: a copy reads the checkpoint again."""
+        return load, (self.path, *(one for one in self._overrides if not one.startswith("outputs_dir=")))
 
     @property
     def path(self) -> Path:
@@ -101,12 +125,12 @@ class Model:
     def generate(
         self,
         prompt: str = "",
-        n: int = 1,
+        n: SupportsIndex = 1,
         *,
         temperature: float = SampleConfig.temperature,
-        top_k: int | None = SampleConfig.top_k,
-        max_new_tokens: int | None = SampleConfig.max_new_tokens,
-        seed: int | None = SampleConfig.seed,
+        top_k: SupportsIndex | None = SampleConfig.top_k,
+        max_new_tokens: SupportsIndex | None = SampleConfig.max_new_tokens,
+        seed: SupportsIndex | None = SampleConfig.seed,
     ) -> list[str]:
         """Return n samples that start with the prompt, the same as `task=sample` prints.
 
@@ -117,20 +141,20 @@ class Model:
         from microgpt.inference.loading import sample_generator
         from microgpt.inference.prompts import sample_prompts
 
-        asked = SampleConfig(prompt, temperature, top_k, n, max_new_tokens=max_new_tokens, seed=seed)
+        asked = requested(prompt, temperature, top_k, n, max_new_tokens, seed)
         policy = self._policy(asked)
         (one,) = sample_prompts(asked, self.tokenizer, self.config.block_size, questions=())
-        rng = sample_generator(self._trained.checkpoint, seed)
-        return [one.text + made.text for made in self._continue([one.tokens] * n, policy, rng)]
+        rng = sample_generator(self._trained.checkpoint, asked.seed)
+        return [one.text + made.text for made in self._continue([one.tokens] * asked.num_samples, policy, rng)]
 
     def chat(
         self,
         messages: Text,
         *,
         temperature: float = SampleConfig.temperature,
-        top_k: int | None = SampleConfig.top_k,
-        max_new_tokens: int | None = SampleConfig.max_new_tokens,
-        seed: int | None = SampleConfig.seed,
+        top_k: SupportsIndex | None = SampleConfig.top_k,
+        max_new_tokens: SupportsIndex | None = SampleConfig.max_new_tokens,
+        seed: SupportsIndex | None = SampleConfig.seed,
     ) -> str:
         """Return a chat model's answer to a conversation, or to a text, which is taken as the user's turn.
 
@@ -138,9 +162,10 @@ class Model:
         """
         from microgpt.data.conversations import encode_prompt_turns
 
-        policy = self._policy(SampleConfig("", temperature, top_k, max_new_tokens=max_new_tokens, seed=seed))
+        asked = requested("", temperature, top_k, 1, max_new_tokens, seed)
+        policy = self._policy(asked)
         prompt, _ = encode_prompt_turns(self._turns(messages), self.tokenizer, self.config.block_size)
-        (made,) = self._continue([prompt], policy, random.Random(Config.seed if seed is None else seed))
+        (made,) = self._continue([prompt], policy, random.Random(Config.seed if asked.seed is None else asked.seed))
         return made.text
 
     def logits(self, text: Text = "") -> np.ndarray:
@@ -157,13 +182,16 @@ class Model:
         tokens = self._tokens(text)
         return forward(self.config, self._trained.checkpoint.state.parameters, tokens).attention
 
-    def loss(self, texts: str | Sequence[Text]) -> float:
-        """Return the mean loss in nats per target token. The targets are the characters and the end of each text.
+    def loss(self, texts: Text | Iterable[Text]) -> float:
+        """Return the mean loss in nats per target token of a text, or of several texts.
+
+        The targets are the characters and the end of each text.
 
         A text that is longer than the block is evaluated in windows. In a conversation, only the answers are targets.
         """
-        given: Sequence[Text] = [texts] if isinstance(texts, str) else texts
-        examples = [example for text in given for example in self._examples(text)]
+        given: Any = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, str | Mapping) else texts
+        several = isinstance(given, list) and not any(isinstance(one, Mapping) for one in given)
+        examples = [example for text in (given if several else [given]) for example in self._examples(text)]
         if not examples:
             raise UserError("loss needs at least one text")
         return float(self._trained.engine.evaluate(examples)[0])
@@ -190,9 +218,15 @@ class Model:
     def _turns(self, messages: Text) -> Sequence[Turn]:
         from microgpt.data.conversations import USER, Turn, turns_of
 
+        is_text = isinstance(messages, str)
+        if not is_text and not is_conversation(messages):
+            raise UserError(
+                "a text must be a string or, for a chat model, a list of messages such as "
+                f'{{"role": "user", "content": "hello"}}, not {kind_of(messages)}'
+            )
         if not self._trained.is_chat:
             raise UserError("messages are not allowed: this model is not a chat model; it continues a prompt")
-        if isinstance(messages, str):
+        if is_text:
             return [Turn(USER, messages)]
         return turns_of([dict(message) for message in messages], "messages")
 
@@ -235,3 +269,52 @@ class Model:
         from microgpt.api.display import model_html
 
         return model_html(self)
+
+
+def requested(
+    prompt: str,
+    temperature: float,
+    top_k: SupportsIndex | None,
+    n: SupportsIndex,
+    max_new_tokens: SupportsIndex | None,
+    seed: SupportsIndex | None,
+) -> SampleConfig:
+    """Return the arguments of a request with plain types; those of numpy are allowed. Raises UserError for others."""
+    if not isinstance(prompt, str):
+        raise UserError(f"prompt must be a string, not {kind_of(prompt)}")
+    if not isinstance(temperature, Real):
+        raise UserError(f"temperature must be a number, not {kind_of(temperature)}")
+    return SampleConfig(
+        str(prompt),
+        float(temperature),
+        whole("top_k", top_k),
+        whole("n", n),
+        max_new_tokens=whole("max_new_tokens", max_new_tokens),
+        seed=whole("seed", seed),
+    )
+
+
+@overload
+def whole(name: str, value: SupportsIndex) -> int: ...
+@overload
+def whole(name: str, value: SupportsIndex | None) -> int | None: ...
+def whole(name: str, value: SupportsIndex | None) -> int | None:
+    try:
+        return None if value is None and name != "n" else operator.index(value)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        raise UserError(f"{name}={value!r} is not allowed: {name} must be an integer") from None
+
+
+def is_conversation(value: Any) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str | bytes)
+        and all(isinstance(message, Mapping) for message in value)
+    )
+
+
+def kind_of(value: Any) -> str:
+    """Return the type of a value for an error message: `int`, `a list of str`."""
+    if isinstance(value, list | tuple) and value:
+        return f"a {type(value).__name__} of {type(value[0]).__name__}"
+    return type(value).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -21,15 +22,31 @@ HISTORY_COLUMNS = ("step", "loss", "lr", "tokens", "val_loss")
 
 
 class Run:
-    """A run in its folder, as returned by `microgpt.train`."""
+    """A run in its folder, as returned by `microgpt.train`. It can be used as the path of the folder.
 
-    def __init__(self, folder: str | Path):
+    Runs are equal if their folders and records are.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]):
         """Raises UserError unless the folder contains the record of a run."""
-        self.folder = Path(folder).absolute()
+        self.folder = folder_of(folder)
         record = RunRecord.read(self.folder)
         if record is None:
             raise UserError(f"{self.folder} is not the folder of a run: it has no readable {RECORD}")
         self.record: RunRecord = record  # the content of run.json: configuration, environment and results
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and (self.folder, self.record) == (other.folder, other.record)
+
+    def __hash__(self) -> int:
+        return hash(self.folder)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle and copy the run without its model, which reads the checkpoint when it is used."""
+        return {name: value for name, value in vars(self).items() if name != "model"}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -80,10 +97,20 @@ class Run:
 class Runs(Sequence[Run]):
     """The runs in some folders, oldest first, a sweep's runs by number. `microgpt.sweep` returns a sweep's runs."""
 
-    def __init__(self, *folders: str | Path):
+    def __init__(self, *folders: str | os.PathLike[str]):
         """Raises UserError for a folder that does not exist."""
-        self.folders = tuple(Path(folder).absolute() for folder in folders)
+        self.folders = tuple(map(folder_of, folders))
         self.rows = read_rows_of(self.folders)  # the same rows as in the report
+
+    def __reduce__(self) -> Any:
+        """Pickle and copy the folders: a copy reads the records again."""
+        return Runs, self.folders
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Runs) and (self.folders, self._runs) == (other.folders, other._runs)
+
+    def __hash__(self) -> int:
+        return hash(self.folders)
 
     @cached_property
     def _runs(self) -> list[Run]:
@@ -129,7 +156,7 @@ class Runs(Sequence[Run]):
 
         return comparison_table(self.rows, key)
 
-    def report(self, path: str | Path = "report.html") -> Path:
+    def report(self, path: str | os.PathLike[str] = "report.html") -> Path:
         """Write the report of these runs as one HTML page that needs no network access, and return its path."""
         from microgpt.atomic import write_atomically
         from microgpt.reports.html import html
@@ -139,6 +166,8 @@ class Runs(Sequence[Run]):
         if not self.rows:
             raise UserError("there are no runs to report on")
         page = Path(path)
+        if page.is_dir():
+            raise UserError(f"{page} is a folder: the report is a file, such as {page / 'report.html'}")
         content = html(page_report(Collected(list(self.rows)), family_reports(self.rows)))
         try:
             page.parent.mkdir(parents=True, exist_ok=True)
@@ -162,9 +191,17 @@ class Runs(Sequence[Run]):
         return f"{counted}, {missing} not completed" if missing else counted
 
 
-def runs(folder: str | Path = "outputs") -> pd.DataFrame:
+def runs(folder: str | os.PathLike[str] = "outputs") -> pd.DataFrame:
     """Return one row per run in a folder, oldest first: `Runs(folder).dataframe()`."""
     return Runs(folder).dataframe()
+
+
+def folder_of(folder: str | os.PathLike[str]) -> Path:
+    """Return an absolute path. Raises UserError for what is not a path."""
+    if not isinstance(folder, str | os.PathLike):
+        how = "; write * before a list of folders" if isinstance(folder, list | tuple) else ""
+        raise UserError(f"{type(folder).__name__} is not allowed: a folder must be a string, a path or a run{how}")
+    return Path(folder).absolute()
 
 
 def read_rows_of(folders: Iterable[Path]) -> list[Row]:

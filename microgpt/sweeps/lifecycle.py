@@ -126,9 +126,9 @@ CURRENT: ContextVar[Sweep] = ContextVar("sweep")  # Hydra constructs the launche
 
 
 @contextlib.contextmanager
-def new_sweep() -> Iterator[Sweep]:
-    """Create the sweep of a call of the program and make it the current sweep in the block."""
-    token = CURRENT.set(Sweep())
+def new_sweep(sweep: Sweep | None = None) -> Iterator[Sweep]:
+    """Make a sweep, by default a new one, the current sweep of a call of the program in the block."""
+    token = CURRENT.set(Sweep() if sweep is None else sweep)
     try:
         yield CURRENT.get()
     finally:

@@ -1,7 +1,10 @@
 """A trained model: samples equal those of task=sample, and losses equal those of the engine and the run's record."""
 
+import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -26,7 +29,7 @@ def test_texts_are_those_of_task_sample(run: microgpt.Run) -> None:
     seeded = printed_samples(
         folder, f"checkpoint={run.folder}", "sample.seed=7", "sample.num_samples=4", "sample.prompt=an"
     )
-    assert model.generate("an", 4, seed=7) == seeded
+    assert model.generate("an", np.int64(4), seed=np.int64(7)) == seeded
     assert all(text.startswith("an") for text in seeded)
     with quietly(folder):
         assert microgpt.load().generate(temperature=0, top_k=3) == model.generate(temperature=0)
@@ -78,6 +81,17 @@ def test_a_long_text_is_read_in_windows(run: microgpt.Run) -> None:
         run.model.logits(text)
 
 
+def test_a_model_and_its_run_can_be_pickled_and_copied(run: microgpt.Run) -> None:
+    expected = run.model.generate(seed=1)
+    for copied in (copy.deepcopy(run), pickle.loads(pickle.dumps(run)), microgpt.Run(run)):
+        assert copied == run
+        assert hash(copied) == hash(run)
+    assert pickle.loads(pickle.dumps(run.model)).generate(seed=1) == microgpt.load(run).generate(seed=1) == expected
+    runs = microgpt.Runs(run.folder.parent)
+    assert [row.job for row in runs.rows] == [None]
+    assert pickle.loads(pickle.dumps(runs)) == runs
+
+
 def test_weights_are_named_and_read_only(run: microgpt.Run) -> None:
     weights = run.model.weights
     assert {name: array.shape for name, array in weights.items()} == run.model.config.shapes()
@@ -94,6 +108,26 @@ def test_weights_are_named_and_read_only(run: microgpt.Run) -> None:
         (lambda model: model.generate("a" * 16), "prompt token count 17 exceeds max prompt tokens 16"),
         (lambda model: model.chat("hello"), "this model is not a chat model"),
         (lambda model: model.loss([]), "loss needs at least one text"),
+        (lambda model: model.generate(5), "prompt must be a string, not int"),
+        (lambda model: model.generate(seed=1.5), "seed=1.5 is not allowed: seed must be an integer"),
+        (lambda model: model.generate(n=2.5), "n=2.5 is not allowed: n must be an integer"),
+        (lambda model: model.generate(temperature="a"), "temperature must be a number, not str"),
+        (
+            lambda model: model.loss({"role": "user"}),
+            "a text must be a string or, for a chat model, a list",
+        ),
+        (lambda model: model.loss([{"role": "user"}]), "messages are not allowed: this model is not a chat model"),
+        (lambda model: model.logits(["anna", "bo"]), "such as .*, not a list of str$"),
+        (lambda model: model.attention(5), "such as .*, not int$"),
+        (lambda model: model.chat(["hi"]), "such as .*, not a list of str$"),
+        (lambda model: microgpt.load(cast(Any, 5)), "load takes a folder, a run or 'latest', not int"),
+        (
+            lambda model: microgpt.load(model.path, "seed=5"),
+            "^seed=5 is .* argument seed of model.generate$",
+        ),
+        (lambda model: microgpt.load(model.path, {"sample.top_k": 3}), "argument top_k of model.generate$"),
+        (lambda model: microgpt.load(model.path, "style.share=0.5"), "load uses only mode, backend, style, "),
+        (lambda model: microgpt.load(model.path, "outputs_dir=x"), "load uses only mode, backend, style, "),
         (lambda model: microgpt.load("nowhere"), "checkpoint=nowhere is not a checkpoint"),
         (lambda model: microgpt.load(model.path, "backend=none"), "backend=none is not an option"),
     ],

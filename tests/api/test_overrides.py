@@ -1,7 +1,12 @@
 """Python values as overrides: Hydra reads them back unchanged."""
 
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
@@ -14,12 +19,15 @@ from microgpt.errors import UserError
 TEXTS = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\n\r"), max_size=20)
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), TEXTS,
-    st.sampled_from(["null", "True", "1", "1e3", "a b", "a=b", 'say "hi"', "it's", "\\", '\\"', "${seed}", "[x]"]),
+    st.sampled_from(["null", "True", "1", "1e3", "a b", "a=b", 'say "hi"', "it's", "\\", '\\"', "${seed}",
+                     "\\${5}", "[x]"]),
 )  # fmt: skip
 
 
 def parsed(override: str) -> Any:
-    return OverridesParser.create().parse_override(override).value()
+    """Return the value after Hydra has parsed it and OmegaConf has resolved interpolations."""
+    value = OverridesParser.create().parse_override(override).value()
+    return OmegaConf.to_container(OmegaConf.create({"value": value}), resolve=True)["value"]  # pyright: ignore
 
 
 @settings(deadline=None, database=None, max_examples=60)
@@ -58,7 +66,13 @@ def test_values_of_a_sweep_are_written_as_on_the_command_line() -> None:
     ("override", "sentence"),
     [("-m", "-m is not allowed: it is a command-line flag"), ("--cfg=job", "is a command-line flag"),
      ("task=chat", "task=chat is not allowed"),
-     ({"seed": []}, "seed has no values"), (["mode=tensor"], "list is not allowed"),
+     ({"seed": []}, "seed has no values"), (["mode=tensor"], r"list is not allowed.*; write \* before a list"),
+     ({"seed": {1, 2}}, r"^seed=\{1, 2\} is not allowed: a set has no order; write a list$"),
+     ({"seed": b"1"}, "^seed=b'1' is not allowed: a value must be a string, a number"),
+     ({"seed": [[1, 2]]}, r"^seed=\[1, 2\] is not allowed: seed takes a single value"),
+     ({"tags": ["a", "b"]}, r"each value of tags is a list; write \[\['a', 'b'\]\] for one value in all jobs$"),
+     ({"data": [["judy"]]}, r"^data=\['judy'\] is not allowed: data takes the name of an option"),
+     ({"task": {"name": "train"}, "seed": 1}, r"to repeat a run, pass \*run\.record\.overrides$"),
      (OmegaConf.create({"seed": 1}), "DictConfig is not allowed")],
 )  # fmt: skip
 def test_what_is_no_override_is_refused(override: Any, sentence: str) -> None:
@@ -66,6 +80,19 @@ def test_what_is_no_override_is_refused(override: Any, sentence: str) -> None:
         overrides_of([override], swept=True)
 
 
-def test_a_range_is_the_values_of_a_sweep() -> None:
-    with pytest.raises(UserError, match=r"seed=range\(0, 4\) is not allowed: .* use microgpt\.sweep"):
-        overrides_of([{"seed": range(4)}])
+@pytest.mark.parametrize("values", [range(2), np.arange(2), pd.Series([0, 1]), iter([0, 1]), {0: 1, 1: 2}.keys()])
+def test_any_sequence_is_the_values_of_a_sweep(values: Any) -> None:
+    (override,) = overrides_of([{"seed": values}], swept=True)
+    assert override in ("seed=range(2)", "seed=0,1")
+    if not isinstance(values, Iterator):
+        with pytest.raises(UserError, match=r"^seed=.* is not allowed: .* use microgpt\.sweep"):
+            overrides_of([{"seed": values}])
+
+
+def test_values_of_other_libraries() -> None:
+    given = {"a": np.float64(0.5), "b": np.array(3), "c": Fraction(1, 4), "d": Path("x/y"), "e": np.logspace(-2, -1, 2)}
+    assert overrides_of([given], swept=True) == ["a=0.5", "b=3", "c=0.25", "d=x/y", "e=0.01,0.1"]
+
+
+def test_the_values_of_a_list_are_lists() -> None:
+    assert overrides_of([{"tags": [["a"], ["b", "c"]]}], swept=True) == ["tags=[a],[b,c]"]

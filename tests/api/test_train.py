@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -47,17 +48,19 @@ def test_calls_leave_nothing_behind(tmp_path: Path, run: microgpt.Run) -> None:
     arguments = list(sys.argv)
     with initialize_config_dir(str(tmp_path), version_base=None), quietly(tmp_path):
         around, name = GlobalHydra.instance().hydra, JobRuntime.instance().get("name")
-        with pytest.raises(microgpt.UserError, match=r"^optim.lr=-1.0 is not allowed: optim.lr must be finite and at"):
+        with pytest.raises(microgpt.UserError, match=r"^optim.lr=-1.0 is not allowed: optim.lr must be") as negative:
             microgpt.train(SMALL, {"optim.lr": -1})
+        assert negative.value.__cause__ is None
+        assert len(traceback.extract_tb(negative.value.__traceback__)) < 6
         with pytest.raises(microgpt.UserError, match=r"^modee is not a key"):
             microgpt.train("modee=tensor")
         with pytest.raises(microgpt.UserError, match=r"^train.steps=x is not allowed"):
             microgpt.sweep(SMALL, {"train.steps": "x", "seed": range(2)})
-        with pytest.raises(microgpt.UserError, match=r"^2 of 2 jobs cannot run, so no job was started") as mistakes:
+        with pytest.raises(microgpt.UserError, match=r"^2 of 2 jobs cannot .* no job was started: .*=x is") as mistakes:
             microgpt.sweep(SMALL, {"train.steps": ["x", "y"]})
-        assert mistakes.value.__notes__ == [
-            f"train.steps={steps} is not allowed: train.steps must be an integer" for steps in "xy"
-        ]
+        assert mistakes.value.__notes__ == ["train.steps=y is not allowed: train.steps must be an integer"]
+        with pytest.raises(microgpt.UserError, match=r"^experiment=ablation starts a sweep, .* use microgpt\.sweep$"):
+            microgpt.train(SMALL, "experiment=ablation")
         assert not (tmp_path / "outputs").exists()
         again = microgpt.train(SMALL)
         assert GlobalHydra.instance().hydra is around
