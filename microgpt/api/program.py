@@ -3,8 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-from omegaconf import DictConfig
+from typing import Any
 
 from microgpt.app import execute
 from microgpt.config.hydra_errors import explain
@@ -22,7 +21,7 @@ LOCK = threading.RLock()  # Hydra's state is global, so calls from several threa
 class NoSweep(Sweep):
     """The sweep of a call that trains a single run: it does not start."""
 
-    def start(self, config: DictConfig) -> None:
+    def start(self, config: Any) -> None:
         experiment = config.hydra.runtime.choices.get("experiment")
         cause = "hydra.mode=MULTIRUN" if experiment is None else f"experiment={experiment}"
         raise UserError(f"{cause} starts a sweep, but microgpt.train trains a single run: use microgpt.sweep")
