@@ -56,14 +56,16 @@ def model_html(model: Model) -> str:
 
 def runs_html(runs: Runs) -> str:
     """Show the first runs with the keys in which they differ, the variants' mean curves, and the best run's samples."""
-    from microgpt.reports.settings import abbreviated, differing_keys, written
+    from microgpt.api.differences import differing, settings
+    from microgpt.reports.settings import abbreviated, written
     from microgpt.reports.tables import cell
 
     rows = runs.rows
-    keys, columns = differing_keys([row.settings for row in rows]), ("seed", "mean_loss_last_n", "val_loss", "status")
+    keys = [key for key in differing(rows) if key != "seed"]
+    columns = ("seed", "mean_loss_last_n", "val_loss", "status")
     cells = [
-        [*(abbreviated(written(row.settings.get(key))) for key in keys), *(cell(getattr(row, one)) for one in columns)]
-        for row in rows[:MOST_ROWS]
+        [*(abbreviated(written(own[key])) for key in keys), *(cell(getattr(row, one)) for one in columns)]
+        for row, own in zip(rows[:MOST_ROWS], settings(rows[:MOST_ROWS]), strict=True)
     ]
     more = f"<div>and {len(rows) - MOST_ROWS} more</div>" if len(rows) > MOST_ROWS else ""
     title = f"Runs {' '.join(map(shown, runs.folders))}: {runs.counts()}"

@@ -135,22 +135,19 @@ class Runs(Sequence[Run]):
         return [run for run, row in zip(self._runs, self.rows, strict=True) if not row.is_completed]
 
     def dataframe(self) -> pd.DataFrame:
-        """Return one row per run: the keys in which the runs differ, then the columns of the tables in results/."""
-        import pandas as pd
+        """Return one row per run: the keys in which the runs differ, the results, and the columns of results/."""
+        from microgpt.api.differences import table
 
-        from microgpt.reports.settings import differing_keys
-
-        keys = differing_keys([row.settings for row in self.rows])
-        rows = [{key: row.settings.get(key) for key in keys} | row.columns() for row in self.rows]
-        return pd.DataFrame(rows)
+        return table(self.rows)
 
     def compare(self, key: str) -> pd.DataFrame:
         """Return the differences between the values of a key, seed by seed, with 95 % intervals, as in the report.
 
-        Each row compares runs that differ only in `key` (`optim.lr`, or a group such as `style`) and in the seed.
+        Each row compares runs that differ only in `key` (`optim.lr`, or a group such as `optim`) and in the seed.
         `difference` is the mean over the seeds of the metric at the first value minus the metric at the second, in nats
         per target token: if it is negative, the first value is better. `verdict` is based on `p_holm`, which is
-        adjusted for all rows. Raises UserError for a key in which the runs do not differ.
+        adjusted for all rows. Raises UserError for a key in which the runs do not differ, and if their losses are not
+        comparable, for example those of styles with other characters.
         """
         from microgpt.api.comparison import comparison_table
 

@@ -11,6 +11,7 @@ from support.report_rows import Sweep
 
 import microgpt
 from microgpt.api.comparison import comparison_table
+from microgpt.api.differences import table
 from microgpt.reports.run_families import families
 from microgpt.reports.variant_comparisons import comparisons
 
@@ -108,12 +109,57 @@ def test_only_runs_that_differ_in_nothing_else_are_compared(tmp_path: Path) -> N
         [width, a, b] for width in (16, 32) for a, b in ((0.005, 0.01), (0.02, 0.01), (0.02, 0.005))
     ]
     assert table["difference"].round(6).tolist() == [0.1, -0.1, -0.2] * 2
+    among = "; the runs differ in model.n_embd, optim.lr, seed$"
     for key, why in {
-        "model.n_layer": "they differ in model.n_embd, optim.lr",
-        "seed": "the runs do not differ",
+        "model.n_layer": "the runs do not differ in model.n_layer",
+        "seed": "compared seed by seed",
     }.items():
-        with pytest.raises(microgpt.UserError, match=why):
+        with pytest.raises(microgpt.UserError, match=why + among):
             comparison_table(sweep.rows, key)
+    with pytest.raises(microgpt.UserError, match="there are no runs"):
+        microgpt.Runs().compare("seed")
+
+
+def test_a_key_without_effect_on_the_losses_is_a_column_but_is_not_compared(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    for top_k, tags in ((1, ["a"]), (3, ["b"])):
+        sweep.add(0, 2.0, sample__top_k=top_k, tags=tags, model__position="learned")
+    sweep.add(1, 2.0, sample__top_k=3, tags=["b"], model__position="rope")
+    failed = sweep.add(
+        2, None, sample__top_k=3, tags=["b"], model__position="rope", status="failed", data={"sha256": None}
+    )
+    assert failed.data_sha256 is None
+    found = table(sweep.rows)
+    assert list(found.columns[:6]) == ["model.position", "sample.top_k", "tags", "seed", "val_loss", "mean_loss_last_n"]
+    assert found[list(found.columns[:4])].to_numpy().tolist() == [
+        ["learned", 1, "a", 0], ["learned", 3, "b", 0], ["rope", 3, "b", 1], ["rope", 3, "b", 2],
+    ]  # fmt: skip
+    with pytest.raises(
+        microgpt.UserError, match=r"sample\.top_k has no effect on the losses; the runs differ in model"
+    ):
+        comparison_table(sweep.rows, "sample.top_k")
+
+
+def test_losses_of_other_validation_documents_are_not_compared(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    for fraction in (0.1, 0.2):
+        for seed in range(2):
+            sweep.add(seed, 2.0 + seed, data__val_fraction=fraction)
+    reason = r"compare\('data'\) is not .* validated on the same documents: data\.val_fraction is 0\.1 or 0\.2$"
+    with pytest.raises(microgpt.UserError, match=reason):
+        comparison_table(sweep.rows, "data")
+
+
+def test_a_key_that_follows_from_another_is_not_compared(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    for name, beta in (("adam", 0.9), ("lion", 0.95)):
+        for seed in range(2):
+            sweep.add(seed, 2.0 + beta + seed / 10, optim__name=name, optim__beta1=beta)
+    with pytest.raises(
+        microgpt.UserError, match=r"beta1 differs only together .*; the runs differ in optim\.name, seed$"
+    ):
+        comparison_table(sweep.rows, "optim.beta1")
+    assert len(comparison_table(sweep.rows, "optim")) == 1
 
 
 def test_a_group_is_compared_by_its_name(tmp_path: Path) -> None:
