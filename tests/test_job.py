@@ -16,11 +16,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from support.application import microgpt
-from support.program import ROOT, read_record
+from support.program import ROOT, mostly_slow, read_record
 
 from microgpt.app import run
 from microgpt.config.hydra_errors import explain
-from microgpt.errors import UserError
+from microgpt.errors import NonFiniteError, UserError
 from microgpt.runs.checkpoint_paths import resolve_checkpoint
 from microgpt.runs.record import RunRecord
 from microgpt.sweeps.lifecycle import Sweep, sweep_names
@@ -96,7 +96,8 @@ def test_interpolations_in_a_job_have_the_types_of_their_keys_and_values_of_hydr
         assert (folder / "S" / f"job_{number}" / f"h{number}" / "config.yaml").is_file()
 
 
-@pytest.mark.parametrize(
+@mostly_slow(
+    2,
     ("override", "sentence"),
     [
         ("seed=${oc.env:GIVEN}", "seed=x is not allowed: seed must be an integer"),
@@ -121,6 +122,31 @@ def test_hydra_s_keys_can_be_printed_with_values(folder: Path, capsys: pytest.Ca
     assert (printed.run.dir.startswith("mine/2"), printed.sweep.dir) == (True, "mine/42")
     microgpt("--cfg", "hydra", "--package", "hydra.sweep.dir")
     assert capsys.readouterr().out.startswith("outputs/sweeps/sweep_")
+
+
+def test_a_task_does_not_write_to_the_folder_of_a_run_and_a_job_log_has_its_output(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    microgpt(*QUICK, "hydra.run.dir=S/0", "hydra/job_logging=default")
+    printed = capsys.readouterr().out
+    assert (folder / "S" / "0" / "microgpt.log").read_text() == printed != ""
+    with pytest.raises(UserError, match=r"hydra\.run\.dir is not allowed with task=info: S/0 contains a run"):
+        microgpt("task=info", "checkpoint=S/0", "hydra.run.dir=S/0")
+    (folder / "S" / ".locks").mkdir()  # a sweep
+    with pytest.raises(UserError, match=r"hydra\.sweep\.dir=S is not allowed with task=info: it contains the runs"):
+        microgpt("-m", "task=info", "checkpoint=S/0", "hydra.sweep.dir=S")
+    assert len(list(folder.rglob(".hydra"))) == 1
+    assert list(OmegaConf.load(folder / "S" / "0" / ".hydra" / "overrides.yaml")) == list(QUICK)
+
+
+@pytest.mark.slow
+def test_a_job_log_has_the_error_of_a_run_and_an_unwritable_folder_is_named_by_its_key(folder: Path) -> None:
+    with pytest.raises(NonFiniteError):
+        microgpt(*QUICK, "hydra.run.dir=X", "hydra/job_logging=default", "model.init_std=1e300")
+    assert "\nerror: after step 1 the model contains" in (folder / "X" / "microgpt.log").read_text()
+    (folder / "file").touch()
+    with pytest.raises(UserError, match=r"hydra\.run\.dir=file is not allowed: it cannot be written: File exists"):
+        microgpt("task=info", "checkpoint=X", "hydra.run.dir=file")
 
 
 def test_an_interrupted_run_names_the_folder_that_the_next_command_must_name(
@@ -261,6 +287,29 @@ def test_what_cannot_be_done_is_one_sentence(folder: Path, arguments: str, sente
     with pytest.raises(UserError, match=sentence):
         microgpt(*arguments.split(), *QUICK)
     assert files(folder) == ["mine", "mine/optim", "mine/optim/own.yaml"]
+
+
+@mostly_slow(
+    4,
+    ("arguments", "sentence"),
+    [
+        ("style=null", "style=null is not allowed: style takes the name of an option"),
+        ("-sc install=foo", "-sc install=foo is not allowed: it must be one of bash, fish, zsh"),
+        ("hydra/launchr=basic", "hydra/launchr is not a config group: hydra has output, launcher, sweeper, "),
+        ("--config-dir mine experiment=own", "experiment/own.yaml sets experiment.*, which are not keys: its first "),
+        ("-m style=null,classic", "style=null is not allowed: style takes the name of an option"),
+        ("optim@foo=sgd", "Could not override 'optim@foo'. Did you mean to override optim? To append "),
+        ("-m seed=1,2 hydra.sweeper._target_=foo.Bar", "hydra.sweeper._target_=foo.Bar is not allowed: it is not an "),
+        ("-m seed=1,2 hydra.launcher._target_=foo.Bar", "hydra.launcher._target_=foo.Bar is not allowed: it is not "),
+    ],
+)
+def test_message_about_a_mistake_in_hydra_s_syntax_names_the_key(folder: Path, arguments: str, sentence: str) -> None:
+    (folder / "mine" / "experiment").mkdir(parents=True)
+    (folder / "mine" / "experiment" / "own.yaml").write_text("seed: 1\n")
+    with pytest.raises(Exception) as caught:  # noqa: PT011 (the message is compared)
+        microgpt(*arguments.split())
+    assert str(explain(caught.value)[0]).startswith(sentence)
+    assert not (folder / "outputs").exists()
 
 
 @pytest.mark.slow

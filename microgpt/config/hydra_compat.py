@@ -9,6 +9,7 @@ import importlib
 import logging
 import pickle
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -86,6 +87,20 @@ def is_group(loader: ConfigLoader, key: str) -> bool:
     """Return whether `key` is a config group in the search path."""
     assert isinstance(loader, ConfigLoaderImpl)
     return loader.repository.group_exists(key)
+
+
+def override_in(error: BaseException) -> str | None:
+    """Return the override that Hydra was reading when it raised an error, if its message does not contain it."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        override = frame.f_locals.get("override")
+        if isinstance(override, Override):
+            return override.input_line
+    return None
+
+
+def is_plugin(target: Any) -> bool:
+    """Return whether `target` is the name of an installed plugin's class."""
+    return target in Plugins.instance().class_name_to_class
 
 
 def register_plugins(module: str) -> None:

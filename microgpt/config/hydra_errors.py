@@ -11,7 +11,10 @@ import yaml
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from microgpt.config.hydra_compat import override_in
 from microgpt.config.hydra_schema import unknown_key
+from microgpt.config.keys import keys_of
+from microgpt.config.schema import Config
 from microgpt.data.display import escaped
 from microgpt.errors import MicrogptError, UserError, place_of
 
@@ -83,7 +86,11 @@ def explain_composition(error: BaseException) -> str:
         quoting = f"; put other characters than letters and digits in quotes: '{key}=\"...\"'" if is_pair else ""
         return f"{error.override} is not an override: write key=value, or group=option{quoting}"
     if "Config group override must be a string" in text:
-        return "a config group takes the name of an option, as in model=gpt, not null or a number"
+        given = override_in(error)
+        which = f"{given} is not allowed: {given.partition('=')[0]}" if given else "a config group"
+        return f"{which} takes the name of an option, as in model=gpt, not null or a number"
+    if found := re.match(r"No completion plugin for '(.*)' found, available :\s*(.*)", text, re.DOTALL):
+        return f"-sc install={found.group(1)} is not allowed: it must be one of {', '.join(found.group(2).split())}"
     if found := re.match(r"Ambiguous value for argument '(.*)'", text):
         how = "add -m (in Python, call microgpt.sweep) to run all of them"
         return f"{found.group(1)} has several values: {how}, or put them in quotes to use them as one value"
@@ -104,8 +111,10 @@ def added_option(error: Exception, arguments: Iterable[str]) -> UserError | None
 def explain_value(error: BaseException) -> str:
     """Return the error message for a key that does not exist, or for a value that its key does not allow."""
     cause = next((e for e in chain(error) if getattr(e, "full_key", None)), error)
-    key, value, reason = getattr(cause, "full_key", None), getattr(cause, "value", None), first_line(cause)
+    key, value, reason = getattr(cause, "full_key", None), getattr(cause, "value", None), sentences(cause)
     place = f" (in {found.group(1)}.yaml)" if (found := re.match(r"In '([^']+)'", str(error))) else ""
+    if found and key and key not in keys_of(Config) and found.group(1).startswith(f"{key}/"):
+        return f"{found.group(1)}.yaml sets {key}.*, which are not keys: its first line must be # @package _global_"
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and key:
         return unknown_key(key) + place
     if found := re.search(r"Error merging override ([^\s=]+)=?(\S*)", str(error)):
@@ -123,7 +132,7 @@ def explain_missing_option(text: str) -> str:
     found = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
     listed = re.search(r"Available options in [^\n]*\n((?:\t[^\n]*\n)*)", text)
     if found is None or listed is None:
-        return first_line(text)
+        return sentences(text)
     options = ", ".join(sorted(listed.group(1).split()))
     return f"{found.group(1)}={found.group(2)} is not an option: {found.group(1)} must be one of {options}"
 
@@ -133,6 +142,12 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def sentences(error: Any) -> str:
+    """Return the first paragraph of a message on one line, without the fields that OmegaConf adds."""
+    lines = [line.strip() for line in str(error).strip().partition("\n\n")[0].splitlines()]
+    return " ".join(line for line in lines if not re.match(r"\w+: |\w+=", line)) or first_line(error)
 
 
 def first_line(error: Any) -> str:

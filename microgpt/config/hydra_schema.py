@@ -155,6 +155,8 @@ def refuse_unknown_keys(plain: dict[Any, Any], node: type = Config, path: str = 
 
 def unknown_key(key: str) -> str:
     """Return the error message for a key that does not exist, with the existing keys and the closest one."""
+    if key.startswith("hydra/"):
+        return unknown_group_of_hydra(key)
     group, _, name = key.rpartition(".")
     if group.partition(".")[0] == "hydra":
         allowed = keys_of_hydra(group)
@@ -169,9 +171,21 @@ def unknown_key(key: str) -> str:
         return f"{key} is not a key: {group} is not a group of keys"
     if not allowed:
         return f"{group} does not have {name}: write +{key} to add it"
-    close = difflib.get_close_matches(name, allowed, n=1)
-    meant = f"; did you mean {group + '.' if group else ''}{close[0]}?" if close else ""
+    meant = closest(name, allowed, f"{group}." if group else "")
     return f"{key} is not a key: {group or 'the configuration'} has {', '.join(allowed)}{meant}"
+
+
+def unknown_group_of_hydra(key: str) -> str:
+    """Return the error message for a config group such as hydra/launcher that does not exist."""
+    groups = [str(name) for entry in HydraConf().defaults if isinstance(entry, dict) for name in entry]
+    meant = closest(key.partition("/")[2], groups, "hydra/")
+    return f"{key} is not a config group: hydra has {', '.join(groups)}{meant}"
+
+
+def closest(name: str, allowed: list[str], prefix: str) -> str:
+    """Return the end of an error message with the most similar allowed name, if there is one."""
+    close = difflib.get_close_matches(name, allowed, n=1)
+    return f"; did you mean {prefix}{close[0]}?" if close else ""
 
 
 def keys_of_hydra(group: str) -> list[str] | None:

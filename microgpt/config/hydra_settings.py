@@ -8,6 +8,7 @@ from hydra.conf import HydraConf
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from microgpt.config.hydra_compat import is_plugin
 from microgpt.config.hydra_schema import explained_by_option, from_values
 from microgpt.config.keys import keys_of
 from microgpt.config.schema import Config
@@ -55,6 +56,15 @@ def check_hydra(hydra: HydraConf) -> None:
             raise UserError(f"{override} is not allowed: Hydra sets {key} itself")
 
 
+def check_plugins(hydra: Any) -> None:
+    """Raise UserError for a sweeper or a launcher that is not an installed plugin."""
+    for name in ("sweeper", "launcher"):
+        target = (hydra[name] or {}).get("_target_")
+        if not is_plugin(target):
+            given = f"hydra.{name}._target_={target or 'null'}"
+            raise UserError(f"{given} is not allowed: it is not an installed plugin; choose hydra/{name}=<option>")
+
+
 def check_output_subdir(subdir: str | None) -> None:
     """Raise UserError for a folder of Hydra's files that is not inside the folder of the run."""
     if subdir is not None and (PurePosixPath(subdir).is_absolute() or ".." in PurePosixPath(subdir).parts):
@@ -68,10 +78,15 @@ def check_shared_process(hydra: HydraConf) -> None:
     reason = "jobs of hydra/launcher=vectorized share a process; hydra/launcher=basic runs them one after the other"
     if hydra.job.chdir:
         raise UserError(f"hydra.job.chdir=true is not allowed with -m: {reason}")
-    logging: Any = hydra.job_logging
-    if logging is not None and logging.get("root") is not None:
+    if has_job_logging(hydra):
         choice = hydra.runtime.choices["hydra/job_logging"]
         raise UserError(f"hydra/job_logging={choice} is not allowed with -m: {reason}")
+
+
+def has_job_logging(hydra: HydraConf) -> bool:
+    """Return whether hydra.job_logging configures the root logger."""
+    logging: Any = hydra.job_logging
+    return logging is not None and logging.get("root") is not None
 
 
 def starts_with(key: str, nodes: Iterable[str]) -> bool:

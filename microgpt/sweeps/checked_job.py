@@ -1,10 +1,15 @@
 """Checks a job, then lets Hydra run it: nothing is written before the checks have passed."""
 
+import contextlib
+import io
+import logging
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, env_override
@@ -12,7 +17,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from microgpt.config.hydra_compat import hydra_run_job
-from microgpt.errors import UserError
+from microgpt.config.hydra_settings import has_job_logging
+from microgpt.errors import UserError, describe
 
 RUN_NAME = "<time>_<hash>"  # value of the resolver run_name
 CHOSEN = "${run_name:"  # in the default of hydra.run.dir (conf/config.yaml): runs/folders.py chooses the folder
@@ -79,18 +85,60 @@ def run_job(
                     )
                 set_hydra(config, "", "output_subdir", None)
             set_hydra(config, "runtime", "output_dir", str((started.folder or Path()).absolute()))
+            run = partial(logged, started.run) if has_job_logging(config.hydra) else started.run
             result = hydra_run_job(
-                lambda composed: started.run(), config, "hydra.runtime.output_dir", None, hydra_context,
+                lambda composed: run(), config, "hydra.runtime.output_dir", None, hydra_context,
                 configure_logging, environment=environment,
             )  # fmt: skip
         except OSError as error:  # raised for Hydra's files: the error for a full disk has no path
             error.filename = error.filename or str(started.folder)
+            if job_subdir_key is None and not Path(config.hydra.runtime.output_dir).is_dir():
+                key = f"{job_dir_key}={started.folder}"
+                raise UserError(f"{key} is not allowed: it cannot be written: {error.strerror}") from error
             raise
         finally:
             started.release()
     finally:
         HydraConfig.instance().cfg = before
     return JobResult(**vars(result))
+
+
+class CopiedOutput(io.TextIOBase):
+    """Standard output, copied to the files of logging handlers."""
+
+    def __init__(self, output: TextIO, files: Sequence[TextIO]):
+        self.output = output
+        self.files = files
+
+    def write(self, text: str) -> int:
+        for file in self.files:
+            file.write(text)
+        return self.output.write(text)
+
+    def flush(self) -> None:
+        for stream in (*self.files, self.output):
+            stream.flush()
+
+    def isatty(self) -> bool:
+        return self.output.isatty()
+
+    def fileno(self) -> int:
+        return self.output.fileno()
+
+
+def logged(run: Callable[[], float | None]) -> float | None:
+    """Run a job. The files of hydra.job_logging receive what the job prints, and its error."""
+    files = [one.stream for one in logging.root.handlers if isinstance(one, logging.FileHandler) and one.stream]
+    output = CopiedOutput(sys.stdout, files)
+    try:
+        with contextlib.redirect_stdout(output):
+            return run()
+    except Exception as error:
+        for file in files:
+            print(f"error: {describe(error)}", file=file)
+        raise
+    finally:
+        output.flush()
 
 
 def folder_named(config: DictConfig, dir_key: str, subdir_key: str | None) -> str | None:

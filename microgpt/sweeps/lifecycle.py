@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from microgpt.config.hydra_compat import parse_arguments
-from microgpt.config.hydra_settings import check_hydra
+from microgpt.config.hydra_settings import check_hydra, check_plugins
 from microgpt.distributed import this_process
 from microgpt.errors import MicrogptError, UserError
 from microgpt.runs.record import timestamp
@@ -43,6 +43,7 @@ class Sweep:
             why = "they train a single model; for parallel jobs, use workers (hydra/launcher) instead of torchrun"
             raise UserError(f"a sweep is not allowed with {size} processes of torchrun: {why}")
         check_hydra(config.hydra)
+        check_plugins(config.hydra)
         self.outputs_dir, self.results_dir = Path(config.outputs_dir), Path(config.results_dir)
         earlier = (name for name in sweep_names(sys.argv[1:])[1:] if (self.outputs_dir / "sweeps" / name).is_dir())
         self.name = next(earlier, self.name)
@@ -50,6 +51,9 @@ class Sweep:
         self.has_trials = proposes_jobs(config.hydra.sweeper._target_)
         if config.task.name == "train":  # the other tasks make no runs, and so no tables
             check_results_dir(self.results_dir)
+        elif contains_runs(self.folder):
+            key = f"hydra.sweep.dir={self.folder}"
+            raise UserError(f"{key} is not allowed with task={config.task.name}: it contains the runs of a sweep")
         if config.sweep.fresh:
             self.archived = archive(self.folder)
 
@@ -205,6 +209,14 @@ def archive(folder: Path) -> Path | None:
         raise UserError(f"sweep.fresh=true: {folder} cannot be renamed: {error.strerror}") from error
     print(f"sweep.fresh=true: the earlier sweep is now in {archived}", flush=True)
     return archived
+
+
+def contains_runs(folder: Path) -> bool:
+    """Return whether a folder is that of a sweep with runs, not one with folders of sweeps."""
+    from microgpt.runs.folders import has_failed_before_start, run_folders  # imports numpy, which --help does not need
+
+    is_of_sweep = (folder / ".locks").is_dir()
+    return is_of_sweep and any(not has_failed_before_start(path) for path in run_folders(folder))
 
 
 def is_without_jobs(folder: Path) -> bool:

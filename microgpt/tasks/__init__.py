@@ -8,6 +8,7 @@ from types import ModuleType
 from microgpt.config.choices import TASKS
 from microgpt.config.keys import with_absolute_paths
 from microgpt.config.schema import Config
+from microgpt.errors import UserError
 from microgpt.runs.invocation import Invocation
 from microgpt.sweeps.checked_job import StartedJob
 
@@ -22,7 +23,17 @@ def start(config: Config, invocation: Invocation) -> StartedJob:
         config = with_absolute_paths(config, invocation.directory)
     task = task_named(config.task.name)
     folder = invocation.job.folder if invocation.job is not None else invocation.folder
+    if folder is not None:
+        refuse_folder_of_run(folder, "hydra.run.dir" if invocation.job is None else "hydra.sweep.subdir", config)
     return StartedJob(lambda: task(config, invocation), folder)
+
+
+def refuse_folder_of_run(folder: Path, key: str, config: Config) -> None:
+    """Raise UserError if a task that is not training would write Hydra's files to the folder of a run."""
+    from microgpt.runs.folders import has_failed_before_start, is_free  # imports numpy, which --help does not need
+
+    if not is_free(folder) and not has_failed_before_start(folder):
+        raise UserError(f"{key} is not allowed with task={config.task.name}: {folder} contains a run")
 
 
 def task_named(name: str) -> Task:

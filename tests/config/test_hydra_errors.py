@@ -53,7 +53,7 @@ def test_style_file_without_a_name_has_the_name_of_its_option(microgpt: Program)
         (["train=foo"], "train=foo is not allowed: train is a group of keys, not a value"),
         (["style.phrases=abc"], "style.phrases=abc is not allowed: style.phrases must be a list, as in [a,b]"),
         (["~train.steps"], "~train.steps is not allowed: train.steps is part of every run"),
-        (["model=null"], "a config group takes the name of an option"),
+        (["model=null"], "model=null is not allowed: model takes the name of an option"),
         (["train.steps=${nix}"], "train.steps is not allowed: Interpolation key 'nix' not found"),
         (["sample.prompt=é"], "sample.prompt=é is not an override: write key=value, or group=option; put other "),
         (["-m", "--cfg", "job", "seed=1,2"], "Only one of --run, --multirun, --cfg"),
