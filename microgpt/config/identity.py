@@ -6,6 +6,7 @@ The schema defines the effect of each key.
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from microgpt.config.keys import Effect, as_plain, keys_of
@@ -44,11 +45,19 @@ def label(config: Mapping[str, Any]) -> str:
 
     Values equal to the defaults are left out; the label is empty if no value differs.
     """
-    own = {name: value for name, value in config.items() if name in keys_of(Config)}
-    defaults = settings_with(("record",), as_plain(Config()))
-    settings = settings_with(("record",), own)
+    own = {name: config[name] for name in default_record() if name in config}
+    if own == default_record():
+        return ""
+    defaults, settings = (settings_with(("record",), one) for one in (default_record(), own))
     changed = {name: value for name, value in settings.items() if name not in defaults or value != defaults[name]}
     return json.dumps(changed, sort_keys=True) if changed else ""
+
+
+@cache
+def default_record() -> dict[str, Any]:
+    """Return the defaults of the top-level keys and groups that only a run's record or log contains."""
+    plain = as_plain(Config())
+    return {name: plain[name] for name, stated in keys_of(Config).items() if stated.effect == "record"}
 
 
 def with_effect(config: Mapping[str, Any], node: type, effects: tuple[Effect, ...]) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def without_hydra(config: DictConfig) -> DictConfig:
     """Return a copy of a composed configuration without the `hydra` node. Unlike a masked copy, its keys have types."""
     own = copy.deepcopy(config)
     with read_write(own), open_dict(own):
-        del own["hydra"]
+        own.pop("hydra", None)  # a launcher of another package has removed it
     return own
 
 
