@@ -159,8 +159,8 @@ def test_an_onnx_graph_is_compared_or_the_missing_library_named(names: str) -> N
     ("plain", STYLE, ["--checkpoint"], "has a style without phrases"),
     ("chat", STYLE, ["--checkpoint"], "is a chat model"),
     ("names", CHAT, ["--backend", "python"], "is not a chat model"),
-    ("plain", EXPORT, ["--checkpoint"], "is not a model of the embedded names"),
-    ("chat", EXPORT, ["--checkpoint"], "is not a model of the embedded names"),
+    ("plain", EXPORT, ["--checkpoint"], "is not a model of the bundled names"),
+    ("chat", EXPORT, ["--checkpoint"], "is not a model of the bundled names"),
 ], indirect=["module"])  # fmt: skip
 def test_an_unsuitable_model_is_one_sentence(
     request: pytest.FixtureRequest, model: str, module: ModuleType, option: list[str], sentence: str, capsys
