@@ -15,7 +15,7 @@ from microgpt.runs.record import RECORD, Metrics, RunRecord
 if TYPE_CHECKING:
     import pandas as pd
 
-    from microgpt.api.model import Model
+    from microgpt.api.model import Model, Text
     from microgpt.reports.rows import Row
 
 HISTORY_COLUMNS = ("step", "loss", "lr", "tokens", "val_loss")
@@ -67,6 +67,18 @@ class Run:
     def samples(self) -> list[str]:
         """The samples that the run generated after its last step."""
         return self.record.samples
+
+    @cached_property
+    def validation_documents(self) -> list[Text]:
+        """The documents on which val_loss was measured: texts, or conversations of a chat model.
+
+        `model.loss(run.validation_documents)` is val_loss, unless documents are pieces of a stream, are longer than the
+        block, or have other targets than answers (data.loss_on). Raises UserError if the text has changed since the
+        run.
+        """
+        from microgpt.api.documents import validation_documents
+
+        return validation_documents(self.record)
 
     @cached_property
     def history(self) -> pd.DataFrame:

@@ -87,11 +87,9 @@ def build_corpus(
     style_long_documents: str = "window",
 ) -> Corpus:
     """Split and tokenize a text. Raises UserError if no documents are left for training or validation."""
-    text = io.StringIO(source.text, newline=None).read()  # normalises line endings
-    chosen = FORMATS[text_format]
-    documents = chosen.documents(text, block_size)
+    documents = read_documents(source, text_format, block_size)
     tokenizer = Tokenizer.of([*documents, *style_documents])
-    options = ExampleOptions(block_size, long_documents, closed=chosen.has_documents)
+    options = ExampleOptions(block_size, long_documents, closed=FORMATS[text_format].has_documents)
     style_options = ExampleOptions(block_size, style_long_documents)
 
     train, val = split(documents, val_fraction, split_seed)
@@ -140,6 +138,12 @@ FORMATS = {
         has_documents=False,
     ),
 }
+
+
+def read_documents(source: Source, text_format: str, block_size: int) -> list[str]:
+    """Return the documents of a text, or the pieces of a stream."""
+    text = io.StringIO(source.text, newline=None).read()  # normalises line endings
+    return FORMATS[text_format].documents(text, block_size)
 
 
 def check_split(

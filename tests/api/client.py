@@ -16,6 +16,8 @@ def main() -> None:
         print(error)
         return
     assert_type(run, Run)
+    assert_type(train(documents=["anna", "bo"]), Run)
+    print(run.model.loss(run.validation_documents), load(run).step, Run(run) == run)
     assert_type(run.folder, Path)
     assert_type(run.samples, list[str])
     print(run.history["val_loss"].min(), run.record.status, run.config["seed"], run.metrics.val_loss)

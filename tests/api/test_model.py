@@ -13,8 +13,6 @@ from support.checkpoints import earlier_checkpoint
 
 import microgpt
 from microgpt.app import execute
-from microgpt.data.corpus import build_corpus
-from microgpt.data.sources import read_source
 from microgpt.sweeps.lifecycle import new_sweep
 
 
@@ -63,13 +61,8 @@ def test_logits_losses_and_attention_fit_together(run: microgpt.Run) -> None:
 
 
 def test_the_loss_of_the_held_out_documents_is_the_run_s(run: microgpt.Run) -> None:
-    data = run.config["data"]
-    corpus = build_corpus(
-        read_source("names", None), text_format="lines", long_documents="truncate", val_fraction=data["val_fraction"],
-        split_seed=data["split_seed"], block_size=run.model.config.block_size,
-    )  # fmt: skip
-    texts = [corpus.tokenizer.decode(example) for example in corpus.val.head(20)]
-    assert run.model.loss(texts) == pytest.approx(run.metrics.val_loss, abs=1e-6)
+    assert len(run.validation_documents) == 20
+    assert run.model.loss(run.validation_documents) == pytest.approx(run.metrics.val_loss, abs=1e-6)
 
 
 def test_a_long_text_is_read_in_windows(run: microgpt.Run) -> None:

@@ -1,5 +1,6 @@
 """`train` and `sweep` behave like the program: the same files, errors and bits, and no state is left behind."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from api.conftest import SMALL, quietly
@@ -14,10 +16,11 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobRuntime
-from support.program import ROOT, Program, environment, results_of, wait_for
+from support.program import ROOT, Program, environment, read_record, results_of, wait_for
 from support.sweep_runs import written_by
 
 import microgpt
+from microgpt.api.documents import encoded
 from microgpt.errors import MicrogptError, NonFiniteError
 
 OVERRIDES = [f"{key}={value}" for key, value in SMALL.items()]
@@ -70,6 +73,38 @@ def test_calls_leave_nothing_behind(tmp_path: Path, run: microgpt.Run) -> None:
     assert results_of(again.folder, 30) == results_of(run.folder, 30)
     assert again.record.overrides == OVERRIDES
     assert again.record.command == f"python -m microgpt {' '.join(OVERRIDES)}"
+
+
+def test_own_documents_are_kept_in_a_file_for_the_next_call(tmp_path: Path) -> None:
+    documents = [f"{a}{b}" for a in "abcde" for b in "uvwxyz"]
+    with quietly(tmp_path):
+        one = microgpt.train(SMALL, {"train.steps": 2}, documents=iter(documents))
+        again = microgpt.train(*one.record.overrides)
+        assert again.metrics.val_loss == one.metrics.val_loss == pytest.approx(one.model.loss(one.validation_documents))
+        assert set(one.validation_documents) < set(documents)
+        (file,) = (tmp_path / "outputs" / "documents").iterdir()
+        assert file.stem == str(read_record(one.folder)["data"]["sha256"])[:16]
+        file.write_text("changed\n")
+        with pytest.raises(microgpt.UserError, match="has changed since the run"):
+            print(again.validation_documents)
+    for given, key, sentence in (
+        (documents, "data=names", "data=names is not allowed: the argument documents is the data"),
+        (["one", "two\n"], "seed=1", r"documents\[1\] has a line break"),
+        (["one", 2], "seed=1", r"documents\[1\] must be a string, not int"),
+        ("one", "seed=1", "documents must be a list of strings or of conversations, not str"),
+        ([" "], "seed=1", "documents is empty"),
+        (["one"], f"outputs_dir={tmp_path}/new", "is too small to split: 1 distinct document"),
+    ):
+        with pytest.raises(microgpt.UserError, match=sentence), quietly(tmp_path):
+            microgpt.train(SMALL, key, documents=cast(Any, given))
+    assert not (tmp_path / "new").exists()
+
+
+def test_own_conversations_are_data_for_chat() -> None:
+    turns = [{"role": "user", "content": "hé"}, {"role": "assistant", "content": "\n"}]
+    name, content = encoded([turns, turns])
+    assert name == "chat"
+    assert [json.loads(line) for line in content.splitlines()] == [turns, turns]
 
 
 @pytest.mark.slow
