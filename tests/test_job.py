@@ -102,6 +102,7 @@ def test_interpolations_in_a_job_have_the_types_of_their_keys_and_values_of_hydr
     [
         ("seed=${oc.env:GIVEN}", "seed=x is not allowed: seed must be an integer"),
         ("tags=${oc.env:GIVEN}", "tags=x is not allowed: tags must be a list, as in [a,b], not a string: "),
+        ("seed=${oc.env:NOT_SET}", "seed is not allowed: Environment variable 'NOT_SET' not found"),
         ("tags=${seed}", "tags=42 is not allowed: tags must be a list, as in [a,b]"),
         ("serve.allowed_hosts=${oc.decode:'[1]'}", r"serve.allowed_hosts=[1] is not allowed: each must be a string"),
     ],

@@ -147,7 +147,8 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 def sentences(error: Any) -> str:
     """Return the first paragraph of a message on one line, without the fields that OmegaConf adds."""
     lines = [line.strip() for line in str(error).strip().partition("\n\n")[0].splitlines()]
-    return " ".join(line for line in lines if not re.match(r"\w+: |\w+=", line)) or first_line(error)
+    text = " ".join(line for line in lines if not re.match(r"(full_key|object_type|reference_type)[:=]", line))
+    return re.sub(r'^\w+ (raised )?while resolving interpolation: "?(.*?)"?$', r"\2", text) or first_line(error)
 
 
 def first_line(error: Any) -> str:
