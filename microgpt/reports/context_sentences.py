@@ -1,16 +1,19 @@
 """Sentences that put a family's means in context: references, failed runs, and the learning rates that were tried."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from microgpt.reports.factor_effects import Compared
-from microgpt.reports.paired_statistics import Difference, Verdict, number_of_seeds, summary
+from microgpt.reports.paired_statistics import Difference, Verdict, difference, number_of_seeds, summary
 from microgpt.reports.provenance import LOSS_AT_STEP
 from microgpt.reports.rows import Row
 from microgpt.reports.run_families import Family, Variant
 from microgpt.reports.settings import fingerprint, label
+from microgpt.reports.simultaneous import adjusted
 from microgpt.reports.wording import MOST_NAMED, listed, size
 
-LEARNING_RATE = "optim.lr"
+LEARNING_RATE, OPTIMIZER = "optim.lr", "optim.name"
+COARSE = 10.0  # ratio of neighbouring rates, from which the best one is not located between them
 MOST_SETTINGS = 6  # settings whose best learning rates one sentence lists
 
 
@@ -26,13 +29,16 @@ def reference_sentences(family: Family) -> Iterator[str]:
     if "uniform" in references:
         loss = references["uniform"]
         for variant in known:
-            values = variant.values("val_loss").values()
-            above = sum(value > loss for value in values)
+            values = variant.values("val_loss")
+            above = {seed: value for seed, value in values.items() if value > loss}
             if above:
-                part = "all" if above == len(values) else f"{above} of"
-                runs = "this run" if above == 1 else "these runs"
-                seeds = f" in {part} {len(values)} seeds" if len(values) > 1 else ""
-                yield f"{variant.name} ends above the uniform reference ({loss:.4f}){seeds}: {runs} did not learn."
+                firsts = [variant.rows[seed].first_val_loss or loss for seed in above]
+                mean = summary(list(above.values())).mean
+                what = "diverged without becoming infinite" if mean > summary(firsts).mean else "did not learn"
+                part = "all" if len(above) == len(values) else f"{len(above)} of"
+                seeds = f" in {part} {len(values)} seeds ({mean:.4f} on average)"
+                where = seeds if len(values) > 1 else f" ({mean:.4f})"
+                yield f"{variant.name} {what}: it ends above the uniform reference ({loss:.4f}){where}."
     means = {one.name: summary(list(one.values("val_loss").values())).mean for one in known}
     for name, higher in (("unigram", "uniform"), ("bigram", "unigram")):
         if name not in references:
@@ -74,7 +80,10 @@ def fixed_rates(family: Family) -> Iterator[str]:
     if len(family.variants) < 2 or LEARNING_RATE in family.variants[0].settings or not known:
         return
     if len(set(rates.values())) == 1:
-        yield f"lr {next(iter(rates.values())):g} was used for all variants and was not tuned for each."
+        yield (
+            f"lr {next(iter(rates.values())):g} was used for all variants and was not tuned for each: the order may "
+            "change with tuned rates."
+        )
     else:
         stated = ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
         yield f"Each optimizer has one learning rate ({stated}): at other rates, their order may differ."
@@ -93,13 +102,24 @@ def tried_rates(family: Family, compared: Compared) -> Iterator[str]:
     names = {one.name: label(without_rate(one.settings)) for one, _ in best}
     order = sorted(best, key=lambda item: item[1])
     tried = max(map(len, groups.values()))
-    if 1 < len(order) <= MOST_SETTINGS and order[0][0].name == compared.best.name:
+    if 1 < len(order) <= MOST_SETTINGS and order[0][0].name == compared.best.name and not family.obstacle:
         means = ", ".join(f"{names[one.name]} {mean:.4f} (lr {rate_of(one):g})" for one, mean in order)
-        first, second = order[0][0], order[1][0]
-        gap = gap_sentence(names[first.name], names[second.name], compared.from_best.get(second.name))
+        pairs = list(itertools.combinations([one for one, _ in order], 2))
+        if len(order) > MOST_NAMED:
+            pairs = [(order[0][0], one) for one, _ in order[1:]]
+        found = [difference(b.values(family.metric), a.values(family.metric)) for a, b in pairs]
+        gaps = "".join(
+            gap_sentence(names[a.name], names[b.name], one)
+            for (a, b), one in zip(pairs, adjusted(found, compared.pairs), strict=True)
+        )
         yield (
-            f"Each setting at its best of the {tried} values of {LEARNING_RATE} tried: {means}. {gap}The rates were "
+            f"Each setting at its best of the {tried} values of {LEARNING_RATE} tried: {means}. {gaps}The rates were "
             "chosen on the same seeds, so these means are slightly too low."
+        )
+    if OPTIMIZER in family.variants[0].settings:
+        yield (
+            f"A value of {LEARNING_RATE} is not the same step size for different optimizers: differences at equal "
+            f"{LEARNING_RATE} do not rank them."
         )
     at_edge = [names[one.name] for one, _ in best if is_at_edge(one, groups)]
     if at_edge:
@@ -111,6 +131,24 @@ def tried_rates(family: Family, compared: Compared) -> Iterator[str]:
             f"The best {LEARNING_RATE}{of} is at the edge of those tried: better values may lie outside"
             f"{order_may_change}."
         )
+    elif len(best) == 1 and compared.best.name == best[0][0].name:
+        yield from unlocated_rate(best[0][0], groups, compared)
+
+
+def unlocated_rate(best: Variant, groups: Mapping[str, Sequence[Variant]], compared: Compared) -> Iterator[str]:
+    """Yield why the best rate of a setting is not known, although a lower and a higher one were tried."""
+    members = sorted(groups[fingerprint(best.settings, without=[LEARNING_RATE])], key=rate_of)
+    ends = [compared.from_best.get(one.name) for one in (members[0], members[-1])]
+    reasons = [
+        f"{rate_of(one):g}, at the edge of those tried, is not shown to be worse than {rate_of(best):g}"
+        for one, found in zip((members[0], members[-1]), ends, strict=True)
+        if found is not None and found.verdict is Verdict.NOT_SHOWN
+    ]
+    near = itertools.pairwise(map(rate_of, members))
+    wide = [f"between {a:g} and {b:g}" for a, b in near if rate_of(best) in (a, b) and b > COARSE * a]
+    reasons += [f"nothing was tried {listed(wide)}"] if wide else []
+    if reasons:
+        yield f"The best {LEARNING_RATE} is not located: {', and '.join(reasons)}."
 
 
 def best_rate(group: Sequence[Variant], metric: str) -> tuple[Variant, float] | None:

@@ -80,7 +80,7 @@ def cell_weights(design: Design, factors: tuple[Factor, ...], over_levels: np.nd
 
 def main_parts(factor: Factor) -> Iterator[Part]:
     """Yield the trend and the departures of a numeric factor, and the differences between levels."""
-    if factor.is_numeric:
+    if factor.is_numeric and factor.has_line:
         yield from trend_parts(factor)
     yield from difference_parts(factor)
 

@@ -1,7 +1,7 @@
 """Sentences that describe a family: the training, the varied keys, the status of the runs, and missing seeds."""
 
 from microgpt.reports.run_families import Family
-from microgpt.reports.settings import abbreviated, short, written
+from microgpt.reports.settings import DATA, abbreviated, setting, short, written
 from microgpt.reports.tables import counted
 
 SIZES = ("n_embd", "n_head", "n_layer", "block_size")
@@ -37,6 +37,31 @@ def varied(family: Family) -> str:
         for key, values in levels.items()
     ]
     return f"Varied: {'; '.join(told)}." if told else ""
+
+
+def also_different(family: Family) -> str:
+    """Return a sentence on the keys that differ between the options of a varied group, of which only the name is told.
+
+    A key that all the options that have it set to the same value is left out.
+    """
+    rows = [next(iter(one.rows.values())) for one in family.variants if one.rows]
+    told = []
+    for name in (key for key in family.variants[0].settings if key.endswith(".name")):
+        group = name.removesuffix("name")
+        values: dict[str, dict[str, str]] = {}
+        for row in rows:
+            own = {key: value for key, value in row.settings.items() if key.startswith(group) and value is not None}
+            for key in own.keys() - family.variants[0].settings.keys() - {DATA}:
+                values.setdefault(key, {})[str(setting(row.settings, name))] = abbreviated(written(own[key]))
+        options = len({setting(row.settings, name) for row in rows})
+        told += [
+            f"{key} ({', '.join(f'{option} {value}' for option, value in found.items())})"
+            for key, found in sorted(values.items())
+            if len(set(found.values())) > 1 or len(found) == 1 < options
+        ]
+    more = f" and {len(told) - MOST_LEVELS} more" if len(told) > MOST_LEVELS else ""
+    names = " and ".join(short(key) for key in family.variants[0].settings if key.endswith(".name"))
+    return f"Also different between the levels of {names}: {', '.join(told[:MOST_LEVELS])}{more}." if told else ""
 
 
 def text_of(key: str, family: Family) -> str | None:

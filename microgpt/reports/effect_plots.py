@@ -24,6 +24,7 @@ FEWEST_RANKED = 5  # effects, from which they are drawn by size and, if they are
 MOST_INTERACTIONS = 3
 MOST_LABELS, LABEL_HEIGHT = 6, 0.06  # of the effects against chance; the height in parts of the largest
 SIMULTANEOUS = "Intervals are simultaneous."
+COLOURED = "Coloured: the interval excludes zero. Grey: it contains zero."
 LARGEST_DRAWN = 12  # levels of a factor in the plot of an interaction
 SIZES = ("trend", "difference", "interaction")  # kinds of effects that are ranked; a departure belongs to its trend
 
@@ -68,7 +69,7 @@ def pareto(family: Family, ranked: Sequence[Effect], keys: Sequence[str]) -> Plo
             )
             if interval is not None:
                 axes.plot([interval.low, interval.high], [place, place], color=INK, linewidth=1.4)
-            label = with_short_keys(one.contrast.label, keys) + " (not shown)" * (not one.is_shown)
+            label = with_short_keys(one.contrast.label, keys) + " (contains zero)" * (not one.is_shown)
             axes.annotate(
                 shortened(label, 66), (0, place - 0.22), xycoords=("axes fraction", "data"),
                 va="bottom", fontsize=8.5, bbox=ON_PAPER,
@@ -76,7 +77,7 @@ def pareto(family: Family, ranked: Sequence[Effect], keys: Sequence[str]) -> Plo
         axes.axvline(0, color=INK, linewidth=1)
         axes.set_xlabel(f"effect on the {LOSSES[family.metric]} ({UNIT})")
     some = f"The {len(rows)} largest of {len(ranked)}." * (len(rows) < len(ranked))
-    caption = joined(f"Coloured: shown. Grey: not shown. The line is the 95 % interval. {SIMULTANEOUS}", some)
+    caption = joined(f"{COLOURED} The line is the 95 % interval. {SIMULTANEOUS}", some)
     return Plot("pareto", "Effects by size", caption, figure)
 
 
@@ -116,7 +117,7 @@ def half_normal(ranked: Sequence[Effect], keys: Sequence[str]) -> Plot:
         if tested
         else "Effects of chance alone lie on a line from zero; "
     )
-    return Plot("halfnormal", "Effects against chance", f"{line}those far above it stand out. Coloured: shown.", figure)
+    return Plot("halfnormal", "Effects against chance", f"{line}those far above it stand out. {COLOURED}", figure)
 
 
 def size_of(one: Effect, in_errors: bool) -> float:

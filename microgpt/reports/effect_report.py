@@ -3,6 +3,8 @@
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from microgpt.errors import UserError
 from microgpt.reports.budgets import Reader
 from microgpt.reports.context_sentences import failure_sentences, fixed_rates, reference_sentences, tried_rates
@@ -22,6 +24,7 @@ from microgpt.reports.wording import best_sentence, effect_sentences
 MOST_ROWS = 60
 MOST_REMARKS = 8
 FEW_SEEDS = 4
+OUTLYING = 5.0  # median absolute deviations from the median
 WIDE = 5.0  # ratio of a variant's standard deviation to the median of all, from which it is named
 MEASURED = "Effects are means over measured combinations only; a row that needs another combination is left out."
 ON_AVERAGE = "A row without “with” is a mean over the levels of the other factors."
@@ -29,7 +32,10 @@ CROSSED = (
     "In a row with ×, the difference is that of two effects: below zero, the effect of the first setting is smaller "
     "(more negative) with the second."
 )
-OFF_THE_LINE = "In a row “off the line”, below zero: the mean is below the straight line."
+TREND = "(trend): the change along a straight line from the first level of the key to the last."
+OFF_THE_LINE = (
+    "In a row “off the line”, below zero: the mean is below the straight line fitted to all means against {}."
+)
 INDEPENDENT = (
     "Some variants share too few seeds to be compared seed by seed; as independent samples they need many more seeds."
 )
@@ -94,11 +100,14 @@ def note_of(found: Effects, shown: list[Effect], number: int) -> str:
     """Return the caption of the table of effects."""
     labels = [one.contrast.label for one in shown]
     several = len(found.design.factors) > 1
+    numeric = [one for one in found.design.factors if one.is_numeric]
+    axes = " or ".join(f"{'log ' * (one.scale == 'log')}{one.name}" for one in numeric)
     return joined(
         explanation([one.difference for one in shown]),
         f"{MEASURED} {ON_AVERAGE}" if several else "",
         CROSSED if any("×" in label for label in labels) else "",
-        OFF_THE_LINE if any(label.endswith("off the line") for label in labels) else "",
+        TREND if any("(trend)" in label for label in labels) else "",
+        OFF_THE_LINE.format(axes) if any(label.endswith("off the line") for label in labels) else "",
         f"{number - len(shown)} more rows are in report.json." if number > len(shown) else "",
     )
 
@@ -136,17 +145,30 @@ def caveats(found: Effects) -> list[str]:
 def wide_variants(design: Design) -> list[str]:
     spreads = {cell.name: summary(list(cell.sample.values())).sd for cell in design.cells}
     known = {name: sd for name, sd in spreads.items() if sd is not None}
-    if len(known) < 3 or len(known) < len(spreads):
+    if min(len(cell.sample) for cell in design.cells) < 3 or len(known) < 3 or len(known) < len(spreads):
         return []
     typical = median(known.values())
     wide = {name: sd / typical for name, sd in known.items() if typical > 0 and sd > WIDE * typical}
     consequence = (
-        "comparisons with it have wide intervals, the others are not affected"
+        "comparisons with it have wide intervals; the others are affected only through the correction"
         if len(design.factors) == 1
         else "effects that average over it are as uncertain, and interactions with its levels may be due to it"
     )
-    return [
-        f"The standard deviation of {name} over seeds is {ratio:.0f} times the median of all variants: {consequence}."
+    outliers = []
+    for cell in design.cells:
+        values = np.array(list(cell.sample.values()))
+        middle, sd = float(np.median(values)), known[cell.name]
+        deviations = np.abs(values - middle)
+        far = int(deviations.argmax())
+        alone = sd > 2 * max(typical, float(np.delete(values, far).std(ddof=1)))
+        if alone and deviations[far] > OUTLYING * np.median(deviations):
+            outliers.append(
+                f"One seed of {cell.name} ends at {values[far]:.2f}, the others near {middle:.2f}; intervals with this "
+                "variant are wide because of it."
+            )
+    return outliers + [
+        f"The standard deviation of {name} over seeds is {ratio:.0f} times the median standard deviation of the "
+        f"variants: {consequence}."
         for name, ratio in wide.items()
     ]
 

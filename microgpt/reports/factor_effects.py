@@ -184,11 +184,12 @@ def distribution_of(
     rows, pairs = family_of(design, contrasts, with_pairs=with_pairs)
     if rows.shape[1] > MOST_SIMULATED:
         others = rows[(np.abs(rows) > TOLERANCE).sum(axis=1) > 2] if pairs else rows  # the rest are pairs themselves
-        return Joint(max(1, len(different(others)) + len(pairs)))
+        return Joint(max(1, len(different(others)) + len(pairs)), pairs=len(pairs))
     unit = np.eye(rows.shape[1])
     rows = different(np.vstack([rows, *(unit[a : a + 1] - unit[b] for a, b in pairs)]))
     df = [one.df for one in found if one.p is not None and one.df is not None]
-    return joint(rows, min(df)) if len(rows) and df else Joint(1)  # fewer degrees of freedom give wider intervals
+    level = joint(rows, min(df)) if len(rows) and df else Joint(1)  # fewer degrees of freedom give wider intervals
+    return replace(level, pairs=len(pairs))
 
 
 def family_of(

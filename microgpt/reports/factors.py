@@ -29,6 +29,7 @@ class Factor:
     levels: tuple[Any, ...]
     reference: int = 0  # number of the level that others are compared with: the control's, or the baseline's
     scale: Scale = ""  # scale of the trend of a numeric factor with three or more levels; "" for categories
+    has_line: bool = True  # False: a level of a numeric factor did not learn, and no line is fitted
     has_control: bool = False  # only comparisons with the reference are of interest (report.control)
 
     @property
@@ -99,6 +100,10 @@ def design_of(family: Family, nuisance: Sequence[str] = (), control: Mapping[str
     base = baseline_of([variant for variant, _ in kept]).settings
     candidates = [factor_of(key, settings, base, control or {}) for key in swept if key not in nuisance]
     factors = tuple(factor for factor in candidates if len(factor.levels) > 1)
+    bad = [variant.name for variant, sample in kept if family.metric == "val_loss" and above_uniform(variant, sample)]
+    if bad and len(factors) == 1 and factors[0].is_numeric:
+        factors = (replace(factors[0], has_line=False),)
+        remarks.append(f"No line in {factors[0].name} is fitted: {' and '.join(bad)} did not learn.")
     cells = [
         Cell(tuple(number_of(factor, variant.settings[factor.key]) for factor in factors), variant, sample)
         for variant, sample in kept

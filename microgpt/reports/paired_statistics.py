@@ -67,6 +67,7 @@ class Difference:
     p: float | None = None  # two-sided, unadjusted
     p_adjusted: float | None = None  # for all comparisons: by Holm in `corrected`, or in simultaneous.py
     comparisons: int = 1  # that the verdict is corrected for
+    pairs: int = 0  # of those comparisons: differences of two variants
     level: float = ALPHA  # of the test that decides the verdict
     effect_size: float | None = None  # mean / sd, see effect_name
     values: tuple[float, ...] = ()  # paired: the differences, by seed
@@ -98,7 +99,7 @@ class Difference:
 
     @property
     def sentence(self) -> str:
-        """The verdict about a: `lower at 64 seeds`, `no difference shown at 8 seeds (...)`."""
+        """The verdict about a: `lower (n = 64)`, `no difference shown (n = 8; ...)`."""
         return self.verdict_as("lower", "higher")
 
     def verdict_as(self, below: str, above: str) -> str:
@@ -274,7 +275,7 @@ def number_of_seeds(number: int) -> str:
 
 
 def verdict_words(found: Difference, below: str, above: str) -> str:
-    at = f"at {number_of_seeds(found.n)}"
+    at = f"(n = {found.n})"
     if found.verdict is Verdict.UNTESTED:
         return "nothing to compare" if found.n == 0 else "one seed: cannot be told from chance"
     if found.verdict is Verdict.ZERO:
@@ -286,5 +287,5 @@ def verdict_words(found: Difference, below: str, above: str) -> str:
     if found.verdict is Verdict.SHOWN:
         return f"{direction} {at}"
     if found.p is not None and found.p <= ALPHA:
-        return f"no difference shown {at} after correction for {found.comparisons} comparisons"
-    return f"no difference shown {at} (one of {found.detectable:.3g} would be seen with 80 % power)"
+        return f"no difference shown {at}, after correction for {found.comparisons} comparisons"
+    return f"no difference shown (n = {found.n}; one of {found.detectable:.3g} would be seen with 80 % power)"

@@ -10,7 +10,7 @@ from microgpt.reports.paired_statistics import Difference, summary
 from microgpt.reports.plot_style import skip_if_failing
 from microgpt.reports.report import Plot
 from microgpt.reports.rows import Row
-from microgpt.reports.run_families import ABLATION, Family, Variant
+from microgpt.reports.run_families import ABLATION, Family, Variant, baseline_words
 from microgpt.reports.settings import with_short_keys
 from microgpt.reports.variant_comparisons import Comparison
 
@@ -72,9 +72,11 @@ def select(family: Family, most: int) -> Selection:
     for variant in ranked:
         if len(chosen) < most:
             chosen.add(variant.name)
+    best = next(number for number, variant in enumerate([*ranked, None]) if not variant or variant.name not in chosen)
+    listed = f"the {best} best, {baseline_words(family)} and the worst"
     left_out = [variant.name for variant in ranked if variant.name not in chosen]
     drawn = f"{len(chosen)} of {len(ranked)} variants are drawn"
-    which = f"{drawn}: the best, the baseline ({family.baseline.name}) and the worst"
+    which = f"{drawn}: {listed}"
     rest = f"Not drawn: {', '.join(left_out)}." if len(left_out) <= MOST_LEFT_OUT else "The table has all."
     return Selection(tuple(variant for variant in family.variants if variant.name in chosen), f"{which}. {rest}")
 

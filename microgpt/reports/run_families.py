@@ -97,6 +97,14 @@ def baseline_of(variants: Iterable[Variant]) -> Variant:
     return max(variants, key=lambda one: (bool(one.rows), defaults_among(one.settings)))
 
 
+def baseline_words(family: Family) -> str:
+    """Return why a variant is the baseline, and its name."""
+    base = family.baseline
+    count = defaults_among(base.settings)
+    why = "the first" if not count else f"with {'the' if count == len(base.settings) else 'the most'} default values"
+    return f"the baseline ({why}: {base.name})"
+
+
 def families(rows: Sequence[Row]) -> list[Family]:
     """Return the sweeps with two or more runs and the complete ablations, in the order of their first runs.
 

@@ -10,7 +10,15 @@ from microgpt.reports.analyses import analysed, plan_of_family
 from microgpt.reports.budgets import Reader, at_equal_parameters, at_equal_steps, at_equal_time
 from microgpt.reports.context_sentences import common_references
 from microgpt.reports.curves import Curve, read_curve
-from microgpt.reports.descriptions import SIZES, best_of, caveat, runs_sentence, subject, varied
+from microgpt.reports.descriptions import (
+    SIZES,
+    also_different,
+    best_of,
+    caveat,
+    runs_sentence,
+    subject,
+    varied,
+)
 from microgpt.reports.document import family_object
 from microgpt.reports.effect_report import comparisons_of
 from microgpt.reports.factor_effects import Compared
@@ -38,8 +46,8 @@ MOST_DRAWN = 8  # families, the newest, whose histories are read and drawn
 MOST_SINGLES = 200
 SAMPLE_SEEDS, SAMPLES = 3, 8  # of each variant, of each seed
 REFERENCES = (
-    "References: uniform is ln V; unigram and bigram count tokens and pairs of tokens in the training documents. They "
-    "are evaluated on the same validation documents."
+    "References, evaluated on the same validation documents: uniform is ln V; unigram and bigram count tokens and "
+    "pairs of tokens in all training documents"
 )
 CONTRASTS = (
     "An effect is averaged over the other toggle. The interaction is the effect of the first toggle with the second "
@@ -47,12 +55,12 @@ CONTRASTS = (
 )
 MEANS = (
     "Losses in nats per target token, ranked by {}, best first. The interval is that of one variant's mean over seeds "
-    "(initial weights, order of data){}. Do not compare variants by the overlap of their intervals: they share seeds, "
-    "and their differences are known more exactly."
+    "(initial weights, order of data). The intervals cover seeds only, not {}. Do not compare variants by the overlap "
+    "of their intervals: they share seeds, and their differences are known more exactly."
 )
 FROM_BEST = (
-    "from best: mean difference from the best variant, seed by seed. Its 95 % interval is simultaneous for all {} "
-    "comparisons of this report; differs: yes if the interval does not contain zero."
+    "from best: mean difference from the best variant, seed by seed. Its 95 % interval is simultaneous for {}; "
+    "differs: yes if the interval does not contain zero."
 )
 EXPLORATORY = "What else the data show (exploratory: not named before the runs began)"
 NOTHING = "No two variants can be compared."
@@ -153,7 +161,7 @@ def page_section(
     runs = runs_sentence(family)
     blocks: list[Block] = [
         Paragraph(subject(family)),
-        *(Paragraph(line) for line in [varied(family)] if line),
+        *(Paragraph(line) for line in (varied(family), also_different(family)) if line),
         Paragraph(f"{runs}."),
         *(Paragraph(remark) for remark in provenance.remarks(known)),
         *(Paragraph(warning, "strong") for warning in warnings),
@@ -185,11 +193,11 @@ def variants_table(family: Family, references: Mapping[str, float], compared: Co
     rows = without_constants(tables.variant_rows(family, compared))
     documents = {row.evaluated_documents for row in family.rows}
     known = family.metric == "val_loss" and len(documents) == 1 and None not in documents
-    count = f"; the {documents.pop():,} validation documents are the same for all" if known else ""
+    what = f"the choice of the {documents.pop():,} validation documents" if known else "the choice of documents"
     tested = [one for one in compared.from_best.values() if one.p is not None] if compared else []
-    note = MEANS.format(family.metric, count)
+    note = MEANS.format(family.metric, what)
     if tested:
-        note += f" {FROM_BEST.format(max(one.comparisons for one in tested))}"
+        note += f" {FROM_BEST.format(tables.composition(tested))}"
     last_n = {row.last_n for row in family.rows if row.last_n}
     if len(last_n) == 1 and any("mean_loss_last_n" in name for name in rows[0]):
         note += f" mean_loss_last_n: mean training loss of the last {last_n.pop()} steps."
@@ -197,7 +205,20 @@ def variants_table(family: Family, references: Mapping[str, float], compared: Co
         return Table("", rows, note)
     rest = [{"variant": f"reference: {name}", "val_loss mean": f"{loss:.4f}"} for name, loss in references.items()]
     return Table(
-        "", rows, f"{note} {REFERENCES}", [{column: one.get(column, "") for column in rows[0]} for one in rest]
+        "",
+        rows,
+        f"{note} {REFERENCES}{amounts(family.rows)}.",
+        [{column: one.get(column, "") for column in rows[0]} for one in rest],
+    )
+
+
+def amounts(rows: Sequence[Row]) -> str:
+    """Return how many tokens the references count, and how many a run was trained on; empty if not all runs say so."""
+    counts, seen = {row.train_tokens for row in rows}, [row.tokens_seen for row in rows if row.tokens_seen]
+    if len(counts) > 1 or None in counts or len(seen) < len(rows):
+        return ""
+    return (
+        f" ({counts.pop():,} tokens), while a run was trained on {sum(seen) / len(seen):,.0f} tokens (mean over runs)"
     )
 
 
@@ -243,7 +264,9 @@ def samples_of(family: Family) -> list[Block]:
         first = list(variant.rows.items())[:SAMPLE_SEEDS]
         found[variant.name] = {seed: tuple(map(escaped, row.samples[:SAMPLES])) for seed, row in first if row.samples}
     found = {name: seeds for name, seeds in found.items() if seeds}
-    which = Paragraph(f"Of each variant, the first {SAMPLE_SEEDS} completed seeds.", "caption")
+    number = len(family.variants)
+    drawn = f"the {len(found)} variants drawn above (of {number})" if len(found) < number else "each variant"
+    which = Paragraph(f"Of {drawn}, the first {SAMPLE_SEEDS} completed seeds.", "caption")
     return [Heading("Samples side by side"), which, Samples(found)] if found else []
 
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from typing import Any
 
@@ -153,15 +153,10 @@ def defaults_among(settings: Mapping[str, Any]) -> int:
 
 
 def is_default(settings: Mapping[str, Any], key: str) -> bool:
-    defaults = schema_defaults()
+    defaults = all_defaults()
     return key in defaults and exact(settings, key) == exact(defaults, key)
 
 
 @cache
 def all_defaults() -> Settings:
     return {name: value for name, value, _ in walk(Config())}
-
-
-@cache
-def schema_defaults() -> Settings:
-    return training_settings(asdict(Config()))

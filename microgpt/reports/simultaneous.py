@@ -35,6 +35,7 @@ class Joint:
 
     count: int
     smallest: np.ndarray | None = None  # simulated values, ascending; None: the contrasts are treated as independent
+    pairs: int = 0  # of the contrasts: differences of two variants
 
     @property
     def level(self) -> float:
@@ -123,5 +124,6 @@ def simultaneous(one: Difference, distribution: Joint, level: float) -> Differen
         p_adjusted=distribution.adjusted(one.p),
         verdict=Verdict.SHOWN if one.p <= level else Verdict.NOT_SHOWN,
         comparisons=distribution.count,
+        pairs=distribution.pairs,
         level=level,
     )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from microgpt.reports.budgets import Budget
+from microgpt.reports.budgets import Budget, is_too_short
 from microgpt.reports.factor_effects import Compared, Effect, Effects
 from microgpt.reports.paired_statistics import Difference, Interval, Verdict, number_of_seeds, summary
 from microgpt.reports.report import Cells
@@ -11,12 +11,12 @@ from microgpt.reports.run_families import Family
 from microgpt.reports.variant_comparisons import Comparison, comparisons
 
 MOST_DECIMALS = 6
+MOST_NEEDED = 1000  # seeds; estimates of more are too uncertain to state
 RATES = ("steps_per_sec", "tokens_per_sec")
 EXPLANATION = (
-    "Below zero, the loss is lower. Differences are taken seed by seed. The 95 % intervals are simultaneous for all {} "
-    "comparisons of this report: with 95 % probability all of them contain the true values. p (adjusted) is corrected "
-    "for all of them and decides the verdict at 0.05. Seeds needed: for 80 % power after the correction, if the effect "
-    "is as large as estimated."
+    "Below zero, the loss is lower. Differences are taken seed by seed. The 95 % intervals are simultaneous for {}: "
+    "with 95 % probability all of them contain the true values. p (adjusted) is corrected for all of them and decides "
+    "the verdict at 0.05. Seeds needed: for 80 % power after the correction, if the effect is as large as estimated."
 )
 EFFECT_NAMES = {
     "d_z": "d_z: mean difference divided by its standard deviation over seeds.",
@@ -44,7 +44,8 @@ def variant_rows(family: Family, compared: Compared | None = None) -> list[Cells
 
     Variants without a completed run are last.
     """
-    others = [column for column in ("mean_loss_last_n", "steps_per_sec") if column != family.metric]
+    columns = ("mean_loss_last_n", *(() if is_too_short(family) else ("steps_per_sec",)))
+    others = [column for column in columns if column != family.metric]
     rows = []
     for variant, found in family.ranked:
         digits = max(4, decimals(found.interval))
@@ -151,15 +152,23 @@ def seeds_needed_cell(found: Difference) -> str:
     if found.p is None or found.verdict is Verdict.SHOWN:
         return ""
     needed = found.seeds_needed
-    return ">1000000" if needed is None else str(needed)
+    return f"> {MOST_NEEDED}" if needed is None or needed > MOST_NEEDED else str(needed)
 
 
 def explanation(differences: Sequence[Difference]) -> str:
     """Return the caption that explains the columns of a table of differences."""
     tested = [found for found in differences if found.p is not None]
     names = dict.fromkeys(found.effect_name for found in tested)
-    number = max((found.comparisons for found in tested), default=0)
-    return " ".join([EXPLANATION.format(number), *(EFFECT_NAMES[name] for name in names)])
+    return " ".join([EXPLANATION.format(composition(tested)), *(EFFECT_NAMES[name] for name in names)])
+
+
+def composition(tested: Sequence[Difference]) -> str:
+    """Return how many comparisons the intervals are simultaneous for, and which."""
+    largest = max(tested, key=lambda one: one.comparisons, default=None)
+    number, pairs = (largest.comparisons, largest.pairs) if largest else (0, 0)
+    rest = number - pairs
+    words = f"all {pairs} pairs of variants" + f" and {counted(rest, 'further contrast')}, not all listed" * (rest > 0)
+    return f"all {number} comparisons of this report" + f" ({words})" * (pairs > 1)
 
 
 def cell(value: object) -> str:

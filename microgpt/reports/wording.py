@@ -1,11 +1,12 @@
 """The meaning of the effects of a design in sentences: for each factor, and for the interactions of two factors."""
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
-from microgpt.reports.contrasts import Kind, pair_label
+from microgpt.reports.contrasts import Kind, Pair, pair_label
 from microgpt.reports.factor_effects import Compared, Effect, Effects
-from microgpt.reports.factors import Factor
+from microgpt.reports.factors import Design, Factor
 from microgpt.reports.paired_statistics import Difference, Interval, Verdict
 from microgpt.reports.tables import decimals
 
@@ -37,23 +38,28 @@ def best_sentence(found: Compared, metric: str, without_results: int = 0) -> lis
 
 
 def effect_sentences(found: Effects, metric: str) -> list[str]:
-    """Return sentences about each factor, the surest first, then about interactions."""
+    """Return sentences about each factor, the one with the largest effect first, then about interactions."""
     if not found.averaged and not found.simple:
         return []
     if all(one.difference.verdict is Verdict.UNTESTED for one in (*found.averaged, *found.simple)):
         return [ONE_SEED]
-    factors = sorted(found.design.factors, key=lambda factor: smallest_p(found.of(factor)))
-    main = [sentence for factor in factors for sentence in factor_sentences(factor, found, metric)]
+    factors = sorted(found.design.factors, key=lambda factor: -largest(found, factor))
+    main = [sentence for factor in factors for sentence in factor_sentences(factor, found, metric, factors)]
     return [*main, *interaction_sentences(found)]
 
 
-def smallest_p(effects: Sequence[Effect]) -> float:
-    return min((1.0 if one.difference.p is None else one.difference.p for one in effects), default=1.0)
+def largest(found: Effects, factor: Factor) -> float:
+    """Return the size of the largest effect of a factor that is shown, averaged or at a level of others; 0 for none."""
+    shown = [one for one in (*found.averaged, *found.simple) if one.is_about(factor) and one.is_shown]
+    return max((abs(one.difference.mean or 0) for one in shown), default=0.0)
 
 
-def factor_sentences(factor: Factor, found: Effects, metric: str) -> Iterator[str]:
+def factor_sentences(factor: Factor, found: Effects, metric: str, order: Sequence[Factor]) -> Iterator[str]:
+    """Yield sentences about a factor; its interactions are told with the first factor of each pair in the `order`."""
     if factor in found.depends and not found.is_screening:
-        yield dependent_sentence(factor, found)
+        later = [one for one in found.depends[factor] if order.index(one) > order.index(factor)]
+        details = [interaction_detail(factor, one, found) for one in later]
+        yield " ".join(filter(None, [dependent_sentence(factor, found), *details]))
         return
     own = found.of(factor)
     average = on_average(factor, found)
@@ -124,21 +130,75 @@ def dependent_sentence(factor: Factor, found: Effects) -> str:
     effects = [one for one in found.simple if one.is_about(factor)]
     if len(effects) > MOST_TOLD:
         return f"{first}; the table of effects has its {len(effects)} differences, each with its interval."
+    rest = [other.name for other in found.design.factors if other is not factor and other not in others]
+    average = f" (averaged over {listed(rest)})" if rest else ""
+    combinations = math.prod(len(other.levels) for other in others)
+    if len(effects) == combinations and common_sign(factor, effects):
+        (pair,) = effects[0].contrast.pairs
+        assert pair is not None
+        word = "worse" if common_sign(factor, effects) > 0 else "better"
+        every = f"every{' combination of' * (len(others) > 1)} {names}{average}"
+        sizes = listed([f"{size(one.difference)} with {where_of(one, others)}" for one in effects])
+        return f"{factor.label(pair[0])} is {word} than {factor.value(pair[1])} with {every}: by {sizes}."
     by_pair: dict[str, list[str]] = {}
     for one in effects:
         (pair,) = one.contrast.pairs
         assert pair is not None
         values = by_pair.setdefault(pair_label(factor, pair), [])
-        name = "label" if not values or len(others) > 1 else "value"
-        where = " ".join(getattr(other, name)(level) for other, level in one.contrast.at)
-        values.append(f"{signed(one.difference)} with {where}")
-    combinations = math.prod(len(other.levels) for other in others)
-    for name, values in by_pair.items():
+        values.append(f"{signed(one.difference)} with {where_of(one, others, with_key=not values)}")
+    for pair in {one.contrast.pairs[0] for one in effects}:
+        assert pair is not None
+        values = by_pair[pair_label(factor, pair)]
         if len(values) < combinations:
-            by_pair[name] = [f"{listed(values)} (other combinations lack results)"]
-    rest = [other.name for other in found.design.factors if other is not factor and other not in others]
-    average = f" (averaged over {listed(rest)})" if rest else ""
+            lacking = missing_cells(found.design, factor, pair) if not rest else []
+            few = 0 < len(lacking) <= MOST_NAMED
+            which = f"without {listed(lacking)}" if few else "other combinations lack results"
+            by_pair[pair_label(factor, pair)] = [f"{listed(values)} ({which})"]
     return f"{first}{average}. {'; '.join(f'{name}: {listed(values)}' for name, values in by_pair.items())}."
+
+
+def where_of(one: Effect, others: Sequence[Factor], *, with_key: bool = False) -> str:
+    """Return the levels that a simple effect is at: `optim.lr=0.01`, or of a single other factor `0.01`."""
+    name = "label" if with_key or len(others) > 1 else "value"
+    return " ".join(getattr(other, name)(level) for other, level in one.contrast.at)
+
+
+def missing_cells(design: Design, factor: Factor, pair: Pair) -> list[str]:
+    """Return the combinations without results that have one of two levels of a factor."""
+    place = design.factors.index(factor)
+    every = itertools.product(*(range(len(one.levels)) for one in design.factors))
+    lacking = [levels for levels in every if levels not in design.number_of_cell and levels[place] in pair]
+    return [" ".join(map(Factor.label, design.factors, levels)) for levels in lacking]
+
+
+def common_sign(factor: Factor, effects: Sequence[Effect]) -> int:
+    """Return the sign of the effects of a factor with two levels if all of them are shown and have the same, else 0."""
+    signs = {math.copysign(1, one.difference.mean or 0) for one in effects if one.is_shown}
+    every = len(factor.levels) == 2 and len(signs) == 1 and all(one.is_shown for one in effects)
+    return int(signs.pop()) if every else 0
+
+
+def interaction_detail(factor: Factor, other: Factor, found: Effects) -> str:
+    """Return between which levels of another factor the effect of a factor is shown to differ."""
+    pairs = [(factor, other), (other, factor)]
+    effects = [one for one in found.averaged if one.contrast.factors in pairs and all(one.contrast.pairs)]
+    if not any(one.is_shown for one in effects) or len(effects) > MOST_TOLD:
+        return ""
+    shown, rest = ([one for one in effects if one.is_shown is kind] for kind in (True, False))
+    sign = common_sign(factor, [one for one in found.simple if one.is_about(factor)])
+    if not sign or len(found.depends[factor]) > 1:
+        named = [f"{one.contrast.label} {signed(one.difference)}" for one in (*shown, *rest)]
+        unknown = f"; not shown: {', '.join(named[len(shown) :])}" if rest else ""
+        return f"Interactions shown: {', '.join(named[: len(shown)])}{unknown}."
+
+    def between_levels(one: Effect, words: str) -> str:
+        level, reference = one.contrast.pairs[one.contrast.factors.index(other)] or (0, 0)
+        way = "smaller" if (one.difference.mean or 0) * sign < 0 else "larger"
+        return words.format(way, other.value(level), other.value(reference), size(one.difference))
+
+    differ = listed([between_levels(one, "{} with {} than with {} (by {})") for one in shown])
+    unknown = listed([between_levels(one, "{1} and {2} (by {3})") for one in rest]) if rest else ""
+    return f"The difference is shown to be {differ}" + f"; between {unknown} this is not shown" * bool(rest) + "."
 
 
 def numeric_sentence(factor: Factor, found: Effects, metric: str, average: str) -> Iterator[str]:
@@ -200,10 +260,11 @@ def interaction_sentences(found: Effects) -> Iterator[str]:
     rest = [one for one in interactions if one.contrast.factors not in pairs and one.difference.interval is not None]
     others = list(dict.fromkeys(one.contrast.factors for one in rest))
     if others:
-        named = ", ".join(" × ".join(factor.name for factor in pair) for pair in others)
+        of = {pair: [one for one in rest if one.contrast.factors == pair] for pair in others}
+        named = [f"{' × '.join(one.name for one in pair)} ({between(own)})" for pair, own in of.items()]
         number = f"{len(others)} {'other ' * bool(pairs)}interactions of two factors are not shown"
-        which = number if len(others) > MOST_NAMED else f"Interactions not shown: {named}"
-        yield f"{which} (interval{'s' * (len(rest) > 1)} {between(rest)})."
+        several = f"{number} (intervals {between(rest)})."
+        yield several if len(others) > MOST_NAMED else f"Interactions not shown: {', '.join(named)}."
     if len(found.design.factors) > 2 and interactions:
         yield "Interactions of three or more factors were not examined."
 

@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from support.report_rows import Sweep, design, read
 from microgpt.reports.analyses import analysed
 from microgpt.reports.charts import Strip, curves, strips
 from microgpt.reports.curves import Band
+from microgpt.reports.descriptions import also_different
 from microgpt.reports.document import json_text
 from microgpt.reports.factor_effects import compare
 from microgpt.reports.html import left_columns
@@ -21,8 +24,9 @@ from microgpt.reports.plots import clipped, select
 from microgpt.reports.provenance import failures
 from microgpt.reports.records import Collected
 from microgpt.reports.report import Table
-from microgpt.reports.run_families import Family, family_of
+from microgpt.reports.run_families import Family, baseline_words, family_of
 from microgpt.reports.sections import family_reports, page_report
+from microgpt.reports.tables import variant_rows
 
 SEEDS = 8
 REFERENCES = {"uniform": 3.2958, "unigram": 2.8142, "bigram": 2.4545}
@@ -87,7 +91,7 @@ def test_no_effect_is_estimated_from_a_cell_that_was_not_measured(optimizers: Fa
     assert ("optim=lion against adam", None) not in own  # the average over the rates
     assert not [one for one in effects if one["kind"] == "trend"]
     line = starting(findings(optimizers), "The effect of optim depends on optim.lr. optim=lion against adam: -0.08")
-    assert "with 0.003 (other combinations lack results); optim=muon against adam: +0.1" in line
+    assert "with 0.003 (without optim=lion optim.lr=0.01); optim=muon against adam: +0.1" in line
     assert "on average" not in line
 
 
@@ -99,9 +103,15 @@ def test_an_effect_that_interacts_has_no_average_and_another_one_has(tmp_path: P
         add(sweep, mean, model__activation=name, model__bias=bias, model__tie_lm_head=tied)
     family = family_of(sweep.rows)
     lines = findings(family)
-    line = starting(lines, "The effect of model.bias depends on model.activation (averaged over tie_lm_head). ")
-    assert "model.bias=true against false: +0.02" in line
-    assert "with model.activation=relu and +0.0" in line
+    line = starting(
+        lines, "model.bias=true is worse than false with every model.activation (averaged over tie_lm_head): "
+    )
+    assert re.search(
+        r": by 0\.02\S* \[.*\] with relu and 0\.0\S* \[.*\] with gelu\. The difference is shown to be larger", line
+    )
+    assert "larger with gelu than with relu (by 0.0" in line
+    assert lines.index(line) < lines.index(starting(lines, "The effect of model.activation depends on model.bias"))
+    assert "tie_lm_head × model.activation (between " in starting(lines, "Interactions not shown: ")
     assert starting(lines, "tie_lm_head=true hurts: val_loss is higher by 0.0").endswith(
         ", on average over model.activation and model.bias."
     )
@@ -176,7 +186,10 @@ def test_each_optimizer_is_compared_at_its_best_rate_with_a_warning_at_the_edge(
     line = starting(lines, "Each setting at its best of the 3 values of optim.lr tried: optim=muon 2.3")
     assert "(lr 0.01), optim=adam 2.3" in line
     assert "(lr 0.001). optim=muon is lower than optim=adam by 0.01" in line
+    assert " optim=muon is lower than optim=lion by 0.0" in line
+    assert " optim=adam is lower than optim=lion by 0.0" in line
     assert "The rates were chosen on the same seeds" in line
+    starting(lines, "A value of optim.lr is not the same step size for different optimizers: ")
     starting(lines, "The best optim.lr of optim=adam, optim=lion and optim=muon is at the edge of those tried: ")
 
 
@@ -185,16 +198,97 @@ def test_variants_are_placed_among_the_references(tmp_path: Path) -> None:
     for lr, mean in ((0.1, 2.35), (1.0, 2.40), (3.0, 2.6), (30.0, 3.8)):
         add(sweep, mean, optim__lr=lr)
     lines = findings(family_of(sweep.rows))
-    assert "optim.lr=30 ends above the uniform reference (3.2958) in all 8 seeds: these runs did not learn." in lines
+    assert starting(
+        lines, "optim.lr=30 diverged without becoming infinite: it ends above the uniform reference (3.2958) in all "
+    )
     assert "optim.lr=1 and optim.lr=3 end above the bigram reference (2.4545)." in lines
     assert not [line for line in lines if "unigram" in line]
+
+
+def test_a_rate_that_diverged_has_no_line_and_the_best_rate_is_not_located(tmp_path: Path) -> None:
+    """A level above the uniform reference would bend any line; an untrained level did not diverge."""
+    sweep = Sweep(tmp_path)
+    for lr, mean in ((0.1, 2.301), (1.0, 2.3), (30.0, 3.8)):
+        add(sweep, mean, optim__lr=lr)
+    family = family_of(sweep.rows)
+    lines = findings(family)
+    assert "No line in optim.lr is fitted: optim.lr=30 did not learn." in lines
+    assert not [line for line in lines if "straight line" in line]
+    kinds = {one["kind"] for one in analysed(family, None)["effects"].data["effects"]}
+    assert kinds == {"difference"}
+    assert starting(lines, "The best optim.lr is not located: 0.1, at the edge of those tried, ").endswith(
+        "is not shown to be worse than 1, and nothing was tried between 1 and 30."
+    )
+    rows = [sweep.change(row, first_val_loss=5.0) for row in list(sweep.rows)]
+    line = starting(
+        findings(family_of(rows)), "optim.lr=30 did not learn: it ends above the uniform reference (3.2958)"
+    )
+    assert line.endswith("in all 8 seeds (3.8702 on average).")
+
+
+def test_a_variant_with_failed_seeds_is_compared_with_the_best_on_its_own_seeds(tmp_path: Path) -> None:
+    """The seeds differ by 0.02 each, which a difference of means over different seeds would contain."""
+    sweep = Sweep(tmp_path)
+    add(sweep, 2.3, optim__lr=0.01)
+    add(sweep, 2.4, range(3), optim__lr=0.1)
+    report = page_report(Collected(sweep.rows), family_reports(sweep.rows, most_drawn=0))
+    (table,) = [one for one in report.sections[0].blocks if isinstance(one, Table) and "from best" in one.rows[0]]
+    row = {one["variant"]: one for one in table.rows}["optim.lr=0.1"]
+    assert float(row["from best"]) == pytest.approx(0.1, abs=0.003)
+    assert float(row["val_loss mean"]) - float(table.rows[0]["val_loss mean"]) == pytest.approx(0.13, abs=0.004)
+
+
+def test_one_seed_far_from_the_others_is_named(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    for lr in (0.01, 0.02, 0.03):
+        add(sweep, 2.3, optim__lr=lr)
+    last = sweep.rows[-1]
+    assert last.val_loss is not None
+    sweep.change(last, val_loss=2.9)
+    line = starting(findings(family_of(sweep.rows)), "One seed of optim.lr=0.03 ends at 2.90, the others near 2.3")
+    assert line.endswith("; intervals with this variant are wide because of it.")
+
+
+def test_keys_that_change_with_a_group_are_named(optimizers: Family) -> None:
+    assert also_different(optimizers) == ""
+    values = {"adam": 0.85, "lion": 0.9, "muon": 0.85}
+    rows = [replace(row, config=with_beta1(row.config, values)) for row in optimizers.members]
+    assert also_different(family_of(rows)) == (
+        "Also different between the levels of optim: optim.beta1 (adam 0.85, lion 0.9, muon 0.85)."
+    )
+
+
+def with_beta1(config: dict[str, Any], values: dict[str, float]) -> dict[str, Any]:
+    return {**config, "optim": {**config["optim"], "beta1": values[config["optim"]["name"]]}}
+
+
+def test_the_baseline_has_the_default_values_also_of_new_keys(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    for norm in (True, False):
+        add(sweep, 2.3, model__final_norm=norm)
+    assert baseline_words(family_of(sweep.rows)) == "the baseline (with the default values: model.final_norm=false)"
+
+
+def test_the_comparisons_are_counted_by_kind_and_short_runs_have_no_speed(optimizers: Family) -> None:
+    report = page_report(Collected(list(optimizers.members)), family_reports(optimizers.members, most_drawn=0))
+    (table, *_) = [one for one in report.sections[0].blocks if isinstance(one, Table) and "from best" in one.rows[0]]
+    assert re.search(
+        r"all \d+ comparisons of this report \(all 36 pairs of variants and \d+ further contrast", table.note
+    )
+    assert "The intervals cover seeds only, not the choice of the 100 validation documents." in table.note
+    assert "steps_per_sec" in table.rows[0]
+    fast = family_of([replace(row, steps_per_sec=1e5) for row in optimizers.members])
+    assert "steps_per_sec" not in variant_rows(fast)[0]
 
 
 def test_a_rate_that_was_not_varied_is_said_not_to_be_tuned(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path)
     for bias in (False, True):
         add(sweep, 2.3, model__bias=bias)
-    assert "lr 0.01 was used for all variants and was not tuned for each." in findings(family_of(sweep.rows))
+    assert (
+        "lr 0.01 was used for all variants and was not tuned for each: the order may change with tuned rates."
+        in findings(family_of(sweep.rows))
+    )
 
 
 # Tables and plots
@@ -231,8 +325,8 @@ def test_a_diverged_variant_does_not_set_the_range_of_a_plot() -> None:
 def test_the_caption_says_how_many_variants_are_drawn_and_which_are_not(optimizers: Family) -> None:
     assert select(optimizers, 9).note == ""
     assert select(optimizers, 8).note == (
-        "8 of 9 variants are drawn: the best, the baseline (optim=adam optim.lr=0.01) and the worst. "
-        "Not drawn: optim=muon optim.lr=0.001."
+        "8 of 9 variants are drawn: the 7 best, the baseline (with the default values: optim=adam optim.lr=0.01) and "
+        "the worst. Not drawn: optim=muon optim.lr=0.001."
     )
 
 

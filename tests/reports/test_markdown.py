@@ -81,16 +81,17 @@ def test_effects_and_differences_have_their_verdicts(sweep):
     page = page_of(section_of(sweep))
     tied, normed, interaction = table(page, "Main effects and interaction")
     assert tied["effect"] == "tie_lm_head=true against false"
-    assert (tied["p (adjusted)"], tied["verdict"]) == ("<0.0001", "higher at 8 seeds")
+    assert (tied["p (adjusted)"], tied["verdict"]) == ("<0.0001", "higher (n = 8)")
     for line in (normed, interaction):
-        assert line["verdict"].startswith("no difference shown at 8 seeds (one of 0.0")
+        assert line["verdict"].startswith("no difference shown (n = 8; one of 0.0")
     family = only_family(sweep)
     design = design_of(family)
     assert design is not None
     found = effects_of(design).averaged[1].difference
     assert found.mean is not None
     assert normed["difference"] == f"{found.mean:+.4f}"
-    assert normed["seeds needed"] == str(found.seeds_needed)
+    assert (found.seeds_needed or 0) > 1000
+    assert normed["seeds needed"] == "> 1000"
     assert normed["effect size"] == f"d_z {found.effect_size:+.2f}"
     lines = table(page, "Differences between variants")
     assert [(line["a"], line["b"]) for line in lines] == [(one.a.name, one.b.name) for one in comparisons(family)]
@@ -146,7 +147,7 @@ def test_failed_runs_are_counted_and_left_out(sweep):
     assert "Unfinished runs: 1." in page
     assert "not run with the same seeds" in page
     tied, _, _ = table(page, "Main effects and interaction")
-    assert tied["verdict"] == "higher at 3 seeds; 2 seeds without a partner left out"
+    assert tied["verdict"] == "higher (n = 3); 2 seeds without a partner left out"
 
 
 def test_plots_are_linked_below_their_own_comparison(sweep):

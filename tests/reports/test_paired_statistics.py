@@ -104,7 +104,7 @@ def test_a_paired_difference_is_that_of_scipy():
     assert found.effect_size == pytest.approx(differences.mean() / differences.std(ddof=1), rel=1e-12)
     assert found.values == tuple(differences.tolist())
     assert found.verdict is Verdict.SHOWN
-    assert found.sentence == "lower at 10 seeds"
+    assert found.sentence == "lower (n = 10)"
 
 
 @pytest.mark.parametrize("first", [DRUG_1, {seed: DRUG_1[seed] for seed in range(4)}], ids=["ten", "four"])
@@ -179,7 +179,7 @@ def test_identical_arms_show_no_difference():
     found = difference(a, dict(a))
     assert (found.mean, found.sd, found.p, found.interval, found.effect_size) == (0, 0, None, None, None)
     assert found.verdict is Verdict.ZERO
-    assert found.sentence == "no difference shown at 8 seeds: all differences are zero"
+    assert found.sentence == "no difference shown (n = 8): all differences are zero"
 
 
 @given(st.lists(losses, min_size=2, max_size=30), st.floats(0.01, 3))
@@ -189,7 +189,7 @@ def test_equal_differences_are_not_tested(values, step):
     assert found.verdict is Verdict.EQUAL
     assert (found.p, found.t, found.interval) == (None, None, None)
     assert found.mean == pytest.approx(step, rel=1e-12)
-    assert f"higher by the same {step:.4g} at {len(values)} seeds: no t test" == found.sentence
+    assert f"higher by the same {step:.4g} (n = {len(values)}): no t test" == found.sentence
 
 
 def test_two_constant_samples_are_not_tested():
@@ -307,7 +307,7 @@ def test_verdicts_follow_the_adjusted_p_and_leave_untested_differences_out():
     assert [one.verdict for one in family] == [
         Verdict.NOT_SHOWN, Verdict.UNTESTED, Verdict.SHOWN, Verdict.NOT_SHOWN,
     ]  # fmt: skip
-    assert family[0].sentence == "no difference shown at 10 seeds after correction for 3 comparisons"
+    assert family[0].sentence == "no difference shown (n = 10), after correction for 3 comparisons"
     assert corrected([]) == []
 
 

@@ -13,11 +13,11 @@ RUNS = (
 def test_a_halved_learning_rate_is_detected_and_identical_runs_show_no_difference(microgpt: Program) -> None:
     microgpt(*RUNS, "optim.lr=0.01,0.005")
     planted = (microgpt.folder / "results" / "report.html").read_text()
-    assert "at 64 seeds" in planted
+    assert "(n = 64)" in planted
     assert "no difference shown" not in planted
 
     microgpt(*RUNS, "style.bias=0,1", "outputs_dir=identical", "results_dir=same")
     identical = (microgpt.folder / "same" / "report.html").read_text()
-    assert "no difference shown at 64 seeds" in identical
-    assert "higher at 64 seeds" not in identical
-    assert "lower at 64 seeds" not in identical
+    assert "no difference shown (n = 64" in identical
+    assert "higher (n = 64)" not in identical
+    assert "lower (n = 64)" not in identical
