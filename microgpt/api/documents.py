@@ -51,13 +51,14 @@ def written_documents(documents: Iterable[Text] | None, overrides: Sequence[str]
         raise UserError(f"{place_of(error, str(path))} cannot be written: {error.strerror}") from None
     try:
         yield [f"data={name}", f"data.path={written(str(path))}", *overrides]
-    except UserError:
+    except UserError as error:
         if is_new:
             path.unlink()
             with suppress(OSError):  # a folder is not empty
                 for empty in (folder, folder.parent):
                     empty.rmdir()
-        raise
+        sentence = str(error).replace(f"data.path={path}", "documents")
+        raise (error if sentence == str(error) else UserError(sentence)) from None
 
 
 def encoded(documents: Iterable[Text]) -> tuple[str, bytes]:

@@ -24,7 +24,8 @@ class NoSweep(Sweep):
     def start(self, config: Any) -> None:
         experiment = config.hydra.runtime.choices.get("experiment")
         cause = "hydra.mode=MULTIRUN" if experiment is None else f"experiment={experiment}"
-        raise UserError(f"{cause} starts a sweep, but microgpt.train trains a single run: use microgpt.sweep")
+        how = "use microgpt.sweep, or add hydra.mode=RUN to train one of its jobs"
+        raise UserError(f"{cause} starts a sweep, but microgpt.train trains a single run: {how}")
 
 
 class OneJob(Application):

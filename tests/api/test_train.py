@@ -29,6 +29,7 @@ SWEPT = ["seed=range(2)", "optim.lr=0.01,0.005"]
 
 def test_importing_the_package_imports_nothing_else() -> None:
     check = """
+import inspect
 import sys
 before = set(sys.modules)
 import microgpt
@@ -40,6 +41,8 @@ heavy = {"torch", "numba", "pandas", "scipy", "matplotlib", "hydra"} & set(sys.m
 assert not heavy, heavy
 import microgpt.runs.record
 assert callable(microgpt.runs)
+assert list(inspect.signature(microgpt.runs).parameters) == ["folder"]
+assert inspect.getdoc(microgpt.runs).startswith('microgpt.runs(folder="outputs") returns one row per run')
 """
     subprocess.run([sys.executable, "-c", check], check=True)
 
@@ -62,7 +65,7 @@ def test_calls_leave_nothing_behind(tmp_path: Path, run: microgpt.Run) -> None:
         with pytest.raises(microgpt.UserError, match=r"^2 of 2 jobs cannot .* no job was started: .*=x is") as mistakes:
             microgpt.sweep(SMALL, {"train.steps": ["x", "y"]})
         assert mistakes.value.__notes__ == ["train.steps=y is not allowed: train.steps must be an integer"]
-        with pytest.raises(microgpt.UserError, match=r"^experiment=ablation starts a sweep, .* use microgpt\.sweep$"):
+        with pytest.raises(microgpt.UserError, match=r"^experiment=ablation starts a sweep, .* use microgpt\.sweep"):
             microgpt.train(SMALL, "experiment=ablation")
         assert not (tmp_path / "outputs").exists()
         again = microgpt.train(SMALL)
@@ -93,7 +96,7 @@ def test_own_documents_are_kept_in_a_file_for_the_next_call(tmp_path: Path) -> N
         (["one", 2], "seed=1", r"documents\[1\] must be a string, not int"),
         ("one", "seed=1", "documents must be a list of strings or of conversations, not str"),
         ([" "], "seed=1", "documents is empty"),
-        (["one"], f"outputs_dir={tmp_path}/new", "is too small to split: 1 distinct document"),
+        (["one"], f"outputs_dir={tmp_path}/new", "^documents is too small to split: 1 distinct document"),
     ):
         with pytest.raises(microgpt.UserError, match=sentence), quietly(tmp_path):
             microgpt.train(SMALL, key, documents=cast(Any, given))
