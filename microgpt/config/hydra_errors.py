@@ -12,6 +12,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from microgpt.config.hydra_compat import override_in
+from microgpt.config.hydra_optuna import missing_plugin
 from microgpt.config.hydra_schema import unknown_key
 from microgpt.config.keys import keys_of
 from microgpt.config.schema import Config
@@ -131,6 +132,8 @@ def explain_missing_option(text: str) -> str:
     """Return the error message for an option that does not exist, with the options that Hydra's message lists."""
     found = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
     listed = re.search(r"Available options in [^\n]*\n((?:\t[^\n]*\n)*)", text)
+    if found is not None and found.group(1) == "hydra/sweeper/sampler" and (message := missing_plugin()) is not None:
+        return message
     if found is None or listed is None:
         return sentences(text)
     options = ", ".join(sorted(listed.group(1).split()))

@@ -2,8 +2,9 @@
 
 from microgpt.sweeps.ladder import LadderSweeper
 from microgpt.sweeps.launcher import VectorizedLauncher
+from microgpt.sweeps.optuna_sweeper import OptunaSweeper
 from microgpt.sweeps.precision import PrecisionSweeper
 from microgpt.sweeps.screening import ScreeningSweeper
-from microgpt.sweeps.sweepers import GridSweeper, OptunaSweeper
+from microgpt.sweeps.sweepers import GridSweeper
 
 PLUGINS = (VectorizedLauncher, GridSweeper, OptunaSweeper, LadderSweeper, ScreeningSweeper, PrecisionSweeper)

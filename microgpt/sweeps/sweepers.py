@@ -6,7 +6,6 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -17,7 +16,6 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from microgpt.config.hydra_compat import combinations
-from microgpt.config.hydra_optuna import new_optuna_sweeper, propose_again, study_exists
 from microgpt.config.identity import training_settings
 from microgpt.config.schema import Config
 from microgpt.config.sweeper_keys import DESIGNS
@@ -158,33 +156,3 @@ class GridSweeper(PlannedSweeper):
         values = {key: len(choices) for key, choices in values_of(overrides).items() if len(choices) > 1}
         plan = [f"{len(jobs):,} runs: {' x '.join(f'{count} {key}' for key, count in values.items())}"]
         yield Stage(jobs, plan if self.master.report.question else ())
-
-
-class OptunaSweeper(Sweeper):
-    """The sweeper of hydra-optuna-sweeper. Jobs have the numbers of their trials. A failed trial does not end it."""
-
-    def __init__(self, **options: Any):
-        self.options = options
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Raises UserError if a library is missing, or if sweep.fresh=true would continue an existing study."""
-        self.optuna = new_optuna_sweeper(self.options)
-        self.optuna.setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.folder = Path(config.hydra.sweep.dir)
-        if config.sweep.fresh and study_exists(self.options["storage"], self.options["study_name"]):
-            raise UserError(
-                f"sweep.fresh=true would continue the study {self.options['study_name']} in hydra.sweeper.storage="
-                f"{self.options['storage']}: set a new name with hydra.sweeper.study_name"
-            )
-
-    def sweep(self, arguments: list[str]) -> None:
-        from microgpt.sweeps.folder import SweepFolder
-
-        if not SweepFolder(self.folder).is_held():
-            propose_again(self.options["storage"], self.options["study_name"])
-        try:
-            self.optuna.sweep(arguments)
-        except ValueError as error:
-            if "No trials are completed" not in str(error):
-                raise
-            print("no trial was completed, so there are no best values", flush=True)

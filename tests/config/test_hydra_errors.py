@@ -6,7 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.errors import MissingConfigException
 from support.program import Program, environment, mostly_slow, read_record
+
+from microgpt.config import hydra_optuna
+from microgpt.config.hydra_errors import explain
 
 QUICK = "experiment=debug", "train.steps=2", "train.eval_documents=2", "sample.num_samples=1"
 
@@ -99,3 +103,11 @@ def test_closed_pipe_ends_the_program_without_a_message(microgpt: Program, sweep
     done = shell(microgpt.folder, f"set -o pipefail; MICROGPT {sweep} {RUN} train.log_every=1 train.steps=30 | head -1")
     assert done.returncode == 141
     assert done.stderr == ""
+
+
+def test_missing_sampler_of_optuna_means_that_the_plugin_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hydra_optuna, "find_spec", lambda name: None)
+    error = MissingConfigException("In 'hydra/sweeper/optuna': Could not find 'hydra/sweeper/sampler/tpe'\n", "")
+    sentence, code = explain(error)
+    assert code == 2
+    assert (sentence or "").startswith("hydra/sweeper=optuna needs hydra-optuna-sweeper: pip install ")
