@@ -130,6 +130,10 @@ def explain_value(error: BaseException) -> str:
 
 def explain_missing_option(text: str) -> str:
     """Return the error message for an option that does not exist, with the options that Hydra's message lists."""
+    loaded = re.search(r"Could not load '([^']+)/([^'/]+)'", text)
+    if loaded and loaded.group(1) in keys_of(Config):  # Hydra reads a list as several options
+        group, option = loaded.groups()
+        return f"{group}=[{option}] is not allowed: {group} takes the name of one option, not a list"
     found = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
     listed = re.search(r"Available options in [^\n]*\n((?:\t[^\n]*\n)*)", text)
     if found is not None and found.group(1) == "hydra/sweeper/sampler" and (message := missing_plugin()) is not None:

@@ -58,6 +58,8 @@ def test_calls_leave_nothing_behind(tmp_path: Path, run: microgpt.Run) -> None:
             microgpt.train(SMALL, {"optim.lr": -1})
         assert negative.value.__cause__ is None
         assert len(traceback.extract_tb(negative.value.__traceback__)) < 6
+        with pytest.raises(microgpt.UserError, match=r"^data=\[judy\] is not allowed: data takes the name"):
+            microgpt.train("data=[judy]")
         with pytest.raises(microgpt.UserError, match=r"^modee is not a key"):
             microgpt.train("modee=tensor")
         with pytest.raises(microgpt.UserError, match=r"^train.steps=x is not allowed"):
