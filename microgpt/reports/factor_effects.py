@@ -27,6 +27,7 @@ from microgpt.reports.screening_model import (
 )
 from microgpt.reports.simultaneous import Joint, adjusted, joint, together
 
+MOST_PLACES = 10_000  # at which effects are looked for: each level of each factor, or a mean over its levels
 MOST_SIMULATED = 12  # cells of which all pairs are judged by a simulated distribution, more by Sidak's bound
 
 
@@ -98,6 +99,8 @@ def compare(design: Design) -> Compared:
         contrasts = [one for one in screening_contrasts(design, model) if is_comparable(one, design)]
         effects = replace(estimated(design, contrasts, alias_remarks(design, model)), is_screening=True)
         return Compared(replace(effects, depends=interacting(effects)), *against_best(design))
+    if len(design.factors) > 1 and math.prod(1 + len(factor.levels) for factor in design.factors) > MOST_PLACES:
+        return compare(as_variants(design))
     contrasts = list(averaged_contrasts(design))
     simple = list(all_simple_contrasts(design))
     if any(all(factor not in one.factors for one in (*contrasts, *simple)) for factor in design.factors):

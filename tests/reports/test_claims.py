@@ -18,6 +18,7 @@ from microgpt.reports.curves import Band
 from microgpt.reports.descriptions import also_different
 from microgpt.reports.document import json_text
 from microgpt.reports.factor_effects import compare
+from microgpt.reports.factors import VARIANT
 from microgpt.reports.html import left_columns
 from microgpt.reports.paired_statistics import Interval
 from microgpt.reports.plots import clipped, select
@@ -340,3 +341,13 @@ def test_the_family_of_many_cells_counts_each_pair_once() -> None:
     rng = np.random.default_rng(0)
     cells = {(f"level{number:02d}",): dict(enumerate(rng.normal(2.4, 0.01, 4).tolist())) for number in range(20)}
     assert compare(design(("key",), cells)).pairs.count == 190
+
+
+def test_a_sweep_of_many_keys_that_change_one_at_a_time_is_a_list_of_variants() -> None:
+    """Of 24 keys, all places at which an effect could be looked for would be a trillion."""
+    rng = np.random.default_rng(0)
+    rungs = [tuple(key < changed for key in range(24)) for changed in range(25)]
+    cells = {rung: dict(enumerate(rng.normal(2.4, 0.01, 4).tolist())) for rung in rungs}
+    found = compare(design([f"key{number}" for number in range(24)], cells))
+    assert [factor.name for factor in found.effects.design.factors] == [VARIANT]
+    assert len(found.from_best) == 24
