@@ -17,6 +17,7 @@ from microgpt.reports.plot_style import COLOURS, FAINT, INK, PAPER, WIDTH, line_
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 LOSS = "validation loss (nats per token)"
 MOST_DOTS = 300  # in one strip
@@ -24,7 +25,6 @@ STRIP_HEIGHT = 0.5  # inches
 LEGEND_ROW = 0.19  # inches
 MARGIN = 0.42  # inches, for the names of references
 REFERENCE_NAMES = {"unigram": "unigram\ncounts", "bigram": "bigram\ncounts"}
-ON_PAPER = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}  # hides lines behind a label
 
 
 @dataclass(frozen=True)
@@ -52,23 +52,30 @@ def curves(
     References are horizontal lines; one outside of the range of the curves is left out. The y-axis spans the curves
     that are not above `highest`, if there are any.
     """
-    columns = 1 if max(map(len, bands), default=0) > 24 else 2
+    high = [name for name, band in bands.items() if highest is not None and is_above(band.mean, highest)]
+    columns = 1 if max(map(len, bands), default=0) > 24 or high else 2
     legend = LEGEND_ROW * math.ceil(len(bands) / columns)
     with plot_style():
         figure, axes = new_axes(2.75 + legend, bottom=0.46 + legend)
         means: list[np.ndarray] = []
         high_means: list[np.ndarray] = []
         ends: list[np.ndarray] = []
+        lines: list[Line2D] = []
         for number, (name, band) in enumerate(bands.items()):
             rows = slice(None) if from_x is None else band.x >= from_x
-            x, mean, low, high = band.x[rows], band.mean[rows], band.low[rows], band.high[rows]
+            x, mean, low_end, high_end = band.x[rows], band.mean[rows], band.low[rows], band.high[rows]
             every = max(1, len(x) // 8)
-            axes.plot(x, mean, label=shortened(name, 54), markevery=(number % every, every), **line_style(number))
-            axes.fill_between(x, low, high, color=COLOURS[number % len(COLOURS)], alpha=0.18, linewidth=0)
-            is_high = highest is not None and is_above(band.mean, highest)
-            (high_means if is_high else means).append(mean)
-            ends += [] if is_high else [low, high]
+            style = line_style(number)
+            (line,) = axes.plot(x, mean, label=shortened(name, 54), markevery=(number % every, every), **style)
+            axes.fill_between(x, low_end, high_end, color=COLOURS[number % len(COLOURS)], alpha=0.18, linewidth=0)
+            (high_means if name in high else means).append(mean)
+            ends += [] if name in high else [low_end, high_end]
+            lines.append(line)
         limit_to(axes, np.concatenate(means or high_means), np.concatenate(ends or high_means))
+        for line in lines:
+            values = np.asarray(line.get_ydata())
+            if values[len(values) > 1 :].min() > axes.get_ylim()[1]:
+                line.set_label(f"{line.get_label()} is outside this plot (final mean {values[-1]:.4f})")
         mark_references(axes, references or {})
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
@@ -131,7 +138,7 @@ def strips(
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         if zero:
-            axes.axvline(0, color=INK, linewidth=1, zorder=1.5)
+            axes.axvline(0, color=FAINT, linewidth=0.9, zorder=1.5)
         inside = [row for row in rows if highest is None or row.mean <= highest] or rows
         for place, row in enumerate(rows):
             draw_strip(axes, place, row)
@@ -181,7 +188,6 @@ def draw_strip(axes: "Axes", place: int, row: Strip) -> None:
     axes.plot([row.mean], [below], marker="D", markersize=5, color=INK, markerfacecolor=PAPER, linestyle="none")
     axes.annotate(
         shortened(row.label, 60), (0, place - 0.26), xycoords=("axes fraction", "data"), va="bottom", fontsize=8.5,
-        bbox={**ON_PAPER, "alpha": 0.6},
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from microgpt.reports.charts import ON_PAPER, STRIP_HEIGHT, strips
+from microgpt.reports.charts import STRIP_HEIGHT, strips
 from microgpt.reports.factor_effects import Effect, Effects
 from microgpt.reports.factors import Factor
 from microgpt.reports.paired_statistics import Summary, summary
@@ -15,6 +15,7 @@ from microgpt.reports.plots import LOSSES, MOST_STRIPS, UNIT, difference_strips,
 from microgpt.reports.report import Plot
 from microgpt.reports.run_families import Family
 from microgpt.reports.settings import with_short_keys
+from microgpt.reports.wording import missing_cells
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,9 +73,9 @@ def pareto(family: Family, ranked: Sequence[Effect], keys: Sequence[str]) -> Plo
             label = with_short_keys(one.contrast.label, keys) + " (contains zero)" * (not one.is_shown)
             axes.annotate(
                 shortened(label, 66), (0, place - 0.22), xycoords=("axes fraction", "data"),
-                va="bottom", fontsize=8.5, bbox=ON_PAPER,
+                va="bottom", fontsize=8.5,
             )  # fmt: skip
-        axes.axvline(0, color=INK, linewidth=1)
+        axes.axvline(0, color=FAINT, linewidth=0.9, zorder=1.5)
         axes.set_xlabel(f"effect on the {LOSSES[family.metric]} ({UNIT})")
     some = f"The {len(rows)} largest of {len(ranked)}." * (len(rows) < len(ranked))
     caption = joined(f"{COLOURED} The line is the 95 % interval. {SIMULTANEOUS}", some)
@@ -135,9 +136,11 @@ def interactions(family: Family, found: Effects) -> list[Plot]:
         figure = interaction(family, found, *factors)
         if figure is not None:
             names = " and ".join(factor.name for factor in factors)
-            caption = (
-                "Mean over seeds and the other factors; the bar is the 95 % interval of that mean. Parallel lines: no "
-                "interaction."
+            lacking = missing_cells(found.design) if len(found.design.factors) == 2 else []
+            caption = joined(
+                "Mean over seeds and the other factors; the bar is the 95 % interval of that mean. Do not judge "
+                "differences by the overlap of the bars. Parallel lines: no interaction.",
+                f"Not drawn, since left out of the effects: {', '.join(lacking)}." if lacking else "",
             )
             name = f"interaction{'abc'[len(plots)]}" if plots else "interaction"
             plots.append(Plot(name, f"Interaction of {names}", caption, figure))

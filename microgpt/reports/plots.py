@@ -1,7 +1,9 @@
 """The plots of a family: which ones it has, of which variants, with which captions."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from microgpt.reports.budgets import is_too_short
 from microgpt.reports.charts import MOST_DOTS, Strip, curves, is_above, strips
@@ -12,6 +14,7 @@ from microgpt.reports.report import Plot
 from microgpt.reports.rows import Row
 from microgpt.reports.run_families import ABLATION, Family, Variant, baseline_words
 from microgpt.reports.settings import with_short_keys
+from microgpt.reports.tables import counted
 from microgpt.reports.variant_comparisons import Comparison
 
 MOST_CURVES = 8  # variants that colours, dashes and markers distinguish
@@ -19,6 +22,7 @@ MOST_STRIPS = 16
 MOST_LEFT_OUT = 2  # variants that a caption names
 LOSSES = {"val_loss": "validation loss", "mean_loss_last_n": "mean of the last training losses"}
 UNIT = "nats per token"
+BATCHES = "Loss of the batches of the steps in history.jsonl (train.log_every)"
 TOGGLE_NAMES = "tied: tie_lm_head=true, untied: false; no_input_rmsnorm: input_rmsnorm=false, input_rmsnorm: true."
 SAME_TOKENS = 0.02  # relative difference in tokens seen, up to which there is no plot against tokens
 
@@ -129,14 +133,19 @@ def reference_caption(references: Mapping[str, float]) -> str:
 
 
 def training_curves(histories: Histories, references: Mapping[str, float], note: str) -> list[Plot]:
-    bands = bands_of(histories, "loss")
+    bands = {name: without_interval(band) for name, band in bands_of(histories, "loss").items()}
     if not bands or max(len(band.x) for band in bands.values()) < 2:
         return []
     several = max(band.runs for band in bands.values()) > 1  # the loss of one batch of one run may be any
     highest = 1.2 * references["uniform"] if several and "uniform" in references else None
     figure = curves(bands, x_label="training steps", y_label=f"training loss ({UNIT})", highest=highest)
-    caption = joined("Loss of each step's batch.", band_caption(bands), clipped(bands, highest), note)
+    caption = joined(f"{BATCHES}{', mean over seeds' * several}.", clipped(bands, highest), note)
     return [Plot("training", "Training loss", caption, figure)]
+
+
+def without_interval(band: Band) -> Band:
+    """Return a band without its interval, which for losses of small batches hides the curves."""
+    return replace(band, low=np.full_like(band.low, np.nan), high=np.full_like(band.high, np.nan))
 
 
 def compute_curves(family: Family, histories: Histories, references: Mapping[str, float], note: str) -> list[Plot]:
@@ -176,7 +185,12 @@ def distribution(family: Family, references: Mapping[str, float]) -> list[Plot]:
     highest = references.get("uniform")
     figure = strips(rows, x_label=f"{LOSSES[family.metric]} ({UNIT})", references=references, highest=highest)
     names = TOGGLE_NAMES if {variant.name for variant in family.variants} <= set(ABLATION) else ""
-    caption = joined(dots_caption("run", rows), names, reference_caption(references), selected.note)
+    end = figure.axes[0].get_xlim()[1]
+    number = len([value for row in rows for value in row.values if value > end])
+    outside = f"{counted(number, 'run')} {'is' if number == 1 else 'are'} outside this plot." if number else ""
+    is_black = any(row.series is None for row in rows)
+    black = "Small black dots: variants that are not drawn as curves." if is_black else ""
+    caption = joined(dots_caption("run", rows), outside, black, names, reference_caption(references), selected.note)
     return [Plot("seeds", "Distribution over seeds", caption, figure)]
 
 

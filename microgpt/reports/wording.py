@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from microgpt.reports.contrasts import Kind, Pair, pair_label
 from microgpt.reports.factor_effects import Compared, Effect, Effects
@@ -150,7 +150,7 @@ def dependent_sentence(factor: Factor, found: Effects) -> str:
         assert pair is not None
         values = by_pair[pair_label(factor, pair)]
         if len(values) < combinations:
-            lacking = missing_cells(found.design, factor, pair) if not rest else []
+            lacking = [] if rest else missing_cells(found.design, {factor: pair})
             few = 0 < len(lacking) <= MOST_NAMED
             which = f"without {listed(lacking)}" if few else "other combinations lack results"
             by_pair[pair_label(factor, pair)] = [f"{listed(values)} ({which})"]
@@ -163,11 +163,10 @@ def where_of(one: Effect, others: Sequence[Factor], *, with_key: bool = False) -
     return " ".join(getattr(other, name)(level) for other, level in one.contrast.at)
 
 
-def missing_cells(design: Design, factor: Factor, pair: Pair) -> list[str]:
-    """Return the combinations without results that have one of two levels of a factor."""
-    place = design.factors.index(factor)
-    every = itertools.product(*(range(len(one.levels)) for one in design.factors))
-    lacking = [levels for levels in every if levels not in design.number_of_cell and levels[place] in pair]
+def missing_cells(design: Design, of: Mapping[Factor, Pair] | None = None) -> list[str]:
+    """Return the combinations without results, with `of` those that have one of two levels of a factor."""
+    choices = [(of or {}).get(one, range(len(one.levels))) for one in design.factors]
+    lacking = [levels for levels in itertools.product(*choices) if levels not in design.number_of_cell]
     return [" ".join(map(Factor.label, design.factors, levels)) for levels in lacking]
 
 

@@ -316,6 +316,8 @@ def test_a_diverged_variant_does_not_set_the_range_of_a_plot() -> None:
     assert drawn(lambda limit: curves(bands, x_label="", highest=limit), 3.29, "get_ylim")[1] < 4
     assert drawn(lambda limit: curves(bands, x_label="", highest=limit), None, "get_ylim")[1] > 40
     assert drawn(lambda limit: curves({"bad": high}, x_label="", highest=limit), 3.29, "get_ylim")[1] > 40
+    legend = curves(bands, x_label="", highest=3.29).legends[0].get_texts()
+    assert [text.get_text() for text in legend] == ["good", "bad is outside this plot (final mean 50.0000)"]
     assert clipped(bands, 3.29) == "The y-axis does not span curves that rise above uniform (bad)."
     rows = [Strip("good", [2.4, 2.5], 2.45, Interval(2.4, 2.5)), Strip("bad", [9.0], 9.0, None)]
     assert drawn(lambda limit: strips(rows, x_label="", highest=limit), 3.29, "get_xlim")[1] < 3

@@ -1,5 +1,6 @@
 """The sentences of a report: about failed runs, effects of both signs, and keys that belong to an option."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,17 @@ def test_a_course_with_a_turn_is_neither_a_line_nor_a_power_law(sweep: Sweep) ->
     for width, mean, parameters in ((8, 2.48, 1328), (16, 2.44, 4192), (32, 2.40, 14528), (64, 2.46, 53632)):
         add(sweep, mean, model__n_embd=width, parameters=parameters)
     found = findings(family_of(sweep.rows))
-    assert "No power law describes the loss at 7,000 tokens: it rises from 14,528 to 53,632." in found
+    assert "No power law describes the loss at 7,000 tokens (mean over seeds): it rises from 14,528 to 53,632." in found
     assert "val_loss does not follow a straight line in the logarithm of model.n_embd: " in found
     assert "falls as N^" not in found
+
+
+def test_a_power_law_that_misses_the_last_step_is_not_to_be_extrapolated(sweep: Sweep) -> None:
+    sizes = ((8, 2.6, 1328), (12, 2.5, 2568), (16, 2.45, 4192), (24, 2.4, 8592), (32, 2.4, 14528))
+    for width, mean, parameters in sizes:
+        add(sweep, mean, model__n_embd=width, parameters=parameters)
+    found = findings(family_of(sweep.rows))
+    assert re.search(
+        r"The curve falls by 0\.0\d+ from 8,592 to 14,528 parameters, where a change of .0\.00\d+ \[-.*\], its own "
+        r"95 % interval, was measured: do not extrapolate it\.", found,
+    )  # fmt: skip

@@ -11,12 +11,13 @@ from microgpt.reports.budgets import Reader
 from microgpt.reports.experiment_plan import Plan
 from microgpt.reports.experiments.charts import Line, lines_chart
 from microgpt.reports.experiments.power_laws import RESAMPLES, STEEPEST, Fit, fit
-from microgpt.reports.paired_statistics import Interval, t_interval
+from microgpt.reports.paired_statistics import Interval, paired, t_interval
 from microgpt.reports.plot_style import skip_if_failing
 from microgpt.reports.plots import LOSSES, MOST_CURVES, UNIT
 from microgpt.reports.report import Analysis, Cells, Plot, Table
 from microgpt.reports.run_families import Family
 from microgpt.reports.settings import fingerprint
+from microgpt.reports.wording import signed
 
 LR = "optim.lr"
 SIZES = (
@@ -30,12 +31,11 @@ LETTERS = {"N": "a", "D": "b"}  # the exponents
 NOTE = (
     "N is the number of parameters, D that of target tokens that were trained on, E the loss that remains. Fitted by "
     f"robust least squares from several starts, with exponents up to {STEEPEST:g}; 95 % intervals are percentiles over "
-    f"{RESAMPLES} resamples of the seeds. residual: standard deviation of the means around the curve; noise: root mean "
-    "square of the standard errors of the means, which share seeds, so that differences between them are known better."
+    f"{RESAMPLES} resamples of the seeds. residual: standard deviation of the means around the curve."
 )
 LIMITS = (
-    "The intervals are for seeds only. The curve describes these sizes and this training; other curves were not tried, "
-    "and E is not a limit for longer training."
+    "The intervals are for seeds only and assume that this form is true. The curve describes these sizes and this "
+    "training; other curves were not tried, and E is not a limit for longer training."
 )
 
 
@@ -124,7 +124,7 @@ def laws_of(points: Sequence[Point]) -> list[Law]:
     models = group_by(points, lambda one: one.parameters)
     found = []
     if steps and len({one.parameters for one in steps[-1]}) >= FEWEST_LEVELS:
-        found.append(law(("N",), f"at {steps[-1][0].tokens:,.0f} tokens", steps[-1]))
+        found.append(law(("N",), f"at {steps[-1][0].tokens:,.0f} tokens (mean over seeds)", steps[-1]))
     if models and len(models[-1]) >= FEWEST_LEVELS:
         found.append(law(("D",), f"with {models[-1][0].parameters:,} parameters", models[-1]))
     if len(models) >= FEWEST_LEVELS - 1 and len(steps) >= FEWEST_LEVELS - 1 and len(points) > 1 + 2 * len(TERMS):
@@ -167,7 +167,24 @@ def sentences(law: Law) -> list[str]:
     level = f"E = {found.level:.3f} {told(found.level_interval, 3)}"
     text = f"A curve {law.formula} through the {len(law.points)} means{where} has {powers} and {level}"
     remarks = "".join(f"; {remark}" for remark in found.remarks())
-    return [f"{text}{remarks}. {LIMITS}"]
+    return [f"{text}{remarks}. {LIMITS}{last_step(law)}"]
+
+
+def last_step(law: Law) -> str:
+    """Return a sentence if the curve is off the measured difference between the two largest sizes; else nothing."""
+    if len(law.fit.names) > 1:
+        return ""
+    (sizes,) = sizes_of(law.fit.names, law.points)
+    a, b = np.argsort(sizes)[-2:].tolist()
+    change = float(np.diff(law.fit.at([sizes[[a, b]]]))[0])
+    found = paired(law.points[b].losses, law.points[a].losses)
+    if found.interval is None or found.interval.low <= change <= found.interval.high:
+        return ""
+    what = "parameters" if law.fit.names == ("N",) else "tokens"
+    return (
+        f" The curve falls by {-change:.4f} from {sizes[a]:,.0f} to {sizes[b]:,.0f} {what}, where a change of "
+        f"{signed(found)}, its own 95 % interval, was measured: do not extrapolate it."
+    )
 
 
 def row_of(law: Law) -> Cells:
@@ -179,7 +196,7 @@ def row_of(law: Law) -> Cells:
         cells[letter.upper()] = "" if place is None else f"{found.factors[place]:.3g}"
         power = "" if place is None else f"{found.exponents[place]:.3f} {told(found.exponent_intervals[place], 3)}"
         cells[letter] = power
-    return {**cells, "residual": f"{found.spread:.4f}", "noise": f"{found.noise:.4f}"}
+    return {**cells, "residual": f"{found.spread:.4f}"}
 
 
 def told(found: Interval, digits: int) -> str:
@@ -213,16 +230,17 @@ def plots_of(law: Law, points: Sequence[Point], metric: str) -> list[Plot]:
     shown = groups[:: max(1, -(-len(groups) // MOST_CURVES))]
     losses, residuals = {}, {}
     of = {id(point): residual for point, residual in zip(law.points, law.fit.residuals, strict=True)}
+    own = without_seeds(law.points)
     for group in shown:
         members = sorted(group, key=lambda one: one.parameters if has_size else one.tokens)
         name = f"{members[0].tokens:,.0f} tokens" if has_size else f"{members[0].parameters:,} parameters"
         x = [one.parameters if has_size else one.tokens for one in members]
-        halves = [half_width(one) for one in members]
+        halves = [half_width(list(one.losses.values())) for one in members]
         grid = np.geomspace(min(x), max(x), 60)
         sizes = {"N": grid, "D": np.full(60, members[0].tokens)} if has_size else {"D": grid}
         curve = (grid, law.fit.at([sizes[one] for one in law.fit.names]))
         losses[name] = line(x, [one.mean for one in members], halves, curve)
-        residuals[name] = line(x, [of[id(one)] for one in members], halves)
+        residuals[name] = line(x, [of[id(one)] for one in members], [half_width(own[id(one)]) for one in members])
     x_label = "parameters" if has_size else "target tokens"
     caption = f"Means over seeds with 95 % intervals; the lines are {law.formula}."
     found = lines_chart(losses, x_label=x_label, y_label=f"{LOSSES[metric]} ({UNIT})")
@@ -232,7 +250,7 @@ def plots_of(law: Law, points: Sequence[Point], metric: str) -> list[Plot]:
         Plot(
             "residuals",
             f"Residuals of {law.formula}",
-            "Mean loss minus the fit, with 95 % intervals of the mean.",
+            "Mean loss minus the fit, with 95 % intervals without the part of a seed's loss that all sizes share.",
             left,
         ),
     ]
@@ -243,7 +261,19 @@ def line(x: Sequence[float], y: Sequence[float], halves: Sequence[float], curve:
     return Line(list(x), list(y), list(low), list(high), curve)
 
 
-def half_width(point: Point) -> float:
-    values = np.array(list(point.losses.values()))
+def without_seeds(points: Sequence[Point]) -> dict[int, np.ndarray]:
+    """Return by point its losses minus the means of their seeds over all points.
+
+    They are scaled by the root of K / (K - 1) for K points (Morey, Tutorials in Quantitative Methods for Psychology 4,
+    2008).
+    """
+    seeds = sorted(set.intersection(*(set(point.losses) for point in points)))
+    losses = np.array([[point.losses[seed] for seed in seeds] for point in points])
+    scaled = (losses - losses.mean(axis=0)) * (len(points) / (len(points) - 1)) ** 0.5
+    return {id(point): row for point, row in zip(points, scaled, strict=True)}
+
+
+def half_width(values: Sequence[float] | np.ndarray) -> float:
+    values = np.asarray(values)
     found = t_interval(0.0, float(values.std(ddof=1)) / len(values) ** 0.5, len(values) - 1)
     return 0.0 if found is None else found.high
