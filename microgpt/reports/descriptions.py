@@ -26,8 +26,8 @@ def subject(family: Family) -> str:
     return f"Trained: {', '.join(forms[key].format(value) for key, value in values.items() if value is not None)}."
 
 
-def varied(family: Family) -> str:
-    """Return a sentence on the varied keys, with their values in the order of the sweep."""
+def varied(family: Family) -> list[str]:
+    """Return sentences on the varied keys, with their values in the order of the sweep, and on keys that follow."""
     levels: dict[str, dict[str, None]] = {}
     for variant in family.variants:
         for key, value in variant.settings.items():
@@ -36,7 +36,7 @@ def varied(family: Family) -> str:
         f"{short(key)} ({', '.join(values) if len(values) <= MOST_LEVELS else counted(len(values), 'value')})"
         for key, values in levels.items()
     ]
-    return f"Varied: {'; '.join(told)}." if told else ""
+    return [f"Varied: {'; '.join(told)}.", also_different(family)] if told else []
 
 
 def also_different(family: Family) -> str:

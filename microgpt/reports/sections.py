@@ -10,15 +10,7 @@ from microgpt.reports.analyses import analysed, plan_of_family
 from microgpt.reports.budgets import Reader, at_equal_parameters, at_equal_steps, at_equal_time
 from microgpt.reports.context_sentences import common_references
 from microgpt.reports.curves import Curve, read_curve
-from microgpt.reports.descriptions import (
-    SIZES,
-    also_different,
-    best_of,
-    caveat,
-    runs_sentence,
-    subject,
-    varied,
-)
+from microgpt.reports.descriptions import SIZES, best_of, caveat, runs_sentence, subject, varied
 from microgpt.reports.document import family_object
 from microgpt.reports.effect_report import comparisons_of
 from microgpt.reports.factor_effects import Compared
@@ -161,7 +153,7 @@ def page_section(
     runs = runs_sentence(family)
     blocks: list[Block] = [
         Paragraph(subject(family)),
-        *(Paragraph(line) for line in (varied(family), also_different(family)) if line),
+        *(Paragraph(line) for line in varied(family) if line),
         Paragraph(f"{runs}."),
         *(Paragraph(remark) for remark in provenance.remarks(known)),
         *(Paragraph(warning, "strong") for warning in warnings),
@@ -204,12 +196,8 @@ def variants_table(family: Family, references: Mapping[str, float], compared: Co
     if family.metric != "val_loss" or not references:
         return Table("", rows, note)
     rest = [{"variant": f"reference: {name}", "val_loss mean": f"{loss:.4f}"} for name, loss in references.items()]
-    return Table(
-        "",
-        rows,
-        f"{note} {REFERENCES}{amounts(family.rows)}.",
-        [{column: one.get(column, "") for column in rows[0]} for one in rest],
-    )
+    apart = [{column: one.get(column, "") for column in rows[0]} for one in rest]
+    return Table("", rows, f"{note} {REFERENCES}{amounts(family.rows)}.", apart)
 
 
 def amounts(rows: Sequence[Row]) -> str:

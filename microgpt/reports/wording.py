@@ -178,17 +178,13 @@ def common_sign(factor: Factor, effects: Sequence[Effect]) -> int:
 
 
 def interaction_detail(factor: Factor, other: Factor, found: Effects) -> str:
-    """Return between which levels of another factor the effect of a factor is shown to differ."""
+    """Return between which levels of another factor an effect of one sign is shown to differ; else nothing."""
     pairs = [(factor, other), (other, factor)]
     effects = [one for one in found.averaged if one.contrast.factors in pairs and all(one.contrast.pairs)]
-    if not any(one.is_shown for one in effects) or len(effects) > MOST_TOLD:
-        return ""
     shown, rest = ([one for one in effects if one.is_shown is kind] for kind in (True, False))
     sign = common_sign(factor, [one for one in found.simple if one.is_about(factor)])
-    if not sign or len(found.depends[factor]) > 1:
-        named = [f"{one.contrast.label} {signed(one.difference)}" for one in (*shown, *rest)]
-        unknown = f"; not shown: {', '.join(named[len(shown) :])}" if rest else ""
-        return f"Interactions shown: {', '.join(named[: len(shown)])}{unknown}."
+    if not sign or not shown or len(effects) > MOST_TOLD:
+        return ""
 
     def between_levels(one: Effect, words: str) -> str:
         level, reference = one.contrast.pairs[one.contrast.factors.index(other)] or (0, 0)
@@ -196,8 +192,8 @@ def interaction_detail(factor: Factor, other: Factor, found: Effects) -> str:
         return words.format(way, other.value(level), other.value(reference), size(one.difference))
 
     differ = listed([between_levels(one, "{} with {} than with {} (by {})") for one in shown])
-    unknown = listed([between_levels(one, "{1} and {2} (by {3})") for one in rest]) if rest else ""
-    return f"The difference is shown to be {differ}" + f"; between {unknown} this is not shown" * bool(rest) + "."
+    unknown = listed([between_levels(one, "between {1} and {2} this is not shown (by {3})") for one in rest] or [""])
+    return f"The difference is shown to be {'; '.join(filter(None, [differ, unknown]))}."
 
 
 def numeric_sentence(factor: Factor, found: Effects, metric: str, average: str) -> Iterator[str]:
