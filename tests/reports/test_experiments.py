@@ -162,7 +162,11 @@ def test_power_laws_are_found(tmp_path: Path) -> None:
     assert both["E"]["estimate"] == pytest.approx(1.8, abs=0.03)
     assert len(both["points"]) == 16
     assert both["remarks"] == []
-    assert [law["of"] for law in found.data["laws"]] == ["at 5,600 tokens", "with 49,152 parameters", ""]
+    assert [law["of"] for law in found.data["laws"]] == [
+        "at 5,600 tokens (mean over seeds)",
+        "with 49,152 parameters",
+        "",
+    ]
     assert found.last[-1] == (
         "For each combination of sizes, the learning rate with the lowest mean loss counts. For 16 of 16 combinations "
         "it is the lowest or the highest rate that was run."
