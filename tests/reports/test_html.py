@@ -506,7 +506,7 @@ def test_some_of_many_variants_are_drawn_and_all_are_in_the_table(outputs: Path)
     shown = [name for name in lines(drawn["curves"].figure) if "lr" in name]
     assert len(shown) == 8
     assert {"lr=0.01", "lr=0.06", "lr=0.12"} <= set(shown)
-    assert "8 of 12 variants are drawn: the best, the baseline (optim.lr=0.01) and the worst" in drawn["curves"].caption
+    assert "8 of 12 variants are drawn: the 6 best, the baseline (with the default values: " in drawn["curves"].caption
     assert len(dots(drawn["seeds"].figure)) == 12
     assert len(dots(drawn["effects"].figure)) == 16  # of the levels off the line and the steps
     assert {name.removeprefix("optim.") for name in block_of(section, Samples).variants} == set(shown)
