@@ -281,10 +281,13 @@ def table(labels: Sequence[str], texts: Mapping[str, Figures], signed: bool) -> 
 
 
 def sentences(labels: Sequence[str], texts: Mapping[str, Figures]) -> str:
-    """Say on which effects the texts agree, and how large those may be that are shown on none."""
+    """Say on which effects the texts agree, and how large those may be that are shown on none.
+
+    An effect that the report of one text has for each level of another key cannot be compared.
+    """
     kinds: dict[str, list[str]] = {}
-    for label in labels:
-        found = [figures[label] for figures in texts.values() if label in figures]
+    for label in (label for label in labels if all(label in figures for figures in texts.values())):
+        found = [figures[label] for figures in texts.values()]
         signs = [one.low > 0 for one in found if one.is_shown]
         if label.endswith(ALL_CHANGES):
             continue
