@@ -293,13 +293,16 @@ def composed_once(args: argparse.Namespace) -> Iterator[None]:
         run_mode: RunMode,
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
+        **options: Any,  # of Hydra 1.4
     ) -> DictConfig:
-        key = config_name, tuple(overrides)
+        key = config_name, tuple(overrides), tuple(options.items())
         if not validate_sweep_overrides:
-            composed[key] = load(self, config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+            composed[key] = load(
+                self, config_name, overrides, run_mode, from_shell, validate_sweep_overrides, **options
+            )
             return composed[key]
         if key not in composed:
-            return load(self, config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+            return load(self, config_name, overrides, run_mode, from_shell, validate_sweep_overrides, **options)
         parsed = overrides_parser.OverridesParser.create(config_loader=self).parse_overrides(overrides)
         self.validate_sweep_overrides_legal(parsed, run_mode, from_shell)
         return composed.pop(key)
