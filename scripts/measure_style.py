@@ -25,7 +25,8 @@ BIASES = [0.0, 2.0, 3.0, 4.0, 5.0]
 
 def share(checkpoint: str, outputs: str, chosen: argparse.Namespace, bias: float) -> float:
     """Return the fraction of samples with a phrase of the checkpoint's style. Raises UserError if it has no phrases."""
-    model = microgpt.load(checkpoint, "mode=scalar", {"outputs_dir": outputs, "style.bias": bias})
+    where = {"outputs_dir": outputs} if checkpoint == "latest" else {}
+    model = microgpt.load(checkpoint, "mode=scalar", where | {"style.bias": bias})
     if model.is_chat:
         raise UserError(
             f"--checkpoint {checkpoint} is a chat model: phrases can be counted only in texts without a question"
