@@ -122,7 +122,7 @@ def bare(parser: str, loop: str) -> None:
     import uvicorn
     from fastapi import FastAPI
 
-    from microgpt.config.schema import ServeConfig
+    from microgpt.config.task_keys import ServeConfig
     from microgpt.serve.microgpt_schemas import GenerateAnswer, GenerateRequest
     from microgpt.serve.server import listen
 

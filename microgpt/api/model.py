@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
+from microgpt.api.arguments import is_conversation, kind_of, requested
 from microgpt.api.overrides import Overrides, keys_of, overrides_of, written
 from microgpt.config.schema import Config, SampleConfig
 from microgpt.errors import UserError
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 Message = Mapping[str, str]  # {"role": "user", "content": "hello"}
 Text = str | Sequence[Message]  # a text or, for a chat model, a conversation
-
 
 LATEST = "latest"
 LOADING = ("mode", "backend", "style", "style.phrases", "style.bias", "hydra.searchpath")  # keys that `load` uses
@@ -269,52 +267,3 @@ class Model:
         from microgpt.api.display import model_html
 
         return model_html(self)
-
-
-def requested(
-    prompt: str,
-    temperature: float,
-    top_k: SupportsIndex | None,
-    n: SupportsIndex,
-    max_new_tokens: SupportsIndex | None,
-    seed: SupportsIndex | None,
-) -> SampleConfig:
-    """Return the arguments of a request with plain types; those of numpy are allowed. Raises UserError for others."""
-    if not isinstance(prompt, str):
-        raise UserError(f"prompt must be a string, not {kind_of(prompt)}")
-    if not isinstance(temperature, Real):
-        raise UserError(f"temperature must be a number, not {kind_of(temperature)}")
-    return SampleConfig(
-        str(prompt),
-        float(temperature),
-        whole("top_k", top_k),
-        whole("n", n),
-        max_new_tokens=whole("max_new_tokens", max_new_tokens),
-        seed=whole("seed", seed),
-    )
-
-
-@overload
-def whole(name: str, value: SupportsIndex) -> int: ...
-@overload
-def whole(name: str, value: SupportsIndex | None) -> int | None: ...
-def whole(name: str, value: SupportsIndex | None) -> int | None:
-    try:
-        return None if value is None and name != "n" else operator.index(value)  # pyright: ignore[reportArgumentType]
-    except TypeError:
-        raise UserError(f"{name}={value!r} is not allowed: {name} must be an integer") from None
-
-
-def is_conversation(value: Any) -> bool:
-    return (
-        isinstance(value, Sequence)
-        and not isinstance(value, str | bytes)
-        and all(isinstance(message, Mapping) for message in value)
-    )
-
-
-def kind_of(value: Any) -> str:
-    """Return the type of a value for an error message: `int`, `a list of str`."""
-    if isinstance(value, list | tuple) and value:
-        return f"a {type(value).__name__} of {type(value[0]).__name__}"
-    return type(value).__name__

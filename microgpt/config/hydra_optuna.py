@@ -31,6 +31,8 @@ STUDY_LOCK = "study.lock"  # held while a trial of a stored study is created
 SEEDS = 2**32  # number of seeds that samplers accept
 TRIES = 3  # another process may be creating the tables of the same database
 RETRY_SECONDS = 0.2
+# What the plugin and Optuna raise for a mistake in a search space
+REFUSALS = (ValueError, KeyError, TypeError, AssertionError, NotImplementedError)
 
 
 def is_count(value: Any) -> bool:
@@ -233,13 +235,13 @@ def search_space(plugin: Any, arguments: Sequence[str]) -> tuple[dict[str, Any],
 
     try:
         plugin._process_searchspace_config()
-    except (ValueError, KeyError, TypeError, AssertionError, NotImplementedError) as error:
+    except REFUSALS as error:
         raise UserError(f"hydra.sweeper.search_space={plugin.search_space} is not allowed: {reason(error)}") from error
     space, fixed = dict(plugin.search_space_distributions or {}), {}
     for override in [*plugin._parse_sweeper_params_config(), *arguments]:
         try:
             distributions, values = create_params_from_overrides([override])
-        except (ValueError, AssertionError, NotImplementedError) as error:
+        except REFUSALS as error:
             raise UserError(f"{override} is not allowed: {reason(error)}") from error
         space = {key: one for key, one in space.items() if key not in values} | distributions
         fixed = {key: one for key, one in fixed.items() if key not in distributions} | values

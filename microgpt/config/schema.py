@@ -1,7 +1,8 @@
 """The schema of the configuration: type, default, constraint and help of every key.
 
 A default that applies to every option of a group is set here; the values that an option changes are in its file under
-conf/. Rules that involve several keys are in validation.py.
+conf/. The keys of tasks that do not train are in task_keys.py, those of sweepers in sweeper_keys.py. Rules that involve
+several keys are in validation.py.
 """
 
 # ruff: noqa: RUF009 (`key` and `group` return dataclass fields)
@@ -9,9 +10,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from microgpt.config.choices import EXPLAIN_FORMATS, EXPORT_FORMATS, LOGGERS, MODES, SCHEDULES, STYLE_NAME, TASKS
+from microgpt.config.choices import LOGGERS, MODES, SCHEDULES, STYLE_NAME, TASKS
 from microgpt.config.keys import group, key
 from microgpt.config.sweeper_keys import LadderConfig, PrecisionConfig, ScreeningConfig
+from microgpt.config.task_keys import BenchmarkConfig, ExplainConfig, ExportConfig, ServeConfig
 from microgpt.data.conversations import LOSS_ON
 from microgpt.data.corpus import FORMATS, LONG_DOCUMENTS
 from microgpt.data.sources import SOURCES
@@ -32,16 +34,11 @@ def are_texts(values: list[Any]) -> bool:
     return all(isinstance(value, str) and value.strip() for value in values)
 
 
-def is_bearer_token(text: str) -> bool:
-    return bool(text) and all(33 <= ord(char) <= 126 for char in text)
-
-
 def used_by(name: str) -> str:
     """Return the optimizers that read a key, for the key's help text."""
     return ", ".join(optimizer for optimizer, choice in OPTIMIZERS.items() if name in choice.keys)
 
 
-ENGINES = [name for name in BACKENDS if name != "auto"]
 DEVICES = tuple(dict.fromkeys(device for backend in BACKENDS.values() for device in backend.devices))
 DTYPES = tuple(dict.fromkeys(dtype for backend in BACKENDS.values() for dtype in backend.dtypes))
 KERNELS = tuple(dict.fromkeys(kernel for backend in BACKENDS.values() for kernel in backend.kernels))
@@ -202,63 +199,6 @@ class SampleConfig:
     seed: int | None = key(
         None, "null: continue with the random number generator that drew the initial weights", at_least=0
     )
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    format: str = key("safetensors", one_of=EXPORT_FORMATS)
-    half: bool = key(False, "safetensors: float16 instead of float32, half the size")
-    path: str | None = key(
-        None, "folder to write, or file for html; null: one in exports/ named after the checkpoint", holds=bool,
-        allowed="it must be a folder, a file for html, or null",
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ServeConfig:
-    host: str = key(
-        "127.0.0.1", "address to listen on; 0.0.0.0: every interface", holds=bool,
-        allowed="it must be an address or a name of this machine",
-    )  # fmt: skip
-    port: int = key(8080, "0: any free port", at_least=0, at_most=65535)
-    api_key: str | None = key(
-        None, "key that clients send as `Authorization: Bearer <key>`; null: the variable MICROGPT_API_KEY, if set",
-        holds=is_bearer_token, allowed="a key must be one or more printable ASCII characters without spaces",
-        secret=True,
-    )  # fmt: skip
-    max_active: int = key(64, "maximum number of requests to generate for at the same time", at_least=1)
-    max_queue: int = key(256, "maximum number of waiting requests; further requests get a 429", at_least=0)
-    max_body_bytes: int = key(1_000_000, "maximum size of a request body", at_least=1)
-    max_new_tokens: int = key(1024, "maximum number of tokens that a request may ask for", at_least=1)
-    timeout: float = key(60.0, "maximum seconds from a request's arrival to the end of its response; then 503", above=0)
-    allowed_hosts: list[str] = key(
-        [], "allowed Host headers besides local names and serve.host; not checked if serve.api_key is set", new=True
-    )
-    cors_origins: list[str] = key(
-        [], "origins of web pages that may call the server, such as https://a.example", new=True
-    )
-    drain: float = key(30.0, "seconds that running requests have to finish after SIGTERM", at_least=0)
-
-
-@dataclass(frozen=True)
-class BenchmarkConfig:
-    engines: list[str] = key(ENGINES, one_of=ENGINES)
-    widths: list[int] = key([16, 64], "n_embd of the models to train and sample from", at_least=4)
-    repeats: int = key(3, "number of measurements per figure", at_least=1)
-    seconds: float = key(0.2, "minimum duration of a measurement", above=0)
-
-
-@dataclass(frozen=True)
-class ExplainConfig:
-    document: str | None = key(
-        None, "document of the training step; null: the first training example", holds=bool,
-        allowed="it must be a string of at least one character, or null", new=True,
-    )  # fmt: skip
-    format: str = key("text", one_of=EXPLAIN_FORMATS, new=True)
-    path: str | None = key(
-        None, "html, svg: file to write; null: explain.html, explain.svg", holds=bool,
-        allowed="it must be a file or null", new=True,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from microgpt.reports.factor_effects import Compared
 from microgpt.reports.paired_statistics import Difference, Verdict, difference, number_of_seeds, summary
+from microgpt.reports.phrases import listed, size
 from microgpt.reports.provenance import LOSS_AT_STEP
 from microgpt.reports.rows import Row
 from microgpt.reports.run_families import Family, Variant
 from microgpt.reports.settings import fingerprint, label
 from microgpt.reports.simultaneous import adjusted
-from microgpt.reports.wording import MOST_NAMED, listed, size
+from microgpt.reports.wording import MOST_NAMED
 
 LEARNING_RATE, OPTIMIZER = "optim.lr", "optim.name"
 COARSE = 10.0  # ratio of neighbouring rates, from which the best one is not located between them

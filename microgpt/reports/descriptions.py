@@ -40,9 +40,9 @@ def varied(family: Family) -> list[str]:
 
 
 def also_different(family: Family) -> str:
-    """Return a sentence on the keys that differ between the options of a varied group, of which only the name is told.
+    """Return a sentence on the keys that differ between the options of a varied group; `varied` gives only their names.
 
-    A key that all the options that have it set to the same value is left out.
+    A key is left out if all options that have it set it to the same value.
     """
     rows = [next(iter(one.rows.values())) for one in family.variants if one.rows]
     told = []

@@ -11,11 +11,11 @@ from microgpt.reports.contrasts import Contrast
 from microgpt.reports.effect_report import design_and_levels, effect_data
 from microgpt.reports.experiment_plan import Levels, Plan, Side, parsed
 from microgpt.reports.factor_effects import Effect, Effects, effects_of, estimated
+from microgpt.reports.phrases import told
 from microgpt.reports.report import Analysis, Block, Bullets, Heading, Paragraph, Table
 from microgpt.reports.run_families import Family
 from microgpt.reports.settings import exact
 from microgpt.reports.tables import effect_rows
-from microgpt.reports.wording import told
 
 NOTE = "Named before the runs began. The 95 % intervals are simultaneous for the rows of this table alone."
 NO_CONTRASTS = "No contrast was named before the runs began: all intervals are simultaneous for all comparisons."

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from microgpt.reports.contrasts import Kind, Pair, pair_label
 from microgpt.reports.factor_effects import Compared, Effect, Effects
 from microgpt.reports.factors import Design, Factor
-from microgpt.reports.paired_statistics import Difference, Interval, Verdict
+from microgpt.reports.paired_statistics import Difference, Verdict
+from microgpt.reports.phrases import between, listed, signed, size, told
 from microgpt.reports.tables import decimals
 
 MOST_NAMED = 4  # pairs of levels, or variants, in a sentence
@@ -102,20 +103,6 @@ def effect_sentence(one: Effect, metric: str) -> str:
     if factor.levels[pair[0]] is True:
         words = f"{factor.label(pair[0])} {'helps' if helps else 'hurts'}"
     return f"{words}: {told(found, metric)}"
-
-
-def told(found: Difference, metric: str) -> str:
-    """Return `val_loss is lower by 0.031 [0.028, 0.034]`, or what the interval leaves possible."""
-    if found.mean is None or found.verdict is Verdict.UNTESTED:
-        return f"not tested ({found.sentence})"
-    if found.verdict is Verdict.ZERO:
-        return "no effect, all differences are zero"
-    direction = f"{metric} is {'lower' if found.mean < 0 else 'higher'} by"
-    if found.verdict is Verdict.EQUAL:
-        return f"{direction} {abs(found.mean):.4g} with every seed"
-    if found.verdict is Verdict.SHOWN:
-        return f"{direction} {size(found)}"
-    return f"no effect is shown ({between_ends(found.interval)})"
 
 
 def dependent_sentence(factor: Factor, found: Effects) -> str:
@@ -289,40 +276,3 @@ def marginal_means(found: Effects, a: Factor, b: Factor) -> dict[tuple[int, int]
         groups.setdefault(at, []).append(math.fsum(cell.sample.values()) / len(cell.sample))
     full = len(groups) == len(a.levels) * len(b.levels)
     return {at: math.fsum(means) / len(means) for at, means in groups.items()} if full else None
-
-
-def listed(texts: Sequence[str]) -> str:
-    """Return `a, b and c`."""
-    return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
-
-
-def size(found: Difference) -> str:
-    """Return `0.031 [0.028, 0.034]` of an effect, without its sign."""
-    mean, interval = found.mean or 0.0, found.interval
-    if interval is None:
-        return f"{abs(mean):.4g}"
-    digits = decimals(interval)
-    low, high = (interval.low, interval.high) if mean > 0 else (-interval.high, -interval.low)
-    return f"{abs(mean):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def signed(found: Difference) -> str:
-    """Return `+0.031 [+0.028, +0.034]`, of a difference without an interval the mean alone."""
-    if found.mean is None or found.interval is None:
-        return "-" if found.mean is None else f"{found.mean:+.4g}"
-    digits = decimals(found.interval)
-    return f"{found.mean:+.{digits}f} [{found.interval.low:+.{digits}f}, {found.interval.high:+.{digits}f}]"
-
-
-def between(effects: Sequence[Effect]) -> str:
-    """Return the range of the intervals of several effects."""
-    known = [one.difference.interval for one in effects if one.difference.interval is not None]
-    if not known:
-        return "at zero"
-    return between_ends(Interval(min(one.low for one in known), max(one.high for one in known)))
-
-
-def between_ends(interval: Interval | None) -> str:
-    assert interval is not None
-    digits = decimals(interval)
-    return f"between {interval.low:+.{digits}f} and {interval.high:+.{digits}f}"

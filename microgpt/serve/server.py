@@ -10,7 +10,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from microgpt.config.schema import ServeConfig
+from microgpt.config.task_keys import ServeConfig
 from microgpt.errors import UserError
 from microgpt.inference.loading import TrainedModel
 from microgpt.serve.app import build_app

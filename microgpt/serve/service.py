@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable
 
 from starlette.requests import Request
 
-from microgpt.config.schema import ServeConfig
+from microgpt.config.task_keys import ServeConfig
 from microgpt.inference.loading import TrainedModel
 from microgpt.serve.generation import GeneratedText, Generation, GenerationRequest
 from microgpt.serve.generation_queue import GenerationQueue

@@ -3,7 +3,8 @@
 import os
 import sys
 
-from microgpt.config.schema import Config, ServeConfig
+from microgpt.config.schema import Config
+from microgpt.config.task_keys import ServeConfig
 from microgpt.errors import UserError
 from microgpt.inference.loading import load_model
 from microgpt.installation import install_command

@@ -10,7 +10,8 @@ from support.compositions import composed
 
 from microgpt.config.identity import config_hash, identity, label, training_settings
 from microgpt.config.keys import as_plain, group, key
-from microgpt.config.schema import Config, ServeConfig, TrainConfig
+from microgpt.config.schema import Config, TrainConfig
+from microgpt.config.task_keys import ServeConfig
 
 # The first 16 digits of the hashes of version 0.1.0. A sweep that an earlier version began resumes only if they hold.
 HASHES = {

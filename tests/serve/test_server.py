@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 pytest.importorskip("fastapi_offline", reason="task=serve needs the extra [serve]")
 from fastapi.testclient import TestClient
 
-from microgpt.config.schema import ServeConfig
+from microgpt.config.task_keys import ServeConfig
 from microgpt.data.conversations import USER, Turn, encode_prompt_turns
 from microgpt.data.tokenizer import CHAT_SPECIAL, Tokenizer
 from microgpt.engines import make_engine

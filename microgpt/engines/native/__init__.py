@@ -1,6 +1,7 @@
 """The native engine: compiled kernels on the CPU, written with numba. In reading order:
 
 engine.py           NativeEngine, the interface of engines/base.py: training steps, evaluation, threads
+thread_work.py      what threads work on: training steps, arrays of a thread, shares
 forward_backward.py forward and backward pass; begins with the legend of the kernels' arguments
 attention.py        causal attention and its gradient, for heads that share a vector
 wide_head_attention.py

@@ -6,9 +6,8 @@ compute whole models, or parts of one model's batch; the number of threads does 
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property, partial
 
 import numpy as np
@@ -21,6 +20,7 @@ from microgpt.engines.native import bulk_sampling, compilation, python_random, t
 from microgpt.engines.native.kv_cache import DecodingBuffers, NativeBatchDecoder, NativeDecoder
 from microgpt.engines.native.optimizer_settings import bias_corrections, settings_record
 from microgpt.engines.native.text_sampling import TextSampler
+from microgpt.engines.native.thread_work import Steps, Workspace, contiguous_ranges
 from microgpt.engines.native.weights import Weights, aligned, workspace
 from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.engines.options import BACKENDS, EngineOptions
@@ -36,29 +36,6 @@ SPLIT_POSITIONS = 1024  # number of positions in such a part; the batch has at l
 SHARED_WORK = 2e7  # tokens x parameters of a step above which several threads are faster for one model
 LISTED_INDICES = 1 << 22  # maximum number of example indices in memory
 EVALUATION_PART = 64  # examples whose losses are added before their sum is added to the total
-
-
-@dataclass
-class Workspace:
-    """The arrays of one thread."""
-
-    activations: np.ndarray
-    ids: np.ndarray  # scratch of train_kernels.gather
-    gradient: np.ndarray
-    part_gradient: np.ndarray  # the gradient of the second and later parts of a batch
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Consecutive training steps of R models."""
-
-    first: int
-    count: int
-    batch_size: int
-    batches: np.ndarray  # (R, count, batch_size) example indices, flattened
-    rates: np.ndarray  # (R, count)
-    corrections: tuple[np.ndarray, np.ndarray]  # (count,) each, see optimizers.py
-    losses: np.ndarray  # (R, count), the result
 
 
 class NativeEngine:
@@ -299,14 +276,3 @@ def random_functions(dtype: str | None) -> tuple[Shuffle, Normals]:
     """See engines/__init__.py; `dtype` is the dtype in the engine's options."""
     compilation.prepare_kernels(dtype or BACKENDS["native"].dtypes[0], print)
     return python_random.shuffled, python_random.standard_normals
-
-
-def contiguous_ranges(numbers: np.ndarray, pieces: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges (begin, end) that cover the ascending numbers, in up to `pieces` shares of nearly equal size.
-
-    A gap in the numbers splits a range, so that there may be more ranges than shares.
-    """
-    for share in np.array_split(numbers, min(pieces, max(len(numbers), 1))):
-        for stretch in np.split(share, np.flatnonzero(np.diff(share) != 1) + 1):
-            if len(stretch):
-                yield int(stretch[0]), int(stretch[-1]) + 1

@@ -12,12 +12,12 @@ from microgpt.reports.experiment_plan import Plan
 from microgpt.reports.experiments.charts import Line, lines_chart
 from microgpt.reports.experiments.power_laws import RESAMPLES, STEEPEST, Fit, fit
 from microgpt.reports.paired_statistics import Interval, paired, t_interval
+from microgpt.reports.phrases import signed
 from microgpt.reports.plot_style import skip_if_failing
 from microgpt.reports.plots import LOSSES, MOST_CURVES, UNIT
 from microgpt.reports.report import Analysis, Cells, Plot, Table
 from microgpt.reports.run_families import Family
 from microgpt.reports.settings import fingerprint
-from microgpt.reports.wording import signed
 
 LR = "optim.lr"
 SIZES = (
