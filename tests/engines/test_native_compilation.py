@@ -191,10 +191,13 @@ def test_both_halves_together_are_all_kernels() -> None:
     assert not names & {"sample_texts", "draw_texts"}
 
 
-@pytest.mark.parametrize("fails", [False, True], ids=["compiles", "fails"])
+@pytest.mark.parametrize("fault", ["", "fails", "does not start", "cannot be copied"])
 def test_kernels_that_the_second_process_does_not_compile_are_compiled_here(
-    process: Process, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fails: bool
+    process: Process, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
     def halves() -> tuple[list[object], list[object]]:
         return [other], [process.kernel]
 
@@ -205,8 +208,12 @@ sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!
 from microgpt.engines.native.compilation import build
 from test_native_compilation import double, doubled
 build("float32", Path(sys.argv[2]), [doubled, double])
-sys.exit({fails:d})
+sys.exit({fault == "fails":d})
 """
+    if fault == "does not start":
+        monkeypatch.setattr(subprocess, "Popen", refuse)
+    elif fault == "cannot be copied":
+        monkeypatch.setattr(shutil, "copytree", refuse)
     monkeypatch.setattr(kernels, "KERNELS", [])
     other = kernels.kernel(types.FunctionType(double.py_func.__code__, {"doubled": abs}, "other"))
     other.py_func.__annotations__ = double.py_func.__annotations__
@@ -220,7 +227,7 @@ sys.exit({fails:d})
     )
     assert process.start() > 0
     assert process.works()
-    assert (process.inner in compiled) == fails, "an entry that is loaded from disk needs no kernel that it calls"
+    assert (process.inner in compiled) == bool(fault), "an entry that is loaded from disk needs no kernel that it calls"
     assert [path.name for path in sorted(kernel_cache.cache_directory().iterdir())] == ["float32", "float32.compiled"]
 
 

@@ -139,25 +139,37 @@ def build_in_two_processes(dtype: str, kept: Path, progress: "Progress") -> OSEr
     shutil.rmtree(theirs, ignore_errors=True)
     with second_process(dtype, theirs) as has_compiled:
         error = build(dtype, kept, with_called(ours), progress)
-        if has_compiled():
-            shutil.copytree(theirs, kept, dirs_exist_ok=True)
-            return build(dtype, kept, others) or error
-    return build(dtype, kept, with_called(others), progress) or error
+        is_there = has_compiled() and has_copied(theirs, kept)
+    return build(dtype, kept, others if is_there else with_called(others), progress) or error
+
+
+def has_copied(folder: Path, to: Path) -> bool:
+    try:
+        shutil.copytree(folder, to, dirs_exist_ok=True)
+    except OSError:  # such as a full disk, which `build` finds as well
+        return False
+    return True
 
 
 @contextmanager
 def second_process(dtype: str, kept: Path) -> Iterator[Callable[[], bool]]:
-    """Start a process that compiles the second half; yield a function that waits and returns whether it succeeded."""
-    package = str(Path(__file__).resolve().parents[3])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
-    process = subprocess.Popen(
-        [sys.executable, "-c", SECOND_PROCESS, dtype, str(kept)],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C reaches only this process, which ends the second process
-    )
+    """Start a process that compiles the second half; yield a function that waits and returns whether it succeeded.
+
+    The process finds the package, but does not import modules from the working directory.
+    """
+    paths = [str(Path(__file__).resolve().parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", SECOND_PROCESS, dtype, str(kept)],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C reaches only this process, which ends the second process
+        )
+    except OSError:  # such as a limit on the number of processes
+        yield lambda: False
+        return
     try:
         yield lambda: process.wait() == 0
     finally:
