@@ -135,8 +135,9 @@ def check_schedule(config: Config) -> None:
         require(schedule.total_steps >= max(steps, 1), "schedule.total_steps", schedule.total_steps,
                 f"the schedule must cover all train.steps={steps}")  # fmt: skip
     horizon = schedule.total_steps or steps
+    most = f"it must be at most {horizon}, the number of steps of the schedule"
     for key, value in (("warmup_steps", schedule.warmup_steps), ("warmdown_steps", schedule.warmdown_steps or 0)):
-        require(value <= horizon or steps == 0, f"schedule.{key}", value, f"the schedule has only {horizon} steps")
+        require(value <= horizon or steps == 0, f"schedule.{key}", value, most)
 
 
 def check_task(config: Config) -> None:

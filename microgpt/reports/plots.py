@@ -77,7 +77,8 @@ def select(family: Family, most: int) -> Selection:
         if len(chosen) < most:
             chosen.add(variant.name)
     best = next(number for number, variant in enumerate([*ranked, None]) if not variant or variant.name not in chosen)
-    listed = f"the {best} best, {baseline_words(family)} and the worst"
+    is_among = family.baseline.name in [variant.name for variant in ranked[:best]]
+    listed = f"the {best} best, {'among them ' * is_among}{baseline_words(family)}, and the worst"
     left_out = [variant.name for variant in ranked if variant.name not in chosen]
     drawn = f"{len(chosen)} of {len(ranked)} variants are drawn"
     which = f"{drawn}: {listed}"
@@ -91,10 +92,11 @@ def bands_of(histories: Histories, loss: Loss, x: str = "step") -> dict[str, Ban
 
 
 def band_caption(bands: Mapping[str, Band]) -> str:
-    most = max(band.runs for band in bands.values())
-    return (
-        "One run per variant, so there is no band." if most == 1 else "Mean over seeds; the band is its 95 % interval."
-    )
+    numbers = {band.runs for band in bands.values()}
+    if max(numbers) == 1:
+        return "One run per variant, so there is no band."
+    whose = "seeds" if len(numbers) == 1 else "the completed runs of each variant"
+    return f"Mean over {whose}; the band is its 95 % interval."
 
 
 def joined(*sentences: str) -> str:

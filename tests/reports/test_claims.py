@@ -328,8 +328,8 @@ def test_a_diverged_variant_does_not_set_the_range_of_a_plot() -> None:
 def test_the_caption_says_how_many_variants_are_drawn_and_which_are_not(optimizers: Family) -> None:
     assert select(optimizers, 9).note == ""
     assert select(optimizers, 8).note == (
-        "8 of 9 variants are drawn: the 7 best, the baseline (with the default values: optim=adam optim.lr=0.01) and "
-        "the worst. Not drawn: optim=muon optim.lr=0.001."
+        "8 of 9 variants are drawn: the 7 best, among them the baseline (with the default values: optim=adam "
+        "optim.lr=0.01), and the worst. Not drawn: optim=muon optim.lr=0.001."
     )
 
 
