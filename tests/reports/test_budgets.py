@@ -7,25 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.report_rows import Sweep, read
+from support.report_rows import Sweep, only_family, read
 
 from microgpt.reports.budgets import at_equal_parameters, at_equal_steps, at_equal_time, evaluations, on_axis
 from microgpt.reports.curves import Curve
 from microgpt.reports.paired_statistics import Verdict
-from microgpt.reports.run_families import Family, families, family_of
+from microgpt.reports.run_families import family_of
 from microgpt.reports.tables import budget_rows
 from microgpt.reports.variant_comparisons import comparisons
-
-
-@pytest.fixture
-def sweep(tmp_path: Path) -> Sweep:
-    return Sweep(tmp_path / "outputs")
-
-
-def only_family(sweep: Sweep) -> Family:
-    (family,) = families(sweep.rows)
-    return family
-
 
 CURVE = [(0, 3.0), (50, 2.0), (100, 1.0)]
 OFTEN = [(0, 3.0), (25, 2.5), (50, 2.0), (100, 1.0)]

@@ -2,18 +2,16 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
-from support.report_rows import Sweep, read
+from support.report_rows import Sweep, only_family, read
 
 from microgpt.reports.budgets import at_equal_time
 from microgpt.reports.factor_effects import effects_of
 from microgpt.reports.factors import design_of
 from microgpt.reports.markdown import markdown
 from microgpt.reports.report import Plot, Plots, Report, Section
-from microgpt.reports.run_families import Family, families
 from microgpt.reports.sections import family_reports
 from microgpt.reports.tables import budget_rows, p_cell, signed, variant_rows
 from microgpt.reports.terminal import ablations_text
@@ -21,11 +19,6 @@ from microgpt.reports.variant_comparisons import comparisons
 
 TOGGLES = [(True, False), (True, True), (False, False), (False, True)]
 NOISE = [0.003, -0.001, 0.002, -0.004, 0.0, 0.001, -0.002]
-
-
-@pytest.fixture
-def sweep(tmp_path: Path) -> Sweep:
-    return Sweep(tmp_path / "outputs")
 
 
 def add_ablation(sweep: Sweep, seeds: int) -> None:
@@ -38,11 +31,6 @@ def add_ablation(sweep: Sweep, seeds: int) -> None:
                 seed, loss, model__tie_lm_head=tied, model__input_rmsnorm=normed, evaluations=curve,
                 parameters=3760 if tied else 4192, steps_per_sec=1000.0 + 100 * tied + seed,
             )  # fmt: skip
-
-
-def only_family(sweep: Sweep) -> Family:
-    (family,) = families(sweep.rows)
-    return family
 
 
 def section_of(sweep: Sweep) -> Section:

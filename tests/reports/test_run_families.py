@@ -1,12 +1,11 @@
 """Families: which runs form variants, which variants are comparable, which comparisons are made."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.report_rows import Sweep
+from support.report_rows import Sweep, only_family
 
 from microgpt.reports.paired_statistics import Verdict
 from microgpt.reports.rows import Row
@@ -15,16 +14,6 @@ from microgpt.reports.settings import differing_keys, label
 from microgpt.reports.variant_comparisons import MOST_PAIRED, comparisons
 
 TOGGLES = [(True, False), (True, True), (False, False), (False, True)]
-
-
-@pytest.fixture
-def sweep(tmp_path: Path) -> Sweep:
-    return Sweep(tmp_path / "outputs")
-
-
-def only_family(sweep: Sweep) -> Family:
-    (family,) = families(sweep.rows)
-    return family
 
 
 def ablations(rows: list[Row]) -> list[Family]:

@@ -1,7 +1,6 @@
 """The sentences of a report: about failed runs, effects of both signs, and keys that belong to an option."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,6 @@ from microgpt.reports.analyses import analysed
 from microgpt.reports.budgets import at_equal_parameters, at_equal_steps
 from microgpt.reports.run_families import Family, family_of
 from microgpt.reports.sections import subject
-
-
-@pytest.fixture
-def sweep(tmp_path: Path) -> Sweep:
-    return Sweep(tmp_path)
 
 
 def add(sweep: Sweep, mean: float, *, failed: bool = False, **keys: Any) -> None:

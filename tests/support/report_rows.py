@@ -11,7 +11,7 @@ from microgpt.reports.curves import Curve, read_curve
 from microgpt.reports.factors import Cell, Design, factor_of
 from microgpt.reports.records import read_row
 from microgpt.reports.rows import Row
-from microgpt.reports.run_families import Variant
+from microgpt.reports.run_families import Family, Variant, families
 from microgpt.reports.settings import label
 
 GPT = ModelConfig(name="gpt", n_embd=16, n_head=4, n_layer=1)
@@ -82,6 +82,11 @@ class Sweep:
         new = replace(row, **values)
         self.rows[self.rows.index(row)] = new
         return new
+
+
+def only_family(sweep: Sweep) -> Family:
+    (family,) = families(sweep.rows)
+    return family
 
 
 def read(row: Row) -> Curve:
