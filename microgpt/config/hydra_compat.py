@@ -276,12 +276,16 @@ def run_hydra(
             )
 
 
+MODES = {f"hydra.mode={mode.name}": mode for mode in RunMode}  # overrides that Hydra adds, by their text
+
+
 @contextlib.contextmanager
 def composed_once(args: argparse.Namespace) -> Iterator[None]:
     """Make Hydra reuse the configuration that it composes to find out whether the command is a sweep.
 
-    Hydra would compose it a second time, with two more checks: of the overrides of a single run, which is made here,
-    and that an option is chosen for each `???` in a defaults list, which can only occur in a user's files.
+    Hydra would compose it a second time, with one more override, of hydra.mode, and with two more checks: of the
+    overrides of a single run, which is made here, and that an option is chosen for each `???` in a defaults list, which
+    can only occur in a user's files.
     """
     composed: dict[Any, DictConfig] = {}
     load = ConfigLoaderImpl.load_configuration
@@ -295,17 +299,20 @@ def composed_once(args: argparse.Namespace) -> Iterator[None]:
         validate_sweep_overrides: bool = True,
         **options: Any,  # of Hydra 1.4
     ) -> DictConfig:
-        key = config_name, tuple(overrides), tuple(options.items())
-        if not validate_sweep_overrides:
-            composed[key] = load(
-                self, config_name, overrides, run_mode, from_shell, validate_sweep_overrides, **options
-            )
-            return composed[key]
-        if key not in composed:
-            return load(self, config_name, overrides, run_mode, from_shell, validate_sweep_overrides, **options)
+        mode = overrides[-1] if overrides and overrides[-1] in MODES and validate_sweep_overrides else None
+        key = config_name, tuple(overrides[:-1] if mode else overrides), tuple(options.items())
+        if not validate_sweep_overrides or key not in composed:
+            found = load(self, config_name, overrides, run_mode, from_shell, validate_sweep_overrides, **options)
+            if not validate_sweep_overrides:
+                composed[key] = found
+            return found
         parsed = overrides_parser.OverridesParser.create(config_loader=self).parse_overrides(overrides)
         self.validate_sweep_overrides_legal(parsed, run_mode, from_shell)
-        return composed.pop(key)
+        found = composed.pop(key)
+        if mode:
+            found.hydra.mode = MODES[mode]
+            found.hydra.overrides.hydra.append(mode)
+        return found
 
     has_files_of_user = args.config_dir or args.config_path or args.config_name or "searchpath" in str(args.overrides)
     with contextlib.nullcontext() if has_files_of_user else replaced(ConfigLoaderImpl, "load_configuration", load_once):

@@ -174,6 +174,10 @@ class TrainConfig:
     keep_checkpoints: int = key(
         2, "number of newest checkpoints to keep, in addition to the best", at_least=1, effect="output"
     )
+    keep_optimizer_state: bool | None = key(
+        None, "keep the optimizer's moments when training has ended; null: true, but false for jobs of a sweep unless "
+        "checkpoint_every or keep_checkpoints is changed", effect="output", new=True,
+    )  # fmt: skip
     resume: str = key(
         "auto", "auto: resume this run if it was stopped; never; or the folder of a run to continue training from",
         holds=bool, allowed="it must be auto, never or a folder", without_effect=("auto", "never"), is_path=True,

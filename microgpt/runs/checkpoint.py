@@ -4,8 +4,8 @@
                                       meta.json, train_state.json, checksums.json
     <run>/checkpoint/latest, best     symbolic links to steps (checkpoint_paths.py)
 
-A step's directory is written under a hidden name, flushed to disk and renamed. It never changes after that, so a crash
-at any time leaves only complete checkpoints.
+A step's directory is written under a hidden name, flushed to disk and renamed. After that, only its moments may be
+removed, so a crash at any time leaves only complete checkpoints. Files that are not in checksums.json are ignored.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from microgpt.atomic import flush_to_disk, make_new, naming, write_file
+from microgpt.atomic import flush_to_disk, make_new, naming, write_atomically, write_file
 from microgpt.engines.base import Arrays, EngineState
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
@@ -116,6 +116,18 @@ def write_directories(directories: Mapping[Path, dict[str, bytes]], others: Sequ
     flush_to_disk(list({final.parent for final in directories}))
 
 
+def remove_optimizer_state(path: Path) -> None:
+    """Remove the moments, if any, from a checkpoint directory. From the new checksums.json on, they are ignored."""
+    moments = [name for name in (OPTIMIZER_M, OPTIMIZER_V) if (path / name).exists()]
+    if not moments:
+        return
+    checksums = json.loads((path / CHECKSUMS).read_bytes())
+    kept = {name: digest for name, digest in checksums.items() if name not in moments}
+    write_atomically(path / CHECKSUMS, document(kept).decode())
+    for name in moments:
+        (path / name).unlink()
+
+
 def make_empty(folder: Path) -> None:
     if not make_new(folder):
         shutil.rmtree(folder)
@@ -142,7 +154,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if META not in contents and CONFIG in contents and MODEL in contents:
             meta, weights = read_transformers(path.name, contents)
             return Checkpoint(path, meta, EngineState(weights), Progress(), dict.fromkeys(weights, meta.dtype))
-        verify_checksums(contents)
+        contents = verified(contents)
         if ONNX in contents and WEIGHTS not in contents:
             raise UserError(f"checkpoint {path} contains only {ONNX}, for other programs: microgpt reads {WEIGHTS}")
         for name in (META, WEIGHTS):
@@ -164,15 +176,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"checkpoint {path} is damaged: {reason}") from error
 
 
-def verify_checksums(contents: dict[str, bytes]) -> None:
-    """Compare the files with checksums.json, which the earlier format does not have. Raises ValueError."""
+def verified(contents: dict[str, bytes]) -> dict[str, bytes]:
+    """Return the files that are in checksums.json; all files for the earlier format, which does not have it.
+
+    Raises ValueError for a file that differs from its checksum or is missing.
+    """
     if CHECKSUMS not in contents:
-        return
-    for name, expected in json.loads(contents[CHECKSUMS]).items():
+        return contents
+    checksums = json.loads(contents[CHECKSUMS])
+    for name, expected in checksums.items():
         if name not in contents:
             raise ValueError(f"{name} is missing")
         if hashlib.sha256(contents[name]).hexdigest() != expected:
             raise ValueError(f"{name} does not match its SHA-256 in {CHECKSUMS}")
+    return {name: contents[name] for name in (*checksums, CHECKSUMS)}
 
 
 def parse_weights(spec: ModelSpec, content: bytes) -> tuple[Arrays, dict[str, str]]:

@@ -5,6 +5,8 @@ Other programs may have written them, so every value is checked. ValueError name
 
 import math
 import random
+import struct
+from base64 import b64decode, b64encode
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -33,7 +35,7 @@ CHOICES: dict[str, Collection[Any]] = {
     **{f.name: (True, False) for f in fields(ModelSpec) if isinstance(f.default, bool)},
 }
 # Errors that reading or parsing a damaged file can raise
-INVALID = (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError)
+INVALID = (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, struct.error)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Progress:
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
     checkpoint_seconds: float = 0.0
-    rng_state: list[Any] | None = None  # random.getstate() after initialization, used for drawing samples
+    rng_state: list[Any] | None = None  # `generator_state` after initialization, used for drawing samples
     optimizer: str | None = None
     seed: int | None = None
     data_sha256: str | None = None
@@ -193,9 +195,20 @@ def parse_progress(found: Any) -> Progress:
     return progress
 
 
+def generator_state(generator: random.Random) -> list[Any]:
+    """Return the state of a random number generator for train_state.json.
+
+    This is `getstate()` with its 625 words in base64 (32 bits each, little-endian), half as long as a list of numbers.
+    """
+    version, internal, gauss_next = generator.getstate()
+    return [version, b64encode(struct.pack(f"<{len(internal)}I", *internal)).decode(), gauss_next]
+
+
 def generator_from(state: list[Any]) -> random.Random:
-    """Return the random number generator whose `getstate()` is in train_state.json."""
+    """Return the random number generator with a state from train_state.json; earlier ones have a list of words."""
     version, internal, gauss_next = state
+    if isinstance(internal, str):
+        internal = [word for (word,) in struct.iter_unpack("<I", b64decode(internal, validate=True))]
     generator = random.Random()
     generator.setstate((version, tuple(internal), gauss_next))
     return generator

@@ -9,7 +9,14 @@ from pathlib import Path
 from microgpt.atomic import naming
 from microgpt.engines.base import EngineState
 from microgpt.errors import UserError
-from microgpt.runs.checkpoint import Checkpoint, Snapshot, checkpoint_files, load_checkpoint, write_directories
+from microgpt.runs.checkpoint import (
+    Checkpoint,
+    Snapshot,
+    checkpoint_files,
+    load_checkpoint,
+    remove_optimizer_state,
+    write_directories,
+)
 from microgpt.runs.checkpoint_format import Meta, Progress
 from microgpt.runs.checkpoint_paths import BEST, LATEST, is_checkpoint, linked, step_name
 
@@ -17,11 +24,15 @@ from microgpt.runs.checkpoint_paths import BEST, LATEST, is_checkpoint, linked, 
 class CheckpointStore:
     """The checkpoints of one run: holds the newest and the best in memory, writes and links them, removes old ones."""
 
-    def __init__(self, directory: Path, keep: int, keep_at_end: int | None = None):
-        """Keep the `keep` newest checkpoints (`keep_at_end` after the last step) and the best."""
+    def __init__(self, directory: Path, keep: int, keep_at_end: int | None = None, keep_optimizer_state: bool = True):
+        """Keep the `keep` newest checkpoints (`keep_at_end` after the last step) and the best.
+
+        Unless `keep_optimizer_state`, the checkpoints that are left after the last step have no moments.
+        """
         self.directory = directory
         self.keep = keep
         self.keep_at_end = keep if keep_at_end is None else keep_at_end
+        self.keep_optimizer_state = keep_optimizer_state
         self.held: Snapshot | None = None  # the newest checkpoint until it is written
         self.held_best: Snapshot | None = None
 
@@ -55,6 +66,9 @@ class CheckpointStore:
                 discard(path)
             else:
                 held.pop(path.name, None)
+        last = self.held is not None and self.held.progress.step == self.held.progress.steps
+        if last and not self.keep_optimizer_state:
+            return [replace(one, state=EngineState(one.state.parameters)) for one in held.values()]
         return list(held.values())
 
     def link_held(self) -> None:
@@ -74,9 +88,12 @@ class CheckpointStore:
             self.prune()
 
     def finish(self) -> None:
-        """Remove the checkpoints that are not needed after the last step."""
+        """Remove the checkpoints, and the moments in them, that are not needed after the last step."""
         self.keep = self.keep_at_end
         self.prune()
+        if not self.keep_optimizer_state:
+            for path in self.steps():
+                remove_optimizer_state(path)
 
     def steps(self) -> list[Path]:
         """Return the paths of all checkpoints, including damaged ones, oldest first."""

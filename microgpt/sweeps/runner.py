@@ -227,7 +227,8 @@ class SweepRunner:
         """Return the run of a job whose lock is held, in its folder. Must be called within `creating_folders`."""
         self.sweep.forget_failures(job.overrides)
         identity, keep = self.identities[job.number], job.config.train.keep_checkpoints
-        run = TrainingRun(inputs, self.sweep.claim(identity, job.folder_name, lock, job.resumes, keep), record)
+        folder = self.sweep.claim(identity, job.folder_name, lock, job.resumes, keep)
+        run = TrainingRun(inputs, folder, record, is_job=True)
         run.begin_record()
         return run
 

@@ -83,6 +83,13 @@ def chooses_checkpoints(train: TrainConfig) -> bool:
     return (train.checkpoint_every, train.keep_checkpoints) != (default.checkpoint_every, default.keep_checkpoints)
 
 
+def keeps_optimizer_state(train: TrainConfig, is_job: bool) -> bool:
+    """Return whether the checkpoints of a completed run contain the moments; `is_job`: it is a job of a sweep."""
+    if train.keep_optimizer_state is not None:
+        return train.keep_optimizer_state
+    return not is_job or chooses_checkpoints(train)
+
+
 @dataclass(frozen=True)
 class InitialState:
     """Everything that a seed determines before the first step, drawn from one generator in microgpt.py's order."""

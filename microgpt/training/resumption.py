@@ -1,7 +1,7 @@
 """The starting point of a run (its seed, its own checkpoint or another run's), and how the record describes it."""
 
 from microgpt.engines.base import EngineState
-from microgpt.runs.checkpoint_format import Progress
+from microgpt.runs.checkpoint_format import Progress, generator_state
 from microgpt.runs.folders import RunFolder
 from microgpt.runs.record import Failure, Leg, Resumption, RunRecord, timestamp
 from microgpt.training.from_config import make_schedule
@@ -19,7 +19,7 @@ def starting_state(inputs: RunInputs, folder: RunFolder, record: RunRecord) -> t
             seed=config.seed,
             data_sha256=inputs.corpus.source.sha256,
             config_hash=record.config_hash,
-            rng_state=list(inputs.initial.rng.getstate()),
+            rng_state=generator_state(inputs.initial.rng),
         )
         if inputs.leg_from is not None:
             assert record.leg is not None
@@ -34,10 +34,11 @@ def continue_record(record: RunRecord, inputs: RunInputs, folder: RunFolder) -> 
     record.run_id = folder.run_id
     if inputs.leg_from is not None:
         before = inputs.leg_from.progress
+        has_moments = bool(inputs.leg_from.state.m)
         record.leg = Leg(
             from_=str(inputs.leg_from.path),
-            first_step=before.first_step + before.step,
-            optimizer_state=bool(inputs.leg_from.state.m),
+            first_step=before.first_step + before.step if has_moments else 0,  # Adam's bias correction starts again
+            optimizer_state=has_moments,
             other_data=inputs.other_data,
         )
     earlier = folder.earlier

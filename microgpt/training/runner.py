@@ -22,7 +22,13 @@ from microgpt.runs.history import History
 from microgpt.runs.invocation import Invocation
 from microgpt.runs.record import RECORD, DataSummary, LongDocuments, ModelSummary, RunRecord, Timings, timestamp
 from microgpt.training.evaluation import final_evaluation, style_losses, training_metrics
-from microgpt.training.from_config import checkpoint_seconds, chooses_checkpoints, make_schedule, optimizer_spec
+from microgpt.training.from_config import (
+    checkpoint_seconds,
+    chooses_checkpoints,
+    keeps_optimizer_state,
+    make_schedule,
+    optimizer_spec,
+)
 from microgpt.training.guards import MemoryDriftGuard, StopRequest
 from microgpt.training.loggers import LoggedRun, RunLogger, make_logger
 from microgpt.training.loop import Observer, Training
@@ -38,6 +44,7 @@ class TrainingRun:
     inputs: RunInputs
     folder: RunFolder
     record: RunRecord
+    is_job: bool = False  # of a sweep
     checkpoints: CheckpointStore = field(init=False)
     replica: Replica = field(init=False)
     logger: RunLogger = field(default_factory=RunLogger)
@@ -48,7 +55,8 @@ class TrainingRun:
         continue_record(self.record, self.inputs, self.folder)
         train = self.inputs.config.train
         at_end = train.keep_checkpoints if chooses_checkpoints(train) else 1  # independent of the training time
-        self.checkpoints = CheckpointStore(self.folder.checkpoints, train.keep_checkpoints, at_end)
+        keep_state = keeps_optimizer_state(train, self.is_job)
+        self.checkpoints = CheckpointStore(self.folder.checkpoints, train.keep_checkpoints, at_end, keep_state)
 
     def begin_record(self) -> None:
         """Write the record of a run that has begun. Not flushed: if a power cut loses it, there is no result either."""

@@ -33,6 +33,7 @@ from microgpt.engines.base import EngineState
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import load_checkpoint, write_checkpoint
+from microgpt.runs.checkpoint_format import generator_from
 from microgpt.runs.checkpoint_paths import resolve_checkpoint
 from microgpt.runs.checkpoint_store import CheckpointStore
 from microgpt.runs.invocation import Invocation
@@ -62,9 +63,7 @@ def test_a_checkpoint_is_loaded_bit_for_bit(tmp_path, spec, dtype):
 def test_the_random_generator_continues_from_its_saved_state(tmp_path):
     found = load_checkpoint(written(tmp_path))
     assert found.progress.rng_state is not None
-    version, internal, gauss_next = found.progress.rng_state
-    rng, reference = random.Random(), random.Random(42)
-    rng.setstate((version, tuple(internal), gauss_next))
+    rng, reference = generator_from(found.progress.rng_state), random.Random(42)
     assert [rng.random() for _ in range(5)] == [reference.random() for _ in range(5)]
 
 

@@ -1,5 +1,7 @@
 """meta.json and train_state.json: the earlier format, chat models, and rejected values."""
 
+import json
+import random
 import re
 from dataclasses import replace
 from typing import Any
@@ -19,7 +21,14 @@ from support.checkpoints import (
 from microgpt.errors import UserError
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import load_checkpoint
-from microgpt.runs.checkpoint_format import Meta, Progress, meta_document, parse_meta
+from microgpt.runs.checkpoint_format import (
+    Meta,
+    Progress,
+    generator_from,
+    generator_state,
+    meta_document,
+    parse_meta,
+)
 
 # The earlier format: no checksums, no train state, a bare meta.json
 
@@ -46,6 +55,22 @@ def test_float16_weights_become_float32(tmp_path):
     for name, array in found.state.parameters.items():
         assert array.dtype == np.float32
         assert (array[0] == weights[name]).all()
+
+
+def test_the_generator_s_state_may_be_a_list_of_words(tmp_path):
+    path, generator = earlier_checkpoint(tmp_path / "s4"), random.Random(3)
+    (path / "train_state.json").write_text(json.dumps({"rng_state": generator.getstate()}))
+    state = load_checkpoint(path).progress.rng_state
+    assert state is not None
+    assert generator_from(state).getstate() == generator_from(generator_state(generator)).getstate()
+
+
+@pytest.mark.parametrize("words", ["AAAA", "AAAAA", "no base64", [1, 2], None])
+def test_an_invalid_state_of_the_generator_is_rejected(tmp_path, words):
+    path = earlier_checkpoint(tmp_path / "s4")
+    (path / "train_state.json").write_text(json.dumps({"rng_state": [3, words, None]}))
+    with pytest.raises(UserError, match="is damaged"):
+        load_checkpoint(path)
 
 
 def test_step_and_moments_of_the_earlier_format_are_read(tmp_path):

@@ -120,6 +120,51 @@ def test_a_damaged_later_checkpoint_is_removed_by_an_earlier_step(tmp_path):
     assert load_checkpoint(tmp_path / "latest").progress.step == 2
 
 
+# Moments after the last step
+
+
+def moments_of(store: CheckpointStore) -> dict[str, bool]:
+    return {path.name: bool(load_checkpoint(path).state.m) for path in store.steps()}
+
+
+def test_checkpoints_of_a_completed_run_can_do_without_moments(tmp_path):
+    store = CheckpointStore(tmp_path, keep=1, keep_optimizer_state=False)
+    saved(store, 20)
+    store.mark_best(20)
+    saved(store, 30)
+    assert moments_of(store) == {"step_00000020": True, "step_00000030": True}, "a run that is stopped here resumes"
+    saved(store, 50)  # the last step
+    assert moments_of(store) == {"step_00000020": True, "step_00000050": False}
+    store.finish()
+    assert moments_of(store) == {"step_00000020": False, "step_00000050": False}
+    assert {file.name for path in store.steps() for file in path.iterdir()} == {
+        "weights.safetensors", "meta.json", "train_state.json", "checksums.json",
+    }  # fmt: skip
+    assert_same_bits(load_checkpoint(tmp_path / "best").state.parameters, engine_state(seed=20).parameters)
+
+
+def test_a_crash_while_moments_are_removed_leaves_a_valid_checkpoint(tmp_path, monkeypatch):
+    store = CheckpointStore(tmp_path, keep=1, keep_optimizer_state=False)
+    saved(store, 20)
+    removed = []
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        removed.append(path.name)
+        if len(removed) == 2:
+            raise KeyboardInterrupt
+        os.unlink(path)  # noqa: PTH108 (Path.unlink is replaced)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    with pytest.raises(KeyboardInterrupt):
+        store.finish()
+    monkeypatch.undo()
+    assert removed == ["optimizer_m.safetensors", "optimizer_v.safetensors"]
+    found = load_checkpoint(tmp_path / "step_00000020")
+    assert (found.state.m, found.state.v) == ({}, {})
+    store.finish()
+    assert not (tmp_path / "step_00000020" / "optimizer_v.safetensors").exists()
+
+
 # Checkpoints in memory
 
 

@@ -203,7 +203,7 @@ def open_page(browser: "Browser") -> Iterator[Open]:
         page.set_default_timeout(30_000)
         listen(page)
         refusals[0] += refused
-        remarks.append(r"status of (401|422)" + "|ERR_CONNECTION_REFUSED" * gone)
+        remarks.append(r"status of (401|422)" + "|ERR_CONNECTION_(REFUSED|RESET)" * gone)
         page.goto(f"{server.address}/{section and '#' + section}")
         # A key pressed before the page knows its model goes nowhere: `page.press` does not wait for the field.
         page.locator("#room:visible, #key-form:visible, #page-error:visible").first.wait_for()

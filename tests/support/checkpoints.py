@@ -11,7 +11,7 @@ import safetensors.numpy
 from microgpt.engines.base import Arrays, EngineState
 from microgpt.model.spec import ModelSpec
 from microgpt.runs.checkpoint import write_checkpoint
-from microgpt.runs.checkpoint_format import Meta, Progress
+from microgpt.runs.checkpoint_format import Meta, Progress, generator_state
 from microgpt.runs.checkpoint_store import CheckpointStore
 
 SPEC = ModelSpec("gpt", vocab_size=4, n_embd=6, n_head=2, n_layer=2, block_size=5)
@@ -36,7 +36,7 @@ def progress_at(step: int = 7) -> Progress:
     return Progress(
         step=step, first_step=3, total_steps=100, steps=50, tokens=1234, recent_losses=[3.3, 1 / 3, 0.1 + 0.2],
         val_loss=2.5, best_val_loss=2.25, best_step=5, first_val_loss=3.25, train_seconds=1.25, evaluate_seconds=0.5,
-        checkpoint_seconds=0.125, rng_state=list(random.Random(42).getstate()), seed=42, data_sha256="d" * 64,
+        checkpoint_seconds=0.125, rng_state=generator_state(random.Random(42)), seed=42, data_sha256="d" * 64,
         config_hash="c" * 64,
     )  # fmt: skip
 

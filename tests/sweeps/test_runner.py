@@ -8,6 +8,7 @@ import pytest
 from support.program import Program, mostly_slow, read_history, read_record
 from support.sweep_runs import SMALL, TINY, folders, jobs_of, names, run, run_alone, written_by
 
+from microgpt.runs.checkpoint import load_checkpoint
 from microgpt.sweeps.folder import lockable
 from microgpt.sweeps.groups import Job
 from microgpt.sweeps.runner import SweepRunner
@@ -56,6 +57,28 @@ def test_a_leg_in_a_sweep_is_the_leg_alone(tmp_path: Path) -> None:
     run_all(tmp_path, jobs)
     for job in jobs:
         assert written_by(folders(tmp_path)[str(job.number)]) == written_by(run_alone(tmp_path / "alone", job))
+
+
+def test_a_completed_job_keeps_its_moments_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A job of a sweep keeps weights alone, unless it is told otherwise; another run continues from either.
+
+    checkpoint_every has its default value here, because whoever changes it chooses the checkpoints that are kept.
+    """
+    common = *TINY, "train.checkpoint_every=250", "seed=1"
+    run_all(tmp_path / "without", jobs_on(tmp_path, *common))
+    run_all(tmp_path / "with", jobs_on(tmp_path, *common, "train.keep_optimizer_state=true"))
+    (without,), (kept,) = (folders(tmp_path / name).values() for name in ("without", "with"))
+    first, second = (load_checkpoint(job / "checkpoint" / "latest").state for job in (without, kept))
+    assert (first.m, first.v) == ({}, {})
+    assert second.m.keys() == second.v.keys() == first.parameters.keys()
+    for name, weights in first.parameters.items():
+        assert weights.tobytes() == second.parameters[name].tobytes()
+    for job, first_step in ((without, 0), (kept, 20)):
+        (leg,) = jobs_on(tmp_path, *TINY, f"train.resume={job}", "seed=1")
+        capsys.readouterr()
+        recorded = read_record(run_alone(tmp_path / "legs", leg))["leg"]
+        assert (recorded["first_step"], recorded["optimizer_state"]) == (first_step, first_step > 0)
+        assert ("moments start at zero" in capsys.readouterr().out) == (first_step == 0)
 
 
 @pytest.mark.slow
