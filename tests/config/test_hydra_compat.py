@@ -1,12 +1,15 @@
 """The uses of Hydra beyond its documented interface still work with the installed versions."""
 
 import ast
+import contextlib
 import copy
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -19,9 +22,10 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from support.program import ROOT
 
-from microgpt.app import config_directory
+from microgpt.app import config_directory, execute
 from microgpt.config import hydra_compat
 from microgpt.config.hydra_schema import register_schema
+from microgpt.sweeps.lifecycle import new_sweep
 from microgpt.sweeps.plugins import PLUGINS
 
 PRIVATE = ("hydra._internal", "_apply_overrides_to_config", "_get_node", "_metadata", "_resolvers")
@@ -107,3 +111,32 @@ def test_files_are_checked_as_hydra_loads_them(loader: ConfigLoader) -> None:
     finally:
         register_schema()
     assert seen["style/classic"] == {"style": {"name": "classic"}}
+
+
+def test_a_single_run_is_composed_once_as_hydra_composes_it_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    composed: list[RunMode] = []
+    compose = ConfigLoaderImpl.load_configuration
+
+    def counted(self: ConfigLoaderImpl, name: str, overrides: list[str], mode: RunMode, *others: bool) -> object:
+        composed.append(mode)
+        return compose(self, name, overrides, mode, *others)
+
+    def saved(folder: str) -> dict[str, str]:
+        composed.clear()
+        with new_sweep():
+            execute(["experiment=debug", "train.steps=0", "sample.num_samples=0", f"hydra.run.dir={folder}"])
+        return {file.name: file.read_text().replace(folder, "") for file in (tmp_path / folder / ".hydra").iterdir()}
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
+    once = saved("once")
+    if hydra_compat.HAS_VERSION_BASE:  # Hydra 1.4 has another function for it
+        assert composed == [RunMode.MULTIRUN]
+    monkeypatch.setattr(hydra_compat, "composed_once", lambda args: contextlib.nullcontext())
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", compose)
+    twice = saved("twice")
+    assert once == twice
+    assert "mode: RUN" in once["hydra.yaml"]
+    assert "- hydra.mode=RUN" in once["hydra.yaml"]

@@ -267,6 +267,23 @@ def test_damaged_kernels_are_discarded_and_compiled_again(process: Process, case
     assert process.said == []
 
 
+def test_functions_without_machine_code_are_part_of_their_callers() -> None:
+    """Functions of numba that were first used there are whole for later callers, and other threads wait."""
+    with ThreadPoolExecutor(1) as pool:
+        with compilation.without_machine_code():
+
+            @numba.njit("int8(int8, int8)")
+            def inner(x: int, y: int) -> int:
+                return min(x, y, x)
+
+            other = pool.submit(numba.njit("int16(int16, int16)"), lambda x, y: max(x, y, x))
+            with pytest.raises(TimeoutError):
+                other.result(timeout=0.1)
+        assert other.result()(3, -4) == 3
+    outer = numba.njit("int8(int8, int8)")(lambda x, y: inner(x, y) + min(x, y, y))
+    assert outer(3, -4) == -8
+
+
 @pytest.mark.slow
 def test_kernels_of_another_version_of_the_compiler_are_left_alone(
     process: Process, monkeypatch: pytest.MonkeyPatch

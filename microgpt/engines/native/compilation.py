@@ -12,14 +12,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from numba.core import config, event
+from numba.core import codegen, config, event
 from numba.core.caching import NullCache
+from numba.core.compiler_lock import global_compiler_lock
 
 from microgpt.distributed import available_cores
 from microgpt.engines.native import kernels
@@ -225,14 +226,38 @@ def build(dtype: str, kept: Path | None, chosen: Sequence[Any], progress: "Progr
 
 
 def compile_one(dispatcher: Any, dtype: str) -> None:
-    """Compile a kernel, with little optimization if only kernels call it: it is optimized again in its callers."""
-    before = config.OPT  # pyright: ignore[reportAttributeAccessIssue]
-    if not is_entry(dispatcher.py_func):
-        config.OPT = type(before)(1)  # pyright: ignore[reportAttributeAccessIssue]
-    try:
+    """Compile a kernel; without machine code if only kernels call it, because its code is copied into its callers."""
+    with nullcontext() if is_entry(dispatcher.py_func) else without_machine_code():
         dispatcher.compile(signature(dispatcher, dtype))
-    finally:
-        config.OPT = before  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@contextmanager
+def without_machine_code() -> Iterator[None]:
+    """Let numba translate functions only to LLVM code in the block, which saves a quarter of the compilation time.
+
+    Such functions can be called by other compiled functions but not by Python. The block holds numba's lock, because
+    other threads may compile functions of the caller's.
+    """
+
+    def finalize(library: Any) -> None:
+        library._finalize_dynamic_globals()
+        library._finalized = True
+
+    replacements: list[tuple[Any, str, Callable]] = [
+        (codegen.CPUCodeLibrary, "_optimize_final_module", lambda library: None),
+        (codegen.CPUCodeLibrary, "_finalize_final_module", finalize),
+        (codegen.JITCodeLibrary, "get_pointer_to_function", lambda library, name: 0),
+        (codegen.JITCPUCodegen, "set_env", lambda *arguments: None),
+    ]
+    with global_compiler_lock:
+        before = [getattr(owner, name) for owner, name, _ in replacements]
+        try:
+            for owner, name, replacement in replacements:
+                setattr(owner, name, replacement)
+            yield
+        finally:
+            for (owner, name, _), original in zip(replacements, before, strict=True):
+                setattr(owner, name, original)
 
 
 class Progress:
