@@ -283,7 +283,7 @@ MODES = {f"hydra.mode={mode.name}": mode for mode in RunMode}  # overrides that 
 def composed_once(args: argparse.Namespace) -> Iterator[None]:
     """Make Hydra reuse the configuration that it composes to find out whether the command is a sweep.
 
-    Hydra would compose it a second time, with one more override, of hydra.mode, and with two more checks: of the
+    Hydra 1.3 would compose it a second time, with one more override, of hydra.mode, and with two more checks: of the
     overrides of a single run, which is made here, and that an option is chosen for each `???` in a defaults list, which
     can only occur in a user's files.
     """
@@ -297,12 +297,11 @@ def composed_once(args: argparse.Namespace) -> Iterator[None]:
         run_mode: RunMode,
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
-        **options: Any,  # of Hydra 1.4
     ) -> DictConfig:
         mode = overrides[-1] if overrides and overrides[-1] in MODES and validate_sweep_overrides else None
-        key = config_name, tuple(overrides[:-1] if mode else overrides), tuple(options.items())
+        key = config_name, tuple(overrides[:-1] if mode else overrides)
         if not validate_sweep_overrides or key not in composed:
-            found = load(self, config_name, overrides, run_mode, from_shell, validate_sweep_overrides, **options)
+            found = load(self, config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
             if not validate_sweep_overrides:
                 composed[key] = found
             return found
@@ -315,7 +314,8 @@ def composed_once(args: argparse.Namespace) -> Iterator[None]:
         return found
 
     has_files_of_user = args.config_dir or args.config_path or args.config_name or "searchpath" in str(args.overrides)
-    with contextlib.nullcontext() if has_files_of_user else replaced(ConfigLoaderImpl, "load_configuration", load_once):
+    composes_twice = HAS_VERSION_BASE and not has_files_of_user
+    with replaced(ConfigLoaderImpl, "load_configuration", load_once) if composes_twice else contextlib.nullcontext():
         yield
 
 
