@@ -32,8 +32,11 @@ class Part:
 def peer_ratio(case: str, peer: str, limit: float, at_least: bool = False) -> Goal:
     """Return the goal for the ratio that benchmark_native.py prints next to a peer."""
     word = "at least" if at_least else "at most"
-    pattern = rf"^{case}: .*\n(?:.+\n)*?.*?([\d.]+)  \([\d.]+-[\d.]+\) .*{peer}"
-    return Goal(f"{case}: ours / {peer}, {word} {limit}", pattern, limit, at_least)
+    return Goal(f"{case}: ours / {peer}, {word} {limit}", ratio_pattern(case, peer), limit, at_least)
+
+
+def ratio_pattern(case: str, program: str) -> str:
+    return rf"^{case}: .*\n(?:.+\n)*?.*?([\d.]+)  \([\d.]+-[\d.]+\) .*{program}"
 
 
 def serve_row(clients: int, column: int) -> str:
@@ -59,7 +62,8 @@ PARTS = (
         (
             "python scripts/benchmark_native.py --rounds 7 --seconds 0.5 "
             '--peer d16_b16="path/to/eemicrogpt 10000" --peer d16_b1="path/to/realies 50000" '
-            '--peer d64_b16="path/to/microgpt-c-64 1000" --peer seeds16="path/to/realies 50000" '
+            '--peer d64_b16="path/to/microgpt-c-64 1000" --peer d64_b1="path/to/realies-64 5000" '
+            '--peer seeds16="path/to/realies 50000" '
             '--peer seeds64="path/to/realies 50000" --peer sample_one="path/to/talos 3000000"',
         ),
         (
@@ -68,7 +72,12 @@ PARTS = (
             peer_ratio("seeds16", "realies", 0.45),
             peer_ratio("seeds64", "realies", 0.45),
             peer_ratio("d64_b16", "microgpt-c", 0.40),
+            peer_ratio("d64_b1", "realies", 0.65),
             peer_ratio("sample_one", "talos", 1.25, at_least=True),
+            peer_ratio("d256", "torch", 1.15, at_least=True),
+            peer_ratio("d384", "torch", 1.0, at_least=True),
+            Goal("d128: two threads / one, at least 1.8", ratio_pattern("d128_cores", "threads=2"), 1.8, True),
+            Goal("d256: two threads / one, at least 1.8", ratio_pattern("d256_cores", "threads=2"), 1.8, True),
         ),
     ),
     Part(
