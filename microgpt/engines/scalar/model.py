@@ -98,7 +98,7 @@ def attention(q: Vector, keys: list[Vector], values: list[Vector], n_head: int, 
     attention (Ainslie et al., 2023).
     """
     head_dim = len(q) // n_head
-    sharing = len(q) // len(keys[0])  # 1 in microgpt.py
+    sharing = len(q) // len(keys[0])  # query heads per key head: 1 in microgpt.py
     scale = (head_dim**0.5) ** -1
     out = []
     for head in range(n_head):
