@@ -5,7 +5,7 @@
     <run>/checkpoint/latest, best     symbolic links to steps (checkpoint_paths.py)
 
 A step's directory is written under a hidden name, flushed to disk and renamed. After that, only its moments may be
-removed, so a crash at any time leaves only complete checkpoints. Files that are not in checksums.json are ignored.
+removed, so a crash at any time leaves only complete checkpoints. Moments that are not in checksums.json are ignored.
 """
 
 import hashlib
@@ -177,7 +177,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def verified(contents: dict[str, bytes]) -> dict[str, bytes]:
-    """Return the files that are in checksums.json; all files for the earlier format, which does not have it.
+    """Return the files, without moments that are not in checksums.json, which the earlier format does not have.
 
     Raises ValueError for a file that differs from its checksum or is missing.
     """
@@ -189,7 +189,8 @@ def verified(contents: dict[str, bytes]) -> dict[str, bytes]:
             raise ValueError(f"{name} is missing")
         if hashlib.sha256(contents[name]).hexdigest() != expected:
             raise ValueError(f"{name} does not match its SHA-256 in {CHECKSUMS}")
-    return {name: contents[name] for name in (*checksums, CHECKSUMS)}
+    removed = {OPTIMIZER_M, OPTIMIZER_V} - checksums.keys()
+    return {name: content for name, content in contents.items() if name not in removed}
 
 
 def parse_weights(spec: ModelSpec, content: bytes) -> tuple[Arrays, dict[str, str]]:

@@ -91,8 +91,8 @@ def test_figures_are_those_of_training_alone(stage: Stage) -> None:
     assert stage("--baseline", "nanogpt", repeats=1) == 0
     (comparison,) = stage.report()["comparisons"]
     theirs, torch, _ = comparison["contestants"]
-    # 2 ms a step, and 50 ms for each evaluation, which is left out; a busy machine may sleep longer.
-    assert 0.002 <= theirs["seconds_per_step"]["median"] < 0.025
+    # 2 ms a step, and 50 ms for each evaluation, which is left out; on a busy machine, both last longer.
+    assert 0.001 <= theirs["seconds_per_step"]["median"] < 0.025
     assert torch["seconds_per_step"]["median"] == pytest.approx(0.01)
     assert torch["tokens_per_sec"]["median"] == pytest.approx(7 * 12 / 0.01)
     expected = torch["tokens_per_sec"]["median"] / theirs["tokens_per_sec"]["median"]
