@@ -41,9 +41,12 @@ class Four(NamedTuple):
 
 
 def quick(folder: Path, *overrides: str) -> list[Job]:
-    """Return jobs of eight steps that use one thread."""
+    """Return jobs of eight steps that use one thread and keep what a single run keeps."""
     kept = [each for each in SMALL if not each.startswith("train.")]
-    own = ["data=text", f"data.path={names(folder)}", "train.steps=8", "train.eval_every=4", "backend.threads=1"]
+    own = [
+        "data=text", f"data.path={names(folder)}", "train.steps=8", "train.eval_every=4", "backend.threads=1",
+        "train.keep_optimizer_state=true",
+    ]  # fmt: skip
     chosen = {override.split("=")[0] for override in overrides}
     return jobs_of(*kept, *TINY, *(each for each in own if each.split("=")[0] not in chosen), *overrides)
 
