@@ -68,15 +68,23 @@ def run(argv: list[str], command: str, kept: str) -> Result:
         start, cpu = time.perf_counter(), cpu_of_children()
         done = subprocess.run(argv, cwd=folder, stdout=subprocess.PIPE, text=True, check=False)
         seconds = time.perf_counter() - start
-        size = sum((Path(where) / name).lstat().st_size for where, _, names in os.walk(folder) for name in names)
+        sizes = {each.name: size_of(each) for each in sorted(Path(folder).iterdir())}
     lines = done.stdout.strip("\n").splitlines()
     if argv[1] == "-m":
-        lines += [f"wall time {seconds:.1f} s", f"files written: {size / 1e6:.1f} MB"]
+        written = ", ".join(f"{size / 1e6:.1f} MB in {name}" for name, size in sizes.items())
+        lines += [f"wall time {seconds:.1f} s", f"files written: {written}"]
     output = "\n".join(line for line in lines if re.search(kept, line))
     return {
         "command": command, "seconds": round(seconds, 1), "cpu_seconds": round(cpu_of_children() - cpu, 1),
         "exit_code": done.returncode, "output": output,
     }  # fmt: skip
+
+
+def size_of(path: Path) -> int:
+    """Return the size of a file or of all files in a folder, in bytes."""
+    if not path.is_dir():
+        return path.lstat().st_size
+    return sum((Path(where) / name).lstat().st_size for where, _, names in os.walk(path) for name in names)
 
 
 def cpu_of_children() -> float:
