@@ -58,7 +58,6 @@ RUN_ELSEWHERE = tuple(
 NEEDS_NAMES = ("experiment=karpathy", "data=makemore")
 TRAINS_ANEW = re.compile(r"(?!.*( task=|train\.resume|--help|--cfg))(python -m microgpt|torchrun)")
 SHORT = 50  # steps of a command on which no output depends
-UNREAD = "unread"  # outputs_dir of such a command: each sweep reports all runs in its outputs_dir
 READS_RUNS = re.compile(r"latest|collect|outputs|runs\(")  # occurs in commands whose output depends on earlier commands
 VARYING = re.compile(
     r"\d{4}-\d\d-\d\d(?:[/ T]\d\d[-:]\d\d[-:]\d\d)?|\b\d\d-\d\d-\d\d_[0-9a-f]{8}\b|_[0-9a-f]{8}\b|"  # dates, folders
@@ -207,17 +206,13 @@ class Commands:
 
 
 def shortened(command: str) -> str:
-    """Return a command that trains new models, limited to SHORT steps and away from the page's other runs.
-
-    Any other command is returned unchanged.
-    """
+    """Return a command that trains a new model, limited to SHORT steps; any other command unchanged."""
     if not TRAINS_ANEW.match(command):
         return command
-    away = "" if "outputs_dir=" in command else f" outputs_dir={UNREAD}"
     stated = re.search(r" train\.steps=(\d+)", command)
     if stated is None:
-        return f"{command} train.steps={SHORT}{away}"
-    return command.replace(stated[0], f" train.steps={min(int(stated[1]), SHORT)}") + away
+        return f"{command} train.steps={SHORT}"
+    return command.replace(stated[0], f" train.steps={min(int(stated[1]), SHORT)}")
 
 
 def environment() -> dict[str, str]:
