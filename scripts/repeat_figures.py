@@ -34,6 +34,8 @@ from typing import Any
 import harness
 from figure_parts import OPTIONAL, PARTS, Goal, Part
 
+from microgpt.data.sources import DATA_DIR_VARIABLE
+
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = re.compile(r"path/to/([\w.-]+)")
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
@@ -103,9 +105,20 @@ def measure(part: Part, values: dict[str, str]) -> Result:
             harness.say(f"skipped: {command}\n    it needs --with {lacks[0]}=...")
             continue
         harness.say(f"--- {part.name}: {shlex.join(argv)}")
-        result["runs"].append(run(argv, command, part.kept))
+        measured = run(argv, command, part.kept)
+        result["runs"].append(measured | {"output": without_paths(measured["output"], values)})
         print(result["runs"][-1]["output"], flush=True)
     return result
+
+
+def without_paths(output: str, values: dict[str, str]) -> str:
+    """Return an output with the paths of this machine as they are in commands: path/to/NAME, $MICROGPT_DATA_DIR."""
+    paths = {value: f"path/to/{name}" for name, value in values.items() if Path(value).is_absolute()}
+    if folder := os.environ.get(DATA_DIR_VARIABLE):
+        paths[folder.rstrip("/")] = f"${DATA_DIR_VARIABLE}"
+    for path, shown in sorted(paths.items(), reverse=True):  # a folder after the paths in it
+        output = output.replace(path, shown)
+    return output
 
 
 def machine() -> str:

@@ -117,12 +117,18 @@ def write_directories(directories: Mapping[Path, dict[str, bytes]], others: Sequ
 
 
 def remove_optimizer_state(path: Path) -> None:
-    """Remove the moments, if any, from a checkpoint directory. From the new checksums.json on, they are ignored."""
+    """Remove the moments, if any, from a checkpoint directory; leave a damaged one as it is.
+
+    checksums.json is replaced first: from then on, the moments are ignored. Raises OSError.
+    """
     moments = [name for name in (OPTIMIZER_M, OPTIMIZER_V) if (path / name).exists()]
     if not moments:
         return
-    checksums = json.loads((path / CHECKSUMS).read_bytes())
-    kept = {name: digest for name, digest in checksums.items() if name not in moments}
+    try:
+        checksums = json.loads((path / CHECKSUMS).read_bytes())
+        kept = {name: digest for name, digest in checksums.items() if name not in moments}
+    except (FileNotFoundError, ValueError, AttributeError):
+        return
     write_atomically(path / CHECKSUMS, document(kept).decode())
     for name in moments:
         (path / name).unlink()

@@ -68,7 +68,8 @@ def print_inputs(inputs: RunInputs, record: RunRecord) -> None:
         schedule = make_schedule(config)
         print(f"continuing from step {record.leg.first_step} of {record.leg.from_}")
         if not record.leg.optimizer_state:
-            print("the checkpoint has no optimizer state: moments start at zero, and steps are counted from 0")
+            kept = "; a sweep keeps it with train.keep_optimizer_state=true" if inputs.leg_from.progress.step else ""
+            print(f"the checkpoint has no optimizer state: moments start at zero, and steps are counted from 0{kept}")
         if record.leg.other_data:
             print(f"warning: the data differ from the checkpoint's ({'; '.join(record.leg.other_data)}): "
                   "val_loss may include documents that the model was trained on")  # fmt: skip

@@ -18,6 +18,7 @@ import llvmlite.binding
 import numba
 import numpy as np
 import pytest
+from numba.core import codegen
 from support.program import Program, mostly_slow, read_history, read_record
 
 from microgpt.engines.native import compilation, kernel_cache, kernels
@@ -268,7 +269,7 @@ def test_damaged_kernels_are_discarded_and_compiled_again(process: Process, case
 
 
 def test_functions_without_machine_code_are_part_of_their_callers() -> None:
-    """Functions of numba that were first used there are whole for later callers, and other threads wait."""
+    """Functions of numba that are first used there can be called later, and other threads wait until the block ends."""
     with ThreadPoolExecutor(1) as pool:
         with compilation.without_machine_code():
 
@@ -282,6 +283,15 @@ def test_functions_without_machine_code_are_part_of_their_callers() -> None:
         assert other.result()(3, -4) == 3
     outer = numba.njit("int8(int8, int8)")(lambda x, y: inner(x, y) + min(x, y, y))
     assert outer(3, -4) == -8
+
+
+def test_another_numba_without_a_private_function_compiles_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = codegen.CPUCodeLibrary._finalize_final_module
+    with compilation.without_machine_code():
+        assert codegen.CPUCodeLibrary._finalize_final_module is not before
+    monkeypatch.delattr(codegen.CPUCodeLibrary, "_finalize_dynamic_globals")
+    with compilation.without_machine_code():
+        assert codegen.CPUCodeLibrary._finalize_final_module is before
 
 
 @pytest.mark.slow

@@ -165,6 +165,19 @@ def test_a_crash_while_moments_are_removed_leaves_a_valid_checkpoint(tmp_path, m
     assert not (tmp_path / "step_00000020" / "optimizer_v.safetensors").exists()
 
 
+@pytest.mark.parametrize("content", [None, b"torn", b"[]"])
+def test_moments_of_a_damaged_checkpoint_are_left_alone(tmp_path, content):
+    store = CheckpointStore(tmp_path, keep=2, keep_optimizer_state=False)
+    saved(store, 20, 30)
+    damaged = tmp_path / "step_00000020"
+    (damaged / "checksums.json").unlink()
+    if content is not None:
+        (damaged / "checksums.json").write_bytes(content)
+    store.finish()
+    assert (damaged / "optimizer_m.safetensors").exists()
+    assert not (tmp_path / "step_00000030" / "optimizer_m.safetensors").exists()
+
+
 # Checkpoints in memory
 
 

@@ -46,6 +46,14 @@ def test_replacements_are_inserted_and_an_optional_one_may_be_missing(script: Mo
     assert script.argv_of(command, {})[1] == ["x"]
 
 
+def test_outputs_do_not_name_folders_of_this_machine(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MICROGPT_DATA_DIR", "/a/data/")
+    values = {"a": "/a/data/program", "b": "program"}
+    shown = script.without_paths("/a/data/names.txt, /a/data/program 10, program", values)
+    assert shown == "$MICROGPT_DATA_DIR/names.txt, path/to/a 10, program"
+    assert "/names.txt" not in (ROOT / "docs/performance.json").read_text().replace("$MICROGPT_DATA_DIR/names.txt", "")
+
+
 def test_parts_are_measured_once_for_a_commit_and_the_page_is_written_from_them(
     script: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,7 +60,7 @@ def test_a_leg_in_a_sweep_is_the_leg_alone(tmp_path: Path) -> None:
 
 
 def test_a_completed_job_keeps_its_moments_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A job of a sweep keeps weights alone, unless it is told otherwise; another run continues from either.
+    """By default, it keeps only its weights. Another run can continue from both.
 
     checkpoint_every has its default value here, because whoever changes it chooses the checkpoints that are kept.
     """
@@ -78,7 +78,10 @@ def test_a_completed_job_keeps_its_moments_on_request(tmp_path: Path, capsys: py
         capsys.readouterr()
         recorded = read_record(run_alone(tmp_path / "legs", leg))["leg"]
         assert (recorded["first_step"], recorded["optimizer_state"]) == (first_step, first_step > 0)
-        assert ("moments start at zero" in capsys.readouterr().out) == (first_step == 0)
+        line = (
+            "moments start at zero, and steps are counted from 0; a sweep keeps it with train.keep_optimizer_state=true"
+        )
+        assert (line in capsys.readouterr().out) == (first_step == 0)
 
 
 @pytest.mark.slow

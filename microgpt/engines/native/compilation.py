@@ -236,7 +236,8 @@ def without_machine_code() -> Iterator[None]:
     """Let numba translate functions only to LLVM code in the block, which saves a quarter of the compilation time.
 
     Such functions can be called by other compiled functions but not by Python. The block holds numba's lock, because
-    other threads may compile functions of the caller's.
+    other threads may compile functions of the caller's. With a version of numba that lacks one of the private functions
+    replaced here, functions are compiled as usual.
     """
 
     def finalize(library: Any) -> None:
@@ -249,6 +250,12 @@ def without_machine_code() -> Iterator[None]:
         (codegen.JITCodeLibrary, "get_pointer_to_function", lambda library, name: 0),
         (codegen.JITCPUCodegen, "set_env", lambda *arguments: None),
     ]
+    needed = [(owner, name) for owner, name, _ in replacements] + [
+        (codegen.CPUCodeLibrary, "_finalize_dynamic_globals")
+    ]
+    if not all(hasattr(owner, name) for owner, name in needed):
+        yield
+        return
     with global_compiler_lock:
         before = [getattr(owner, name) for owner, name, _ in replacements]
         try:
