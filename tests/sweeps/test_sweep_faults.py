@@ -33,6 +33,9 @@ CODES = {"SIGKILL": {-9}, "SIGTERM": {143, -15}, "full disk": {1, 2}}
 PARTS = 4  # that the moments are divided into
 
 
+LIKE_A_RUN = "train.keep_optimizer_state=true"  # a completed job keeps the moments, like a single run
+
+
 class Four(NamedTuple):
     run_stages: RunStages
     jobs: list[Job]
@@ -41,12 +44,9 @@ class Four(NamedTuple):
 
 
 def quick(folder: Path, *overrides: str) -> list[Job]:
-    """Return jobs of eight steps that use one thread and keep what a single run keeps."""
+    """Return jobs of eight steps that use one thread."""
     kept = [each for each in SMALL if not each.startswith("train.")]
-    own = [
-        "data=text", f"data.path={names(folder)}", "train.steps=8", "train.eval_every=4", "backend.threads=1",
-        "train.keep_optimizer_state=true",
-    ]  # fmt: skip
+    own = ["data=text", f"data.path={names(folder)}", "train.steps=8", "train.eval_every=4", "backend.threads=1"]
     chosen = {override.split("=")[0] for override in overrides}
     return jobs_of(*kept, *TINY, *(each for each in own if each.split("=")[0] not in chosen), *overrides)
 
@@ -118,7 +118,7 @@ def test_a_sweep_stopped_before_any_operation_on_a_file_writes_the_same_in_the_e
 def dozen(tmp_path_factory: pytest.TempPathFactory, four: Four) -> tuple[list[Job], dict[str, Any]]:
     """Return twelve jobs of one shape, one of which diverges, and the files that one process writes."""
     folder = tmp_path_factory.mktemp("dozen")
-    jobs = quick(folder, "seed=1|2|3|4|5|6", "optim.lr=0.01|0.02")
+    jobs = quick(folder, "seed=1|2|3|4|5|6", "optim.lr=0.01|0.02", LIKE_A_RUN)
     jobs[7] = replace(jobs[7], config=replace(jobs[7].config, optim=replace(jobs[7].config.optim, lr=1e30)))
     run(folder, jobs)
     return jobs, all_written(folder)
@@ -161,7 +161,7 @@ def test_jobs_of_a_process_that_ends_early_are_taken_over(
 
 def test_only_jobs_whose_file_was_missing_are_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     late = tmp_path / "late.txt"
-    jobs = quick(tmp_path, f"data.path={names(tmp_path)}|{late}", "seed=1|2")
+    jobs = quick(tmp_path, f"data.path={names(tmp_path)}|{late}", "seed=1|2", LIKE_A_RUN)
     outcomes = run(tmp_path, jobs)
     missing = f"data.path={late} cannot be read: No such file or directory"
     assert [str(outcomes[number].error) for number in range(4)] == ["None"] * 2 + [missing] * 2
@@ -180,7 +180,7 @@ def test_only_jobs_whose_file_was_missing_are_run_again(tmp_path: Path, capsys: 
 def test_a_failed_job_starts_again_and_its_record_keeps_the_earlier_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    jobs = quick(tmp_path, "seed=1|2|3")
+    jobs = quick(tmp_path, "seed=1|2|3", LIKE_A_RUN)
     measure = trainer.final_evaluation
 
     def faulty(inputs: Any, *rest: Any) -> None:
@@ -208,7 +208,7 @@ def test_a_failed_job_starts_again_and_its_record_keeps_the_earlier_errors(
 def test_a_model_that_diverges_does_not_change_the_rest_of_its_group(
     tmp_path: Path, steps: int, failed_at: list[tuple[int, str]]
 ) -> None:
-    jobs = quick(tmp_path, "optim=sgd", "optim.lr=0.1|1e3|0.2|10|0.3|1e30", f"train.steps={steps}")
+    jobs = quick(tmp_path, "optim=sgd", "optim.lr=0.1|1e3|0.2|10|0.3|1e30", f"train.steps={steps}", LIKE_A_RUN)
     outcomes = run(tmp_path, jobs)
     assert {read_record(path)["group"] for path in folders(tmp_path).values()} == {6}
     errors = [(number, str(outcome.error)) for number, outcome in sorted(outcomes.items()) if outcome.error]
