@@ -5,17 +5,17 @@ The runs have histories, so the time includes tables, statistics, plots and the 
 python scripts/benchmark_collect.py --runs 1024
 """
 
-import argparse
 import json
 import math
 import random
 import resource
-import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
+
+import harness
 
 from microgpt.config.schema import Config, ModelConfig, StyleConfig
 from microgpt.runs.folders import HISTORY
@@ -48,8 +48,8 @@ def history_line(step: int, evaluated: bool, rng: random.Random) -> dict[str, fl
     return line | ({"val_loss": loss + rng.gauss(0, 0.02)} if evaluated else {})
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> None:
+    parser = harness.parser(__doc__)
     parser.add_argument("--runs", type=int, default=1024)
     parser.add_argument("--lines", type=int, default=20, help="lines of each run's history")
     arguments = parser.parse_args()
@@ -57,16 +57,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         write_runs(Path(name), runs, arguments.lines)
         start = time.perf_counter()
-        collect = [sys.executable, str(Path(__file__).with_name("collect.py").resolve())]
-        done = subprocess.run(collect, cwd=name, check=True, capture_output=True, text=True)
+        printed = harness.run_python(str(Path(__file__).with_name("collect.py").resolve()), folder=name)
         seconds = time.perf_counter() - start
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         page = (Path(name) / "results" / "report.html").stat().st_size
-    print(next(line for line in done.stdout.splitlines() if line.startswith("collected")))
+    print(next(line for line in printed.splitlines() if line.startswith("collected")))
     print(f"{runs} runs in {seconds:.1f} s, including the start of Python and all imports")
     print(f"CPU time {used.ru_utime + used.ru_stime:.1f} s; report.html {page / 1e6:.2f} MB")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(harness.finish(main))

@@ -8,10 +8,8 @@ per second of CPU time, which depend less on other programs, include the picture
 (Linux only). Requires the playwright package, and chromium or google-chrome on PATH.
 """
 
-import argparse
 import base64
 import re
-import shutil
 import sys
 import tempfile
 import time
@@ -19,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import harness
 import numpy as np
 import psutil
 
@@ -89,16 +88,13 @@ def tokens_per_second(page: "Page") -> float:
     return counts / seconds
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> None:
+    parser = harness.parser(__doc__)
     parser.add_argument("--steps", type=int, default=20_000)
     arguments = parser.parse_args()
     from playwright.sync_api import sync_playwright
 
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        print("error: no chromium or google-chrome on PATH", file=sys.stderr)
-        return 2
+    chromium = harness.chromium()
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for label, spec, special in (("names", NAMES, ()), ("chat", CHAT, CHAT_SPECIAL)):
@@ -112,8 +108,7 @@ def main() -> int:
             else:
                 time_training(page, arguments.steps)
         browser.close()
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(harness.finish(main))

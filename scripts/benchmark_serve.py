@@ -31,7 +31,10 @@ from pathlib import Path
 from typing import Any
 
 import harness
+import numpy as np
 import psutil
+
+from microgpt.errors import UserError
 
 NAMES = ["data=names", "style=classic", "train.steps=300"]
 CHAT = ["data=chat", "model=gpt_chat", "style=classic", "train.steps=20"]  # 128 features, 4 layers, block 256
@@ -184,10 +187,6 @@ def probe_health(url: str, seconds: float) -> list[float]:
     return times
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    return sorted(values)[min(int(share * len(values)), len(values) - 1)]
-
-
 def median(found: Sequence[dict[str, float]], key: str) -> float:
     return statistics.median(each[key] for each in found)
 
@@ -250,7 +249,7 @@ def health(models: Sequence[str], seconds: float, rounds: int, folder: Path) -> 
                 if load:
                     loaded.append(figures(load))
         rates = [f"{median(loaded, 'rate'):,.0f}", f"{refused_share(loaded):.0%}"] if loaded else ["", ""]
-        found = [f"{each:.1f}" for each in (percentile(times, 0.5), percentile(times, 0.99), max(times))]
+        found = [f"{each:.1f}" for each in np.quantile(times, [0.5, 0.99, 1.0])]
         print(harness.line([f"{name}{path}", clients, *found, len(times), *rates]), flush=True)
 
 
@@ -258,7 +257,7 @@ def refused_share(loaded: Sequence[dict[str, float]]) -> float:
     return sum(each["refused"] for each in loaded) / max(sum(each["requests"] for each in loaded), 1)
 
 
-def main() -> int:
+def main() -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("--seconds", type=harness.at_least(1), default=3)
     parser.add_argument("--rounds", type=int, default=5)
@@ -269,10 +268,9 @@ def main() -> int:
     chosen: Any = parser.parse_args()
     if chosen.bare:
         bare(*chosen.bare)
-        return 0
+        return
     if shutil.which("wrk") is None:
-        print("error: wrk is not installed: run apt-get install wrk or brew install wrk", file=sys.stderr)
-        return 2
+        raise UserError("wrk is not installed: run apt-get install wrk or brew install wrk")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for model, arguments in (("names", NAMES), ("chat", CHAT)):
@@ -283,8 +281,7 @@ def main() -> int:
             throughput(endpoints, chosen.seconds, chosen.rounds, folder, chosen.earlier and chosen.earlier.resolve())
         if "health" in chosen.parts:
             health(chosen.models, chosen.seconds, chosen.rounds, folder)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(harness.finish(main))

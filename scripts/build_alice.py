@@ -10,8 +10,6 @@ test compression programs since 1997 (the Canterbury corpus). Its SHA-256 is ver
 one paragraph per line, without the title, the rows of asterisks, and two additions of an editor in square brackets.
 """
 
-import argparse
-import gzip
 import hashlib
 import re
 import subprocess
@@ -19,6 +17,8 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
+
+import harness
 
 TARGET = Path(__file__).parents[1] / "microgpt" / "data" / "alice.txt.gz"
 DISTRIBUTION, FILE = "brotli==1.2.0", "tests/testdata/alice29.txt"
@@ -55,20 +55,13 @@ def build(sdist: Path | None) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 if the file differs from a new build"
-    )
+    parser = harness.parser(__doc__)
+    parser.add_argument("--check", action="store_true", help=harness.CHECK)
     parser.add_argument("--sdist", type=Path, help="the source distribution of brotli (default: downloaded with pip)")
     options = parser.parse_args(arguments)
     text = build(options.sdist)
-    if options.check:
-        same = gzip.decompress(TARGET.read_bytes()) == text.encode()
-        print(f"{TARGET}: {'equal to a new build' if same else 'differs from a new build'}")
-        return 0 if same else 1
-    TARGET.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
-    print(f"{TARGET}: {text.count(chr(10))} paragraphs, {len(text):,} characters ({len(set(text))} distinct)")
-    return 0
+    summary = f"{text.count(chr(10))} paragraphs, {len(text):,} characters ({len(set(text))} distinct)"
+    return harness.rebuild(TARGET, text, options.check, f"{TARGET}: {summary}")
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ and the page look; tests/test_readme.py fails if the hashes are out of date.
 
 import hashlib
 import json
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import harness
 from build_docs import Commands
 
 if TYPE_CHECKING:
@@ -79,13 +79,10 @@ def training_picture(page: "Page", folder: Path) -> None:
     page.screenshot(path=IMAGES / "train.png")
 
 
-def main() -> int:
+def main() -> None:
     from playwright.sync_api import sync_playwright
 
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        print("error: no chromium or google-chrome on PATH", file=sys.stderr)
-        return 2
+    chromium = harness.chromium()
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
@@ -103,8 +100,7 @@ def main() -> int:
             browser.close()
     (IMAGES / "sources.json").write_text(as_json(sources()))
     print(f"files: {IMAGES}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(harness.finish(main))

@@ -10,10 +10,11 @@ a work of the federal government in the public domain, as distributed in the pac
 once, in the order of the source: girls by decreasing count, then boys by decreasing count.
 """
 
-import argparse
 import sys
 from importlib.metadata import distribution
 from pathlib import Path
+
+import harness
 
 TARGET = Path(__file__).parents[1] / "microgpt" / "data" / "names.txt"
 YEAR = 2017
@@ -32,19 +33,11 @@ def build() -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 if the file differs from a new build"
-    )
+    parser = harness.parser(__doc__)
+    parser.add_argument("--check", action="store_true", help=harness.CHECK)
     check = parser.parse_args().check
     text = build()
-    if check:
-        same = TARGET.read_text() == text
-        print(f"{TARGET}: {'equal to a new build' if same else 'differs from a new build'}")
-        return 0 if same else 1
-    TARGET.write_text(text)
-    print(f"{TARGET}: {text.count(chr(10))} names")
-    return 0
+    return harness.rebuild(TARGET, text, check, f"{TARGET}: {text.count(chr(10))} names")
 
 
 if __name__ == "__main__":

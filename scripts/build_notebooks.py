@@ -7,7 +7,6 @@ A cell is out of date if the kinds of its outputs have changed, or a word of its
 times, rates, dates and pictures are not compared.
 """
 
-import argparse
 import copy
 import os
 import re
@@ -16,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import harness
 import nbformat
 from build_docs import ROOT, has_changed
 from nbclient import NotebookClient
@@ -72,7 +72,7 @@ def text_of(cell: Any) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if outputs are out of date")
     check = parser.parse_args().check
     stored = nbformat.reads(NOTEBOOK.read_text(), as_version=4)

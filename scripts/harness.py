@@ -1,18 +1,21 @@
-"""Shared by the benchmark and measurement scripts: processes, rounds, figures, tables, command lines."""
+"""Shared by the scripts: processes, rounds, figures, tables, bundled data, command lines."""
 
 import argparse
+import gzip
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
 from microgpt.data.sources import DATA_DIR_VARIABLE
-from microgpt.errors import MicrogptError
+from microgpt.errors import MicrogptError, UserError
 
 Item = TypeVar("Item")
 
@@ -46,10 +49,14 @@ def run(
     except OSError as error:
         raise MicrogptError(f"{shown} cannot be started: {error.strerror}") from error
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["no output"]
-        last = next((line for line in reversed(lines) if "rror:" in line), lines[-1])
-        raise MicrogptError(f"{shown} failed with exit code {done.returncode}: {last}")
+        raise MicrogptError(f"{shown} failed with exit code {done.returncode}: {last_error(done.stderr)}")
     return done
+
+
+def last_error(output: str) -> str:
+    """Return the last line of an output that contains an error, or the last line if there is no error."""
+    lines = [line for line in output.splitlines() if line.strip()] or ["no output"]
+    return next((line for line in reversed(lines) if "rror:" in line), lines[-1])
 
 
 def run_python(*arguments: str, **options: Any) -> str:
@@ -74,6 +81,14 @@ def has_torch() -> bool:
         return True
     print("PyTorch is not installed: its engine is left out.\n")
     return False
+
+
+def chromium() -> str:
+    """Return the path of Chromium. Raises UserError if it is not on PATH."""
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if found is None:
+        raise UserError("no chromium or google-chrome on PATH")
+    return found
 
 
 def names_source() -> str:
@@ -106,6 +121,26 @@ def line(values: Sequence[object]) -> str:
 def table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a Markdown table."""
     return "\n".join([line(heading), "|---" * len(heading) + "|", *map(line, rows)])
+
+
+# Bundled data
+
+CHECK = "write nothing; exit 1 if the file differs from a new build"  # the help of --check
+
+
+def rebuild(target: Path, text: str, check: bool, *summary: str) -> int:
+    """Write a text file, compressed if it ends in .gz, and print the summary; return the exit code.
+
+    With `check`, only compare the file with the text; the exit code is 1 if they differ.
+    """
+    pack, unpack = (partial(gzip.compress, mtime=0), gzip.decompress) if target.suffix == ".gz" else (bytes, bytes)
+    if check:
+        same = unpack(target.read_bytes()) == text.encode()
+        print(f"{target}: {'equal to a new build' if same else 'differs from a new build'}")
+        return 0 if same else 1
+    target.write_bytes(pack(text.encode()))
+    print("\n".join(summary))
+    return 0
 
 
 # Command lines

@@ -27,7 +27,6 @@ import sys
 import tempfile
 import time
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ import harness
 from figure_parts import OPTIONAL, PARTS, Goal, Part
 
 from microgpt.data.sources import DATA_DIR_VARIABLE
+from microgpt.runs.environment import cpu_model, git_state, version_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = re.compile(r"path/to/([\w.-]+)")
@@ -123,29 +123,14 @@ def without_paths(output: str, values: dict[str, str]) -> str:
 
 def machine() -> str:
     """Return the processor, the cores that may be used, Python and the libraries."""
-    names = re.findall(r"^model name\s*: (.+)$", read("/proc/cpuinfo"), re.MULTILINE) or [platform.processor()]
     libraries = ", ".join(f"{name} {found}" for name in LIBRARIES if (found := version_of(name)))
     cores = len(harness.available_cores()) or os.cpu_count()
-    return f"{names[0]}, {cores} cores, {platform.system()}, Python {platform.python_version()}, {libraries}"
-
-
-def version_of(name: str) -> str:
-    try:
-        return version(name)
-    except ImportError:
-        return ""
-
-
-def read(file: str) -> str:
-    return Path(file).read_text() if Path(file).exists() else ""
+    return f"{cpu_model()}, {cores} cores, {platform.system()}, Python {platform.python_version()}, {libraries}"
 
 
 def commit() -> str:
-    """Return the checkout's commit; empty outside a checkout."""
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip()
+    """Return the beginning of the checkout's commit; empty outside a checkout."""
+    return (git_state().commit or "")[:7]
 
 
 # The page

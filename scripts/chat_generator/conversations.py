@@ -187,8 +187,3 @@ def as_line(conversation: Conversation) -> str:
         if text
     ]
     return json.dumps(turns, separators=(",", ":")) + "\n"
-
-
-def chat_text() -> str:
-    """Return the data set as JSONL."""
-    return "".join(map(as_line, build()))

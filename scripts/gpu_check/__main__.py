@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 import harness
+from karpathy.machine import visible_gpus
 
 from gpu_check.parts import PARTS
 from gpu_check.results import (
@@ -31,11 +32,8 @@ from microgpt.runs.environment import environment, git_state, version_of
 from microgpt.runs.record import timestamp
 
 NAMES = tuple(PARTS)
-EXIT_CODES = {
-    FAILED: 1,
-    NOT_RUN: 124,
-    TIMED_OUT: 124,
-}  # for the status of a part; the first one that occurs is the exit code of the check
+# For the status of a part; the first one that occurs is the exit code of the check
+EXIT_CODES = {FAILED: 1, NOT_RUN: 124, TIMED_OUT: 124}
 OUT_OF_TIME, RESTART = 124, 75  # exit codes of the process of a part
 MARGIN = 8.0  # seconds for finishing a measurement before a part is killed
 LEAST_SECONDS = 10.0  # a part is not started if less time is left
@@ -95,13 +93,6 @@ def run_limited(command: list[str], log: IO[str], limit: float) -> int | None:
         process.wait()
 
 
-def last_error(log: Path, start: int) -> str:
-    """Return the last error in a log after position `start`, or the last line if there is no error."""
-    lines = [line for line in log.read_text(errors="replace")[start:].splitlines() if line.strip()] or ["no output"]
-    found = next((line for line in reversed(lines) if "rror:" in line), lines[-1])
-    return found.removeprefix("error: ").strip()
-
-
 def finish_part(part: PartResult, code: int | None, seconds: float, limit: float, log: Path, start: int) -> None:
     part.seconds = seconds
     if code == 0:
@@ -109,18 +100,14 @@ def finish_part(part: PartResult, code: int | None, seconds: float, limit: float
     elif code is None:
         part.status, part.reason = TIMED_OUT, f"it was stopped after {limit:.0f} s"
     else:
-        part.status, part.reason = TIMED_OUT if code == OUT_OF_TIME else FAILED, last_error(log, start)
+        part.status = TIMED_OUT if code == OUT_OF_TIME else FAILED
+        part.reason = harness.last_error(log.read_text(errors="replace")[start:]).removeprefix("error: ").strip()
 
 
 def machine(device: str) -> dict[str, object]:
     found, code = environment(), git_state()
     versions = ", ".join(f"{name} {version}" for name in ("torch", "triton", "numpy") if (version := version_of(name)))
-    gpus = ""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-        gpus = "; ".join(subprocess.run(query, capture_output=True, text=True, timeout=20).stdout.split("\n")).strip(
-            "; "
-        )
+    gpus = "; ".join(f"{gpu['name']}, {gpu['memory_mib']} MiB, {gpu['driver']}" for gpu in visible_gpus())
     return {
         "device": device,
         "GPU": gpus or "nvidia-smi lists none",
@@ -159,16 +146,8 @@ def run_check(a: argparse.Namespace) -> int:
                 code: int | None = RESTART
                 while code == RESTART:
                     left = limit - (time.monotonic() - started)
-                    arguments = [
-                        *sys.argv[1:],
-                        "--out",
-                        str(out),
-                        "--part",
-                        name,
-                        "--part-end",
-                        str(time.time() + left),
-                    ]
-                    code = run_limited([sys.executable, "-m", "gpu_check", *arguments], file, max(0.0, left))
+                    own = ["--out", str(out), "--part", name, "--part-end", str(time.time() + left)]
+                    code = run_limited([sys.executable, "-m", "gpu_check", *sys.argv[1:], *own], file, max(0.0, left))
             results = Results.load(out)
             finish_part(results.part(name), code, time.monotonic() - started, limit, log, start)
         results.write()
