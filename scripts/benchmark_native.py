@@ -17,7 +17,7 @@ times is below 1, or if a ratio of tokens per second is above 1. For presets_*, 
 two_cores, it is the speed-up, threads=1 / threads=2, which is also given for only the rounds in which all threads were
 on a CPU nearly all the time.
 
-d128, d256 and d384 are wide models on random tokens (wide_models.py), compared with the torch engine and, if
+d128, d256 and d384 are wide models on random tokens (native_measurements.py), compared with the torch engine and, if
 MICROGPT_NANOGPT is a folder with nanoGPT's model.py, with nanoGPT. For *_cores, the figure is wall time.
 
 The data is the reference's names.txt if MICROGPT_DATA_DIR is set, otherwise the bundled names; the output says which.
@@ -29,154 +29,21 @@ import math
 import os
 import shlex
 import sys
-import time
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import harness
-import numpy as np
-from wide_models import Shape, tokens_per_second
+from native_cases import CASES, FORMS, SPEED, TIME, UNITS, Case
 
-from microgpt.api.program import compose
-from microgpt.benchmarks.reference import BLOCK_SIZE, SEED, names_corpus, reference_engine
-from microgpt.data.corpus import Corpus
-from microgpt.engines.base import BulkRequest, Engine
-from microgpt.engines.native.engine import NativeEngine
-from microgpt.engines.options import EngineOptions
+from microgpt.benchmarks.reference import BLOCK_SIZE, names_corpus
 from microgpt.errors import MicrogptError
-from microgpt.training.from_config import model_spec
 
-RATE = 0.01
-STEADY_RATE = 0.001  # learning rate: at 0.01 and batch 1, a loss becomes infinite after 273,000 steps
-FIRST_STEPS = 64  # steps of the first attempt; later attempts are longer, until one lasts long enough
-TRAINED_STEPS = 2000  # with batch size 16, before sampling
-TEXTS = 10_000  # in one call of `draw`
+MEASUREMENT = Path(__file__).with_name("native_measurements.py").resolve()
 UNDISTURBED = 0.97  # fraction of the wall time that a program's threads were on a CPU
-TIME, SPEED = "us_per_name", "tokens_per_second"
-UNITS = {TIME: "microseconds a name", SPEED: "tokens a second"}
-FORMS = {TIME: ".3f", SPEED: ",.0f"}
-
-
-@dataclass(frozen=True)
-class Case:
-    about: str
-    n_embd: int = 16
-    batch_size: int = 16
-    replicas: int = 1
-    threads: tuple[int, ...] = (1,)  # if several, microgpt is compared with itself
-    models: tuple[str, ...] = ("",)  # overrides that select a model; if several, they are compared with the first
-    slots: int | None = None  # for sampling: texts generated at once
-    wide: Shape | None = None  # a wide model instead of a model of names
-    goal: float | None = None  # for the ratio ours/peer of every peer, or for the speed-up
-
-    @property
-    def figure(self) -> str:
-        return SPEED if self.slots or self.wide else TIME
-
-
-PRESETS = ("model=gpt", "model=gpt2", "model=llama model.mlp_width=43", "model=nanochat")  # of nearly equal parameters
-D128, D256, D384 = Shape(128, 4, 4, 64, 12), Shape(256, 4, 4, 128, 8), Shape(384, 6, 6, 256, 4)
-CASES = {
-    "d16_b16": Case("n_embd 16, batch 16, one model", goal=0.30),
-    "d16_b1": Case("n_embd 16, batch 1, one model", batch_size=1, goal=0.48),
-    "d64_b16": Case("n_embd 64, batch 16, one model", n_embd=64, goal=0.40),
-    "d64_b1": Case("n_embd 64, batch 1, one model", n_embd=64, batch_size=1, goal=0.65),
-    "seeds16": Case(
-        "16 seeds in one engine, n_embd 16, batch 1; a name and model", batch_size=1, replicas=16, goal=0.45
-    ),
-    "seeds64": Case(
-        "64 seeds in one engine, n_embd 16, batch 1; a name and model", batch_size=1, replicas=64, goal=0.45
-    ),
-    "two_cores": Case("as seeds64, wall time, one thread and two", batch_size=1, replicas=64, threads=(1, 2)),
-    "presets_b16": Case("models of 16/4/1/16, batch 16", models=PRESETS),
-    "presets_b1": Case("models of 16/4/1/16, batch 1", batch_size=1, models=PRESETS),
-    "sample_many": Case("n_embd 16, temperature 0.5, 64 texts at once", slots=64),
-    "sample_one": Case("n_embd 16, temperature 0.5, one text at a time", slots=1, goal=1.25),
-    "d128": Case("128 / 4 layers / block 64 / batch 12", wide=D128, goal=1.6),
-    "d256": Case("256 / 4 layers / block 128 / batch 8", wide=D256, goal=1.15),
-    "d384": Case("384 / 6 layers / block 256 / batch 4", wide=D384, goal=1.0),
-    "d128_cores": Case("as d128, wall time, one thread and two", wide=D128, threads=(1, 2), goal=1.8),
-    "d256_cores": Case("as d256, wall time, one thread and two", wide=D256, threads=(1, 2), goal=1.8),
-}
 HAS_TORCH = find_spec("torch") is not None
 WIDE_PEERS = [peer for peer in ("torch", os.environ.get("MICROGPT_NANOGPT", "")) if peer and HAS_TORCH]
-
-
-# One measurement of the native engine, in a separate process
-
-
-def measure_native(case: Case, threads: int, model: str, seconds: float) -> dict[str, Any]:
-    """Return the figure in the form that a peer prints, and a note."""
-    if case.wide:
-        return time_wide(case, "native", threads, seconds)
-    corpus = names_corpus(harness.names_source())
-    seeds = range(SEED, SEED + case.replicas)
-    options = EngineOptions("native", dtype="float32", threads=threads)
-    chosen: dict[str, Any] = options_of(model, corpus.tokenizer.vocab_size) if model else {"n_embd": case.n_embd}
-    engine = reference_engine(options, corpus, case.batch_size, seeds, say=harness.say, **chosen)
-    return time_sampling(case, engine, seconds, corpus) if case.slots else time_training(case, engine, threads, seconds)
-
-
-def options_of(model: str, vocab_size: int) -> dict[str, Any]:
-    """Return the options of the model that the overrides select."""
-    config, _ = compose(model.split())
-    options = model_spec(config, vocab_size).to_dict()
-    return {key: value for key, value in options.items() if key not in ("kind", "vocab_size")}
-
-
-def time_training(case: Case, engine: Engine, threads: int, seconds: float) -> dict[str, Any]:
-    """Return the microseconds per name and model of one call of `advance` that lasts at least `seconds`.
-
-    All calls train the same model at a constant learning rate; the loss is that of the last call.
-    """
-    clock = time.perf_counter if len(case.threads) > 1 else time.process_time
-    step, steps, spent, cpu, losses = 0, FIRST_STEPS, 0.0, 0.0, np.empty(0)
-    while spent < seconds:
-        if step:
-            steps = 1 + int(steps * min(8.0, 1.2 * seconds / spent))
-        cpu_start, start = time.process_time(), clock()
-        losses = engine.advance(step, np.full((steps, case.replicas), STEADY_RATE))
-        spent, cpu = clock() - start, time.process_time() - cpu_start
-        step += steps
-    parameters = sum(array[0].size for array in engine.state().parameters.values())
-    loss = losses[-max(1, len(losses) // 10) :].mean()
-    if not math.isfinite(loss):
-        raise MicrogptError(f"the loss is {loss} after {step} steps")
-    figures = {
-        TIME: 1e6 * spent / (steps * case.batch_size * case.replicas),
-        "note": f"loss {loss:.3f} after {step} steps, {parameters} parameters",
-    }
-    return figures | ({"on_cpu": cpu / spent / threads} if len(case.threads) > 1 else {})
-
-
-def time_wide(case: Case, program: str, threads: int, seconds: float) -> dict[str, Any]:
-    """Return the tokens per second of training steps of a wide model."""
-    assert case.wide
-    cpu, start = time.process_time(), time.perf_counter()
-    clock = time.perf_counter if len(case.threads) > 1 else time.process_time
-    rate = tokens_per_second(case.wide, program, threads, seconds, clock)
-    return {SPEED: rate, "on_cpu": (time.process_time() - cpu) / (time.perf_counter() - start) / threads}
-
-
-def time_sampling(case: Case, engine: Engine, seconds: float, corpus: Corpus) -> dict[str, Any]:
-    """Return the tokens per second of `draw`, counting end-of-text tokens."""
-    assert case.slots
-    assert isinstance(engine, NativeEngine)
-    engine.advance(0, RATE * (1 - np.arange(TRAINED_STEPS)[:, None] / TRAINED_STEPS))
-    prompt, slots = [corpus.tokenizer.bos], case.slots
-
-    def draw(count: int, first: int) -> int:
-        return engine.draw(0, BulkRequest(prompt, count, BLOCK_SIZE, 0.5, None, SEED, first), slots).tokens
-
-    draw(TEXTS // 10, 0)
-    texts = tokens = 0
-    start = time.process_time()
-    while (spent := time.process_time() - start) < seconds:
-        tokens += draw(TEXTS, texts)
-        texts += TEXTS
-    return {SPEED: tokens / spent, "note": f"{tokens / texts:.2f} tokens a text in {texts} texts"}
 
 
 # The rounds
@@ -211,19 +78,17 @@ class Program:
 
 def programs_of(name: str, seconds: float, peers: list[tuple[str, list[str]]]) -> list[Program]:
     """Return the programs of a case: microgpt with each number of threads, and the peers."""
-    worker = [sys.executable, str(Path(__file__).resolve()), "--seconds", str(seconds), "--worker", name, "--threads"]
+
+    def measurement(program: str, threads: int) -> list[str]:
+        return [sys.executable, str(MEASUREMENT), name, program, str(threads), str(seconds)]
+
     native = [
-        Program(
-            f"microgpt, {model or 'backend=native'}, threads={threads}",
-            [*worker, str(threads), "--model", model],
-            is_peer=False,
-        )
+        Program(f"microgpt, {model or 'backend=native'}, threads={threads}", measurement(model, threads), is_peer=False)
         for threads in CASES[name].threads
         for model in CASES[name].models
     ]
     if CASES[name].wide and len(CASES[name].threads) == 1:
-        wide = [Program(Path(peer).name, [*worker, "1", "--peer-program", peer], is_peer=True) for peer in WIDE_PEERS]
-        native += wide
+        native += [Program(Path(peer).name, measurement(peer, 1), is_peer=True) for peer in WIDE_PEERS]
     return native + [Program(shlex.join(command), command, is_peer=True) for case, command in peers if case == name]
 
 
@@ -264,9 +129,10 @@ def show(name: str, rows: list[dict[str, Any]]) -> None:
         ratio = with_range(row["ratio"]["rounds"], 11) if "ratio" in row else " " * 26
         print(f"{numbers}{ratio}  {row['program']}" + (f"  [{row['note']}]" if row["note"] else ""))
         if "ratio" in row and case.goal is not None:
-            middle, at_least = row["ratio"]["median"], case.goal >= 1
-            met = middle >= case.goal if at_least else middle <= case.goal
-            print(f"{'':>33}{'at least' if at_least else 'at most':>11}  {case.goal}: {'met' if met else 'missed'}")
+            middle = row["ratio"]["median"]
+            met = middle >= case.goal if case.is_least else middle <= case.goal
+            limit = "at least" if case.is_least else "at most"
+            print(f"{'':>33}{limit:>11}  {case.goal}: {'met' if met else 'missed'}")
     if len(case.threads) > 1:
         shares = list(zip(*[row["on_cpu"] for row in rows], strict=True))
         ratios = zip(rows[-1]["ratio"]["rounds"], shares, strict=True)
@@ -337,18 +203,7 @@ def main() -> int:
     )
     parser.add_argument("--peer", type=peer, action="append", default=[], metavar="CASE=COMMAND", help=PEER_HELP)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of all rounds to a file")
-    parser.add_argument("--worker", choices=CASES, help=argparse.SUPPRESS)
-    parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
-    parser.add_argument("--model", default="", help=argparse.SUPPRESS)
-    parser.add_argument("--peer-program", default="", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    if chosen.worker:
-        case, threads = CASES[chosen.worker], chosen.threads
-        if chosen.peer_program:
-            print(json.dumps(time_wide(case, chosen.peer_program, threads, chosen.seconds)))
-        else:
-            print(json.dumps(measure_native(case, threads, chosen.model, chosen.seconds)))
-        return 0
     if chosen.json and not chosen.json.absolute().parent.is_dir():
         parser.error(f"--json={chosen.json} cannot be written: its folder does not exist")
     return 2 if harness.finish(lambda: compare(chosen)) else 0

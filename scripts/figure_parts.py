@@ -6,6 +6,8 @@ which --with NAME=... sets. Without --with, an option in OPTIONAL is left out, a
 
 from dataclasses import dataclass
 
+from native_cases import CASES
+
 OPTIONAL = ("--peer", "--earlier")
 
 
@@ -29,14 +31,13 @@ class Part:
     kept: str = ""  # pattern of the lines of the output that are kept; empty: all lines
 
 
-def peer_ratio(case: str, peer: str, limit: float, at_least: bool = False) -> Goal:
-    """Return the goal for the ratio that benchmark_native.py prints next to a peer."""
-    word = "at least" if at_least else "at most"
-    return Goal(f"{case}: ours / {peer}, {word} {limit}", ratio_pattern(case, peer), limit, at_least)
-
-
-def ratio_pattern(case: str, program: str) -> str:
-    return rf"^{case}: .*\n(?:.+\n)*?.*?([\d.]+)  \([\d.]+-[\d.]+\) .*{program}"
+def ratio(case: str, program: str, about: str = "") -> Goal:
+    """Return the goal for the ratio that benchmark_native.py prints next to a program, by default a peer."""
+    limit, is_least = CASES[case].goal, CASES[case].is_least
+    assert limit is not None
+    about = about or f"{case}: ours / {program}"
+    pattern = rf"^{case}: .*\n(?:.+\n)*?.*?([\d.]+)  \([\d.]+-[\d.]+\) .*{program}"
+    return Goal(f"{about}, {'at least' if is_least else 'at most'} {limit}", pattern, limit, is_least)
 
 
 def serve_row(clients: int, column: int) -> str:
@@ -67,17 +68,17 @@ PARTS = (
             '--peer seeds64="path/to/realies 50000" --peer sample_one="path/to/talos 3000000"',
         ),
         (
-            peer_ratio("d16_b16", "eemicrogpt", 0.30),
-            peer_ratio("d16_b1", "realies", 0.48),
-            peer_ratio("seeds16", "realies", 0.45),
-            peer_ratio("seeds64", "realies", 0.45),
-            peer_ratio("d64_b16", "microgpt-c", 0.40),
-            peer_ratio("d64_b1", "realies", 0.65),
-            peer_ratio("sample_one", "talos", 1.25, at_least=True),
-            peer_ratio("d256", "torch", 1.15, at_least=True),
-            peer_ratio("d384", "torch", 1.0, at_least=True),
-            Goal("d128: two threads / one, at least 1.8", ratio_pattern("d128_cores", "threads=2"), 1.8, True),
-            Goal("d256: two threads / one, at least 1.8", ratio_pattern("d256_cores", "threads=2"), 1.8, True),
+            ratio("d16_b16", "eemicrogpt"),
+            ratio("d16_b1", "realies"),
+            ratio("seeds16", "realies"),
+            ratio("seeds64", "realies"),
+            ratio("d64_b16", "microgpt-c"),
+            ratio("d64_b1", "realies"),
+            ratio("sample_one", "talos"),
+            ratio("d256", "torch"),
+            ratio("d384", "torch"),
+            ratio("d128_cores", "threads=2", "d128: two threads / one"),
+            ratio("d256_cores", "threads=2", "d256: two threads / one"),
         ),
     ),
     Part(
