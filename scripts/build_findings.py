@@ -15,29 +15,27 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import harness
+from findings_studies import ALL_CHANGES, STUDIES, Figure, Figures
 
 from microgpt.errors import MicrogptError
 from microgpt.reports.analyses import analysed
 from microgpt.reports.curves import read_curve
-from microgpt.reports.paired_statistics import Interval
 from microgpt.reports.plot_style import INK, line_style, new_axes, plot_style
 from microgpt.reports.records import read_rows
 from microgpt.reports.report import Analysis
 from microgpt.reports.run_families import sweep_family
-from microgpt.reports.tables import decimals
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGE, STORED, IMAGES = DOCS / "findings.md", DOCS / "findings.json", DOCS / "images"
-TEXTS = {"names": ("data=names",), "Alice": ("data=alice",)}
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as MatplotlibFigure
 
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE, STORED, IMAGES = DOCS / "findings.md", DOCS / "findings.json", DOCS / "images"
 BLOCK = re.compile(r"(<!-- findings: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 DPI = 110  # of the plots
 ROW = 0.26  # inches
@@ -46,129 +44,6 @@ KINDS = (
     "Lower loss on all texts", "Higher loss on all texts", "Opposite on the texts", "Shown on one text only",
     "Shown on no text",
 )  # fmt: skip
-ALL_CHANGES = " against the first model"
-
-
-@dataclass(frozen=True)
-class Figure:
-    estimate: float
-    low: float
-    high: float
-
-    @property
-    def is_shown(self) -> bool:
-        return self.low > 0 or self.high < 0
-
-    def written(self, signed: bool) -> str:
-        """Return `+0.0123 [+0.0100, +0.0146]` with the digits that the interval justifies."""
-        form = f"{{:{'+' * signed}.{decimals(Interval(self.low, self.high))}f}}".format
-        return f"{form(self.estimate)} [{form(self.low)}, {form(self.high)}]"
-
-
-Figures = dict[str, Figure]  # by what they are of
-
-
-def from_data(data: Mapping[str, Any]) -> Figure:
-    return Figure(data["estimate"], data["low"], data["high"])
-
-
-def known(found: Mapping[str, Any] | None) -> bool:
-    return found is not None and None not in (found["estimate"], found["low"], found["high"])
-
-
-def figures_of_ladder(data: Mapping[str, Any]) -> Figures:
-    """Return the effect of each change, and that of all changes up to each named model."""
-    steps = [step for step in data["ladder"] if known(step["from_before"])]
-    found = {f"{number}. {step['change']}": from_data(step["from_before"]) for number, step in enumerate(steps, 1)}
-    named = {step["change"].rpartition("(")[2][:-1]: step for step in steps if step["change"].endswith(")")}
-    return found | {f"{name}{ALL_CHANGES}": from_data(step["from_first"]) for name, step in named.items()}
-
-
-def figures_of_effects(data: Mapping[str, Any]) -> Figures:
-    return {one["label"]: from_data(one) for one in data["effects"] if known(one)}
-
-
-def figures_of_learning_rates(data: Mapping[str, Any]) -> Figures:
-    """Return the best rate of each setting, and the factor by which it changes when a size doubles."""
-    best = {one["setting"]: Figure(one["lr"], one["low"], one["high"]) for one in data["optima"] if not one["at_edge"]}
-    factors = {
-        f"factor when {one['key']} doubles, {one['setting']}": Figure(one["factor"], one["low"], one["high"])
-        for one in data["trends"]
-    }
-    return best | factors
-
-
-def figures_of_scaling(data: Mapping[str, Any]) -> Figures:
-    """Return E and the exponents of the last law, which is that of all points."""
-    law = data["laws"][-1]
-    powers = {f"exponent of {name}": from_data(one) for name, one in law["exponents"].items() if known(one)}
-    return {"E": from_data(law["E"]), **powers}
-
-
-def figures_of_precision(data: Mapping[str, Any]) -> Figures:
-    return {one["label"]: from_data(one) for one in data["contrasts"]}
-
-
-@dataclass(frozen=True)
-class Study:
-    analysis: str  # whose figures are read (microgpt/reports/analyses.py)
-    figures: Callable[[Mapping[str, Any]], Figures]
-    options: tuple[str, ...]
-    are_differences: bool = True
-    is_drawn: bool = False  # both texts in one plot; else the report's own plot of each
-    texts: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: TEXTS)
-    runs_of: str = ""  # the study whose runs these are; empty: runs of its own
-
-    def command(self, text: str) -> list[str]:
-        return [*self.options, *self.texts[text]]
-
-
-LEARNING_RATE = "experiment=learning_rate", "seed=range(16)"
-FACTORS = "tie_lm_head,input_rmsnorm,norm,bias,position,activation,gated_mlp,init"
-STUDIES = {
-    "architecture": Study(
-        "ladder", figures_of_ladder, ("experiment=architecture", "ladder.equal_size=false", "seed=range(32)"),
-        is_drawn=True,
-    ),
-    "screening": Study(
-        "effects",
-        figures_of_effects,
-        (
-            "experiment=screening",
-            "screening.factors=[" + ",".join(f"model.{name}" for name in FACTORS.split(",")) + "]",
-            "screening.max_runs=1024",
-        ),
-        is_drawn=True,
-    ),
-    "learning_rate": Study("learning_rate", figures_of_learning_rates, LEARNING_RATE, are_differences=False),
-    "optimizers": Study("effects", figures_of_effects, LEARNING_RATE, runs_of="learning_rate"),
-    "scaling": Study(
-        "scaling",
-        figures_of_scaling,
-        (
-            "experiment=scaling", "model.n_embd=4,8,16,32", "model.n_layer=1", "train.steps=125,250,500,1000,2000",
-            "optim.lr=0.002,0.004,0.008,0.016,0.032", "seed=range(6)",
-        ),
-        are_differences=False,
-    ),
-    "precision": Study(
-        "precision",
-        figures_of_precision,
-        (
-            "-m", "hydra/sweeper=precision", "hydra.sweeper.half_width=0.002", "hydra.sweeper.max_seeds=1024",
-            "mode=tensor", "style=classic", "train.eval_every=null", "train.eval_documents=1000",
-            "train.checkpoint_every=null", "sample.num_samples=0", "seed=1000", "model.position=learned,rope",
-            "report.question='Does the effect of RoPE depend on where texts begin, or on the length of training?'",
-            "report.contrasts=['model.position=rope - model.position=learned']",
-        ),
-        texts={
-            "names": ("data=names", "train.steps=500"),
-            "Alice": ("data=alice", "train.steps=500"),
-            "Alice, paragraphs": ("data=alice", "data.format=lines", "train.steps=500"),
-            "Alice, 5000 steps": ("data=alice", "train.steps=5000"),
-        },
-    ),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,8 @@ ANALYSES: dict[str, Callable[[Family, Plan, Reader | None], Analysis | None]] = 
     "effects": effects_analysis,
     "precision": precision_analysis,
 }
-SETTLED = {
-    "learning_rate": (LR,),
-    "scaling": (LR,),
-}  # an analysis -> keys that the analyses after it use at their best values
+# An analysis -> keys that the analyses after it use at their best values
+SETTLED = {"learning_rate": (LR,), "scaling": (LR,)}
 REPLACED = {"ladder": "effects"}  # an analysis -> the analysis that it replaces in the same family
 
 

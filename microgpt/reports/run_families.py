@@ -15,13 +15,7 @@ from typing import Any, Literal
 from microgpt.reports.comparability import comparable_groups
 from microgpt.reports.paired_statistics import Summary, summary
 from microgpt.reports.rows import Row, is_finite, variant_name
-from microgpt.reports.settings import (
-    TOGGLES,
-    defaults_among,
-    differing_keys,
-    label,
-    setting,
-)
+from microgpt.reports.settings import TOGGLES, defaults_among, differing_keys, label, setting
 
 ABLATION = tuple(variant_name(tied, normed) for tied in (True, False) for normed in (False, True))
 MOST_ABLATIONS = 4  # of one sweep

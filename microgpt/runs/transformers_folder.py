@@ -71,12 +71,7 @@ def tokenizer_document(tokenizer: Tokenizer) -> dict[str, Any]:
         "padding": None,
         "added_tokens": [{"id": id, "content": content, **flags} for content, id in special.items()],
         "normalizer": None,
-        "pre_tokenizer": {
-            "type": "Split",
-            "pattern": {"Regex": r"[\s\S]"},
-            "behavior": "Isolated",
-            "invert": False,
-        },
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False},
         "post_processor": {
             "type": "TemplateProcessing",
             "single": [bos, text],

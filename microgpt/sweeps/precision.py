@@ -52,10 +52,7 @@ class PrecisionSweeper(PlannedSweeper):
         seconds = self.seconds_of_a_run(began, time.perf_counter() - clock)
         found = self.found()
         if found is None:
-            print(
-                "no contrast can be estimated: fewer than two variants have all seeds of the first stage",
-                flush=True,
-            )
+            print("no contrast can be estimated: fewer than two variants have all seeds of the first stage", flush=True)
             return
         whole = [variant for n, variant in enumerate(variants) if is_whole(results[n * len(seeds) :][: len(seeds)])]
         more = min(found.seeds_needed, self.max_seeds) - len(seeds)

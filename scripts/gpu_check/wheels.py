@@ -18,9 +18,8 @@ NEEDED = (  # versions: constraints.txt
     "hydra-core", "omegaconf", "PyYAML", "packaging", "numpy", "safetensors", "filelock", "psutil",
     "pytest", "iniconfig", "pluggy", "Pygments", "pytest-xdist", "execnet",
 )  # fmt: skip
-WITHOUT_WHEEL = (
-    "antlr4-python3-runtime",
-)  # pure Python, published only as source; required by hydra-core and omegaconf
+# Pure Python, published only as source; required by hydra-core and omegaconf
+WITHOUT_WHEEL = ("antlr4-python3-runtime",)
 OLDEST_GLIBC, NEWEST_GLIBC = 5, 39  # minor versions of glibc 2 in the names of wheels
 
 

@@ -22,12 +22,8 @@ from microgpt.errors import UserError
 # The status of a run, and of a program; a program with one of the last two has no runs.
 COMPLETED, FAILED, TIMED_OUT, FELL_BACK = "completed", "failed", "timed out", "cpu fallback"
 UNAVAILABLE, NOT_RUN = "unavailable", "not run"
-EXIT_CODES = {
-    FAILED: 1,
-    UNAVAILABLE: 1,
-    FELL_BACK: 3,
-    TIMED_OUT: 124,
-}  # the first one that occurs is that of the benchmark
+# The first one that occurs is that of the benchmark
+EXIT_CODES = {FAILED: 1, UNAVAILABLE: 1, FELL_BACK: 3, TIMED_OUT: 124}
 WARM_UP_STEPS = 2 * INTERVALS  # fills caches and compiles
 
 

@@ -42,9 +42,7 @@ class Ours:
         def launch(setup: Setup, number: int) -> Launch:
             return self.launch(backend, precision, device, setup, number)
 
-        return Contestant(
-            f"microgpt {backend}, {precision}", True, precision, device, launch, against, differences
-        )  # fmt: skip
+        return Contestant(f"microgpt {backend}, {precision}", True, precision, device, launch, against, differences)
 
     def beside(
         self,

@@ -139,9 +139,8 @@ def read_lines(stream: IO[bytes], start: float, lines: list[OutputLine], file: I
 def end_group(process: subprocess.Popen[bytes]) -> None:
     """Stop a process and the processes that it started, first with SIGTERM."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(
-            ProcessLookupError, PermissionError
-        ):  # macOS: raised for a process group that has ended
+        # PermissionError: raised by macOS for a process group that has ended
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_SECONDS)

@@ -189,13 +189,9 @@ def cells(contestant: dict[str, Any]) -> list[str]:
 
 def against_earlier(earlier: dict[str, Any]) -> str:
     heading, file = "## Beside an earlier run\n\n", f"{earlier['file']}, of {earlier['started_at']}"
+    answers = {True: "yes", False: "no"}
     rows = [
-        [
-            f"{r['label']} / {r['against']}",
-            with_interval(r["earlier"]),
-            three_digits(r["now"]),
-            ["no", "yes"][r["agrees"]],
-        ]
+        [f"{r['label']} / {r['against']}", with_interval(r["earlier"]), three_digits(r["now"]), answers[r["agrees"]]]
         for r in earlier["rows"]
     ]
     if not rows:

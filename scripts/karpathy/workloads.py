@@ -87,9 +87,7 @@ def make_setup(
     if baseline == "microgpt":  # the model and the optimizer of microgpt.py, which has no GPU support
         found = Setup(1, 4, 16, 16, 1, 1000 if is_full else 60, 0.01, 0.85, 0.99, None, "linear", 200, seed, "cpu")
     else:
-        block, batch = (
-            (128, 32) if is_full or on_gpu else (64, 12)
-        )  # the small size is from nanoGPT's README, for a CPU
+        block, batch = (128, 32) if is_full or on_gpu else (64, 12)  # the small size: nanoGPT's README, for a CPU
         count = {(False, False): 100, (True, False): 500, (False, True): 500, (True, True): 2000}[is_full, on_gpu]
         clip, schedule = (1.0, "cosine") if baseline == "nanogpt" else (None, "warmdown")
         found = Setup(4, 4, 128, block, batch, count, 1e-3, 0.9, 0.95, clip, schedule, 240, seed, device)
