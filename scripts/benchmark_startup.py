@@ -7,8 +7,8 @@ First, the kernels are compiled once for float32 and once for float64, into an e
 the engine reports. The rounds follow. In each round, everything runs once, in a new process:
 
 - Whole commands in an empty folder, as wall time. mode=tensor finds its kernels on disk.
-- Inside a process, importing the native engine (with numpy and numba), then loading its kernels from disk. Both times
-  exclude the start of the interpreter.
+- Inside a process, importing the native engine (with numpy and llvmlite), then loading its kernels from disk, without
+  the start of the interpreter.
 
 The figures are medians with the smallest and the largest value. --skip-compile leaves the first part out and uses the
 kernels in NUMBA_CACHE_DIR or the user's cache, which are compiled before the rounds if they are missing.
@@ -37,7 +37,7 @@ import sys, time
 start = time.perf_counter()
 import microgpt.engines.native.engine
 imported = time.perf_counter()
-from microgpt.engines.native.compilation import compile_kernels
+from microgpt.engines.native.machine_code import compile_kernels
 compiled = compile_kernels(sys.argv[1], lambda text: None)
 print(imported - start, time.perf_counter() - imported, compiled)
 """

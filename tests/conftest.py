@@ -47,10 +47,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """With several processes, the first two compile for one float type each, so that neither waits for the other."""
     dtype = {"gw0": "float32", "gw1": "float64"}.get(os.environ.get("PYTEST_XDIST_WORKER", ""))
     if dtype and any(item.path.name.startswith(("test_compliance", "test_native")) for item in session.items):
-        import microgpt.engines.native.engine  # all kernels are known once it is there
-        from microgpt.engines.native.compilation import compile_kernels
+        from microgpt.engines.native.machine_code import compile_kernels
 
-        assert microgpt.engines.native.engine
         compile_kernels(dtype, lambda said: None)
 
 

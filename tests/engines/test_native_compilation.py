@@ -1,8 +1,6 @@
 """Compiled kernels: what they depend on, where they are kept, when they are compiled and when they are removed."""
 
-import json
 import os
-import pickle
 import re
 import shutil
 import subprocess
@@ -21,7 +19,10 @@ import pytest
 from numba.core import codegen
 from support.program import Program, mostly_slow, read_history, read_record
 
-from microgpt.engines.native import compilation, kernel_cache, kernels
+from microgpt.engines.native import compilation, kernel_cache, machine_code
+from microgpt.engines.native.kernels import declaration
+from microgpt.engines.native.optimizer_settings import settings_record
+from microgpt.engines.optimizer import OptimizerSpec
 from microgpt.errors import UserError
 
 SOURCES = Path(compilation.__file__).parent
@@ -40,17 +41,15 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # The digest
 
 
-def test_digest_changes_with_the_path_and_modification_time_of_a_source_like_numba_s_own_index(
+def test_digest_depends_on_the_sources_but_not_on_their_place_and_times(
     sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise a second copy of the package would take kernels for compiled that numba does not find."""
     before = kernel_cache.digest()
     assert re.fullmatch(r"[0-9a-f]{16}", before)
-    os.utime(sources / "simd" / "vector.py", (1, 1))
-    touched = kernel_cache.digest()
+    os.utime(sources / "kernels" / "train.py", (1, 1))
     shutil.copytree(sources, tmp_path / "elsewhere")
     monkeypatch.setattr(kernel_cache, "__file__", str(tmp_path / "elsewhere" / "kernel_cache.py"))
-    assert len({before, touched, kernel_cache.digest()}) == 3
+    assert kernel_cache.digest() == before
 
 
 @pytest.mark.parametrize("name", sorted(str(path.relative_to(SOURCES)) for path in SOURCES.rglob("*.py")))
@@ -66,20 +65,20 @@ def test_digest_changes_when_a_source_is_added_or_removed(sources: Path) -> None
     added = kernel_cache.digest()
     (sources / "further.py").unlink()
     assert kernel_cache.digest() == before != added
-    (sources / "matmul.py").unlink()
+    (sources / "kernels" / "matmul.py").unlink()
     assert kernel_cache.digest() not in (before, added)
 
 
 def test_digest_changes_with_the_compiler_and_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {kernel_cache.digest()}
     with monkeypatch.context() as changed:
-        changed.setattr(numba, "__version__", "0.0")
+        changed.setattr(kernel_cache, "version", lambda package: "0.0")
         found.add(kernel_cache.digest())
     with monkeypatch.context() as changed:
         changed.setattr(llvmlite.binding, "get_host_cpu_name", lambda: "another")
         found.add(kernel_cache.digest())
     with monkeypatch.context() as changed:
-        changed.setattr(kernel_cache.config, "CPU_NAME", "generic")  # NUMBA_CPU_NAME
+        changed.setenv("NUMBA_CPU_NAME", "generic")
         found.add(kernel_cache.digest())
     assert len(found) == 4
 
@@ -117,18 +116,19 @@ def test_importing_the_engine_makes_no_folder(tmp_path: Path) -> None:
 # Compilation, of two small kernels
 
 
-@kernels.inlined
+@declaration.inlined
 def doubled(x: float) -> float:
     return 2 * x
 
 
-@kernels.kernel
-def double(values: kernels.FloatArray, count: int):
+@declaration.entry
+def double(values: declaration.Floats, count: int, record: declaration.SettingsRecord) -> int:
     for i in range(count):
-        values[i] = doubled(values[i])
+        values[i] = doubled(values[i]) + record.eps
+    return count
 
 
-del kernels.KERNELS[-2:]
+del declaration.KERNELS[-2:], declaration.ENTRIES[-1:]
 
 
 class Process:
@@ -137,22 +137,32 @@ class Process:
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.said: list[str] = []
         self.monkeypatch = monkeypatch
+        monkeypatch.setattr(compilation, "KERNELS", declared := [])
+        monkeypatch.setattr(declaration, "KERNELS", declared)
+        monkeypatch.setattr(compilation, "ENTRIES", entries := [])
+        monkeypatch.setattr(declaration, "ENTRIES", entries)
 
     def start(self, dtype: str = "float32") -> float:
         self.said.clear()
-        self.monkeypatch.setattr(compilation, "READY", set())
-        self.monkeypatch.setattr(kernels, "KERNELS", [])
-        self.inner = kernels.inlined(doubled.py_func)
-        function = types.FunctionType(double.py_func.__code__, double.py_func.__globals__ | {"doubled": self.inner})
+        self.monkeypatch.setattr(machine_code, "LOADED", {})
+        declaration.KERNELS.clear()
+        declaration.ENTRIES.clear()
+        self.inner = declaration.inlined(doubled.py_func)
+        self.entry = self.declare("double", self.inner)
+        return machine_code.compile_kernels(dtype, self.said.append)
+
+    @staticmethod
+    def declare(name: str, inner: object) -> object:
+        """Declare `double` once more, with another function for `doubled`."""
+        function = types.FunctionType(double.py_func.__code__, double.py_func.__globals__ | {"doubled": inner}, name)
         function.__annotations__ = double.py_func.__annotations__
         function.__module__ = __name__
-        self.kernel = kernels.kernel(function)
-        return compilation.compile_kernels(dtype, self.said.append)
+        return declaration.entry(function)
 
     def works(self, dtype: str = "float32") -> bool:
-        values = np.ones(3, dtype)
-        self.kernel(values, 2)
-        return values.tolist() == [2, 2, 1]
+        values, settings = np.ones(3, dtype), settings_record(OptimizerSpec("adam", eps=0.5))
+        kernels = machine_code.kernels_for(dtype)
+        return kernels.double(values, 2, settings) == 2 and values.tolist() == [2.5, 2.5, 1]
 
 
 @pytest.fixture
@@ -175,65 +185,65 @@ def test_kernels_are_compiled_once_for_each_float_type(process: Process) -> None
         assert process.start(dtype) == 0, process.said
         assert process.said == [], "nothing is printed when kernels are loaded from disk"
         assert process.works(dtype)
-        assert compilation.compile_kernels(dtype, process.said.append) == 0
+        assert machine_code.compile_kernels(dtype, process.said.append) == 0
 
 
 # The second process
 
 
 def test_both_halves_together_are_all_kernels() -> None:
-    import microgpt.engines.native.engine
-
-    assert microgpt.engines.native.engine
-    training, others = map(kernels.with_called, kernels.halves())
-    assert [kernel for kernel in kernels.KERNELS if kernel in training or kernel in others] == kernels.KERNELS
+    training, others = map(declaration.with_called, declaration.halves())
+    assert [kernel for kernel in declaration.KERNELS if kernel in training or kernel in others] == declaration.KERNELS
     names = {kernel.py_func.__name__ for kernel in training}
     assert {"train", "losses", "backward"} <= names
     assert not names & {"sample_texts", "draw_texts"}
 
 
-@pytest.mark.parametrize("fault", ["", "fails", "does not start", "cannot be copied"])
+def test_kernels_for_both_float_types_have_all_entries() -> None:
+    names = [entry.py_func.__name__ for entry in declaration.ENTRIES]
+    assert len(set(names)) == len(names)
+    for dtype in ("float32", "float64"):
+        assert vars(machine_code.kernels_for(dtype)).keys() == set(names)
+
+
+@pytest.mark.parametrize("fault", ["", "fails", "does not start"])
 def test_kernels_that_the_second_process_does_not_compile_are_compiled_here(
     process: Process, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         raise OSError(11, "Resource temporarily unavailable")
 
-    def halves() -> tuple[list[object], list[object]]:
-        return [other], [process.kernel]
-
     program = f"""
-import sys
-from pathlib import Path
+import pickle, sys
 sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
-from microgpt.engines.native.compilation import build
+from microgpt.engines.native import compilation
 from test_native_compilation import double, doubled
-build("float32", Path(sys.argv[2]), [doubled, double])
+compilation.ENTRIES.append(double)
+pickle.dump(compilation.build("float32", [doubled, double]), sys.stdout.buffer)
 sys.exit({fault == "fails":d})
 """
     if fault == "does not start":
         monkeypatch.setattr(subprocess, "Popen", refuse)
-    elif fault == "cannot be copied":
-        monkeypatch.setattr(shutil, "copytree", refuse)
-    monkeypatch.setattr(kernels, "KERNELS", [])
-    other = kernels.kernel(types.FunctionType(double.py_func.__code__, {"doubled": abs}, "other"))
-    other.py_func.__annotations__ = double.py_func.__annotations__
     monkeypatch.setattr(compilation, "SECOND_PROCESS", program)
     monkeypatch.setattr(compilation, "available_cores", lambda: 2)
-    monkeypatch.setattr(compilation, "halves", halves)
+    monkeypatch.setattr(compilation, "halves", lambda: ([process.declare("other", abs)], [process.entry]))
     compiled: list[object] = []
-    build = compilation.compile_one
-    monkeypatch.setattr(
-        compilation, "compile_one", lambda kernel, dtype: (compiled.append(kernel), build(kernel, dtype))
-    )
+    build = compilation.build
+
+    def observed(dtype: str, chosen: list[object], progress: compilation.Progress) -> compilation.Code:
+        compiled.extend(chosen)
+        return build(dtype, chosen, progress)
+
+    monkeypatch.setattr(compilation, "build", observed)
     assert process.start() > 0
     assert process.works()
-    assert (process.inner in compiled) == bool(fault), "an entry that is loaded from disk needs no kernel that it calls"
+    assert (process.entry in compiled) == bool(fault)
     assert [path.name for path in sorted(kernel_cache.cache_directory().iterdir())] == ["float32", "float32.compiled"]
+    assert [path.name for path in files()] == ["double", "other"]
 
 
-def files(kind: str) -> list[Path]:
-    return sorted(kernel_cache.cache_directory().rglob(f"*{kind}"))
+def files() -> list[Path]:
+    return sorted(path for path in kernel_cache.cache_directory().glob("*/*"))
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
@@ -242,19 +252,19 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "garbled": lambda path: path.write_bytes(bytes(byte ^ 0xFF for byte in path.read_bytes())),
     "one bit": lambda path: path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1])),
     "removed": Path.unlink,
-    "of another version": lambda path: path.write_bytes(pickle.dumps("0.1.0") + path.read_bytes()),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"!"),
 }
 
 
-CASES = [(kind, damage) for kind in (".nbi", ".nbc") for damage in DAMAGE] + [("float32.compiled", "removed")]
-EACH_KIND = [(".nbi", "emptied"), (".nbc", "cut"), ("float32.compiled", "garbled")]
+CASES = [("double", damage) for damage in DAMAGE] + [("float32.compiled", damage) for damage in ("garbled", "removed")]
+EACH_KIND = [("double", "emptied"), ("double", "cut"), ("float32.compiled", "garbled")]
 
 
 @pytest.mark.parametrize("cases", [EACH_KIND, pytest.param(CASES, marks=pytest.mark.slow)], ids=["few", "all"])
 def test_damaged_kernels_are_discarded_and_compiled_again(process: Process, cases: list[tuple[str, str]]) -> None:
     process.start()
     for kind, damage in cases:
-        (file,) = files(kind)
+        (file,) = kernel_cache.cache_directory().rglob(kind)
         DAMAGE[damage](file)
         assert process.start() > 0
         if (kind, damage) == ("float32.compiled", "removed"):  # as if the compilation had been interrupted
@@ -301,21 +311,34 @@ def test_kernels_of_another_version_of_the_compiler_are_left_alone(
     with monkeypatch.context() as other:
         other.setattr(kernel_cache, "digest", lambda: "other")
         process.start()
-        DAMAGE["garbled"](files(".nbi")[0])
+        DAMAGE["garbled"](files()[0])
     assert process.start() > 0
     assert process.said[0] == ONCE
 
 
-def test_kernels_that_numba_does_not_find_are_compiled_with_an_announcement(process: Process) -> None:
+def test_an_array_of_another_type_is_refused(process: Process) -> None:
     process.start()
-    folder = kernel_cache.cache_directory()
-    for file in files(".nbc"):
-        file.unlink()
-    manifest = folder / "float32.compiled"
-    manifest.write_text(json.dumps(kernel_cache.checksums(folder / "float32")))
-    assert process.start() > 0
-    assert process.said == [f"compiling the native kernels for float32: numba does not find them in {folder}"]
-    assert process.works()
+    kernels, settings = machine_code.kernels_for("float32"), settings_record(OptimizerSpec("adam"))
+    for array in (np.ones(3), np.ones(3, np.int32), np.ones((3, 2), np.float32)[:, 0]):
+        with pytest.raises(TypeError, match=r"a kernel needs a contiguous array of float32\*, not"):
+            kernels.double(array, 2, settings)
+    with pytest.raises(ValueError, match="argument"):
+        kernels.double(np.ones(3, np.float32), 2)
+
+
+LOADED_ALONE = """
+import sys
+from microgpt.engines.native.machine_code import kernels_for
+kernels = kernels_for("float32")
+print("numba" in sys.modules, sorted(vars(kernels)))
+"""
+
+
+def test_kept_kernels_are_loaded_without_numba() -> None:
+    machine_code.kernels_for("float32")  # compiles them if they are missing
+    done = subprocess.run([sys.executable, "-c", LOADED_ALONE], capture_output=True, text=True, check=True)
+    names = sorted(entry.py_func.__name__ for entry in declaration.ENTRIES)
+    assert done.stdout.splitlines()[-1] == f"False {names}"
 
 
 @pytest.mark.slow
@@ -334,10 +357,10 @@ def test_interrupted_compilation_starts_again(process: Process, monkeypatch: pyt
 @pytest.mark.slow
 def test_of_several_threads_at_once_one_compiles_and_the_others_wait(process: Process) -> None:
     process.start()
-    compilation.READY.clear()
+    machine_code.LOADED.clear()
     shutil.rmtree(kernel_cache.cache_directory())
     with ThreadPoolExecutor(3) as threads:
-        seconds = list(threads.map(lambda _: compilation.compile_kernels("float32", process.said.append), range(3)))
+        seconds = list(threads.map(lambda _: machine_code.compile_kernels("float32", process.said.append), range(3)))
     assert sorted(second > 0 for second in seconds) == [False, False, True]
 
 
@@ -368,15 +391,15 @@ def test_kernels_are_not_said_to_be_kept_where_nothing_can_be_written(
             process.said[1],
         )
         assert process.works()
-        assert compilation.compile_kernels("float32", process.said.append) == 0
-    assert not list(tmp_path.rglob("*.nb[ic]"))
+        assert machine_code.compile_kernels("float32", process.said.append) == 0
+    assert not list(tmp_path.rglob("double"))
 
 
 def test_kernels_are_used_although_the_disk_is_full(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: object, data: object) -> bytes:
+    def full(self: object, data: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile._dump", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     assert process.start() > 0
     assert f"not kept, because {kernel_cache.cache_directory()} cannot be written (No space left" in process.said[1]
     assert process.works()
@@ -385,7 +408,7 @@ def test_kernels_are_used_although_the_disk_is_full(process: Process, monkeypatc
 
 
 def test_switched_off_compiler_is_one_sentence(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_cache.config, "DISABLE_JIT", 1)
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
     with pytest.raises(UserError, match="NUMBA_DISABLE_JIT disables compilation"):
         process.start()
 
@@ -403,7 +426,7 @@ def version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Version:
     def make(name: str, **compiled_at: int) -> Path:
         folder = tmp_path / name
         (folder / "engine_0123").mkdir(parents=True)
-        (folder / "engine_0123" / "kernel.nbc").write_bytes(b"compiled")
+        (folder / "engine_0123" / "kernel").write_bytes(b"compiled")
         for dtype, at in compiled_at.items():
             (folder / f"{dtype}.compiled").write_text("{}")
             os.utime(folder / f"{dtype}.compiled", (at, at))
@@ -418,7 +441,7 @@ def test_old_versions_are_removed_and_the_newest_are_kept(version: Version) -> N
     current = version("current", float32=1000, float64=1001)
     kernel_cache.remove_old_versions(current)
     assert [folder.exists() for folder in old] == [False] * 4
-    assert all((folder / "engine_0123" / "kernel.nbc").exists() for folder in [*newer, current])
+    assert all((folder / "engine_0123" / "kernel").exists() for folder in [*newer, current])
 
 
 def test_version_compiled_last_is_never_removed(version: Version) -> None:
@@ -439,14 +462,14 @@ def test_old_version_compiled_for_another_float_type_counts_as_new(version: Vers
 
 
 def test_other_files_and_unfinished_versions_are_kept(version: Version, tmp_path: Path) -> None:
-    (tmp_path / "numba_s_own").mkdir()
-    (tmp_path / "numba_s_own" / "index.nbi").touch()
+    (tmp_path / "another").mkdir()
+    (tmp_path / "another" / "index").touch()
     (tmp_path / "file").touch()
     unfinished = version("unfinished")
     for n in range(10):
         version(f"version{n}", float32=n, float64=n)
     kernel_cache.remove_old_versions(tmp_path / "current")
-    assert (tmp_path / "numba_s_own" / "index.nbi").exists()
+    assert (tmp_path / "another" / "index").exists()
     assert (tmp_path / "file").exists()
     assert unfinished.exists(), "another process may be compiling it"
 

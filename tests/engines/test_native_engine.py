@@ -14,7 +14,7 @@ from microgpt.engines import make_engine
 from microgpt.engines.base import Arrays, Engine, EngineState, Workload
 from microgpt.engines.native import engine as native
 from microgpt.engines.native import layout
-from microgpt.engines.native.activations import ACTIVATIONS as NATIVE_ACTIVATIONS
+from microgpt.engines.native.layout import ACTIVATIONS as NATIVE_ACTIVATIONS
 from microgpt.engines.native.layout import KINDS
 from microgpt.engines.native.optimizer_settings import CODES
 from microgpt.engines.optimizer import OPTIMIZERS, OptimizerChoice, OptimizerSpec
@@ -371,7 +371,7 @@ def test_an_optimizer_whose_code_no_branch_handles_gives_nan(monkeypatch: pytest
 def test_an_activation_without_a_kernel_raises_when_the_engine_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("microgpt.model.spec.ACTIVATIONS", (*ACTIVATIONS, "step"))
     spec = gpt(activation="step")
-    place = r"add it to ACTIVATIONS in engines/native/activations\.py$"
+    place = r"add it to ACTIVATIONS in engines/native/layout\.py$"
     with pytest.raises(UserError, match=rf"^model\.activation=step is not .*: {place}"):
         engine_of(spec, random_state(spec, 1))
 

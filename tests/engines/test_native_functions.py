@@ -7,18 +7,30 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from numba import types
+from numba.extending import intrinsic
 from support.models import OPTIONS, gpt
 
+from microgpt.engines.native.kernels.simd.tanh_erf import normal_cdf, sigmoid, tanh
+from microgpt.engines.native.kernels.simd.vector import LANES, load, store
 from microgpt.engines.native.layout import layout_of
-from microgpt.engines.native.simd.tanh_erf import normal_cdf, sigmoid, tanh
-from microgpt.engines.native.simd.vector import LANES, load, pointer, store
 from microgpt.engines.native.weights import rope_tables
+
+
+def define_address(typing: Any, array: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return context.make_array(array)(context, builder, values[0]).data
+
+    return types.CPointer(array.dtype)(array), emit
+
+
+address: Any = intrinsic(define_address)  # the pointer to the first element of an array
 
 
 @numba.njit(error_model="numpy")
 def functions(x: Any, y: Any) -> None:
     """y = sigmoid, 1 - sigmoid, tanh, tanh', the normal distribution's cdf and density, one after the other"""
-    source, target, size = pointer(x, 0), pointer(y, 0), len(x)
+    source, target, size = address(x), address(y), len(x)
     for i in range(0, size, LANES):
         value = load(source, i)
         below, above = sigmoid(value)

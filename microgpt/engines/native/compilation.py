@@ -1,15 +1,16 @@
-"""Compile the kernels once per float type, with explicit signatures. A second process compiles half of the kernels.
+"""Compile the kernels for a float type to object code, with numba. A second process compiles half of them.
 
-The machine code is kept on disk (kernel_cache.py).
+Only this module and the modules in kernels/ import numba; machine_code.py imports this module if it must.
 """
 
 import importlib
 import json
 import os
+import pickle
+import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,166 +18,111 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-from numba.core import codegen, config, event
-from numba.core.caching import NullCache
+from numba import types
+from numba.core import codegen
 from numba.core.compiler_lock import global_compiler_lock
 
 from microgpt.distributed import available_cores
-from microgpt.engines.native import kernels
-from microgpt.engines.native.kernel_cache import (
-    cache_directory,
-    checksums,
-    damaged_file,
-    make_cache_directory,
-    make_writable_folder,
-    remove_old_versions,
-)
-from microgpt.engines.native.kernels import halves, is_entry, signature, with_called
-from microgpt.errors import UserError
+from microgpt.engines.native.kernel_cache import cache_directory, checksums, remove_old_versions
+from microgpt.engines.native.kernels.declaration import ENTRIES, KERNELS, halves, signature, with_called
+
+ENTRY_MODULES = ("train", "decoding", "text_sampling", "bulk_sampling", "token_sampling", "python_random")
+for module in ENTRY_MODULES:
+    importlib.import_module(f"microgpt.engines.native.kernels.{module}")
 
 SECOND_PROCESS = """
-import sys
-from pathlib import Path
-import microgpt.engines.native.engine
+import pickle, sys
 from microgpt.engines.native.compilation import build
-from microgpt.engines.native.kernels import halves, with_called
-sys.exit(build(sys.argv[1], Path(sys.argv[2]), with_called(halves()[1])) is not None)
+from microgpt.engines.native.kernels.declaration import halves, with_called
+pickle.dump(build(sys.argv[1], with_called(halves()[1])), sys.stdout.buffer)
 """
 SECONDS_OF_SILENCE = 5  # minimum time between two progress lines during compilation
+NUMBA_FUNCTION = re.compile(rb"(?:numba|NRT)_\w+(?=\0)")  # in the names that object code refers to
 
-READY: set[str] = set()  # float types whose kernels are loaded in this process
-UNREPORTED: dict[str, float] = {}  # compilation seconds by float type that `compile_kernels` has not returned yet
-IN_THIS_PROCESS = threading.Lock()
-
-
-def compile_kernels(dtype: str, say: Callable[[str], None]) -> float:
-    """Load all kernels for `dtype` (float32 or float64) from disk, or compile them; return the compilation seconds."""
-    if config.DISABLE_JIT:  # pyright: ignore[reportAttributeAccessIssue]
-        raise UserError("backend=native compiles its kernels with numba, but NUMBA_DISABLE_JIT disables compilation")
-    prepare_kernels(dtype, say)
-    with IN_THIS_PROCESS:
-        return UNREPORTED.pop(dtype, 0.0)
-
-
-def prepare_kernels(dtype: str, say: Callable[[str], None]) -> None:
-    """Load or compile the kernels; the next call of `compile_kernels` returns the compilation seconds."""
-    with IN_THIS_PROCESS:
-        if dtype not in READY:
-            UNREPORTED[dtype] = load_or_compile(dtype, say)
-            READY.add(dtype)
-
-
-def load_or_compile(dtype: str, say: Callable[[str], None]) -> float:
-    try:
-        folder = make_cache_directory()
-        lock = FileLock(f"{folder}-{dtype}.lock")
-        lock.acquire()  # a second process waits until the first has compiled
-    except OSError as error:  # for example an unwritable home folder: each process compiles separately
-        return compile_and_keep(dtype, None, say, refused=error)
-    with lock:
-        if not (folder / f"{dtype}.compiled").exists():
-            return compile_and_keep(dtype, folder, say)
-        if (damaged := damaged_file(folder, dtype)) is not None:
-            return compile_and_keep(dtype, folder, say, f"{damaged} is damaged: compiling the native kernels again")
-        start = time.perf_counter()
-        compiles = Announcement(say, f"compiling the native kernels for {dtype}: numba does not find them in {folder}")
-        with event.install_listener("numba:compile", compiles):
-            build(dtype, folder / dtype, [kernel for half in halves() for kernel in half])
-        return time.perf_counter() - start if compiles.is_made else 0.0
+Code = dict[str, bytes]  # the content of the files of entries, by name (machine_code.py)
 
 
 def compile_and_keep(
     dtype: str, folder: Path | None, say: Callable[[str], None], why: str = "", refused: OSError | None = None
-) -> float:
-    """Compile all kernels and keep them in the folder, if any; return the seconds."""
+) -> Code:
+    """Compile all kernels and keep them in the folder, unless it is None or cannot be written."""
     say(why or f"compiling the native kernels for {dtype}: once for this version on this machine")
     start = time.perf_counter()
-    progress = Progress(say)
+    code = build_in_two_processes(dtype, Progress(say))
     if folder is not None:
-        refused = keep(dtype, folder, progress)
-    else:
-        build(dtype, None, kernels.KERNELS, progress)
-    seconds = time.perf_counter() - start
+        try:
+            keep(dtype, folder, code)
+        except OSError as error:
+            refused = error
     where = f"kept in {folder}"
     if refused is not None:
         where = (
             f"not kept, because {refused.filename or cache_directory()} cannot be written ({refused.strerror}): "
             "set NUMBA_CACHE_DIR=<folder> to use another folder"
         )
-    say(f"compiled in {seconds:.1f} s; {where}")
-    return seconds
+    say(f"compiled in {time.perf_counter() - start:.1f} s; {where}")
+    return code
 
 
-def keep(dtype: str, folder: Path, progress: "Progress") -> OSError | None:
-    """Compile all kernels and keep them in a folder; return the error if the folder cannot be written."""
+def keep(dtype: str, folder: Path, code: Code) -> None:
+    """Write the files and, last, their checksums. Raises OSError, for example if the disk is full."""
     manifest, kept = folder / f"{dtype}.compiled", folder / dtype
     manifest.unlink(missing_ok=True)
     shutil.rmtree(kept, ignore_errors=True)
-    error = build_in_two_processes(dtype, kept, progress)
-    if error is None:
-        try:
-            manifest.write_text(json.dumps(checksums(kept)))
-        except OSError as full:
-            error = full
-    if error is not None:
+    try:
+        kept.mkdir()
+        for name, content in code.items():
+            (kept / name).write_bytes(content)
+        manifest.write_text(json.dumps(checksums(kept)))
+    except OSError:
         manifest.unlink(missing_ok=True)
         shutil.rmtree(kept, ignore_errors=True)
-        return error
+        raise
     remove_old_versions(folder)
-    return None
 
 
-def build_in_two_processes(dtype: str, kept: Path, progress: "Progress") -> OSError | None:
-    """Compile all kernels; return the last error of writing to the folder `kept`.
+def build_in_two_processes(dtype: str, progress: "Progress") -> Code:
+    """Compile all kernels. On a machine with several cores, a second process compiles half of them.
 
-    On a machine with several cores, a second process compiles half of the kernels to a separate folder, from which they
-    are then loaded. If the second process fails for any reason, this process compiles its half as well.
+    If the second process fails for any reason, this process compiles its half as well.
     """
     ours, others = halves()
     if available_cores() < 2 or not ours or not others:
-        return build(dtype, kept, kernels.KERNELS, progress)
-    theirs = kept.with_name(f"{dtype}.second")
-    shutil.rmtree(theirs, ignore_errors=True)
-    with second_process(dtype, theirs) as has_compiled:
-        error = build(dtype, kept, with_called(ours), progress)
-        is_there = has_compiled() and has_copied(theirs, kept)
-    return build(dtype, kept, others if is_there else with_called(others), progress) or error
-
-
-def has_copied(folder: Path, to: Path) -> bool:
-    try:
-        shutil.copytree(folder, to, dirs_exist_ok=True)
-    except OSError:  # such as a full disk, which `build` finds as well
-        return False
-    return True
+        return build(dtype, KERNELS, progress)
+    with second_process(dtype) as its_code:
+        code = build(dtype, with_called(ours), progress)
+        return code | (its_code() or build(dtype, with_called(others), progress))
 
 
 @contextmanager
-def second_process(dtype: str, kept: Path) -> Iterator[Callable[[], bool]]:
-    """Start a process that compiles the second half; yield a function that waits and returns whether it succeeded.
+def second_process(dtype: str) -> Iterator[Callable[[], Code | None]]:
+    """Start a process that compiles the second half; yield a function that waits for its code, None if it failed.
 
     The process finds the package, but does not import modules from the working directory.
     """
     paths = [str(Path(__file__).resolve().parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
     try:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-c", SECOND_PROCESS, dtype, str(kept)],
+            [sys.executable, "-P", "-c", SECOND_PROCESS, dtype],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C reaches only this process, which ends the second process
         )
     except OSError:  # such as a limit on the number of processes
-        yield lambda: False
+        yield lambda: None
         return
-    try:
-        yield lambda: process.wait() == 0
-    finally:
-        process.kill()
-        process.wait()
-        shutil.rmtree(kept, ignore_errors=True)
+
+    def its_code() -> Code | None:
+        output, _ = process.communicate()
+        return pickle.loads(output) if process.returncode == 0 else None
+
+    with process:
+        try:
+            yield its_code
+        finally:
+            process.kill()
 
 
 def without_scipy() -> None:
@@ -195,40 +141,42 @@ def without_scipy() -> None:
         numba.np.linalg.ensure_blas = before
 
 
-def build(dtype: str, kept: Path | None, chosen: Sequence[Any], progress: "Progress | None" = None) -> OSError | None:
-    """Compile kernels for `dtype`, in order; for kernels called by Python, use numba's cache in the folder `kept`.
-
-    The last error of writing to the folder is returned; the kernels are compiled anyway.
-    """
-    refused = None
+def build(dtype: str, chosen: Sequence[Any], progress: "Progress | None" = None) -> Code:
+    """Compile kernels for `dtype`, in order; return the files of those that Python calls."""
     without_scipy()
-    config.reload_config()  # now, because numba would reload during compilation if a variable has changed
-    before, config.CACHE_DIR = config.CACHE_DIR, str(kept or "")  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        for number, dispatcher in enumerate(chosen):
-            dispatcher.disable_compile(False)
-            try:
-                if is_entry(dispatcher.py_func):
-                    dispatcher._cache = NullCache()  # not the cache of another float type
-                    if kept is not None:
-                        make_writable_folder(kept)  # otherwise numba would use another folder
-                        dispatcher.enable_caching()  # reads config.CACHE_DIR
-                compile_one(dispatcher, dtype)
-            except OSError as error:
-                refused = error
-                compile_one(dispatcher, dtype)  # returns the already compiled kernel
-            dispatcher.disable_compile()  # a call with other integer types converts them
-            if progress is not None:
-                progress.show(number + 1, len(chosen))
-    finally:
-        config.CACHE_DIR = before  # pyright: ignore[reportAttributeAccessIssue]
-    return refused
+    code: Code = {}
+    for number, dispatcher in enumerate(chosen):
+        is_entry = dispatcher in ENTRIES
+        dispatcher.disable_compile(False)
+        with nullcontext() if is_entry else without_machine_code():  # the code is copied into the callers
+            dispatcher.compile(signature(dispatcher, dtype))
+        dispatcher.disable_compile()  # a call with other integer types converts them
+        if is_entry:
+            name = dispatcher.py_func.__name__
+            code[name] = file_content(name, dispatcher.overloads[signature(dispatcher, dtype).args])
+        if progress is not None:
+            progress.show(number + 1, len(chosen))
+    return code
 
 
-def compile_one(dispatcher: Any, dtype: str) -> None:
-    """Compile a kernel; without machine code if only kernels call it, because its code is copied into its callers."""
-    with nullcontext() if is_entry(dispatcher.py_func) else without_machine_code():
-        dispatcher.compile(signature(dispatcher, dtype))
+def file_content(name: str, compiled: Any) -> bytes:
+    """Return the file of a compiled entry (machine_code.py)."""
+    _, _, (code, _) = compiled.library.serialize_using_object_code()
+    header = {
+        "name": name,
+        "symbol": compiled.fndesc.llvm_cfunc_wrapper_name,
+        "arguments": [c_type(each) for each in compiled.signature.args],
+        "result": c_type(compiled.signature.return_type),
+        "raising": sorted({found.decode() for found in NUMBA_FUNCTION.findall(code)}),
+    }
+    return json.dumps(header).encode() + b"\n" + code
+
+
+def c_type(numba_type: Any) -> str:
+    """Return the type of an argument or result in a file's header."""
+    if isinstance(numba_type, types.Record):
+        return "record*"
+    return f"{numba_type.dtype.name}*" if isinstance(numba_type, types.CPointer) else numba_type.name
 
 
 @contextmanager
@@ -279,19 +227,3 @@ class Progress:
         if now - self.last >= SECONDS_OF_SILENCE and done < total:
             self.last = now
             self.say(f"compiled {done} / {total} kernels | eta {(now - self.start) / done * (total - done):.0f} s")
-
-
-class Announcement(event.Listener):
-    """Prints a text when numba compiles for the first time."""
-
-    def __init__(self, say: Callable[[str], None], text: str):
-        self.say, self.text = say, text
-        self.is_made = False
-
-    def on_start(self, event: Any) -> None:
-        if not self.is_made:
-            self.is_made = True
-            self.say(self.text)
-
-    def on_end(self, event: Any) -> None:
-        pass

@@ -16,9 +16,10 @@ from microgpt.data.batches import Shuffle
 from microgpt.data.examples import Examples
 from microgpt.distributed import available_cores
 from microgpt.engines.base import BulkRequest, Draws, EngineInfo, EngineState, TextRequest, Tokens, Workload
-from microgpt.engines.native import bulk_sampling, compilation, python_random, train_kernels
+from microgpt.engines.native import bulk_sampling, python_random
 from microgpt.engines.native.kv_cache import DecodingBuffers, NativeBatchDecoder, NativeDecoder
-from microgpt.engines.native.optimizer_settings import bias_corrections, settings_record
+from microgpt.engines.native.machine_code import compile_kernels, kernels_for
+from microgpt.engines.native.optimizer_settings import ADD, NORM, TRANSPOSE, UPDATE, bias_corrections, settings_record
 from microgpt.engines.native.text_sampling import TextSampler
 from microgpt.engines.native.thread_work import Steps, Workspace, contiguous_ranges
 from microgpt.engines.native.weights import Weights, aligned, workspace
@@ -56,9 +57,10 @@ class NativeEngine:
         self.spec, self.optimizer, self.workload = spec, optimizer, workload
         self.threads = options.threads or available_cores()
         self.info = EngineInfo("native", "cpu", False, self.dtype, "features", self.threads, options.reason)
-        self.weights = Weights(spec, self.dtype, rows=max(CHUNK_ROWS, spec.block_size))
+        self.compile_seconds = compile_kernels(self.dtype, say)
+        self.kernels = kernels_for(self.dtype)
+        self.weights = Weights(spec, self.dtype, self.kernels, rows=max(CHUNK_ROWS, spec.block_size))
         self.settings = settings_record(optimizer)
-        self.compile_seconds = compilation.compile_kernels(self.dtype, say)
         self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="native") if self.threads > 1 else None
         self.workspaces: list[Workspace] = []
         self.part_gradients = np.empty(0)  # used by `train_with_all_threads`
@@ -142,7 +144,7 @@ class NativeEngine:
     def train_models(self, begin: int, end: int, steps: Steps, w: Workspace) -> None:
         """Train the models begin .. end - 1 in one thread."""
         x, weights = self.examples, self.weights
-        train_kernels.train(
+        self.kernels.train(
             weights.parameters, weights.transposed, self.m, self.v, w.gradient, w.part_gradient, w.activations,
             x.tokens, x.starts, x.ends, self.targets, steps.batches, steps.first, steps.count, steps.batch_size,
             self.part_size(steps.batch_size), steps.rates.ravel(), *steps.corrections, steps.losses.ravel(), w.ids,
@@ -173,10 +175,10 @@ class NativeEngine:
             if not math.isfinite(loss):
                 return
             finish = partial(self.finish_step, model, steps, s, parts, gradients)
-            finish(train_kernels.ADD)
-            norm = finish(train_kernels.NORM, shares=1) if self.settings.largest_norm < math.inf else 0.0
-            finish(train_kernels.UPDATE, norm)
-            finish(train_kernels.TRANSPOSE)
+            finish(ADD)
+            norm = finish(NORM, shares=1) if self.settings["largest_norm"] < math.inf else 0.0
+            finish(UPDATE, norm)
+            finish(TRANSPOSE)
 
     def finish_step(
         self,
@@ -189,11 +191,11 @@ class NativeEngine:
         norm: float = 0.0,
         shares: int | None = None,
     ) -> float:
-        """Run a phase of the update after step s of `steps` (train_kernels.finish_step) in `shares` threads."""
+        """Run a phase of the update after step s of `steps` (kernels/train.py) in `shares` threads."""
         weights, size, shares = self.weights, self.weights.layout.size, shares or self.threads
 
         def compute(share: int, w: Workspace) -> float:
-            return train_kernels.finish_step(
+            return self.kernels.finish_step(
                 weights.parameters, weights.transposed, self.m, self.v, gradients[:size], gradients[size:],
                 w.activations, parts, steps.first + s, steps.rates[model, s],
                 *(correction[s] for correction in steps.corrections), model, phase, norm, share, shares,
@@ -216,8 +218,8 @@ class NativeEngine:
         last: int,
         w: Workspace,
     ) -> None:
-        """Write the sum of the losses of each part of the examples x[batch]; see train_kernels.losses."""
-        train_kernels.losses(
+        """Write the sum of the losses of each part of the examples x[batch]; see kernels/train.py."""
+        self.kernels.losses(
             self.weights.parameters, self.weights.transposed, w.gradient if gradients is None else gradients,
             w.activations, x.tokens, x.starts, x.ends, batch, len(batch), part, -(-len(batch) // part), first, last,
             weight, stride, w.ids, self.weights.mask, model, sums, self.weights.record,
@@ -274,5 +276,5 @@ class NativeEngine:
 
 def random_functions(dtype: str | None) -> tuple[Shuffle, Normals]:
     """See engines/__init__.py; `dtype` is the dtype in the engine's options."""
-    compilation.prepare_kernels(dtype or BACKENDS["native"].dtypes[0], print)
-    return python_random.shuffled, python_random.standard_normals
+    kernels = kernels_for(dtype or BACKENDS["native"].dtypes[0])
+    return partial(python_random.shuffled, kernels), partial(python_random.standard_normals, kernels)

@@ -1,6 +1,6 @@
 """The machine code of the kernels on disk: its folder, and a check that the files have not changed.
 
-<cache>/<digest>/float32/           numba's index and data files
+<cache>/<digest>/float32/           a file for each kernel that Python calls (machine_code.py)
 <cache>/<digest>/float32.compiled   the SHA-256 of each of these files, written last
 """
 
@@ -9,30 +9,23 @@ import json
 import os
 import shutil
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import llvmlite.binding
-import numba
 import platformdirs
-from numba.core import config
 
 KEPT_VERSIONS = 3  # number of versions of compiled kernels kept on disk
 
 
 def digest() -> str:
-    """Return a digest of everything that determines the machine code: the package's sources, compiler and processor.
-
-    numba's own cache compares only the file of a function, not the files of the functions that it calls. It also
-    compares the path and the modification time of the file, so both are part of the digest.
-    """
-    sources = b"".join(
-        f"{source} {source.stat().st_mtime_ns}".encode() + source.read_bytes()
-        for source in sorted(Path(__file__).resolve().parent.rglob("*.py"))
-    )
+    """Return a digest of everything that determines the machine code: the package's sources, compiler and processor."""
+    root = Path(__file__).resolve().parent
+    sources = [f"{path.relative_to(root)}\n".encode() + path.read_bytes() for path in sorted(root.rglob("*.py"))]
     machine = llvmlite.binding.get_host_cpu_name() + llvmlite.binding.get_host_cpu_features().flatten()
-    machine += f"{config.CPU_NAME} {config.CPU_FEATURES}"  # pyright: ignore[reportAttributeAccessIssue]
-    versions = f"{numba.__version__} {llvmlite.__version__} {machine}"
-    return hashlib.sha256(sources + versions.encode()).hexdigest()[:16]
+    chosen = [os.environ.get(variable, "") for variable in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")]
+    compiler = " ".join([version("numba"), version("llvmlite"), machine, *chosen])
+    return hashlib.sha256(b"".join([*sources, compiler.encode()])).hexdigest()[:16]
 
 
 def cache_directory() -> Path:
@@ -71,7 +64,7 @@ def checksums(kept: Path) -> dict[str, str]:
 
 
 def damaged_file(folder: Path, dtype: str) -> Path | None:
-    """Return a cached file that has changed since it was written, or None. numba would fail to load such a file."""
+    """Return a cached file that has changed since it was written, or None."""
     manifest, kept = folder / f"{dtype}.compiled", folder / dtype
     try:
         expected, found = json.loads(manifest.read_bytes()), checksums(kept)

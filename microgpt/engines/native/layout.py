@@ -9,19 +9,19 @@ Sizes and offsets count array elements.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from microgpt.engines.base import implementation
-from microgpt.engines.native.activations import ACTIVATIONS, is_in_place
-from microgpt.engines.native.simd.vector import LANES
 from microgpt.model.spec import ModelSpec
 
+LANES = 16  # lanes of a vector
 KINDS = ("gpt", "bigram")  # the kinds of model that forward_backward.py supports
 POSITIONS = {"learned": False, "rope": True, "none": False}  # whether queries and keys are rotated
 NORMS = {"rmsnorm": False, "layernorm": True}  # whether the mean is subtracted
+RELU, RELU_SQUARED, GELU, GELU_TANH, SILU = range(5)  # codes of the activations in kernels/activations.py
+ACTIVATIONS = {"relu": RELU, "relu_squared": RELU_SQUARED, "gelu": GELU, "gelu_tanh": GELU_TANH, "silu": SILU}
 QUERY_TILE = 16  # number of queries that attention computes together
 SPARE_ROWS = LANES  # rows after the end of a workspace that matrix products and transposed copies also read or write
 KEPT_BLOCK_SIZE = 64  # largest block size for which attention weights (quadratic memory) are kept for the backward pass
@@ -139,7 +139,6 @@ class Layout(NamedTuple):
 
 # Kernels receive a layout as a record: one pointer to named fields.
 DTYPE = np.dtype([(field, np.int64 if kind is int else np.float64) for field, kind in Layout.__annotations__.items()])
-LayoutRecord = Annotated[Any, numba.from_dtype(DTYPE)]
 
 
 def whole(count: int) -> int:
@@ -187,9 +186,8 @@ def layout_of(spec: ModelSpec, rows: int) -> Layout:
     implementation(dict.fromkeys(KINDS), "model.kind", spec.kind, f"KINDS in {place}")
     rotates = implementation(POSITIONS, "model.position", spec.position, f"POSITIONS in {place}")
     centered = implementation(NORMS, "model.norm", spec.norm, f"NORMS in {place}")
-    activation = implementation(
-        ACTIVATIONS, "model.activation", spec.activation, "ACTIVATIONS in engines/native/activations.py"
-    )
+    activation = implementation(ACTIVATIONS, "model.activation", spec.activation, f"ACTIVATIONS in {place}")
+    in_place = activation == RELU and not spec.gated_mlp  # whether the MLP's `act` overwrites its `pre`
     w, has_gain, has_shift = Widths.of(spec, rotates), spec.norm_gain, spec.norm_has_bias
     return Layout(
         n_layer=spec.n_layer, embd=spec.n_embd, hidden=spec.mlp_features, heads=spec.n_head, kv_heads=spec.kv_heads,
@@ -201,7 +199,7 @@ def layout_of(spec: ModelSpec, rows: int) -> Layout:
         keeps_attention=int(keeps_attention(spec)), norm_eps=spec.norm_eps, logit_softcap=spec.logit_softcap or 0.0,
         gain=0 if has_gain else -1, shift=(w.embd if has_gain else 0) if has_shift else -1, rows=rows,
         **parameter_offsets(spec, w), **transposed_offsets(spec, w),
-        **workspace_offsets(spec, w, rows + SPARE_ROWS, is_in_place(activation, spec.gated_mlp), rotates),
+        **workspace_offsets(spec, w, rows + SPARE_ROWS, in_place, rotates),
     )  # fmt: skip
 
 
@@ -293,5 +291,6 @@ def head_feature_lanes(spec: ModelSpec, layout: Layout) -> np.ndarray:
     return feature % half + feature // half * (layout.slot_vectors * layout.slot_width // 2)
 
 
-def layout_record(layout: Layout) -> np.record:
-    return np.rec.array([tuple(layout)], dtype=DTYPE)[0]
+def layout_record(layout: Layout) -> np.ndarray:
+    """Return an array with one element, the record."""
+    return np.array([tuple(layout)], dtype=DTYPE)

@@ -1,9 +1,8 @@
 """An optimizer and its settings in the form that kernels receive: a code and a record of numbers."""
 
 import math
-from typing import Annotated, Any, NamedTuple
+from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from microgpt.engines.base import implementation
@@ -11,6 +10,7 @@ from microgpt.engines.optimizer import NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS, SMALL
 
 ADAM, SGD, LION, MUON = range(4)
 CODES = {"adam": ADAM, "adamw": ADAM, "sgd": SGD, "lion": LION, "muon": MUON}  # adamw: with decoupled weight decay
+ADD, NORM, UPDATE, TRANSPOSE = range(4)  # the phases of `finish_step` in kernels/train.py
 
 
 class Settings(NamedTuple):
@@ -33,11 +33,10 @@ class Settings(NamedTuple):
 
 
 DTYPE = np.dtype([(field, np.int64 if kind is int else np.float64) for field, kind in Settings.__annotations__.items()])
-SettingsRecord = Annotated[Any, numba.from_dtype(DTYPE)]
 
 
-def settings_record(spec: OptimizerSpec) -> np.record:
-    """Return an optimizer's settings as a record for kernels. Raises UserError for an optimizer without a kernel."""
+def settings_record(spec: OptimizerSpec) -> np.ndarray:
+    """Return settings for kernels: an array with one record. Raises UserError for an optimizer without a kernel."""
     settings = Settings(
         code=implementation(CODES, "optim.name", spec.name, "CODES in engines/native/optimizer_settings.py"),
         moments=spec.moments,
@@ -54,7 +53,7 @@ def settings_record(spec: OptimizerSpec) -> np.record:
         c=NEWTON_SCHULZ[2],
         smallest_norm=SMALLEST_NORM,
     )
-    return np.rec.array([tuple(settings)], dtype=DTYPE)[0]
+    return np.array([tuple(settings)], dtype=DTYPE)
 
 
 def bias_corrections(spec: OptimizerSpec, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,9 +3,8 @@
 import numpy as np
 
 from microgpt.engines.base import Arrays
-from microgpt.engines.native import train_kernels
-from microgpt.engines.native.layout import Layout, head_feature_lanes, layout_of, layout_record
-from microgpt.engines.native.simd.vector import LANES
+from microgpt.engines.native.layout import LANES, Layout, head_feature_lanes, layout_of, layout_record
+from microgpt.engines.native.machine_code import Kernels
 from microgpt.model.spec import ModelSpec
 
 CACHE_LINE = 64  # bytes; a vector that crosses a cache line needs two accesses
@@ -98,9 +97,9 @@ class Weights:
     `parameters` and `transposed` contain the models one after the other, in the layout of layout.py.
     """
 
-    def __init__(self, spec: ModelSpec, dtype: str, rows: int):
-        """`rows` is the number of positions in the workspace of a thread."""
-        self.spec, self.dtype = spec, dtype
+    def __init__(self, spec: ModelSpec, dtype: str, kernels: Kernels, rows: int):
+        """`kernels` are those for `dtype`; `rows` is the number of positions in the workspace of a thread."""
+        self.spec, self.dtype, self.kernels = spec, dtype, kernels
         self.layout = layout_of(spec, rows)
         self.record = layout_record(self.layout)
         self.indices = tensor_indices(spec, self.layout)
@@ -112,7 +111,7 @@ class Weights:
         self.replicas = len(next(iter(parameters.values())))
         self.parameters = self.pack(parameters, 0)
         self.transposed = aligned(self.replicas * self.layout.t_size, self.dtype, 1)
-        train_kernels.prepare(self.parameters, self.transposed, 0, self.replicas, self.record)
+        self.kernels.prepare(self.parameters, self.transposed, 0, self.replicas, self.record)
 
     def pack(self, arrays: Arrays, place: int) -> np.ndarray:
         """Copy tensors (R, rows, columns) to a flat array (see `aligned`), which is zero without tensors."""

@@ -9,10 +9,20 @@ Arguments are the same as in pointwise.py. A norm writes its output y and the va
 the bias are at offset w in P.
 """
 
-from microgpt.engines.native.kernels import Floats, kernel
-from microgpt.engines.native.layout import LayoutRecord
-from microgpt.engines.native.simd.lanes import horizontal_sum, slot_sum
-from microgpt.engines.native.simd.vector import LANES, fma, get, inverse_root, load, load_splat, put, splat, sqrt, store
+from microgpt.engines.native.kernels.declaration import Floats, LayoutRecord, kernel
+from microgpt.engines.native.kernels.simd.lanes import horizontal_sum, slot_sum
+from microgpt.engines.native.kernels.simd.vector import (
+    LANES,
+    fma,
+    get,
+    inverse_root,
+    load,
+    load_splat,
+    put,
+    splat,
+    sqrt,
+    store,
+)
 
 
 @kernel

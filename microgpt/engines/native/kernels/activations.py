@@ -14,24 +14,10 @@ import math
 
 from numba.extending import register_jitable
 
-from microgpt.engines.native.kernels import Floats, kernel
-from microgpt.engines.native.simd.tanh_erf import normal_cdf, sigmoid
-from microgpt.engines.native.simd.vector import LANES, load, splat, store, where_positive
-
-RELU, RELU_SQUARED, GELU, GELU_TANH, SILU = range(5)
-ACTIVATIONS = {
-    "relu": RELU,
-    "relu_squared": RELU_SQUARED,
-    "gelu": GELU,
-    "gelu_tanh": GELU_TANH,
-    "silu": SILU,
-}
-
-
-@register_jitable
-def is_in_place(activation: int, gated: bool) -> bool:
-    """Return whether `act` overwrites `pre`."""
-    return activation == RELU and not gated
+from microgpt.engines.native.kernels.declaration import Floats, kernel
+from microgpt.engines.native.kernels.simd.tanh_erf import normal_cdf, sigmoid
+from microgpt.engines.native.kernels.simd.vector import LANES, load, splat, store, where_positive
+from microgpt.engines.native.layout import GELU, GELU_TANH, RELU, RELU_SQUARED, SILU
 
 
 @register_jitable(forceinline=True)

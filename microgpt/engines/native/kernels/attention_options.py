@@ -7,11 +7,10 @@ vectors, or of one vector that contains several slots.
 
 from numba.extending import register_jitable
 
-from microgpt.engines.native.kernels import Floats, Int64s, inlined, kernel
-from microgpt.engines.native.layout import LayoutRecord
-from microgpt.engines.native.matmul import transpose
-from microgpt.engines.native.simd.lanes import exchange, slot_sum
-from microgpt.engines.native.simd.vector import LANES, fma, get, load, put, splat, sqrt, store
+from microgpt.engines.native.kernels.declaration import Floats, Int64s, LayoutRecord, inlined, kernel
+from microgpt.engines.native.kernels.matmul import transpose
+from microgpt.engines.native.kernels.simd.lanes import exchange, slot_sum
+from microgpt.engines.native.kernels.simd.vector import LANES, fma, get, load, put, splat, sqrt, store
 
 
 @register_jitable(forceinline=True)

@@ -26,12 +26,11 @@ import math
 
 from numba.extending import register_jitable
 
-from microgpt.engines.native.kernels import Floats, Int64s, kernel
-from microgpt.engines.native.layout import LayoutRecord
-from microgpt.engines.native.matmul import multiply, transpose
-from microgpt.engines.native.simd.exp import LOG2_E, exp2
-from microgpt.engines.native.simd.lanes import horizontal_max, keep_first, slot_sum
-from microgpt.engines.native.simd.vector import LANES, fma, get, load, maximum, splat, store, where_positive
+from microgpt.engines.native.kernels.declaration import Floats, Int64s, LayoutRecord, kernel
+from microgpt.engines.native.kernels.matmul import multiply, transpose
+from microgpt.engines.native.kernels.simd.exp import LOG2_E, exp2
+from microgpt.engines.native.kernels.simd.lanes import horizontal_max, keep_first, slot_sum
+from microgpt.engines.native.kernels.simd.vector import LANES, fma, get, load, maximum, splat, store, where_positive
 
 TILE = 48  # number of queries computed together, all with the keys up to the last query of the tile
 

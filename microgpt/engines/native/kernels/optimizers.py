@@ -19,12 +19,20 @@ import math
 
 from numba.extending import register_jitable
 
-from microgpt.engines.native.kernels import Floats, kernel
-from microgpt.engines.native.layout import LayoutRecord
-from microgpt.engines.native.muon import muon
-from microgpt.engines.native.optimizer_settings import ADAM, LION, MUON, SGD, SettingsRecord
-from microgpt.engines.native.simd.lanes import horizontal_sum
-from microgpt.engines.native.simd.vector import LANES, flush_subnormals, fma, load, splat, sqrt, store, where_positive
+from microgpt.engines.native.kernels.declaration import Floats, LayoutRecord, SettingsRecord, kernel
+from microgpt.engines.native.kernels.muon import muon
+from microgpt.engines.native.kernels.simd.lanes import horizontal_sum
+from microgpt.engines.native.kernels.simd.vector import (
+    LANES,
+    flush_subnormals,
+    fma,
+    load,
+    splat,
+    sqrt,
+    store,
+    where_positive,
+)
+from microgpt.engines.native.optimizer_settings import ADAM, LION, MUON, SGD
 
 FLUSHING_INTERVAL = 32  # steps
 SMALLEST_SHARING = 1e-15  # smallest eps for which the product of two denominators is always a normal float32

@@ -1,23 +1,17 @@
 """Sampling tokens from logits in compiled code, bit-identical to inference/sampling.py and `random.choices`.
 
-The order of operations, the C library functions and the summation method are the same as in Python.
+The order of operations, the C library functions and the summation method are the same as in Python. `minus_one` is the
+exponent -1.0; `compensated` is COMPENSATED_SUM (../token_sampling.py).
 """
 
 import math
-import sys
-from collections.abc import Sequence
 
-import numpy as np
-
-from microgpt.engines.base import Choices
-from microgpt.engines.native.kernels import Float64Array, FloatArray, Int64Array, kernel
-from microgpt.engines.native.simd.vector import get, pointer
-
-COMPENSATED_SUM = int(sys.version_info >= (3, 12))  # since Python 3.12, `sum` of floats uses Neumaier's method
+from microgpt.engines.native.kernels.declaration import Float64s, Floats, Int64s, entry, kernel
+from microgpt.engines.native.kernels.simd.vector import get
 
 
 @kernel
-def python_sum(values: Float64Array, begin: int, end: int, compensated: int) -> float:
+def python_sum(values: Float64s, begin: int, end: int, compensated: int) -> float:
     """Python's `sum` of values[begin:end]"""
     high, low = values[begin], 0.0
     for i in range(begin + 1, end):
@@ -30,7 +24,7 @@ def python_sum(values: Float64Array, begin: int, end: int, compensated: int) -> 
 
 
 @kernel
-def keep_top_k(scores: Float64Array, begin: int, vocab: int, k: int):
+def keep_top_k(scores: Float64s, begin: int, vocab: int, k: int):
     """Set all scores except the k largest to -inf; among equal scores, the lower token is kept."""
     for token in range(vocab):
         own, before = scores[begin + token], 0
@@ -42,7 +36,7 @@ def keep_top_k(scores: Float64Array, begin: int, vocab: int, k: int):
 
 
 @kernel
-def to_probabilities(scores: Float64Array, begin: int, vocab: int, temperature: float, k: int, minus_one: float,
+def to_probabilities(scores: Float64s, begin: int, vocab: int, temperature: float, k: int, minus_one: float,
                      compensated: int) -> int:  # fmt: skip
     """Replace the logits scores[begin : begin + vocab] with softmax(logits / temperature); return 0 if not finite."""
     largest = 0
@@ -70,7 +64,7 @@ def to_probabilities(scores: Float64Array, begin: int, vocab: int, temperature: 
 
 
 @kernel
-def choose_by(probs: Float64Array, begin: int, vocab: int, uniform: float) -> int:
+def choose_by(probs: Float64s, begin: int, vocab: int, uniform: float) -> int:
     """The token that `random.choices` selects with this random number"""
     whole = 0.0
     for i in range(vocab):
@@ -82,37 +76,17 @@ def choose_by(probs: Float64Array, begin: int, vocab: int, uniform: float) -> in
     return token
 
 
-@kernel
-def choose_tokens(A: FloatArray, logits: int, stride: int, vocab: int, rows: Int64Array, uniforms: Float64Array,
-                  temperatures: Float64Array, top_k: Int64Array, minus_one: float, compensated: int,
-                  probs: Float64Array, tokens: Int64Array):  # fmt: skip
-    """Sample a token for each of `rows`; the logits of a row begin at logits + row * stride; see base.ChoosesTokens.
+@entry
+def choose_tokens(A: Floats, logits: int, stride: int, vocab: int, rows: Int64s, count: int, uniforms: Float64s,
+                  temperatures: Float64s, top_k: Int64s, minus_one: float, compensated: int, probs: Float64s,
+                  tokens: Int64s):  # fmt: skip
+    """Sample a token for each of `count` rows of logits; see base.ChoosesTokens.
 
-    probs (len(rows) * vocab,) receives the probabilities.
+    The logits of a row begin at logits + row * stride. probs (count * vocab,) receives the probabilities.
     """
-    a = pointer(A, 0)
-    for n in range(len(rows)):
+    for n in range(count):
         begin, tokens[n] = n * vocab, -1
         for i in range(vocab):
-            probs[begin + i] = get(a, logits + rows[n] * stride + i)
+            probs[begin + i] = get(A, logits + rows[n] * stride + i)
         if to_probabilities(probs, begin, vocab, temperatures[n], top_k[n], minus_one, compensated):
             tokens[n] = choose_by(probs, begin, vocab, uniforms[n])
-
-
-def choose(
-    activations: np.ndarray,
-    logits: int,
-    stride: int,
-    vocab: int,
-    rows: Sequence[int],
-    uniforms: Sequence[float],
-    temperatures: Sequence[float],
-    top_k: Sequence[int | None],
-) -> Choices:
-    """See base.ChoosesTokens; the logits of row r begin at activations[logits + r * stride]."""
-    probs, tokens = np.empty(len(rows) * vocab), np.empty(len(rows), np.int64)
-    choose_tokens(
-        activations, logits, stride, vocab, np.array(rows), np.array(uniforms), np.array(temperatures, np.float64),
-        np.array([min(k or vocab, vocab) for k in top_k]), -1.0, COMPENSATED_SUM, probs, tokens,
-    )  # fmt: skip
-    return Choices(tokens.tolist(), probs.reshape(len(rows), vocab))

@@ -17,7 +17,8 @@ from numba.core import cgutils
 from numba.core.errors import RequireLiteralValue
 from numba.extending import intrinsic, models, overload, register_model
 
-LANES = 16
+from microgpt.engines.native.layout import LANES
+
 SMALLEST_NORMAL = 2.0**-126  # of float32
 INT32, INT64, MASK = ir.IntType(32), ir.IntType(64), ir.IntType(LANES)
 INT32_VECTOR = ir.VectorType(INT32, LANES)
@@ -145,19 +146,6 @@ def vector_at(builder, pointer_type, pointer, index):
 
 
 # Memory
-
-
-def define_pointer(typing, array, index):
-    """Pointer to array[index]. Kernels pass pointers to each other, because numba passes an array as seven values."""
-
-    def emit(context, builder, signature, values):
-        data = context.make_array(array)(context, builder, values[0]).data
-        return element(builder, data, context.cast(builder, values[1], index, types.int64))
-
-    return types.CPointer(array.dtype)(array, index), emit
-
-
-pointer: Any = intrinsic(define_pointer)
 
 
 @instruction(same)

@@ -6,11 +6,11 @@ the last feature are zero and stay zero.
 
 import math
 
-from microgpt.engines.native.kernels import Floats, Int64s, inlined, kernel
-from microgpt.engines.native.simd.exp import LOG2_E, exp2
-from microgpt.engines.native.simd.lanes import horizontal_max, horizontal_sum
-from microgpt.engines.native.simd.tanh_erf import tanh
-from microgpt.engines.native.simd.vector import (
+from microgpt.engines.native.kernels.declaration import Floats, Int64s, inlined, kernel
+from microgpt.engines.native.kernels.simd.exp import LOG2_E, exp2
+from microgpt.engines.native.kernels.simd.lanes import horizontal_max, horizontal_sum
+from microgpt.engines.native.kernels.simd.tanh_erf import tanh
+from microgpt.engines.native.kernels.simd.vector import (
     LANES,
     get,
     load,

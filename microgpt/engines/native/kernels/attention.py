@@ -16,11 +16,11 @@ otherwise the processor would wait for the horizontal sums of one query at a tim
 
 import math
 
-from microgpt.engines.native.kernels import Floats, Int64s, inlined, kernel
-from microgpt.engines.native.layout import QUERY_TILE, LayoutRecord
-from microgpt.engines.native.simd.exp import LOG2_E, exp2
-from microgpt.engines.native.simd.lanes import slot_sum
-from microgpt.engines.native.simd.vector import LANES, fma, get, load, maximum, splat, store
+from microgpt.engines.native.kernels.declaration import Floats, Int64s, LayoutRecord, inlined, kernel
+from microgpt.engines.native.kernels.simd.exp import LOG2_E, exp2
+from microgpt.engines.native.kernels.simd.lanes import slot_sum
+from microgpt.engines.native.kernels.simd.vector import LANES, fma, get, load, maximum, splat, store
+from microgpt.engines.native.layout import QUERY_TILE
 
 # Parts of the forward pass that are also used for decoding, where keys and values come from a cache
 

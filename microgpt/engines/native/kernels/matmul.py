@@ -10,9 +10,9 @@ without operations between lanes. The forward product reads a transposed copy of
 registers during the loop over k. The order of the additions for an element of Y does not depend on tiles and pieces.
 """
 
-from microgpt.engines.native.kernels import Floats, inlined, kernel
-from microgpt.engines.native.simd.lanes import lowest_bit, nonzero_lanes, transpose_block
-from microgpt.engines.native.simd.vector import (
+from microgpt.engines.native.kernels.declaration import Floats, inlined, kernel
+from microgpt.engines.native.kernels.simd.lanes import lowest_bit, nonzero_lanes, transpose_block
+from microgpt.engines.native.kernels.simd.vector import (
     LANES,
     fma,
     load,

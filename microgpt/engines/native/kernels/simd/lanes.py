@@ -4,7 +4,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import register_jitable
 
-from microgpt.engines.native.simd.vector import (
+from microgpt.engines.native.kernels.simd.vector import (
     INT32,
     INT32_VECTOR,
     INT64,

@@ -5,12 +5,10 @@ The Newton-Schulz iteration consists of matrix products, computed with matmul.py
 
 import math
 
-from microgpt.engines.native.kernels import Floats, kernel
-from microgpt.engines.native.layout import LayoutRecord
-from microgpt.engines.native.matmul import multiply, transpose
-from microgpt.engines.native.optimizer_settings import SettingsRecord
-from microgpt.engines.native.simd.lanes import horizontal_sum
-from microgpt.engines.native.simd.vector import LANES, fma, load, splat, store
+from microgpt.engines.native.kernels.declaration import Floats, LayoutRecord, SettingsRecord, kernel
+from microgpt.engines.native.kernels.matmul import multiply, transpose
+from microgpt.engines.native.kernels.simd.lanes import horizontal_sum
+from microgpt.engines.native.kernels.simd.vector import LANES, fma, load, splat, store
 
 
 @kernel

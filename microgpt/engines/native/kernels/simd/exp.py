@@ -3,7 +3,7 @@
 from llvmlite import ir
 from numba import types
 
-from microgpt.engines.native.simd.vector import INT32_VECTOR, LANES, call, constant, instruction, same
+from microgpt.engines.native.kernels.simd.vector import INT32_VECTOR, LANES, call, constant, instruction, same
 
 LOG2_E = 1.4426950408889634
 # Polynomial for 2^r on |r| <= 1/2, highest power first: degree 6, fitted by iteratively reweighted least squares until

@@ -16,24 +16,21 @@ No kernel holds the GIL.
 
 import math
 
-from microgpt.engines.native.forward_backward import backward, forward, transpose_weights
-from microgpt.engines.native.kernels import (
-    Float64Array,
-    FloatArray,
+from microgpt.engines.native.kernels.declaration import (
+    Float64s,
     Floats,
-    Int32Array,
     Int32s,
-    Int64Array,
     Int64s,
+    LayoutRecord,
+    SettingsRecord,
+    entry,
     kernel,
 )
-from microgpt.engines.native.layout import LayoutRecord
-from microgpt.engines.native.optimizer_settings import SettingsRecord
-from microgpt.engines.native.optimizers import gradient_norm, share_of, update
-from microgpt.engines.native.pointwise import cross_entropy
-from microgpt.engines.native.simd.vector import LANES, get, load, offset, pointer, prefetch, put, store
-
-ADD, NORM, UPDATE, TRANSPOSE = range(4)  # the phases of `finish_step`
+from microgpt.engines.native.kernels.forward_backward import backward, forward, transpose_weights
+from microgpt.engines.native.kernels.optimizers import gradient_norm, share_of, update
+from microgpt.engines.native.kernels.pointwise import cross_entropy
+from microgpt.engines.native.kernels.simd.vector import LANES, get, load, offset, prefetch, put, store
+from microgpt.engines.native.optimizer_settings import ADD, NORM, UPDATE
 
 
 @kernel
@@ -116,24 +113,20 @@ def count_targets(targets: Int64s, batch: Int64s, begin: int, end: int) -> int:
     return total
 
 
-@kernel
-def train(P: FloatArray, T: FloatArray, M: FloatArray, V: FloatArray, G: FloatArray, H: FloatArray, A: FloatArray,
-          tokens: Int32Array, starts: Int64Array, ends: Int64Array, targets: Int64Array, batches: Int64Array,
-          first_step: int, steps: int, batch_size: int, part: int, rates: Float64Array, corrections1: Float64Array,
-          corrections2: Float64Array, losses: Float64Array, ids: Int64Array, mask: FloatArray, begin_model: int,
-          end_model: int, z: LayoutRecord, o: SettingsRecord):  # fmt: skip
+@entry
+def train(P: Floats, T: Floats, M: Floats, V: Floats, G: Floats, H: Floats, A: Floats, tokens: Int32s, starts: Int64s,
+          ends: Int64s, targets: Int64s, batches: Int64s, first_step: int, steps: int, batch_size: int, part: int,
+          rates: Float64s, corrections1: Float64s, corrections2: Float64s, losses: Float64s, ids: Int64s, mask: Floats,
+          begin_model: int, end_model: int, z: LayoutRecord, o: SettingsRecord):  # fmt: skip
     """Train the models begin_model .. end_model - 1, one after the other, for `steps` steps from `first_step` on.
 
     Shapes: batches (models, steps, batch_size), rates and losses (models, steps), corrections (steps,). A batch is
     divided into parts of `part` examples, whose gradients are added in order. A step with a non-finite loss changes
     nothing and is the last step of its model.
     """
-    g, h, a, mask, ids = pointer(G, 0), pointer(H, 0), pointer(A, 0), pointer(mask, 0), pointer(ids, 0)
-    tokens, starts, ends = pointer(tokens, 0), pointer(starts, 0), pointer(ends, 0)
-    targets, batches = pointer(targets, 0), pointer(batches, 0)
     for model in range(begin_model, end_model):
-        p, t = pointer(P, model * z.size), pointer(T, model * z.t_size)
-        m, v = pointer(M, model * z.size), pointer(V, model * z.size)
+        p, t = offset(P, model * z.size), offset(T, model * z.t_size)
+        m, v = offset(M, model * z.size), offset(V, model * z.size)
         for step in range(steps):
             first = (model * steps + step) * batch_size
             count = count_targets(targets, batches, first, first + batch_size)
@@ -143,32 +136,31 @@ def train(P: FloatArray, T: FloatArray, M: FloatArray, V: FloatArray, G: FloatAr
             loss = 0.0
             for begin in range(first, first + batch_size, part):
                 end = min(begin + part, first + batch_size)
-                loss += part_loss(p, t, g if begin == first else h, a, tokens, starts, ends, batches, begin, end,
+                loss += part_loss(p, t, G if begin == first else H, A, tokens, starts, ends, batches, begin, end,
                                   1.0 / count, ids, mask, z)  # fmt: skip
                 if begin > first:
-                    add(g, h, 0, z.size)
+                    add(G, H, 0, z.size)
             loss /= count
             losses[model * steps + step] = loss
             if not math.isfinite(loss):
                 break
             lr = rates[model * steps + step]
-            norm = gradient_norm(g, z.size) if o.largest_norm < math.inf else 0.0
-            update(p, g, m, v, a, first_step + step, lr, corrections1[step], corrections2[step], norm, 0, 1, o, z)
+            norm = gradient_norm(G, z.size) if o.largest_norm < math.inf else 0.0
+            update(p, G, m, v, A, first_step + step, lr, corrections1[step], corrections2[step], norm, 0, 1, o, z)
             transpose_weights(p, t, 0, 1, z)
 
 
-@kernel
-def prepare(P: FloatArray, T: FloatArray, begin_model: int, end_model: int, z: LayoutRecord):
+@entry
+def prepare(P: Floats, T: Floats, begin_model: int, end_model: int, z: LayoutRecord):
     """Write the transposed copies of the models begin_model .. end_model - 1."""
     for model in range(begin_model, end_model):
-        transpose_weights(pointer(P, model * z.size), pointer(T, model * z.t_size), 0, 1, z)
+        transpose_weights(offset(P, model * z.size), offset(T, model * z.t_size), 0, 1, z)
 
 
-@kernel
-def losses(P: FloatArray, T: FloatArray, G: FloatArray, A: FloatArray, tokens: Int32Array, starts: Int64Array,
-           ends: Int64Array, batch: Int64Array, count: int, part: int, parts: int, first: int, last: int, weight: float,
-           stride: int, ids: Int64Array, mask: FloatArray, model: int, sums: Float64Array,
-           z: LayoutRecord):  # fmt: skip
+@entry
+def losses(P: Floats, T: Floats, G: Floats, A: Floats, tokens: Int32s, starts: Int64s, ends: Int64s, batch: Int64s,
+           count: int, part: int, parts: int, first: int, last: int, weight: float, stride: int, ids: Int64s,
+           mask: Floats, model: int, sums: Float64s, z: LayoutRecord):  # fmt: skip
     """Write `part_loss` of the parts first .. last - 1 to sums.
 
     For each model from `model` on, the `count` examples of the batch are divided into `parts` parts of `part` examples.
@@ -177,32 +169,30 @@ def losses(P: FloatArray, T: FloatArray, G: FloatArray, A: FloatArray, tokens: I
     for n in range(first, last):
         m, begin = model + n // parts, n % parts * part
         sums[n] = part_loss(
-            pointer(P, m * z.size), pointer(T, m * z.t_size), pointer(G, n * stride), pointer(A, 0),
-            pointer(tokens, 0), pointer(starts, 0), pointer(ends, 0), pointer(batch, 0), begin,
-            min(begin + part, count), weight, pointer(ids, 0), pointer(mask, 0), z,
+            offset(P, m * z.size), offset(T, m * z.t_size), offset(G, n * stride), A, tokens, starts, ends, batch,
+            begin, min(begin + part, count), weight, ids, mask, z,
         )  # fmt: skip
 
 
-@kernel
-def finish_step(P: FloatArray, T: FloatArray, M: FloatArray, V: FloatArray, G: FloatArray, H: FloatArray,
-                A: FloatArray, parts: int, step: int, lr: float, correction1: float, correction2: float, model: int,
-                phase: int, norm: float, share: int, shares: int, z: LayoutRecord,
-                o: SettingsRecord) -> float:  # fmt: skip
+@entry
+def finish_step(P: Floats, T: Floats, M: Floats, V: Floats, G: Floats, H: Floats, A: Floats, parts: int, step: int,
+                lr: float, correction1: float, correction2: float, model: int, phase: int, norm: float, share: int,
+                shares: int, z: LayoutRecord, o: SettingsRecord) -> float:  # fmt: skip
     """Compute a share of one of the four phases that follow the gradients of a batch's parts.
 
     ADD the gradients of the other parts (one after the other in H) to G; return the NORM of the sum, in one share;
     UPDATE the parameters; TRANSPOSE the matrices. All shares of a phase must end before the next phase begins.
     """
-    g, p, t = pointer(G, 0), pointer(P, model * z.size), pointer(T, model * z.t_size)
+    p, t = offset(P, model * z.size), offset(T, model * z.t_size)
     if phase == ADD:
         begin, end = share_of(0, z.size, share, shares)
         for part in range(parts - 1):
-            add(g, pointer(H, part * z.size), begin, end)
+            add(G, offset(H, part * z.size), begin, end)
     elif phase == NORM:
-        return gradient_norm(g, z.size)
+        return gradient_norm(G, z.size)
     elif phase == UPDATE:
-        m, v = pointer(M, model * z.size), pointer(V, model * z.size)
-        update(p, g, m, v, pointer(A, 0), step, lr, correction1, correction2, norm, share, shares, o, z)
+        m, v = offset(M, model * z.size), offset(V, model * z.size)
+        update(p, G, m, v, A, step, lr, correction1, correction2, norm, share, shares, o, z)
     else:
         transpose_weights(p, t, share, shares, z)
     return 0.0

@@ -7,8 +7,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import register_jitable
 
-from microgpt.engines.native.simd.exp import LOG2_E, exp2
-from microgpt.engines.native.simd.vector import FLOATS, INT32, LANES, call, constant, instruction, same
+from microgpt.engines.native.kernels.simd.exp import LOG2_E, exp2
+from microgpt.engines.native.kernels.simd.vector import FLOATS, INT32, LANES, call, constant, instruction, same
 
 # tail(x) = exp(-x^2 / 2) p(t) for x >= 0 with t = 1 / (1 + TAIL_SCALE x), as in Abramowitz and Stegun, 7.1.26; highest
 # power first, without a constant term. Fitted by iteratively reweighted least squares; maximum absolute error 4e-9.

@@ -21,19 +21,18 @@ Arguments of the kernels (the offsets and shapes in the flat arrays are in layou
     w, t, s    offsets of a layer in P and G, in T, and in A
 """
 
-from microgpt.engines.native.activations import activate, activate_backward, is_in_place
-from microgpt.engines.native.attention import attention, attention_backward
-from microgpt.engines.native.attention_options import (
+from microgpt.engines.native.kernels.activations import activate, activate_backward
+from microgpt.engines.native.kernels.attention import attention, attention_backward
+from microgpt.engines.native.kernels.attention_options import (
     add_up_shared,
     encode_heads,
     encode_heads_backward,
     transpose_shared,
 )
-from microgpt.engines.native.kernels import Floats, Int64s, kernel
-from microgpt.engines.native.layout import LayoutRecord
-from microgpt.engines.native.matmul import add_row_of_few, linear, linear_backward, transpose
-from microgpt.engines.native.norms import norm, norm_backward, rmsnorm, rmsnorm_backward
-from microgpt.engines.native.pointwise import (
+from microgpt.engines.native.kernels.declaration import Floats, Int64s, LayoutRecord, kernel
+from microgpt.engines.native.kernels.matmul import add_row_of_few, linear, linear_backward, transpose
+from microgpt.engines.native.kernels.norms import norm, norm_backward, rmsnorm, rmsnorm_backward
+from microgpt.engines.native.kernels.pointwise import (
     add_column_sums,
     add_vector,
     copy,
@@ -43,8 +42,8 @@ from microgpt.engines.native.pointwise import (
     repeat_vector,
     softcap,
 )
-from microgpt.engines.native.simd.vector import LANES, splat, store
-from microgpt.engines.native.wide_head_attention import head_attention, head_attention_backward
+from microgpt.engines.native.kernels.simd.vector import LANES, splat, store
+from microgpt.engines.native.kernels.wide_head_attention import head_attention, head_attention_backward
 
 
 @kernel
@@ -121,7 +120,7 @@ def project_out_and_mlp(P: Floats, T: Floats, A: Floats, layer: int, rows: int, 
     linear(A, s + z.pre, ff, s + z.norm2, e, z.embd, T, t + z.t_fc1, rows, z.bias)
     activate(A, s + z.act, s + z.pre, f, rows, z.gated, z.activation)
     residual(P, A, following, s + z.mid, vectors + z.fc2_bias, rows, z)
-    if rows == 1 and is_in_place(z.activation, z.gated):
+    if rows == 1 and z.act == z.pre:
         add_row_of_few(A, following, s + z.act, T, t + z.t_fc2, f, e)
     else:
         linear(A, following, e, s + z.act, f, z.hidden, T, t + z.t_fc2, rows, 1)
