@@ -91,7 +91,7 @@ def trained(runs: Sequence[microgpt.Run]) -> Trained:
 
 
 def mean(trained: Trained) -> str:
-    found = summary(list(trained.losses.values()))
+    found = summary(trained.losses.values())
     return f"{found.mean:.4f}" + half_width(found.mean, found.interval)
 
 

@@ -19,7 +19,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from microgpt.config.hydra_schema import value_at
+from microgpt.config.keys import value_at
 from microgpt.errors import UserError
 from microgpt.installation import install_command
 

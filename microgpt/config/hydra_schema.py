@@ -9,7 +9,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from microgpt.config.hydra_compat import check_files, read_as_written
-from microgpt.config.keys import keys_of, text_keys, walk
+from microgpt.config.keys import keys_of, text_keys, value_at, walk
 from microgpt.config.schema import Config
 from microgpt.errors import UserError
 
@@ -48,13 +48,6 @@ def refuse_values_that_are_no_texts(content: Any, file: str) -> None:
                         f"{key}={str(item).lower()} is not allowed (in {file}.yaml): {key} takes a string, but YAML "
                         f"reads this value as a {kind}; put it in quotes"
                     )
-
-
-def value_at(node: Any, path: str) -> Any:
-    """Return the value at a dotted path in nested dictionaries; None if there is none."""
-    for part in path.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
-    return node
 
 
 def keys_with_help(*, _root_: DictConfig) -> str:

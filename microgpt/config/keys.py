@@ -77,6 +77,13 @@ def as_plain(node: Any) -> dict[str, Any]:
     return {name: as_plain(value) if name in groups else value for name, value in vars(node).items()}
 
 
+def value_at(node: Any, path: str) -> Any:
+    """Return the value at a dotted path in nested dictionaries; None if there is none."""
+    for part in path.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
+
+
 def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any, Key]]:
     """Yield (dotted name, value, Key) of every key of a configuration."""
     for name, stated in keys_of(type(node)).items():

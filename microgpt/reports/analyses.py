@@ -11,12 +11,13 @@ from microgpt.reports.budgets import Reader
 from microgpt.reports.effect_report import effects_analysis
 from microgpt.reports.experiment_plan import Plan, plan_of
 from microgpt.reports.experiments.ladder import ladder_analysis
-from microgpt.reports.experiments.learning_rates import LR, learning_rate_analysis
+from microgpt.reports.experiments.learning_rates import learning_rate_analysis
 from microgpt.reports.experiments.scaling import scaling_analysis
 from microgpt.reports.planned_contrasts import planned_analysis
 from microgpt.reports.precision_intervals import precision_analysis
 from microgpt.reports.report import Analysis
 from microgpt.reports.run_families import Family
+from microgpt.reports.settings import LR
 
 # name in report.json -> analysis, in the order of their sentences, plots and blocks in a section
 ANALYSES: dict[str, Callable[[Family, Plan, Reader | None], Analysis | None]] = {

@@ -79,10 +79,7 @@ def curves(
         mark_references(axes, references or {})
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        figure.legend(
-            loc="lower center", ncols=columns, bbox_to_anchor=(0.5, 0), borderpad=0.1, labelspacing=0.25,
-            handlelength=3.2,
-        )  # fmt: skip
+        figure.legend(loc="lower center", ncols=columns, bbox_to_anchor=(0.5, 0))
     return figure
 
 

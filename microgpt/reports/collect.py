@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,17 @@ from microgpt.reports.document import json_text
 from microgpt.reports.effect_report import comparisons_of
 from microgpt.reports.html import html
 from microgpt.reports.markdown import image_name, markdown
-from microgpt.reports.plot_style import png, skip_if_failing
+from microgpt.reports.plot_style import drawn, png
 from microgpt.reports.records import Collected, read_rows
 from microgpt.reports.report import Report, Section
 from microgpt.reports.rows import swept_keys
-from microgpt.reports.run_families import Family
+from microgpt.reports.run_families import Family, family_of
 from microgpt.reports.sections import FamilyReport, family_reports, page_report
 from microgpt.reports.terminal import (
     ablations_text,
     findings_text,
     runs_text,
     settings_text,
-    sweep_family,
     terminal_width,
 )
 
@@ -117,10 +117,7 @@ def write_plots(sections: Sequence[Section], stem: Path) -> list[Path]:
     for section in sections:
         for plot in section.plots:
             image = stem.parent / image_name(stem.name, section, plot)
-            content = b""
-            with skip_if_failing(image.name):
-                content = png(plot.figure)
-            if content:
+            if content := drawn(image.name, partial(png, plot.figure), b""):
                 write_atomically(image, content)
                 written.append(image)
     for old in stem.parent.glob(f"{stem.name}_*.png"):
@@ -143,7 +140,7 @@ def collect_and_print(folders: Sequence[Path], results_dir: Path, sweep: Path | 
             variants.setdefault(row.shared.comparison_key, set()).add(row.variant)
         ablations = [section for section in ablations if len(variants.get(section.comparison, ())) > 1]
         if len(variants) > 1 or not ablations:  # the table of an ablation also has a line for each setting
-            family = sweep_family(jobs, sweep.name)
+            family = family_of(jobs, sweep.name)
             sweeps = [one for one in results.reports if one.family.kind == "sweep"]
             found = next((one for one in sweeps if jobs[0] in one.family.members), None)
             compared = found.compared if found else comparisons_of(family, plan_of_family(family))[0]

@@ -44,7 +44,7 @@ def also_different(family: Family) -> str:
 
     A key is left out if all options that have it set it to the same value.
     """
-    rows = [next(iter(one.rows.values())) for one in family.variants if one.rows]
+    rows = [one.first for one in family.variants if one.rows]
     told = []
     for name in (key for key in family.variants[0].settings if key.endswith(".name")):
         group = name.removesuffix("name")

@@ -7,7 +7,7 @@ from typing import Any
 
 from microgpt.reports.experiment_plan import Plan
 from microgpt.reports.factor_effects import Compared
-from microgpt.reports.paired_statistics import Difference, Summary, Verdict
+from microgpt.reports.paired_statistics import Difference, Interval, Summary, Verdict
 from microgpt.reports.report import (
     Analysis,
     Bullets,
@@ -55,15 +55,15 @@ def family_object(
         "runs": {"completed": len(family.rows), "not_completed": len(family.missing)},
         "plan": asdict(plan),
         "variants": [
-            {**variant_object(one, summaries.get(one.name)), "from_best": from_best_object(one, compared)}
+            {**variant_object(one, summaries.get(one.name)), "from_best": found and difference_object(found)}
             for one in family.variants
+            for found in [compared.from_best.get(one.name) if compared else None]  # None for the best variant
         ],
         "analyses": {name: one.data for name, one in analyses.items()},
     }
 
 
 def variant_object(variant: Variant, found: Summary | None) -> dict[str, Any]:
-    interval = found.interval if found else None
     return {
         "name": variant.name,
         "settings": variant.settings,
@@ -74,23 +74,19 @@ def variant_object(variant: Variant, found: Summary | None) -> dict[str, Any]:
         "mean": found.mean if found else None,
         "sd": found.sd if found else None,
         "median": found.median if found else None,
-        "low": interval.low if interval else None,
-        "high": interval.high if interval else None,
+        **ends(found.interval if found else None),
     }
 
 
-def from_best_object(variant: Variant, compared: Compared | None) -> dict[str, Any] | None:
-    """Return the difference from the variant with the lowest mean; None for that variant and without a comparison."""
-    found = compared.from_best.get(variant.name) if compared else None
-    return None if found is None else difference_object(found)
+def ends(interval: Interval | None) -> dict[str, float | None]:
+    return {"low": interval.low, "high": interval.high} if interval else {"low": None, "high": None}
 
 
 def difference_object(found: Difference) -> dict[str, Any]:
     """Return the numbers of a difference; `low` and `high` are the ends of the interval in the report."""
     return {
         "estimate": found.mean,
-        "low": found.interval.low if found.interval else None,
-        "high": found.interval.high if found.interval else None,
+        **ends(found.interval),
         "standard_error": found.error,
         "df": found.df,
         "p": found.p,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -113,12 +114,8 @@ def half_normal(ranked: Sequence[Effect], keys: Sequence[str]) -> Plot:
         axes.set_ylim(bottom=0)
         axes.set_xlabel("half-normal quantile")
         axes.set_ylabel("|effect| / standard error" if tested else f"|effect| ({UNIT})")
-    line = (
-        "Effects of chance alone lie near the dashed line; "
-        if tested
-        else "Effects of chance alone lie on a line from zero; "
-    )
-    return Plot("halfnormal", "Effects against chance", f"{line}those far above it stand out. {COLOURED}", figure)
+    line = f"Effects of chance alone lie {'near the dashed line' if tested else 'on a line from zero'}"
+    return Plot("halfnormal", "Effects against chance", f"{line}; those far above it stand out. {COLOURED}", figure)
 
 
 def size_of(one: Effect, in_errors: bool) -> float:
@@ -174,9 +171,7 @@ def interaction(family: Family, found: Effects, a: Factor, b: Factor) -> "Figure
         axes.margins(x=0.12)
         axes.set_xlabel(along.name)
         axes.set_ylabel(f"{LOSSES[family.metric]} ({UNIT})")
-        figure.legend(
-            loc="lower center", ncols=2, bbox_to_anchor=(0.5, 0), borderpad=0.1, labelspacing=0.25, handlelength=3.2
-        )
+        figure.legend(loc="lower center", ncols=2, bbox_to_anchor=(0.5, 0))
     return figure
 
 
@@ -184,4 +179,4 @@ def mean_at(found: Effects, numbers: Sequence[int], at: tuple[int, int]) -> Summ
     """Summarize, over seeds, the mean of the cells with the given levels of two factors."""
     samples = [cell.sample for cell in found.design.cells if (cell.levels[numbers[0]], cell.levels[numbers[1]]) == at]
     seeds = sorted(set(samples[0]).intersection(*samples[1:])) if samples else []
-    return summary([math.fsum(sample[seed] for sample in samples) / len(samples) for seed in seeds]) if seeds else None
+    return summary(fmean(sample[seed] for sample in samples) for seed in seeds) if seeds else None

@@ -1,5 +1,6 @@
 """The effects of the swept keys as a part of a family's section: sentences, tables, plots, and their numbers."""
 
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -14,9 +15,9 @@ from microgpt.reports.experiment_plan import Levels, Plan, control_of, levels_of
 from microgpt.reports.factor_effects import Compared, Effect, Effects, against_best, compare
 from microgpt.reports.factors import Design, design_of, variants_of
 from microgpt.reports.paired_statistics import number_of_seeds, summary
-from microgpt.reports.plot_style import skip_if_failing
+from microgpt.reports.plot_style import drawn
 from microgpt.reports.plots import joined
-from microgpt.reports.report import Analysis, Plot, Table
+from microgpt.reports.report import Analysis, Table
 from microgpt.reports.run_families import Family
 from microgpt.reports.tables import effect_rows, explanation
 from microgpt.reports.wording import best_sentence, effect_sentences
@@ -51,10 +52,8 @@ def effects_analysis(family: Family, plan: Plan, read: Reader | None) -> Analysi
     shown = stated[:MOST_ROWS]
     is_tuned = bool(nuisance_among(family, plan))  # another analysis has the best values
     without_results = sum(not variant.rows for variant in family.variants)
-    plots: list[Plot] = []
-    if read and stated:
-        with skip_if_failing(f"effects of {family.key}"):
-            plots = plots_of_effects(family, found)
+    draw = partial(plots_of_effects, family, found)
+    plots = drawn(f"effects of {family.key}", draw, []) if read and stated else []
     remarks = [*(design.remarks if design else ()), *found.remarks, *caveats(found)]
     best = [] if family.obstacle else best_sentence(compared, family.metric, without_results)
     is_told = bool(best) and len(compared.from_best) == 1  # the only difference
@@ -143,7 +142,7 @@ def caveats(found: Effects) -> list[str]:
 
 
 def wide_variants(design: Design) -> list[str]:
-    spreads = {cell.name: summary(list(cell.sample.values())).sd for cell in design.cells}
+    spreads = {cell.name: summary(cell.sample.values()).sd for cell in design.cells}
     known = {name: sd for name, sd in spreads.items() if sd is not None}
     if min(len(cell.sample) for cell in design.cells) < 3 or len(known) < 3 or len(known) < len(spreads):
         return []

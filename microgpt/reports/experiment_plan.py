@@ -25,7 +25,6 @@ Side = Mapping[str, Any]  # key -> value
 
 @dataclass(frozen=True)
 class PlannedContrast:
-    text: str
     sides: tuple[Side, Side] | None = None  # a difference of means
     factors: tuple[str, ...] = ()  # else a factor, or two of them for their interaction
 
@@ -40,17 +39,10 @@ class Plan:
     nuisance: tuple[str, ...] = ()  # swept keys that are not factors
     remark: str = ""  # on runs of the family that were recorded with a different plan
 
-    @property
-    def is_empty(self) -> bool:
-        return self == Plan()
-
-
-NONE = Plan()
-
 
 def plan_of(configs: Sequence[Mapping[str, Any]]) -> Plan:
     """Return the newest plan of a family's runs, which are oldest first, with a remark if other runs differ."""
-    plans = [recorded(config.get("report")) if config.get("report") else NONE for config in configs]
+    plans = [recorded(config.get("report")) if config.get("report") else Plan() for config in configs]
     if not plans:
         return Plan()
     newest = plans[-1]
@@ -109,7 +101,7 @@ def parsed(text: str, levels: Levels) -> PlannedContrast:
         first, second = (side(one, levels, where) for one in sides)
         if first == second:
             raise UserError(f"{where} compares {sides[0]} with itself")
-        return PlannedContrast(text, (first, second))
+        return PlannedContrast((first, second))
     names = TIMES.split(text.strip())
     if "=" in text or len(names) > 2:
         raise UserError(
@@ -118,7 +110,7 @@ def parsed(text: str, levels: Levels) -> PlannedContrast:
     keys = tuple(key_named(name, levels, where) for name in names)
     if len(set(keys)) < len(keys):
         raise UserError(f"{where} is not an interaction: it names {names[0]} twice")
-    return PlannedContrast(text, factors=keys)
+    return PlannedContrast(factors=keys)
 
 
 def side(text: str, levels: Levels, where: str) -> dict[str, Any]:

@@ -175,7 +175,7 @@ def against_best(design: Design) -> tuple[Cell, dict[str, Difference], Joint]:
 
 def differences_from_best(design: Design) -> tuple[Cell, dict[str, Difference]]:
     cells = [*design.cells, *design.others]
-    best = min(cells, key=lambda cell: math.fsum(cell.sample.values()) / len(cell.sample))
+    best = min(cells, key=lambda cell: cell.mean)
     others = [cell for cell in cells if cell is not best and cell.variant.group == best.variant.group]
     return best, {cell.name: difference(cell.sample, best.sample) for cell in others}
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from statistics import fmean
 from typing import Any, Literal
 
 from microgpt.reports.paired_statistics import Sample
@@ -63,6 +64,10 @@ class Cell:
     @property
     def name(self) -> str:
         return self.variant.name
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.sample.values())
 
 
 @dataclass(frozen=True)
@@ -172,7 +177,7 @@ def measured(family: Family, keys: Sequence[str]) -> tuple[list[tuple[Variant, S
 def above_uniform(variant: Variant, sample: Sample) -> str:
     """Return a comparison of the mean loss with that of guessing uniformly, if it is higher; else an empty string."""
     uniform = next((row.baselines.get("uniform") for row in variant.rows.values()), None)
-    mean = math.fsum(sample.values()) / len(sample)
+    mean = fmean(sample.values())
     return "" if uniform is None or mean <= uniform else f"mean loss {mean:.3g}, uniform guessing {uniform:.3g}"
 
 
@@ -202,16 +207,12 @@ def factor_of(
 ) -> Factor:
     values = list({exact(one, key): one[key] for one in settings}.values())
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    if numeric or all(isinstance(value, bool) for value in values):
+    toggle = all(isinstance(value, bool) for value in values)
+    if numeric or toggle:
         values.sort()
     factor = Factor(key, tuple(values), scale=scale_of(values) if numeric and len(values) > 2 else "")
-    toggle = {False, True} == set(map(exact_bool, values))
     reference = control.get(key, False if toggle else base[key])
     return replace(factor, reference=number_of(factor, reference), has_control=key in control)
-
-
-def exact_bool(value: Any) -> Any:
-    return value if isinstance(value, bool) else None
 
 
 def scale_of(values: Sequence[float]) -> Scale:

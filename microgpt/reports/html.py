@@ -4,11 +4,12 @@ The page loads nothing: style and plots are part of it, and its policy forbids e
 since records, samples and errors may contain anything. Equal reports have equal bytes.
 """
 
+from functools import partial
 from importlib.resources import files
 from itertools import count
 
-from microgpt.reports.plot_style import skip_if_failing, svg
-from microgpt.reports.report import Plot, Report, Table
+from microgpt.reports.plot_style import drawn, svg
+from microgpt.reports.report import Report, Table
 
 
 def html(report: Report) -> str:
@@ -19,14 +20,8 @@ def html(report: Report) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["kind"] = lambda block: type(block).__name__
     environment.filters["left"] = left_columns
-    environment.filters["svg"] = lambda plot: plot_element(plot, f"p{next(numbers)}-")
+    environment.filters["svg"] = lambda plot: drawn(plot.title, partial(svg, plot.figure, f"p{next(numbers)}-"), "")
     return environment.from_string(resource("report.html.j2")).render(report=report, style=resource("report.css"))
-
-
-def plot_element(plot: Plot, prefix: str) -> str:
-    with skip_if_failing(plot.title):
-        return svg(plot.figure, prefix)
-    return ""
 
 
 def resource(name: str) -> str:

@@ -8,7 +8,7 @@ Intervals are two-sided, 95 %, and not adjusted for other comparisons: simultane
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -108,9 +108,9 @@ class Difference:
         return verdict_words(self, below, above) + left
 
 
-def summary(values: Sequence[float]) -> Summary:
+def summary(values: Iterable[float]) -> Summary:
     """Summarize values. Raises ValueError for none, and for one that is not finite."""
-    array = finite(values)
+    array = finite(list(values))
     n, mean, median = array.size, center(array), float(np.median(array))
     if n == 1:
         return Summary(1, mean, None, median, None)

@@ -9,15 +9,16 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Drawn = TypeVar("Drawn")
 INK = "#1a1a1a"
 GRID = "#d9d9d9"
 FAINT = "#666666"
@@ -30,7 +31,8 @@ STYLE: dict[Any, Any] = {
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "axes.facecolor": "none",
     "axes.grid": True, "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.6,
-    "legend.frameon": False, "lines.linewidth": 1.6, "lines.markersize": 4,
+    "legend.frameon": False, "legend.borderpad": 0.1, "legend.labelspacing": 0.25, "legend.handlelength": 3.2,
+    "lines.linewidth": 1.6, "lines.markersize": 4,
     "text.parse_math": False,  # a $ is a $
     "text.usetex": False, "axes.unicode_minus": True, "axes.formatter.useoffset": False,
     "svg.fonttype": "none", "svg.hashsalt": "microgpt",  # text stays text; equal figures have equal bytes
@@ -49,13 +51,13 @@ VARIABLES = {colour: f"var(--series-{i})" for i, colour in enumerate(COLOURS)} |
 }
 
 
-@contextmanager
-def skip_if_failing(plot: str) -> Iterator[None]:
-    """Leave a plot out if it cannot be drawn, with one sentence on standard error: the tables do not depend on it."""
+def drawn(plot: str, draw: Callable[[], Drawn], otherwise: Drawn) -> Drawn:
+    """Return what `draw` returns; if that fails, `otherwise`, with a sentence on standard error for the user."""
     try:
-        yield
+        return draw()
     except Exception as error:
         print(f"left out the plot {plot}: {type(error).__name__}: {error}".splitlines()[0], file=sys.stderr)
+        return otherwise
 
 
 def load_matplotlib() -> None:

@@ -9,7 +9,7 @@ from microgpt.reports.budgets import is_too_short
 from microgpt.reports.charts import MOST_DOTS, Strip, curves, is_above, strips
 from microgpt.reports.curves import Band, Curve, Loss, over_runs
 from microgpt.reports.paired_statistics import Difference, summary
-from microgpt.reports.plot_style import skip_if_failing
+from microgpt.reports.plot_style import drawn
 from microgpt.reports.report import Plot
 from microgpt.reports.rows import Row
 from microgpt.reports.run_families import ABLATION, Family, Variant, baseline_words
@@ -62,8 +62,7 @@ def plots_of(
         "training loss": lambda: training_curves(histories, references, selected.note),
         "loss against time and tokens": lambda: compute_curves(family, histories, references, selected.note),
     }.items():
-        with skip_if_failing(f"{name} of {family.key}"):
-            plots += draw()
+        plots += drawn(f"{name} of {family.key}", draw, [])
     return plots
 
 

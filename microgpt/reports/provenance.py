@@ -21,7 +21,7 @@ LOSS_AT_STEP = re.compile(r"(?:the )?(?:validation )?loss (?:after|of) step (\d+
 
 def common_settings(family: Family) -> list[str]:
     """Return as overrides the settings that all variants have in common and that are not the schema's default."""
-    first, *others = [next(iter(variant.rows.values())).settings for variant in family.variants if variant.rows]
+    first, *others = [variant.first.settings for variant in family.variants if variant.rows]
     common = [key for key in first if all(exact(settings, key) == exact(first, key) for settings in others)]
     chosen = [key for key in common if key != DATA and not is_default(first, key)]
     return [shortened(f"{short(key)}={written(first[key])}", LONGEST_SETTING) for key in chosen]

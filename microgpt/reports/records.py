@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from microgpt.config.choices import STYLE_NAME
+from microgpt.config.keys import value_at
 from microgpt.errors import UserError
 from microgpt.reports.rows import COLUMNS, Row, is_finite, variant_name
 from microgpt.runs.environment import GitState
@@ -102,14 +103,6 @@ def check_record(document: Any) -> None:
             raise ValueError(f"{path} is {value!r}")
     if re.fullmatch(STYLE_NAME, str(document.get("style"))) is None:
         raise ValueError(f"style {document['style']!r} may have only letters, digits, '_', '.' and '-' in its name")
-
-
-def value_at(document: dict[str, Any], path: str) -> Any:
-    """Return the value at a dotted path; None if the document has no such key."""
-    value: Any = document
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
 
 
 def row_of(record: RunRecord, folder: str) -> Row:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from microgpt.reports.comparability import comparable_groups
 from microgpt.reports.paired_statistics import Summary, summary
 from microgpt.reports.rows import Row, is_finite, variant_name
-from microgpt.reports.settings import TOGGLES, defaults_among, differing_keys, label, setting
+from microgpt.reports.settings import TOGGLES, defaults_among, differing_keys, fingerprint, label, setting
 
 ABLATION = tuple(variant_name(tied, normed) for tied in (True, False) for normed in (False, True))
 MOST_ABLATIONS = 4  # of one sweep
@@ -34,6 +34,11 @@ class Variant:
     group: int = 0  # variants of one group are comparable
 
     @property
+    def first(self) -> Row:
+        """The run with the least seed. Raises StopIteration if no run was completed."""
+        return next(iter(self.rows.values()))
+
+    @property
     def parameters(self) -> int | None:
         """Parameter count; None if no run was completed."""
         return next((row.parameter_count for row in self.rows.values()), None)
@@ -42,6 +47,10 @@ class Variant:
         """Return the finite values of a column by seed."""
         found = {seed: getattr(row, column) for seed, row in self.rows.items()}
         return {seed: value for seed, value in found.items() if is_finite(value)}
+
+    def summary(self, column: str) -> Summary:
+        """Summarize the finite values of a column. Raises ValueError if there are none."""
+        return summary(self.values(column).values())
 
 
 @dataclass(frozen=True)
@@ -81,8 +90,7 @@ class Family:
     @cached_property
     def ranked(self) -> list[tuple[Variant, Summary]]:
         """The variants that have runs, with the summary of the metric, lowest mean first."""
-        samples = self.samples()
-        known = [(one, summary(list(samples[one.name].values()))) for one in self.variants if one.name in samples]
+        known = [(one, one.summary(self.metric)) for one in self.variants if one.values(self.metric)]
         return sorted(known, key=lambda pair: pair[1].mean)
 
 
@@ -97,6 +105,14 @@ def baseline_words(family: Family) -> str:
     count = defaults_among(base.settings)
     why = "the first" if not count else f"with {'the' if count == len(base.settings) else 'the most'} default values"
     return f"the baseline ({why}: {base.name})"
+
+
+def alike(variants: Iterable[Variant], without: Sequence[str]) -> list[list[Variant]]:
+    """Return the variants in groups with equal settings, ignoring the keys `without`."""
+    groups: dict[str, list[Variant]] = {}
+    for variant in variants:
+        groups.setdefault(fingerprint(variant.settings, without), []).append(variant)
+    return list(groups.values())
 
 
 def families(rows: Sequence[Row]) -> list[Family]:
@@ -161,9 +177,9 @@ def sweep_family(rows: Sequence[Row]) -> Family:
     return new_family("sweep", f"sweeps/{jobs[0][1]}", rows, [int(job[2]) for job in jobs])
 
 
-def family_of(rows: Sequence[Row]) -> Family:
-    """Return the given runs, oldest first, as one family, whatever they belong to."""
-    return new_family("sweep", "", with_data(rows), range(len(rows)))
+def family_of(rows: Sequence[Row], key: str = "") -> Family:
+    """Return the given runs, oldest first or in the order of their jobs, as one family, whatever they belong to."""
+    return new_family("sweep", key, with_data(rows), range(len(rows)))
 
 
 def new_family(kind: Literal["sweep", "ablation"], key: str, rows: Sequence[Row], places: Sequence[int]) -> Family:
@@ -179,7 +195,7 @@ def new_family(kind: Literal["sweep", "ablation"], key: str, rows: Sequence[Row]
     counted = [row for variant in variants for row in variant.rows.values()]
     metric = "val_loss" if all(row.val_loss is not None for row in counted) else "mean_loss_last_n"
     measured = [variant for variant in variants if variant.rows]
-    numbers, obstacle = comparable_groups([next(iter(variant.rows.values())) for variant in measured], metric)
+    numbers, obstacle = comparable_groups([variant.first for variant in measured], metric)
     group_of = {variant.name: number for variant, number in zip(measured, numbers, strict=True)}
     grouped = tuple(replace(variant, group=group_of.get(variant.name, 0)) for variant in variants)
     names = {group[0].fingerprint: variant.name for group, variant in zip(groups, variants, strict=True)}

@@ -15,6 +15,7 @@ from microgpt.config.identity import settings_with, training_settings
 from microgpt.config.keys import walk
 from microgpt.config.schema import Config
 
+LR = "optim.lr"
 TOGGLES = ("model.tie_lm_head", "model.input_rmsnorm")
 DATA = "data.sha256"  # of the text: a setting like the keys, although it is measured and not configured
 # torch sums in an order that depends on the number of threads; auto: the run was stopped before it began

@@ -61,7 +61,7 @@ def variant_rows(family: Family, compared: Compared | None = None) -> list[Cells
             "95 % interval": interval_cell(found.interval, f"{{:.{digits}f}}"),
             **from_best_cells(variant.name, compared),
         }
-        means = {column: summary(list(variant.values(column).values())).mean for column in others}
+        means = {column: variant.summary(column).mean for column in others}
         rows.append(row | {column: value_cell(column, mean) for column, mean in means.items()})
     for variant in family.variants:
         if not variant.rows:
@@ -117,7 +117,7 @@ def budget_rows(budget: Budget) -> list[Cells]:
     baseline = budget.family.baseline
     compared = comparisons(budget.family, budget.samples, most_paired=0)
     against = {one.a.name: one.difference for one in compared if one.b is baseline}
-    summaries = {name: summary(list(sample.values())) for name, sample in budget.samples.items()}
+    summaries = {name: summary(sample.values()) for name, sample in budget.samples.items()}
     tests = ("95 % interval", "p (adjusted)", "verdict")
     rows = []
     for name, found in sorted(summaries.items(), key=lambda item: item[1].mean):

@@ -13,7 +13,7 @@ from microgpt.reports.paired_statistics import Interval
 from microgpt.reports.provenance import remarks
 from microgpt.reports.report import Bullets, Cells, Section, Table
 from microgpt.reports.rows import Row, swept_keys
-from microgpt.reports.run_families import Family, Variant, new_family, with_data
+from microgpt.reports.run_families import Family, Variant
 from microgpt.reports.settings import abbreviated, column_names, setting, written
 from microgpt.reports.tables import cell, counted, from_best_cells, interval_cell, shortened
 from microgpt.reports.tables import value_cell as column_cell
@@ -54,11 +54,6 @@ def runs_text(rows: Sequence[Row], width: int | None) -> str:
     return f"{filled(f'{title}, all with {common}:' if common else f'{title}:', width)}\n" + text_table(
         with_settings(table, settings, column_names(keys), width)
     )
-
-
-def sweep_family(jobs: Sequence[Row], name: str) -> Family:
-    """Return the jobs of one sweep, in their order, as a family."""
-    return new_family("sweep", name, with_data(jobs), range(len(jobs)))
 
 
 def settings_text(family: Family, compared: Compared | None, width: int | None) -> str:

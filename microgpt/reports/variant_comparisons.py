@@ -4,15 +4,14 @@ Only variants whose losses were measured on the same documents are compared.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from microgpt.reports.paired_statistics import Difference, corrected, difference
 from microgpt.reports.run_families import Family, Samples, Variant, baseline_of
-from microgpt.reports.settings import exact
+from microgpt.reports.settings import fingerprint
 from microgpt.reports.simultaneous import Joint, adjusted, together
 
 MOST_PAIRED = 6  # up to this number of variants, all pairs are compared; more are compared only with the baseline
@@ -51,15 +50,14 @@ def comparisons(
     return [Comparison(a, b, one) for (a, b), one in zip(pairs, found, strict=True)]
 
 
-def comparisons_in(family: Family, keys: Sequence[str], most_paired: int = MOST_PAIRED) -> list[Comparison]:
+def comparisons_in(family: Family, keys: Sequence[str]) -> list[Comparison]:
     """Compare the variants that differ in `keys` and no other setting, with Holm's correction over all of them."""
     known = family.samples()
-    alike: dict[tuple[str, ...], list[Variant]] = {}
+    alike: dict[tuple[int, str], list[Variant]] = {}
     for variant in family.variants:
         if variant.name in known:
-            others = [key for key in variant.settings if key not in keys]
-            alike.setdefault((str(variant.group), *values(variant.settings, others)), []).append(variant)
-    pairs = [pair for members in alike.values() for pair in pairs_among(members, family.baseline, most_paired)]
+            alike.setdefault((variant.group, fingerprint(variant.settings, without=keys)), []).append(variant)
+    pairs = [pair for members in alike.values() for pair in pairs_among(members, family.baseline, MOST_PAIRED)]
     found = corrected([difference(known[a.name], known[b.name]) for a, b in pairs])
     return [Comparison(a, b, one) for (a, b), one in zip(pairs, found, strict=True)]
 
@@ -70,7 +68,3 @@ def pairs_among(variants: Sequence[Variant], baseline: Variant, most_paired: int
     others = [variant for variant in variants if variant is not base]
     among_others = itertools.combinations(others, 2) if len(variants) <= most_paired else ()
     return [(other, base) for other in others] + [(later, earlier) for earlier, later in among_others]
-
-
-def values(settings: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, ...]:
-    return tuple(exact(settings, key) for key in keys)

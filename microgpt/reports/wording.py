@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 
 from microgpt.reports.contrasts import Kind, Pair, pair_label
 from microgpt.reports.factor_effects import Compared, Effect, Effects
@@ -22,8 +23,7 @@ def best_sentence(found: Compared, metric: str, without_results: int = 0) -> lis
     tested = {name: one for name, one in found.from_best.items() if one.verdict is not Verdict.UNTESTED}
     if not tested:
         return []
-    sample = found.best.sample
-    first = f"Lowest mean {metric}: {found.best.name}, {math.fsum(sample.values()) / len(sample):.4f}"
+    first = f"Lowest mean {metric}: {found.best.name}, {found.best.mean:.4f}"
     which = " with results" if without_results else ""
     close = {name: one for name, one in tested.items() if one.verdict in (Verdict.NOT_SHOWN, Verdict.ZERO)}
     if not close:
@@ -273,6 +273,6 @@ def marginal_means(found: Effects, a: Factor, b: Factor) -> dict[tuple[int, int]
     groups: dict[tuple[int, int], list[float]] = {}
     for cell in found.design.cells:
         at = (cell.levels[places[0]], cell.levels[places[1]])
-        groups.setdefault(at, []).append(math.fsum(cell.sample.values()) / len(cell.sample))
+        groups.setdefault(at, []).append(cell.mean)
     full = len(groups) == len(a.levels) * len(b.levels)
-    return {at: math.fsum(means) / len(means) for at, means in groups.items()} if full else None
+    return {at: fmean(means) for at, means in groups.items()} if full else None

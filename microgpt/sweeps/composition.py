@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from microgpt.config.hydra_compat import apply_overrides, dirname_style, is_group, overrides_dirname
 from microgpt.config.hydra_settings import check_output_subdir
+from microgpt.config.keys import value_at
 from microgpt.errors import UserError
 from microgpt.sweeps.hydra_job import (
     HydraFiles,
@@ -233,9 +234,7 @@ class Composer:
 
 def is_unchanged(plain: dict[str, Any], key: str, value: Any) -> bool:
     """Return whether a key has exactly the value of an override, which must be a number, a boolean or a string."""
-    found: Any = plain
-    for part in key.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
+    found = value_at(plain, key)
     return type(found) is type(value) and type(value) in (int, float, bool, str) and found == value
 
 

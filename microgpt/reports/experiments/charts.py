@@ -7,20 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from microgpt.reports.charts import LEGEND_ROW
-from microgpt.reports.paired_statistics import Interval
+from microgpt.reports.paired_statistics import Interval, Summary
 from microgpt.reports.plot_style import INK, line_style, new_axes, plot_style, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROW = 0.2  # inches
-
-
-@dataclass(frozen=True)
-class Rung:
-    label: str
-    mean: float
-    interval: Interval | None
 
 
 @dataclass(frozen=True)
@@ -35,8 +28,8 @@ class Line:
     marked: tuple[float, float, Interval] | None = None  # a point of interest, and the interval of its x
 
 
-def ladder_chart(series: Mapping[str, Sequence[Rung]], *, x_label: str) -> "Figure":
-    """Draw a row for each model, the first on top: its mean and interval, joined by a line, in each series."""
+def ladder_chart(series: Mapping[str, Sequence[tuple[str, Summary]]], *, x_label: str) -> "Figure":
+    """Draw a labelled row for each model, the first on top: its mean and interval, joined by a line, in each series."""
     rows = next(iter(series.values()))
     legend = LEGEND_ROW * len(series)
     with plot_style():
@@ -45,17 +38,17 @@ def ladder_chart(series: Mapping[str, Sequence[Rung]], *, x_label: str) -> "Figu
         for number, (name, found) in enumerate(series.items()):
             style = line_style(number)
             at = places + 0.16 * number
-            axes.plot([one.mean for one in found], at, label=name, alpha=0.9, **style)
-            for place, one in zip(at, found, strict=True):
+            axes.plot([one.mean for _, one in found], at, label=name, alpha=0.9, **style)
+            for place, (_, one) in zip(at, found, strict=True):
                 if one.interval is not None:
                     axes.plot(
                         [one.interval.low, one.interval.high], [place, place], color=style["color"], linewidth=1.2
                     )
-        axes.set_yticks(places, [shortened(one.label, 30) for one in rows], fontsize=7.5)
+        axes.set_yticks(places, [shortened(label, 30) for label, _ in rows], fontsize=7.5)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel(x_label)
-        figure.legend(loc="lower center", bbox_to_anchor=(0.5, 0), borderpad=0.1, labelspacing=0.25, handlelength=3.2)
+        figure.legend(loc="lower center", bbox_to_anchor=(0.5, 0))
     return figure
 
 
@@ -99,7 +92,5 @@ def lines_chart(
             axes.set_ylim(*y_limits)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        figure.legend(
-            loc="lower center", ncols=2, bbox_to_anchor=(0.5, 0), borderpad=0.1, labelspacing=0.25, handlelength=3.2
-        )
+        figure.legend(loc="lower center", ncols=2, bbox_to_anchor=(0.5, 0))
     return figure

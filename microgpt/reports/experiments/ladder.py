@@ -11,15 +11,16 @@ from microgpt.reports.budgets import Reader
 from microgpt.reports.context_sentences import failure_sentences, reference_sentences
 from microgpt.reports.document import difference_object
 from microgpt.reports.experiment_plan import Plan
-from microgpt.reports.experiments.charts import Rung, ladder_chart
-from microgpt.reports.paired_statistics import Difference, Interval, Verdict, difference, summary
-from microgpt.reports.plot_style import skip_if_failing
+from microgpt.reports.experiments.charts import ladder_chart
+from microgpt.reports.paired_statistics import Difference, Interval, Verdict, difference
+from microgpt.reports.plot_style import drawn
 from microgpt.reports.plots import LOSSES, UNIT
 from microgpt.reports.report import Analysis, Cells, Plot, Table
 from microgpt.reports.rows import Row
 from microgpt.reports.run_families import Family, Variant
 from microgpt.reports.settings import differing_keys, label, setting
 from microgpt.reports.simultaneous import together
+from microgpt.reports.tables import interval_cell
 
 NAME, WIDTH = "model.name", "model.mlp_width"
 MOST_NAMED = 3  # changes in a sentence
@@ -49,10 +50,7 @@ def ladder_analysis(family: Family, plan: Plan, read: Reader | None) -> Analysis
     if resized:
         at_equal_size = {rung: resized.get(rung, variant) for rung, variant in own.items()}
         ladders["ladder at equal parameters"] = steps_of(at_equal_size, family.metric)
-    plots: list[Plot] = []
-    if read:
-        with skip_if_failing(f"ladder of {family.key}"):
-            plots = [plot_of(ladders, family.metric)]
+    plots = drawn(f"ladder of {family.key}", lambda: [plot_of(ladders, family.metric)], []) if read else []
     return Analysis(
         findings=[
             *(sentence for name, steps in ladders.items() for sentence in sentences(name, steps, family.metric)),
@@ -69,14 +67,10 @@ def rungs_of(family: Family, *, resized: bool) -> dict[int, Variant]:
     """Return the models of a ladder that have results, by their number."""
     found: dict[int, Variant] = {}
     for variant in family.variants:
-        node = first_row(variant).config.get("ladder") or {} if variant.rows else {}
+        node = variant.first.config.get("ladder") or {} if variant.rows else {}
         if node.get("rung") is not None and bool(node.get("resized")) == resized:
             found[int(node["rung"])] = variant
     return dict(sorted(found.items()))
-
-
-def first_row(variant: Variant) -> Row:
-    return next(iter(variant.rows.values()))
 
 
 def steps_of(rungs: Mapping[int, Variant], metric: str) -> list[Step]:
@@ -87,9 +81,9 @@ def steps_of(rungs: Mapping[int, Variant], metric: str) -> list[Step]:
     pairs = [(n, n - 1) for n in range(1, len(variants))] + [(n, 0) for n in range(2, len(variants))]
     compared = [difference(samples[a], samples[b]) for a, b in pairs]
     found = dict(zip(pairs, together(compared, np.array([unit[a] - unit[b] for a, b in pairs])), strict=True))
-    steps = [Step(first_row(variants[0]).model, variants[0])]
+    steps = [Step(variants[0].first.model, variants[0])]
     for n in range(1, len(variants)):
-        text = change(first_row(variants[n - 1]), first_row(variants[n]))
+        text = change(variants[n - 1].first, variants[n].first)
         steps.append(Step(text, variants[n], found[n, n - 1], found.get((n, 0), found[1, 0])))
     return steps
 
@@ -107,7 +101,7 @@ def rows_of(steps: Sequence[Step], metric: str) -> list[Cells]:
     ]
     rows = []
     for number, (step, time) in enumerate(zip(steps, seconds, strict=True)):
-        found = summary(list(step.variant.values(metric).values()))
+        found = step.variant.summary(metric)
         parameters = step.variant.parameters
         rows.append({
             "": str(number),
@@ -132,8 +126,7 @@ def told(found: Difference | None) -> str:
         return ""
     if found.interval is None:
         return f"{found.mean:+.4f}"
-    star = " *" if is_shown(found) else ""
-    return f"{found.mean:+.4f} [{found.interval.low:+.4f}, {found.interval.high:+.4f}]{star}"
+    return f"{found.mean:+.4f} {interval_cell(found.interval, '{:+.4f}')}{' *' * is_shown(found)}"
 
 
 def is_shown(found: Difference | None) -> bool:
@@ -155,9 +148,8 @@ def sentences(name: str, steps: Sequence[Step], metric: str) -> list[str]:
     for step in ends:
         words = "is lower than" if mean_of(step.first) < 0 else "is higher than"
         verdict = words if is_shown(step.first) else "is not shown to differ from"
-        text = told(step.first).rstrip(" *")
-        model = first_row(step.variant).model
-        found.append(f"In the {name}, the loss of {model} {verdict} that of {steps[0].change}: {text}.")
+        first = f"In the {name}, the loss of {step.variant.first.model} {verdict} that of {steps[0].change}"
+        found.append(f"{first}: {told(step.first).rstrip(' *')}.")
     return found
 
 
@@ -166,14 +158,7 @@ def mean_of(found: Difference | None) -> float:
 
 
 def plot_of(ladders: Mapping[str, Sequence[Step]], metric: str) -> Plot:
-    series = {
-        name: [
-            Rung(step.change, found.mean, found.interval)
-            for step in steps
-            for found in [summary(list(step.variant.values(metric).values()))]
-        ]
-        for name, steps in ladders.items()
-    }
+    series = {name: [(step.change, step.variant.summary(metric)) for step in steps] for name, steps in ladders.items()}
     figure = ladder_chart(series, x_label=f"{LOSSES[metric]} ({UNIT})")
     caption = "Mean over seeds after each change, the first model on top; the bar is the 95 % interval of the mean."
     return Plot("ladder", "The model after each change", caption, figure)

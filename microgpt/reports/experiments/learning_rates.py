@@ -3,24 +3,27 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from microgpt.reports.budgets import Reader
+from microgpt.reports.document import ends
 from microgpt.reports.experiment_plan import Plan
 from microgpt.reports.experiments.charts import Line, lines_chart
 from microgpt.reports.paired_statistics import Interval, summary
-from microgpt.reports.plot_style import skip_if_failing
+from microgpt.reports.plot_style import drawn
 from microgpt.reports.plots import LOSSES, MOST_CURVES, UNIT
 from microgpt.reports.report import Analysis, Cells, Plot, Table
-from microgpt.reports.run_families import ONLY, Family, Variant
-from microgpt.reports.settings import exact, fingerprint, label, short
+from microgpt.reports.run_families import ONLY, Family, Variant, alike
+from microgpt.reports.settings import LR, exact, fingerprint, label, short
+from microgpt.reports.tables import interval_cell
 
-LR = "optim.lr"
 FEWEST_RATES, FEWEST_SEEDS = 4, 3
 NEAR = 3.0  # the parabola is fitted to the rates within this factor of the best one
 RESAMPLES = 1000
+RATE = "{:.2g}"
 CLOSE = 0.01  # nats per token
 MOST_TOLD = 12  # settings, or trends, that each have a sentence
 HEIGHT = 0.5  # nats per token above the lowest loss that the plot shows
@@ -62,35 +65,32 @@ def learning_rate_analysis(family: Family, plan: Plan, read: Reader | None) -> A
     optima = [optimum(curve) for curve in curves_of(family)]
     if not optima:
         return None
-    plots: list[Plot] = []
-    if read:
-        with skip_if_failing(f"learning rates of {family.key}"):
-            plots = plots_of(optima, family.metric)
+    draw = partial(plots_of, optima, family.metric)
+    plots = drawn(f"learning rates of {family.key}", draw, []) if read else []
     table = Table("Learning rates", [row_of(one) for one in optima], NOTE)
     sentences = [sentence(one) for one in optima[:MOST_TOLD]]
     if len(optima) > MOST_TOLD:
         edges = sum(one.is_at_edge for one in optima)
         sentences = [f"The best learning rates of {len(optima)} settings are in their table; {edges} are at an edge."]
     changes = trends(optima)
-    findings = [*sentences, *(line for _, line, _ in changes if len(changes) <= MOST_TOLD)]
+    findings = [*sentences, *(line for line, _ in changes if len(changes) <= MOST_TOLD)]
     data = {
         "optima": [
-            {"setting": one.curve.name, "lr": one.rate, "low": one.interval.low, "high": one.interval.high,
-             "loss": one.loss, "at_edge": one.is_at_edge, "seeds": one.curve.losses.shape[1]}
+            {
+                "setting": one.curve.name, "lr": one.rate, **ends(one.interval), "loss": one.loss,
+                "at_edge": one.is_at_edge, "seeds": one.curve.losses.shape[1],
+            }
             for one in optima
         ],
-        "trends": [trend for _, _, trend in changes],
+        "trends": [trend for _, trend in changes],
     }  # fmt: skip
     return Analysis(findings, plots, [table], data)
 
 
 def curves_of(family: Family) -> list[Curve]:
     """Return the losses of each setting with enough rates and seeds."""
-    groups: dict[str, list[Variant]] = {}
-    for variant in family.variants:
-        if LR in variant.settings:
-            groups.setdefault(fingerprint(variant.settings, without=[LR]), []).append(variant)
-    found = (curve_of(variants, family.metric) for variants in groups.values())
+    groups = alike((variant for variant in family.variants if LR in variant.settings), without=[LR])
+    found = (curve_of(variants, family.metric) for variants in groups)
     return [curve for curve in found if curve is not None]
 
 
@@ -138,13 +138,13 @@ def sentence(one: Optimum) -> str:
     if one.is_at_edge:
         side = "lowest" if one.rate == one.curve.rates[0] else "highest"
         return f"{name} is the {side} one that was run, {one.rate:.2g}, so that the optimum may lie beyond it."
-    return f"{name} is {told(one.rate)} {interval_text(one.interval)}."
+    return f"{name} is {one.rate:.2g} {interval_cell(one.interval, RATE)}."
 
 
-def trends(optima: Sequence[Optimum]) -> list[tuple[str, str, dict[str, Any]]]:
+def trends(optima: Sequence[Optimum]) -> list[tuple[str, dict[str, Any]]]:
     """Return, for each numeric key, the change of the optimum when the key doubles, other settings being equal.
 
-    A triple has the key, a sentence, and the numbers.
+    A pair has a sentence and the numbers.
     """
     found = []
     keys = [key for key, value in optima[0].curve.settings.items() if is_size(value)]
@@ -162,8 +162,8 @@ def trends(optima: Sequence[Optimum]) -> list[tuple[str, str, dict[str, Any]]]:
             rest = label({name: value for name, value in members[0].curve.settings.items() if name != key})
             factor, interval = math.exp(slope), Interval(float(low), float(high))
             text = f"When {short(key)} doubles, the best learning rate{f' of {rest}' if rest else ''} is multiplied by "
-            numbers = {"key": key, "setting": rest, "factor": factor, "low": interval.low, "high": interval.high}
-            found.append((key, f"{text}{factor:.2f} [{interval.low:.2f}, {interval.high:.2f}].", numbers))
+            numbers = {"key": key, "setting": rest, "factor": factor, **ends(interval)}
+            found.append((f"{text}{factor:.2f} {interval_cell(interval, '{:.2f}')}.", numbers))
     return found
 
 
@@ -177,8 +177,8 @@ def row_of(one: Optimum) -> Cells:
     close = one.curve.rates[means <= means[best] + CLOSE]
     return {
         "setting": one.curve.name,
-        "optimum": told(one.rate),
-        "95 % interval": interval_text(one.interval),
+        "optimum": RATE.format(one.rate),
+        "95 % interval": interval_cell(one.interval, RATE),
         "loss there": f"{one.loss:.4f}",
         "best rate run": f"{one.curve.rates[best]:g}",
         f"within {CLOSE}": f"{close[0]:g} to {close[-1]:g}",
@@ -186,14 +186,6 @@ def row_of(one: Optimum) -> Cells:
         "seeds": str(one.curve.losses.shape[1]),
         "remark": "at the edge of the rates" if one.is_at_edge else "",
     }
-
-
-def told(rate: float) -> str:
-    return f"{rate:.2g}"
-
-
-def interval_text(found: Interval) -> str:
-    return f"[{told(found.low)}, {told(found.high)}]"
 
 
 def plots_of(optima: Sequence[Optimum], metric: str) -> list[Plot]:
@@ -208,7 +200,7 @@ def plot_of(name: str, optima: Sequence[Optimum], metric: str, number: int) -> P
     lines = {}
     for one in optima[:MOST_CURVES]:
         sizes = label({key: value for key, value in one.curve.settings.items() if is_size(value)})
-        known = [summary(list(row)) for row in one.curve.losses]
+        known = [summary(row) for row in one.curve.losses]
         lines[sizes or name or ONLY] = Line(
             list(one.curve.rates),
             [found.mean for found in known],

@@ -2,24 +2,26 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from microgpt.reports.budgets import Reader
+from microgpt.reports.document import ends
 from microgpt.reports.experiment_plan import Plan
 from microgpt.reports.experiments.charts import Line, lines_chart
 from microgpt.reports.experiments.power_laws import RESAMPLES, STEEPEST, Fit, fit
-from microgpt.reports.paired_statistics import Interval, paired, t_interval
+from microgpt.reports.paired_statistics import paired, t_interval
 from microgpt.reports.phrases import signed
-from microgpt.reports.plot_style import skip_if_failing
+from microgpt.reports.plot_style import drawn
 from microgpt.reports.plots import LOSSES, MOST_CURVES, UNIT
 from microgpt.reports.report import Analysis, Cells, Plot, Table
-from microgpt.reports.run_families import Family
-from microgpt.reports.settings import fingerprint
+from microgpt.reports.run_families import Family, Variant, alike
+from microgpt.reports.settings import LR
+from microgpt.reports.tables import interval_cell
 
-LR = "optim.lr"
 SIZES = (
     "model.n_embd", "model.n_head", "model.n_layer", "model.n_kv_head", "model.mlp_width", "train.steps",
     "train.batch_size",
@@ -84,10 +86,8 @@ def scaling_analysis(family: Family, plan: Plan, read: Reader | None) -> Analysi
     laws = laws_of(points)
     if not laws:
         return None
-    plots: list[Plot] = []
-    if read:
-        with skip_if_failing(f"scaling of {family.key}"):
-            plots = plots_of(laws[-1], points, family.metric)
+    draw = partial(plots_of, laws[-1], family.metric)
+    plots = drawn(f"scaling of {family.key}", draw, []) if read else []
     rows = [row_of(law) for law in laws]
     columns = [column for column in rows[0] if any(row[column] for row in rows)]
     table = Table("Power laws", [{column: row[column] for column in columns} for row in rows], NOTE)
@@ -105,17 +105,20 @@ def points_of(family: Family) -> tuple[list[Point], bool, int]:
     """
     if not family.variants or not set(family.variants[0].settings) <= {*SIZES, LR}:
         return [], False, 0
-    groups: dict[str, list[Point]] = {}
-    for variant in family.variants:
-        losses = variant.values(family.metric)
-        tokens = [row.tokens_seen for row in variant.rows.values() if row.tokens_seen]
-        if variant.parameters and tokens and len(losses) >= FEWEST_SEEDS:
-            point = Point(variant.parameters, float(np.mean(tokens)), losses, variant.settings.get(LR, 0.0))
-            groups.setdefault(fingerprint(variant.settings, without=[LR]), []).append(point)
-    best = [min(points, key=lambda one: one.mean) for points in groups.values()]
-    tuned = any(len(points) > 1 for points in groups.values())
-    rates = sorted({point.rate for points in groups.values() for point in points})
+    every = ([point_of(one, family.metric) for one in group] for group in alike(family.variants, without=[LR]))
+    groups = [known for points in every if (known := [point for point in points if point])]
+    best = [min(points, key=lambda one: one.mean) for points in groups]
+    tuned = any(len(points) > 1 for points in groups)
+    rates = sorted({point.rate for points in groups for point in points})
     return best, tuned, sum(point.rate in (rates[0], rates[-1]) for point in best) if tuned else 0
+
+
+def point_of(variant: Variant, metric: str) -> Point | None:
+    losses = variant.values(metric)
+    tokens = [row.tokens_seen for row in variant.rows.values() if row.tokens_seen]
+    if not variant.parameters or not tokens or len(losses) < FEWEST_SEEDS:
+        return None
+    return Point(variant.parameters, float(np.mean(tokens)), losses, variant.settings.get(LR, 0.0))
 
 
 def laws_of(points: Sequence[Point]) -> list[Law]:
@@ -163,8 +166,10 @@ def sentences(law: Law) -> list[str]:
     if law.rise is not None:
         return [f"No power law describes the loss{where}: it rises from {law.rise[0]:,.0f} to {law.rise[1]:,.0f}."]
     exponents = zip(found.names, found.exponents, found.exponent_intervals, strict=True)
-    powers = ", ".join(f"{LETTERS[name]} = {power:.2f} {told(interval, 2)}" for name, power, interval in exponents)
-    level = f"E = {found.level:.3f} {told(found.level_interval, 3)}"
+    powers = ", ".join(
+        f"{LETTERS[name]} = {power:.2f} {interval_cell(interval, '{:.2f}')}" for name, power, interval in exponents
+    )
+    level = f"E = {found.level:.3f} {interval_cell(found.level_interval, '{:.3f}')}"
     text = f"A curve {law.formula} through the {len(law.points)} means{where} has {powers} and {level}"
     remarks = "".join(f"; {remark}" for remark in found.remarks())
     return [f"{text}{remarks}. {LIMITS}{last_step(law)}"]
@@ -190,17 +195,14 @@ def last_step(law: Law) -> str:
 def row_of(law: Law) -> Cells:
     found = law.fit
     cells = {"law": law.formula, "of": law.where or "all sizes", "points": str(len(law.points))}
-    cells["E"] = f"{found.level:.3f} {told(found.level_interval, 3)}"
+    cells["E"] = f"{found.level:.3f} {interval_cell(found.level_interval, '{:.3f}')}"
+    numbers = zip(found.factors, found.exponents, found.exponent_intervals, strict=True)
+    of = dict(zip(found.names, numbers, strict=True))
     for name, letter in LETTERS.items():
-        place = found.names.index(name) if name in found.names else None
-        cells[letter.upper()] = "" if place is None else f"{found.factors[place]:.3g}"
-        power = "" if place is None else f"{found.exponents[place]:.3f} {told(found.exponent_intervals[place], 3)}"
-        cells[letter] = power
+        factor, power, interval = of.get(name, (None, None, None))
+        cells[letter.upper()] = "" if factor is None else f"{factor:.3g}"
+        cells[letter] = "" if power is None else f"{power:.3f} {interval_cell(interval, '{:.3f}')}"
     return {**cells, "residual": f"{found.spread:.4f}"}
-
-
-def told(found: Interval, digits: int) -> str:
-    return f"[{found.low:.{digits}f}, {found.high:.{digits}f}]"
 
 
 def data_of(law: Law) -> dict[str, Any]:
@@ -211,10 +213,10 @@ def data_of(law: Law) -> dict[str, Any]:
         "points": [
             {"N": one.parameters, "D": one.tokens, "loss": one.mean, "seeds": len(one.losses)} for one in law.points
         ],
-        "E": {"estimate": found.level, "low": found.level_interval.low, "high": found.level_interval.high},
+        "E": {"estimate": found.level, **ends(found.level_interval)},
         "factors": dict(zip(found.names, found.factors, strict=True)),
         "exponents": {
-            name: {"estimate": power, "low": interval.low, "high": interval.high}
+            name: {"estimate": power, **ends(interval)}
             for name, power, interval in zip(found.names, found.exponents, found.exponent_intervals, strict=True)
         },
         "residual": found.spread,
@@ -223,7 +225,7 @@ def data_of(law: Law) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def plots_of(law: Law, points: Sequence[Point], metric: str) -> list[Plot]:
+def plots_of(law: Law, metric: str) -> list[Plot]:
     """Return the losses with the law's curves against N or, if it has no N, against D, and its residuals."""
     has_size = "N" in law.fit.names
     groups = group_by(law.points, lambda one: round(one.tokens, -2)) if has_size else [list(law.points)]
@@ -275,5 +277,4 @@ def without_seeds(points: Sequence[Point]) -> dict[int, np.ndarray]:
 
 def half_width(values: Sequence[float] | np.ndarray) -> float:
     values = np.asarray(values)
-    found = t_interval(0.0, float(values.std(ddof=1)) / len(values) ** 0.5, len(values) - 1)
-    return 0.0 if found is None else found.high
+    return t_interval(0.0, float(values.std(ddof=1)) / len(values) ** 0.5, len(values) - 1).high
