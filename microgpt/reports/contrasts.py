@@ -34,6 +34,13 @@ class Contrast:
     aliases: tuple[str, ...] = ()  # effects that the design cannot tell from this one
     at: At = ()  # of a simple effect; the other factors are averaged over
 
+    @property
+    def pair(self) -> Pair:
+        """The levels that a difference of one factor compares."""
+        (pair,) = self.pairs
+        assert pair is not None
+        return pair
+
 
 def averaged_contrasts(design: Design) -> Iterator[Contrast]:
     """Yield the contrasts of each factor and of each pair of factors, as means over the levels of the others."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from microgpt.reports.paired_statistics import Sample
 from microgpt.reports.run_families import Family, Samples, Variant, baseline_of
-from microgpt.reports.settings import exact, label, short
+from microgpt.reports.settings import exact, exact_values, label, short
 
 VARIANT = "variant"  # a factor whose levels are the names of variants, which are not the cells of a design
 FEWEST_SEEDS = 0.5  # of several factors: a cell with a smaller share of the other cells' seeds is left out
@@ -146,7 +146,7 @@ def measured(family: Family, keys: Sequence[str]) -> tuple[list[tuple[Variant, S
     groups: dict[tuple[str, ...], list[Variant]] = {}
     for variant in family.variants:
         if variant.name in samples:
-            groups.setdefault(tuple(exact(variant.settings, key) for key in keys), []).append(variant)
+            groups.setdefault(exact_values(variant.settings, keys), []).append(variant)
     found = []
     for group in groups.values():
         chosen, sample = best_of(group, samples) if len(group) > 1 else (group[0], samples[group[0].name])

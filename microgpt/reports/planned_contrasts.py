@@ -14,7 +14,7 @@ from microgpt.reports.factor_effects import Effect, Effects, effects_of, estimat
 from microgpt.reports.phrases import told
 from microgpt.reports.report import Analysis, Block, Bullets, Heading, Paragraph, Table
 from microgpt.reports.run_families import Family
-from microgpt.reports.settings import exact
+from microgpt.reports.settings import exact, exact_values
 from microgpt.reports.tables import effect_rows
 
 NOTE = "Named before the runs began. The 95 % intervals are simultaneous for the rows of this table alone."
@@ -67,10 +67,6 @@ def contrasts_of(text: str, levels: Levels, found: Effects) -> Iterator[Contrast
 
 def has_values(settings: Mapping[str, Any], side: Side) -> bool:
     return all(exact(settings, key) == exact(side, key) for key in side)
-
-
-def exact_values(settings: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, ...]:
-    return tuple(exact(settings, key) for key in keys)
 
 
 def planned_blocks(plan: Plan, answers: Sequence[Effect], missing: Sequence[str], metric: str) -> list[Block]:

@@ -98,13 +98,17 @@ def determines(by: Sequence[str], key: str, variants: Sequence[Mapping[str, Any]
     """Return whether variants with equal values of the keys `by` have equal values of `key`."""
     values: dict[tuple[str, ...], set[str]] = {}
     for settings in variants:
-        values.setdefault(tuple(exact(settings, other) for other in by), set()).add(exact(settings, key))
+        values.setdefault(exact_values(settings, by), set()).add(exact(settings, key))
     return all(len(found) == 1 for found in values.values())
 
 
 def exact(settings: Mapping[str, Any], key: str) -> str:
     """Return a value as text that is unique to the value."""
     return json.dumps(settings.get(key), sort_keys=True)
+
+
+def exact_values(settings: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(exact(settings, key) for key in keys)
 
 
 def label(settings: Mapping[str, Any]) -> str:

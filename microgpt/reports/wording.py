@@ -96,8 +96,7 @@ def effect_sentence(one: Effect, metric: str) -> str:
     found = one.difference
     if not one.is_shown or found.mean is None:
         return f"{one.contrast.label}: {told(found, metric)}"
-    (factor,), (pair,) = one.contrast.factors, one.contrast.pairs
-    assert pair is not None
+    (factor,), pair = one.contrast.factors, one.contrast.pair
     helps = found.mean < 0
     words = f"{factor.label(pair[0])} is {'better' if helps else 'worse'} than {factor.value(pair[1])}"
     if factor.levels[pair[0]] is True:
@@ -121,20 +120,16 @@ def dependent_sentence(factor: Factor, found: Effects) -> str:
     average = f" (averaged over {listed(rest)})" if rest else ""
     combinations = math.prod(len(other.levels) for other in others)
     if len(effects) == combinations and common_sign(factor, effects):
-        (pair,) = effects[0].contrast.pairs
-        assert pair is not None
+        pair = effects[0].contrast.pair
         word = "worse" if common_sign(factor, effects) > 0 else "better"
         every = f"every{' combination of' * (len(others) > 1)} {names}{average}"
         sizes = listed([f"{size(one.difference)} with {where_of(one, others)}" for one in effects])
         return f"{factor.label(pair[0])} is {word} than {factor.value(pair[1])} with {every}: by {sizes}."
     by_pair: dict[str, list[str]] = {}
     for one in effects:
-        (pair,) = one.contrast.pairs
-        assert pair is not None
-        values = by_pair.setdefault(pair_label(factor, pair), [])
+        values = by_pair.setdefault(pair_label(factor, one.contrast.pair), [])
         values.append(f"{signed(one.difference)} with {where_of(one, others, with_key=not values)}")
-    for pair in {one.contrast.pairs[0] for one in effects}:
-        assert pair is not None
+    for pair in {one.contrast.pair for one in effects}:
         values = by_pair[pair_label(factor, pair)]
         if len(values) < combinations:
             lacking = [] if rest else missing_cells(found.design, {factor: pair})
@@ -207,8 +202,7 @@ KINDS: tuple[Kind, ...] = ("trend", "departure", "difference")
 
 
 def step(factor: Factor, one: Effect) -> str:
-    (pair,) = one.contrast.pairs
-    assert pair is not None
+    pair = one.contrast.pair
     where = f"from {factor.value(pair[1])} to {factor.value(pair[0])}"
     if not one.is_shown:
         return f"{where} no difference is shown ({signed(one.difference)})"

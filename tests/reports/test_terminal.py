@@ -16,9 +16,9 @@ from microgpt.reports.effect_report import comparisons_of
 from microgpt.reports.experiment_plan import Plan
 from microgpt.reports.paired_statistics import Verdict
 from microgpt.reports.rows import swept_keys
-from microgpt.reports.run_families import Family
+from microgpt.reports.run_families import Family, family_of
 from microgpt.reports.settings import column_names
-from microgpt.reports.terminal import runs_text, settings_text, sweep_family
+from microgpt.reports.terminal import runs_text, settings_text
 
 RATES = {0.01: 0.0, 0.02: 0.2, 0.03: 0.0001}  # learning rate: how much higher its loss is, with noise of 0.01
 
@@ -43,7 +43,7 @@ def settings_of(family: Family, width: int | None) -> str:
 
 
 def test_a_sweep_has_one_line_for_each_setting_the_best_first(sweep: Sweep) -> None:
-    family = sweep_family(sweep.rows, "it")
+    family = family_of(sweep.rows, "it")
     text = settings_of(family, None)
     assert text.startswith("it: 35 completed runs of 7 settings; val_loss, best first\n")
     header, *lines = text.splitlines()[1:9]
@@ -61,7 +61,7 @@ def test_a_sweep_has_one_line_for_each_setting_the_best_first(sweep: Sweep) -> N
 
 def test_the_differences_from_the_best_are_those_of_the_report(sweep: Sweep, tmp_path: Path) -> None:
     """One family of comparisons: the same difference, interval and verdict on the terminal, in the page and in JSON."""
-    family = sweep_family(sweep.rows, "it")
+    family = family_of(sweep.rows, "it")
     compared, _ = comparisons_of(family, Plan())
     assert compared is not None
     lines = settings_of(family, None).splitlines()[3:8]
@@ -86,17 +86,17 @@ def test_the_differences_from_the_best_are_those_of_the_report(sweep: Sweep, tmp
 def test_no_line_is_wider_than_the_terminal(sweep: Sweep, width: int) -> None:
     for seed in range(2):
         sweep.add(seed, 3.0, optim__name="adamw", schedule__warmup_steps=10, model__n_embd=32, train__batch_size=4)
-    for text in (settings_of(sweep_family(sweep.rows, "it"), width), runs_text(sweep.rows, width)):
+    for text in (settings_of(family_of(sweep.rows, "it"), width), runs_text(sweep.rows, width)):
         assert max(map(len, text.splitlines())) <= width
     if width < 120:
-        assert "best: n_embd=16 optim=adam lr=0.01" in settings_of(sweep_family(sweep.rows, "it"), width)
+        assert "best: n_embd=16 optim=adam lr=0.01" in settings_of(family_of(sweep.rows, "it"), width)
 
 
 def test_one_seed_of_each_shows_no_difference(tmp_path: Path) -> None:
     jobs = Sweep(tmp_path)
     for number in range(60):
         jobs.add(1, 2 + number / 100, optim__lr=0.01 + number / 1000)
-    text = settings_of(sweep_family(jobs.rows, "it"), None)
+    text = settings_of(family_of(jobs.rows, "it"), None)
     assert "60 settings; val_loss, best first, the first 40 of which are listed" in text
     assert "One seed of each: a difference cannot be told from chance." in text
     assert text.count("one seed") == 39
