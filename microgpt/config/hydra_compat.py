@@ -67,20 +67,12 @@ def apply_overrides(overrides: Sequence[Override], config: DictConfig) -> None:
     ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
 
 
-def dirname_style(config: DictConfig) -> dict[str, Any]:
-    """Return the format of hydra.job.override_dirname, for `overrides_dirname`."""
-    style: Any = OmegaConf.to_container(config.hydra.job.config.override_dirname) if HAS_VERSION_BASE else {}
-    return style
-
-
-def overrides_dirname(overrides: Sequence[Override], style: dict[str, Any]) -> str:
-    """Return hydra.job.override_dirname for a job with these overrides."""
+def override_dirname(config: DictConfig) -> Callable[[list[Override]], str]:
+    """Return the function that maps the overrides of a job to its hydra.job.override_dirname."""
     if not HAS_VERSION_BASE:
-        return OVERRIDE_DIRNAME
-    return config_loader_impl.get_overrides_dirname(
-        overrides=list(overrides), exclude_keys=style["exclude_keys"], item_sep=style["item_sep"],
-        kv_sep=style["kv_sep"],
-    )  # fmt: skip
+        return lambda overrides: OVERRIDE_DIRNAME
+    style: Any = OmegaConf.to_container(config.hydra.job.config.override_dirname)
+    return lambda overrides: config_loader_impl.get_overrides_dirname(overrides=overrides, **style)
 
 
 def is_group(loader: ConfigLoader, key: str) -> bool:

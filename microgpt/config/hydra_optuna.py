@@ -19,7 +19,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from microgpt.config.keys import value_at
+from microgpt.config.hydra_settings import Options, check_options
 from microgpt.errors import UserError
 from microgpt.installation import install_command
 
@@ -47,8 +47,7 @@ def is_seed(value: Any) -> bool:
     return value is None or (type(value) is int and 0 <= value < SEEDS)
 
 
-# Key of hydra.sweeper -> whether a value is allowed, and what is allowed
-OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
+OPTIONS: Options = {
     "direction": (lambda value: value in ("minimize", "maximize"), "minimize or maximize"),
     "n_trials": (is_count, "an integer of at least 1"),
     "n_jobs": (is_count, "an integer of at least 1"),
@@ -85,10 +84,7 @@ def new_optuna_sweeper(options: dict[str, Any]) -> Any:
     """Return the plugin's sweeper. Raises UserError for invalid keys of hydra.sweeper, or if a library is missing."""
     if (message := missing_plugin()) is not None:
         raise UserError(message)
-    for key, (is_allowed, allowed) in OPTIONS.items():
-        if not is_allowed(value := value_at(options, key)):
-            shown = "null" if value is None else value
-            raise UserError(f"hydra.sweeper.{key}={shown} is not allowed: it must be {allowed}")
+    check_options(options, OPTIONS)
     storage, installed = options["storage"], metadata.version("sqlalchemy")
     if storage is not None and not installed.startswith("1."):
         raise UserError(

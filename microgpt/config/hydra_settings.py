@@ -1,6 +1,6 @@
 """Checks a composed configuration, and rejects Hydra keys that cannot take effect (docs/hydra.md)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from microgpt.config.hydra_compat import is_plugin
 from microgpt.config.hydra_schema import explained_by_option, from_values
-from microgpt.config.keys import keys_of
+from microgpt.config.keys import keys_of, value_at
 from microgpt.config.schema import Config
 from microgpt.config.validation import check
 from microgpt.errors import UserError
@@ -20,6 +20,8 @@ FILLED = (
     "hydra.runtime", "hydra.overrides", "hydra.job.override_dirname", "hydra.job.config_name",
 )  # fmt: skip
 FILLED_IN_SWEEPS = ("hydra.job.num", "hydra.job.id")
+# Key of a sweeper -> whether a value is allowed, and what is allowed
+Options = Mapping[str, tuple[Callable[[Any], bool], str]]
 
 
 def checked_by_rules(plain: Any, choices: dict[str, Any]) -> Config:
@@ -63,6 +65,14 @@ def check_plugins(hydra: Any) -> None:
         if not is_plugin(target):
             given = f"hydra.{name}._target_={target or 'null'}"
             raise UserError(f"{given} is not allowed: it is not an installed plugin; choose hydra/{name}=<option>")
+
+
+def check_options(given: Mapping[str, Any], options: Options) -> None:
+    """Raise UserError for a key of hydra.sweeper with a value that is not allowed."""
+    for key, (is_allowed, allowed) in options.items():
+        if not is_allowed(value := value_at(given, key)):
+            shown = "null" if value is None else value
+            raise UserError(f"hydra.sweeper.{key}={shown} is not allowed: it must be {allowed}")
 
 
 def check_output_subdir(subdir: str | None) -> None:

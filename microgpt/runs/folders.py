@@ -165,6 +165,11 @@ def attempt_paths(parent: Path, name: str) -> Iterator[Path]:
     yield from (parent / f"{name}-{number}" for number in count(2))
 
 
+def claimable_path(parent: Path, name: str) -> Path:
+    """Return the first of `attempt_paths` that a new attempt may use."""
+    return next(path for path in attempt_paths(parent, name) if is_free(path) or has_failed_before_start(path))
+
+
 def make_unique(parent: Path, name: str) -> Path:
     """Create the first of `attempt_paths` that does not exist. `mkdir` is atomic between processes."""
     for path in attempt_paths(parent, name):
@@ -192,8 +197,7 @@ def record_failed_job(config: Any, invocation: Invocation, error: Exception) -> 
     sweep = invocation.job.sweep
     record = RunRecord.new(config, None, invocation)
     record.status, record.finished_at, record.error = "failed", timestamp(), str(error)
-    attempts = attempt_paths(sweep, invocation.job.name)
-    folder = next(path for path in attempts if is_free(path) or has_failed_before_start(path))
+    folder = claimable_path(sweep, invocation.job.name)
     folder.mkdir(parents=True, exist_ok=True)
     record.run_id = run_id_of(folder, outputs_of(sweep))
     record.write(folder)

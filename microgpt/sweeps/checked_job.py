@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, env_override
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from microgpt.config.hydra_compat import hydra_run_job
+from microgpt.config.hydra_compat import hydra_run_job, replaced
 from microgpt.config.hydra_settings import has_job_logging
 from microgpt.errors import UserError, describe
 
@@ -31,15 +31,6 @@ class StartedJob:
     run: Callable[[], float | None]
     folder: Path | None = None  # None: the job has no folder
     release: Callable[[], None] = lambda: None  # releases the lock of the folder
-
-
-class Starter(Protocol):
-    """The application as Hydra's task function."""
-
-    def __call__(self, composed: DictConfig) -> float | None: ...
-    def start(self, composed: DictConfig) -> StartedJob:
-        """Check a job and lock its folder. `composed` includes the `hydra` node."""
-        ...
 
 
 @dataclass
@@ -69,9 +60,7 @@ def run_job(
 
     The job is checked before Hydra creates the folder, writes its files, calls callbacks and configures logging.
     """
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().cfg = config  # pyright: ignore[reportAttributeAccessIssue] (set_config would copy it)
-    try:
+    with replaced(HydraConfig.instance(), "cfg", config):  # set_config would copy it
         if (folder := folder_named(config, job_dir_key, job_subdir_key)) is not None:
             set_hydra(config, "runtime", "output_dir", os.path.abspath(folder))  # noqa: PTH100 (as Hydra does)
         environment = dict(config.hydra.job.env_set)
@@ -98,8 +87,6 @@ def run_job(
             raise
         finally:
             started.release()
-    finally:
-        HydraConfig.instance().cfg = before
     return JobResult(**vars(result))
 
 

@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from microgpt.config.hydra_compat import apply_overrides, dirname_style, is_group, overrides_dirname
+from microgpt.config.hydra_compat import apply_overrides, is_group, override_dirname
 from microgpt.config.hydra_settings import check_output_subdir
 from microgpt.config.keys import value_at
 from microgpt.errors import UserError
@@ -98,7 +98,7 @@ class Base:
         self.full = full
         self.choices = dict(full.hydra.runtime.choices)
         self.config = without_hydra(full)
-        self.dirname_style = dirname_style(full)
+        self.override_dirname = override_dirname(full)
         self.first: dict[str, Any] | None = None  # the values of one job, if they have no interpolations
         self.known_texts: dict[str, tuple[Any, str]] = {}  # key -> value of the last job, and its YAML
         self.unchanged: set[tuple[str, type]] = set()  # keys with types of values that OmegaConf leaves unchanged
@@ -185,8 +185,7 @@ class Composer:
         own = [one.override for one in parsed if one.is_own]
         lines = tuple(str(override.input_line) for override in own)
         portable = tuple(one.portable for one in parsed if one.is_plain)
-        dirname = overrides_dirname(own, base.dirname_style)
-        settings = JobSettings(number, lines, dirname, self.sweep_dir, portable)
+        settings = JobSettings(number, lines, base.override_dirname(own), self.sweep_dir, portable)
         if is_copy and base.place is not None:
             place, config = replace(base.place, subdir=str(number)), None
         else:

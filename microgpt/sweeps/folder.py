@@ -28,10 +28,9 @@ from microgpt.errors import UserError
 from microgpt.runs.folders import (
     RunFolder,
     attempt_order,
-    attempt_paths,
+    claimable_path,
     has_failed_before_start,
     interrupted,
-    is_free,
     key_of_sweep,
     outputs_of,
     remove_results,
@@ -178,7 +177,7 @@ class SweepFolder:
             return completed.path
         attempts = reversed(self.attempts_at(identity) if resume else [])
         found = next((one.path for one in attempts if one.status in (*STOPPED, "failed")), None)
-        return found or next(path for path in attempt_paths(self.path, name) if is_claimable(path))
+        return found or claimable_path(self.path, name)
 
     def claim(self, identity: JobIdentity, name: str, lock: FileLock, resume: bool, keep_checkpoints: int) -> RunFolder:
         """Return the folder for the holder of a job's lock.
@@ -200,7 +199,7 @@ class SweepFolder:
         """Create and return <name> or, if a run uses it, <name>-2, ... Must be called within `creating_folders`."""
         if make_new(self.path / name):
             return self.path / name
-        path = next(path for path in attempt_paths(self.path, name) if is_claimable(path))
+        path = claimable_path(self.path, name)
         path.mkdir(parents=True, exist_ok=True)
         (path / RECORD).unlink(missing_ok=True)
         remove_temporary_files(path)
@@ -225,11 +224,6 @@ def released(lock: FileLock) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def is_claimable(path: Path) -> bool:
-    """Return whether a new attempt may use a folder."""
-    return is_free(path) or has_failed_before_start(path)
 
 
 def process_lock(number: int) -> str:

@@ -22,7 +22,7 @@ from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from microgpt.atomic import write_file
-from microgpt.config.hydra_compat import apply_overrides
+from microgpt.config.hydra_compat import apply_overrides, replaced
 from microgpt.errors import UserError
 
 CACHED_TEXTS = 10_000
@@ -95,7 +95,7 @@ class JobCallbacks:
     def start(self, folder: Path) -> None:
         setup_globals()  # needed if this is a worker process
         config = self.config = copy.deepcopy(self.full)
-        with self.current():
+        with self.restored():
             self.settings.apply(config)
             config.hydra.runtime.output_dir = str(folder.absolute())
             HydraConfig.instance().set_config(config)
@@ -112,7 +112,7 @@ class JobCallbacks:
         if config is None:
             return
         own = without_hydra(config)
-        with self.current():
+        with self.restored():
             HydraConfig.instance().set_config(config)
             job_return = JobReturn(
                 overrides=list(self.settings.overrides),
@@ -144,14 +144,9 @@ class JobCallbacks:
                     if vars(callback)[name] is noted[name]:
                         vars(callback)[name] = value
 
-    @contextlib.contextmanager
-    def current(self) -> Iterator[None]:
+    def restored(self) -> contextlib.AbstractContextManager[None]:
         """Restore the configuration of HydraConfig at the end of the block."""
-        before = HydraConfig.instance().cfg
-        try:
-            yield
-        finally:
-            HydraConfig.instance().cfg = before
+        return replaced(HydraConfig.instance(), "cfg", HydraConfig.instance().cfg)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 
+from microgpt.config.hydra_settings import Options, check_options
 from microgpt.config.schema import Config
 from microgpt.errors import UserError
 from microgpt.runs.record import RunRecord, timestamp
@@ -20,6 +21,21 @@ if TYPE_CHECKING:
 
 FIRST_SEEDS = 32
 MOST_PRINTED = 12  # intervals printed at the end
+
+
+def is_count(value: Any) -> bool:
+    return type(value) is int and value >= 2
+
+
+def is_width(value: Any) -> bool:
+    return isinstance(value, int | float) and isfinite(value) and value > 0
+
+
+OPTIONS: Options = {
+    "half_width": (is_width, "a number above 0, for example 0.003"),
+    "max_seeds": (is_count, "a whole number of at least 2"),
+    "first_seeds": (lambda value: value is None or is_count(value), "a whole number of at least 2, or null"),
+}
 
 
 class PrecisionSweeper(PlannedSweeper):
@@ -34,7 +50,7 @@ class PrecisionSweeper(PlannedSweeper):
         self.first_seeds = first_seeds
 
     def stages(self, overrides: list[Override]) -> Stages:
-        self.check_options()
+        check_options(vars(self), OPTIONS)
         values = values_of(overrides)
         given = values.pop("seed", [])
         variants = self.variants(values)
@@ -64,19 +80,6 @@ class PrecisionSweeper(PlannedSweeper):
             found = self.found() or found
             lines = found.sentences()
         print("\n".join([*lines, *printed(found)]), flush=True)
-
-    def check_options(self) -> None:
-        """Raise UserError for an option that is not allowed."""
-        number = isinstance(self.half_width, int | float) and isfinite(self.half_width) and self.half_width > 0
-        first = self.first_seeds is None or is_count(self.first_seeds)
-        for name, holds, allowed in (
-            ("half_width", number, "a number above 0, for example 0.003"),
-            ("max_seeds", is_count(self.max_seeds), "a whole number of at least 2"),
-            ("first_seeds", first, "a whole number of at least 2, or null"),
-        ):
-            if not holds:
-                value = "null" if getattr(self, name) is None else getattr(self, name)
-                raise UserError(f"hydra.sweeper.{name}={value} is not allowed: it must be {allowed}")
 
     def seed_of(self, job: Sequence[str]) -> int:
         """Return the seed that the last override of a job sets, which may be an interpolation. Raises UserError."""
@@ -168,10 +171,6 @@ class PrecisionSweeper(PlannedSweeper):
             about = "" if seconds is None else f", about {duration(runs * seconds)}"
             lines.append(f"second stage: {more} more seeds of each variant: {runs:,} runs{about}")
         return [*lines, *found.remarks]
-
-
-def is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 2
 
 
 def is_whole(results: Sequence[JobReturn]) -> bool:
