@@ -23,6 +23,7 @@ IGNORED_KEYS = {
     "config": "config_hash covers it, and a new key that keeps its default is no difference",
 }
 HASH_KEYS = ["config_hash", "comparison"]  # also ignored with --allow-config-hash
+DURATION = re.compile(r"\b[\d.]+(?:e-\d+)? s\b")  # in the sentences of report.json
 RUN_FOLDER = re.compile(r"\d{4}-\d\d-\d\d[/_]\d\d-\d\d-\d\d_[0-9a-f]{8}(?:-\d+)?")
 
 
@@ -78,8 +79,9 @@ def read_folder(folder: Path, ignored: set[str]) -> dict[str, dict[Place, Any]]:
             value = READERS[path.suffix](path)
         else:
             continue
+        timed = path.name == "report.json"
         found[neutral(path.relative_to(folder).as_posix())] = {
-            place: neutral(leaf) if isinstance(leaf, str) else leaf
+            place: neutral(DURATION.sub("_ s", leaf) if timed else leaf) if isinstance(leaf, str) else leaf
             for place, leaf in flatten(value)
             if ignored.isdisjoint(place)
         }

@@ -185,6 +185,7 @@ def draw_strip(axes: "Axes", place: int, row: Strip) -> None:
     axes.plot([row.mean], [below], marker="D", markersize=5, color=INK, markerfacecolor=PAPER, linestyle="none")
     axes.annotate(
         shortened(row.label, 60), (0, place - 0.26), xycoords=("axes fraction", "data"), va="bottom", fontsize=8.5,
+        bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.8},
     )  # fmt: skip
 
 
