@@ -248,13 +248,10 @@ def health(models: Sequence[str], seconds: float, rounds: int, folder: Path) -> 
                 times += probe_health(server.url, seconds)
                 if load:
                     loaded.append(figures(load))
-        rates = [f"{median(loaded, 'rate'):,.0f}", f"{refused_share(loaded):.0%}"] if loaded else ["", ""]
+        refused, sent = (sum(each[key] for each in loaded) for key in ("refused", "requests"))
+        rates = [f"{median(loaded, 'rate'):,.0f}", f"{refused / max(sent, 1):.0%}"] if loaded else ["", ""]
         found = [f"{each:.1f}" for each in np.quantile(times, [0.5, 0.99, 1.0])]
         print(harness.line([f"{name}{path}", clients, *found, len(times), *rates]), flush=True)
-
-
-def refused_share(loaded: Sequence[dict[str, float]]) -> float:
-    return sum(each["refused"] for each in loaded) / max(sum(each["requests"] for each in loaded), 1)
 
 
 def main() -> None:

@@ -20,7 +20,6 @@ from microgpt.reports.paired_statistics import Difference, Verdict, contrast, di
 from microgpt.reports.screening_model import (
     TOLERANCE,
     alias_remarks,
-    has_main_effects,
     is_screening,
     model_of,
     screening_contrasts,
@@ -95,7 +94,7 @@ def compare(design: Design) -> Compared:
     Also the difference of each cell, including those that no effect uses, from the one with the lowest mean.
     """
     model = model_of(design) if is_screening(design) else None
-    if model and has_main_effects(design, model):
+    if model and all((number,) in model.columns for number in range(len(design.factors))):  # all main effects
         contrasts = [one for one in screening_contrasts(design, model) if is_comparable(one, design)]
         effects = replace(estimated(design, contrasts, alias_remarks(design, model)), is_screening=True)
         return Compared(replace(effects, depends=interacting(effects)), *against_best(design))

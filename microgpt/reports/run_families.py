@@ -82,9 +82,9 @@ class Family:
         completed = {(row.fingerprint, str(row.seed)) for row in self.rows}
         return [row for row in self.not_completed if (row.fingerprint, str(row.seed)) not in completed]
 
-    def samples(self, column: str | None = None) -> dict[str, dict[int, float]]:
-        """Return the metric, or another column, of every variant that has values: name -> seed -> value."""
-        found = {variant.name: variant.values(column or self.metric) for variant in self.variants}
+    def samples(self) -> dict[str, dict[int, float]]:
+        """Return the metric of every variant that has values: name -> seed -> value."""
+        found = {variant.name: variant.values(self.metric) for variant in self.variants}
         return {name: values for name, values in found.items() if values}
 
     @cached_property
@@ -129,7 +129,10 @@ def families(rows: Sequence[Row]) -> list[Family]:
     for row in rows:
         if row.job:
             sweeps.setdefault(row.folder.parent, []).append(row)
-    found = [(place[members[0]], ablation_family(key, members)) for key, members in ablations.items()]
+    found = [
+        (place[members[0]], new_family("ablation", key, members, [ABLATION.index(row.variant) for row in members]))
+        for key, members in ablations.items()
+    ]
     for members in sweeps.values():
         keys = {ablation_of.get(row) for row in members if row.is_completed}
         if len(members) > 1 and keys and (len(keys) > 1 or None in keys):
@@ -166,10 +169,6 @@ def ablation_groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
     of_sweep = Counter(next(iter(own)) for own in sweeps.values() if len(own) == 1 and None not in own)
     many = {sweep for sweep, number in of_sweep.items() if number > MOST_ABLATIONS}
     return {key: members for key, members in found.items() if not (len(sweeps[key]) == 1 and sweeps[key] <= many)}
-
-
-def ablation_family(key: str, rows: Sequence[Row]) -> Family:
-    return new_family("ablation", key, rows, [ABLATION.index(row.variant) for row in rows])
 
 
 def sweep_family(rows: Sequence[Row]) -> Family:

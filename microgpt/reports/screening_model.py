@@ -60,10 +60,6 @@ def model_of(design: Design) -> Model:
     return model
 
 
-def has_main_effects(design: Design, model: Model) -> bool:
-    return all((number,) in model.columns for number in range(len(design.factors)))
-
-
 def screening_contrasts(design: Design, model: Model) -> Iterator[Contrast]:
     """Yield the main effects, then the interactions that the model has."""
     inverse = np.linalg.pinv(model.matrix)[1:]  # (effects, cells): the coefficients of the columns -1 and 1

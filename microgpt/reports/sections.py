@@ -228,7 +228,8 @@ def difference_tables(compared: Sequence[Comparison]) -> list[Table]:
     if not compared:
         return []
     note = f"The difference is a - b. {tables.explanation([one.difference for one in compared])}"
-    return [Table("Differences between variants", tables.comparison_rows(compared), note)]
+    rows = [{"a": one.a.name, "b": one.b.name, **tables.difference_cells(one.difference)} for one in compared]
+    return [Table("Differences between variants", rows, note)]
 
 
 def common_budgets(family: Family, read: Reader) -> tuple[list[str], list[Table]]:

@@ -8,7 +8,7 @@ from microgpt.reports.factor_effects import Compared, Effect, Effects
 from microgpt.reports.paired_statistics import Difference, Interval, Verdict, number_of_seeds, summary
 from microgpt.reports.report import Cells
 from microgpt.reports.run_families import Family
-from microgpt.reports.variant_comparisons import Comparison, comparisons
+from microgpt.reports.variant_comparisons import comparisons
 
 MOST_DECIMALS = 6
 MOST_NEEDED = 1000  # seeds; estimates of more are too uncertain to state
@@ -106,10 +106,6 @@ def effect_rows_of_ablation(effects: Effects) -> list[Cells]:
         }
         for one in effects.averaged or effects.simple
     ]
-
-
-def comparison_rows(compared: Sequence[Comparison]) -> list[Cells]:
-    return [{"a": one.a.name, "b": one.b.name, **difference_cells(one.difference)} for one in compared]
 
 
 def budget_rows(budget: Budget) -> list[Cells]:

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from microgpt.atomic import naming
@@ -21,20 +21,16 @@ from microgpt.runs.checkpoint_format import Meta, Progress
 from microgpt.runs.checkpoint_paths import BEST, LATEST, is_checkpoint, linked, step_name
 
 
+@dataclass(eq=False)
 class CheckpointStore:
     """The checkpoints of one run: holds the newest and the best in memory, writes and links them, removes old ones."""
 
-    def __init__(self, directory: Path, keep: int, keep_at_end: int | None = None, keep_optimizer_state: bool = True):
-        """Keep the `keep` newest checkpoints (`keep_at_end` after the last step) and the best.
-
-        Unless `keep_optimizer_state`, the checkpoints that are left after the last step have no moments.
-        """
-        self.directory = directory
-        self.keep = keep
-        self.keep_at_end = keep if keep_at_end is None else keep_at_end
-        self.keep_optimizer_state = keep_optimizer_state
-        self.held: Snapshot | None = None  # the newest checkpoint until it is written
-        self.held_best: Snapshot | None = None
+    directory: Path
+    keep: int  # number of the newest checkpoints that are kept besides the best
+    keep_at_end: int | None = None  # the same after the last step; None: `keep`
+    keep_optimizer_state: bool = True  # whether the checkpoints that are left after the last step have moments
+    held: Snapshot | None = None  # the newest checkpoint until it is written
+    held_best: Snapshot | None = None
 
     def save(self, meta: Meta, state: EngineState, progress: Progress) -> Path:
         """Write a checkpoint."""
@@ -89,7 +85,7 @@ class CheckpointStore:
 
     def finish(self) -> None:
         """Remove the checkpoints, and the moments in them, that are not needed after the last step."""
-        self.keep = self.keep_at_end
+        self.keep = self.keep if self.keep_at_end is None else self.keep_at_end
         self.prune()
         if not self.keep_optimizer_state:
             for path in self.steps():

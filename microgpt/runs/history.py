@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from microgpt.atomic import naming, write_atomically
@@ -9,12 +10,12 @@ from microgpt.atomic import naming, write_atomically
 HistoryLine = dict[str, float]  # step (steps done), tokens so far; after step 0: loss, lr; if evaluated: val_loss
 
 
+@dataclass
 class History:
     """The lines of a run, ordered by step."""
 
-    def __init__(self, path: Path):
-        self.path = path
-        self.unwritten: list[HistoryLine] = []
+    path: Path
+    unwritten: list[HistoryLine] = field(default_factory=list)
 
     def rewind(self, step: int) -> None:
         """Remove the lines from `step` on, which a resumed run writes again, and an incomplete last line."""

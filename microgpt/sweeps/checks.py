@@ -67,32 +67,18 @@ def check_plans(configs: Sequence[Config]) -> None:
             check_plan(plan, levels)
 
 
+@dataclass
 class JobChecker:
     """Composes and checks the jobs of the sweep in `folder`."""
 
-    def __init__(
-        self,
-        composer: Composer,
-        folder: Path,
-        *,
-        trains_here: bool,
-        has_trials: bool = False,
-        callbacks: Any = None,
-        task_function: TaskFunction | None = None,
-    ):
-        """`trains_here`: the jobs are trained on this machine, so anything that it lacks is an error.
-
-        `has_trials`: the jobs are trials of an optimizing sweeper and have the numbers of the trials.
-        `callbacks`: Hydra's callbacks, which are called for each job with Hydra's `task_function`.
-        """
-        self.composer = composer
-        self.callbacks = callbacks
-        self.task_function = task_function
-        self.folder = folder
-        self.trains_here = trains_here
-        self.has_trials = has_trials
-        self.checked = CheckedJobs()
-        self.reader: InputReader | None = None  # reader of the training jobs' data
+    composer: Composer
+    folder: Path
+    trains_here: bool  # whether the jobs are trained on this machine, so that anything that it lacks is an error
+    has_trials: bool = False  # whether the jobs are trials of an optimizing sweeper, with the numbers of the trials
+    callbacks: Any = None  # Hydra's callbacks, which are called for each job with Hydra's `task_function`
+    task_function: TaskFunction | None = None
+    checked: CheckedJobs = field(default_factory=CheckedJobs)
+    reader: "InputReader | None" = None  # reader of the training jobs' data
 
     def check(self, job_overrides: Mapping[int, Sequence[str]]) -> CheckedJobs:
         """Check the jobs that have not been checked yet. Returns all checked jobs."""

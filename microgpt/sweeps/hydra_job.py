@@ -9,7 +9,7 @@ import copy
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -81,16 +81,16 @@ class JobSettings:
         hydra.runtime.output_dir = os.path.abspath(folder)  # noqa: PTH100 (as Hydra does)
 
 
+@dataclass(eq=False)
 class JobCallbacks:
     """Calls Hydra's callbacks for a job. The job's configuration is built only at its start: sweeps have many jobs."""
 
-    def __init__(self, callbacks: Any, task_function: TaskFunction, full: DictConfig, settings: JobSettings):
-        self.callbacks = callbacks
-        self.task_function = task_function
-        self.full = full  # shared by all jobs with the same `Base`
-        self.settings = settings
-        self.config: DictConfig | None = None
-        self.noted: list[dict[str, Any]] = []  # attributes that each callback has set in on_job_start
+    callbacks: Any
+    task_function: TaskFunction
+    full: DictConfig  # shared by all jobs with the same `Base`
+    settings: JobSettings
+    config: DictConfig | None = None
+    noted: list[dict[str, Any]] = field(default_factory=list)  # attributes that each callback has set in on_job_start
 
     def start(self, folder: Path) -> None:
         setup_globals()  # needed if this is a worker process

@@ -44,15 +44,9 @@ class VectorizedLauncher(Launcher):
         self.task_function = task_function
         self.config = config
         self.folder = Path(str(config.hydra.sweep.dir))
-        composer = Composer(hydra_context.config_loader, config)
-        self.checker = JobChecker(
-            composer,
-            self.folder,
-            trains_here=self.executor not in ON_OTHER_MACHINES,
-            has_trials=current_sweep().has_trials,
-            callbacks=hydra_context.callbacks,
-            task_function=task_function,
-        )
+        composer, is_here = Composer(hydra_context.config_loader, config), self.executor not in ON_OTHER_MACHINES
+        has_trials = current_sweep().has_trials
+        self.checker = JobChecker(composer, self.folder, is_here, has_trials, hydra_context.callbacks, task_function)
         self.numbers: Sequence[int] | None = None  # of the next jobs; None: consecutive, from `initial_job_idx`
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
@@ -20,18 +21,18 @@ from microgpt.errors import MicrogptError, UserError
 from microgpt.runs.record import timestamp
 
 
+@dataclass
 class Sweep:
     """The jobs of one call of the program: those of a sweep or, without a folder, a single run."""
 
-    def __init__(self) -> None:
-        self.name = ""  # of the sweep's folder (the resolver sweep_id)
-        self.errors: list[Exception] = []  # errors of the jobs that ran in this process
-        self.folder: Path | None = None
-        self.archived: Path | None = None  # the new path of an earlier sweep of the same command (sweep.fresh=true)
-        self.has_trials = False  # whether an optimizing sweeper proposes the jobs
-        self.started = ""
-        self.outputs_dir = Path()
-        self.results_dir = Path()
+    name: str = ""  # of the sweep's folder (the resolver sweep_id)
+    errors: list[Exception] = field(default_factory=list)  # errors of the jobs that ran in this process
+    folder: Path | None = None
+    archived: Path | None = None  # the new path of an earlier sweep of the same command (sweep.fresh=true)
+    has_trials: bool = False  # whether an optimizing sweeper proposes the jobs
+    started: str = ""
+    outputs_dir: Path = Path()
+    results_dir: Path = Path()
 
     def start(self, config: DictConfig) -> None:
         """Start the sweep.

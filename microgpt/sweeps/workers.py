@@ -182,14 +182,14 @@ def supervised(shares: list[Share], files: Path, stop: StopRequest, cancel: Call
         supervision.result()
 
 
+@dataclass
 class FollowedFile:
     """A growing text file whose new lines are printed after a prefix."""
 
-    def __init__(self, path: Path, prefix: str, stream: str):
-        self.path = path
-        self.prefix = prefix
-        self.stream = stream  # out | err
-        self.printed = 0  # bytes
+    path: Path
+    prefix: str
+    stream: str  # out | err
+    printed: int = 0  # bytes
 
     def print_new(self, is_last: bool) -> None:
         """Print the new complete lines and, at the end, an incomplete last line."""
