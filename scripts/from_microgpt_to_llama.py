@@ -21,6 +21,7 @@ import harness
 
 import microgpt
 from microgpt.errors import MicrogptError
+from microgpt.reports.experiments.ladder import half_width
 from microgpt.reports.paired_statistics import paired, summary
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "from-microgpt-to-llama.md"
@@ -97,11 +98,8 @@ def mean(trained: Trained) -> str:
 
 def effect(after: Trained, before: Trained) -> str:
     found = paired(after.losses, before.losses)
+    assert found.mean is not None
     return f"{found.mean:+.4f}" + half_width(found.mean, found.interval)
-
-
-def half_width(middle: float | None, interval: Any) -> str:
-    return "" if interval is None else f" ± {interval.high - middle:.4f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -65,16 +65,11 @@ def keys_with_help(*, _root_: DictConfig) -> str:
     return "\n".join(lines).replace("$", "$$")
 
 
-def from_omegaconf(composed: DictConfig, choices: dict[str, Any]) -> Config:
-    """Return the composed configuration as frozen dataclasses; `choices` maps groups to the chosen options.
-
-    Raises UserError for a key that the schema does not have.
-    """
-    return from_values(OmegaConf.to_container(composed, resolve=True), choices)
-
-
 def from_values(plain: Any, choices: dict[str, Any]) -> Config:
-    """Do the same as `from_omegaconf` for a configuration that OmegaConf has checked, given as dictionaries."""
+    """Return a configuration that OmegaConf has checked, given as dictionaries, as frozen dataclasses.
+
+    `choices` maps groups to the chosen options. Raises UserError for a key that the schema does not have.
+    """
     refuse_unknown_keys(plain)  # Hydra accepts any key that is added with +
     for key in keys_of(Config):
         if key not in plain:

@@ -12,7 +12,7 @@ import numpy as np
 
 from microgpt.reports.curves import Band
 from microgpt.reports.paired_statistics import Interval
-from microgpt.reports.plot_style import COLOURS, FAINT, INK, PAPER, WIDTH, line_style, new_axes, plot_style, shortened
+from microgpt.reports.plot_style import FAINT, INK, PAPER, WIDTH, line_style, new_axes, plot_style, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,21 +57,17 @@ def curves(
     legend = LEGEND_ROW * math.ceil(len(bands) / columns)
     with plot_style():
         figure, axes = new_axes(2.75 + legend, bottom=0.46 + legend)
-        means: list[np.ndarray] = []
-        high_means: list[np.ndarray] = []
-        ends: list[np.ndarray] = []
+        shown = bands if from_x is None else {name: band.since(from_x) for name, band in bands.items()}
         lines: list[Line2D] = []
-        for number, (name, band) in enumerate(bands.items()):
-            rows = slice(None) if from_x is None else band.x >= from_x
-            x, mean, low_end, high_end = band.x[rows], band.mean[rows], band.low[rows], band.high[rows]
-            every = max(1, len(x) // 8)
-            style = line_style(number)
-            (line,) = axes.plot(x, mean, label=shortened(name, 54), markevery=(number % every, every), **style)
-            axes.fill_between(x, low_end, high_end, color=COLOURS[number % len(COLOURS)], alpha=0.18, linewidth=0)
-            (high_means if name in high else means).append(mean)
-            ends += [] if name in high else [low_end, high_end]
-            lines.append(line)
-        limit_to(axes, np.concatenate(means or high_means), np.concatenate(ends or high_means))
+        for number, (name, band) in enumerate(shown.items()):
+            style, every = line_style(number), max(1, len(band.x) // 8)
+            label, marked = shortened(name, 54), (number % every, every)
+            lines += axes.plot(band.x, band.mean, label=label, markevery=marked, **style)
+            axes.fill_between(band.x, band.low, band.high, color=style["color"], alpha=0.18, linewidth=0)
+        inside = [band for name, band in shown.items() if name not in high]
+        means = [band.mean for band in inside or shown.values()]
+        ends = [end for band in inside for end in (band.low, band.high)] or means
+        limit_to(axes, np.concatenate(means), np.concatenate(ends))
         for line in lines:
             values = np.asarray(line.get_ydata())
             if values[len(values) > 1 :].min() > axes.get_ylim()[1]:

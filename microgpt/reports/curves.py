@@ -45,6 +45,11 @@ class Band:
     high: np.ndarray
     runs: int
 
+    def since(self, x: float) -> "Band":
+        """Return the part from an x on."""
+        rows = self.x >= x
+        return Band(self.x[rows], self.mean[rows], self.low[rows], self.high[rows], self.runs)
+
 
 def read_curve(folder: Path, steps_per_sec: float | None = None) -> Curve:
     """Read the history in a run's folder. A missing or unreadable one gives a curve without points."""

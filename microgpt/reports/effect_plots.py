@@ -166,7 +166,7 @@ def interaction(family: Family, found: Effects, a: Factor, b: Factor) -> "Figure
             for x, one in zip(at, known.values(), strict=True):
                 if one.interval is not None:
                     ends = [one.interval.low, one.interval.high]
-                    axes.plot([x, x], ends, color=COLOURS[line % len(COLOURS)], linewidth=1.6, alpha=0.7)
+                    axes.plot([x, x], ends, color=line_style(line)["color"], linewidth=1.6, alpha=0.7)
         axes.set_xticks(places, [shortened(along.value(level), 14) for level in range(len(along.levels))])
         axes.margins(x=0.12)
         axes.set_xlabel(along.name)

@@ -3,9 +3,10 @@
 import re
 
 import pytest
+from omegaconf import OmegaConf
 from support.compositions import composed, composition
 
-from microgpt.config.hydra_schema import from_omegaconf
+from microgpt.config.hydra_schema import from_values
 from microgpt.config.validation import check
 from microgpt.errors import UserError
 
@@ -124,7 +125,7 @@ def test_broken_rule_names_key_and_value(overrides: list[str], key: str, value: 
 
 def test_key_added_with_plus_is_refused_with_what_was_meant() -> None:
     with pytest.raises(UserError, match=r"^train\.step is not a key: .*did you mean train\.steps\?$"):
-        from_omegaconf(composition("+train.step=3"), {})
+        from_values(OmegaConf.to_container(composition("+train.step=3"), resolve=True), {})
 
 
 def test_temperature_zero_and_the_widest_allowed_values_are_accepted() -> None:

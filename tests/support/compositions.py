@@ -1,14 +1,13 @@
 """Configurations as Hydra composes them, without starting the program."""
 
 from functools import cache
-from typing import cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from microgpt.app import config_directory
-from microgpt.config.hydra_schema import from_omegaconf, register_schema
+from microgpt.config.hydra_schema import from_values, register_schema
 from microgpt.config.schema import Config
 
 
@@ -27,4 +26,4 @@ def composed(*overrides: str) -> Config:
     options = [override for override in overrides if "." not in override.split("=")[0]]
     keys = [override for override in overrides if override not in options]
     merged = OmegaConf.merge(composition(*options), OmegaConf.from_dotlist(keys))
-    return from_omegaconf(cast(DictConfig, merged), {})
+    return from_values(OmegaConf.to_container(merged, resolve=True), {})

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from microgpt.app import config_directory
-from microgpt.config.hydra_schema import from_omegaconf, from_values, register_schema
+from microgpt.config.hydra_schema import from_values, register_schema
 from microgpt.config.schema import Config
 from microgpt.sweeps.composition import Composer
 
@@ -33,7 +33,7 @@ def as_hydra_does(composer: Composer, overrides: list[str]) -> Config:
     choices = dict(composed.hydra.runtime.choices)
     OmegaConf.set_struct(composed, False)
     del composed["hydra"]
-    return from_omegaconf(composed, choices)
+    return from_values(OmegaConf.to_container(composed, resolve=True), choices)
 
 
 def quickly(composer: Composer, overrides: list[str]) -> Config:

@@ -36,8 +36,7 @@ def ladder_chart(series: Mapping[str, Sequence[tuple[str, Summary]]], *, x_label
         figure, axes = new_axes(0.7 + ROW * len(rows) + legend, left=1.75, bottom=0.46 + legend)
         places = np.arange(len(rows))
         for number, (name, found) in enumerate(series.items()):
-            style = line_style(number)
-            at = places + 0.16 * number
+            style, at = line_style(number), places + 0.16 * number
             axes.plot([one.mean for _, one in found], at, label=name, alpha=0.9, **style)
             for place, (_, one) in zip(at, found, strict=True):
                 if one.interval is not None:
