@@ -115,11 +115,16 @@ def argument(kind: str) -> tuple[Callable[[Any], Any], Any]:
     """Return what converts an argument for ctypes, and its C type."""
     if kind in NUMBERS:
         return NUMBERS[kind]
-    dtype = None if kind == "record*" else np.dtype(kind.removesuffix("*"))
+    if kind == "record*":
+        return lambda record: record.ctypes.data, ctypes.c_void_p
+    dtype = np.dtype(kind.removesuffix("*"))
 
     def address(array: np.ndarray) -> int:
-        if (dtype is not None and array.dtype != dtype) or not array.flags.c_contiguous:
+        if array.dtype != dtype or not array.flags.c_contiguous:
             raise TypeError(f"a kernel needs a contiguous array of {kind}, not {array.dtype}")
-        return array.__array_interface__["data"][0]
+        try:
+            return ctypes.addressof(ctypes.c_char.from_buffer(array))  # a quarter of the time of array.ctypes.data
+        except (TypeError, ValueError):  # read-only, or empty
+            return array.ctypes.data
 
     return address, ctypes.c_void_p
