@@ -105,7 +105,11 @@ def serving(program: Sequence[str], folder: Path, checkout: Path | None = None) 
     """Run a server, of another checkout if one is given; yield the server once it has printed its address."""
     variables = {"PYTHONPATH": str(checkout)} if checkout else {}
     process = subprocess.Popen(
-        [sys.executable, *program], cwd=folder, stdout=subprocess.PIPE, text=True, env={**os.environ, **variables}
+        [sys.executable, *program],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **harness.KEEPS_MODULES, **variables},
     )
     assert process.stdout is not None
     try:

@@ -18,6 +18,7 @@ from microgpt.data.sources import DATA_DIR_VARIABLE
 from microgpt.errors import MicrogptError, UserError
 
 Item = TypeVar("Item")
+KEEPS_MODULES = {"PYTHONDONTWRITEBYTECODE": ""}  # programs are timed as users run them, with compiled Python modules
 
 
 def say(text: str) -> None:
@@ -43,7 +44,7 @@ def run(
     pin = (lambda: os.sched_setaffinity(0, cores)) if cores else None
     try:
         done = subprocess.run(
-            command, cwd=folder, env={**os.environ, **(environment or {})}, preexec_fn=pin,
+            command, cwd=folder, env={**os.environ, **KEEPS_MODULES, **(environment or {})}, preexec_fn=pin,
             capture_output=True, text=True, errors="replace", check=False,
         )  # fmt: skip
     except OSError as error:
