@@ -33,7 +33,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from result_files import HASH_KEYS, IGNORED_KEYS, compare_folders, describe
+from result_files import IGNORED_KEYS, compare_folders, describe
 from version_cases import CASES, INPUTS, Step
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -166,7 +166,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="print the cases and their commands")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="new folder in which to keep the scratch folders")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="folder with names.txt; default: MICROGPT_DATA_DIR")
-    parser.add_argument("--allow-config-hash", action="store_true", help="ignore differences in config_hash")
+    parser.add_argument(
+        "--ignore",
+        nargs="+",
+        metavar="KEY",
+        default=[],
+        help="further keys of the files, such as config_hash comparison",
+    )
     parsed = parser.parse_args(arguments)
     if not parsed.list and parsed.before is None:
         parser.error("--before REV is required")
@@ -181,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name in parsed.only:
             print(name, *(step if isinstance(step, str) else step.arguments for step in CASES[name]), sep="\n    ")
         return 0
-    ignored = {*IGNORED_KEYS, *(HASH_KEYS if parsed.allow_config_hash else [])}
+    ignored = {*IGNORED_KEYS, *parsed.ignore}
     with tempfile.TemporaryDirectory(prefix="compare-versions-") as temporary:
         folder = (parsed.keep or Path(temporary)).resolve()
         try:

@@ -22,7 +22,6 @@ IGNORED_KEYS = {
     "id": "random id of a server's answer",
     "config": "config_hash covers it, and a new key that keeps its default is no difference",
 }
-HASH_KEYS = ["config_hash", "comparison"]  # also ignored with --allow-config-hash
 DURATION = re.compile(r"\b[\d.]+(?:e-\d+)? s\b")  # in the sentences of report.json
 RUN_FOLDER = re.compile(r"\d{4}-\d\d-\d\d[/_]\d\d-\d\d-\d\d_[0-9a-f]{8}(?:-\d+)?")
 
