@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from microgpt.reports.budgets import Reader
 from microgpt.reports.effect_report import effects_analysis
-from microgpt.reports.experiment_plan import Plan, plan_of
+from microgpt.reports.experiment_plan import Plan
 from microgpt.reports.experiments.ladder import ladder_analysis
 from microgpt.reports.experiments.learning_rates import learning_rate_analysis
 from microgpt.reports.experiments.scaling import scaling_analysis
@@ -35,7 +35,7 @@ REPLACED = {"ladder": "effects"}  # an analysis -> the analysis that it replaces
 
 def analysed(family: Family, read: Reader | None) -> dict[str, Analysis]:
     """Return the results of the analyses that apply to a family, by name."""
-    plan = plan_of_family(family)
+    plan = family.plan
     found: dict[str, Analysis] = {}
     for name, analyse in ANALYSES.items():
         if all(REPLACED.get(other) != name for other in found):
@@ -44,7 +44,3 @@ def analysed(family: Family, read: Reader | None) -> dict[str, Analysis]:
                 found[name] = analysis
                 plan = replace(plan, nuisance=(*plan.nuisance, *SETTLED.get(name, ())))
     return found
-
-
-def plan_of_family(family: Family) -> Plan:
-    return plan_of([row.config for row in sorted(family.members, key=lambda row: row.started_at)])

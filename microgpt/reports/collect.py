@@ -17,7 +17,6 @@ from typing import Any
 
 from microgpt.atomic import write_atomically
 from microgpt.errors import MicrogptError, UserError
-from microgpt.reports.analyses import plan_of_family
 from microgpt.reports.document import json_text
 from microgpt.reports.effect_report import comparisons_of
 from microgpt.reports.html import html
@@ -143,7 +142,7 @@ def collect_and_print(folders: Sequence[Path], results_dir: Path, sweep: Path | 
             family = family_of(jobs, sweep.name)
             sweeps = [one for one in results.reports if one.family.kind == "sweep"]
             found = next((one for one in sweeps if jobs[0] in one.family.members), None)
-            compared = found.compared if found else comparisons_of(family, plan_of_family(family))[0]
+            compared = found.compared if found else comparisons_of(family, family.plan)[0]
             print(settings_text(family, compared, width))
             if found is not None:
                 print(findings_text(found.page, width))

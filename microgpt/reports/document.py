@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from microgpt.reports.experiment_plan import Plan
 from microgpt.reports.factor_effects import Compared
 from microgpt.reports.paired_statistics import Difference, Interval, Summary, Verdict
 from microgpt.reports.report import (
@@ -43,9 +42,7 @@ def section_object(section: Section) -> dict[str, Any]:
     return {"title": section.title, "summary": section.summary, "data": section.data, "blocks": blocks}
 
 
-def family_object(
-    family: Family, plan: Plan, analyses: Mapping[str, Analysis], compared: Compared | None
-) -> dict[str, Any]:
+def family_object(family: Family, analyses: Mapping[str, Analysis], compared: Compared | None) -> dict[str, Any]:
     """Return the numbers of a family for report.json."""
     summaries = {variant.name: found for variant, found in family.ranked}
     return {
@@ -53,7 +50,7 @@ def family_object(
         "kind": family.kind,
         "metric": family.metric,
         "runs": {"completed": len(family.rows), "not_completed": len(family.missing)},
-        "plan": asdict(plan),
+        "plan": asdict(family.plan),
         "variants": [
             {**variant_object(one, summaries.get(one.name)), "from_best": found and difference_object(found)}
             for one in family.variants

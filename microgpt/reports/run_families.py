@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from microgpt.reports.comparability import comparable_groups
+from microgpt.reports.experiment_plan import Plan, plan_of
 from microgpt.reports.paired_statistics import Summary, summary
 from microgpt.reports.rows import Row, is_finite, variant_name
 from microgpt.reports.settings import TOGGLES, defaults_among, differing_keys, fingerprint, label, setting
@@ -66,6 +67,10 @@ class Family:
     @cached_property
     def baseline(self) -> Variant:
         return baseline_of(self.variants)
+
+    @cached_property
+    def plan(self) -> Plan:
+        return plan_of([row.config for row in sorted(self.members, key=lambda row: row.started_at)])
 
     @cached_property
     def rows(self) -> list[Row]:

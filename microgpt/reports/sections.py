@@ -6,7 +6,7 @@ from functools import cache
 
 from microgpt.data.display import escaped
 from microgpt.reports import provenance, tables
-from microgpt.reports.analyses import analysed, plan_of_family
+from microgpt.reports.analyses import analysed
 from microgpt.reports.budgets import Reader, at_equal_parameters, at_equal_steps, at_equal_time
 from microgpt.reports.context_sentences import common_references
 from microgpt.reports.curves import Curve, read_curve
@@ -87,7 +87,7 @@ def family_report(family: Family, *, with_plots: bool) -> FamilyReport:
 
     analyses = analysed(family, read if with_plots else None)
     effects = analyses.get("effects")
-    compared = effects.compared if effects else comparisons_of(family, plan_of_family(family))[0]
+    compared = effects.compared if effects else comparisons_of(family, family.plan)[0]
     page = page_section(family, analyses, compared, read if with_plots else None)
     ablation = ablation_section(family, compared, page, read) if family.kind == "ablation" else None
     return FamilyReport(family, page, ablation, compared)
@@ -134,7 +134,6 @@ def page_section(
     family: Family, analyses: Mapping[str, Analysis], compared: Compared | None, read: Reader | None
 ) -> Section:
     """Return a family's section of the page; without `read`, leave out what needs histories."""
-    plan = plan_of_family(family)
     found = list(analyses.values())
     pairs = pairs_of_ablation(family, compared)
     known = [*family.rows, *family.missing]
@@ -160,7 +159,7 @@ def page_section(
         *([Paragraph("Settings of all these runs that differ from the defaults:", code=settings)] if settings else []),
         *provenance.failures(family),
         *(block for one in found for block in one.first),
-        Heading(EXPLORATORY if plan.contrasts else "What the data show"),
+        Heading(EXPLORATORY if family.plan.contrasts else "What the data show"),
         Bullets(sentences or [NOTHING]),
         variants_table(family, references, compared),
         *([Paragraph(" ".join(facts), "caption")] if facts else []),
@@ -177,7 +176,7 @@ def page_section(
         title,
         blocks,
         summary="; ".join(filter(None, [runs, best_of(family)])),
-        data=family_object(family, plan, analyses, compared),
+        data=family_object(family, analyses, compared),
     )
 
 

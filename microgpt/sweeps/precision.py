@@ -135,7 +135,6 @@ class PrecisionSweeper(PlannedSweeper):
 
     def found(self) -> "Precise | None":
         """Return the contrasts computed from the records in the sweep's folder."""
-        from microgpt.reports.analyses import plan_of_family
         from microgpt.reports.precision_intervals import precise
         from microgpt.reports.records import read_rows
         from microgpt.reports.run_families import sweep_family, with_data
@@ -144,7 +143,7 @@ class PrecisionSweeper(PlannedSweeper):
         if not rows:
             return None
         family = sweep_family(with_data(rows))
-        return precise(family, plan_of_family(family), self.half_width)
+        return precise(family, family.plan, self.half_width)
 
     def seconds_of_a_run(self, began: str, seconds: float) -> float | None:
         """Return the mean time of the runs that ended since `began`, without compilation; None if there are none."""
