@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,7 @@ class Ours:
     def contestant(
         self, backend: str, precision: Precision, device: str, against: str, differences: Sequence[str]
     ) -> Contestant:
-        def launch(setup: Setup, number: int) -> Launch:
-            return self.launch(backend, precision, device, setup, number)
-
+        launch = partial(self.launch, backend, precision, device)
         return Contestant(f"microgpt {backend}, {precision}", True, precision, device, launch, against, differences)
 
     def beside(
@@ -60,11 +59,7 @@ class Ours:
         found, device = [], setup.device
         for precision in settings:
             label, keys = f"{program}, {precision}", differences(precision)
-
-            def launch_baseline(setup: Setup, number: int, precision: Precision = precision) -> Launch:
-                return launch(precision, setup, number)
-
-            found.append(Contestant(label, False, precision, device, launch_baseline, differences=keys))
+            found.append(Contestant(label, False, precision, device, partial(launch, precision), differences=keys))
             found.append(self.contestant("torch", precision, device, label, keys))
             if device == "cpu" and precision.compiled == compiled_by_default:
                 found.append(self.contestant("native", Precision(precision.dtype), "cpu", label, keys))
