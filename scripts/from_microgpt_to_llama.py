@@ -23,6 +23,7 @@ import microgpt
 from microgpt.errors import MicrogptError
 from microgpt.reports.experiments.ladder import half_width
 from microgpt.reports.paired_statistics import paired, summary
+from microgpt.reports.settings import grouped
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "from-microgpt-to-llama.md"
 TABLE = re.compile(r"(<!-- table -->\n\n).*?(?=\n\n)", re.DOTALL)
@@ -76,9 +77,7 @@ def train(*overrides: Any) -> list[Trained]:
     harness.say(f"training {overrides[-1]}")
     with contextlib.redirect_stdout(sys.stderr):
         runs = microgpt.sweep(*overrides)
-    models: dict[int, list[microgpt.Run]] = {}
-    for run in runs:
-        models.setdefault(run.record.config["ladder"]["rung"] or 0, []).append(run)
+    models = grouped(runs, lambda run: run.record.config["ladder"]["rung"] or 0)
     return [trained(models[rung]) for rung in sorted(models)]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from microgpt.reports.curves import Curve
 from microgpt.reports.rows import Row
 from microgpt.reports.run_families import Family, Variant
-from microgpt.reports.settings import fingerprint, label
+from microgpt.reports.settings import fingerprint, grouped, label
 
 SIZES = ("model.n_embd", "model.n_head", "model.n_layer", "model.block_size")
 ONLY_ENDS = 2  # evaluations of a run that is evaluated only before the first step and after the last step
@@ -144,9 +144,7 @@ def at_equal_parameters(family: Family) -> Budget:
     """
     samples = family.samples()
     variants = [variant for variant in family.variants if variant.name in samples]
-    by_count: dict[int, list[str]] = {}
-    for variant in variants:
-        by_count.setdefault(variant.parameters or 0, []).append(variant.name)
+    by_count = grouped(variants, lambda one: one.parameters or 0)
     if len(by_count) == 1:
         count = next(iter(by_count))
         which = "All variants" if len(variants) == len(family.variants) else "All variants with results"
@@ -159,7 +157,8 @@ def at_equal_parameters(family: Family) -> Budget:
     if len(variants) > MOST_NAMED:
         counts = f"{len(by_count)} parameter counts from {min(by_count):,} to {max(by_count):,}"
         return Budget("parameters", family, f"The variants have {counts}, which are in their table.")
-    equal = [f"{' and '.join(names)} ({count})" for count, names in by_count.items() if len(names) > 1]
+    several = {count: [one.name for one in members] for count, members in by_count.items() if len(members) > 1}
+    equal = [f"{' and '.join(names)} ({count})" for count, names in several.items()]
     if equal:
         return Budget("parameters", family, f"Equal parameter counts: {'; '.join(equal)}.")
     counts = ", ".join(map(str, sorted(by_count)))

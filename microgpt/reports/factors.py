@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from microgpt.reports.paired_statistics import Sample
 from microgpt.reports.run_families import Family, Samples, Variant, baseline_of
-from microgpt.reports.settings import exact, exact_values, label, short
+from microgpt.reports.settings import exact, exact_values, grouped, label, short
 
 VARIANT = "variant"  # a factor whose levels are the names of variants, which are not the cells of a design
 FEWEST_SEEDS = 0.5  # of several factors: a cell with a smaller share of the other cells' seeds is left out
@@ -143,15 +143,10 @@ def measured(family: Family, keys: Sequence[str]) -> tuple[list[tuple[Variant, S
     failed = {one.name: f" ({one.failed} failed)" if one.failed else "" for one in empty}
     remarks = [f"{name} has no completed run{number}: there is no loss to compare." for name, number in failed.items()]
     samples = family.samples()
-    groups: dict[tuple[str, ...], list[Variant]] = {}
-    for variant in family.variants:
-        if variant.name in samples:
-            groups.setdefault(exact_values(variant.settings, keys), []).append(variant)
-    found = []
-    for group in groups.values():
-        chosen, sample = best_of(group, samples) if len(group) > 1 else (group[0], samples[group[0].name])
-        found.append((chosen, sample))
-    if any(len(group) > 1 for group in groups.values()):
+    known = (variant for variant in family.variants if variant.name in samples)
+    groups = grouped(known, lambda one: exact_values(one.settings, keys)).values()
+    found = [best_of(group, samples) if len(group) > 1 else (group[0], samples[group[0].name]) for group in groups]
+    if any(len(group) > 1 for group in groups):
         remarks.append(
             "Each combination has the nuisance value that was best for it on other seeds than those compared here."
         )
@@ -163,8 +158,8 @@ def measured(family: Family, keys: Sequence[str]) -> tuple[list[tuple[Variant, S
             for variant, sample in few
         ]
         found = [pair for pair in found if pair not in few]
-        known = family.metric == "val_loss"  # a mean of training losses may be of the first steps
-        worse = [above_uniform(variant, sample) if known else "" for variant, sample in found]
+        is_last = family.metric == "val_loss"  # a mean of training losses may be of the first steps
+        worse = [above_uniform(variant, sample) if is_last else "" for variant, sample in found]
         remarks += [
             f"{variant.name} is left out of the effects: it diverged ({above})."
             for (variant, _), above in zip(found, worse, strict=True)

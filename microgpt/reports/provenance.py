@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from microgpt.reports.report import Block, Heading, Paragraph, Table
 from microgpt.reports.rows import Row
 from microgpt.reports.run_families import Family
-from microgpt.reports.settings import DATA, exact, is_default, short, written
+from microgpt.reports.settings import DATA, exact, grouped, is_default, short, written
 from microgpt.reports.tables import counted, shortened
 
 LONGEST_SETTING = 80  # characters
@@ -93,9 +93,9 @@ def remarks(rows: Sequence[Row]) -> list[str]:
 
 def failures(family: Family) -> list[Table]:
     """Return a table of runs that are not completed, by variant and kind of cause; none for no runs."""
-    groups: dict[tuple[str, str, str], list[Row]] = {}
-    for row in family.missing:
-        groups.setdefault((family.names[row.fingerprint], str(row.status), kind_of_cause(reason(row))), []).append(row)
+    groups = grouped(
+        family.missing, lambda row: (family.names[row.fingerprint], str(row.status), kind_of_cause(reason(row)))
+    )
     found = [
         {"variant": name, "status": status, "runs": str(len(runs)), "reason": cause_of(runs), "first run": runs[0].path}
         for (name, status, _), runs in sorted(groups.items(), key=lambda item: -len(item[1]))

@@ -9,14 +9,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 from microgpt.reports.comparability import comparable_groups
 from microgpt.reports.experiment_plan import Plan, plan_of
 from microgpt.reports.paired_statistics import Summary, summary
 from microgpt.reports.rows import Row, is_finite, variant_name
-from microgpt.reports.settings import TOGGLES, defaults_among, differing_keys, fingerprint, label, setting
+from microgpt.reports.settings import TOGGLES, defaults_among, differing_keys, fingerprint, grouped, label, setting
 
 ABLATION = tuple(variant_name(tied, normed) for tied in (True, False) for normed in (False, True))
 MOST_ABLATIONS = 4  # of one sweep
@@ -114,10 +113,7 @@ def baseline_words(family: Family) -> str:
 
 def alike(variants: Iterable[Variant], without: Sequence[str]) -> list[list[Variant]]:
     """Return the variants in groups with equal settings, ignoring the keys `without`."""
-    groups: dict[str, list[Variant]] = {}
-    for variant in variants:
-        groups.setdefault(fingerprint(variant.settings, without), []).append(variant)
-    return list(groups.values())
+    return list(grouped(variants, lambda one: fingerprint(one.settings, without)).values())
 
 
 def families(rows: Sequence[Row]) -> list[Family]:
@@ -130,10 +126,7 @@ def families(rows: Sequence[Row]) -> list[Family]:
     place = {row: number for number, row in enumerate(rows)}
     ablations = ablation_groups(rows)
     ablation_of = {row: key for key, members in ablations.items() for row in members}
-    sweeps: dict[Path, list[Row]] = {}
-    for row in rows:
-        if row.job:
-            sweeps.setdefault(row.folder.parent, []).append(row)
+    sweeps = grouped((row for row in rows if row.job), lambda row: row.folder.parent)
     found = [
         (place[members[0]], new_family("ablation", key, members, [ABLATION.index(row.variant) for row in members]))
         for key, members in ablations.items()
@@ -165,9 +158,7 @@ def ablation_groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
     A sweep of many more settings, such as a screening, is left out: the effects of its factors contain them.
     """
-    groups: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: not row.is_completed):
-        groups.setdefault(row.shared.comparison_key, []).append(row)
+    groups = grouped(sorted(rows, key=lambda row: not row.is_completed), lambda row: row.shared.comparison_key)
     completed = {key: {row.variant for row in members if row.is_completed} for key, members in groups.items()}
     found = {key: members for key, members in groups.items() if completed[key] == set(ABLATION)}
     sweeps = {key: {row.job and row.folder.parent for row in members} for key, members in found.items()}
@@ -188,12 +179,9 @@ def family_of(rows: Sequence[Row], key: str = "") -> Family:
 
 def new_family(kind: Literal["sweep", "ablation"], key: str, rows: Sequence[Row], places: Sequence[int]) -> Family:
     """Return a family of runs, oldest first; its variants are ordered by the least place of their runs."""
-    members: dict[str, list[Row]] = {}
-    order: dict[str, int] = {}
-    for row, place in zip(rows, places, strict=True):
-        members.setdefault(row.fingerprint, []).append(row)
-        order[row.fingerprint] = min(place, order.get(row.fingerprint, place))
-    groups = [members[variant] for variant in sorted(members, key=order.__getitem__)]
+    members = grouped(zip(rows, places, strict=True), lambda pair: pair[0].fingerprint).values()
+    ordered = sorted(members, key=lambda pairs: min(place for _, place in pairs))
+    groups = [[row for row, _ in pairs] for pairs in ordered]
     keys = differing_keys([group[0].settings for group in groups])
     variants = [new_variant(group, keys) for group in groups]
     counted = [row for variant in variants for row in variant.rows.values()]
@@ -201,9 +189,9 @@ def new_family(kind: Literal["sweep", "ablation"], key: str, rows: Sequence[Row]
     measured = [variant for variant in variants if variant.rows]
     numbers, obstacle = comparable_groups([variant.first for variant in measured], metric)
     group_of = {variant.name: number for variant, number in zip(measured, numbers, strict=True)}
-    grouped = tuple(replace(variant, group=group_of.get(variant.name, 0)) for variant in variants)
+    in_groups = tuple(replace(variant, group=group_of.get(variant.name, 0)) for variant in variants)
     names = {group[0].fingerprint: variant.name for group, variant in zip(groups, variants, strict=True)}
-    return Family(kind, key, grouped, metric, tuple(rows), obstacle, names)
+    return Family(kind, key, in_groups, metric, tuple(rows), obstacle, names)
 
 
 def new_variant(rows: Sequence[Row], keys: Sequence[str]) -> Variant:

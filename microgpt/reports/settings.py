@@ -6,10 +6,10 @@ Configurations are plain dictionaries, as run.json has them.
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from microgpt.config.identity import settings_with, training_settings
 from microgpt.config.keys import walk
@@ -24,6 +24,16 @@ LONGEST_VALUE = 40  # characters of a value in a label
 LARGEST_PLAIN = 1e6  # from which a number may have an exponent
 
 Settings = dict[str, Any]  # {"model.n_embd": 16, ...}
+Item = TypeVar("Item")
+Group = TypeVar("Group", bound=Hashable)
+
+
+def grouped(items: Iterable[Item], key: Callable[[Item], Group]) -> dict[Group, list[Item]]:
+    """Return the items with equal keys together, in their order."""
+    found: dict[Group, list[Item]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
 
 
 @dataclass(frozen=True)
@@ -96,10 +106,8 @@ def differing_keys(variants: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def determines(by: Sequence[str], key: str, variants: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether variants with equal values of the keys `by` have equal values of `key`."""
-    values: dict[tuple[str, ...], set[str]] = {}
-    for settings in variants:
-        values.setdefault(exact_values(settings, by), set()).add(exact(settings, key))
-    return all(len(found) == 1 for found in values.values())
+    groups = grouped(variants, lambda settings: exact_values(settings, by)).values()
+    return all(len({exact(settings, key) for settings in group}) == 1 for group in groups)
 
 
 def exact(settings: Mapping[str, Any], key: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from microgpt.reports.paired_statistics import Difference, corrected, difference
 from microgpt.reports.run_families import Family, Samples, Variant, baseline_of
-from microgpt.reports.settings import fingerprint
+from microgpt.reports.settings import fingerprint, grouped
 from microgpt.reports.simultaneous import Joint, adjusted, together
 
 MOST_PAIRED = 6  # up to this number of variants, all pairs are compared; more are compared only with the baseline
@@ -34,10 +34,7 @@ def comparisons(
     comparable variants has its own baseline.
     """
     known = family.samples() if samples is None else samples
-    groups: dict[int, list[Variant]] = {}
-    for variant in family.variants:
-        if variant.name in known:
-            groups.setdefault(variant.group, []).append(variant)
+    groups = grouped((one for one in family.variants if one.name in known), lambda one: one.group)
     pairs = [pair for members in groups.values() for pair in pairs_among(members, family.baseline, most_paired)]
     found = [difference(known[a.name], known[b.name]) for a, b in pairs]
     if pairs_of is None:
@@ -53,11 +50,9 @@ def comparisons(
 def comparisons_in(family: Family, keys: Sequence[str]) -> list[Comparison]:
     """Compare the variants that differ in `keys` and no other setting, with Holm's correction over all of them."""
     known = family.samples()
-    alike: dict[tuple[int, str], list[Variant]] = {}
-    for variant in family.variants:
-        if variant.name in known:
-            alike.setdefault((variant.group, fingerprint(variant.settings, without=keys)), []).append(variant)
-    pairs = [pair for members in alike.values() for pair in pairs_among(members, family.baseline, MOST_PAIRED)]
+    variants = (one for one in family.variants if one.name in known)
+    groups = grouped(variants, lambda one: (one.group, fingerprint(one.settings, without=keys)))
+    pairs = [pair for members in groups.values() for pair in pairs_among(members, family.baseline, MOST_PAIRED)]
     found = corrected([difference(known[a.name], known[b.name]) for a, b in pairs])
     return [Comparison(a, b, one) for (a, b), one in zip(pairs, found, strict=True)]
 

@@ -10,6 +10,7 @@ from microgpt.reports.factor_effects import Compared, Effect, Effects
 from microgpt.reports.factors import Design, Factor
 from microgpt.reports.paired_statistics import Difference, Verdict
 from microgpt.reports.phrases import between, listed, signed, size, told
+from microgpt.reports.settings import grouped
 from microgpt.reports.tables import decimals
 
 MOST_NAMED = 4  # pairs of levels, or variants, in a sentence
@@ -264,9 +265,6 @@ def interaction_sentence(found: Effects, one: Effect) -> str:
 def marginal_means(found: Effects, a: Factor, b: Factor) -> dict[tuple[int, int], float] | None:
     """Return the mean of the cells at each pair of levels; None if one has no cell."""
     places = [found.design.factors.index(factor) for factor in (a, b)]
-    groups: dict[tuple[int, int], list[float]] = {}
-    for cell in found.design.cells:
-        at = (cell.levels[places[0]], cell.levels[places[1]])
-        groups.setdefault(at, []).append(cell.mean)
+    groups = grouped(found.design.cells, lambda cell: (cell.levels[places[0]], cell.levels[places[1]]))
     full = len(groups) == len(a.levels) * len(b.levels)
-    return {at: fmean(means) for at, means in groups.items()} if full else None
+    return {at: fmean(cell.mean for cell in cells) for at, cells in groups.items()} if full else None

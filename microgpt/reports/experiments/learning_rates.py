@@ -17,7 +17,7 @@ from microgpt.reports.plot_style import drawn
 from microgpt.reports.plots import LOSSES, MOST_CURVES, UNIT
 from microgpt.reports.report import Analysis, Cells, Plot, Table
 from microgpt.reports.run_families import ONLY, Family, Variant, alike
-from microgpt.reports.settings import LR, exact, fingerprint, label, short
+from microgpt.reports.settings import LR, exact, fingerprint, grouped, label, short
 from microgpt.reports.tables import interval_cell
 
 FEWEST_RATES, FEWEST_SEEDS = 4, 3
@@ -149,10 +149,8 @@ def trends(optima: Sequence[Optimum]) -> list[tuple[str, dict[str, Any]]]:
     found = []
     keys = [key for key, value in optima[0].curve.settings.items() if is_size(value)]
     for key in keys:
-        alike: dict[str, list[Optimum]] = {}
-        for one in optima:
-            alike.setdefault(fingerprint(one.curve.settings, without=[key]), []).append(one)
-        for members in alike.values():
+        groups = grouped(optima, lambda one, key=key: fingerprint(one.curve.settings, without=[key]))
+        for members in groups.values():
             if len({exact(one.curve.settings, key) for one in members}) < 2 or any(one.is_at_edge for one in members):
                 continue
             x = np.log2([one.curve.settings[key] for one in members])
@@ -190,9 +188,7 @@ def row_of(one: Optimum) -> Cells:
 
 def plots_of(optima: Sequence[Optimum], metric: str) -> list[Plot]:
     """Return a plot for each setting other than a size, such as each optimizer, with a line for each size."""
-    groups: dict[str, list[Optimum]] = {}
-    for one in optima:
-        groups.setdefault(label({k: v for k, v in one.curve.settings.items() if not is_size(v)}), []).append(one)
+    groups = grouped(optima, lambda one: label({k: v for k, v in one.curve.settings.items() if not is_size(v)}))
     return [plot_of(name, members, metric, number) for number, (name, members) in enumerate(groups.items())]
 
 

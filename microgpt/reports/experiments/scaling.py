@@ -19,7 +19,7 @@ from microgpt.reports.plot_style import drawn
 from microgpt.reports.plots import LOSSES, MOST_CURVES, UNIT
 from microgpt.reports.report import Analysis, Cells, Plot, Table
 from microgpt.reports.run_families import Family, Variant, alike
-from microgpt.reports.settings import LR
+from microgpt.reports.settings import LR, grouped
 from microgpt.reports.tables import interval_cell
 
 SIZES = (
@@ -136,10 +136,7 @@ def laws_of(points: Sequence[Point]) -> list[Law]:
 
 
 def group_by(points: Sequence[Point], key: Any) -> list[list[Point]]:
-    groups: dict[Any, list[Point]] = {}
-    for point in sorted(points, key=key):
-        groups.setdefault(key(point), []).append(point)
-    return list(groups.values())
+    return list(grouped(sorted(points, key=key), key).values())
 
 
 def law(names: tuple[str, ...], where: str, points: Sequence[Point]) -> Law | None:
