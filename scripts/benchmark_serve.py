@@ -276,7 +276,7 @@ def main() -> None:
         folder = Path(name)
         for model, arguments in (("names", NAMES), ("chat", CHAT)):
             if model in chosen.models:
-                harness.train(folder, *arguments, *QUICK, f"outputs_dir={model}")
+                harness.train(folder / model, *arguments, *QUICK)
         if "throughput" in chosen.parts:
             endpoints = [each for each in ENDPOINTS if each.model in chosen.models]
             throughput(endpoints, chosen.seconds, chosen.rounds, folder, chosen.earlier and chosen.earlier.resolve())

@@ -1,6 +1,7 @@
 """Shared by the scripts: processes, rounds, figures, tables, bundled data, command lines."""
 
 import argparse
+import contextlib
 import gzip
 import math
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
+import microgpt
 from microgpt.data.sources import DATA_DIR_VARIABLE
 from microgpt.errors import MicrogptError, UserError
 
@@ -66,9 +68,10 @@ def run_python(*arguments: str, **options: Any) -> str:
     return run([sys.executable, *arguments], **{"name": name, **options}).stdout
 
 
-def train(folder: str | Path, *overrides: str) -> None:
-    """Run `python -m microgpt` in a folder; its output goes to standard error."""
-    subprocess.run([sys.executable, "-m", "microgpt", *overrides], cwd=folder, check=True, stdout=sys.stderr)
+def train(outputs: str | Path, *overrides: str) -> str:
+    """Train a model in this process, with its output on standard error; return the run's folder in `outputs`."""
+    with contextlib.redirect_stdout(sys.stderr):
+        return str(microgpt.train(*overrides, {"outputs_dir": str(outputs)}).folder)
 
 
 def available_cores() -> list[int]:

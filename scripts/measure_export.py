@@ -13,7 +13,6 @@ in float32 changes the weights after some thousand steps, and therefore which te
 """
 
 import argparse
-import contextlib
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -39,7 +38,7 @@ from microgpt.runs.checkpoint_paths import resolve_checkpoint
 from microgpt.tasks.export import onnx_files, weight_files, write_export
 from microgpt.training.run_inputs import InputReader
 
-TRAINED = {
+TRAINED = {  # as in docs/log.md
     "microgpt.py's model, 1,000 steps": ["train.steps=1000"],
     "batch 4": ["train.batch_size=4"],
     "20,000 steps, batch 16": ["train.steps=20000", "train.batch_size=16"],
@@ -60,15 +59,6 @@ class Change:
     differing: int = 0
     gap: float = 0.0  # largest difference between the two largest logits in float32 where the texts begin to differ
     logit: float = 0.0  # largest change in a logit
-
-
-def train(folder: str) -> dict[str, str]:
-    """Train the models listed in docs/log.md; return their folders."""
-    with contextlib.redirect_stdout(sys.stderr):
-        return {
-            name: str(microgpt.train(*COMMON, *overrides, {"outputs_dir": folder}).folder)
-            for name, overrides in TRAINED.items()
-        }
 
 
 def held_out(checkpoint: Checkpoint) -> Corpus:
@@ -200,7 +190,11 @@ def measure_all(chosen: argparse.Namespace) -> None:
         if value is not None and value < least:
             raise UserError(f"--{key.replace('_', '-')} {value} is not allowed: it must be {least} or more")
     with tempfile.TemporaryDirectory() as folder:
-        measure({path: path for path in chosen.checkpoint} if chosen.checkpoint else train(folder), chosen)
+        if chosen.checkpoint:
+            models = {path: path for path in chosen.checkpoint}
+        else:
+            models = {name: harness.train(folder, *COMMON, *overrides) for name, overrides in TRAINED.items()}
+        measure(models, chosen)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

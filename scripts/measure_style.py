@@ -23,10 +23,9 @@ from microgpt.inference.generation import phrase_rate
 BIASES = [0.0, 2.0, 3.0, 4.0, 5.0]
 
 
-def share(checkpoint: str, outputs: str, chosen: argparse.Namespace, bias: float) -> float:
+def share(checkpoint: str, chosen: argparse.Namespace, bias: float) -> float:
     """Return the fraction of samples with a phrase of the checkpoint's style. Raises UserError if it has no phrases."""
-    where = {"outputs_dir": outputs} if checkpoint == "latest" else {}
-    model = microgpt.load(checkpoint, "mode=scalar", where | {"style.bias": bias})
+    model = microgpt.load(checkpoint, "mode=scalar", {"style.bias": bias})
     if model.is_chat:
         raise UserError(
             f"--checkpoint {checkpoint} is a chat model: phrases can be counted only in texts without a question"
@@ -48,12 +47,9 @@ def measure(chosen: argparse.Namespace) -> None:
         raise UserError(f"--bias {wrong[0]:g} is not allowed: it must be finite")
     shares = []
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint, outputs = chosen.checkpoint, "outputs"
-        if checkpoint is None:
-            checkpoint, outputs = "latest", f"{folder}/outputs"
-            harness.train(folder, "sample.num_samples=0", f"outputs_dir={outputs}")
+        checkpoint = chosen.checkpoint or harness.train(folder, "sample.num_samples=0")
         for bias in chosen.bias:
-            shares.append(share(checkpoint, outputs, chosen, bias))
+            shares.append(share(checkpoint, chosen, bias))
             harness.say(f"style.bias={bias:g}: {shares[-1]:.1%}")
     row = ["phrase", *(f"{each:.0%}".replace("%", " %") for each in shares)]
     print(harness.table(["bias", *(f"{bias:g}" for bias in chosen.bias)], [row]))
