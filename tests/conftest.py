@@ -28,10 +28,12 @@ LONGEST = (
 def pytest_configure(config: pytest.Config) -> None:
     """Kernels are compiled once for all processes of a session, into a folder that goes when it ends.
 
-    A shell that starts the tests in the background has them ignore Ctrl-C, which some of them send.
+    Programs that the tests start do not compile Python modules each time. A shell that starts the tests in the
+    background has them ignore Ctrl-C, which some of them send.
     """
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if not hasattr(config, "workerinput") and KERNELS not in os.environ:
         os.environ[KERNELS] = tempfile.mkdtemp(prefix="microgpt-tests-")
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(KERNELS), ignore_errors=True))
