@@ -1,6 +1,8 @@
 """Training with several processes under torchrun: the results and the folder of one process, and its failures."""
 
+import contextlib
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load
+from support.application import microgpt as run_here
 from support.program import TIMEOUT, Program, checkpoint_files, environment, read_history, read_record, results_of
 
 torch = pytest.importorskip("torch")
@@ -34,15 +37,16 @@ from microgpt.model.init import init_parameters  # noqa: E402
 from microgpt.model.spec import ModelSpec  # noqa: E402
 
 TENSOR = ("mode=tensor", "backend=torch", "backend.device=cpu")
-# A batch size that two does not divide, clipped gradients, a style with documents, phrases and a bias.
+# A batch size that two does not divide, passes whose number differs between processes, clipped gradients, a style with
+# documents, phrases and a bias.
 RUN = (
-    *TENSOR, "backend.dtype=float64", "train.batch_size=7", "train.steps=40", "optim.grad_clip=0.5",
-    "train.log_every=1", "train.eval_every=20", "train.eval_documents=300", "sample.num_samples=3",
+    *TENSOR, "backend.dtype=float64", "backend.micro_batch=3", "train.batch_size=7", "train.steps=40",
+    "optim.grad_clip=0.5", "train.log_every=1", "train.eval_every=20", "train.eval_documents=300", "sample.num_samples=3",
 )  # fmt: skip
 STEPS = 600
 LONG = (
     *TENSOR, "backend.dtype=float64", "train.batch_size=4", f"train.steps={STEPS}", "train.log_every=10",
-    "style=classic", "train.eval_documents=50", "train.checkpoint_every=100", "sample.num_samples=2",
+    "style=classic", "train.eval_documents=50", "train.checkpoint_every=50", "sample.num_samples=2",
 )  # fmt: skip
 
 
@@ -65,8 +69,27 @@ def together(program: Program, *arguments: str, count: int = 2, expect: int = 0)
     return stdout, stderr
 
 
-def until(process: Any, text: str) -> None:
-    assert any(text in line for line in process.stdout), f"no line has {text!r}"
+def alone(program: Program, *arguments: str) -> None:
+    """Train with one process, which is that of the test."""
+    with contextlib.chdir(program.folder):
+        run_here(*arguments)
+
+
+def until_step(process: Any, step: int) -> str:
+    """Wait for the line of the step or of a later one; return what was printed up to there."""
+    said = ""
+    for line in process.stdout:
+        said += line
+        if (found := re.match(r"step +(\d+) /", line)) and int(found[1]) >= step:
+            return said
+    raise AssertionError(said)
+
+
+def end(process: Any) -> tuple[str, str]:
+    """Wait for the failure of a torchrun; return what it printed since the last step that was waited for."""
+    stdout, stderr = process.communicate(timeout=TIMEOUT)
+    assert process.returncode != 0
+    return stdout, stderr
 
 
 def workers(process: Any) -> dict[int, psutil.Process]:
@@ -89,22 +112,22 @@ def largest_difference(one: Path, other: Path) -> float:
 
 
 @pytest.fixture(scope="module")
-def alone(shared_program: Program) -> Path:
-    shared_program(*RUN, "outputs_dir=alone")
+def run_alone(shared_program: Program) -> Path:
+    alone(shared_program, *RUN, "outputs_dir=alone")
     return shared_program.only_run("alone")
 
 
 @pytest.mark.slow
-def test_two_processes_write_the_run_that_one_process_writes(shared_program: Program, alone: Path) -> None:
+def test_two_processes_write_the_run_that_one_process_writes(shared_program: Program, run_alone: Path) -> None:
     before = shared_program.files()
     stdout, stderr = together(shared_program, *RUN, "outputs_dir=together")
     run = shared_program.only_run("together")
-    assert largest_difference(alone, run) < 1e-9
+    assert largest_difference(run_alone, run) < 1e-9
     for name, found in checkpoint_files(run, 40).items():
-        expected = load(checkpoint_files(alone, 40)[name])
+        expected = load(checkpoint_files(run_alone, 40)[name])
         for tensor, array in load(found).items():
             np.testing.assert_allclose(array, expected[tensor], rtol=1e-7, atol=1e-9)
-    record, other = read_record(run), read_record(alone)
+    record, other = read_record(run), read_record(run_alone)
     assert record["samples"] == other["samples"]
     assert (record["status"], record["processes"], other["processes"]) == ("completed", 2, 1)
     assert record["config_hash"] == other["config_hash"], "the world size is not part of what a run computes"
@@ -119,18 +142,20 @@ def test_two_processes_write_the_run_that_one_process_writes(shared_program: Pro
 
 
 @pytest.mark.slow
-def test_float32_differs_by_rounding_only(microgpt: Program) -> None:
-    run = *RUN[:3], "backend.dtype=float32", *RUN[4:], "train.steps=200"
-    microgpt(*run, "outputs_dir=alone")
-    together(microgpt, *run, "outputs_dir=together")
-    assert 0 < largest_difference(microgpt.only_run("alone"), microgpt.only_run("together")) < 1e-5
+def test_a_new_leg_in_float32_differs_by_rounding_only(shared_program: Program, run_alone: Path) -> None:
+    """All ranks receive weights and moments from a checkpoint of one process."""
+    leg = *RUN, "backend.dtype=float32", "train.steps=200", f"train.resume={run_alone}"
+    alone(shared_program, *leg, "outputs_dir=leg_alone")
+    together(shared_program, *leg, "outputs_dir=leg_together")
+    runs = shared_program.only_run("leg_alone"), shared_program.only_run("leg_together")
+    assert 0 < largest_difference(*runs) < 1e-5
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("keys", [["train.batch_size=2", "model=bigram"], ["backend.micro_batch=2"]], ids=str)
-def test_three_processes_compute_the_same_even_if_one_has_no_example(microgpt: Program, keys: list[str]) -> None:
-    microgpt(*RUN, *keys, "outputs_dir=alone")
-    together(microgpt, *RUN, *keys, "outputs_dir=together", count=3)
+def test_three_processes_compute_the_same_even_if_one_has_no_example(microgpt: Program) -> None:
+    run = *RUN, "train.batch_size=2", "model=bigram", "backend.micro_batch=null"
+    alone(microgpt, *run, "outputs_dir=alone")
+    together(microgpt, *run, "outputs_dir=together", count=3)
     assert largest_difference(microgpt.only_run("alone"), microgpt.only_run("together")) < 1e-9
 
 
@@ -153,7 +178,7 @@ def test_the_second_machine_needs_no_configuration_data_or_folder(microgpt: Prog
     assert second.communicate(timeout=TIMEOUT)[0] == ""
     assert second.returncode == 0
     assert not other.files()
-    microgpt(*run, "outputs_dir=alone")
+    alone(microgpt, *run, "outputs_dir=alone")
     assert largest_difference(microgpt.only_run("alone"), microgpt.only_run()) < 1e-9
 
 
@@ -167,83 +192,66 @@ def uninterrupted(shared_program: Program) -> Path:
 
 
 @pytest.mark.slow
-def test_ctrl_c_of_torchrun_writes_a_checkpoint_and_the_same_command_finishes(
+def test_stopped_and_killed_processes_end_all_and_the_same_command_finishes(
     microgpt: Program, uninterrupted: Path
 ) -> None:
+    """Ctrl-C, then each rank is killed, then one is killed that torchrun restarts: each command resumes the run."""
     process = start(microgpt, *LONG)
-    until(process, "step  120")
+    until_step(process, 60)
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=TIMEOUT)
-    assert process.returncode != 0
+    stdout, stderr = end(process)
     assert "interrupted: the last checkpoint is in" in stdout, stderr
     run = microgpt.only_run()
     record = read_record(run)
     assert (record["status"], record["error"]) == ("interrupted", f"stopped by signal {int(signal.SIGINT)}")
-    step = record["metrics"]["steps"]
-    assert step < STEPS
-    assert checkpoint_files(run, step), "the last step is saved"
+    stopped_at = record["metrics"]["steps"]
+    assert 60 <= stopped_at < STEPS
+    assert checkpoint_files(run, stopped_at), "the last step is saved"
 
-    together(microgpt, *LONG)
-    assert [leg["step"] for leg in read_record(microgpt.only_run())["resumed"]] == [step]
+    for rank in (0, 1):
+        process = start(microgpt, *LONG)
+        until_step(process, stopped_at + 60 * (rank + 1))
+        ranks = workers(process)
+        ranks[rank].kill()
+        _, stderr = end(process)
+        _, alive = psutil.wait_procs(ranks.values(), timeout=30)
+        assert not alive
+        # A killed process cannot write its record.
+        assert read_record(run)["status"] == ("running", "interrupted")[rank]
+        assert stderr.count("another process of this run has ended") <= 1
+
+    process = start(microgpt, *LONG, torchrun=("--standalone", "--max-restarts", "1"))
+    said = until_step(process, stopped_at + 180)
+    workers(process)[1].kill()
+    stdout, stderr = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, stderr
+    assert said.count("resuming ") == stdout.count("resuming ") == 1
+    steps = [leg["step"] for leg in read_record(microgpt.only_run())["resumed"]]
+    assert len(steps) == 4
+    assert steps[0] == stopped_at
+    assert steps == sorted(steps)
     assert results_of(run, STEPS) == results_of(uninterrupted, STEPS), "the same bits"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_process_ends_all_and_the_same_command_finishes(
-    microgpt: Program, uninterrupted: Path, rank: int
+def test_another_world_size_resumes_a_run_with_a_message(
+    microgpt: Program, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    process = start(microgpt, *LONG)
-    until(process, "step  120")
-    ranks = workers(process)
-    ranks[rank].kill()
-    _, stderr = process.communicate(timeout=TIMEOUT)
-    assert process.returncode != 0
-    _, alive = psutil.wait_procs(ranks.values(), timeout=30)
-    assert not alive
-    status = read_record(microgpt.only_run())["status"]
-    if rank == 0:
-        assert status == "running", "a killed process cannot write its record"
-    else:
-        assert status == "interrupted"
-        assert stderr.count("another process of this run has ended") <= 1
-    together(microgpt, *LONG)
-    assert results_of(microgpt.only_run(), STEPS) == results_of(uninterrupted, STEPS)
-
-
-@pytest.mark.slow
-def test_a_restart_by_torchrun_finishes_the_run(microgpt: Program, uninterrupted: Path) -> None:
-    process = start(microgpt, *LONG, torchrun=("--standalone", "--max-restarts", "1"))
-    until(process, "step  120")
-    workers(process)[1].kill()
-    stdout, stderr = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 0, stderr
-    assert stdout.count("resuming ") == 1
-    assert results_of(microgpt.only_run(), STEPS) == results_of(uninterrupted, STEPS)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("first", [2, 1])
-def test_another_world_size_resumes_a_run_with_a_message(microgpt: Program, uninterrupted: Path, first: int) -> None:
-    process = start(microgpt, *LONG) if first == 2 else microgpt.start(*LONG)
-    until(process, "step  120")
+    process = microgpt.start(*LONG)
+    until_step(process, 60)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=TIMEOUT)
-    said = microgpt(*LONG).stdout if first == 2 else together(microgpt, *LONG)[0]
-    assert "was trained by other code or on another machine" in said
+    end(process)
+    process = start(microgpt, *LONG)
+    message = "was trained by other code or on another machine"
+    assert message in until_step(process, 240)
+    process.send_signal(signal.SIGTERM)
+    end(process)
+    alone(microgpt, *LONG)
+    assert message in capsys.readouterr().out
     record = read_record(microgpt.only_run())
-    assert (record["status"], record["processes"]) == ("completed", 3 - first)
-    assert [leg["before"]["processes"] for leg in record["resumed"]] == [first]
+    assert (record["status"], record["processes"]) == ("completed", 1)
+    assert [leg["before"]["processes"] for leg in record["resumed"]] == [1, 2]
     assert largest_difference(uninterrupted, microgpt.only_run()) < 1e-9
-
-
-@pytest.mark.slow
-def test_a_new_leg_continues_from_a_checkpoint_of_one_process(microgpt: Program, alone: Path) -> None:
-    """All ranks receive weights and moments."""
-    leg = *RUN, f"train.resume={alone}"
-    microgpt(*leg, "outputs_dir=alone")
-    together(microgpt, *leg, "outputs_dir=together")
-    assert largest_difference(microgpt.only_run("alone"), microgpt.only_run("together")) < 1e-9
 
 
 @pytest.mark.slow
@@ -256,23 +264,35 @@ def test_a_non_finite_loss_ends_all_processes_with_one_sentence(microgpt: Progra
 # Errors
 
 
+SWEEP = "experiment=ablation", "mode=tensor"
+NO_SWEEP = "a sweep is not allowed with 2 processes of torchrun"
+
+
 @pytest.mark.slow
+def test_an_error_is_printed_once_and_ends_all_processes(microgpt: Program) -> None:
+    stdout, stderr = together(microgpt, *SWEEP, expect=1)  # torchrun's own exit code; it prints the program's
+    assert stdout == ""
+    assert stderr.count("error: ") == 1
+    assert f"error: {NO_SWEEP}" in stderr
+    assert "exitcode  : 2 " in stderr
+    assert not microgpt.files(), "no file is written"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (("mode=tensor", "backend=native"), "backend=native is not allowed: 2 processes of torchrun"),
-        (("experiment=ablation", "mode=tensor"), "a sweep is not allowed with 2 processes of torchrun"),
+        (SWEEP, NO_SWEEP),
     ],
 )
-def test_an_error_is_printed_once_and_ends_all_processes(
-    microgpt: Program, arguments: tuple[str, ...], sentence: str
+def test_what_several_processes_cannot_do_is_one_sentence(
+    arguments: tuple[str, ...], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stdout, stderr = together(microgpt, *arguments, expect=1)  # torchrun's own exit code; it prints the program's
-    assert stdout == ""
-    assert stderr.count("error: ") == 1
-    assert f"error: {sentence}" in stderr
-    assert "exitcode  : 2 " in stderr
-    assert not microgpt.files(), "no file is written"
+    monkeypatch.chdir(tmp_path)
+    set_environment(monkeypatch, 0, 2, 0, 2)
+    with pytest.raises(UserError, match=sentence):
+        run_here(*arguments)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
