@@ -1,7 +1,5 @@
 """The native and the PyTorch engine against tests/golden, as a user runs them; imported libraries and memory."""
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.program import SPY, mostly_slow
+from support.program import SPY, Program, mostly_slow, read_history, read_record
 from test_golden import golden
 
 from microgpt.data.sources import DATA_DIR_VARIABLE
@@ -23,29 +21,27 @@ each_reference = mostly_slow(1, ("experiment", "name"), [("karpathy", "k2"), ("k
 each_backend = pytest.mark.parametrize("backend", ["native", pytest.param("torch", marks=pytest.mark.slow)])
 
 
-def losses_and_record(folder: Path, data: Path, *arguments: str) -> tuple[np.ndarray, dict[str, Any]]:
+@pytest.fixture
+def absolute_data_dir(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(DATA_DIR_VARIABLE, str(data_dir))
+
+
+def losses_and_record(program: Program, *arguments: str) -> tuple[np.ndarray, dict[str, Any]]:
     """Run the program in tensor mode on the CPU; return its losses and its record."""
-    command = [sys.executable, "-m", "microgpt", "mode=tensor", "backend.device=cpu", *arguments]
-    run = subprocess.run(
-        command, cwd=folder, env=os.environ | {DATA_DIR_VARIABLE: str(data)}, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
-    (history,) = folder.glob("outputs/**/history.jsonl")
-    logged = [json.loads(line) for line in history.read_text().splitlines()]
-    record = json.loads((history.parent / "run.json").read_text())
+    program("mode=tensor", "backend.device=cpu", *arguments)
+    logged, record = read_history(program.only_run()), read_record(program.only_run())
     assert record["status"] == "completed"
     assert [line["step"] for line in logged] == list(range(1, len(logged) + 1))
     return np.array([line["loss"] for line in logged]), record
 
 
+@pytest.mark.usefixtures("absolute_data_dir")
 @each_backend
 @each_reference
-def test_float64_equals_the_whole_reference(
-    experiment: str, name: str, backend: str, data_dir: Path, tmp_path: Path
-) -> None:
+def test_float64_equals_the_whole_reference(experiment: str, name: str, backend: str, microgpt: Program) -> None:
     expected = golden(name)
     arguments = f"experiment={experiment}", f"backend={backend}", "backend.dtype=float64"
-    losses, record = losses_and_record(tmp_path, data_dir, *arguments)
+    losses, record = losses_and_record(microgpt, *arguments)
     assert (record["backend"], record["dtype"]) == (backend, "float64")
     assert len(losses) == expected["steps"]
     assert np.abs(losses - expected["losses"]).max() <= 1e-9
@@ -53,16 +49,15 @@ def test_float64_equals_the_whole_reference(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("absolute_data_dir")
 @each_backend
 @each_reference
-def test_float32_equals_the_first_losses(
-    experiment: str, name: str, backend: str, data_dir: Path, tmp_path: Path
-) -> None:
+def test_float32_equals_the_first_losses(experiment: str, name: str, backend: str, microgpt: Program) -> None:
     """Within FLOAT32, and to the printed digits for k2 on the native engine."""
     expected = golden(name)["losses"][:PRINTED]
     steps = f"train.steps={PRINTED}", f"schedule.total_steps={golden(name)['steps']}", "sample.num_samples=1"
     arguments = f"experiment={experiment}", f"backend={backend}", "backend.dtype=float32", *steps
-    losses, record = losses_and_record(tmp_path, data_dir, *arguments)
+    losses, record = losses_and_record(microgpt, *arguments)
     assert (record["backend"], record["dtype"]) == (backend, "float32")
     assert np.abs(losses - expected).max() <= FLOAT32
     if (name, backend) == ("k2", "native"):

@@ -41,7 +41,8 @@ TENSOR = ("mode=tensor", "backend=torch", "backend.device=cpu")
 # documents, phrases and a bias.
 RUN = (
     *TENSOR, "backend.dtype=float64", "backend.micro_batch=3", "train.batch_size=7", "train.steps=40",
-    "optim.grad_clip=0.5", "train.log_every=1", "train.eval_every=20", "train.eval_documents=300", "sample.num_samples=3",
+    "optim.grad_clip=0.5", "train.log_every=1", "train.eval_every=20", "train.eval_documents=300",
+    "sample.num_samples=3",
 )  # fmt: skip
 STEPS = 600
 LONG = (

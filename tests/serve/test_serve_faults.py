@@ -179,7 +179,7 @@ def test_a_missing_extra_is_named_with_its_cure(
     monkeypatch.chdir(microgpt.folder)  # the command depends on where the user is
     absent = f"raise ModuleNotFoundError('No module named {library}', name='{library}')"
     (microgpt.folder / f"{library}.py").write_text(absent)
-    done = microgpt("task=serve", "checkpoint=latest", expect=2)
+    done = microgpt.process("task=serve", "checkpoint=latest", expect=2)
     assert validation_message(done.stderr) == f"task=serve needs {library}: {install_command('serve')}"
 
 

@@ -1,12 +1,15 @@
-"""The program as a user runs it: a process of its own, in a folder of its own."""
+"""The program as a user runs it, in a folder of its own: in a process of its own, or in that of the test."""
 
+import contextlib
 import importlib.util
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +17,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
+from microgpt.app import main
 
 TIMEOUT = 120  # seconds that no command here comes near
 # DESIGN: "Runs"
@@ -43,19 +48,25 @@ def mostly_slow(
 
 @dataclass(frozen=True)
 class Program:
-    """`program(*arguments)` runs `python -m microgpt *arguments` in its folder."""
+    """`program(*arguments)` runs `python -m microgpt *arguments` in its folder, in the process of the test.
+
+    Nothing is imported and no kernel is loaded again, which takes most of the time of a short run. What depends on the
+    process, such as imports, environment variables and signals, is tested with `process` and `start`.
+    """
 
     folder: Path
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def __call__(self, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-        """Run to the end; the exit code must be the expected one."""
+        """Run to the end in this process; the exit code must be the expected one."""
+        return as_expected(run_here(command(*arguments), self.folder), expect)
+
+    def process(self, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run to the end in a new process; the exit code must be the expected one."""
         done = subprocess.run(
             command(*arguments), cwd=self.folder, capture_output=True, text=True, timeout=TIMEOUT, env=environment()
         )
-        shown = f"{' '.join(arguments)}\n--- stdout\n{done.stdout[-3000:]}\n--- stderr\n{done.stderr[-3000:]}"
-        assert done.returncode == expect, f"exit code {done.returncode}, not {expect}: {shown}"
-        return done
+        return as_expected(done, expect)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start and return at once; what still runs when the test ends is killed."""
@@ -108,6 +119,33 @@ class Program:
 
     def files(self) -> set[str]:
         return {str(path.relative_to(self.folder)) for path in self.folder.rglob("*")}
+
+
+def run_here(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the program in this process: its output is captured, and its warnings are printed, as in a new one."""
+    streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2)]
+    before = sys.argv
+    sys.argv = command[2:]
+    try:
+        with (
+            contextlib.chdir(folder), contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]),
+            warnings.catch_warnings(),
+        ):  # fmt: skip
+            warnings.showwarning = lambda *warning: print(warnings.formatwarning(*warning[:4]), file=sys.stderr, end="")
+            warnings.simplefilter("default")
+            for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+                warnings.simplefilter("ignore", category)  # Python's own defaults
+            code = main()
+    finally:
+        sys.argv = before
+    stdout, stderr = (stream.buffer.getvalue().decode() for stream in streams)
+    return subprocess.CompletedProcess(command, code, stdout, stderr)
+
+
+def as_expected(done: subprocess.CompletedProcess[str], code: int) -> subprocess.CompletedProcess[str]:
+    shown = f"{' '.join(done.args[3:])}\n--- stdout\n{done.stdout[-3000:]}\n--- stderr\n{done.stderr[-3000:]}"
+    assert done.returncode == code, f"exit code {done.returncode}, not {code}: {shown}"
+    return done
 
 
 def command(*arguments: str) -> list[str]:

@@ -57,16 +57,6 @@ def sample_lines(stdout: str) -> list[str]:
     return [re.sub(r"  \[stopped: \w+\]$", "", s) for s in re.findall(r"^sample +\d+: (.*)$", stdout, re.MULTILINE)]
 
 
-def wait_for_all(program: Program, *commands: tuple[str, ...]) -> list[str]:
-    """Run the commands at the same time, and return the standard output of each."""
-    outputs = []
-    for process in [program.start(*command) for command in commands]:
-        stdout, stderr = process.communicate()
-        assert process.returncode == 0, stderr
-        outputs.append(stdout)
-    return outputs
-
-
 # Runs of experiment=debug by every engine
 
 
@@ -80,9 +70,9 @@ def debug(shared_program: Program) -> tuple[Program, dict[str, str]]:
         "torch": (*DEBUG, *TORCH),
         "auto": (*DEBUG, "mode=tensor"),
     }
-    given = [(*command, f"outputs_dir={name}") for name, command in commands.items()]
-    outputs = wait_for_all(shared_program, *given[:2]) + wait_for_all(shared_program, *given[2:])
-    return shared_program, dict(zip(commands, outputs, strict=True))
+    return shared_program, {
+        name: shared_program(*command, f"outputs_dir={name}").stdout for name, command in commands.items()
+    }
 
 
 Debug = tuple[Program, dict[str, str]]
@@ -200,11 +190,13 @@ def legs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, s
         for engine in ENGINES:
             (program.folder / engine).mkdir()
         common = (*TEXT, "model.n_embd=4", "train.batch_size=2", "optim.lr=0.02", "sample.num_samples=0")
-        wait_for_all(program, *((*common, *ENGINES[e], f"outputs_dir={e}/first") for e in ENGINES))
+        for engine, keys in ENGINES.items():
+            program(*common, *keys, f"outputs_dir={engine}/first")
         firsts = [program.only_run(f"{engine}/first") for engine in ENGINES]
         resume = f"train.resume={','.join(map(str, firsts))}"
         leg = (*common, "train.steps=15", "train.eval_every=null")
-        wait_for_all(program, *(("-m", resume, *leg, *ENGINES[e], f"outputs_dir={e}/then") for e in ENGINES))
+        for engine, keys in ENGINES.items():
+            program("-m", resume, *leg, *keys, f"outputs_dir={engine}/then")
         runs = {}
         for then in ENGINES:
             jobs = sorted((program.folder / then / "then" / "sweeps").glob("*/*/run.json"))
@@ -255,9 +247,8 @@ def compared(tmp_path_factory: pytest.TempPathFactory, *overrides: str) -> Itera
     folder = tmp_path_factory.mktemp("compared")
     for program in make_program(folder):
         write_text(folder)
-        commands = [("-m", "experiment=debug", "train.log_every=1", *overrides, *mode, f"outputs_dir={name}")
-                    for name, mode in (("scalar", SCALAR), ("native", NATIVE64))]  # fmt: skip
-        wait_for_all(program, *commands)
+        for name, mode in (("scalar", SCALAR), ("native", NATIVE64)):
+            program("-m", "experiment=debug", "train.log_every=1", *overrides, *mode, f"outputs_dir={name}")
         scalar, native = (
             sorted(path.parent for path in (folder / name / "sweeps").glob("*/*/run.json"))
             for name in ("scalar", "native")
@@ -334,11 +325,8 @@ def test_the_whole_validation_set_is_evaluated_by_default(microgpt: Program) -> 
     (microgpt.folder / "input.txt").write_text("\n".join(words) + "\n")
     text = ("data=text", "data.path=input.txt", "data.val_fraction=0.6", "train.steps=3", "style=classic",
             "model.n_embd=4", "sample.num_samples=0")  # fmt: skip
-    wait_for_all(
-        microgpt,
-        (*text, *SCALAR, "train.eval_documents=null", "outputs_dir=scalar"),
-        (*text, *NATIVE64, "outputs_dir=native"),
-    )
+    microgpt(*text, *SCALAR, "train.eval_documents=null", "outputs_dir=scalar")
+    microgpt(*text, *NATIVE64, "outputs_dir=native")
     scalar, native = (microgpt.only_run(name) for name in ("scalar", "native"))
     data = read_record(native)["data"]
     assert data["evaluated_documents"] == data["val_documents"] == 307, "more than are evaluated in one call"
@@ -368,7 +356,8 @@ def test_zero_steps_report_the_untrained_model(microgpt: Program, engine: tuple[
 def test_the_number_of_threads_does_not_change_results(microgpt: Program) -> None:
     """The batch and the model are large enough to be split among threads."""
     run = (*DEBUG, *NATIVE, "train.batch_size=64", "model.n_embd=64", "sample.num_samples=2", "train.steps=15")
-    wait_for_all(microgpt, *((*run, f"backend.threads={n}", f"outputs_dir=threads{n}") for n in (1, 2)))
+    for count in (1, 2):
+        microgpt(*run, f"backend.threads={count}", f"outputs_dir=threads{count}")
     one, two = (microgpt.only_run(f"threads{n}") for n in (1, 2))
     assert [read_record(run)["threads"] for run in (one, two)] == [1, 2]
     assert results_of(one, 15) == results_of(two, 15)
