@@ -145,18 +145,13 @@ class SpellingVisitor(HydraOverrideVisitor):
         return key
 
     def visitDictKeyValuePair(self, ctx: Any) -> Any:  # noqa: N802
-        group, self.key = self.key, f"{self.key}.{ctx.getChild(0).getText().strip()}"
-        pair = super().visitDictKeyValuePair(ctx)
-        self.key = group
-        return pair
+        with replaced(self, "key", f"{self.key}.{ctx.getChild(0).getText().strip()}"):
+            return super().visitDictKeyValuePair(ctx)
 
     def visitFunction(self, ctx: Any) -> Any:  # noqa: N802
-        key = self.key
-        if ctx.getChild(0).getText() in self.read_as_numbers:
-            self.key = ""
-        value = super().visitFunction(ctx)
-        self.key = key
-        return value
+        has_strings = ctx.getChild(0).getText() not in self.read_as_numbers
+        with replaced(self, "key", self.key if has_strings else ""):
+            return super().visitFunction(ctx)
 
     def visitPrimitive(self, ctx: Any) -> Any:  # noqa: N802
         value = super().visitPrimitive(ctx)

@@ -76,6 +76,7 @@ def variant_object(variant: Variant, found: Summary | None) -> dict[str, Any]:
 
 
 def ends(interval: Interval | None) -> dict[str, float | None]:
+    """Return the keys of an interval, null without one."""
     return {"low": interval.low, "high": interval.high} if interval else {"low": None, "high": None}
 
 

@@ -158,8 +158,8 @@ def measured(family: Family, keys: Sequence[str]) -> tuple[list[tuple[Variant, S
             for variant, sample in few
         ]
         found = [pair for pair in found if pair not in few]
-        is_last = family.metric == "val_loss"  # a mean of training losses may be of the first steps
-        worse = [above_uniform(variant, sample) if is_last else "" for variant, sample in found]
+        is_val_loss = family.metric == "val_loss"  # a mean of training losses may be of the first steps
+        worse = [above_uniform(variant, sample) if is_val_loss else "" for variant, sample in found]
         remarks += [
             f"{variant.name} is left out of the effects: it diverged ({above})."
             for (variant, _), above in zip(found, worse, strict=True)
