@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from microgpt.runs.record import timestamp
 from microgpt.runs.record_json import without_non_finite
 
 PACKAGES = {"microgpt": {}, "nanogpt": NANOGPT_PACKAGES, "nanochat": NANOCHAT_PACKAGES}
+COMPARE = {"nanogpt": compare_nanogpt, "nanochat": compare_nanochat}
 SCHEMA_VERSION = 2
 STOP_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -77,18 +78,17 @@ class Benchmark:
         return Origin(baseline, path and Path(path).resolve(), ref)
 
     def compose(
-        self, baseline: str, scratch: Path, copy: Path | None, python: str, origin: dict[str, Any]
+        self, baseline: str, scratch: Path, copy: Path | None, python: str, source: dict[str, Any]
     ) -> BaselineComparison:
         """Return the comparison with one baseline; write nothing. Raises UserError if the text is too short."""
         a, copy = self.arguments, copy or scratch / "checkout"
         setup = make_setup(baseline, self.profile, self.choice.device, a.seed, a.steps, a.threads)
         if baseline == "microgpt":
             text = lines_text(self.source, setup.block_size, setup.eval_documents)
-            return compare_microgpt(copy, origin, text, setup, scratch)
+            return replace(compare_microgpt(copy, text, setup, scratch), source=source)
         text = stream_text(self.source, setup.block_size, setup.batch_size, setup.eval_documents)
         settings = precisions(baseline, self.profile, setup.device)
-        compare = compare_nanogpt if baseline == "nanogpt" else compare_nanochat
-        return compare(copy, python, origin, text, setup, settings, scratch)
+        return replace(COMPARE[baseline](copy, python, text, setup, settings, scratch), source=source)
 
     def prepare(self, baseline: str, scratch: Path, conditions: Conditions) -> None:
         """Obtain a baseline, write the files of its comparison and warm up; if it is not available, record why."""

@@ -41,11 +41,10 @@ class Contestant:
     """A program with one precision. `launch` takes the setup and the number of the round, which is in file names."""
 
     label: str
-    is_ours: bool
     precision: Precision
     device: str  # requested
     launch: Callable[[Setup, int], Launch]
-    against: str | None = None  # for this project, the label of the baseline to compare with
+    against: str | None = None  # label of the baseline to compare with; None: this is the baseline
     differences: Sequence[str] = ()  # the keys of the comparison's differences that apply to this program
 
 
@@ -76,11 +75,11 @@ class BaselineComparison:
 
     baseline: str
     setup: Setup
-    source: dict[str, Any]  # version and origin of the baseline
     contestants: list[Contestant]
     differences: dict[str, str]  # key -> sentence
     prepare: Callable[[], None] = lambda: None  # writes the files that all programs need; raises UserError
     data_command: Command | None = None  # runs before the programs
+    source: dict[str, Any] = field(default_factory=dict)  # version and origin of the baseline
     runs: list[Run] = field(default_factory=list)
     problem: str = ""  # why the baseline is not available
     notes: list[str] = field(default_factory=list)

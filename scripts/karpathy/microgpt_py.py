@@ -7,7 +7,6 @@ changed.
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 from karpathy.comparison import BaselineComparison, Contestant, Launch, Run
 from karpathy.data import Text
@@ -53,9 +52,7 @@ def patched(source: str, setup: Setup) -> str:
     return source
 
 
-def compare_microgpt(
-    script: Path, source: dict[str, Any], text: Text, setup: Setup, scratch: Path
-) -> BaselineComparison:
+def compare_microgpt(script: Path, text: Text, setup: Setup, scratch: Path) -> BaselineComparison:
     """Return the comparison of the script, with and without Python's cycle collector, and our engines."""
 
     def theirs(label: str, arguments: list[str], differences: list[str]) -> Contestant:
@@ -70,7 +67,7 @@ def compare_microgpt(
             command = Command([sys.executable, *arguments], folder)
             return Launch(command, lambda done: read_output(done, text, changed), prepare)
 
-        return Contestant(label, False, FLOAT64, "cpu", launch, differences=differences)
+        return Contestant(label, FLOAT64, "cpu", launch, differences=differences)
 
     ours = Ours(scratch / "ours", text, model=["model.tie_lm_head=false"], log_every=1)
 
@@ -85,7 +82,7 @@ def compare_microgpt(
         ours.contestant("native", FLOAT64, "cpu", LABEL, []),
         ours.contestant("native", Precision("float32"), "cpu", LABEL, ["float32"]),
     ]
-    return BaselineComparison("microgpt", setup, source, contestants, DIFFERENCES, prepare)
+    return BaselineComparison("microgpt", setup, contestants, DIFFERENCES, prepare)
 
 
 def read_output(done: Finished, text: Text, setup: Setup) -> Figures:

@@ -42,13 +42,7 @@ DATA_SCRIPT = Path(__file__).with_name("nanochat_data.py")
 
 
 def compare_nanochat(
-    checkout: Path,
-    python: str,
-    source: dict[str, Any],
-    text: Text,
-    setup: Setup,
-    settings: Sequence[Precision],
-    scratch: Path,
+    checkout: Path, python: str, text: Text, setup: Setup, settings: Sequence[Precision], scratch: Path
 ) -> BaselineComparison:
     """Return the comparison. `checkout` is a copy; `python` has the packages and also writes the data."""
     base = scratch / "base"  # nanochat reads and writes here
@@ -77,7 +71,7 @@ def compare_nanochat(
     default = compiles_by_default("nanochat", device)
     contestants = ours.beside("nanochat", settings, setup, launch, differences, default)
     data_command = Command([python, str(DATA_SCRIPT), str(base)], scratch)
-    return BaselineComparison("nanochat", setup, source, contestants, DIFFERENCES, prepare, data_command)
+    return BaselineComparison("nanochat", setup, contestants, DIFFERENCES, prepare, data_command)
 
 
 def flags_of(s: Setup, eval_tokens: int, tag: str) -> dict[str, Any]:

@@ -31,13 +31,7 @@ DIFFERENCES = {
 
 
 def compare_nanogpt(
-    checkout: Path,
-    python: str,
-    source: dict[str, Any],
-    text: Text,
-    setup: Setup,
-    settings: Sequence[Precision],
-    scratch: Path,
+    checkout: Path, python: str, text: Text, setup: Setup, settings: Sequence[Precision], scratch: Path
 ) -> BaselineComparison:
     """Return the comparison. `checkout` is a copy to which the text is written; `python` has the packages."""
     ours, device = Ours(scratch / "ours", text, MODEL), setup.device
@@ -55,7 +49,7 @@ def compare_nanogpt(
 
     default = compiles_by_default("nanogpt", device)
     contestants = ours.beside("nanoGPT", settings, setup, launch, lambda _: list(DIFFERENCES), default)
-    return BaselineComparison("nanogpt", setup, source, contestants, DIFFERENCES, prepare)
+    return BaselineComparison("nanogpt", setup, contestants, DIFFERENCES, prepare)
 
 
 def write_data(folder: Path, text: Text) -> None:

@@ -41,7 +41,7 @@ class Ours:
         self, backend: str, precision: Precision, device: str, against: str, differences: Sequence[str]
     ) -> Contestant:
         launch = partial(self.launch, backend, precision, device)
-        return Contestant(f"microgpt {backend}, {precision}", True, precision, device, launch, against, differences)
+        return Contestant(f"microgpt {backend}, {precision}", precision, device, launch, against, differences)
 
     def beside(
         self,
@@ -59,7 +59,7 @@ class Ours:
         found, device = [], setup.device
         for precision in settings:
             label, keys = f"{program}, {precision}", differences(precision)
-            found.append(Contestant(label, False, precision, device, partial(launch, precision), differences=keys))
+            found.append(Contestant(label, precision, device, partial(launch, precision), differences=keys))
             found.append(self.contestant("torch", precision, device, label, keys))
             if device == "cpu" and precision.compiled == compiled_by_default:
                 found.append(self.contestant("native", Precision(precision.dtype), "cpu", label, keys))

@@ -62,7 +62,7 @@ def summary(comparison: BaselineComparison, contestant: Contestant) -> dict[str,
     status = failed[0].status if failed else COMPLETED if runs else UNAVAILABLE if comparison.problem else NOT_RUN
     return {
         "label": label,
-        "ours": contestant.is_ours,
+        "ours": contestant.against is not None,
         "dtype": contestant.precision.dtype,
         "compiled": contestant.precision.compiled,
         "device": figures[-1].device if figures else None,

@@ -357,7 +357,7 @@ def test_results_that_cannot_be_written_are_a_mistake(stage: Stage) -> None:
 @pytest.mark.parametrize("found", [{FAILED, FELL_BACK, TIMED_OUT}, {FELL_BACK, TIMED_OUT}, {TIMED_OUT}, {COMPLETED}])
 def test_exit_code_is_that_of_the_gravest_status(found: set[str]) -> None:
     runs = [Run("x", 1, status) for status in sorted(found)]
-    one = BaselineComparison("nanogpt", make_setup("nanogpt", "quick", "cpu", 1), {}, [], {}, runs=runs)
+    one = BaselineComparison("nanogpt", make_setup("nanogpt", "quick", "cpu", 1), [], {}, runs=runs)
     expected = 1 if FAILED in found else 3 if FELL_BACK in found else 124 if TIMED_OUT in found else 0
     assert exit_code([one]) == expected
     one.problem = "it is not available"

@@ -70,7 +70,7 @@ def test_target_tokens_of_a_step_equal_those_of_our_training(seed: int, batch_si
 def test_nanochat_gets_the_examples_in_our_order(tmp_path: Path) -> None:
     w = make_setup("nanochat", "quick", "cpu", seed=5, steps=10)
     text = stream_text(read_data(None), w.block_size, w.batch_size, w.eval_documents)
-    comparison = nanochat.compare_nanochat(tmp_path, "python", {}, text, w, [Precision("float32")], tmp_path)
+    comparison = nanochat.compare_nanochat(tmp_path, "python", text, w, [Precision("float32")], tmp_path)
     comparison.prepare()
     written = json.loads((tmp_path / "base" / "text.json").read_text())
     examples = text.corpus.train.examples
