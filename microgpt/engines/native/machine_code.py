@@ -123,7 +123,7 @@ def argument(kind: str) -> tuple[Callable[[Any], Any], Any]:
         if array.dtype != dtype or not array.flags.c_contiguous:
             raise TypeError(f"a kernel needs a contiguous array of {kind}, not {array.dtype}")
         try:
-            return ctypes.addressof(ctypes.c_char.from_buffer(array))  # a quarter of the time of array.ctypes.data
+            return ctypes.addressof(ctypes.c_char.from_buffer(array))  # pyright: ignore[reportArgumentType]
         except (TypeError, ValueError):  # read-only, or empty
             return array.ctypes.data
 
