@@ -136,6 +136,8 @@ def run_here(command: list[str], folder: Path) -> subprocess.CompletedProcess[st
             for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
                 warnings.simplefilter("ignore", category)  # Python's own defaults
             code = main()
+    except SystemExit as end:  # of --help
+        code = int(end.code or 0)
     finally:
         sys.argv = before
     stdout, stderr = (stream.buffer.getvalue().decode() for stream in streams)
