@@ -19,6 +19,7 @@ The data is designed for a character-level model with a million parameters:
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from random import Random
 
 from chat_generator import sentences, topics
@@ -127,10 +128,6 @@ def long_conversation(rng: Random, without_start: bool = False) -> Conversation:
     return tuple(builder.exchanges)
 
 
-def conversation_without_start(rng: Random) -> Conversation:
-    return long_conversation(rng, without_start=True)
-
-
 def remembered_name(rng: Random) -> Conversation:
     """State a name, talk about at most one topic, and ask for the name."""
     builder = ConversationBuilder(rng, MAX_TOKENS)
@@ -145,7 +142,7 @@ RANDOM_KINDS: dict[str, tuple[int, Callable[[Random], Conversation]]] = {
     "names remembered": (1500, remembered_name),
     "short conversations": (2000, short_conversation),
     "long conversations": (5500, long_conversation),
-    "without a start": (2500, conversation_without_start),
+    "without a start": (2500, partial(long_conversation, without_start=True)),
 }
 
 

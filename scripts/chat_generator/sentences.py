@@ -119,13 +119,10 @@ COLOUR_QUESTIONS = equals(
 MORE_COLOURS = equals("And {}? | What about {}? | And what colour is {}?")
 
 PAIRS = equals(
-    "hot cold | big small | long short | old new | good bad | fast slow | day night | up down "
-    "| left right | open closed"
-    "| light dark | rich poor | happy sad | hard soft | full empty | early late | high low "
-    "| loud quiet | wet dry | yes no"
-    "| first last | in out | near far | strong weak | clean dirty | thick thin | easy difficult "
-    "| war peace | black white"
-    "| true false | summer winter | love hate"
+    "hot cold | big small | long short | old new | good bad | fast slow | day night | up down | left right"
+    "| open closed | light dark | rich poor | happy sad | hard soft | full empty | early late | high low | loud quiet"
+    "| wet dry | yes no | first last | in out | near far | strong weak | clean dirty | thick thin | easy difficult"
+    "| war peace | black white | true false | summer winter | love hate"
 )
 OPPOSITES = dict(order for a, b in map(str.split, PAIRS) for order in ((a, b), (b, a)))
 OPPOSITE_QUESTIONS = equals(

@@ -9,7 +9,7 @@ import harness
 from karpathy.comparison import COMPLETED, NOT_RUN, UNAVAILABLE, BaselineComparison, Contestant
 from karpathy.measures import common_loss, spread
 from karpathy.microgpt_py import copy_validation
-from karpathy.workloads import counted
+from microgpt.reports.tables import counted
 
 MIB = 1 << 20
 RISE = 0.05  # nats by which a validation loss may exceed an earlier loss

@@ -6,6 +6,8 @@ The baseline and this project get the same settings; the module of a baseline li
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from microgpt.reports.tables import counted
+
 BASELINES = ("microgpt", "nanogpt", "nanochat")
 GROUPS = {"both": ("nanogpt", "nanochat"), "all": BASELINES}  # additional values of --baseline
 PROFILES = ("quick", "full")
@@ -73,10 +75,6 @@ class Setup:
             f"betas {self.beta1:g} and {self.beta2:g}, schedule {self.schedule}{clip}; seed {self.seed}, "
             f"device {self.device}, {threads}"
         )
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def make_setup(
