@@ -5,8 +5,8 @@ import random
 import numpy as np
 import pytest
 
+from microgpt.engines.native.kv_cache import choose
 from microgpt.engines.native.machine_code import kernels_for
-from microgpt.engines.native.token_sampling import choose
 from microgpt.errors import NonFiniteError
 from microgpt.inference.sampling import SamplingPolicy, probabilities
 

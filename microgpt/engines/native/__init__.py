@@ -7,7 +7,6 @@ layout.py             the layout of the flat arrays: sizes, offsets, padding; co
 weights.py            weights and moments of R models, and their conversion from and to tensors
 optimizer_settings.py an optimizer's settings in the form that kernels receive
 kv_cache.py           the KV cache and the decoders that use it
-token_sampling.py     sampling a token for each of several rows of logits
 text_sampling.py      sampling texts one after the other, with Python's random generator
 bulk_sampling.py      bulk sampling, many texts at once
 python_random.py      the state of Python's random generator in the form that kernels receive

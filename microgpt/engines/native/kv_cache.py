@@ -1,15 +1,17 @@
 """The KV cache, and the decoders that use it (kernels/decoding.py)."""
 
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 
 from microgpt.engines.base import Choices
 from microgpt.engines.native.layout import Layout, layout_of, layout_record
-from microgpt.engines.native.token_sampling import choose
+from microgpt.engines.native.machine_code import Kernels
 from microgpt.engines.native.weights import Weights, aligned, workspace
 
 MIN_ROWS = 64  # minimum number of rows in a batch decoder's pass
+COMPENSATED_SUM = int(sys.version_info >= (3, 12))  # since Python 3.12, `sum` of floats uses Neumaier's method
 
 
 class DecodingBuffers:
@@ -101,3 +103,24 @@ class NativeBatchDecoder:
         return choose(
             b.weights.kernels, b.activations, b.first_logit, b.logit_stride, vocab, rows, uniforms, temperatures, top_k
         )
+
+
+def choose(
+    kernels: Kernels,
+    activations: np.ndarray,
+    logits: int,
+    stride: int,
+    vocab: int,
+    rows: Sequence[int],
+    uniforms: Sequence[float],
+    temperatures: Sequence[float],
+    top_k: Sequence[int | None],
+) -> Choices:
+    """See base.ChoosesTokens; the logits of row r begin at activations[logits + r * stride]."""
+    probs, tokens = np.empty(len(rows) * vocab), np.empty(len(rows), np.int64)
+    kernels.choose_tokens(
+        activations, logits, stride, vocab, np.array(rows, np.int64), len(rows), np.array(uniforms, np.float64),
+        np.array(temperatures, np.float64), np.array([min(k or vocab, vocab) for k in top_k], np.int64), -1.0,
+        COMPENSATED_SUM, probs, tokens,
+    )  # fmt: skip
+    return Choices(tokens.tolist(), probs.reshape(len(rows), vocab))

@@ -7,9 +7,8 @@ from itertools import accumulate, chain
 import numpy as np
 
 from microgpt.engines.base import TextRequest
-from microgpt.engines.native.kv_cache import DecodingBuffers
+from microgpt.engines.native.kv_cache import COMPENSATED_SUM, DecodingBuffers
 from microgpt.engines.native.python_random import State
-from microgpt.engines.native.token_sampling import COMPENSATED_SUM
 from microgpt.errors import NonFiniteError
 
 MOST_WORK = 1e9  # maximum tokens x parameters per call, so that Python can handle signals between calls

@@ -1,7 +1,7 @@
 """Sampling tokens from logits in compiled code, bit-identical to inference/sampling.py and `random.choices`.
 
 The order of operations, the C library functions and the summation method are the same as in Python. `minus_one` is the
-exponent -1.0; `compensated` is COMPENSATED_SUM (../token_sampling.py).
+exponent -1.0; `compensated` is COMPENSATED_SUM (kv_cache.py).
 """
 
 import math
