@@ -123,11 +123,6 @@ def paired(a: Sample, b: Sample) -> Difference:
     return paired_contrast([(1.0, a), (-1.0, b)])
 
 
-def unpaired(a: Sample, b: Sample) -> Difference:
-    """Compare the means of a and b with Welch's t."""
-    return unpaired_contrast([(1.0, a), (-1.0, b)])
-
-
 def difference(a: Sample, b: Sample) -> Difference:
     """Compare a and b, paired if they share half of the seeds of the smaller, and at least two."""
     return contrast([(1.0, a), (-1.0, b)])

@@ -60,25 +60,23 @@ class VectorizedLauncher(Launcher):
         checked = self.check(numbered)
         if not self.checker.has_trials and initial_job_idx == 0:  # for Hydra's sweeper; ours have already checked this
             checked.require_runnable()
-        errors: dict[int, Exception] = checked.errors(list(numbered))
+        from microgpt.sweeps.runner import Outcome  # imports numpy, which --help does not need
+
+        errors = checked.errors(list(numbered))
         self.record([checked.failed[number] for number in errors])
         report_by_cause(errors)
         returns: dict[int, JobReturn] = {}
-        objectives: dict[int, float] = {}
+        outcomes = {number: Outcome(error=error) for number, error in errors.items()}
         jobs = [checked.jobs[number] for number in numbered if number in checked.jobs]
         for job in jobs:
             if job.config.task.name != "train":
                 returns[job.number] = self.run_alone(job.number, numbered[job.number])
-        for number, outcome in self.train([job for job in jobs if job.number not in returns]).items():
-            objectives[number] = outcome.objective
-            if outcome.error is not None:
-                errors[number] = outcome.error
-        current_sweep().errors += errors.values()
-        for number, overrides in numbered.items():
-            if number not in returns:
-                status = JobStatus.FAILED if number in errors else JobStatus.COMPLETED
-                value = errors[number] if number in errors else objectives[number]
-                returns[number] = JobResult(overrides=list(overrides), status=status, _return_value=value)
+        outcomes |= self.train([job for job in jobs if job.number not in returns])
+        current_sweep().errors += [one.error for one in outcomes.values() if one.error is not None]
+        for number, outcome in outcomes.items():
+            status = JobStatus.COMPLETED if outcome.error is None else JobStatus.FAILED
+            overrides = list(numbered[number])
+            returns[number] = JobResult(overrides=overrides, status=status, _return_value=outcome.result)
         return [returns[number] for number in numbered]
 
     def check(self, jobs: Mapping[int, Sequence[str]]) -> CheckedJobs:

@@ -15,7 +15,7 @@ from support.report_rows import design
 from microgpt.reports.contrasts import averaged_contrasts
 from microgpt.reports.factor_effects import all_simple_contrasts, compare, different, effects_of, family_of
 from microgpt.reports.factors import Design
-from microgpt.reports.paired_statistics import Difference, Verdict, corrected, difference, paired, unpaired
+from microgpt.reports.paired_statistics import Difference, Verdict, corrected, difference, paired, unpaired_contrast
 from microgpt.reports.simultaneous import joint
 from microgpt.reports.statistical_power import critical_t, seeds_needed
 
@@ -140,7 +140,9 @@ def test_intervals_of_samples_of_unequal_variance_miss_five_percent(n, m, ratio)
     """Welch's degrees of freedom are an approximation."""
     rng = np.random.default_rng(5)
     a, b = rng.normal(2.4, RUN_SD, (COUNT, n)).tolist(), rng.normal(2.4, ratio * RUN_SD, (COUNT, m)).tolist()
-    found = [unpaired(dict(enumerate(x)), dict(enumerate(y))) for x, y in zip(a, b, strict=True)]
+    found = [
+        unpaired_contrast([(1.0, dict(enumerate(x))), (-1.0, dict(enumerate(y)))]) for x, y in zip(a, b, strict=True)
+    ]
     assert abs(np.mean([misses(one, 0.0) for one in found]) - 0.05) <= BOUND
 
 

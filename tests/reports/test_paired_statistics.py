@@ -16,13 +16,14 @@ from statsmodels.stats.power import TTestIndPower, TTestPower
 from microgpt.reports import statistical_power
 from microgpt.reports.paired_statistics import (
     Difference,
+    Sample,
     Verdict,
     corrected,
     difference,
     holm,
     paired,
     summary,
-    unpaired,
+    unpaired_contrast,
 )
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # of numpy, as for a division by zero
@@ -35,6 +36,10 @@ CELLS = ("neither", "only_a", "only_b", "both")
 losses = st.floats(0.5, 10, allow_nan=False)
 samples = st.dictionaries(st.integers(0, 30), losses, min_size=1, max_size=20)
 paired_losses = st.lists(st.tuples(losses, losses), min_size=2, max_size=30)
+
+
+def unpaired(a: Sample, b: Sample) -> Difference:
+    return unpaired_contrast([(1.0, a), (-1.0, b)])
 
 
 def ablation(seeds: int, effect: float = 0.0, generator: int = 7) -> dict[str, dict[int, float]]:
