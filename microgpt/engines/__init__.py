@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from microgpt.engines.options import BACKENDS
+from microgpt.engines.options import BACKENDS, missing_option
 from microgpt.errors import UserError
 
 if TYPE_CHECKING:  # numpy must not be imported: the scalar model runs with the standard library alone
@@ -56,5 +56,10 @@ def make_engine(
         known = options.backend in BACKENDS and options.backend != "auto"
         place = ": add it to ENGINES in engines/__init__.py" if known else ""
         raise UserError(f"backend={options.backend} is not one of the engines {', '.join(ENGINES)}{place}")
+    if missing := missing_option(options.backend, spec):
+        place = "its model_options in engines/options.py"
+        raise UserError(
+            f"{missing} is not implemented by backend={options.backend}: implement it and add it to {place}"
+        )
     module, name = ENGINES[options.backend]
     return getattr(import_module(module), name)(options, spec, optimizer, workload, state, say)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from importlib.util import find_spec
 
-from microgpt.engines.options import BACKENDS, EngineOptions
+from microgpt.engines.options import BACKENDS, EngineOptions, missing_option
 from microgpt.errors import UserError
 from microgpt.installation import install_command
 from microgpt.model.spec import ModelSpec
@@ -16,13 +16,16 @@ LARGE_STEP = 1e9
 def choose(options: EngineOptions, spec: ModelSpec, tokens: float) -> EngineOptions:
     """Return `options` with `auto` replaced by torch or native, and the reason.
 
-    torch is chosen for several processes, for a requested GPU, and for an available GPU if the steps are large enough.
+    torch is chosen for several processes, for a requested GPU, for an option that native does not compute, and for an
+    available GPU if the steps are large enough.
     `tokens` is the number of targets per step.
     """
     if options.backend != "auto":
         return options
     if options.world_size > 1:
         return replace(options, backend="torch", reason=f"{options.world_size} processes share the work")
+    if missing := missing_option("native", spec):
+        return replace(options, backend="torch", reason=f"backend=native does not implement {missing}")
     if options.device != "auto":
         backend = "native" if options.device in BACKENDS["native"].devices else "torch"
         return replace(options, backend=backend, reason=f"backend.device={options.device} was requested")

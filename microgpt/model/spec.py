@@ -109,6 +109,7 @@ INITS: dict[str, Callable[["ModelSpec", int], float]] = {
     "normal": lambda spec, inputs: spec.init_std,
     "fan_in": lambda spec, inputs: inputs**-0.5,  # LeCun et al., Efficient BackProp (1998)
 }
+INITIAL = ("init_std", "residual_init", "init")  # the options that affect only initial weights
 EMBEDDINGS = ("wte", "wpe")  # looked up by row
 RESIDUAL = (".attn_wo", ".mlp_fc2")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from microgpt.engines.base import EngineInfo
 from microgpt.errors import UserError
-from microgpt.model.spec import ModelSpec
+from microgpt.model.spec import INITIAL, ModelSpec
 from microgpt.runs.checkpoint import Checkpoint
 from microgpt.serve.card import model_card, packed_weights
 from microgpt.serve.single_file import encoded, single_file, zipped
@@ -30,7 +30,6 @@ NUMBERS = (
     "vocab_size", "n_embd", "n_head", "n_layer", "block_size", "tie_lm_head", "input_rmsnorm", "rope_theta", "norm_eps",
     "norm_gain", "final_norm", "qk_norm", "bias", "gated_mlp", "mlp_width", "n_kv_head", "logit_softcap",
 )  # fmt: skip
-INITIAL = ("init_std", "residual_init", "init")  # affect only training
 
 
 def html_page(checkpoint: Checkpoint, weights: Mapping[str, np.ndarray]) -> bytes:

@@ -1,20 +1,22 @@
 """The engine of backend=auto with its reason, and the errors for what this machine lacks."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.machinery import ModuleSpec
 from itertools import product
 from typing import Any
 
 import pytest
 
-from microgpt.engines import ENGINES, auto_backend
+from microgpt.engines import ENGINES, auto_backend, make_engine
 from microgpt.engines.auto_backend import check_available, choose
-from microgpt.engines.options import EngineOptions
+from microgpt.engines.base import EngineState
+from microgpt.engines.optimizer import OptimizerSpec
+from microgpt.engines.options import BACKENDS, MODEL_OPTIONS, EngineOptions
 from microgpt.engines.torch import device as torch_device
 from microgpt.errors import UserError
 from microgpt.installation import install_command
-from microgpt.model.spec import ModelSpec
+from microgpt.model.spec import INITIAL, ModelSpec
 
 SPEC = ModelSpec("gpt", vocab_size=65, n_embd=384, n_head=6, n_layer=6, block_size=256)
 ENOUGH = auto_backend.LARGE_STEP / (6 * SPEC.parameter_count())  # targets of a step that is just large enough for a GPU
@@ -149,3 +151,25 @@ def test_float64_is_an_error_if_the_fastest_device_lacks_it(machine: Machine) ->
     with pytest.raises(UserError, match="float64 is not possible on mps: choose one of float32, bfloat16"):
         check_available(EngineOptions("torch", dtype="float64"))
     check_available(EngineOptions("torch", dtype="float64", device="cpu"))
+
+
+def test_an_option_that_only_torch_computes_is_refused_by_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise they would train another model without a word."""
+    fewer = tuple(name for name in MODEL_OPTIONS if name != "qk_norm")
+    for backend in ("native", "python"):
+        monkeypatch.setitem(BACKENDS, backend, replace(BACKENDS[backend], model_options=fewer))
+    spec = replace(SPEC, qk_norm=True)
+    chosen = choose(auto(), spec, 1)
+    assert (chosen.backend, chosen.reason) == ("torch", "backend=native does not implement model.qk_norm=true")
+    assert choose(auto(), SPEC, 1).backend == "native"
+    for backend in ("native", "python"):
+        with pytest.raises(
+            UserError, match=rf"^model\.qk_norm=true is not implemented by backend={backend}: .*options\.py$"
+        ):
+            make_engine(EngineOptions(backend), spec, OptimizerSpec("adam"), None, EngineState({}))
+
+
+def test_every_option_of_a_model_is_computed_by_a_backend() -> None:
+    sizes = {"kind", "vocab_size", "n_embd", "n_head", "n_layer", "block_size"}
+    computed = {option for backend in BACKENDS.values() for option in backend.model_options}
+    assert {field.name for field in fields(ModelSpec)} == sizes | set(INITIAL) | computed
