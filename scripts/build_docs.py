@@ -14,8 +14,8 @@ A block of output follows the block of the command that printed it:
 `first` and `last` are the numbers of lines to keep; `from="text"` begins at the first line that contains the text;
 `numbers=vary` leaves numbers out of the comparison, for tables of times; `cut=100` ends longer lines with `...`.
 
-The commands of a page, in `sh` and `python` blocks, run one after the other in one folder. Blocks that follow the last
-command that reads earlier runs begin without runs, so that their reports contain only their own. A page is out of date
+The commands of a page, in `sh` and `python` blocks, run one after the other in one folder. The blocks after the last
+one that reads earlier runs each begin without runs, so that their reports contain only their own. A page is out of date
 if a word of its output has changed, or a number by more than 2 %; times, rates and dates are not compared. A training
 command on which no output depends runs only 20 steps: one that has no block of output and follows the last output that
 reads earlier runs. A block marked `<!-- not run -->` is not run.
@@ -59,7 +59,8 @@ RUN_ELSEWHERE = tuple(
 NEEDS_NAMES = ("experiment=karpathy", "data=makemore")
 TRAINS_ANEW = re.compile(r"(?!.*( task=|train\.resume|--help|--cfg))(python -m microgpt|torchrun)")
 SHORT = 20  # steps of a command on which no output depends
-READS_RUNS = re.compile(r"latest|collect|outputs|runs\(")  # occurs in commands whose output depends on earlier commands
+# Occurs in commands whose output depends on earlier commands, or in that output.
+READS_RUNS = re.compile(r"latest|collect|outputs|results/|runs\(")
 VARYING = re.compile(
     r"\d{4}-\d\d-\d\d(?:[/ T]\d\d[-:]\d\d[-:]\d\d)?|\b\d\d-\d\d-\d\d_[0-9a-f]{8}\b|_[0-9a-f]{8}\b|"  # dates, folders
     r"~?\d+:\d\d(?::\d\d)?|\d[\d.,]* ?(?:k |M )?(?:[a-z]+/s|ms|s|seconds|minutes)\b|"  # times and rates
@@ -107,6 +108,10 @@ class Block:
     language: str
     body: str
     output: Output | None = None
+
+    @property
+    def reads_runs(self) -> bool:
+        return bool(READS_RUNS.search(self.body + (self.output.shown if self.output else "")))
 
     @property
     def commands(self) -> list[str]:
@@ -284,9 +289,9 @@ def decimals(number: str) -> int:
 def build(page: Page, folder: Path) -> tuple[str, list[str], list[str]]:
     """Run the commands of a page; return its new text, its changed outputs, and the commands that were run."""
     commands, changed = Commands(folder), []
-    reading = [n for n, block in enumerate(page.blocks) if READS_RUNS.search(block.body)]
-    last_reading = max(reading, default=-1)
-    last_needed = max((n for n in reading if page.blocks[n].output), default=-1)
+    shown = [n for n, block in enumerate(page.blocks) if block.output and READS_RUNS.search(block.body)]
+    last_needed = max(shown, default=-1)
+    last_reading = max((n for n, block in enumerate(page.blocks) if block.reads_runs), default=-1)
     new_texts = {span: source_of(place) for span, place in page.sources}
     changed = [f"{page.path.name}: {p}" for span, p in page.sources if page.text[slice(*span)] != new_texts[span]]
     try:
