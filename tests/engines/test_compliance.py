@@ -110,7 +110,7 @@ LARGE_CASES = [  # three steps of the largest take the scalar engine seconds
     "gpt-1 untied normed relu_squared heads-of-20 sgd unclipped constant batch-20",
 ]
 # Products of parameters and targets that limit a case's steps, and what the least steps of a case may be at most.
-QUICK_WORK, SLOW_WORK = 120_000, 500_000
+QUICK_WORK, SLOW_WORK = 120_000, 300_000
 LEAST_QUICK_WORK, LEAST_RANDOM_WORK = 250_000, 1_000_000
 
 

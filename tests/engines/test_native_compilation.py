@@ -490,10 +490,10 @@ def test_first_run_reports_that_it_compiles_and_the_second_loads_the_kernels(
     kernels = microgpt.folder / "kernels"
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(kernels))
     start = time.monotonic()
-    first = microgpt(*RUN, "outputs_dir=first").stdout
+    first = microgpt.process(*RUN, "outputs_dir=first").stdout
     seconds = time.monotonic() - start
     start = time.monotonic()
-    second = microgpt(*RUN, "outputs_dir=second").stdout
+    second = microgpt.process(*RUN, "outputs_dir=second").stdout
     assert time.monotonic() - start < seconds / 2
 
     assert "compiling the native kernels for float32: once for this version on this machine\n" in first
