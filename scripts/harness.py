@@ -179,6 +179,13 @@ def above_0(text: str) -> float:
     return value
 
 
+def require(chosen: argparse.Namespace, **least: int) -> None:
+    """Raise UserError for an option with a value below its least one."""
+    for key, smallest in least.items():
+        if (value := getattr(chosen, key)) is not None and value < smallest:
+            raise UserError(f"--{key.replace('_', '-')} {value} is not allowed: it must be {smallest} or more")
+
+
 def one_of(names: Sequence[str]) -> Callable[[str], list[str]]:
     """Return a `type=` for a list of names, separated by commas."""
 

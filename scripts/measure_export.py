@@ -185,10 +185,7 @@ def measure(models: dict[str, str], chosen: argparse.Namespace) -> None:
 
 
 def measure_all(chosen: argparse.Namespace) -> None:
-    for key, least in {"letters": 0, "longer": 1, "eval_documents": 1}.items():
-        value = getattr(chosen, key)
-        if value is not None and value < least:
-            raise UserError(f"--{key.replace('_', '-')} {value} is not allowed: it must be {least} or more")
+    harness.require(chosen, letters=0, longer=1, eval_documents=1)
     with tempfile.TemporaryDirectory() as folder:
         if chosen.checkpoint:
             models = {path: path for path in chosen.checkpoint}

@@ -39,8 +39,7 @@ def share(checkpoint: str, chosen: argparse.Namespace, bias: float) -> float:
 
 
 def measure(chosen: argparse.Namespace) -> None:
-    if chosen.samples < 1:
-        raise UserError(f"--samples {chosen.samples} is not allowed: it must be 1 or more")
+    harness.require(chosen, samples=1)
     if not math.isfinite(chosen.temperature) or chosen.temperature < 0:
         raise UserError(f"--temperature {chosen.temperature:g} is not allowed: it must be finite and at least 0")
     if wrong := [bias for bias in chosen.bias if not math.isfinite(bias)]:

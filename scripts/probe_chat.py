@@ -134,9 +134,7 @@ def print_talks(replies: Sequence[Reply], talks: int, turns: int) -> None:
 
 
 def probe(chosen: argparse.Namespace) -> None:
-    for key, value, least in (("talks", chosen.talks, 0), ("turns", chosen.turns, 1)):
-        if value < least:
-            raise UserError(f"--{key} {value} is not allowed: it must be {least} or more")
+    harness.require(chosen, talks=0, turns=1)
     trained = load(chosen.checkpoint, chosen.backend)
     alone = with_progress(ask_singles(trained), "single questions", every=200)
     print_singles(alone)
