@@ -210,13 +210,23 @@ def test_a_second_length_is_compiled_for_if_enough_steps_are_short(batch_size: i
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("spec", "micro_batch"), [(gpt(), None), (bigram(), 2)], ids=["whole", "passes"])
-def test_a_compiled_engine_computes_the_same_and_compiles_once(spec: ModelSpec, micro_batch: int | None) -> None:
+@pytest.mark.parametrize(
+    ("spec", "batch_size", "micro_batch", "lengths"),
+    [(gpt(), 4, None, [7]), (bigram(), 3, 2, [4, 7])],
+    ids=["whole", "passes of two lengths"],
+)
+def test_a_compiled_engine_computes_the_same_and_compiles_once(
+    spec: ModelSpec, batch_size: int, micro_batch: int | None, lengths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compilation for each length takes seconds; the test below has a GPT of two lengths without a C++ compiler."""
+    monkeypatch.setattr("torch._inductor.config.cpp.vec_isa_ok", True)  # otherwise programs are compiled to find out
     said: list[str] = []
-    work, state = workload(examples_of(spec, 9), 3, (0, 4)), random_state(spec, replicas=2)
+    work, state = workload(examples_of(spec, 9), batch_size, (0, 4)), random_state(spec, replicas=2)
     rates = learning_rates(12, 0.05, 0.02)
     options = EngineOptions("torch", device="cpu", dtype="float64", compile=True, micro_batch=micro_batch)
     compiled = TorchEngine(options, spec, ADAM, work, state, said.append)
+    assert compiled.batches is not None
+    assert compiled.batches.lengths.tolist() == lengths
     assert compiled.compile_seconds == 0
     first = compiled.advance(0, rates[:4])
     seconds = compiled.compile_seconds
