@@ -216,10 +216,9 @@ def test_a_second_length_is_compiled_for_if_enough_steps_are_short(batch_size: i
     ids=["whole", "passes of two lengths"],
 )
 def test_a_compiled_engine_computes_the_same_and_compiles_once(
-    spec: ModelSpec, batch_size: int, micro_batch: int | None, lengths: list[int], monkeypatch: pytest.MonkeyPatch
+    spec: ModelSpec, batch_size: int, micro_batch: int | None, lengths: list[int]
 ) -> None:
     """A compilation for each length takes seconds; the test below has a GPT of two lengths without a C++ compiler."""
-    monkeypatch.setattr("torch._inductor.config.cpp.vec_isa_ok", True)  # otherwise programs are compiled to find out
     said: list[str] = []
     work, state = workload(examples_of(spec, 9), batch_size, (0, 4)), random_state(spec, replicas=2)
     rates = learning_rates(12, 0.05, 0.02)
@@ -228,7 +227,9 @@ def test_a_compiled_engine_computes_the_same_and_compiles_once(
     assert compiled.batches is not None
     assert compiled.batches.lengths.tolist() == lengths
     assert compiled.compile_seconds == 0
-    first = compiled.advance(0, rates[:4])
+    inductor = importlib.import_module("torch._inductor.config")
+    with inductor.patch({"cpp.vec_isa_ok": True}):  # otherwise programs are compiled to find out
+        first = compiled.advance(0, rates[:4])
     seconds = compiled.compile_seconds
     assert seconds > 0
     assert said == ["compiling the model for PyTorch ...", f"compiled in {seconds:.1f} s"]
