@@ -16,12 +16,12 @@ from microgpt.data.sources import DATA_DIR_VARIABLE
 KERNELS = "NUMBA_CACHE_DIR"
 # Files that take longest, longest first. They start first, so that no process ends alone with a long one.
 LONGEST = (
-    "test_compliance", "test_readme", "test_resume", "test_sweep_commands", "test_torch_distributed",
-    "test_executors", "test_torch_engine", "test_figure_scripts", "test_notebook", "test_sweep_faults",
-    "test_task_chat", "test_runner", "test_native_golden", "test_serve_fuzz", "test_task_export", "test_multirun",
-    "test_model_scripts", "test_serve_load", "test_native_compilation", "test_task_train_tensor", "test_golden",
-    "test_coverage_of_intervals", "test_nvidia_doctor", "test_playground",
-    "test_exported_page", "test_collect",
+    "test_readme", "test_compliance", "test_torch_distributed", "test_nvidia_doctor", "test_task_train_tensor",
+    "test_playground", "test_resume", "test_serve_fuzz", "test_torch_engine", "test_executors", "test_sweep_commands",
+    "test_native_compilation", "test_task_export", "test_notebook", "test_task_chat", "test_figure_scripts",
+    "test_sweep_faults", "test_native_bulk_sampling", "test_benchmark_karpathy", "test_serve_load",
+    "test_exported_page", "test_runner", "test_model_scripts", "test_native_golden", "test_gpu_check",
+    "test_serve_faults", "test_export_transformers", "test_train", "test_task_train", "test_golden",
 )  # fmt: skip
 
 

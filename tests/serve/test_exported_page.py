@@ -419,8 +419,7 @@ def test_a_training_can_be_paused_watched_and_started_over(tmp_path: Path, open_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_no_section_is_wider_than_its_window(tmp_path: Path, open_file: Open, width: int, scheme: str) -> None:
     path = exported(checkpoint_of(tmp_path, "names"), tmp_path)
     page = open_file(path, viewport={"width": width, "height": 844}, color_scheme=scheme)

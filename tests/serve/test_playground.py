@@ -524,8 +524,7 @@ def test_everything_can_be_reached_by_keyboard(names: Served, open_page: Open) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_no_section_is_wider_than_its_window(
     names: Served, chat: Served, open_page: Open, width: int, scheme: str
 ) -> None:
