@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from support.compositions import composed
-from support.program import Program
+from support.program import Program, read_record
 
 from microgpt.config.schema import DataConfig
 from microgpt.data.conversations import Turn, encode_prompt_turns
@@ -196,22 +196,23 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 sys.modules["microgpt"] = None  # not importable
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-folder, names = sys.argv[1], json.loads(sys.stdin.read())
-model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-bos, total, count = tokenizer.bos_token_id, 0.0, 0
-with torch.no_grad():
-    for name in names:
-        ids = [*tokenizer(name)["input_ids"], bos][: model.config.max_position_embeddings + 1]
-        logits = model(torch.tensor([ids[:-1]])).logits[0].double()
-        total += torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="sum").item()
-        count += len(ids) - 1
-    texts = [
-        tokenizer.decode(
-            model.generate(**tokenizer(prompt, return_tensors="pt"), do_sample=False)[0], skip_special_tokens=True
-        )
-        for prompt in ("", "k", "mar")
-    ]
-print(json.dumps([total / count, texts]))
+names = json.loads(sys.stdin.read())
+for folder in sys.argv[1:]:
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    bos, total, count = tokenizer.bos_token_id, 0.0, 0
+    with torch.no_grad():
+        for name in names:
+            ids = [*tokenizer(name)["input_ids"], bos][: model.config.max_position_embeddings + 1]
+            logits = model(torch.tensor([ids[:-1]])).logits[0].double()
+            total += torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="sum").item()
+            count += len(ids) - 1
+        texts = [
+            tokenizer.decode(
+                model.generate(**tokenizer(prompt, return_tensors="pt"), do_sample=False)[0], skip_special_tokens=True
+            )
+            for prompt in ("", "k", "mar")
+        ]
+    print(json.dumps([total / count, texts]))
 """
 
 
@@ -226,26 +227,31 @@ def greedy(checkpoint: Checkpoint, tokenizer: Tokenizer, prompt: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["llama", "gpt2"])
-def test_a_trained_model_in_a_process_without_microgpt(microgpt: Program, preset: str) -> None:
+def test_trained_models_in_a_process_without_microgpt(microgpt: Program) -> None:
     """Greedy samples and the mean loss on 200 held-out names are the same, and the card describes the training."""
-    microgpt(f"model={preset}", "mode=tensor", "backend=torch", "style=classic", "train.steps=300")
-    done = microgpt("task=export", "checkpoint=latest", "export.format=transformers", "export.path=out")
-    assert "model.safetensors" in done.stdout
+    presets = ("llama", "gpt2")
+    for preset in presets:
+        program = Program(microgpt.folder / preset)
+        program.folder.mkdir()
+        program(f"model={preset}", "mode=tensor", "backend=torch", "style=classic", "train.steps=300")
+        done = program("task=export", "checkpoint=latest", "export.format=transformers", "export.path=out")
+        assert "model.safetensors" in done.stdout
     corpus = read_corpus(DataConfig(), 16, (), "window")
     examples = corpus.val.examples[:200]
     names = json.dumps([corpus.tokenizer.decode(example) for example in examples])
     found = subprocess.run(
-        [sys.executable, "-c", LOADER, str(microgpt.folder / "out")],
+        [sys.executable, "-c", LOADER, *(str(microgpt.folder / preset / "out") for preset in presets)],
         input=names, cwd=microgpt.folder, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    loss, texts = json.loads(found.stdout.splitlines()[-1])
-    checkpoint = load_checkpoint(microgpt.only_run() / "checkpoint" / "step_00000300")
-    ours = np.concatenate([token_losses(checkpoint, example) for example in examples])
-    assert loss == pytest.approx(ours.mean(), abs=1e-5)
-    assert texts == [greedy(checkpoint, corpus.tokenizer, prompt) for prompt in ("", "k", "mar")]
-    card = (microgpt.folder / "out" / "README.md").read_text()
-    assert f"python -m microgpt model={preset} mode=tensor" in card
-    val_loss = json.loads((microgpt.only_run() / "run.json").read_text())["metrics"]["val_loss"]
-    assert f"| validation loss | {val_loss:.3f}" in card
-    assert "± 0.0" in card
+    for preset, line in zip(presets, found.stdout.splitlines()[-2:], strict=True):
+        loss, texts = json.loads(line)
+        folder = microgpt.folder / preset
+        run = Program(folder).only_run()
+        checkpoint = load_checkpoint(run / "checkpoint" / "step_00000300")
+        ours = np.concatenate([token_losses(checkpoint, example) for example in examples])
+        assert loss == pytest.approx(ours.mean(), abs=1e-5)
+        assert texts == [greedy(checkpoint, corpus.tokenizer, prompt) for prompt in ("", "k", "mar")]
+        card = (folder / "out" / "README.md").read_text()
+        assert f"python -m microgpt model={preset} mode=tensor" in card
+        assert f"| validation loss | {read_record(run)['metrics']['val_loss']:.3f}" in card
+        assert "± 0.0" in card
