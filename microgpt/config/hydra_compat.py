@@ -308,7 +308,10 @@ def composed_once(args: argparse.Namespace) -> Iterator[None]:
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser]:
     """Return Hydra's flags and overrides, and the parser for them. Raises UserError."""
-    parser = get_args_parser()
+    # Python 3.14 checks the help of each argument, but one of Hydra's becomes a text only when it is shown.
+    checks, unchecked = hasattr(argparse.ArgumentParser, "_check_help"), lambda parser, action: None
+    with replaced(argparse.ArgumentParser, "_check_help", unchecked) if checks else contextlib.nullcontext():
+        parser = get_args_parser()
     parser.error = raise_usage_error  # pyright: ignore[reportAttributeAccessIssue]
     return parser.parse_intermixed_args(list(arguments)), parser
 

@@ -139,7 +139,7 @@ def boxes(graph: Graph, found: Layout) -> Iterator[str]:
         kind = "input" if node.operation == PARAMETER else "result" if node is graph.nodes[-1] else ""
         x, y = place.x + LABELS, top(place.row)
         yield (
-            f"<g><title>{escape(label(node))}: value {node.data!r}, gradient {node.grad!r}</title>"
+            f"<g><title>{escape(label(node))}: value {node.data:.12g}, gradient {node.grad:.12g}</title>"
             f'<rect class="box {kind}" x="{x - BOX / 2:.1f}" y="{y:.1f}" width="{BOX:.0f}" height="{HEIGHT:.0f}" '
             'rx="4"/>'
             f'<g text-anchor="middle"><text x="{x:.1f}" y="{y + 14:.1f}">{escape(label(node))}</text>'
