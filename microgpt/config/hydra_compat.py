@@ -247,6 +247,7 @@ def run_hydra(
     version.setbase("1.3" if HAS_VERSION_BASE else version._UNSPECIFIED_)
     args, parser = parse_arguments(arguments)
     with (
+        unchecked_help(),
         composed_once(args),
         replaced(application, "run_job", run_job),
         replaced(basic_launcher, "run_job", run_job),
@@ -308,12 +309,20 @@ def composed_once(args: argparse.Namespace) -> Iterator[None]:
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser]:
     """Return Hydra's flags and overrides, and the parser for them. Raises UserError."""
-    # Python 3.14 checks the help of each argument, but one of Hydra's becomes a text only when it is shown.
-    checks, unchecked = hasattr(argparse.ArgumentParser, "_check_help"), lambda parser, action: None
-    with replaced(argparse.ArgumentParser, "_check_help", unchecked) if checks else contextlib.nullcontext():
+    with unchecked_help():
         parser = get_args_parser()
     parser.error = raise_usage_error  # pyright: ignore[reportAttributeAccessIssue]
     return parser.parse_intermixed_args(list(arguments)), parser
+
+
+@contextlib.contextmanager
+def unchecked_help() -> Iterator[None]:
+    """Let Hydra make its parser: one of its help texts is a text only when it is shown, which Python 3.14 refuses."""
+    if not hasattr(argparse.ArgumentParser, "_check_help"):
+        yield
+        return
+    with replaced(argparse.ArgumentParser, "_check_help", lambda parser, action: None):
+        yield
 
 
 def rerun(args: Any, task_function: Callable[[DictConfig], Any], run_job: Callable[..., JobReturn]) -> None:

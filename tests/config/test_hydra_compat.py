@@ -1,11 +1,13 @@
 """The uses of Hydra beyond its documented interface still work with the installed versions."""
 
+import argparse
 import ast
 import contextlib
 import copy
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import initialize_config_dir
@@ -140,3 +142,24 @@ def test_a_single_run_is_composed_once_as_hydra_composes_it_twice(
     twice = saved("twice")
     assert once == twice
     assert "mode: RUN" in once["hydra.yaml"]
+
+
+def test_the_parser_is_made_with_the_check_of_python_3_14(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That version refuses an argument whose help is not a text."""
+
+    def check(parser: argparse.ArgumentParser, action: argparse.Action) -> None:
+        if not isinstance(action.help, str | None):
+            raise ValueError("badly formed help string")
+
+    def add(parser: argparse.ArgumentParser, *names: Any, **options: Any) -> argparse.Action:
+        action = before(parser, *names, **options)
+        parser._check_help(action)  # pyright: ignore[reportAttributeAccessIssue]
+        return action
+
+    before = argparse.ArgumentParser.add_argument
+    monkeypatch.setattr(argparse.ArgumentParser, "_check_help", check, raising=False)
+    monkeypatch.setattr(argparse.ArgumentParser, "add_argument", add)
+    with pytest.raises(ValueError, match="badly formed"):
+        hydra_compat.get_args_parser()
+    arguments, _ = hydra_compat.parse_arguments(["--cfg", "job", "seed=1"])
+    assert (arguments.cfg, arguments.overrides) == ("job", ["seed=1"])
