@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("fastapi_offline", reason="task=serve needs the extra [serve]")
 import numpy as np
 from safetensors.numpy import load_file, save_file
-from support.program import Program, make_program
+from support.program import Program, make_program, mostly_slow
 from support.server_process import (
     ACTIVE,
     COMPLETIONS,
@@ -170,9 +170,7 @@ def test_weights_that_are_no_numbers_are_not_served(names: Program, tmp_path: Pa
     assert "contains non-finite weights" in validation_message(done.stderr)
 
 
-@pytest.mark.parametrize(
-    "library", ["fastapi", "uvicorn", "httptools", "uvloop", "prometheus_client", "fastapi_offline"]
-)
+@mostly_slow(1, "library", ["fastapi", "uvicorn", "httptools", "uvloop", "prometheus_client", "fastapi_offline"])
 def test_a_missing_extra_is_named_with_its_cure(
     microgpt: Program, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
