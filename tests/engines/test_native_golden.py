@@ -83,12 +83,10 @@ def test_the_package_alone_imports_neither_torch_nor_numba(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("backend", "library"), [("native", "numba"), pytest.param("torch", "torch", marks=pytest.mark.slow)]
-)
-def test_an_engine_does_not_import_the_other_s_library(backend: str, library: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("backend", "other"), [("native", "torch"), ("torch", "numba")])
+def test_an_engine_does_not_import_the_other_s_library(backend: str, other: str, tmp_path: Path) -> None:
     arguments = "mode=tensor", f"backend={backend}", "experiment=debug", "train.steps=2", "sample.num_samples=1"
-    assert loaded(tmp_path, SPY, *arguments) & {"torch", "numba"} == {library}
+    assert other not in loaded(tmp_path, SPY, *arguments)
 
 
 # Memory
