@@ -47,6 +47,7 @@ assert inspect.getdoc(microgpt.runs).startswith('microgpt.runs(folder="outputs")
     subprocess.run([sys.executable, "-c", check], check=True)
 
 
+@pytest.mark.slow
 def test_calls_leave_nothing_behind(tmp_path: Path, run: microgpt.Run) -> None:
     """An error does not affect the next call, the calling application keeps its Hydra state, and results are equal."""
     (tmp_path / "config.yaml").write_text("x: 1\n")

@@ -115,6 +115,7 @@ def deviation(drawn: list[list[int]], expected: dict[Text, float]) -> float:
     return ((square / freedom) ** (1 / 3) - (1 - spread)) / math.sqrt(spread)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "prompt",
     [

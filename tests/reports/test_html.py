@@ -346,6 +346,7 @@ def hostile(outputs: Path) -> Path:
     return outputs
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_nothing_of_a_record_becomes_markup(hostile: Path) -> None:
     found = read(hostile, drawn=1)

@@ -181,6 +181,7 @@ def test_a_meta_json_of_the_wrong_type_is_damage(tmp_path, content):
         load_checkpoint(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["meta.json", "weights.safetensors"])
 @pytest.mark.parametrize("mask", [0x01, 0x08, 0x10, 0x80])
 def test_without_checksums_a_flipped_byte_is_damage_or_unnoticed_but_no_traceback(tmp_path, name, mask):

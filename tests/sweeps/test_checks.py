@@ -50,6 +50,7 @@ def check(folder: Path, *jobs: tuple[str, ...], trains_here: bool = True) -> Che
     return checker(folder, trains_here=trains_here).check({number: (*common, *own) for number, own in enumerate(jobs)})
 
 
+@pytest.mark.slow
 def test_every_kind_of_mistake_is_found_before_anything_is_written(tmp_path: Path, bare_machine: None) -> None:
     (small,) = jobs_of(*SMALL, "model.n_embd=4", "model.n_head=2", "data=text", f"data.path={names(tmp_path)}")
     run_alone(tmp_path / "out", small).rename(tmp_path / "earlier")

@@ -71,6 +71,7 @@ def test_a_quick_composition_equals_hydra_s(composer: Composer, chosen: list[dic
         assert quickly(composer, overrides) == as_hydra_does(composer, overrides)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "copied"),
     [

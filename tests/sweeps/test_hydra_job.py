@@ -197,6 +197,7 @@ class Listing(Callback):
         self.seen.append("job end")
 
 
+@pytest.mark.slow
 def test_callbacks_of_a_run_and_of_a_sweep_are_called_around_those_of_jobs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

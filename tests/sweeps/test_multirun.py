@@ -41,6 +41,7 @@ def test_four_variants_are_run(ablation: Program) -> None:
     assert [job.name for job in ablation.jobs()] == ["0", "1", "2", "3"]
 
 
+@pytest.mark.slow
 def test_variants_share_data_split_and_validation(ablation: Program) -> None:
     data = [record["data"] for record in records(ablation)]
     assert data == [data[0]] * 4

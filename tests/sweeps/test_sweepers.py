@@ -131,6 +131,7 @@ def test_a_ladder_adds_a_change_to_those_before_it(tmp_path: Path, capsys: pytes
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rungs", "given", "sentence"),
     [

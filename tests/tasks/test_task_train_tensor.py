@@ -100,6 +100,7 @@ def test_record_and_standard_output_name_backend_and_device(debug: Debug, name: 
     assert f" backend={backend} device=cpu using_gpu=false " in said[name].splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_reason_for_an_automatic_choice_is_recorded_and_printed(debug: Debug) -> None:
     program, said = debug
     reason = read_record(program.only_run("auto"))["backend_reason"]
@@ -111,6 +112,7 @@ def test_the_reason_for_an_automatic_choice_is_recorded_and_printed(debug: Debug
         assert "backend=auto" not in said[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["native", "torch"])
 def test_history_and_samples_agree_with_the_record(debug: Debug, name: str) -> None:
     program, said = debug
@@ -126,6 +128,7 @@ def test_history_and_samples_agree_with_the_record(debug: Debug, name: str) -> N
     assert {array.dtype for array in weights.values()} == {np.dtype("float32")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["native", "torch", "auto"])
 def test_float32_losses_are_close_to_scalar_mode(debug: Debug, name: str) -> None:
     scalar, ours = (debug[0].only_run(outputs) for outputs in ("scalar", name))
@@ -135,6 +138,7 @@ def test_float32_losses_are_close_to_scalar_mode(debug: Debug, name: str) -> Non
         assert losses(ours, key) == losses(scalar, key)
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_bits(debug: Debug) -> None:
     program, _ = debug
     first, second, chosen = (program.only_run(name) for name in ("native", "again", "auto"))
@@ -146,6 +150,7 @@ def test_the_same_command_gives_the_same_bits(debug: Debug) -> None:
 # Sampling and information across engines
 
 
+@pytest.mark.slow
 def test_scalar_mode_samples_from_a_native_float32_checkpoint(debug: Debug) -> None:
     program, _ = debug
     run = program.only_run("native")
@@ -171,6 +176,7 @@ def test_torch_samples_like_native_from_a_native_checkpoint(debug: Debug) -> Non
     assert sample_lines(stdout) == read_record(run)["samples"]
 
 
+@pytest.mark.slow
 def test_info_describes_a_native_float32_checkpoint(debug: Debug) -> None:
     program, _ = debug
     stdout = program("task=info", f"checkpoint={program.only_run('native')}").stdout
