@@ -316,6 +316,27 @@ def test_kernels_of_another_version_of_the_compiler_are_left_alone(
     assert process.said[0] == ONCE
 
 
+def test_kernels_that_another_version_removes_while_they_are_read_are_compiled_again(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process.start()
+    read, manifest = Path.read_bytes, kernel_cache.cache_directory() / "float32.compiled"
+
+    def removed(path: Path) -> bytes:
+        if path == manifest:
+            content = read(path)
+            shutil.rmtree(path.parent)
+            return content
+        return read(path)
+
+    with monkeypatch.context() as other:
+        other.setattr(Path, "read_bytes", removed)
+        other.setattr(compilation, "keep", lambda *arguments: None)
+        assert process.start() > 0
+    assert process.said[0] == f"{manifest} is damaged: compiling the native kernels again"
+    assert process.works()
+
+
 def test_an_array_of_another_type_is_refused(process: Process) -> None:
     process.start()
     kernels, settings = machine_code.kernels_for("float32"), settings_record(OptimizerSpec("adam"))

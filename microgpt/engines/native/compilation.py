@@ -73,7 +73,7 @@ def keep(dtype: str, folder: Path, code: Code) -> None:
         kept.mkdir()
         for name, content in code.items():
             (kept / name).write_bytes(content)
-        manifest.write_text(json.dumps(checksums(kept)))
+        manifest.write_text(json.dumps(checksums(code)))
     except OSError:
         manifest.unlink(missing_ok=True)
         shutil.rmtree(kept, ignore_errors=True)

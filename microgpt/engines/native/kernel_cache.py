@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -57,20 +58,24 @@ def remove_old_versions(folder: Path) -> None:
             shutil.rmtree(path.parent, ignore_errors=True)
 
 
-def checksums(kept: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file in a folder, by relative path."""
-    files = sorted(path for path in kept.rglob("*") if path.is_file())
-    return {str(path.relative_to(kept)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+def checksums(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the SHA-256 of the content of each file, by name."""
+    return {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
 
 
-def damaged_file(folder: Path, dtype: str) -> Path | None:
-    """Return a cached file that has changed since it was written, or None."""
+def read_kept(folder: Path, dtype: str) -> tuple[dict[str, bytes], Path | None]:
+    """Return the content of the kept files by name, and one that has changed since it was written, or None.
+
+    Another version of the program may remove the folder in the meantime.
+    """
     manifest, kept = folder / f"{dtype}.compiled", folder / dtype
     try:
-        expected, found = json.loads(manifest.read_bytes()), checksums(kept)
+        expected = json.loads(manifest.read_bytes())
+        files = {path.name: path.read_bytes() for path in kept.iterdir()}
     except (OSError, ValueError):
-        return manifest
+        return {}, manifest
     if not isinstance(expected, dict) or not expected:
-        return manifest
+        return files, manifest
+    found = checksums(files)
     changed = [name for name in sorted(expected.keys() | found.keys()) if expected.get(name) != found.get(name)]
-    return kept / changed[0] if changed else None
+    return files, kept / changed[0] if changed else None

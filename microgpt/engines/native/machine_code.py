@@ -22,7 +22,7 @@ import llvmlite.binding as llvm
 import numpy as np
 from filelock import FileLock
 
-from microgpt.engines.native.kernel_cache import damaged_file, make_cache_directory
+from microgpt.engines.native.kernel_cache import make_cache_directory, read_kept
 from microgpt.errors import UserError
 
 NUMBERS = {"int64": (int, ctypes.c_int64), "float64": (float, ctypes.c_double)}
@@ -72,9 +72,10 @@ def load_or_compile(dtype: str, say: Callable[[str], None]) -> tuple[Iterable[by
     with lock:
         if not (folder / f"{dtype}.compiled").exists():
             return compiled(folder)
-        if (damaged := damaged_file(folder, dtype)) is not None:
+        files, damaged = read_kept(folder, dtype)
+        if damaged is not None:
             return compiled(folder, f"{damaged} is damaged: compiling the native kernels again")
-        return [path.read_bytes() for path in sorted((folder / dtype).iterdir())], False
+        return files.values(), False
 
 
 # Linking
