@@ -36,17 +36,12 @@ def cache_directory() -> Path:
 
 
 def make_cache_directory() -> Path:
-    """Create the folder. Raises OSError if it cannot be created or written."""
+    """Create the folder and its parents. Raises OSError if it cannot be created or written."""
     folder = cache_directory()
-    make_writable_folder(folder)
-    return folder
-
-
-def make_writable_folder(folder: Path) -> None:
-    """Create the folder if needed. Raises OSError if it cannot be created or written."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
+    return folder
 
 
 def remove_old_versions(folder: Path) -> None:
